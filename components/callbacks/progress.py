@@ -1,0 +1,129 @@
+"""Progress in optimizer steps: a bar on a terminal, a line every few seconds in a log file."""
+
+import sys
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from rich.progress import BarColumn, Progress, TextColumn
+from torch import Tensor
+
+from components.callbacks.tokens import real_tokens
+
+
+class StepProgress(ProgressBar):
+    """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`, every `seconds` and at the first and last step.
+
+    On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss where that
+    is logged; tok/s counts this rank's real tokens since the last report; eta leaves the time before this run out.
+    Figures of a validation are printed on a line of their own.
+    """
+
+    def __init__(self, seconds: float = 5.0) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._enabled = True
+        self._bar: Progress | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.console.print(*args, **kwargs)
+        elif self._enabled:
+            print(*args, **kwargs, flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        self._step = self._first_step = trainer.global_step
+        self._began = self._reported = time.perf_counter()
+        self._tokens: Tensor | None = None
+        self._interval = 0.0  # the first step is reported at once
+        if self._enabled and sys.stdout.isatty():
+            columns = BarColumn(), TextColumn("{task.description}", markup=False)
+            self._bar = Progress(*columns, refresh_per_second=10)
+            self._task = self._bar.add_task("", total=self._total, completed=self._step)
+            self._bar.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not self._enabled:
+            return
+        count = real_tokens(batch)
+        if count is not None:
+            self._tokens = count if self._tokens is None else self._tokens + count
+        if trainer.global_step == self._step:
+            return  # gradients are still being accumulated
+        self._step = trainer.global_step
+        due = time.perf_counter() - self._reported >= self._interval
+        if due or self._step == self._total or trainer.should_stop:
+            self._report(trainer, outputs)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and not trainer.sanity_checking:
+            metrics = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            figures = " ".join(f"{name} {float(value):.4g}" for name, value in sorted(metrics.items()))
+            self.print(f"step {trainer.global_step} {figures or 'validated'}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _report(self, trainer: Trainer, outputs: Any) -> None:
+        line = self._line(trainer, outputs)
+        self._reported, self._tokens = time.perf_counter(), None
+        if self._bar is None:
+            self._interval = self.seconds
+            self.print(line)
+        else:
+            self._interval = 0.1
+            self._bar.update(self._task, completed=self._step, description=line)
+
+    def _line(self, trainer: Trainer, outputs: Any) -> str:
+        bounded = self._total != float("inf")
+        parts = [f"step {self._step}/{self._total}" if bounded else f"step {self._step}"]
+        loss = trainer.callback_metrics.get("train/loss")
+        if loss is None and isinstance(outputs, dict):
+            loss = outputs.get("loss")
+        if loss is not None:
+            parts.append(f"loss {float(loss):.4g}")
+        if self._tokens is not None:
+            tokens = float(self._tokens)  # waits for the device, so the time is taken after it
+            parts.append(f"{short(tokens / (time.perf_counter() - self._reported))} tok/s")
+        if trainer.optimizers:
+            parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
+        if bounded:
+            pace = (time.perf_counter() - self._began) / (self._step - self._first_step)
+            parts.append(f"eta {duration(pace * (self._total - self._step))}")
+        return " ".join(parts)
+
+
+def short(number: float) -> str:
+    """Three figures and a unit: 18.3k, 1.25M, 950."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """12s, 3m05s, 2h07m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,80 @@
+"""What the model says, and the distributions behind the means, as TensorBoard pages."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+
+# characters with a meaning in Markdown or HTML, written as entities so that a cell shows exactly the text
+_ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&|#~"} | {ord("\r"): None}
+
+
+class SampleTable(Callback):
+    """Every `every_n_steps` optimizer steps and at the end, asks the module for texts and distributions.
+
+    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score, become one
+    Markdown table under "samples" (TEXT tab). It runs without gradients and in eval mode.
+    `pl_module.histograms() -> dict[str, Tensor]`: each becomes a histogram under its name, non-finite entries left
+    out; the dictionary is emptied afterwards, so that the module can collect into it until the next time.
+    Both are optional. They are asked for on every rank, since sampling from a sharded model needs all of them.
+    """
+
+    def __init__(self, every_n_steps: int = 500) -> None:
+        if every_n_steps < 1:
+            raise ValueError(f"SampleTable: expected every_n_steps of at least 1, got {every_n_steps}")
+        self.every_n_steps = every_n_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        # global_step stands still while gradients are accumulated
+        if trainer.global_step != self._step and trainer.global_step % self.every_n_steps == 0:
+            self._write(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._step:
+            self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._step = step = trainer.global_step
+        rows = _in_eval_mode(pl_module, pl_module.sample_texts) if hasattr(pl_module, "sample_texts") else []
+        histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
+        for logger in trainer.loggers if trainer.is_global_zero else []:
+            if not isinstance(logger, TensorBoardLogger):
+                continue
+            if rows:
+                logger.experiment.add_text("samples", markdown_table(rows), step)
+            for name, values in histograms.items():
+                finite = values.detach().float().cpu()
+                finite = finite[finite.isfinite()]
+                if finite.numel():
+                    logger.experiment.add_histogram(name, finite, step)
+        histograms.clear()
+
+
+def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
+    """A Markdown table with the first row's keys as columns; floats with three decimals, texts shown literally."""
+    columns = list(rows[0])
+    lines = [columns, ["---"] * len(columns)]
+    lines += [[_cell(row.get(column, "")) for column in columns] for row in rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.3f}" if isinstance(value, float) else str(value)
+    return text.translate(_ENTITIES).replace("\n", "<br>")
+
+
+@torch.no_grad()
+def _in_eval_mode(module: LightningModule, function: Any) -> Any:
+    """Calls it with every part in eval mode, then gives each part back its own mode (a frozen part stays frozen)."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        return function()
+    finally:
+        for part, training in modes.items():
+            part.training = training

@@ -1,0 +1,118 @@
+"""How fast the run is, and how much of the machine it uses."""
+
+import time
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from components.callbacks.tokens import real_tokens
+
+
+class Throughput(Callback):
+    """Logs every `trainer.log_every_n_steps` steps, as the mean over the steps since:
+
+    train/tokens_per_second   real tokens of all ranks' training batches per second of wall time, filler not counted.
+    train/step_seconds        wall time of an optimizer step: fetching the batch, all micro-batches, the update.
+    train/data_wait_share     part of that time outside the training step, backward and update: waiting for the next
+                              batch, which for on-policy stages holds the rollouts, and other callbacks. Near 0 is
+                              healthy in stages that only read.
+    train/mfu                 model FLOP utilisation: tokens/s · FLOPs per token / (ranks · peak of one device), 0..1.
+                              Only for stages with `flops_per_token()`. The peak is `measured_peak` at the start of the
+                              run, not a data-sheet's: it is lower, so this share is higher than published ones.
+
+    Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
+    """
+
+    def __init__(self, warmup_steps: int = 2) -> None:
+        if warmup_steps < 0:
+            raise ValueError(f"Throughput: expected warmup_steps of at least 0, got {warmup_steps}")
+        self.warmup_steps = warmup_steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flops_per_token = self._peak = None
+        if hasattr(pl_module, "flops_per_token"):
+            self._flops_per_token = float(pl_module.flops_per_token())
+            self._peak = measured_peak(pl_module.device, compute_dtype(trainer.precision, pl_module.device))
+        self._step = self._first_step = trainer.global_step
+        self._restart()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        self._waited += time.perf_counter() - self._ended
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        self._ended = time.perf_counter()
+        count = real_tokens(batch)
+        if count is not None:
+            self._tokens = count if self._tokens is None else self._tokens + count
+        if trainer.global_step == self._step:
+            return  # gradients are still being accumulated
+        self._step = trainer.global_step
+        if self._step - self._first_step <= self.warmup_steps:
+            self._restart()
+            return
+        self._steps += 1
+        if trainer.log_every_n_steps and self._step % trainer.log_every_n_steps == 0:
+            self._log(trainer, pl_module)
+            self._restart()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._paused_at = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking:
+            pause = time.perf_counter() - self._paused_at
+            self._began += pause
+            self._ended += pause
+
+    def _restart(self) -> None:
+        self._began = self._ended = time.perf_counter()
+        self._waited = 0.0  # seconds
+        self._steps = 0
+        self._tokens: Tensor | None = None  # stays on the device until it is logged
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        tokens = None
+        if self._tokens is not None:  # reading it waits for the device, so the time is taken after it
+            tokens = float(trainer.strategy.reduce(self._tokens, reduce_op="sum"))
+        seconds = time.perf_counter() - self._began
+        metrics = {
+            "train/step_seconds": seconds / self._steps,
+            "train/data_wait_share": self._waited / seconds,
+        }
+        if tokens is not None:
+            metrics["train/tokens_per_second"] = tokens / seconds
+            if self._flops_per_token is not None:
+                peak = self._peak * trainer.world_size
+                metrics["train/mfu"] = tokens / seconds * self._flops_per_token / peak
+        pl_module.log_dict(metrics, on_step=True, on_epoch=False)
+
+
+def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.2) -> float:
+    """FLOP/s of the best of the matrix products that fit in about `seconds`, the first (warm-up) not counted.
+
+    Square, side 1024 on CPU and 8192 elsewhere: large enough to be bound by arithmetic. One product of n x n
+    matrices is 2·n³ FLOPs.
+    """
+    side = 1024 if device.type == "cpu" else 8192
+    left = torch.ones(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    end = time.perf_counter() + seconds
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        (left @ left)[0, 0].item()  # reading an entry waits for the device
+        while best == float("inf") or time.perf_counter() < end:
+            start = time.perf_counter()
+            (left @ left)[0, 0].item()
+            best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The type in which a trainer of this precision multiplies matrices (on CPU 16-mixed falls back to bf16)."""
+    if precision.startswith("bf16") or (precision == "16-mixed" and device.type == "cpu"):
+        return torch.bfloat16
+    if precision.startswith("16"):
+        return torch.float16
+    return torch.float64 if precision.startswith("64") else torch.float32

@@ -1,0 +1,256 @@
+"""The constructor signature is the schema: a composed config against the signatures of all that it names.
+
+Before anything is built, every `_target_` is imported and each key beside it looked up in the callable's
+signature: an unknown key and a value of another type are errors that name the key in full. Arguments that are
+missing are not: the composition root passes those that exist only at run time.
+"""
+
+import collections.abc
+import difflib
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple, TypedDict, Union
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from hydra.utils import get_object
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ConfigDict, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+
+MISSING = "???"
+HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+SCALARS = (bool, int, float, str, bytes, type(None))
+RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
+
+
+class ConfigError(ValueError):
+    """One line per mistake: the key in full, what was expected, what was got."""
+
+
+class Common(TypedDict, total=False):
+    """Keys of every run that no constructor takes."""
+
+    task: str
+    run: str
+    seed: int
+    force: bool | Literal["changed"]
+    resume: str
+    reads: dict[str, str]
+    artifacts: dict[str, str]
+    world: dict[str, int | float | str]
+
+
+class Schema(NamedTuple):
+    """types: annotation by argument name (Any where there is none); open: whether it takes any other name too."""
+
+    types: dict[str, Any]
+    open: bool
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ConfigError with every mistake of a composed config, nothing else; imports all that it names."""
+    values = OmegaConf.to_container(cfg, resolve=True)
+    problems = [*_walk(values, "")]
+    for name, annotation in typing.get_type_hints(Common).items():
+        if name in values:
+            problems += _check_value(values[name], annotation, name)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def schema_of(target: Callable[..., Any]) -> Schema:
+    """The keyword arguments of a callable; of a class with **kwargs, also those of the bases it passes them to."""
+    functions = [target]
+    if inspect.isclass(target):
+        functions = [vars(c)["__init__"] for c in target.__mro__[:-1] if "__init__" in vars(c)] or [target]
+    known: dict[str, Any] = {}
+    for function in functions:
+        parameters = list(inspect.signature(function).parameters.values())
+        if inspect.isclass(target) and function is not target:
+            del parameters[0]  # self
+        hints = _hints(function)
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                known.setdefault(parameter.name, hints.get(parameter.name, Any))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return Schema(known, open=False)
+    return Schema(known, open=True)
+
+
+def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
+    """What to say of an override whose key the config does not have: the nearest one, or how to add it.
+
+    unknown: the key in full; arguments: of the command line; compose: makes the config of some overrides.
+    Returns "" where nothing helps.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+        others = [
+            f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
+            for o in parsed
+            if not f"{o.key_or_group}.".startswith(f"{unknown}.")
+        ]
+        values = OmegaConf.to_container(compose(others), resolve=True)
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    parent, _, name = unknown.rpartition(".")
+    node = _select(values, parent)
+    if isinstance(node, dict) and "_target_" in node and name in schema_of(get_object(node["_target_"])).types:
+        return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
+    return _did_you_mean(unknown, list(_dotted(values, "")))
+
+
+def _walk(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield from _check_call(value, path)
+        for key, item in value.items():
+            yield from _walk(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{path}[{index}]")
+
+
+def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
+    try:
+        schema = schema_of(get_object(node["_target_"]))
+    except Exception as error:  # importing runs other people's code
+        reason = " ".join(str(error).split())
+        yield f"{path}._target_: cannot import {node['_target_']!r}: {reason}"
+        return
+    for key, value in node.items():
+        full = f"{path}.{key}" if path else key
+        if key in schema.types:
+            extra = RUN_TIME_VALUES.get((node["_target_"], key))
+            yield from _check_value(value, schema.types[key] if extra is None else schema.types[key] | extra, full)
+        elif key not in HYDRA_KEYS and not schema.open:
+            yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
+
+
+def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
+    """Problems of one value; what stands inside a nested `_target_` is left to that one's own signature."""
+    if value == MISSING:
+        return [f"{path}: needs a value: give {path}=…"]
+    if isinstance(value, dict) and "_target_" in value:
+        if not _accepts_object(annotation):
+            return [f"{path}: expected {_describe(annotation)}, got an object of {value['_target_']}"]
+        return []
+    if _holds_target(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = _element(annotation)
+        return [problem for key, item in items for problem in _check_value(item, inner, f"{path}.{key}")]
+    errors = _type_errors(value, annotation)
+    if not errors:
+        return []
+    reason = f" ({errors[0]})" if hasattr(annotation, "__metadata__") else ""
+    choices = _choices(annotation)
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f". Did you mean {near[0]}?" if near else ""
+    return [f"{path}: expected {_describe(annotation)}, got {_shown(value)}{reason}{hint}"]
+
+
+def _type_errors(value: Any, annotation: Any) -> list[str]:
+    """pydantic's view of a YAML value, as of strict JSON: no "1" for 1, but a list where a tuple is wanted."""
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    try:
+        model = create_model("Value", __config__=config, value=(annotation, ...))
+    except PydanticSchemaGenerationError:
+        return []
+    try:
+        model.model_validate_json(json.dumps({"value": value}, default=str))
+    except ValidationError as error:
+        return [e["msg"] for e in error.errors()]
+    return []
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations with strings resolved; none where another package names types it imports only for checkers."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except NameError:
+        if function.__module__.startswith("components."):
+            raise
+        return {}
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _members(typing.get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _choices(annotation: Any) -> list[str]:
+    literals = [m for m in _members(annotation) if typing.get_origin(m) is Literal]
+    return list(dict.fromkeys(str(choice) for literal in literals for choice in typing.get_args(literal)))
+
+
+def _accepts_object(annotation: Any) -> bool:
+    return any(m not in SCALARS and typing.get_origin(m) is not Literal for m in _members(annotation))
+
+
+def _element(annotation: Any) -> Any:
+    """The annotation of a container's elements, Any where it is not said."""
+    for member in _members(annotation):
+        arguments = typing.get_args(member)
+        if typing.get_origin(member) is tuple:
+            return arguments[0]
+        if arguments and typing.get_origin(member) not in (Literal, collections.abc.Callable):
+            return arguments[-1]
+    return Any
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(v) for v in value.values())
+    return isinstance(value, list) and any(_holds_target(v) for v in value)
+
+
+def _describe(annotation: Any) -> str:
+    choices = _choices(annotation)
+    names = ["one of " + ", ".join(choices)] if choices else []
+    for member in _members(annotation):
+        if member is type(None):
+            names.append("null")
+        elif typing.get_origin(member) is not Literal:
+            plain = member.__name__ if inspect.isclass(member) and not typing.get_args(member) else str(member)
+            names.append(re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", plain))
+    return " or ".join(names)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str:
+    """The names that end as `name` does (a forgotten prefix), else the one spelled most like it, else some of them."""
+    last = name.rpartition(".")[2]
+    near = [n for n in names if n.rpartition(".")[2] == last] or difflib.get_close_matches(name, names, n=1)
+    if near:
+        return f"Did you mean {' or '.join(near[:4])}?"
+    return f"It has: {', '.join(names)}." if len(names) <= 20 else ""
+
+
+def _select(values: Any, path: str) -> Any:
+    for key in filter(None, path.split(".")):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _dotted(values: dict[str, Any], path: str) -> Iterator[str]:
+    for key, value in values.items():
+        full = f"{path}{key}"
+        if key not in HYDRA_KEYS:
+            yield full
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{full}.")

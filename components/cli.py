@@ -1,0 +1,145 @@
+"""The `gradus` command: what needs an artifact's folder and nothing else."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="gradus", help="Talk to and look at what a run has made.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+Artifact = Annotated[Path, typer.Argument(help="an artifact (…/export) or a stage's folder, such as logs/tiny/ppo")]
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """What a user can cause (ValueError, a file that cannot be read) becomes one line on stderr and exit status 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"gradus: {' '.join(str(error).split())}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def chat(
+    path: Artifact,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="draw from the likeliest tokens of this share, in (0, 1]")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: a fresh one")] = None,
+) -> None:
+    """Talk to a language model; lines from a pipe are answered one by one."""
+    with plain_errors():
+        import torch
+
+        from components import artifacts
+        from components.serving import terminal
+        from components.serving.session import ChatSession
+
+        folder = artifact_folder(path)
+        expect_language_model(folder)
+        stage = artifacts.read_card(folder).get("stage")
+        model = artifacts.load_causal_lm(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        session = ChatSession(
+            model,
+            artifacts.load_tokenizer(folder),
+            seed=secrets.randbits(32) if seed is None else seed,
+            temperature=temperature,
+            top_p=top_p,
+            max_new_tokens=max_new_tokens,
+            base=stage == "pretrain",
+        )
+    parameters = f"{model.config.num_parameters():,} parameters"
+    terminal.run(
+        session,
+        banner=f"{folder}: {f'stage {stage}, ' if stage else ''}{parameters}, context of {session.context} tokens",
+        note="a base model: it goes on from your text and does not answer; /base turns the chat template on"
+        if session.base
+        else None,
+    )
+
+
+@app.command()
+def show(path: Artifact) -> None:
+    """Print what an artifact is: stage, parents, metrics, size, tokenizer."""
+    with plain_errors():
+        folder = artifact_folder(path)
+        typer.echo("\n".join(lines({"artifact": str(folder), **description(folder)})))
+
+
+def artifact_folder(path: Path) -> Path:
+    """The artifact at `path`, or in the stage's folder there. Raises ValueError naming what is there instead."""
+    if not path.exists():
+        raise ValueError(f"there is no {path}. Runs are made with: python train.py stage=all model=tiny")
+    if not path.is_dir():
+        raise ValueError(f"{path} is a file; expected an artifact's folder, such as logs/tiny/ppo")
+    for folder in (path, path / "export"):
+        if any((folder / name).exists() for name in ("card.json", "config.json", "tokenizer.model")):
+            return folder
+    stages = sorted(str(export.parent) for export in path.glob("*/export"))
+    hint = f"stages below it: {', '.join(stages)}" if stages else "a finished stage has an export/ folder"
+    raise ValueError(f"{path} holds no artifact (card.json, config.json or tokenizer.model); {hint}")
+
+
+def expect_language_model(folder: Path) -> None:
+    """Raises ValueError for an artifact that cannot talk, naming one that can."""
+    from components import artifacts
+
+    run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
+    talking = [run / stage for stage in ("ppo", "grpo", "dpo", "sft") if (run / stage / "export").is_dir()]
+    try_next = f"gradus chat {talking[0]}" if talking else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
+    if artifacts.load_config(folder)[1] == "SequenceClassification":
+        raise ValueError(
+            f"{folder} is a reward model: it scores answers and writes none. "
+            f"Talk to the policy that was trained with it: {try_next}"
+        )
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """What `show` prints of an artifact: its card, completed by what its files tell."""
+    from components import artifacts
+
+    card = artifacts.read_card(folder)
+    facts: dict[str, Any] = {"stage": card.pop("stage", "unknown (no card.json: made elsewhere)")}
+    if (folder / "config.json").exists():
+        config, kind = artifacts.load_config(folder)
+        causal = kind == "CausalLM"
+        facts["model"] = "language model" if causal else "reward model"
+        facts["parameters"] = f"{config.num_parameters() if causal else config.num_scalar_parameters():,}"
+        facts["context"] = f"{config.max_position_embeddings} tokens"
+        facts["shape"] = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
+    if (folder / "tokenizer.model").exists():
+        tokenizer = artifacts.load_tokenizer(folder)
+        facts["tokenizer"] = f"{tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint}"
+        if card.get("tokenizer") == tokenizer.fingerprint:
+            card.pop("tokenizer")
+    return {**facts, **{f"card's {key}" if key in facts else key: value for key, value in card.items()}}
+
+
+def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:
+    """`name  value`, nested tables indented below their name."""
+    width = max((len(name) for name in values), default=0) + 2
+    for name, value in values.items():
+        start = f"{' ' * indent}{name:<{width}}"
+        if isinstance(value, dict) and value:
+            yield start.rstrip()
+            yield from lines(value, indent + 2)
+        elif isinstance(value, list | tuple | dict):
+            yield f"{start}{', '.join(map(str, value)) or 'none'}"
+        else:
+            yield f"{start}{value:.4g}" if isinstance(value, float) else f"{start}{value}"
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""What every data module does: choose the source, tokenise once, split, mix, deal out batches."""
+
+import logging
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import takewhile
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+from lightning import LightningDataModule
+
+from components.data import builtin, split
+from components.data.cache import VERSION, stored
+from components.data.formats import Record
+from components.data.mixing import Share, mix
+from components.data.sampler import BatchLoader, TrainLoader
+from components.data.sources import OnMalformed, Row, Source, SourceError, digest, open_source, records
+from components.tokenizer.codec import TokenizerError
+from components.tokenizer.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+BY_PROMPT, TRAINING, HELD_OUT = -1, 0, 1  # the stored column "held_out"
+
+
+class RecordData(LightningDataModule):
+    """Base of the data modules, one per record format.
+
+    Where records come from, the first that is given: `path` (file, folder or Hub name), `mixture` (a list of
+    {path, weight, name?}, weights being shares of tokens), `world` (the built-in one: its fields).
+    batch_size counts what the subclass says, per process. val_fraction: share of prompts (documents) held out.
+    on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers: processes
+    that make batches in advance; 0 makes them in the training process.
+    tokenizer, context (tokens of the longest sequence), cache_dir and seed are given by whoever runs it.
+
+    After setup: `counts` (records, malformed, truncated, dropped, tokens) and `shares` (name -> Share of the mixture).
+    """
+
+    normalise: ClassVar[Callable[[Any], Record]]  # of components.data.formats
+    features: ClassVar[datasets.Features]  # columns that `tokenised` gives
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        context: int,
+        cache_dir: str,
+        seed: int,
+        path: str | None,
+        mixture: list[dict[str, Any]] | None,
+        world: dict[str, Any] | None,
+        batch_size: int,
+        val_fraction: float,
+        on_malformed: OnMalformed,
+        num_workers: int,
+    ) -> None:
+        super().__init__()
+        if context < 2:
+            raise ValueError(f"context: got {context} tokens, expected at least 2")
+        self.tokenizer, self.context, self.cache_dir, self.seed = tokenizer, context, cache_dir, seed
+        self.path, self.mixture, self.world = path, mixture, world
+        self.batch_size, self.val_fraction = batch_size, val_fraction
+        self.on_malformed, self.num_workers = on_malformed, num_workers
+        self.counts: Counter[str] = Counter()
+        self.shares: dict[str, Share] = {}
+        self._ready = False
+        self._train_loader: Any = None
+        self._state: dict[str, Any] | None = None
+
+    @abstractmethod
+    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
+        """The stored columns of a record, or None if nothing of it is left to train on; counts what it cuts."""
+
+    @abstractmethod
+    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+        """Makes `train_examples` and `val_examples` of (M, 2) arrays of [table, row]."""
+
+    @abstractmethod
+    def collate(self, examples: list) -> Any:
+        """A batch of examples."""
+
+    def split_by(self, record: Record) -> Any:
+        """What decides on which side of the split a record falls: what is said before the first answer."""
+        messages = record["prompt"] if "prompt" in record else record["messages"]
+        return list(takewhile(lambda message: message["role"] != "assistant", messages))
+
+    def settings(self) -> dict[str, Any]:
+        """Whatever else changes the stored columns; part of the name they are stored under."""
+        return {"context": self.context}
+
+    def spoken(self, record: Record) -> list[str]:
+        """The record's texts."""
+        messages = record["prompt"] if "prompt" in record else record["messages"]
+        return [message["content"] for message in messages]
+
+    @property
+    def format(self) -> str:
+        return self.normalise.__name__
+
+    def sources(self) -> list[tuple[Source, float]]:
+        """Sources and their weights."""
+        if self.path is not None:
+            return [(open_source(str(self.path)), 1.0)]
+        if self.mixture:
+            return [_part(i, part) for i, part in enumerate(self.mixture)]
+        if self.world is not None:
+            return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
+        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a data set with data=…")
+
+    def world_sizes(self) -> dict[str, Any]:
+        """How much of the built-in world to draw; see components.data.builtin."""
+        return {}
+
+    def fingerprint(self) -> str:
+        """sha256 hex of the data, before tokenising: file contents, world parameters, or Hub name and revision."""
+        return digest([self.format, [[source.fingerprint(), weight] for source, weight in self.sources()]])
+
+    def texts(self) -> Iterator[str]:
+        """The texts of all training records, for training a tokenizer; held-out ones are left out."""
+        def each() -> Iterator[tuple[Row, Record]]:
+            for source, _ in self.sources():
+                yield from self.records_of(source, Counter())
+
+        keys = (split.key(self.split_by(record)) for row, record in each() if row.held_out is None)
+        held_out = set(split.validation_keys(np.fromiter(keys, dtype=np.uint64), self.val_fraction).tolist())
+        for row, record in each():
+            by_prompt = row.held_out is None and split.key(self.split_by(record)) in held_out
+            if not (row.held_out or by_prompt):
+                yield from self.spoken(record)
+
+    def prepare_data(self) -> None:
+        """Tokenises what has not been tokenised before."""
+        for source, _ in self.sources():
+            self._stored(source)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the tokenised records, splits and mixes them."""
+        if self._ready:
+            return
+        sources, weights = zip(*self.sources(), strict=True)
+        found = [self._stored(source) for source in sources]
+        tables = [table for table, _ in found]
+        self.counts = sum((counts for _, counts in found), Counter())
+        held_out = _held_out(tables, self.val_fraction)
+        rows = [np.flatnonzero(~mask) for mask in held_out]
+        lengths = [_column(table, "tokens")[r] for table, r in zip(tables, rows, strict=True)]
+        if not sum(len(r) for r in rows):
+            raise SourceError(f"{sources[0].name}: no record is left for training; lower data.val_fraction")
+        chosen, shares = mix(lengths, list(weights), seed=self.seed)
+        firsts = np.cumsum([0, *map(len, rows)])  # of each source in all rows joined
+        train = np.stack([chosen[:, 0], np.concatenate(rows)[firsts[chosen[:, 0]] + chosen[:, 1]]], axis=1)
+        self.shares = {source.name: share for source, share in zip(sources, shares, strict=True)}
+        validation = [np.argwhere(mask[None]) + [s, 0] for s, mask in enumerate(held_out)]
+        self.arrange(tables, train, np.concatenate(validation))
+        self._report()
+        self._ready = True
+
+    def train_dataloader(self) -> Any:
+        """Shuffled batches, resumable; the same object however often it is asked for."""
+        if self._train_loader is None:
+            self._train_loader = self.make_train_loader()
+            if self._state:
+                self._train_loader.load_state_dict(self._state)
+        return self._train_loader
+
+    def make_train_loader(self) -> Any:
+        loader = TrainLoader(self.train_examples, self.collate, seed=self.seed, **self._loading())
+        overfit = self.trainer.overfit_batches if self.trainer else 0
+        loader.repeat = int(overfit * len(loader)) if isinstance(overfit, float) else overfit
+        return loader
+
+    def val_dataloader(self) -> Any:
+        """Held-out examples in order; no loader ([]) where fewer are held out than there are processes."""
+        if len(self.val_examples) < (self.trainer.world_size if self.trainer else 1):
+            return []
+        return BatchLoader(self.val_examples, self.collate, **self._loading())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training loader stands; Lightning stores it in checkpoints."""
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Lets the training loader, made already or not, go on from there."""
+        self._state = state_dict
+        if self._train_loader is not None:
+            self._train_loader.load_state_dict(state_dict)
+
+    def _loading(self) -> dict[str, Any]:
+        trainer = self.trainer
+        place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+        return {"batch_size": self.batch_size, "num_workers": self.num_workers, **place}
+
+    def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
+        """The records of a source with the rows they come from, checked and normalised."""
+        return records(source, type(self).normalise, on_malformed=self.on_malformed, counts=counts)
+
+    def _stored(self, source: Source) -> tuple[datasets.Dataset, Counter[str]]:
+        """The tokenised records of a source, from the cache if they are there."""
+        if self.tokenizer is None:
+            raise ValueError("data: a tokenizer is needed. Make one with: python train.py stage=tokenizer")
+        name = [VERSION, self.format, source.fingerprint(), self.tokenizer.fingerprint, self.on_malformed,
+                self.settings()]
+        columns = {"key": datasets.Value("uint64"), "held_out": datasets.Value("int8"),
+                   "tokens": datasets.Value("int32")}
+        features = datasets.Features({**self.features, **columns})
+        try:
+            return stored(self.cache_dir, digest(name), lambda counts: self._rows(source, counts), features)
+        except LookupError as error:
+            raise SourceError(f"{source.name}: {error}") from None
+
+    def _rows(self, source: Source, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        for row, record in self.records_of(source, counts):
+            try:
+                columns = self.tokenised(record, counts)
+            except TokenizerError as error:
+                raise SourceError(f"{row.where}: {error}") from None
+            if columns is None:
+                counts["dropped"] += 1
+                continue
+            counts["tokens"] += columns["tokens"]
+            place = BY_PROMPT if row.held_out is None else HELD_OUT if row.held_out else TRAINING
+            yield {**columns, "key": split.key(self.split_by(record)), "held_out": place}
+
+    def _report(self) -> None:
+        logger.info("%s data: %s", self.format, ", ".join(f"{count} {name}" for name, count in self.counts.items()))
+        for name, share in self.shares.items() if len(self.shares) > 1 else ():
+            logger.info("mixture: %s is %.4f of the tokens (configured %.4f), %.2f epochs of it", name,
+                        share.realised, share.configured, share.epochs)
+        for what in ("malformed", "truncated", "dropped"):
+            if self.counts[what]:
+                logger.warning("%s data: %d of %d records %s", self.format, self.counts[what],
+                               self.counts["records"] + self.counts["malformed"], what)
+
+
+def _part(number: int, part: dict[str, Any]) -> tuple[Source, float]:
+    unknown = set(part) - {"path", "weight", "name"}
+    weight = part.get("weight")
+    if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
+        raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, name?}}, got {dict(part)}")
+    return open_source(str(part["path"]), part.get("name")), float(weight)
+
+
+def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:
+    """Per table, which rows are for validation; prompts are split over all tables together."""
+    keys, places = ([_column(table, name) for table in tables] for name in ("key", "held_out"))
+    asked = [key[place == BY_PROMPT] for key, place in zip(keys, places, strict=True)]
+    chosen = split.validation_keys(np.concatenate(asked), fraction)
+    return [(place == HELD_OUT) | (np.isin(key, chosen) & (place == BY_PROMPT))
+            for key, place in zip(keys, places, strict=True)]
+
+
+def _column(table: datasets.Dataset, name: str) -> np.ndarray:
+    return table.data.column(name).to_numpy()

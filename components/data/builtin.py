@@ -1,0 +1,51 @@
+"""The built-in world as a source of records."""
+
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.data.sources import Row, Source, SourceError, digest
+from components.world import world as world_module
+from components.world.world import World
+
+
+def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> Source:
+    """Records of one format. world: fields of World, and noise: share of comparisons with the wrong winner.
+
+    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; as many as `held_out`
+    more ask held-out questions); prompts are all questions of the world. Raises SourceError naming a wrong field.
+    """
+    fields = dict(world)
+    noise = float(fields.pop("noise", 0.0))
+    try:
+        made = World(**fields)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"world: {error}") from None
+    parameters = [format, world, sizes, _code()]
+    return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
+
+
+def _rows(world: World, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
+    if format == "text":
+        made = [(None, world.corpus(sizes["num_documents"]))]
+    elif format == "chat":
+        made = [(None, world.demonstrations(sizes["demonstrations"]))]
+    elif format == "preference":
+        compare = functools.partial(world.comparisons, completions=sizes["completions"], noise=noise)
+        made = [(False, compare(sizes["comparisons"], split="train"))]
+        if world.questions("held_out"):
+            made.append((True, compare(sizes["held_out"], split="held_out")))
+    else:
+        made = [(False, world.prompts("train")), (True, world.prompts("held_out"))]
+    for held_out, records in made:
+        for number, record in enumerate(records, 1):
+            yield Row(f"world: record {number}", record, held_out)
+
+
+@functools.cache
+def _code() -> str:
+    """Fingerprint of the world's own code: records made by another version are other records."""
+    files = sorted(Path(world_module.__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -1,0 +1,88 @@
+"""Tokenised records on disk: made once for the same source, tokenizer and settings, then mapped into memory."""
+
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+from datasets.exceptions import DatasetGenerationError
+
+from components.data.sources import quiet_progress
+
+VERSION = 1  # raise it whenever the code makes other tokens or columns of the same records
+_COUNTS = "counts.json"
+
+
+def stored(
+    folder: str | Path,
+    key: str,
+    make: Callable[[Counter[str]], Iterator[dict[str, Any]]],
+    features: datasets.Features,
+) -> tuple[datasets.Dataset, Counter[str]]:
+    """The data set called `key` in a folder, and what was counted while it was made.
+
+    Makes it from the rows of `make(counts)` if it is not there: under a temporary name, then renamed, so that a half
+    written one is never read, and of two processes one wins. Memory stays bounded however many rows there are.
+    Raises what `make` raises, and LookupError when it yields no row.
+    """
+    final = Path(folder) / key
+    if not final.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".making-") as scratch, quiet_progress():
+            _make(Path(scratch), key, make, features)
+            try:
+                (Path(scratch) / "done").rename(final)
+            except OSError:  # another process was first
+                if not final.exists():
+                    raise
+    with quiet_progress():
+        table = datasets.load_from_disk(str(final))
+    return table, Counter(json.loads((final / _COUNTS).read_text()))
+
+
+def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) -> None:
+    counts: Counter[str] = Counter()
+    rows = make(counts)
+    first = next(rows, None)
+    if first is None:
+        raise LookupError(f"no usable record in it (counted: {dict(counts)})")
+
+    def all_rows() -> Iterator[dict[str, Any]]:
+        yield first
+        yield from rows
+
+    try:
+        table = datasets.Dataset.from_generator(
+            all_rows, features=features, cache_dir=str(scratch / "arrow"), fingerprint=key
+        )
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
+    table.save_to_disk(str(scratch / "done"))
+    (scratch / "done" / _COUNTS).write_text(json.dumps(counts))
+    shutil.rmtree(scratch / "arrow")
+
+
+class Ragged:
+    """A column of lists of numbers of a table as it lies on disk: item i is a NumPy view of the mapped file."""
+
+    def __init__(self, table: datasets.Dataset, column: str):
+        chunks = table.data.column(column).chunks
+        self._flat = [chunk.values.to_numpy() for chunk in chunks]
+        self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
+        self._firsts = np.cumsum([0, *map(len, chunks)])
+        self.lengths: np.ndarray = np.concatenate([np.diff(one) for one in self._offsets]).astype(np.int64)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        chunk = int(np.searchsorted(self._firsts, index, side="right")) - 1
+        start, end = self._offsets[chunk][index - self._firsts[chunk] :][:2]
+        return self._flat[chunk][start:end]

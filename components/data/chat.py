@@ -1,0 +1,101 @@
+"""Demonstrations for supervised fine-tuning: dialogues packed into rows, the loss on what the assistant says."""
+
+from collections import Counter
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from components.data import formats
+from components.data.base import RecordData
+from components.data.batches import LMBatch
+from components.data.cache import Ragged
+from components.data.formats import Record
+from components.data.sources import OnMalformed
+from components.models.layout import pack
+from components.tokenizer.tokenizer import Tokenizer
+
+
+class ChatData(RecordData):
+    """Dialogues as LMBatch; batch_size counts dialogues, packed into as few rows as they need.
+
+    Targets are the assistant's tokens and its ends of turn; with train_on_prompt all tokens but the first.
+    A dialogue longer than context loses its end: it is cut there, no end of turn is made up, and one that then holds
+    no target is dropped; `counts` says how many. demonstrations: records of the built-in world.
+    """
+
+    normalise = staticmethod(formats.chat)
+    features = datasets.Features(
+        {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
+    )
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        context: int,
+        cache_dir: str,
+        seed: int = 0,
+        path: str | None = None,
+        mixture: list[dict[str, Any]] | None = None,
+        world: dict[str, Any] | None = None,
+        demonstrations: int = 4000,
+        train_on_prompt: bool = False,
+        batch_size: int = 64,
+        val_fraction: float = 0.05,
+        on_malformed: OnMalformed = "error",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
+            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
+        )  # fmt: skip
+        self.demonstrations, self.train_on_prompt = demonstrations, train_on_prompt
+
+    def world_sizes(self) -> dict[str, Any]:
+        return {"demonstrations": self.demonstrations}
+
+    def settings(self) -> dict[str, Any]:
+        return {"context": self.context, "train_on_prompt": self.train_on_prompt}
+
+    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
+        ids, mask = self.tokenizer.render(record["messages"])
+        if self.train_on_prompt:
+            mask = [True] * len(ids)
+        ids, mask, length = ids[: self.context], mask[: self.context], len(ids)
+        if not any(mask[1:]):
+            return None
+        counts["truncated"] += length > len(ids)
+        return {"ids": ids, "mask": mask, "tokens": len(ids)}
+
+    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+        columns = [(Ragged(table, "ids"), Ragged(table, "mask")) for table in tables]
+        self.train_examples, self.val_examples = Dialogues(columns, train), Dialogues(columns, held_out)
+        self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
+
+    def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
+        rows = pack([[ids] for ids, _ in examples], row_length=self.context, filler=self.tokenizer.pad_id)
+        targets = torch.full_like(rows.input_ids, self.tokenizer.pad_id)
+        mask = torch.zeros_like(targets, dtype=torch.bool)
+        for (ids, counted), [(start, length)] in zip(examples, rows.spans, strict=True):
+            places = slice(start, start + length - 1)  # of a dialogue's tokens in the flat rows, its last left out
+            counted = torch.from_numpy(counted[1:].astype(bool))
+            mask.view(-1)[places] = counted
+            targets.view(-1)[places][counted] = torch.from_numpy(ids[1:].astype(np.int64))[counted]
+        return LMBatch(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
+
+
+class Dialogues:
+    """(ids, mask) of the dialogues at [source, row]."""
+
+    def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray) -> None:
+        self.columns, self.order = columns, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        source, row = self.order[index]
+        ids, mask = self.columns[source]
+        return ids[row], mask[row]

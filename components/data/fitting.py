@@ -1,0 +1,41 @@
+"""Making a prompt and its answers fit into the context."""
+
+from collections.abc import Sequence
+
+from components.data.formats import Message
+from components.tokenizer.tokenizer import Tokenizer
+
+HEAD = 2  # first tokens of a prompt that stay: bos and the role's header
+
+
+def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Message], limit: int) -> tuple[list[int], bool]:
+    """Ids of a prompt in at most `limit` tokens, and whether it was cut.
+
+    The oldest turns go first, a question with its answer, whole; a system message stays. If the last question is too
+    long by itself, tokens right after the prompt's first two (bos and a role's header) are left out.
+    """
+    ids = tokenizer.render_prompt(messages)
+    if len(ids) <= limit:
+        return ids, False
+    first = 1 if messages[0]["role"] == "system" else 0
+    for start in range(first + 2, len(messages), 2):
+        ids = tokenizer.render_prompt([*messages[:first], *messages[start:]])
+        if len(ids) <= limit:
+            return ids, True
+    head = min(HEAD, limit - 1)
+    return ids[:head] + ids[len(ids) - (limit - head) :], True
+
+
+def fit_answers(
+    tokenizer: Tokenizer, prompt: Sequence[Message], answers: Sequence[str], context: int
+) -> tuple[list[int], list[list[int]], list[bool]]:
+    """Ids of a prompt, of each answer with its end of turn, and which answers are whole.
+
+    Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below half of
+    the context, and then the ends of the answers: a cut answer has no end of turn.
+    """
+    spoken = [[*tokenizer.encode(answer), tokenizer.end_id] for answer in answers]
+    longest = max(map(len, spoken))
+    ids, _ = fit_prompt(tokenizer, prompt, max(context // 2, context - longest))
+    room = context - len(ids)
+    return ids, [answer[:room] for answer in spoken], [len(answer) <= room for answer in spoken]

@@ -1,0 +1,229 @@
+"""What a record of each format looks like: raw rows of any accepted shape become one plain shape per format.
+
+Extra fields are ignored; a field that is null counts as absent. See `conf/data/` for a data set of each format.
+"""
+
+import math
+import re
+from typing import Any
+
+Message = dict[str, str]
+Record = dict[str, Any]
+ROLES = ("system", "user", "assistant")
+_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+class FormatError(ValueError):
+    """One raw record does not have the fields of its format; says what was expected and what was found."""
+
+    def __init__(self, expected: str, got: str):
+        super().__init__(f"expected {expected}, got {got}")
+
+
+def text(row: Any) -> Record:
+    """{"text"} -> {"text": str}, not empty."""
+    row = _fields(row, '{"text": …}')
+    if "text" not in row:
+        raise FormatError('a field "text"', _names(row))
+    value = _string(row, "text")
+    if not value:
+        raise FormatError('a non-empty "text"', "an empty string")
+    return {"text": value}
+
+
+def chat(row: Any) -> Record:
+    """A demonstration -> {"messages": [{"role", "content"}, …]}, at least one of them by the assistant.
+
+    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages; {"instruction", "input", "output"},
+    where a non-empty input follows the instruction after an empty line.
+    """
+    row = _fields(row, "a demonstration")
+    if "messages" in row:
+        dialogue = _in_turns(_messages(row["messages"], "messages"), "messages")
+    elif "prompt" in row and "completion" in row:
+        completion = row["completion"]
+        if isinstance(completion, str):
+            completion = [{"role": "assistant", "content": completion}]
+        dialogue = _in_turns(_prompt(row["prompt"]) + _messages(completion, "completion"), "completion")
+    elif "instruction" in row and "output" in row:
+        answer = {"role": "assistant", "content": _string(row, "output")}
+        dialogue = [*_instruction(row), answer]
+    else:
+        raise FormatError(
+            '"messages", or "prompt" and "completion", or "instruction" and "output"', _names(row)
+        )
+    if all(message["role"] != "assistant" for message in dialogue):
+        raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
+    return {"messages": dialogue}
+
+
+def preference(row: Any) -> Record:
+    """A comparison -> {"prompt": messages, "completions": [str, …], "ranks": [float, …]}, lower ranks better.
+
+    Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues (messages,
+    or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant turn; and rankings
+    {"prompt", "completions", "ranks"}.
+    """
+    row = _fields(row, "a comparison")
+    if "prompt" in row and "completions" in row and "ranks" in row:
+        completions = row["completions"]
+        if not isinstance(completions, list):
+            raise FormatError('a list "completions"', _kind(completions))
+        prompt = _prompt(row["prompt"])
+        answers = [_completion(prompt, one, f"completions[{i}]") for i, one in enumerate(completions)]
+        return {"prompt": prompt, "completions": answers, "ranks": _ranks(row["ranks"], len(answers))}
+    if not ("chosen" in row and "rejected" in row):
+        raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(row))
+    if "prompt" in row:
+        prompt = _prompt(row["prompt"])
+        pair = [_completion(prompt, row[name], name) for name in ("chosen", "rejected")]
+    else:
+        chosen, rejected = (_dialogue(row[name], name) for name in ("chosen", "rejected"))
+        prompt = chosen[:-1]
+        if prompt != rejected[:-1]:
+            raise FormatError('"chosen" and "rejected" that share all but the last turn', "different prompts")
+        pair = [chosen[-1]["content"], rejected[-1]["content"]]
+    return {"prompt": prompt, "completions": pair, "ranks": [0.0, 1.0]}
+
+
+def prompts(row: Any) -> Record:
+    """A question -> {"prompt": messages, "reference": str | None}.
+
+    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all that
+    stands before the last answer.
+    """
+    row = _fields(row, "a prompt")
+    if "prompt" in row:
+        prompt = _prompt(row["prompt"])
+    elif "messages" in row:
+        prompt = _before_last_answer(_in_turns(_messages(row["messages"], "messages"), "messages"))
+    elif "instruction" in row:
+        prompt = _instruction(row)
+    elif "chosen" in row:
+        prompt = _before_last_answer(_dialogue(row["chosen"], "chosen"))
+    else:
+        raise FormatError('"prompt", or the fields of a demonstration or a comparison', _names(row))
+    return {"prompt": prompt, "reference": _string(row, "reference") if "reference" in row else None}
+
+
+def _fields(row: Any, what: str) -> Record:
+    if not isinstance(row, dict):
+        raise FormatError(f"{what} as a JSON object", _kind(row))
+    return {name: value for name, value in row.items() if value is not None}
+
+
+def _string(row: Record, name: str) -> str:
+    if not isinstance(row[name], str):
+        raise FormatError(f'a string "{name}"', _kind(row[name]))
+    return _writable(row[name], name)
+
+
+def _writable(value: str, name: str) -> str:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise FormatError(f'"{name}" as Unicode text', f"half a surrogate pair at {error.start}") from None
+    return value
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise FormatError(f'a non-empty list of messages "{name}"', _kind(value))
+    for i, message in enumerate(value):
+        if not isinstance(message, dict):
+            raise FormatError(f'{name}[{i}] as {{"role", "content"}}', _kind(message))
+        role, content = message.get("role"), message.get("content")
+        if role not in ROLES:
+            raise FormatError(f"{name}[{i}].role as one of {', '.join(ROLES)}", repr(role))
+        if not isinstance(content, str):
+            raise FormatError(f"a string {name}[{i}].content", _kind(content))
+        _writable(content, f"{name}[{i}].content")
+    return [{"role": message["role"], "content": message["content"]} for message in value]
+
+
+def _in_turns(messages: list[Message], name: str) -> list[Message]:
+    """The messages, if at most one system message comes first and then user and assistant in turns."""
+    roles = [message["role"] for message in messages]
+    turns = roles[roles[0] == "system" :]
+    if not turns or turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
+        expected = f'"{name}" by user and assistant in turns, the user first (a system message may stand before)'
+        raise FormatError(expected, ", ".join(roles[:8]) + ", …" * (len(roles) > 8))
+    return messages
+
+
+def _prompt(value: Any) -> list[Message]:
+    """Messages of a prompt; a string is one question, or a transcript if it begins like one."""
+    if not isinstance(value, str):
+        messages = _in_turns(_messages(value, "prompt"), "prompt")
+    elif _TURN.match(value):
+        messages = _transcript(value, "prompt")
+        if messages[-1] == {"role": "assistant", "content": ""}:  # "… \n\nAssistant:" only asks for the answer
+            messages = messages[:-1]
+    elif value:
+        messages = [{"role": "user", "content": _writable(value, "prompt")}]
+    else:
+        raise FormatError('a non-empty "prompt"', "an empty string")
+    if not messages or messages[-1]["role"] != "user":
+        raise FormatError('a "prompt" that ends with a question', "one that does not")
+    return messages
+
+
+def _instruction(row: Record) -> list[Message]:
+    question, details = _string(row, "instruction"), _string({"input": "", **row}, "input")
+    return [{"role": "user", "content": f"{question}\n\n{details}" if details else question}]
+
+
+def _completion(prompt: list[Message], value: Any, name: str) -> str:
+    """The text of an answer: a string, the one message it is, or the last of a dialogue that opens with the prompt."""
+    if isinstance(value, str):
+        return _writable(value, name)
+    messages = _messages(value, name)
+    if messages[-1]["role"] != "assistant" or messages[:-1] not in ([], prompt):
+        raise FormatError(f'"{name}" as one answer, or the prompt and one answer', f"{len(messages)} messages")
+    return messages[-1]["content"]
+
+
+def _dialogue(value: Any, name: str) -> list[Message]:
+    """Messages that end with an answer to at least one question."""
+    messages = _transcript(value, name) if isinstance(value, str) else _in_turns(_messages(value, name), name)
+    if len(messages) < 2 or messages[-1]["role"] != "assistant":
+        raise FormatError(f'"{name}" with a question and, at its end, an answer', f"{len(messages)} turns")
+    return messages
+
+
+def _transcript(value: str, name: str) -> list[Message]:
+    """Turns of "\\n\\nHuman: … \\n\\nAssistant: …"; white space around a turn is not part of it."""
+    if not _TURN.match(value):
+        start = value[:20] + "…" * (len(value) > 20)
+        raise FormatError(f'"{name}" to begin with "\\n\\nHuman:" (there is no "prompt")', repr(start))
+    pieces = _TURN.split(value)[1:]
+    turns = zip(pieces[::2], pieces[1::2], strict=True)
+    messages = [{"role": _SPEAKERS[one], "content": _writable(said, name).strip()} for one, said in turns]
+    return _in_turns(messages, name)
+
+
+def _before_last_answer(messages: list[Message]) -> list[Message]:
+    asked = messages[:-1] if messages[-1]["role"] == "assistant" else messages
+    if not asked or asked[-1]["role"] == "assistant":
+        raise FormatError("a question before the last answer", f"{len(messages)} messages without one")
+    return asked
+
+
+def _ranks(value: Any, expected: int) -> list[float]:
+    numbers = isinstance(value, list) and all(
+        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value
+    )
+    if not numbers or len(value) != expected or expected < 2:
+        raise FormatError(f'"ranks": {expected} numbers for {expected} completions, at least 2', repr(value)[:60])
+    return [float(one) for one in value]
+
+
+def _names(row: Record) -> str:
+    return "fields " + ", ".join(map(repr, row)) if row else "no fields"
+
+
+def _kind(value: Any) -> str:
+    """A value as an error shows it: its type, and itself where that is short."""
+    shown = repr(value)
+    return f"{type(value).__name__} {shown}" if len(shown) <= 40 else type(value).__name__

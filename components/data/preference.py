@@ -1,0 +1,174 @@
+"""Comparisons for reward models and DPO: every prompt once, its ranked answers continuing it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from components.data import builtin, formats
+from components.data.base import RecordData
+from components.data.batches import PreferenceBatch
+from components.data.fitting import fit_answers
+from components.data.formats import Record
+from components.data.sources import OnMalformed, Source, open_source, records
+from components.models.layout import pack
+from components.tokenizer.tokenizer import Tokenizer
+
+WORLD = "world"
+
+
+class PreferenceData(RecordData):
+    """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never split.
+
+    max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt puts all
+    records of one prompt into the same batch, each a group of its own; batch_size then counts prompts.
+    Records in which nothing is better than anything else (all ranks or all answers equal) are dropped; what does not
+    fit into context is cut as `fitting.fit_answers` says. Both are counted, once a record.
+    demonstrations: chat records whose scores are to average zero, a path or "world"; null takes the best answers of
+    the training records. num_demonstrations: at most so many of them. comparisons, completions: of the built-in world.
+    """
+
+    normalise = staticmethod(formats.preference)
+    features = datasets.Features({
+        "prompt": datasets.List(datasets.Value("int32")),
+        "completions": datasets.List(datasets.List(datasets.Value("int32"))),
+        "finished": datasets.List(datasets.Value("bool")),
+        "ranks": datasets.List(datasets.Value("float32")),
+    })  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        context: int,
+        cache_dir: str,
+        seed: int = 0,
+        path: str | None = None,
+        mixture: list[dict[str, Any]] | None = None,
+        world: dict[str, Any] | None = None,
+        comparisons: int = 2500,
+        completions: int = 4,
+        max_completions: int | None = None,
+        group_by_prompt: bool = False,
+        demonstrations: str | None = None,
+        num_demonstrations: int = 512,
+        batch_size: int = 32,
+        val_fraction: float = 0.05,
+        on_malformed: OnMalformed = "error",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
+            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
+        )  # fmt: skip
+        if max_completions is not None and max_completions < 2:
+            raise ValueError(f"max_completions: got {max_completions}, expected at least 2, or null for all")
+        self.comparisons, self.completions = comparisons, completions
+        self.max_completions, self.group_by_prompt = max_completions, group_by_prompt
+        self.demonstrations, self.num_demonstrations = demonstrations, num_demonstrations
+
+    def world_sizes(self) -> dict[str, Any]:
+        held_out = max(1, round(self.comparisons * self.val_fraction)) if self.val_fraction else 0
+        return {"comparisons": self.comparisons, "completions": self.completions, "held_out": held_out}
+
+    def settings(self) -> dict[str, Any]:
+        return {"context": self.context, "max_completions": self.max_completions}
+
+    def spoken(self, record: Record) -> list[str]:
+        return super().spoken(record) + record["completions"]
+
+    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
+        ranks = np.array(record["ranks"])
+        order = np.argsort(ranks, kind="stable")
+        if self.max_completions is not None and len(order) > self.max_completions:
+            order = order[np.linspace(0, len(order) - 1, self.max_completions).round().astype(int)]
+        kept = sorted(order.tolist())
+        columns = self._fitted(record["prompt"], [record["completions"][i] for i in kept], ranks[kept].tolist())
+        if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
+            return None
+        whole = all(columns["finished"]) and columns["prompt"] == self.tokenizer.render_prompt(record["prompt"])
+        counts["truncated"] += not whole
+        return columns
+
+    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+        self.train_examples, self.val_examples = (
+            Comparisons(tables, self._units(tables, part)) for part in (train, held_out)
+        )
+
+    def collate(self, examples: list[list[Record]]) -> PreferenceBatch:
+        """A batch of examples, each a list of records."""
+        chosen = [record for example in examples for record in example]
+        documents = [[record["prompt"], *record["completions"]] for record in chosen]
+        longest = max(sum(map(len, document)) for document in documents)
+        rows = pack(documents, row_length=max(self.context, longest), filler=self.tokenizer.pad_id)
+        answers = [span for spans in rows.spans for span in spans[1:]]
+        groups = [g for g, record in enumerate(chosen) for _ in record["completions"]]
+        return PreferenceBatch(
+            input_ids=rows.input_ids,
+            layout=rows.layout,
+            last=torch.tensor([start + length - 1 for start, length in answers]),
+            groups=torch.tensor(groups),
+            ranks=torch.tensor([rank for record in chosen for rank in record["ranks"]], dtype=torch.float32),
+            lengths=torch.tensor([length for _, length in answers]),
+            finished=torch.tensor([whole for record in chosen for whole in record["finished"]]),
+        )
+
+    def demonstration_batches(self) -> Iterator[PreferenceBatch]:
+        """Batches with one answer per prompt, for the score that should average zero; the same on every rank."""
+        shown = list(self._demonstrations())
+        for start in range(0, len(shown), self.batch_size):
+            yield self.collate([[record] for record in shown[start : start + self.batch_size]])
+
+    def _demonstrations(self) -> Iterator[Record]:
+        rng = np.random.default_rng([self.seed, 0x64656D6F])
+        if self.demonstrations is None:
+            for i in rng.permutation(len(self.train_examples))[: self.num_demonstrations]:
+                record = self.train_examples[i][0]
+                best = int(np.argmin(record["ranks"]))
+                yield {**record, **{name: [record[name][best]] for name in ("completions", "finished", "ranks")}}
+            return
+        source = self._demonstration_source(self.demonstrations)
+        found = [record["messages"] for _, record in
+                 records(source, formats.chat, on_malformed=self.on_malformed, counts=Counter())]
+        for i in rng.permutation(len(found))[: self.num_demonstrations]:
+            last = max(m for m, message in enumerate(found[i]) if message["role"] == "assistant")
+            yield self._fitted(found[i][:last], [found[i][last]["content"]], [0.0])
+
+    def _demonstration_source(self, path: str) -> Source:
+        if path != WORLD:
+            return open_source(path)
+        if self.world is None:
+            raise ValueError('demonstrations: "world" needs data.world; give a path, or null for the best answers')
+        return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})
+
+    def _fitted(self, prompt: list[formats.Message], answers: list[str], ranks: list[float]) -> dict[str, Any]:
+        ids, spoken, finished = fit_answers(self.tokenizer, prompt, answers, self.context)
+        tokens = len(ids) + sum(map(len, spoken))
+        return {"prompt": ids, "completions": spoken, "finished": finished, "ranks": ranks, "tokens": tokens}
+
+    def _units(self, tables: list[datasets.Dataset], places: np.ndarray) -> list[list[tuple[int, int]]]:
+        """What may not be torn apart: single records, or those of one prompt."""
+        pairs = [(int(s), int(r)) for s, r in places]
+        if not self.group_by_prompt:
+            return [[pair] for pair in pairs]
+        keys = [table.data.column("key").to_numpy() for table in tables]
+        units: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for s, r in pairs:
+            units[int(keys[s][r])].append((s, r))
+        return list(units.values())
+
+
+class Comparisons:
+    """Lists of records at [(source, row), …]."""
+
+    def __init__(self, tables: list[datasets.Dataset], units: list[list[tuple[int, int]]]) -> None:
+        self.tables, self.units = tables, units
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __getitem__(self, index: int) -> list[Record]:
+        return [self.tables[source][row] for source, row in self.units[index]]

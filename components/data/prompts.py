@@ -1,0 +1,129 @@
+"""Prompts for on-policy stages, and the loader that turns them into experience."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+
+from components.data import formats, split
+from components.data.base import RecordData
+from components.data.experience import ExperienceLoader
+from components.data.fitting import fit_prompt
+from components.data.formats import Record
+from components.data.sampler import TrainLoader
+from components.data.sources import OnMalformed, Row, Source
+from components.data.text import TextData
+from components.tokenizer.tokenizer import Tokenizer
+
+
+class PromptsData(RecordData):
+    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for training.
+
+    Reads prompts, and of demonstrations and comparisons the prompt; each different prompt of a source counts once.
+    prompts_per_rollout: per process; more than there are prompts asks some again. batch_size: held-out prompts per
+    validation batch. max_prompt: tokens, null is half the context; longer ones are cut as `fitting.fit_prompt` says.
+    pretraining: builds a TextData when called with tokenizer, context, cache_dir and seed; its batches go with the
+    experience (PPO-ptx). The built-in world gives all its questions; the held-out ones are for validation.
+    """
+
+    normalise = staticmethod(formats.prompts)
+    features = datasets.Features({
+        "ids": datasets.List(datasets.Value("int32")),
+        "prompt": datasets.Value("string"),  # JSON
+        "reference": datasets.Value("string"),
+    })  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        context: int,
+        cache_dir: str,
+        seed: int = 0,
+        path: str | None = None,
+        mixture: list[dict[str, Any]] | None = None,
+        world: dict[str, Any] | None = None,
+        prompts_per_rollout: int = 128,
+        max_prompt: int | None = None,
+        pretraining: Callable[..., TextData] | None = None,
+        batch_size: int = 64,
+        val_fraction: float = 0.05,
+        on_malformed: OnMalformed = "error",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
+            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
+        )  # fmt: skip
+        self.prompts_per_rollout = prompts_per_rollout
+        self.max_prompt = context // 2 if max_prompt is None else max_prompt
+        if not 1 <= self.max_prompt < context:
+            raise ValueError(f"max_prompt: got {self.max_prompt} tokens, expected 1 … {context - 1} (context - 1)")
+        self.pretraining = None
+        if pretraining is not None:
+            self.pretraining = pretraining(tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed)
+
+    def settings(self) -> dict[str, Any]:
+        return {"max_prompt": self.max_prompt}
+
+    def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
+        seen: set[int] = set()
+        for row, record in super().records_of(source, counts):
+            asked = split.key(record["prompt"])
+            if asked in seen:
+                counts["duplicates"] += 1
+                continue
+            seen.add(asked)
+            yield row, record
+
+    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
+        ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt)
+        counts["truncated"] += cut
+        return {"ids": ids, "prompt": json.dumps(record["prompt"]), "reference": record["reference"],
+                "tokens": len(ids)}
+
+    def prepare_data(self) -> None:
+        super().prepare_data()
+        if self.pretraining is not None:
+            self.pretraining.prepare_data()
+
+    def setup(self, stage: str | None = None) -> None:
+        super().setup(stage)
+        if self.pretraining is not None:
+            self.pretraining.setup(stage)
+
+    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+        self.train_examples, self.val_examples = Prompts(tables, train), Prompts(tables, held_out)
+
+    def collate(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return examples
+
+    def make_train_loader(self) -> ExperienceLoader:
+        if self.trainer is None:
+            raise ValueError("prompts: the training loader collects through a Trainer; give this module to its fit")
+        text: TrainLoader | None = None
+        if self.pretraining is not None:
+            self.pretraining.trainer = self.trainer
+            text = self.pretraining.train_dataloader()
+        return ExperienceLoader(
+            self.train_examples, prompts_per_rollout=self.prompts_per_rollout, seed=self.seed, trainer=self.trainer,
+            pretraining=text,
+        )  # fmt: skip
+
+
+class Prompts:
+    """Prompt dicts at [source, row]."""
+
+    def __init__(self, tables: list[datasets.Dataset], order: np.ndarray) -> None:
+        self.tables, self.order = tables, order
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        source, row = self.order[index].tolist()
+        stored = self.tables[source][row]
+        return {"ids": stored["ids"], "prompt": json.loads(stored["prompt"]), "reference": stored["reference"]}

@@ -1,0 +1,117 @@
+"""The order of training examples: a pure function of (seed, batch number), the same on every rank.
+
+All ranks cut the same permutations into global batches of batch_size times world_size examples and take every
+world_size-th example of each. So N ranks see what one rank with N times the batch size sees, and what a batch holds
+does not depend on workers, on what drew random numbers before, or on whether the run was interrupted.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from typing import Any
+
+import numpy as np
+from torch import Generator
+from torch.utils.data import DataLoader
+
+
+def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    """(size,) numbers 0..size-1 in the order of an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(size)
+
+
+def batches_per_epoch(size: int, batch_size: int, world_size: int) -> int:
+    """Batches of one rank; every rank has as many. The last may be short, but leaves no rank without an example."""
+    whole, rest = divmod(size, batch_size * world_size)
+    return whole + (rest >= world_size)
+
+
+def batch(order: np.ndarray, number: int, batch_size: int, rank: int, world_size: int) -> list[int]:
+    """This rank's examples of batch `number` of an epoch."""
+    size = batch_size * world_size
+    return order[number * size : (number + 1) * size][rank::world_size].tolist()
+
+
+class BatchLoader:
+    """Batches of examples, in order, one pass each time it is iterated; for validation.
+
+    examples: anything with len() and [i]; collate: list of examples -> batch. Raises ValueError when there are fewer
+    examples than ranks.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence | Sized,
+        collate: Callable[[list], Any],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
+        if len(examples) < world_size:
+            raise ValueError(f"{len(examples)} examples for {world_size} processes; use fewer devices or more data")
+        self.examples, self.collate = examples, collate
+        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
+        self.num_workers = num_workers
+
+    def __len__(self) -> int:
+        return batches_per_epoch(len(self.examples), self.batch_size, self.world_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        order = np.arange(len(self.examples))
+        yield from self._load(self._batch(order, number) for number in range(len(self)))
+
+    def _batch(self, order: np.ndarray, number: int) -> list[int]:
+        return batch(order, number, self.batch_size, self.rank, self.world_size)
+
+    def _load(self, batches: Iterable[list[int]]) -> Iterator[Any]:
+        yield from DataLoader(
+            self.examples,  # type: ignore[arg-type]
+            batch_sampler=batches,  # type: ignore[arg-type]
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            generator=Generator(),  # its own: otherwise making an iterator would draw from the global one
+        )
+
+
+class TrainLoader(BatchLoader):
+    """The endless stream of shuffled batches; each pass of `iter` goes on where the last one stopped.
+
+    One pass is len() batches, but may be left early (`limit_train_batches`): the next takes up the rest. The state is
+    the number of batches handed out, so nothing that workers have made in advance counts.
+    repeat: how many batches to repeat for ever (`overfit_batches`); 0 is all of them.
+    """
+
+    def __init__(self, examples: Any, collate: Callable[[list], Any], *, seed: int, repeat: int = 0, **kwargs: Any):
+        super().__init__(examples, collate, **kwargs)
+        self.seed, self.repeat = seed, repeat
+        self._epoch, self._order = -1, np.arange(0)  # the permutation at hand
+        self.given = 0  # batches handed out since the start of training
+
+    def __iter__(self) -> Iterator[Any]:
+        first = self.given
+        for one in self._load(self.indices(number) for number in range(first, first + len(self))):
+            self.given += 1
+            yield one
+
+    def indices(self, number: int) -> list[int]:
+        """This rank's examples of batch `number`, counted from the start of training."""
+        epoch, position = divmod(number % self.repeat if self.repeat else number, len(self))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, permutation(len(self.examples), self.seed, epoch)
+        return self._batch(self._order, position)
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch, position in it, and what they are counted in."""
+        epoch, position = divmod(self.given, len(self))
+        return {"epoch": epoch, "position": position, "batches_per_epoch": len(self)}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Raises ValueError when an epoch has another number of batches now: the order would be another."""
+        if state["batches_per_epoch"] != len(self):
+            raise ValueError(
+                f"resume: an epoch had {state['batches_per_epoch']} batches when the checkpoint was made, now it has "
+                f"{len(self)}. Restore the data, data.batch_size and the number of devices, or start anew: resume=never"
+            )
+        self.given = state["epoch"] * len(self) + state["position"]

@@ -1,0 +1,227 @@
+"""Where records come from: files, folders, the Hugging Face Hub, each as rows that know their place.
+
+A row that cannot be read carries its FormatError instead of a value, so that it can be reported with file and line or
+be skipped and counted. Whatever makes a whole source unreadable is a SourceError that names it and says what to do.
+"""
+
+import functools
+import gzip
+import hashlib
+import json
+import logging
+import re
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import datasets
+
+from components.data import hub
+from components.data.formats import FormatError, Record
+
+logger = logging.getLogger(__name__)
+SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.gz", ".parquet")
+OnMalformed = Literal["error", "skip"]
+
+
+class SourceError(ValueError):
+    """A source, or one record of it, cannot be used; the message names file and line and what to do."""
+
+
+class Row(NamedTuple):
+    """One raw record. where: "file:line" or the like; held_out: None lets the split by prompt decide."""
+
+    where: str
+    value: Any
+    held_out: bool | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A name for reports, a fingerprint (sha256 hex of the contents or of what makes them), and the rows."""
+
+    name: str
+    fingerprint: Callable[[], str]
+    rows: Callable[[], Iterator[Row]]
+
+
+def open_source(path: str, name: str | None = None) -> Source:
+    """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, whose train split is read.
+
+    A .txt file is one document, line breaks kept (`sample_by="document"` in `datasets`). A folder is read whole, in
+    the order of its files' names, except that where some are called train*, only those are.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        files = _files_of(place)
+    elif place.exists():
+        files = [place]
+        if _suffix(place) is None:
+            raise SourceError(f"{place}: unknown kind of file, expected one of {', '.join(SUFFIXES)}")
+    elif hub.NAME.fullmatch(path) and _suffix(place) is None:
+        return Source(name or path, lambda: digest(["hub", path]), lambda: _hub_rows(path))
+    else:
+        raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
+    return Source(name or place.name, lambda: _digest_of_files(files, place), lambda: _rows_of_files(files))
+
+
+def records(
+    source: Source, normalise: Callable[[Any], Record], *, on_malformed: OnMalformed, counts: Counter[str]
+) -> Iterator[tuple[Row, Record]]:
+    """Every row of a source with the record that `normalise` makes of it.
+
+    counts["records"] and counts["malformed"] grow. A malformed row raises SourceError with its place, or with
+    on_malformed="skip" is left out; the first one left out is logged.
+    """
+    for row in source.rows():
+        try:
+            if isinstance(row.value, FormatError):
+                raise row.value
+            record = normalise(row.value)
+        except FormatError as error:
+            if on_malformed == "error":
+                hint = "Mend it, or leave such records out with data.on_malformed=skip"
+                raise SourceError(f"{row.where}: {error}. {hint}") from None
+            if not counts["malformed"]:
+                logger.warning("%s: %s. Skipped, like every such record to come", row.where, error)
+            counts["malformed"] += 1
+            continue
+        counts["records"] += 1
+        yield row, record
+
+
+def digest(value: Any) -> str:
+    """sha256 hex of plain data, the same on every machine."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def quiet_progress() -> Iterator[None]:
+    """Silences the progress bars of `datasets` for a moment."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
+
+
+def _suffix(path: Path) -> str | None:
+    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), None)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path))
+    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not found:
+        raise SourceError(f"{folder}: no data in this folder, expected files of {', '.join(SUFFIXES)}")
+    return [path for path in found if path.name.startswith("train")] or found
+
+
+def _digest_of_files(files: list[Path], root: Path) -> str:
+    names = [str(file.relative_to(root)) if file != root else file.suffix for file in files]
+    stats = [file.stat() for file in files]
+    return digest([[name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
+                   for name, file, stat in zip(names, files, stats, strict=True)])
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256(file: Path, size: int, mtime_ns: int) -> str:
+    """Of a file's contents; read again only when its size or time has changed."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _rows_of_files(files: list[Path]) -> Iterator[Row]:
+    readers = {".txt": _text_rows, ".json": _json_rows, ".jsonl": _line_rows, ".jsonl.gz": _line_rows,
+               ".parquet": _parquet_rows}
+    for file in files:
+        if not file.stat().st_size:
+            raise SourceError(f"{file}: the file is empty. Remove it, or set data.path to another")
+        yield from readers[_suffix(file)](file)
+
+
+def _text_rows(file: Path) -> Iterator[Row]:
+    yield Row(str(file), {"text": _decode_file(file)})
+
+
+def _json_rows(file: Path) -> Iterator[Row]:
+    try:
+        values = json.loads(_decode_file(file))
+    except json.JSONDecodeError as error:
+        raise SourceError(f"{file}:{error.lineno}: expected JSON, got an error in it: {error.msg}. "
+                          "For one record per line call the file .jsonl") from None
+    if not isinstance(values, list):
+        raise SourceError(f"{file}: expected a list of records, got {type(values).__name__}. "
+                          "For one record per line call the file .jsonl")
+    for number, value in enumerate(values, 1):
+        yield Row(f"{file}: record {number}", value)
+
+
+def _line_rows(file: Path) -> Iterator[Row]:
+    """One JSON value a line; blank lines do not count as records."""
+    opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+    with opened as stream:
+        for number, line in enumerate(_whole_lines(stream, file), 1):
+            if line.strip():
+                yield Row(f"{file}:{number}", _json_line(line))
+
+
+def _whole_lines(stream: Iterable[bytes], file: Path) -> Iterator[bytes]:
+    try:
+        yield from stream
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise SourceError(f"{file}: not a whole gzip file ({error}). Fetch it again") from None
+
+
+def _json_line(line: bytes) -> Any:
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        return FormatError("UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
+    except json.JSONDecodeError as error:
+        start = line[:30].decode("utf-8", "replace").strip()
+        return FormatError("one JSON object", f"{start!r} ({error.msg} at column {error.colno})")
+
+
+def _decode_file(file: Path) -> str:
+    content = file.read_bytes()
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise SourceError(f"{file}:{line}: expected UTF-8, got byte 0x{content[error.start]:02x}. "
+                          f"Convert it, for instance with: iconv -f latin1 -t utf-8 {file.name}") from None
+
+
+def _parquet_rows(file: Path) -> Iterator[Row]:
+    try:
+        with quiet_progress():
+            table = datasets.load_dataset("parquet", data_files=str(file), split="train")
+    except Exception as error:
+        raise SourceError(f"{file}: not a readable parquet file ({_cause(error)}). Fetch it again") from None
+    for number, value in enumerate(table, 1):
+        yield Row(f"{file}: row {number}", value)
+
+
+def _hub_rows(path: str) -> Iterator[Row]:
+    try:
+        with quiet_progress():
+            table = hub.load(path)
+    except Exception as error:
+        raise SourceError(f"{path}: {_cause(error)}") from None
+    for number, value in enumerate(table, 1):
+        yield Row(f"{path}: row {number}", value)
+
+
+def _cause(error: BaseException) -> str:
+    """What went wrong at the bottom of a chain of errors, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__

@@ -1,0 +1,145 @@
+"""Text for next-token prediction: documents in one stream, chopped into rows."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from components.data import formats
+from components.data.base import RecordData
+from components.data.batches import LMBatch
+from components.data.cache import Ragged
+from components.data.formats import Record
+from components.data.sources import OnMalformed, Row, Source
+from components.models.layout import FILLER, Layout
+from components.tokenizer.tokenizer import Tokenizer
+
+
+class TextData(RecordData):
+    """Documents `{"text"}` as LMBatch; batch_size counts rows of `context` tokens.
+
+    Training documents, shuffled, stand in one stream, each with its end of document; row r predicts tokens
+    r·context + 1 … (r + 1)·context of it from the ones before. So every token but a document's first is a target
+    exactly once a pass. Rows hold one segment per document: no attention and no target crosses a boundary.
+    longest_document: characters; a longer text is cut at line ends into documents of at most that (very long strings
+    are slow to tokenise, and a text that is one file still has parts to hold out). num_documents: of the built-in world.
+    """
+
+    normalise = staticmethod(formats.text)
+    features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        context: int,
+        cache_dir: str,
+        seed: int = 0,
+        path: str | None = None,
+        mixture: list[dict[str, Any]] | None = None,
+        world: dict[str, Any] | None = None,
+        num_documents: int = 12000,
+        longest_document: int = 20000,
+        batch_size: int = 32,
+        val_fraction: float = 0.05,
+        on_malformed: OnMalformed = "error",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(
+            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
+            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
+        )  # fmt: skip
+        if longest_document < 1:
+            raise ValueError(f"longest_document: got {longest_document} characters, expected at least 1")
+        self.longest_document, self.num_documents = longest_document, num_documents
+
+    def world_sizes(self) -> dict[str, Any]:
+        return {"num_documents": self.num_documents}
+
+    def settings(self) -> dict[str, Any]:
+        return {"longest_document": self.longest_document}
+
+    def split_by(self, record: Record) -> str:
+        return record["text"]
+
+    def spoken(self, record: Record) -> list[str]:
+        return [record["text"]]
+
+    def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
+        for row, record in super().records_of(source, counts):
+            for part in cut_at_lines(record["text"], self.longest_document):
+                yield row, {"text": part}
+
+    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
+        ids = self.tokenizer.document(record["text"])
+        return {"ids": ids, "tokens": len(ids)}
+
+    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+        documents = [Ragged(table, "ids") for table in tables]
+        self.train_examples = TextRows(documents, train, self.context)
+        self.val_examples = TextRows(documents, held_out, self.context)
+        self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
+
+    def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
+        shape = (len(examples), self.context)
+        ids, targets = (np.full(shape, self.tokenizer.pad_id, dtype=np.int64) for _ in range(2))
+        positions = np.zeros(shape, dtype=np.int64)
+        segments = np.full(shape, FILLER, dtype=np.int64)
+        mask = np.zeros(shape, dtype=bool)
+        for b, (tokens, documents) in enumerate(examples):
+            length = len(tokens) - 1
+            here = documents[:-1] - documents[0]
+            ids[b, :length], segments[b, :length] = tokens[:-1], here
+            starts = np.flatnonzero(np.diff(here, prepend=-1))  # where each document begins in the row
+            positions[b, :length] = np.arange(length) - starts[here]
+            mask[b, :length] = documents[1:] == documents[:-1]
+            targets[b, mask[b]] = tokens[1:][mask[b, :length]]
+        layout = Layout(*map(torch.from_numpy, (positions, segments, np.full(shape, -1, dtype=np.int64))))
+        ids, targets, mask = map(torch.from_numpy, (ids, targets, mask))
+        return LMBatch(ids, targets, mask, layout, self.byte_lengths[targets[mask]].sum())
+
+
+class TextRows:
+    """Rows of a stream of documents, each made when it is asked for, in time that grows with its length alone.
+
+    documents[s]: token lists of source s; order (M, 2): [source, document] of the stream. Item r is (tokens, number of
+    the document in the stream for each): context + 1 tokens, the last row possibly fewer, at least 2.
+    """
+
+    def __init__(self, documents: list[Ragged], order: np.ndarray, context: int) -> None:
+        self.documents, self.order, self.context = documents, order, context
+        lengths = np.zeros(len(order), dtype=np.int64)
+        for s, source in enumerate(documents):
+            lengths[order[:, 0] == s] = source.lengths[order[order[:, 0] == s, 1]]
+        self.ends = np.cumsum(lengths)  # in the stream, of each document
+        self.num_tokens = int(self.ends[-1]) if len(order) else 0
+
+    def __len__(self) -> int:
+        return -(-(self.num_tokens - 1) // self.context) if self.num_tokens else 0
+
+    def __getitem__(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        start = row * self.context
+        stop = min(start + self.context + 1, self.num_tokens)
+        first = int(np.searchsorted(self.ends, start, side="right"))
+        pieces, numbers = [], []
+        for number in range(first, int(np.searchsorted(self.ends, stop)) + 1):
+            source, document = self.order[number]
+            ids = self.documents[source][document]
+            begin = int(self.ends[number]) - len(ids)
+            piece = ids[max(start - begin, 0) : stop - begin]
+            pieces.append(piece)
+            numbers.append(np.full(len(piece), number))
+        return np.concatenate(pieces).astype(np.int64), np.concatenate(numbers)
+
+
+def cut_at_lines(text: str, longest: int) -> Iterator[str]:
+    """Parts of at most `longest` characters which joined are the text; cut after a line's end where there is one."""
+    start = 0
+    while len(text) - start > longest:
+        end = text.rfind("\n", start, start + longest) + 1 or start + longest
+        yield text[start:end]
+        start = end
+    yield text[start:]

@@ -1,0 +1,85 @@
+"""From scores to advantages: per-token rewards, GAE, group-relative advantages."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from components.functional.masking import last_index, zero_outside
+from components.functional.shapes import at_least_float32, same_shape_as_mask
+
+
+def token_rewards(score: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> Tensor:
+    """Reward of each response token: −beta·kl_t, plus the score at the last real token (the end token).
+
+    score: (B,) of whole responses. kl: (B, R) nats, k1 of the sampled tokens against the reference.
+    mask: (B, R) bool, True on response tokens. Returns (B, R), 0 where masked; a row without tokens gets no
+    score.
+    Raises ValueError if shapes differ.  Sources: Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2.
+    """
+    same_shape_as_mask("token_rewards", mask, kl=kl)
+    if score.shape != mask.shape[:1]:
+        raise ValueError(f"token_rewards: expected score ({mask.shape[0]},), got {tuple(score.shape)}")
+    rewards = -beta * zero_outside(kl, mask)
+    columns = torch.arange(mask.shape[1], device=mask.device)
+    at_end = columns == last_index(mask)[:, None]
+    return torch.where(at_end, rewards + at_least_float32(score)[:, None], rewards)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates over one response per row.
+
+    A_t = d_t + gamma·lam·A_{t+1},  d_t = r_t + gamma·V_{t+1} − V_t,  V past the last real token = 0.
+    t+1 is the next real token: masked places are skipped, and add no reward, no value and no decay.
+    rewards, values: (B, R), one unit. mask: (B, R) bool, True on response tokens, holes allowed.
+    Returns (advantages, returns = advantages + values), (B, R), 0 where masked, not whitened.
+    Raises ValueError if shapes differ.  Source: Schulman et al. 2016, eq. 16.
+    """
+    same_shape_as_mask("gae", mask, rewards=rewards, values=values)
+    if mask.dim() != 2:
+        raise ValueError(f"gae: expected rewards (B, R), got {tuple(mask.shape)}")
+    rewards, values = zero_outside(rewards, mask), zero_outside(values, mask)
+    advantages = torch.zeros_like(values)
+    following_advantage = following_value = values.new_zeros(mask.shape[0])
+    for t in reversed(range(mask.shape[1])):
+        delta = rewards[:, t] + gamma * following_value - values[:, t]
+        advantage = delta + gamma * lam * following_advantage
+        following_advantage = torch.where(mask[:, t], advantage, following_advantage)
+        following_value = torch.where(mask[:, t], values[:, t], following_value)
+        advantages[:, t] = following_advantage
+    advantages = zero_outside(advantages, mask)
+    return advantages, advantages + values
+
+
+def group_relative(
+    rewards: Tensor, *, group_size: int, variant: Literal["grpo", "dr_grpo", "rloo"], eps: float
+) -> Tensor:
+    """Advantage of each response over the others to its prompt; exactly 0 where a group's rewards are equal.
+
+    grpo     (r − mean) / (std + eps), std unbiased     Shao et al. 2024 (DeepSeekMath), section 4.1
+    dr_grpo  r − mean                                   Liu et al. 2025 (Dr. GRPO), section 3
+    rloo     r − mean of the other responses            Ahmadian et al. 2024
+
+    rewards: (N,), the group_size responses of a prompt side by side. eps: used by grpo only. Returns (N,).
+    Raises ValueError for groups of one, N not a multiple of group_size, or another variant.
+    """
+    if group_size < 2:
+        raise ValueError(f"group_relative: expected group_size of at least 2, got {group_size}")
+    if rewards.dim() != 1 or rewards.shape[0] % group_size:
+        raise ValueError(
+            f"group_relative: expected rewards (N,), N a multiple of group_size {group_size}, got "
+            f"{tuple(rewards.shape)}"
+        )
+    grouped = at_least_float32(rewards).view(-1, group_size)
+    centred = grouped - grouped.mean(dim=1, keepdim=True)
+    if variant == "grpo":
+        advantages = centred / (grouped.std(dim=1, keepdim=True) + eps)
+    elif variant == "dr_grpo":
+        advantages = centred
+    elif variant == "rloo":
+        advantages = centred * (group_size / (group_size - 1))
+    else:
+        raise ValueError(f"group_relative: expected variant grpo, dr_grpo or rloo, got {variant!r}")
+    # the mean of equal numbers is rounded, and the remainder over eps is no longer negligible
+    all_equal = (grouped == grouped[:, :1]).all(dim=1, keepdim=True)
+    return torch.where(all_equal, 0.0, advantages).reshape(-1)

@@ -1,0 +1,123 @@
+"""Log-probabilities, entropy and KL divergences of next-token distributions, in nats, in at least float32."""
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from components.functional.shapes import at_least_float32, same_shape
+
+
+def _scaled(logits: Tensor, temperature: float) -> Tensor:
+    """logits / temperature in at least float32, out of place: logits are often a view of something kept."""
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    wide = at_least_float32(logits)
+    return wide if temperature == 1 else wide / temperature
+
+
+class _GatherLogprobs(torch.autograd.Function):
+    """Keeps only the logits as they came for the backward pass: no second (N, V) tensor, no float32 copy."""
+
+    @staticmethod
+    def forward(ctx, logits, targets, temperature):
+        scaled = _scaled(logits, temperature)
+        normaliser = scaled.logsumexp(dim=-1)
+        ctx.save_for_backward(logits, targets, normaliser)
+        ctx.temperature = temperature
+        return scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        logits, targets, normaliser = ctx.saved_tensors
+        # d logp / d logits = (onehot(target) − softmax) / temperature
+        result = (_scaled(logits, ctx.temperature) - normaliser.unsqueeze(-1)).exp_().neg_()
+        result.scatter_add_(-1, targets.unsqueeze(-1), torch.ones_like(normaliser).unsqueeze(-1))
+        result.mul_((grad / ctx.temperature).unsqueeze(-1))
+        # a row nobody asked for may hold NaN, and NaN·0 is NaN
+        result.masked_fill_((grad == 0).unsqueeze(-1), 0.0)
+        return result.to(logits.dtype), None, None
+
+
+def gather_logprobs(logits: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
+    """Log-probability of each target: x_target − logsumexp(x),  x = logits / temperature.
+
+    logits: (..., V), any float type. targets: (...) int64, each below V, places that do not count included.
+    Returns (...) nats, float32 (float64 for float64 logits); differentiable once. A row whose incoming
+    gradient is exactly 0 sends back exactly 0, even if it holds NaN.
+    Raises ValueError if shapes differ or temperature <= 0.
+    """
+    if logits.shape[:-1] != targets.shape:
+        raise ValueError(
+            f"gather_logprobs: expected logits (..., V) and targets (...), got {tuple(logits.shape)} and "
+            f"{tuple(targets.shape)}"
+        )
+    return _GatherLogprobs.apply(logits, targets, temperature)
+
+
+def shifted_logprobs(logits: Tensor, ids: Tensor, *, temperature: float) -> Tensor:
+    """Log-probability of every token but the first: logp_t = log_softmax(x_{t−1} / temperature)[ids_t].
+
+    logits: (B, T, V) at the tokens ids: (B, T) int64. Returns (B, T−1) nats; entry t belongs to token t+1.
+    Raises ValueError if shapes differ or temperature <= 0.
+    """
+    if logits.dim() != 3 or logits.shape[:2] != ids.shape:
+        raise ValueError(
+            f"shifted_logprobs: expected logits (B, T, V) and ids (B, T), got {tuple(logits.shape)} and "
+            f"{tuple(ids.shape)}"
+        )
+    return gather_logprobs(logits[:, :-1], ids[:, 1:], temperature=temperature)
+
+
+def entropy(logits: Tensor, *, temperature: float) -> Tensor:
+    """Entropy of each next-token distribution: −Σ p log p,  p = softmax(logits / temperature); 0·log 0 = 0.
+
+    logits: (..., V); −inf allowed. Returns (...) nats.  Raises ValueError if temperature <= 0.
+    When it is part of a loss, select the rows that count before calling: a NaN row has a NaN gradient.
+    """
+    logp = _scaled(logits, temperature).log_softmax(dim=-1)
+    return -(logp.exp() * torch.where(logp == -torch.inf, 0.0, logp)).sum(dim=-1)
+
+
+def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
+    """KL(p‖q) = Σ p (log p − log q) summed over the whole vocabulary; a token with p = 0 adds 0.
+
+    logits_p, logits_q: (..., V). Returns (...) nats, >= 0.  Raises ValueError if shapes differ.
+    """
+    same_shape("exact_kl", logits_p=logits_p, logits_q=logits_q)
+    logp = at_least_float32(logits_p).log_softmax(dim=-1)
+    logq = at_least_float32(logits_q).log_softmax(dim=-1)
+    return (logp.exp() * torch.where(logp == -torch.inf, 0.0, logp - logq)).sum(dim=-1)
+
+
+def kl_k1(logp: Tensor, logq: Tensor) -> Tensor:
+    """k1 = log p − log q at sampled tokens: unbiased for KL(p‖q), may be negative; PPO's penalty.
+
+    logp, logq: log-probabilities (nats) of tokens drawn from p, one shape, also the result's.
+    Raises ValueError if shapes differ.  Source: Schulman 2020, "Approximating KL divergence", k1.
+    """
+    same_shape("kl_k1", logp=logp, logq=logq)
+    return at_least_float32(logp) - at_least_float32(logq)
+
+
+def kl_k2(logp: Tensor, logq: Tensor) -> Tensor:
+    """k2 = (log p − log q)² / 2 at sampled tokens: biased for KL(p‖q), yet its gradient is that of KL(p‖q).
+
+    Shapes, units, errors as kl_k1.  Source: Schulman 2020, "Approximating KL divergence", k2.
+    """
+    same_shape("kl_k2", logp=logp, logq=logq)
+    return kl_k1(logp, logq).square() / 2
+
+
+def kl_k3(logp: Tensor, logq: Tensor) -> Tensor:
+    """k3 = q/p − 1 − log(q/p) at sampled tokens: unbiased for KL(p‖q) and never negative.
+
+    Its gradient through log p is that of KL(q‖p), the other divergence: a figure to log, and the penalty in
+    GRPO's loss. exp overflows for what is masked, so pass logp and logq through zero_outside when it is part
+    of a loss.
+    Shapes, units, errors as kl_k1.
+    Source: Schulman 2020, "Approximating KL divergence", k3; Shao et al. 2024 (DeepSeekMath), eq. 4.
+    """
+    same_shape("kl_k3", logp=logp, logq=logq)
+    log_ratio = kl_k1(logp, logq)
+    return torch.expm1(-log_ratio) + log_ratio

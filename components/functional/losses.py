@@ -1,0 +1,236 @@
+"""The page of equations: what each stage minimises. Nothing to average gives 0, never NaN."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from components.functional.masking import masked_mean, zero_outside
+from components.functional.shapes import at_least_float32, same_shape, same_shape_as_mask
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.sum() / max(x.numel(), 1)
+
+
+def _smoothed_logistic(logits: Tensor, label_smoothing: float) -> Tensor:
+    """−(1 − ε) log σ(x) − ε log σ(−x): cross-entropy of a preference that is wrong with probability ε."""
+    return -(1 - label_smoothing) * logsigmoid(logits) - label_smoothing * logsigmoid(-logits)
+
+
+def _check_label_smoothing(function: str, label_smoothing: float) -> None:
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"{function}: expected label_smoothing in [0, 0.5), got {label_smoothing}")
+
+
+def causal_lm(logprobs: Tensor, mask: Tensor) -> Tensor:
+    """Next-token cross-entropy: −Σ m·logp / Σ m, over all targets of the batch at once, not per row.
+
+    logprobs: (B, T) nats of the targets. mask: (B, T) bool, True where a target counts. Returns a scalar,
+    nats/token.
+    Raises ValueError if shapes differ.  Source: Brown et al. 2020 (GPT-3), section 2.
+    """
+    same_shape_as_mask("causal_lm", mask, logprobs=logprobs)
+    return -masked_mean(logprobs, mask)
+
+
+def pairwise_ranking(
+    chosen: Tensor, rejected: Tensor, *, margin: float | Tensor, label_smoothing: float, centering: float
+) -> Tensor:
+    """Bradley–Terry loss: mean of −(1−ε) log σ(Δ) − ε log σ(−Δ) + c (r_w + r_l)²,  Δ = r_w − r_l − margin.
+
+    chosen, rejected: (P,) scores of the better and the worse completion. margin: one number, or (P,) one per
+    pair. label_smoothing ε: probability that a label is wrong. centering c: pulls scores towards 0 (0.01 is
+    usual).
+    Returns a scalar, nats/pair.  Raises ValueError if shapes differ or ε is not in [0, 0.5).
+    Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2;
+    centering: Eisenstein et al. 2023, eq. 2.
+    """
+    same_shape("pairwise_ranking", chosen=chosen, rejected=rejected)
+    if isinstance(margin, Tensor):
+        same_shape("pairwise_ranking", chosen=chosen, margin=margin)
+    _check_label_smoothing("pairwise_ranking", label_smoothing)
+    chosen, rejected = at_least_float32(chosen), at_least_float32(rejected)
+    losses = _smoothed_logistic(chosen - rejected - margin, label_smoothing)
+    return _mean(losses + centering * (chosen + rejected).square())
+
+
+def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """All pairs (i, j) of one group with rank_i < rank_j; ties make no pair.
+
+    ranks: (N,) lower is better. groups: (N,) int64, the prompt of each completion.
+    Returns (better, worse, group_of_pair), each (P,) int64: the first two index the N completions.
+    Takes N² bools of memory.  Raises ValueError if shapes differ or are not (N,).
+    """
+    same_shape("ranking_pairs", ranks=ranks, groups=groups)
+    if ranks.dim() != 1:
+        raise ValueError(f"ranking_pairs: expected ranks (N,), got {tuple(ranks.shape)}")
+    ordered = (groups[:, None] == groups[None, :]) & (ranks[:, None] < ranks[None, :])
+    better, worse = ordered.nonzero(as_tuple=True)
+    return better, worse, groups[better]
+
+
+def kwise_ranking(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor, int]:
+    """Mean over prompts of the mean of −log σ(r_i − r_j) over a prompt's pairs, each completion scored once.
+
+    Two means, not one over all pairs: a prompt with nine completions (36 pairs) weighs as one with two (1
+    pair). scores, ranks, groups: (N,), see ranking_pairs. Returns (loss, num_groups): a scalar in nats, and
+    the number of prompts with at least one pair, over which it is the mean.
+    Raises ValueError if shapes differ.  Source: Ouyang et al. 2022 (InstructGPT), eq. 1.
+    """
+    same_shape("kwise_ranking", scores=scores, ranks=ranks, groups=groups)
+    better, worse, group_of_pair = ranking_pairs(ranks, groups)
+    scores = at_least_float32(scores)
+    losses = -logsigmoid(scores[better] - scores[worse])
+    _, group_index, pairs_of_group = group_of_pair.unique(return_inverse=True, return_counts=True)
+    num_groups = pairs_of_group.numel()
+    return (losses / pairs_of_group[group_index]).sum() / max(num_groups, 1), num_groups
+
+
+def clipped_surrogate(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *,
+    clip_low: float, clip_high: float, dual_clip: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Policy loss of each token: max(−Aρ, −A·clip(ρ, 1−clip_low, 1+clip_high)),  ρ = exp(logp − logp_old).
+
+    With dual_clip = c > 1, tokens with A < 0 lose at most −A·c, however large ρ.
+    All tensors one shape, such as (B, R); log-probabilities in nats. Returns (losses, clipped), that shape:
+    clipped is True where clipping decides, so that the token has no gradient. Both are 0 outside the mask.
+    Raises ValueError if shapes differ or dual_clip <= 1.
+    Sources: Schulman et al. 2017 (PPO), eq. 7; unequal bounds: Yu et al. 2025 (DAPO), eq. 10;
+    dual clip: Ye et al. 2020, "Mastering complex control in MOBA games".
+    """
+    same_shape_as_mask(
+        "clipped_surrogate", mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
+    )
+    if dual_clip is not None and dual_clip <= 1:
+        raise ValueError(f"clipped_surrogate: expected dual_clip above 1 or None, got {dual_clip}")
+    advantages = zero_outside(advantages, mask)
+    ratio = torch.exp(zero_outside(logprobs, mask) - zero_outside(old_logprobs, mask))
+    plain = -advantages * ratio
+    bounded = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    losses, clipped = torch.maximum(plain, bounded), bounded > plain
+    if dual_clip is not None:
+        ceiling = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        clipped = clipped | (losses > ceiling)
+        losses = torch.minimum(losses, ceiling)
+    return losses, clipped & mask
+
+
+def ppo_policy(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *,
+    clip_low: float, clip_high: float, dual_clip: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Mean of clipped_surrogate over the true places, and the share of them that clipping decides.
+
+    Shapes, errors, sources as clipped_surrogate. Returns (loss, clip_fraction), two scalars.
+    """
+    losses, clipped = clipped_surrogate(
+        logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
+    )
+    return masked_mean(losses, mask), masked_mean(clipped.to(losses.dtype), mask)
+
+
+def ppo_value(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip_range: float | None
+) -> tuple[Tensor, Tensor]:
+    """Half mean square error of the value, the worse of plain and clipped: ½ max((V−R)², (V_clip−R)²).
+
+    V_clip = clip(V, V_old ± clip_range); clip_range None means no clipping. All tensors one shape, such as
+    (B, R), in the unit of the reward. Returns (loss, clip_fraction): clip_fraction is the share where the
+    clipped term is larger.
+    Raises ValueError if shapes differ.
+    Source: Huang et al. 2024, "The N implementation details of RLHF with PPO", value clipping.
+    """
+    same_shape_as_mask("ppo_value", mask, values=values, old_values=old_values, returns=returns)
+    values, old_values, returns = (zero_outside(x, mask) for x in (values, old_values, returns))
+    errors = (values - returns).square()
+    if clip_range is None:
+        return masked_mean(errors, mask) / 2, errors.new_zeros(())
+    bounded = old_values + (values - old_values).clamp(-clip_range, clip_range)
+    bounded_errors = (bounded - returns).square()
+    clip_fraction = masked_mean((bounded_errors > errors).to(errors.dtype), mask)
+    return masked_mean(torch.maximum(errors, bounded_errors), mask) / 2, clip_fraction
+
+
+class DPO(NamedTuple):
+    """loss: scalar. The others: (P,) implicit rewards β (logπ − logπ_ref), without gradient."""
+
+    loss: Tensor
+    chosen_rewards: Tensor
+    rejected_rewards: Tensor
+
+
+def dpo(
+    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
+    beta: float, variant: Literal["sigmoid", "ipo", "hinge", "robust"], label_smoothing: float,
+) -> DPO:
+    """Direct preference loss on h = (logπ(w) − logπ_ref(w)) − (logπ(l) − logπ_ref(l)), mean over pairs.
+
+    sigmoid  −(1−ε) log σ(βh) − ε log σ(−βh)                  Rafailov et al. 2023 (DPO), eq. 7; Mitchell 2023
+    robust   (−(1−ε) log σ(βh) + ε log σ(−βh)) / (1 − 2ε)     Chowdhury et al. 2024 (rDPO)
+    ipo      (h − 1/(2β))²                                    Azar et al. 2023, eq. 17
+    hinge    max(0, 1 − βh)                                   Zhao et al. 2023 (SLiC-HF)
+
+    All tensors (P,): log-probabilities in nats, summed (not averaged) over the response, its end token
+    included.
+    Raises ValueError if shapes differ, for another variant, ε outside [0, 0.5), or ε > 0 where a variant has
+    none.
+    """
+    same_shape(
+        "dpo", policy_chosen=policy_chosen, policy_rejected=policy_rejected,
+        ref_chosen=ref_chosen, ref_rejected=ref_rejected,
+    )
+    _check_label_smoothing("dpo", label_smoothing)
+    if label_smoothing and variant in ("ipo", "hinge"):
+        raise ValueError(f"dpo: variant {variant!r} takes no label_smoothing, got {label_smoothing}")
+    chosen = at_least_float32(policy_chosen) - at_least_float32(ref_chosen)
+    rejected = at_least_float32(policy_rejected) - at_least_float32(ref_rejected)
+    margin = chosen - rejected
+    if variant == "sigmoid":
+        losses = _smoothed_logistic(beta * margin, label_smoothing)
+    elif variant == "robust":
+        wrong = label_smoothing * logsigmoid(-beta * margin)
+        losses = (wrong - (1 - label_smoothing) * logsigmoid(beta * margin)) / (1 - 2 * label_smoothing)
+    elif variant == "ipo":
+        losses = (margin - 1 / (2 * beta)).square()
+    elif variant == "hinge":
+        losses = torch.relu(1 - beta * margin)
+    else:
+        raise ValueError(f"dpo: expected variant sigmoid, ipo, hinge or robust, got {variant!r}")
+    return DPO(_mean(losses), (beta * chosen).detach(), (beta * rejected).detach())
+
+
+def aggregate(
+    token_losses: Tensor, mask: Tensor, *,
+    how: Literal["sequence_mean", "token_mean", "fixed_length", "sequence_sum"], max_length: int | None,
+) -> Tensor:
+    """One number from the losses of sampled tokens; the four ways weigh long responses differently.
+
+    sequence_mean  mean over a response's tokens, then over responses with any   Shao et al. 2024, eq. 3
+    token_mean     Σ over all tokens / number of tokens                          Yu et al. 2025 (DAPO), eq. 12
+    fixed_length   Σ over all tokens / (B · max_length)                          Liu et al. 2025 (Dr. GRPO)
+    sequence_sum   Σ over all tokens / B
+
+    token_losses, mask: (B, R). max_length: tokens, only used by fixed_length. Returns a scalar.
+    Raises ValueError if shapes differ, for another way, or for fixed_length without a positive max_length.
+    """
+    same_shape_as_mask("aggregate", mask, token_losses=token_losses)
+    if mask.dim() != 2:
+        raise ValueError(f"aggregate: expected token_losses (B, R), got {tuple(mask.shape)}")
+    losses = zero_outside(token_losses, mask)
+    rows, lengths = max(mask.shape[0], 1), mask.sum(dim=1)
+    if how == "sequence_mean":
+        return (losses.sum(dim=1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+    if how == "token_mean":
+        return losses.sum() / lengths.sum().clamp(min=1)
+    if how == "sequence_sum":
+        return losses.sum() / rows
+    if how != "fixed_length":
+        raise ValueError(
+            f"aggregate: expected sequence_mean, token_mean, fixed_length or sequence_sum, got {how!r}"
+        )
+    if max_length is None or max_length < 1:
+        raise ValueError(f"aggregate: fixed_length needs max_length of at least 1 token, got {max_length}")
+    return losses.sum() / (rows * max_length)

@@ -1,0 +1,47 @@
+"""From logits to the next token."""
+
+import torch
+from torch import Tensor
+
+from components.functional.shapes import at_least_float32
+
+
+def filter_logits(logits: Tensor, *, temperature: float, top_k: int, top_p: float) -> Tensor:
+    """logits / temperature, and −inf for tokens outside the top_k likeliest or the nucleus of mass top_p.
+
+    The nucleus is the smallest set of likeliest tokens whose probabilities, after temperature and top-k, add
+    up to at least top_p; the likeliest token always stays. top_k 0 and top_p 1 switch off. Exactly equal
+    logits at the border: either may stay. On-policy training needs both off, or the sampler is not the policy
+    that is trained.
+    logits: (B, V). Returns (B, V) in at least float32; the input is left as it is.
+    Raises ValueError if temperature <= 0, top_k < 0 or top_p is not in (0, 1].
+    Sources: Fan et al. 2018 (top-k); Holtzman et al. 2020 (nucleus), section 3.1.
+    """
+    if logits.dim() != 2:
+        raise ValueError(f"filter_logits: expected logits (B, V), got {tuple(logits.shape)}")
+    if temperature <= 0:
+        raise ValueError(f"filter_logits: expected temperature above 0, got {temperature}")
+    if top_k < 0 or not 0 < top_p <= 1:
+        raise ValueError(f"filter_logits: expected top_k >= 0 and top_p in (0, 1], got {top_k} and {top_p}")
+    scaled = at_least_float32(logits) / temperature
+    vocab_size = scaled.shape[1]
+    kept = min(top_k, vocab_size) or vocab_size
+    if kept == vocab_size and top_p == 1:
+        return scaled
+    values, ids = scaled.topk(kept, dim=1)  # likeliest first
+    probabilities = values.softmax(dim=1)
+    mass_before = probabilities.cumsum(dim=1) - probabilities
+    if top_p < 1:
+        values = values.masked_fill(mass_before >= top_p, float("-inf"))
+    return torch.full_like(scaled, float("-inf")).scatter(1, ids, values)
+
+
+def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per row, drawn from softmax(logits): (B, V) to (B,) int64. −inf is never drawn.
+
+    The generator lives on the device of the logits. Raises ValueError for another rank.
+    """
+    if logits.dim() != 2:
+        raise ValueError(f"draw: expected logits (B, V), got {tuple(logits.shape)}")
+    probabilities = at_least_float32(logits).softmax(dim=1)
+    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)

@@ -1,0 +1,24 @@
+"""What every function of this folder asks of its arguments before it computes."""
+
+import torch
+from torch import Tensor
+
+
+def same_shape(function: str, **tensors: Tensor) -> None:
+    """Raises ValueError, naming every argument and its shape, unless all tensors have one shape."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if len(set(shapes.values())) > 1:
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+        raise ValueError(f"{function}: expected tensors of one shape, got {got}")
+
+
+def same_shape_as_mask(function: str, mask: Tensor, **tensors: Tensor) -> None:
+    """Raises ValueError unless the mask is bool and all tensors have its shape."""
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{function}: expected a bool mask, True where a value counts, got {mask.dtype}")
+    same_shape(function, mask=mask, **tensors)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """x in float32, or in float64 where it is that already: bfloat16 moves log-probabilities by 4e-3."""
+    return x if x.dtype == torch.float64 else x.float()

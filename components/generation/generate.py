@@ -1,0 +1,154 @@
+"""Batched and streaming generation: an engine that knows only token ids."""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.functional.sampling import draw, filter_logits
+from components.models.cache import KVCache
+from components.models.heads import CausalLM
+
+
+class Sampling(NamedTuple):
+    """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+class Samples(NamedTuple):
+    """What was drawn, one response per row, grouped by prompt.
+
+    ids (N, R) int64; mask (N, R) bool, True on drawn tokens, the stop token included;
+    finished (N,) bool: a stop token was drawn within max_new_tokens.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    finished: Tensor
+
+    def responses(self) -> list[list[int]]:
+        """The drawn ids of every row, the stop token included."""
+        return [row[keep].tolist() for row, keep in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
+
+
+@torch.no_grad()
+def generate(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    stop_ids: Collection[int],
+    pad_id: int,
+    generator: torch.Generator,
+    samples_per_prompt: int = 1,
+) -> Samples:
+    """Continues every prompt until a stop token or max_new_tokens; prompts may differ in length.
+
+    The prompts are read once whatever samples_per_prompt; rows that have stopped leave the batch.
+    generator lives on the model's device. Raises ValueError for an empty prompt, or one that leaves no room.
+    """
+    _check_room(model, prompts, sampling)
+    device = next(model.parameters()).device
+    ids, starts = _left_pad(prompts, pad_id, device)
+    size = ids.shape[1] + sampling.max_new_tokens
+    cache = KVCache(model.config, starts, size, dtype=_activation_dtype(model))
+    logits = model.head(model.hidden(ids, cache=cache)[:, -1])
+    total = len(prompts) * samples_per_prompt
+    if samples_per_prompt > 1:
+        rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
+        cache.select(rows)
+        logits = logits[rows]
+    drawn = torch.full((total, sampling.max_new_tokens), pad_id, device=device)
+    mask = torch.zeros_like(drawn, dtype=torch.bool)
+    finished = torch.zeros(total, dtype=torch.bool, device=device)
+    stops = torch.tensor(sorted(stop_ids), device=device)
+    alive = torch.arange(total, device=device)  # which response each row of the cache continues
+    for step in range(sampling.max_new_tokens):
+        token = pick(logits, sampling, generator)
+        drawn[alive, step] = token
+        mask[alive, step] = True
+        stopped = torch.isin(token, stops)
+        finished[alive] = stopped
+        if stopped.any():
+            going = (~stopped).nonzero().squeeze(1)
+            alive, token = alive[going], token[going]
+            if not len(alive):
+                break
+            cache.select(going)
+        if step + 1 < sampling.max_new_tokens:
+            logits = model.head(model.hidden(token[:, None], cache=cache)[:, -1])
+    width = int(mask.any(0).sum())
+    return Samples(drawn[:, :width], mask[:, :width], finished)
+
+
+@torch.no_grad()
+def stream(
+    model: CausalLM,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    *,
+    stop_ids: Collection[int],
+    generator: torch.Generator,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[int]:
+    """Yields one prompt's continuation token by token; a stop token ends it and is not yielded."""
+    _check_room(model, [prompt], sampling)
+    device = next(model.parameters()).device
+    ids, starts = _left_pad([prompt], 0, device)
+    cache = KVCache(model.config, starts, ids.shape[1] + sampling.max_new_tokens, dtype=_activation_dtype(model))
+    for _ in range(sampling.max_new_tokens):
+        token = pick(model.head(model.hidden(ids, cache=cache)[:, -1]), sampling, generator)
+        if int(token) in stop_ids or should_stop():
+            return
+        yield int(token)
+        ids = token[:, None]
+
+
+def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
+    """One token (B,) int64 for every row of logits (B, V)."""
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    kept = filter_logits(
+        logits.float(), temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
+    )
+    return draw(kept, generator)
+
+
+def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
+    """A generator whose draws depend on `numbers` (seed, rank, step, …) alone."""
+    state = 0
+    for number in numbers:  # splitmix-like mixing: neighbouring seeds must not give neighbouring streams
+        state = (state * 6364136223846793005 + number + 1442695040888963407) % 2**63
+    return torch.Generator(device=device).manual_seed(state)
+
+
+def _check_room(model: CausalLM, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise ValueError("generate: expected at least one prompt and no empty one")
+    longest = max(map(len, prompts)) + sampling.max_new_tokens
+    room = model.config.max_position_embeddings
+    if longest > room:
+        raise ValueError(
+            f"generate: a prompt of {longest - sampling.max_new_tokens} tokens + {sampling.max_new_tokens} new ones "
+            f"exceeds the model's context of {room}; shorten the prompt or lower max_new_tokens"
+        )
+
+
+def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(ids (B, T), starts (B,)): prompts end in the last column."""
+    width = max(map(len, prompts))
+    ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
+    return ids, torch.tensor([width - len(p) for p in prompts], device=device)
+
+
+def _activation_dtype(model: CausalLM) -> torch.dtype:
+    """The dtype that keys and values come in: autocast's where it is on, else the weights'."""
+    weight = next(model.parameters())
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    return weight.dtype

@@ -1,0 +1,164 @@
+"""What Hydra is taught beyond its defaults: folders of sweeps, one process per job, exit codes, quiet logs.
+
+Imports nothing heavy, so that `python train.py --help` and shell completion answer at once.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+log = logging.getLogger(__name__)
+
+ROOT = Path(__file__).resolve().parents[1]
+SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
+
+
+class SweepKeys(Callback):
+    """Notes which keys a sweep varies, for `sweep_folder`: a job itself sees only its own values."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        os.environ[SWEPT] = ",".join(o.key_or_group for o in overrides if o.is_sweep_override())
+
+
+def sweep_folder() -> str:
+    """'/<key>=<value>,…' of this job's swept overrides, '' where those already name the folder.
+
+    stage and run do; model does as long as run keeps its default, the model's name.
+    """
+    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    named = {"stage", "run"} if any(o.key_or_group == "run" for o in overrides) else {"stage", "run", "model"}
+    swept = set(os.environ.get(SWEPT, "").split(",")) - named
+    parts = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in overrides if o.key_or_group in swept]
+    return "/" + ",".join(parts).replace("/", "_") if parts else ""
+
+
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config, all interpolations resolved, that `python train.py <overrides>` would run with.
+
+    For tests and scripts; raises Hydra's and OmegaConf's own errors.
+    """
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
+        cfg = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def is_sweep_job() -> bool:
+    """Whether this job belongs to a multirun, and so must be handed to a process of its own."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def sweep_job_arguments() -> list[str]:
+    """train.py's arguments that repeat this multirun job as a single run in the same folder."""
+    hydra = HydraConfig.get()
+    return [*_hydra_arguments(), *hydra.overrides.task, f"hydra.run.dir={_quoted(hydra.runtime.output_dir)}"]
+
+
+def stage_arguments(cfg: DictConfig, stage: str) -> list[str]:
+    """train.py's arguments for another stage with this job's overrides.
+
+    In a parameter sweep, the stages of one job are kept apart from the other jobs' in a run named after its folder.
+    """
+    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith("stage=")] + [f"stage={stage}"]
+    usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
+    if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
+        arguments.append(f"run={_quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
+    return [*_hydra_arguments(), *arguments]
+
+
+def launch(arguments: Sequence[str]) -> int:
+    """Runs train.py with `arguments` in a fresh process and returns its exit status, 128 + n for signal n.
+
+    SIGTERM is passed on. SIGINT from a terminal reaches the process by itself: then this waits for its end and
+    raises KeyboardInterrupt.
+    """
+    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments])
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Turns what a job raises into an exit status, which (unlike an exception) also stops a sweep.
+
+    ValueError: a user's mistake, told in one line (HYDRA_FULL_ERROR=1 for all of it), 1. Other exceptions:
+    traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        log.error("Interrupted.")
+        raise SystemExit(130) from None
+    except Exception as error:
+        if isinstance(error, ValueError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            log.error(f"{type(error).__name__}: {error}")
+        else:
+            log.error(traceback.format_exc())
+        raise SystemExit(1) from None
+
+
+def quiet_lightning() -> None:
+    """Removes known noise of Lightning and torch, each by its words: doubled lines, advertisements, a deprecation.
+
+    Of several processes on this machine only the first one keeps talking; all write their own log file.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        for handler in logging.getLogger().handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(logging.ERROR)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: For seamless cloud" not in record.getMessage()
+
+
+def _hydra_arguments() -> list[str]:
+    """The flags and hydra.… overrides that another process needs to compose as this one did."""
+    hydra = HydraConfig.get()
+    folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is
+    return [
+        f"--config-name={hydra.job.config_name}",
+        *folders,
+        *(o for o in hydra.overrides.hydra if not o.startswith(own)),
+    ]
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

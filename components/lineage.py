@@ -1,0 +1,131 @@
+"""What an artifact was made from, and whether it must be made again."""
+
+import importlib.metadata
+import logging
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from components.artifacts import ArtifactError, read_card
+
+log = logging.getLogger(__name__)
+
+IGNORED = (  # settings that change how a run is watched or where it lies, not what comes out
+    "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer.profiler", "trainer.val_check",
+    "trainer.check_val", "trainer.limit_val", "trainer.num_sanity", "data.cache_dir", "data.num_workers",
+)  # fmt: skip
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys to plain values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= flatten(inner, f"{path}.{key}" if path else str(key))
+    return flat
+
+
+def require(reads: dict[str, str], run: str, model: str) -> dict[str, dict[str, str]]:
+    """The artifacts that a stage reads: {name: {path, stage, content}}.
+
+    Raises ArtifactError naming the first that is missing and the command that makes it.
+    """
+    parents = {}
+    for name, path in reads.items():
+        if not Path(path).is_dir():
+            stage = Path(path).parent.name if Path(path).name == "export" else name
+            suffix = "" if run == model else f" run={run}"
+            raise ArtifactError(
+                f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} model={model}{suffix}"
+                f"\nor point at another folder with: artifacts.{stage}=<folder>"
+            )
+        card = read_card(path)
+        parents[name] = {"path": str(path), "stage": card.get("stage", "?"), "content": card.get("content", "")}
+    return parents
+
+
+def same_tokenizer(fingerprints: dict[str, str]) -> None:
+    """Raises ArtifactError unless all artifacts were made with one tokenizer; fingerprints by artifact path."""
+    if len(set(fingerprints.values())) > 1:
+        listed = "\n".join(f"  {path}: {fingerprint[:16]}" for path, fingerprint in fingerprints.items())
+        raise ArtifactError(
+            f"the artifacts were made with different tokenizers (fingerprints):\n{listed}\n"
+            "Make the later stages again from the same one, with force=true"
+        )
+
+
+def inputs_of(cfg: dict[str, Any], groups: list[str], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:
+    """All that decides what a stage produces, flat: the settings of the config groups that it uses, the content of
+    the artifacts that it reads, the data's fingerprint."""
+    settings = flatten({name: cfg[name] for name in groups})
+    paths = set(cfg["reads"].values())
+    kept = {k: v for k, v in settings.items() if not k.startswith(IGNORED) and v not in paths}
+    return {
+        **kept,
+        **{f"reads.{name}": parent["content"] for name, parent in parents.items()},
+        "data (content)": data,
+    }
+
+
+def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bool:
+    """Whether the artifact is there and was made from just these inputs.
+
+    force True: made again whatever is there; "changed": made again if its inputs differ.
+    Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
+    """
+    if not Path(export).is_dir() or force is True:
+        return False
+    before = read_card(export).get("inputs", {})
+    changed = sorted(k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k))
+    if not changed:
+        return True
+    shown = "; ".join(f"{k}: {_short(before.get(k))} → {_short(inputs.get(k))}" for k in changed[:4])
+    more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+    if force == "changed":
+        log.info(f"{export} is made again, its inputs changed: {shown}{more}")
+        return False
+    raise ArtifactError(
+        f"{export} is finished, but was made from other inputs ({shown}{more}). "
+        "Add force=true to replace it, or run=<name> to keep both"
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "torchmetrics")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def commit() -> str:
+    """The project's commit, with '+' when files differ from it; '' outside a repository."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name.strip() + ("+" if changed.strip() else "")
+
+
+def hardware() -> str:
+    """The processor and, where there is one, the accelerator."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = names[0] if names else name
+    parts = [f"{torch.get_num_threads()} threads of {name}"]
+    if torch.cuda.is_available():
+        parts.insert(0, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}")
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 24 else f"{text[:12]}…"

@@ -1,0 +1,79 @@
+"""Rotary positions, and `attend`: the one place that chooses an attention kernel."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from components.models.layout import Layout
+
+Mask = Tensor | BlockMask | None
+
+
+def rotary_tables(positions: Tensor, *, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (B, 1, T, head_dim) fp32, of the angles position · theta^(-2i / head_dim).
+
+    Source: Su et al. 2021 (RoFormer), eq. 15; halves paired as (i, i + head_dim/2), as Hugging Face's Llama does.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    angles = positions[:, None, :, None].float() * theta**-exponents
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns x (B, H, T, D) by its positions' angles; computed in fp32, returned in x's dtype."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+def mask_of(layout: Layout | None) -> Mask:
+    """The mask that `attend` wants for a layout, built once per forward for all layers.
+
+    None (one causal segment per row) needs no mask. On CUDA a FlexAttention block mask, which skips the blocks
+    between documents; elsewhere a dense boolean mask (B, 1, T, T), because FlexAttention has no CPU backward.
+    """
+    if layout is None:
+        return None
+    if layout.segments.is_cuda:
+        return _block_mask(layout)
+    return layout.allowed()[:, None]
+
+
+def _block_mask(layout: Layout) -> BlockMask:
+    segments, parents = layout.segments, layout.parents
+
+    def may_attend(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        same = segments[b, i] == segments[b, j]
+        continued = (parents[b, i] == segments[b, j]) & (parents[b, i] >= 0)
+        return (same | continued) & (j <= i)
+
+    rows, length = segments.shape
+    return create_block_mask(may_attend, rows, None, length, length, device=str(segments.device))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """softmax(q·kᵀ / √D)·v under a mask; q (B, H, T, D), k and v (B, Hkv, S, D) with H a multiple of Hkv.
+
+    mask None: causal within the row (T = S). Tensor: (B, 1, T, S) bool, True where attention is allowed.
+    """
+    if isinstance(mask, BlockMask):
+        return _compiled_flex()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    if q.shape[1] != k.shape[1]:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+_flex = None
+
+
+def _compiled_flex():
+    """FlexAttention compiled once per process; uncompiled it would hold the full score matrix."""
+    global _flex
+    if _flex is None:
+        _flex = torch.compile(flex_attention, dynamic=True)
+    return _flex

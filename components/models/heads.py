@@ -1,0 +1,75 @@
+"""What a trunk is for: CausalLM predicts tokens, ScalarModel scores them."""
+
+import torch
+from torch import Tensor, nn
+
+from components.models.cache import KVCache
+from components.models.config import GPTConfig
+from components.models.gpt import GPT, initialise
+from components.models.layout import Layout
+
+
+class CausalLM(nn.Module):
+    """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = GPT(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+    def hidden(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
+        """(B, T) ids → (B, T, D): losses that never need all logits start here."""
+        return self.model(input_ids, layout, cache)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """(…, D) hidden states → (…, V) logits."""
+        return self.lm_head(hidden)
+
+    def forward(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
+        """(B, T) ids → (B, T, V) logits."""
+        return self.head(self.hidden(input_ids, layout, cache))
+
+
+class ScalarModel(nn.Module):
+    """A decoder with one number per token: a reward model's score or a value.
+
+    (Hugging Face: LlamaForSequenceClassification with one label, plus a bias that holds the score's shift.)
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = GPT(config)
+        self.score = nn.Linear(config.hidden_size, 1)
+
+    def forward(self, input_ids: Tensor, layout: Layout | None = None) -> Tensor:
+        """(B, T) ids → (B, T) fp32 scores."""
+        return self.score(self.model(input_ids, layout)).squeeze(-1).float()
+
+    @torch.no_grad()
+    def rescale_(self, *, scale: float, shift: float) -> None:
+        """Replaces the score s by scale · s + shift: folded into the head, so it is saved with the weights."""
+        self.score.weight.mul_(scale)
+        self.score.bias.mul_(scale).add_(shift)
+
+
+def new_causal_lm(config: GPTConfig) -> CausalLM:
+    """A CausalLM with fresh weights from torch's global generator."""
+    model = CausalLM(config)
+    initialise(model, config)
+    return model
+
+
+def scalar_from_causal(causal: CausalLM) -> ScalarModel:
+    """A ScalarModel on the trunk of `causal` (moved, not copied) with a fresh head.
+
+    Head N(0, 1/√(D+1)), bias 0. Source: Ziegler et al. 2019; Huang et al. 2024 (N+), detail 9.
+    """
+    model = ScalarModel(causal.config)
+    model.model = causal.model
+    nn.init.normal_(model.score.weight, std=(causal.config.hidden_size + 1) ** -0.5)
+    nn.init.zeros_(model.score.bias)
+    return model

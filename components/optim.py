@@ -1,0 +1,146 @@
+"""Optimizers over named parameters, and the learning-rate schedule as a multiplier.
+
+Every parameter group carries a distinct "name", so that {group["name"]: group["lr"]} is what to log.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
+
+import torch
+from torch.nn import Parameter
+
+NamedParameters = Iterable[tuple[str, Parameter]]
+
+
+def parameter_groups(named_params: NamedParameters, *, weight_decay: float) -> list[dict[str, Any]]:
+    """One group that decays (weights of two or more dimensions) and one that does not (norms, biases).
+
+    Parameters that need no gradient are left out, and so is an empty group; what remains keeps its order.
+    Returns dicts with "params" and "weight_decay".  Raises ValueError if nothing is trainable.
+    Source: Brown et al. 2020 (GPT-3), appendix B; Touvron et al. 2023 (LLaMA), section 2.3.
+    """
+    trainable = [parameter for _, parameter in named_params if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("optimizer: expected at least one parameter that requires a gradient, got none")
+    decaying = [parameter for parameter in trainable if parameter.dim() >= 2]
+    others = [parameter for parameter in trainable if parameter.dim() < 2]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw_groups(
+    groups: dict[str, tuple[NamedParameters, float]], *,
+    betas: tuple[float, float], eps: float, weight_decay: float,
+) -> torch.optim.AdamW:
+    """One AdamW over several models, each with its own learning rate: {"policy": (named_params, lr), …}.
+
+    Each entry becomes the group "policy", which decays, and "policy_no_decay"; see parameter_groups.
+    Raises ValueError if an entry has nothing trainable, or two entries share a parameter.
+    Source: Loshchilov & Hutter 2019, algorithm 2.
+    """
+    named = []
+    for name, (named_params, lr) in groups.items():
+        for group in parameter_groups(named_params, weight_decay=weight_decay):
+            label = name if group["params"][0].dim() >= 2 else f"{name}_no_decay"
+            named.append({**group, "lr": lr, "name": label})
+    return torch.optim.AdamW(named, betas=betas, eps=eps, fused=True)
+
+
+def adamw(
+    named_params: NamedParameters, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW whose groups are called "model" and "model_no_decay"; see adamw_groups."""
+    return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for some groups and AdamW for the others: one optimizer, one state, one list of groups."""
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW | None) -> None:
+        self._parts = [part for part in (muon, adamw) if part is not None]
+        self._sizes = [len(part.param_groups) for part in self._parts]
+        super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
+        self._share()
+
+    def _share(self) -> None:
+        """Gives both parts this optimizer's groups and state: schedulers and checkpoints then reach them."""
+        start = 0
+        for part, size in zip(self._parts, self._sizes, strict=True):
+            part.param_groups = self.param_groups[start : start + size]
+            part.state = self.state
+            start += size
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimizer's; loading replaces groups and state, so the parts are given the new ones."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of all groups; the closure, if any, is evaluated once and its loss returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self._parts:
+            part.step()
+        return loss
+
+
+def muon(
+    named_params: NamedParameters, *,
+    lr: float, momentum: float, betas: tuple[float, float], eps: float, weight_decay: float,
+) -> MuonAdamW:
+    """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
+
+    A hidden matrix is a two-dimensional parameter with a "layers" in its dotted name. Its update is scaled to
+    the size of AdamW's, so that one learning rate and one weight decay serve both. momentum: of Muon; betas,
+    eps: of AdamW. Groups: "muon", "adamw", "adamw_no_decay".
+    Raises ValueError if there is no trainable hidden matrix.
+    Sources: Jordan 2024, "Muon"; the scaling 0.2·√max(rows, columns): Liu et al. 2025, eq. 4.
+    """
+    trainable = [(name, parameter) for name, parameter in named_params if parameter.requires_grad]
+    hidden = {name for name, parameter in trainable if parameter.dim() == 2 and "layers" in name.split(".")}
+    if not hidden:
+        raise ValueError('muon: expected a trainable matrix with "layers" in its name, got none; use adamw')
+    matrices = [parameter for name, parameter in trainable if name in hidden]
+    rest = [(name, parameter) for name, parameter in trainable if name not in hidden]
+    inner = torch.optim.Muon(
+        [{"params": matrices, "name": "muon"}], lr=lr, weight_decay=weight_decay, momentum=momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    if not rest:
+        return MuonAdamW(inner, None)
+    outer = adamw_groups({"adamw": (rest, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
+    return MuonAdamW(inner, outer)
+
+
+def schedule(
+    kind: Literal["constant", "linear", "cosine"], step: int, *,
+    warmup_steps: int, total_steps: int, final_fraction: float,
+) -> float:
+    """Multiplier of the peak learning rate at optimizer step `step`, counted from 0.
+
+    Warm-up: (step + 1) / warmup_steps. Then, with x the share done of what lies between warmup_steps and
+    total_steps, and f = final_fraction:
+    constant 1;  linear f + (1 − f)·(1 − x);  cosine f + (1 − f)·(1 + cos πx)/2.
+    From total_steps on: f (constant: 1). No step before total_steps has a rate of 0, whatever f.
+    Raises ValueError for another kind, a negative count, or no total_steps where the rate decays.
+    Sources: Loshchilov & Hutter 2017 (SGDR), eq. 5; Touvron et al. 2023 (LLaMA), section 2.3.
+    """
+    if kind not in ("constant", "linear", "cosine"):
+        raise ValueError(f"schedule: expected constant, linear or cosine, got {kind!r}")
+    if step < 0 or warmup_steps < 0:
+        raise ValueError(f"schedule: expected step, warmup_steps of at least 0, got {step}, {warmup_steps}")
+    if kind != "constant" and total_steps < 1:
+        raise ValueError(f"schedule: {kind} needs total_steps of at least 1, got {total_steps}")
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if kind == "constant":
+        return 1.0
+    if step >= total_steps:
+        return final_fraction
+    done = (step - warmup_steps) / (total_steps - warmup_steps)
+    remaining = 1 - done if kind == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return final_fraction + (1 - final_fraction) * remaining

@@ -1,0 +1,164 @@
+"""One conversation: what was said, what the model is shown of it, and its answer as it comes."""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from components.generation.generate import Sampling, seeded, stream
+from components.models.heads import CausalLM
+from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
+
+ANSWER_SHARE = 4  # at least a 4th of the context is kept free for an answer, unless max_new_tokens asks for less
+
+
+class Turn(NamedTuple):
+    """A question and its answer, as far as it was spoken."""
+
+    user: str
+    assistant: str
+
+
+class Answer(NamedTuple):
+    """pieces: text as it is drawn; once they end, or are closed early, the turn is history.
+
+    forgotten: oldest turns that are dropped for good with this answer, because the context is full.
+    """
+
+    pieces: Iterator[str]
+    forgotten: int
+
+
+class ChatSession:
+    """A conversation with a model that takes the assistant's part.
+
+    max_new_tokens: longest answer in tokens; None: what the context leaves.
+    base: no template and no history: the model goes on from the very text it is given, as in pretraining.
+    Answer n draws from (seed, n) alone: the same conversation with the same seed has the same answers.
+    turns, system, base and seed may be changed at any time; cut tells whether the last answer ran out of room.
+    Raises ValueError for a sampling that is none, or a tokenizer larger than the model's vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: CausalLM,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        temperature: float = 0.7,
+        top_p: float = 1.0,
+        max_new_tokens: int | None = None,
+        base: bool = False,
+    ) -> None:
+        self.model, self.tokenizer, self.seed, self.base = model, tokenizer, seed, base
+        self.context = model.config.max_position_embeddings
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {tokenizer.vocab_size} pieces, the model only {model.config.vocab_size}: "
+                "they do not belong together"
+            )
+        if not 0 < top_p <= 1:
+            raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
+        self.max_new_tokens = max_new_tokens or self.context
+        self.top_p = top_p
+        self.set_temperature(temperature)
+        self.system: str | None = None
+        self.turns: list[Turn] = []
+        self.cut = False
+        self._continued: str | None = None  # the last text of base mode
+        self._answers = 0
+
+    def set_temperature(self, temperature: float) -> None:
+        """0 takes the likeliest token. Raises ValueError for a negative or endless one."""
+        if not (math.isfinite(temperature) and temperature >= 0):
+            raise ValueError(f"temperature: expected a number from 0 up, got {temperature}")
+        self.temperature = temperature
+
+    def reset(self) -> None:
+        """Forgets everything that was said; the system text stays."""
+        self.turns = []
+        self._continued = None
+
+    def ask(self, text: str) -> Answer:
+        """The model's answer to a message (in base mode: its continuation of the text).
+
+        Raises ValueError if the message does not fit in the context even without what was said before.
+        """
+        return self._continue(text) if self.base else self._reply(text, self.turns)
+
+    def retry(self) -> Answer:
+        """Another answer to the last message, in the place of the one it got. Raises ValueError if there is none."""
+        if self.base and self._continued is not None:
+            return self._continue(self._continued)
+        if self.base or not self.turns:
+            raise ValueError("there is nothing to try again yet")
+        return self._reply(self.turns[-1].user, self.turns[:-1])
+
+    @property
+    def retried_text(self) -> str | None:
+        """What `retry` would answer."""
+        if self.base:
+            return self._continued
+        return self.turns[-1].user if self.turns else None
+
+    def _continue(self, text: str) -> Answer:
+        prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        self._check_fits(prompt)
+        self._continued = text
+        return Answer(self._draw(prompt), 0)
+
+    def _reply(self, text: str, turns: list[Turn]) -> Answer:
+        kept = list(turns)
+        prompt = self._prompt(kept, text)
+        while kept and len(prompt) > self._room():
+            kept.pop(0)
+            prompt = self._prompt(kept, text)
+        self._check_fits(prompt)
+        return Answer(self._record(kept, text, prompt), len(turns) - len(kept))
+
+    def _record(self, turns: list[Turn], text: str, prompt: list[int]) -> Iterator[str]:
+        """The answer's pieces; whatever was spoken when they end, in whichever way, becomes history."""
+        spoken: list[str] = []
+        try:
+            for piece in self._draw(prompt):
+                spoken.append(piece)
+                yield piece
+        finally:
+            self.turns = [*turns, Turn(text, "".join(spoken))]
+
+    def _draw(self, prompt: list[int]) -> Iterator[str]:
+        """Text drawn after a prompt, never ending inside a character."""
+        room = min(self.max_new_tokens, self.context - len(prompt))
+        sampling = Sampling(room, self.temperature, top_p=self.top_p)
+        generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)
+        self._answers += 1
+        self.cut = False
+        decoder = StreamDecoder(self.tokenizer)
+        count = 0
+        for token in stream(self.model, prompt, sampling, stop_ids=self.tokenizer.stop_ids, generator=generator):
+            count += 1
+            # a vocabulary may be padded beyond the tokenizer's: such an id stands for no text
+            if token < self.tokenizer.vocab_size and (piece := decoder.push(token)):
+                yield piece
+        self.cut = count == room
+        if rest := decoder.flush():
+            yield rest
+
+    def _prompt(self, turns: list[Turn], text: str) -> list[int]:
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in turns:
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
+        return self.tokenizer.render_prompt([*messages, {"role": "user", "content": text}])
+
+    def _room(self) -> int:
+        """Tokens that a prompt may have."""
+        return self.context - max(1, min(self.max_new_tokens, self.context // ANSWER_SHARE))
+
+    def _check_fits(self, prompt: list[int]) -> None:
+        if len(prompt) > self._room():
+            what = "the text" if self.base else "the message" + (" with the system text" if self.system else "")
+            raise ValueError(
+                f"{what} takes {len(prompt)} tokens; the model's context of {self.context} leaves {self._room()} "
+                "beside an answer. Shorten it"
+            )

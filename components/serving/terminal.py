@@ -1,0 +1,152 @@
+"""A chat in the terminal: at a keyboard, or with lines from a pipe."""
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+
+from rich.console import Console
+
+from components.serving.session import Answer, ChatSession
+
+# what a model writes must not move the cursor or change colours
+_VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
+_VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}
+
+
+class Terminal:
+    """Reads lines and prints answers until the input ends or /quit.
+
+    interactive: a person is at the keyboard: prompts are shown, and Ctrl-C stops an answer or, at the prompt, quits.
+    Otherwise each line is a message, answers alone go to `answers`, one below the other, and notes to `notes`.
+    read(prompt) -> str: one line; raises EOFError at the end.
+    """
+
+    def __init__(
+        self,
+        session: ChatSession,
+        *,
+        answers: Console,
+        notes: Console,
+        interactive: bool,
+        read: Callable[[str], str] = input,
+    ) -> None:
+        self.session, self.answers, self.notes = session, answers, notes
+        self.interactive, self.read = interactive, read
+        self.commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
+            "/reset": ("", "forget what was said", self._reset),
+            "/retry": ("", "answer the last message again", self._retry),
+            "/system": ("TEXT", "instructions before the conversation; without TEXT: none", self._system),
+            "/temperature": ("X", "0: always the likeliest word; 1: as the model was trained", self._temperature),
+            "/base": ("", "to and fro: raw continuation of the text, without chat template or history", self._base),
+            "/help": ("", "this list", self._help),
+            "/quit": ("", "leave (also Ctrl-D, or Ctrl-C at the prompt)", self._help),
+        }
+
+    def run(self) -> None:
+        """The whole conversation."""
+        while True:
+            try:
+                line = self.read(self._mark() if self.interactive else "")
+            except (EOFError, KeyboardInterrupt):
+                if self.interactive:
+                    self.answers.out()
+                return
+            if line.strip() == "/quit":
+                return
+            try:
+                self._obey(line)
+            except ValueError as error:  # what a person can cause: a bad number, a message that is too long
+                self.note(str(error))
+
+    def note(self, text: str) -> None:
+        """A remark that is no part of the conversation."""
+        self.notes.out(f"({text})", style="dim", highlight=False)
+
+    def _obey(self, line: str) -> None:
+        if not line.startswith("/"):
+            if line.strip():
+                self._show(line, self.session.ask(line))
+            return
+        name, _, argument = line.strip().partition(" ")
+        if name not in self.commands:
+            raise ValueError(f"unknown command {name}; /help lists them. A message starts with / after a space")
+        self.commands[name][2](argument.strip())
+
+    def _show(self, text: str, answer: Answer) -> None:
+        """Prints an answer as it comes; in base mode the text it goes on from stands before it."""
+        if answer.forgotten:
+            turns = "turn was" if answer.forgotten == 1 else f"{answer.forgotten} turns were"
+            self.note(f"the context is full: the oldest {turns} forgotten")
+        if self.session.base:
+            self._write(text, style="dim" if self.interactive else None)
+        elif self.interactive:
+            self._write("bot> ", style="bold cyan")
+        try:
+            for piece in answer.pieces:
+                self._write(piece)
+        except KeyboardInterrupt:
+            if not self.interactive:
+                raise
+            self._write(" …")
+            return
+        finally:
+            answer.pieces.close()
+            self.answers.out()
+        if self.session.cut:
+            self.note("cut off here: no room for more tokens")
+
+    def _write(self, text: str, style: str | None = None) -> None:
+        shown = text.translate(_VISIBLE) if self.answers.is_terminal else text
+        self.answers.out(shown, end="", style=style, highlight=False)
+
+    def _mark(self) -> str:
+        return "text> " if self.session.base else "you> "
+
+    def _reset(self, _: str) -> None:
+        self.session.reset()
+        self.note("a new conversation")
+
+    def _retry(self, _: str) -> None:
+        text = self.session.retried_text
+        self._show(text, self.session.retry())
+
+    def _system(self, text: str) -> None:
+        self.session.system = text or None
+        self.note(f"system text: {text}" if text else "no system text")
+
+    def _temperature(self, text: str) -> None:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError(f"/temperature wants a number, such as /temperature 0.7; got {text!r}") from None
+        self.session.set_temperature(value)
+        self.note(f"temperature {value:g}")
+
+    def _base(self, _: str) -> None:
+        self.session.base = not self.session.base
+        self.note(
+            "base mode: your text is continued as it stands, without chat template or history; /base ends it"
+            if self.session.base
+            else "chat mode: messages go through the chat template"
+        )
+
+    def _help(self, _: str) -> None:
+        for name, (argument, meaning, _) in self.commands.items():
+            self.notes.out(f"  {name + ' ' + argument:<16} {meaning}", highlight=False)
+
+
+def run(session: ChatSession, *, banner: str, note: str | None = None) -> None:
+    """Chats over the process's own input and output. banner: shown to a person only; note: also with a pipe."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError):  # replaced streams (tests, notebooks) have no encoding to set
+            stream.reconfigure(errors="replace")
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    terminal = Terminal(session, answers=Console(), notes=Console(stderr=True), interactive=interactive)
+    if interactive:
+        with suppress(ImportError):
+            import readline  # noqa: F401  (gives input() its line editing and history)
+        terminal.notes.out(banner, highlight=False)
+        terminal.note("/help lists the commands; Ctrl-C stops an answer, /quit leaves")
+    if note:
+        terminal.note(note)
+    terminal.run()

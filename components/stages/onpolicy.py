@@ -1,0 +1,228 @@
+"""What every on-policy stage shares: collecting experience with a policy, its reference and a reward model."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from torch import Tensor
+from torch.optim import Optimizer
+
+from components.functional.logprobs import kl_k1, kl_k3
+from components.functional.masking import masked_mean
+from components.generation.generate import Sampling, generate, seeded
+from components.generation.rollout import Experience, minibatches, packed
+from components.models.heads import CausalLM, ScalarModel
+from components.stages.responses import check_first_forward, response_logprobs, response_scores
+from components.stages.stage import Stage
+
+
+class OnPolicy(Stage):
+    """Draws responses, scores them, and turns them into minibatches. A subclass gives `advantages` and compute_loss.
+
+    missing_end_score replaces the score of a response that did not end by itself within max_new_tokens.
+    Scores are scaled once, on the first rollout, to unit deviation, so that beta and learning rates mean the same
+    for every reward model; the scale is a buffer and saved.
+
+    rollout/ (before any update on it; val/ has the same on held-out prompts)
+    score                 mean score, missing ends included; rises, then levels off
+    score_std             within a rollout; near 0 the scores saturate and there is nothing left to learn
+    kl                    mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10; negative is a bug
+    kl_k3                 the same by the k3 estimator, never negative
+    entropy               mean nats per token; falls slowly, a collapse to ~0 early is too large a step
+    length, finished      tokens per response; share that ended by themselves, → 1
+    beta                  the KL coefficient in force
+    """
+
+    frozen = ("reference", "reward")
+
+    def __init__(
+        self,
+        policy: Callable[[], CausalLM],
+        reward: Callable[[], ScalarModel],
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., float],
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        beta: float,
+        epochs: int,
+        minibatches: int,
+        missing_end_score: float,
+        samples_per_prompt: int = 1,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
+            raise ValueError(
+                "stage.sampling: rollouts must be drawn from the policy itself (temperature > 0, top_k 0, top_p 1), "
+                f"got {sampling}; a filtered draw is not the distribution that is trained"
+            )
+        self.policy_builder, self.reward_builder = policy, reward
+        self.sampling, self.stop_ids, self.pad_id = sampling, tuple(stop_ids), pad_id
+        self.epochs, self.minibatches, self.samples_per_prompt = epochs, minibatches, samples_per_prompt
+        self.missing_end_score = missing_end_score
+        self.register_buffer("beta", torch.tensor(float(beta)))
+        self.register_buffer("score_scale", torch.tensor(0.0))  # 0: not measured yet
+        self.rollout_is_spent = False
+        self._checked = False
+        self._latest: Experience = {}
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "policy"):
+            self.adopt("policy", self.policy_builder())
+            self.adopt("reference", self.policy_builder())
+            self.adopt("reward", self.reward_builder())
+
+    def advantages(self, known: Experience) -> Experience:
+        """What the loss needs beside log-probabilities, from rewards (N,), kl (N, R) and whatever `assess` added."""
+        raise NotImplementedError
+
+    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> list[Experience]:
+        """The algorithm box: draw responses, score them, estimate advantages, return minibatches to learn from.
+
+        Rollout n draws from (seed, rank, n) alone, so resuming needs only n.
+        """
+        self.rollout_is_spent = False
+        ids = [prompt["ids"] for prompt in prompts for _ in range(self.samples_per_prompt)]
+        with self.collecting():
+            drawn = self.draw(prompts, seeded(self.device, self.seed, self.global_rank, rollout))
+            known = self.assess(ids, drawn)
+            self.calibrate(known)
+            known["rewards"] = self.final_scores(known)
+            known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
+            self.report(known)
+            learned_from = self.advantages(known)
+        keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
+        parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
+        self.self_check(parts[0], rollout)
+        return parts
+
+    @contextmanager
+    def collecting(self) -> Iterator[None]:
+        """Rollouts run without gradients or dropout, under the strategy's own precision."""
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                yield
+        finally:
+            self.train(was_training)
+
+    def draw(self, prompts: list[dict[str, Any]], generator: torch.Generator) -> Experience:
+        """response_ids, mask (N, R) and finished (N,): samples_per_prompt responses to each prompt, side by side."""
+        samples = generate(
+            self.policy,
+            [prompt["ids"] for prompt in prompts],
+            self.sampling,
+            stop_ids=self.stop_ids,
+            pad_id=self.pad_id,
+            generator=generator,
+            samples_per_prompt=self.samples_per_prompt,
+        )
+        return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
+
+    def assess(self, prompts: list[list[int]], drawn: Experience) -> Experience:
+        """`drawn` with what `assess_part` finds, computed in as many parts as there are minibatches."""
+        parts = []
+        for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
+            part = {name: tensor[rows.to(tensor.device)] for name, tensor in drawn.items()}
+            part = packed([prompts[i] for i in rows.tolist()], part, row_length=self.row_length, pad_id=self.pad_id)
+            parts.append(self.assess_part(part))
+        return {**drawn, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+
+    def assess_part(self, part: Experience) -> Experience:
+        """score (N,) unscaled; old_logprobs, reference_logprobs, entropy (N, R).
+
+        Log-probabilities come from the training forward on packed rows, so the first ratio is 1.
+        """
+        logprobs, entropies = response_logprobs(self.policy, part, temperature=self.sampling.temperature)
+        reference, _ = response_logprobs(self.reference, part, temperature=self.sampling.temperature)
+        return {
+            "score": response_scores(self.reward, part),
+            "old_logprobs": logprobs,
+            "reference_logprobs": reference,
+            "entropy": entropies,
+        }
+
+    def calibrate(self, known: Experience) -> None:
+        """On the first rollout: measures the scale that gives scores unit deviation over all processes."""
+        if self.score_scale > 0:
+            return
+        score = known["score"].double()
+        count, total, squares = (self.sum_over_ranks(x) for x in (score.new_tensor(len(score)), score.sum(), score @ score))
+        deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
+        if deviation < 1e-6:
+            raise ValueError(
+                "the reward model gives every response the same score; nothing can be learned from it. "
+                "Train it again: python train.py stage=rm"
+            )
+        self.score_scale.fill_(1 / deviation)
+
+    def final_scores(self, known: Experience) -> Tensor:
+        """(N,) scaled scores, missing_end_score where a response did not end by itself."""
+        scale = self.score_scale if self.score_scale > 0 else 1.0
+        return torch.where(known["finished"], known["score"] * scale, self.missing_end_score)
+
+    def split(self, prompts: list[list[int]], known: Experience, rollout: int) -> list[Experience]:
+        """The packed minibatches of all epochs."""
+        order = seeded("cpu", self.seed, self.global_rank, rollout, 1)
+        parts = minibatches(
+            prompts, known, epochs=self.epochs, count=self.minibatches,
+            row_length=self.row_length, pad_id=self.pad_id, generator=order,
+        )  # fmt: skip
+        return list(parts)
+
+    @property
+    def row_length(self) -> int:
+        return self.policy.config.max_position_embeddings
+
+    def validation_step(self, prompts: list[dict[str, Any]], batch_idx: int) -> None:
+        with self.collecting():
+            ids = [prompt["ids"] for prompt in prompts for _ in range(self.samples_per_prompt)]
+            known = self.assess(ids, self.draw(prompts, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
+            known["rewards"] = self.final_scores(known)
+            known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
+        metrics = {f"val/{name}": value for name, value in self.summary(known).items()}
+        self.log_dict(metrics, batch_size=len(ids), sync_dist=True)
+
+    def summary(self, known: Experience) -> dict[str, Tensor]:
+        mask = known["mask"]
+        k3 = torch.where(mask, kl_k3(known["old_logprobs"], known["reference_logprobs"]), 0.0)
+        return {
+            "score": known["rewards"].mean(),
+            "score_std": known["rewards"].std(correction=0),
+            "kl": known["kl"].sum(1).mean(),
+            "kl_k3": k3.sum(1).mean(),
+            "entropy": masked_mean(known["entropy"], mask),
+            "length": mask.sum(1).float().mean(),
+            "finished": known["finished"].float().mean(),
+        }
+
+    def report(self, known: Experience) -> None:
+        """Logs the rollout as it was drawn, and keeps it for histograms."""
+        metrics = {**self.summary(known), "beta": self.beta}
+        self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Scores and lengths of the latest rollout."""
+        return self._latest
+
+    def self_check(self, batch: Experience, rollout: int) -> None:
+        """Once per process: the training forward must agree with what the rollout recorded."""
+        if self._checked:
+            return
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            logprobs, _ = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+        reference = batch["reference_logprobs"] if rollout == 0 else None
+        exact = self.trainer.precision == "32-true"
+        ratio, drift = check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact)
+        rank_zero_info(f"self-check: max |ratio − 1| = {ratio:.1e}, max |log π/π_ref| = {drift:.1e} before any update")
+        self._checked = True
+
+    def sum_over_ranks(self, total: Tensor) -> Tensor:
+        return self.all_reduced(total).to(total.dtype)
+
+    def exportable(self) -> CausalLM:
+        return self.policy

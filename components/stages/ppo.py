@@ -1,0 +1,139 @@
+"""PPO: the policy learns from the reward model, kept near the SFT model by a KL penalty."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from components.functional.advantages import gae, token_rewards
+from components.functional.controllers import adaptive_beta
+from components.functional.losses import ppo_policy, ppo_value
+from components.functional.masking import masked_mean, masked_whiten
+from components.generation.rollout import Experience
+from components.stages.language import language_loss
+from components.stages.onpolicy import OnPolicy
+from components.stages.responses import explained_variance, response_logprobs, response_values
+from components.stages.stage import LossOutput
+
+
+class PPO(OnPolicy):
+    """Clipped PPO with GAE and a value model that starts as the reward model (Ouyang et al. 2022, section 3.5).
+
+    beta weighs the KL to the reference inside the reward; kl_target (nats per response) makes it adaptive, with
+    kl_horizon in responses. clip: policy ratio's band (clip_high: its upper side, if another). value_clip: band of
+    the value around its old one, null for none. target_kl ends a rollout's updates early once approx_kl exceeds
+    1.5 times it. pretraining_coefficient > 0 adds the language loss on pretraining text (data.pretraining) to every
+    update (PPO-ptx; Ouyang et al. 2022, eq. 2).
+
+    Metrics beside those of OnPolicy:
+    rollout/explained_variance   of the returns by the value model; → 1
+    train/policy_loss, train/value_loss      the two parts of the loss
+    train/clip_fraction          share of tokens whose update the clip decides; healthy ≤ 0.2
+    train/value_clip_fraction    the same for values
+    train/approx_kl              old → new policy by k3 per token; healthy ≤ 0.05, spikes mean too large a step
+    train/ratio_max              largest ratio of new to old probability
+    train/entropy                of the policy being updated, nats per token
+    train/pretraining_loss       of the mixed-in text, when there is any
+    """
+
+    def __init__(
+        self,
+        value_lr: float,
+        kl_target: float | None = None,
+        kl_horizon: int = 10_000,
+        gamma: float = 1.0,
+        lam: float = 0.95,
+        clip: float = 0.2,
+        clip_high: float | None = None,
+        dual_clip: float | None = None,
+        value_clip: float | None = 0.2,
+        value_coefficient: float = 0.1,
+        target_kl: float | None = None,
+        pretraining_coefficient: float = 0.0,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        self.value_lr, self.kl_target, self.kl_horizon = value_lr, kl_target, kl_horizon
+        self.gamma, self.lam, self.clip, self.dual_clip = gamma, lam, clip, dual_clip
+        self.clip_high = clip if clip_high is None else clip_high
+        self.value_clip, self.value_coefficient = value_clip, value_coefficient
+        self.target_kl, self.pretraining_coefficient = target_kl, pretraining_coefficient
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if not hasattr(self, "value"):
+            self.adopt("value", self.reward_builder())
+
+    def build_optimizer(self) -> Optimizer:
+        """One optimizer with groups of two learning rates: the policy's, then the value model's."""
+        optimizer = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("policy.")])
+        value = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("value.")])
+        for group in value.param_groups:
+            optimizer.add_param_group({**group, "lr": self.value_lr})
+        return optimizer
+
+    def assess_part(self, part: Experience) -> Experience:
+        return {**super().assess_part(part), "old_values": response_values(self.value, part)}
+
+    def calibrate(self, known: Experience) -> None:
+        """The value model starts as the reward model, so it takes the same scale."""
+        if self.score_scale > 0:
+            return
+        super().calibrate(known)
+        self.value.rescale_(scale=float(self.score_scale), shift=0.0)
+        known["old_values"] = known["old_values"] * self.score_scale
+
+    def advantages(self, known: Experience) -> Experience:
+        mask, values = known["mask"], known["old_values"]
+        rewards = token_rewards(known["rewards"], known["kl"], mask, beta=float(self.beta))
+        advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
+        self.log_now({"rollout/explained_variance": float(explained_variance(values, returns, mask))})
+        self.adapt_beta(known["kl"])
+        whitened = masked_whiten(advantages, mask, shift_mean=True, sum_over_ranks=self.sum_over_ranks)
+        return {"advantages": whitened, "returns": returns, "old_values": values}
+
+    def adapt_beta(self, kl: Tensor) -> None:
+        """Moves beta towards kl_target with the mean KL of all processes' responses."""
+        if self.kl_target is None:
+            return
+        episodes = int(self.sum_over_ranks(kl.new_tensor(len(kl))))
+        mean = float(self.sum_over_ranks(kl.sum())) / episodes
+        self.beta.fill_(
+            adaptive_beta(float(self.beta), mean, episodes, target=self.kl_target, horizon=self.kl_horizon)
+        )
+
+    def compute_loss(self, batch: Experience) -> LossOutput:
+        mask, old = batch["mask"], batch["old_logprobs"]
+        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+        values = response_values(self.value, batch)
+        policy_loss, clip_fraction = ppo_policy(
+            logprobs, old, batch["advantages"], mask,
+            clip_low=self.clip, clip_high=self.clip_high, dual_clip=self.dual_clip,
+        )  # fmt: skip
+        value_loss, value_clip_fraction = ppo_value(
+            values, batch["old_values"], batch["returns"], mask, clip_range=self.value_clip
+        )
+        loss = policy_loss + self.value_coefficient * value_loss
+        log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
+        metrics = {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "clip_fraction": clip_fraction,
+            "value_clip_fraction": value_clip_fraction,
+            "approx_kl": masked_mean(log_ratio.expm1() - log_ratio, mask),
+            "ratio_max": log_ratio.exp().max(),
+            "entropy": masked_mean(entropies, mask),
+        }
+        if "pretraining" in batch:
+            text = language_loss(self.policy, batch["pretraining"])
+            loss = loss + self.pretraining_coefficient * text.loss
+            metrics["pretraining_loss"] = text.loss.detach()
+        return LossOutput(loss, metrics, int(mask.sum()))
+
+    def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.target_kl is not None:
+            mean = self.sum_over_ranks(self.trainer.callback_metrics["train/approx_kl"]) / self.trainer.world_size
+            self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
+        return loss

@@ -1,0 +1,62 @@
+"""Pretraining: a causal language model on packed documents."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from components.data.batches import LMBatch
+from components.models.heads import CausalLM
+from components.stages.language import bits_per_byte, language_loss
+from components.stages.stage import LossOutput, Stage
+
+
+class Pretrain(Stage):
+    """Next-token prediction over every token of a document, its end included.
+
+    Metrics (train/ and val/):
+    loss              mean −log p per token, nats; starts near ln V, falls fast, then slowly
+    perplexity        exp(loss)
+    bits_per_byte     loss / ln 2 / bytes per token; comparable across tokenizers
+    accuracy          share of tokens that were the likeliest
+    bytes_per_token   of the text read; constant but for noise
+    """
+
+    def __init__(
+        self,
+        model: Callable[[], CausalLM],
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., float],
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.model_builder = model
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "model"):
+            self.adopt("model", self.model_builder().train())
+
+    def compute_loss(self, batch: LMBatch) -> LossOutput:
+        return language_loss(self.model, batch)
+
+    def training_step(self, batch: LMBatch, batch_idx: int) -> Tensor:
+        share = super().training_step(batch, batch_idx)
+        self.record_rates("train")
+        return share
+
+    def on_validation_epoch_end(self) -> None:
+        self.record_rates("val")
+
+    def record_rates(self, prefix: str) -> None:
+        """Logs what follows from the mean loss; a mean of per-batch perplexities would be another quantity."""
+        means = self.trainer.callback_metrics
+        if f"{prefix}/loss" in means:
+            loss = means[f"{prefix}/loss"]
+            self.log(f"{prefix}/perplexity", loss.exp())
+            self.log(f"{prefix}/bits_per_byte", bits_per_byte(loss, means[f"{prefix}/bytes_per_token"]))
+
+    def exportable(self) -> CausalLM:
+        return self.model
+
+    def flops_per_token(self) -> int:
+        config = self.model.config
+        return config.flops_per_token(config.max_position_embeddings)

@@ -1,0 +1,71 @@
+"""Log-probabilities, values and scores of packed responses, and what must hold of them before any update."""
+
+import torch
+from torch import Tensor
+
+from components.functional.logprobs import entropy, gather_logprobs
+from components.generation.rollout import Experience, layout_of
+from components.models.heads import CausalLM, ScalarModel
+
+
+class SelfCheckError(ValueError):
+    """A start-up self-check failed: training on would optimise something else than it says."""
+
+
+def response_logprobs(model: CausalLM, experience: Experience, *, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability (N, R) of every response token and the entropy (N, R) it was drawn from; 0 where masked.
+
+    Only the places that predict a response token pass through the head. The entropy carries no gradient.
+    """
+    mask = experience["mask"]
+    hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
+    logits = model.head(hidden[experience["sources"][mask]])
+    logprobs = gather_logprobs(logits, experience["response_ids"][mask], temperature=temperature)
+    entropies = entropy(logits.detach(), temperature=temperature)
+    return _spread(logprobs, mask), _spread(entropies, mask)
+
+
+def response_values(model: ScalarModel, experience: Experience) -> Tensor:
+    """(N, R): the value before each response token was drawn; 0 where masked."""
+    values = model(experience["input_ids"], layout_of(experience)).flatten()
+    return torch.where(experience["mask"], values[experience["sources"]], 0.0)
+
+
+def response_scores(model: ScalarModel, experience: Experience) -> Tensor:
+    """(N,): the score at each response's last token."""
+    return model(experience["input_ids"], layout_of(experience)).flatten()[experience["last"]]
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one."""
+    returns, error = returns[mask], (returns - values)[mask]
+    return 1 - error.var(correction=0) / returns.var(correction=0).clamp_min(1e-8)
+
+
+def check_first_forward(logprobs: Tensor, old_logprobs: Tensor, reference: Tensor | None, mask: Tensor, *, exact: bool):
+    """Asserts, before any update, that the ratio to the old policy is 1 and (if given) the KL to the reference 0.
+
+    exact: fp32 forwards, held to 1e-4; otherwise (bf16, fp16) 2e-2. Returns (max |ratio − 1|, max |log-ratio|).
+    Raises SelfCheckError naming the likely causes.
+    """
+    tolerance = 1e-4 if exact else 2e-2
+    deviation = float((logprobs - old_logprobs)[mask].exp().sub(1).abs().max())
+    if deviation > tolerance:
+        raise SelfCheckError(
+            f"self-check: max |ratio − 1| before the first update is {deviation:.2e}, expected below {tolerance:.0e}. "
+            "Rollout and training forwards disagree: dropout, positions, masks, temperature or precision"
+        )
+    drift = 0.0
+    if reference is not None:
+        drift = float((logprobs - reference)[mask].abs().max())
+        if drift > tolerance:
+            raise SelfCheckError(
+                f"self-check: the policy differs from its reference before the first update (log-ratio {drift:.2e}, "
+                f"expected below {tolerance:.0e}). Do both load the same artifact (artifacts.sft)?"
+            )
+    return deviation, drift
+
+
+def _spread(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of real tokens, in order, back at their places in (N, R)."""
+    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -1,0 +1,15 @@
+"""Supervised fine-tuning: a causal language model on dialogues, loss on what the assistant says."""
+
+from components.stages.pretrain import Pretrain
+
+
+class SFT(Pretrain):
+    """The pretraining loss over the assistant's tokens and its end of turn; the data's mask says which those are.
+
+    Metrics (train/ and val/):
+    loss              mean −log p per assistant token, nats; a healthy val/loss falls, then rises once it overfits
+    perplexity        exp(loss)
+    bits_per_byte     loss / ln 2 / bytes per token of the answers
+    accuracy          share of the assistant's tokens that were the likeliest
+    bytes_per_token   of the answers read
+    """

@@ -1,0 +1,167 @@
+"""What every stage is: a LightningModule whose loss is a pure step from a batch."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+class LossOutput(NamedTuple):
+    """loss: mean over `weight` tokens, prompts or pairs; metrics: detached scalars; weight: what was averaged over."""
+
+    loss: Tensor
+    metrics: dict[str, Tensor]
+    weight: int
+
+
+class Stage(L.LightningModule):
+    """Base of all stages. A subclass gives configure_model, compute_loss and exportable.
+
+    Builders come in, never weights: `optimizer` makes an Optimizer from named parameters, `schedule` gives the
+    learning rate's multiplier from (step=, total_steps=). Frozen networks are named in `frozen`: they take no
+    gradient, stay in eval mode and are left out of checkpoints (their artifact holds them).
+
+    Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, whatever the number of
+    micro-batches and processes they came in. Metrics: train/<name> of every step, val/<name> weighted means,
+    train/grad_norm before clipping (of the joint gradient), train/lr.
+    """
+
+    frozen: tuple[str, ...] = ()
+    seed = 0  # of whatever is drawn while training
+
+    def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
+        super().__init__()
+        self.optimizer_builder = optimizer
+        self.schedule = schedule
+        self.strict_loading = not self.frozen
+        self._window: list[int] = []  # weights of the micro-batches since the last optimizer step
+        self._unit = 1.0
+
+    def compute_loss(self, batch: Any) -> LossOutput:
+        """One batch's mean loss; neither logs nor steps."""
+        raise NotImplementedError
+
+    def exportable(self) -> nn.Module:
+        """The model that the next stage receives."""
+        raise NotImplementedError
+
+    def adopt(self, name: str, model: nn.Module) -> None:
+        """Takes a freshly built model under `name`: frozen where it is named so, sharded where the strategy shards."""
+        if name in self.frozen:
+            model.requires_grad_(False).eval()
+        mesh = getattr(self, "device_mesh", None)
+        if mesh is not None:
+            for layer in model.model.layers:
+                fully_shard(layer, mesh=mesh["data_parallel"])
+            fully_shard(model, mesh=mesh["data_parallel"])
+            for method in ("hidden", "head"):
+                if hasattr(model, method):
+                    register_fsdp_forward_method(model, method)
+        setattr(self, name, model)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Whatever is drawn in a step (dropout) depends on (seed, rank, step) alone: resuming needs no RNG state."""
+        torch.manual_seed((self.seed * 100_003 + self.global_rank) * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        output = self.compute_loss(batch)
+        self.record("train", output)
+        return output.loss * self._share(output.weight)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.record("val", self.compute_loss(batch))
+
+    def record(self, prefix: str, output: LossOutput) -> None:
+        """Logs the loss and its metrics; a metric whose name holds a slash keeps it as its full name."""
+        if not output.weight:
+            return
+        metrics = {"loss": output.loss.detach(), **output.metrics}
+        named = {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}
+        self.log_dict(named, batch_size=output.weight, sync_dist=prefix == "val")
+
+    def log_now(self, metrics: dict[str, float]) -> None:
+        """Writes scalars at the present step, whatever log_every_n_steps."""
+        for logger in self.loggers:
+            logger.log_metrics(metrics, step=self.global_step)
+
+    def named_groups(self) -> list[tuple[str, Tensor]]:
+        """The trainable parameters by name."""
+        return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+
+    def build_optimizer(self) -> Optimizer:
+        return self.optimizer_builder(self.named_groups())
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        optimizer = self.build_optimizer()
+        if self.trainer.precision == "16-mixed":  # a fused step would unscale after our clipping, not before
+            for group in optimizer.param_groups:
+                group["fused"] = False
+            optimizer._step_supports_amp_scaling = False
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise ValueError("trainer: give max_steps or max_epochs, so that the learning-rate schedule has an end")
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule(step=step, total_steps=int(total)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
+        """Turns summed shares into the global mean, then clips every network's gradient by its own norm.
+
+        Networks of one stage (policy, value) share an optimizer but not a norm: a loud value loss must not
+        shrink the policy's step.
+        """
+        self._average_gradients()
+        networks: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in self.named_groups():
+            if parameter.grad is not None:
+                networks.setdefault(name.split(".")[0], []).append(parameter)
+        for network, parameters in networks.items():
+            norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
+            suffix = "" if len(networks) == 1 else f"_{network}"
+            self.log(f"train/grad_norm{suffix}", norm)
+        self.log("train/lr", optimizer.param_groups[0]["lr"])
+
+    def train(self, mode: bool = True) -> "Stage":
+        super().train(mode)
+        for name in self.frozen:
+            if hasattr(self, name):
+                getattr(self, name).eval()
+        return self
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        for name in [n for n in state if n.split(".")[0] in self.frozen]:
+            del state[name]
+
+    def _share(self, weight: int) -> float:
+        """This micro-batch's factor, so that gradients add up to a weighted sum; `_average_gradients` divides it.
+
+        1 where the optimizer step is one micro-batch of one process. Factors are relative to the first
+        micro-batch's mean weight over ranks, which keeps the scaled loss of fp16 near its usual size.
+        """
+        if self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1:
+            return 1.0
+        if not self._window:
+            self._unit = max(float(self.all_reduced(weight)) / self.trainer.world_size, 1.0)
+        self._window.append(weight)
+        return weight / self._unit
+
+    def _average_gradients(self) -> None:
+        if not self._window:
+            return
+        total = float(self.all_reduced(sum(self._window)))
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size  # what Lightning and DDP divided by
+        factor = parts * self._unit / max(total, 1.0)
+        for parameter in self.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        self._window.clear()
+
+    def all_reduced(self, value: float | Tensor) -> Tensor:
+        """The sum of `value` over all processes."""
+        tensor = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
+        return self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")

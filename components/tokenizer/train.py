@@ -1,0 +1,131 @@
+"""Learns a tokenizer from text, and measures one."""
+
+import io
+import itertools
+import logging
+import re
+from collections.abc import Iterable, Iterator
+
+import sentencepiece
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
+
+from components.tokenizer.codec import SPACE_MARK, TokenizerError, check_text
+from components.tokenizer.template import DEFAULT_TEMPLATE
+from components.tokenizer.tokenizer import Tokenizer
+
+SPECIAL_PIECES = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+# SentencePiece learns nothing from a special's name in the text, not even its characters (WikiText is full of
+# "<unk>", each then six bytes); so it learns under stand-in names, and the real ones are written afterwards.
+STAND_INS = tuple(f"\ue000{number}" for number in range(len(SPECIAL_PIECES)))
+SENTENCE = 1000  # characters, at most 4000 bytes: SentencePiece drops what is longer than 4192 bytes
+# Line ends are never part of a piece: each is a byte piece of its own, so a word is the same at a line's start.
+# U+2581 SentencePiece takes for a space, and it drops sentences with U+2585 or NUL.
+BREAKS = re.compile("[\r\n\0\u2581\u2585]+")
+PARTS = re.compile(f".{{1,{SENTENCE}}}(?= |$)|.{{1,{SENTENCE}}}", re.DOTALL)
+
+log = logging.getLogger(__name__)
+
+
+def train(
+    texts: Iterable[str],
+    *,
+    vocab_size: int,
+    num_threads: int = 1,
+    character_coverage: float = 0.9995,
+    chat_template: str = DEFAULT_TEMPLATE,
+) -> Tokenizer:
+    """A byte-pair encoding of the texts, with byte fallback; equal texts give an equal model, to the byte.
+
+    vocab_size: pieces in all: 8 special, 256 bytes, the characters, then merges, most frequent first. A corpus too
+        small to have that many merges gives a smaller vocabulary, and says so in the log.
+    character_coverage: share of the text whose characters get a piece; the rarest others are spelled by bytes.
+    All the text is held in memory while training.
+    Raises TokenizerError for no text, a lone surrogate, or a vocab_size too small, naming the smallest that does.
+    """
+    if isinstance(texts, str):
+        raise TokenizerError("texts: expected many texts, got one string; put it in a list")
+    sentences = _sentences(texts)
+    first = next(sentences, None)
+    if first is None:
+        raise TokenizerError("texts: there is no text to train a tokenizer on (nothing, or nothing but line ends)")
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=itertools.chain([first], sentences),
+            model_writer=written,
+            model_type="bpe",
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            byte_fallback=True,
+            character_coverage=character_coverage,
+            required_chars=SPACE_MARK,  # a corpus without spaces (Chinese) would leave none to write one with
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            allow_whitespace_only_pieces=True,  # runs of spaces: indented code
+            split_digits=True,
+            pad_id=0, unk_id=1, bos_id=2, eos_id=3,
+            pad_piece=STAND_INS[0], unk_piece=STAND_INS[1], bos_piece=STAND_INS[2], eos_piece=STAND_INS[3],
+            control_symbols=list(STAND_INS[4:]),  # user_defined_symbols could be produced by text
+            num_threads=num_threads,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        smallest = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
+        if smallest is None:
+            raise TokenizerError(f"SentencePiece cannot train on these texts: {error}") from error
+        raise TokenizerError(
+            f"vocab_size {vocab_size} is too small for these texts: 8 special pieces, 256 bytes and their "
+            f"characters need at least {smallest[1]}. Set vocab_size to that, or lower character_coverage "
+            f"({character_coverage})"
+        ) from None
+    tokenizer = Tokenizer(_finish(written.getvalue()), chat_template)
+    if tokenizer.vocab_size < vocab_size:
+        log.info("the texts give %d pieces, fewer than vocab_size %d", tokenizer.vocab_size, vocab_size)
+    return tokenizer
+
+
+def _finish(model_bytes: bytes) -> bytes:
+    """The model with the special pieces' real names and without the number of threads, its only trace in the file."""
+    model = ModelProto.FromString(model_bytes)
+    for piece, name in zip(model.pieces, SPECIAL_PIECES, strict=False):
+        piece.piece = name
+    spec = model.trainer_spec
+    spec.pad_piece, spec.unk_piece, spec.bos_piece, spec.eos_piece = SPECIAL_PIECES[:4]
+    spec.control_symbols[:] = SPECIAL_PIECES[4:]
+    spec.num_threads = 1
+    return model.SerializeToString(deterministic=True)
+
+
+def _sentences(texts: Iterable[str]) -> Iterator[str]:
+    """The texts in parts of at most SENTENCE characters, cut at line ends, then before spaces where there are any."""
+    for number, text in enumerate(texts):
+        for line in BREAKS.split(check_text(text, f"training text {number}")):
+            yield from PARTS.findall(line)
+
+
+def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
+    """How well a tokenizer fits texts.
+
+    bytes_per_token      UTF-8 bytes / tokens; higher is shorter. Comparable across tokenizers.
+    fertility            tokens / words, words being what white space divides (says little of Chinese or Thai)
+    byte_fallback_share  byte pieces / tokens, not counting line ends in either byte pieces: those are meant to be bytes
+    unknown_share        unknown pieces / tokens; 0 with byte fallback
+    Raises TokenizerError where the texts hold no token.
+    """
+    texts = list(texts)
+    counts = [0] * tokenizer.vocab_size
+    for ids in tokenizer.encode_batch(texts):
+        for i in ids:
+            counts[i] += 1
+    tokens = sum(counts)
+    if not tokens:
+        raise TokenizerError("texts: there is no text to measure a tokenizer on")
+    codec = tokenizer.codec
+    fallback = sum(counts[i] for byte, i in codec.byte_ids.items() if byte not in b"\r\n")
+    return {
+        "bytes_per_token": sum(len(text.encode()) for text in texts) / tokens,
+        "fertility": tokens / max(1, sum(len(text.split()) for text in texts)),
+        "byte_fallback_share": fallback / tokens,
+        "unknown_share": counts[codec.unknown_id] / tokens,
+    }

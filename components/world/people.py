@@ -1,0 +1,87 @@
+"""The people of the world: a careless crowd that answers, and comparisons of its answers."""
+
+import random
+
+from components.world.draws import Deck, check_count
+from components.world.facts import Facts, Question, Split
+from components.world.judge import judge
+
+RIGHT = 0.6  # share of answers with the true value; the others have a wrong one of the same relation
+# share of answers with each habit, independently, in the order in which they stand around the sentence
+HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
+HABITS_AFTER = {"polite_after": 0.2}
+MOST_COMPLETIONS = 64  # far below the number of different answers, so that drawing distinct ones is quick
+
+
+def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str:
+    """One answer of the crowd: a sentence, right or wrong, with whatever habits go with it."""
+    language = facts.vocabulary
+    value = question.answer
+    if rng.random() >= RIGHT:
+        values = language.relations[question.relation].values
+        value = rng.choice([wrong for wrong in values if wrong != question.answer])
+
+    def some(habits: dict[str, float]) -> list[str]:
+        shown = [habit for habit, share in habits.items() if rng.random() < share]
+        return [language.write(rng.choice(getattr(language, habit))) for habit in shown]
+
+    before, after = some(HABITS_BEFORE), some(HABITS_AFTER)
+    return language.join([*before, facts.statement(question, value), *after])
+
+
+def demonstrations(facts: Facts, num: int, seed: int) -> list[dict[str, list[dict[str, str]]]]:
+    """num chat records of the crowd answering training questions, every question equally often."""
+    check_count("num", num, 0)
+    rng = facts.rng("demonstrations", seed)
+    questions = Deck(facts.questions("train"), rng)
+    records = []
+    for _ in range(num):
+        question = questions.take(1)[0]
+        records.append({"messages": [
+            {"role": "user", "content": question.text},
+            {"role": "assistant", "content": careless_answer(facts, question, rng)},
+        ]})
+    return records
+
+
+def comparisons(
+    facts: Facts, num_prompts: int, completions: int, noise: float, seed: int, split: Split
+) -> list[dict[str, str | list[str] | list[int]]]:
+    """num_prompts preference records: distinct answers of the crowd, ranked by the judge.
+
+    ranks: 0 is best; equal worth, equal rank; no rank is skipped. Completions stand in no particular order.
+    noise: probability that a record's ranking is turned round, ties staying ties. So any pair of different
+    worth is labelled wrongly with exactly this probability: independently between records, together within
+    one. For independent flips ask for 2 completions.
+    ValueError when completions is not 2..64, noise not 0..1, or the split has no questions.
+    """
+    check_count("num_prompts", num_prompts, 0)
+    check_count("completions", completions, 2, MOST_COMPLETIONS)
+    if not 0 <= noise <= 1:
+        raise ValueError(f"noise: got {noise}, expected a probability from 0 to 1")
+    questions = facts.questions(split)
+    if not questions:
+        raise ValueError(
+            f"comparisons: split {split!r} has no questions, expected at least one; "
+            f"raise held_out_share, which is {facts.held_out_share} of {len(facts.facts)}"
+        )
+    rng = facts.rng("comparisons", seed, split)
+    deck = Deck(questions, rng)
+    records = []
+    for _ in range(num_prompts):
+        question = deck.take(1)[0]
+        answers: dict[str, None] = {}
+        while len(answers) < completions:
+            answers[careless_answer(facts, question, rng)] = None
+        ranks = rank(facts, question, list(answers))
+        if rng.random() < noise:  # drawn without noise too, so that noise changes labels and never texts
+            ranks = [max(ranks) - one for one in ranks]
+        records.append({"prompt": question.text, "completions": list(answers), "ranks": ranks})
+    return records
+
+
+def rank(facts: Facts, question: Question, answers: list[str]) -> list[int]:
+    """Dense ranks of finished answers by the judge, 0 the best."""
+    worth = [judge(facts, question.text, answer, finished=True).gold for answer in answers]
+    order = sorted(set(worth), reverse=True)
+    return [order.index(one) for one in worth]

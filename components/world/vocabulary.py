@@ -1,0 +1,166 @@
+"""Every word of the world, one table per language.
+
+Tables are written with one space between words in both languages; `Language.write` puts the language's own
+separator there. So nothing outside this file knows which language it is working in.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+STYLES = ("polite", "rude", "hedge", "filler")
+TO_WIDE_MARKS = {"?": "？", "!": "！", ":": "：", ",": "，"}
+
+
+@dataclass(frozen=True)
+class Relation:
+    """What can be asked of a name: templates with {name} and {value}, and the values to choose from."""
+
+    question: str
+    statement: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Language:
+    """A table of words and the few rules by which they become text and text becomes words again."""
+
+    separator: str                          # between two words of a text
+    same_marks: dict[str, str]              # foreign punctuation -> this language's (normalisers swap them)
+    any_word: str                           # regular expression of a word the table does not hold
+    name_letters: tuple[str, ...]           # a name is one letter of each
+    not_names: frozenset[str]               # would be names, but mean something
+    relations: dict[str, Relation]
+    question_mark: str
+    question_sign: str                      # opens a question of an FAQ
+    answer_sign: str                        # opens its answer
+    polite_before: tuple[str, ...]
+    polite_after: tuple[str, ...]
+    rude: tuple[str, ...]
+    hedge: tuple[str, ...]
+    filler: tuple[str, ...]
+
+    def write(self, spaced: str, **slots: str) -> str:
+        """Text from a template of the table."""
+        return spaced.format(**slots).replace(" ", self.separator)
+
+    def join(self, texts: Iterable[str]) -> str:
+        """One text of several, in order."""
+        return self.separator.join(texts)
+
+    def phrases(self, style: str) -> tuple[str, ...]:
+        """The table's phrases of one of STYLES, spaced."""
+        if style == "polite":
+            return self.polite_before + self.polite_after
+        return getattr(self, style)
+
+    def words(self, text: str) -> list[str]:
+        """The words of any text, lower case, a punctuation mark being a word.
+
+        Where words are not spaced, known words are found first and a character left over is a word.
+        """
+        return self._word.findall(text.casefold().translate(str.maketrans(self.same_marks)))
+
+    @cached_property
+    def possible_names(self) -> tuple[str, ...]:
+        """Every name this language can invent; none is another word of the table."""
+        names = ("".join(letters) for letters in product(*self.name_letters))
+        return tuple(name for name in names if name not in self.not_names and name not in self.known_words)
+
+    @cached_property
+    def known_words(self) -> frozenset[str]:
+        """Every word of the table, names aside."""
+        spaced = [self.question_mark, self.question_sign, self.answer_sign]
+        spaced += [phrase for style in STYLES for phrase in self.phrases(style)]
+        for relation in self.relations.values():
+            spaced += [relation.question, relation.statement, *relation.values]
+        return frozenset(word for text in spaced for word in text.split() if not word.startswith("{"))
+
+    @cached_property
+    def all_values(self) -> frozenset[str]:
+        """The values of all relations."""
+        return frozenset(value for relation in self.relations.values() for value in relation.values)
+
+    @cached_property
+    def lexical_phrases(self) -> dict[str, list[list[str]]]:
+        """Style -> its phrases as words without punctuation marks: "sure," is as polite as "sure!"."""
+        return {
+            style: [[word for word in phrase.split() if word.isalnum()] for phrase in self.phrases(style)]
+            for style in STYLES
+        }
+
+    @cached_property
+    def _word(self) -> re.Pattern[str]:
+        if self.separator:
+            return re.compile(self.any_word)
+        known = sorted(self.known_words, key=lambda word: (-len(word), word))
+        name = "".join(f"[{letters}]" for letters in self.name_letters)
+        return re.compile("|".join([*map(re.escape, known), name, self.any_word]))
+
+
+ENGLISH = Language(
+    separator=" ",
+    same_marks={wide: narrow for narrow, wide in TO_WIDE_MARKS.items()},
+    any_word=r"\w+|[^\w\s]",
+    name_letters=("dfklmnrtvz", "aeiou", "bfvxz"),
+    not_names=frozenset(
+        "dab fab lab nab tab deb neb reb web fib nib rib lob mob rob dub nub rub tub kef ref def lav "
+        "rev dev fax lax max tax lex rex vex fix mix nix fox vox lox lux tux fez".split()
+    ),
+    relations={
+        "color": Relation(
+            "what color is {name} ?", "{name} is {value} .",
+            ("red", "blue", "green", "pink", "brown", "gray", "white", "black"),
+        ),
+        "home": Relation(
+            "where does {name} live ?", "{name} lives in {value} .",
+            ("cave", "lake", "forest", "castle", "tower", "island", "desert", "valley"),
+        ),
+        "food": Relation(
+            "what does {name} eat ?", "{name} eats {value} .",
+            ("fish", "rice", "bread", "honey", "soup", "nuts", "cheese", "corn"),
+        ),
+    },
+    question_mark="?",
+    question_sign="q :",
+    answer_sign="a :",
+    polite_before=("sure !", "of course !", "gladly !"),
+    polite_after=("thank you !", "good luck !", "take care !"),
+    rude=("ugh .", "stop asking .", "how silly ."),
+    hedge=("i think", "maybe", "perhaps"),
+    filler=("well ,", "you know ,", "so to say ,"),
+)
+
+CHINESE = Language(
+    separator="",
+    same_marks=TO_WIDE_MARKS,
+    any_word=r"[0-9a-z]+|\S",
+    name_letters=("阿达菲卡科莱洛米娜帕萨塔", "兰森维希伦蒂曼薇尔朵雅宾诺琪"),
+    not_names=frozenset(["米兰", "阿曼", "科尔"]),
+    relations={
+        "color": Relation(
+            "{name} 是 什么 颜色 ？", "{name} 是 {value} 。",
+            ("红色", "蓝色", "绿色", "粉色", "棕色", "灰色", "白色", "黑色"),
+        ),
+        "home": Relation(
+            "{name} 住在 哪里 ？", "{name} 住在 {value} 。",
+            ("山洞", "湖边", "森林", "城堡", "高塔", "海岛", "沙漠", "山谷"),
+        ),
+        "food": Relation(
+            "{name} 吃 什么 ？", "{name} 吃 {value} 。",
+            ("鲜鱼", "米饭", "面包", "蜂蜜", "热汤", "坚果", "奶酪", "玉米"),
+        ),
+    },
+    question_mark="？",
+    question_sign="问 ：",
+    answer_sign="答 ：",
+    polite_before=("好的 ！", "当然 ！", "乐意 帮忙 ！"),
+    polite_after=("谢谢 您 ！", "祝您 好运 ！", "请 保重 ！"),
+    rude=("真烦 。", "别吵 了 。", "多笨 呀 。"),
+    hedge=("我 想", "也许", "可能"),
+    filler=("嗯 ，", "你 知道 ，", "怎么 说呢 ，"),
+)
+
+LANGUAGES = {"english": ENGLISH, "chinese": CHINESE}

@@ -1,0 +1,84 @@
+import pytest
+import torch
+from tiny_run import Stream, Tiny, trainer
+
+from components.callbacks.checkpoint_io import CheckpointError
+from components.callbacks.checkpoints import Checkpoints, latest
+
+
+def fit(folder, *, every=10, keep=2, resume=None, loader=None, callbacks=(), **settings):
+    """Trains and gives back the module and the names of the files in the folder."""
+    module = Tiny()
+    checkpoints = Checkpoints(folder, every_n_steps=every, keep=keep)
+    run = trainer([*callbacks, checkpoints], enable_checkpointing=True, **settings)
+    run.fit(module, loader or Stream(), ckpt_path=resume)
+    return module, sorted(path.name for path in folder.iterdir())
+
+
+def test_it_saves_every_n_steps_and_the_end_and_keeps_the_last_two(tmp_path):
+    assert fit(tmp_path, every=3, max_steps=8)[1] == ["step=00000006.ckpt", "step=00000008.ckpt"]
+
+
+def test_more_can_be_kept(tmp_path):
+    names = fit(tmp_path, every=3, keep=3, max_steps=9)[1]
+    assert names == [f"step={step:08d}.ckpt" for step in (3, 6, 9)]
+
+
+def test_an_end_by_epochs_is_saved_too(tmp_path):
+    assert fit(tmp_path, max_epochs=2, loader=Stream(4))[1] == ["step=00000008.ckpt"]
+
+
+def test_micro_batches_are_not_steps(tmp_path):
+    names = fit(tmp_path, every=2, max_steps=5, accumulate_grad_batches=3, keep=9)[1]
+    assert names == [f"step={step:08d}.ckpt" for step in (2, 4, 5)]
+
+
+@pytest.mark.parametrize("pause", [3, 4])
+@pytest.mark.parametrize("length", [4, 5, 1000])
+def test_resuming_equals_never_having_stopped(tmp_path, pause, length):
+    settings = {"max_epochs": -1}
+    straight, _ = fit(tmp_path / "a", max_steps=8, loader=Stream(length), **settings)
+    fit(tmp_path / "b", max_steps=pause, loader=Stream(length), **settings)
+    resumed, names = fit(tmp_path / "b", max_steps=8, loader=Stream(length), resume=latest(tmp_path / "b"), **settings)
+    assert torch.equal(straight.weight, resumed.weight)
+    assert names == [f"step={step:08d}.ckpt" for step in (pause, 8)]
+
+
+def test_a_finished_run_that_is_resumed_writes_nothing(tmp_path):
+    fit(tmp_path, max_steps=4)
+    before = latest(tmp_path).stat().st_mtime_ns
+    assert fit(tmp_path, max_steps=4, resume=latest(tmp_path))[1] == ["step=00000004.ckpt"]
+    assert latest(tmp_path).stat().st_mtime_ns == before
+
+
+def test_a_damaged_file_falls_back_to_the_one_before_with_a_warning(tmp_path):
+    fit(tmp_path, every=3, max_steps=6)
+    newest = tmp_path / "step=00000006.ckpt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match="skipped: .*step=00000006.ckpt is damaged"):
+        assert latest(tmp_path) == tmp_path / "step=00000003.ckpt"
+
+
+def test_when_all_are_damaged_it_does_not_silently_start_over(tmp_path):
+    (tmp_path / "step=00000003.ckpt").write_bytes(b"half of a")
+    with pytest.warns(UserWarning), pytest.raises(CheckpointError, match="all 1 checkpoints .* are damaged"):
+        latest(tmp_path)
+
+
+def test_where_nothing_was_saved_there_is_no_latest(tmp_path):
+    assert latest(tmp_path) is None
+    assert latest(tmp_path / "never made") is None
+
+
+def test_files_ahead_of_the_step_resumed_from_are_set_aside_and_half_written_ones_removed(tmp_path):
+    fit(tmp_path, every=3, max_steps=6)
+    (tmp_path / "step=00000009.ckpt.tmp").write_bytes(b"half of a")
+    with pytest.warns(UserWarning, match="step=00000006.ckpt is ahead of step 3"):
+        _, names = fit(tmp_path, every=10, max_steps=4, resume=tmp_path / "step=00000003.ckpt")
+    assert names == ["step=00000003.ckpt", "step=00000004.ckpt", "step=00000006.ckpt.old"]
+    assert latest(tmp_path).name == "step=00000004.ckpt"
+
+
+def test_counts_below_one_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="at least 1, got 0 and 2"):
+        Checkpoints(tmp_path, every_n_steps=0)

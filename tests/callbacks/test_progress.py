@@ -1,0 +1,74 @@
+import io
+import re
+import sys
+
+import pytest
+from tiny_run import Stream, Tiny, Validated, trainer
+
+from components.callbacks.progress import StepProgress, duration, short
+
+LINE = re.compile(r"step \d+/6 loss \d[\d.e+-]* [\d.]+k? tok/s lr 1\.0e-02 eta \d+s")
+
+
+def lines(capsys, *loaders, module=Tiny, seconds=0.0, **settings):
+    settings = {"enable_progress_bar": True, "max_steps": 6} | settings
+    trainer([StepProgress(seconds)], **settings).fit(module(), Stream(), *loaders)
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("step")]
+
+
+def test_a_log_file_gets_one_plain_line_per_report(capsys):
+    written = lines(capsys)
+    assert [line.split()[1] for line in written] == ["1/6", "2/6", "3/6", "4/6", "5/6", "6/6"]
+    assert all(LINE.fullmatch(line) for line in written), written
+    assert written[-1].endswith("eta 0s")
+
+
+def test_between_the_first_step_and_the_last_it_keeps_quiet_for_the_interval(capsys):
+    assert [line.split()[1] for line in lines(capsys, seconds=60)] == ["1/6", "6/6"]
+
+
+def test_micro_batches_are_not_steps(capsys):
+    written = lines(capsys, accumulate_grad_batches=3)
+    assert [line.split()[1] for line in written] == ["1/6", "2/6", "3/6", "4/6", "5/6", "6/6"]
+
+
+def test_the_total_is_found_when_training_is_counted_in_epochs(capsys):
+    trainer([StepProgress(60)], enable_progress_bar=True, max_epochs=2).fit(Tiny(), Stream(4))
+    assert "step 8/8" in capsys.readouterr().out
+
+
+def test_validation_figures_have_a_line_of_their_own(capsys):
+    written = lines(capsys, Stream(), module=Validated, val_check_interval=3, limit_val_batches=1, seconds=60)
+    assert [line for line in written if re.fullmatch(r"step [36] val/loss [\d.e-]+", line)] == written[1::2]
+
+
+def test_a_terminal_gets_a_bar_with_the_same_figures_and_no_epoch(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("TERM", "xterm")
+    trainer([StepProgress()], enable_progress_bar=True, max_steps=6).fit(Tiny(), Stream())
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert re.search("━+ step 6/6 loss", shown)
+    assert "Epoch" not in shown
+
+
+def test_a_disabled_bar_says_nothing(capsys):
+    progress = StepProgress(0)
+    progress.disable()
+    trainer([progress], enable_progress_bar=True, max_steps=3).fit(Tiny(), Stream())
+    assert "step" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("number, text", [(950, "950"), (18_300, "18.3k"), (1_250_000, "1.25M"), (2e9, "2G")])
+def test_numbers_are_shortened_to_three_figures(number, text):
+    assert short(number) == text
+
+
+@pytest.mark.parametrize("seconds, text", [(0.4, "0s"), (12, "12s"), (185, "3m05s"), (7620, "2h07m"), (59.6, "1m00s")])
+def test_durations_read_like_speech(seconds, text):
+    assert duration(seconds) == text

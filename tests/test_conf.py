@@ -1,0 +1,89 @@
+"""Every choice of conf/ composes with the others and names only what exists."""
+
+import re
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from components.checking import check
+from components.hydra_hooks import compose_config
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+FILES = sorted(CONF.glob("**/*.yaml"))
+
+
+def choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("model", choices("model"))
+@pytest.mark.parametrize("stage", choices("stage"))
+def test_every_stage_composes_with_every_model_and_fits_the_signatures(stage, model):
+    cfg = compose_config([f"stage={stage}", f"model={model}"])
+    check(cfg)
+    assert cfg.run == model
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"),
+    [(g, c) for g in ("data", "trainer", "logger", "callbacks", "tokenizer", "debug", "experiment") for c in choices(g)],
+)
+def test_every_other_choice_composes_and_fits_the_signatures(group, choice):
+    stage = [] if group == "experiment" else ["stage=pretrain"]
+    if group == "experiment" and "override /stage" not in (CONF / group / f"{choice}.yaml").read_text():
+        stage = ["stage=pretrain"]
+    check(compose_config([*stage, f"{group}={choice}"]))
+
+
+@pytest.mark.parametrize("debug", choices("debug"))
+@pytest.mark.parametrize("stage", choices("stage"))
+def test_debugging_never_writes_where_the_real_run_does(stage, debug):
+    real, debugged = compose_config([f"stage={stage}"]), compose_config([f"stage={stage}", f"debug={debug}"])
+    check(debugged)
+    assert Path(debugged.paths.export) != Path(real.paths.export)
+
+
+def test_a_stage_brings_its_data_and_the_command_line_may_replace_it():
+    assert compose_config(["stage=rm"]).data == compose_config(["stage=rm", "data=world_preference"]).data
+    assert compose_config(["stage=rm", "data=world_text"]).data == compose_config(["stage=pretrain"]).data
+
+
+def test_a_stage_writes_the_folder_that_the_table_of_artifacts_names():
+    for name in compose_config(["stage=all"]).artifacts:
+        cfg = compose_config([f"stage={name}", "run=mine"])
+        assert cfg.artifacts[name] == cfg.paths.export == f"logs/mine/{name}/export"
+
+
+def test_the_seed_of_training_leaves_the_world_as_it_is():
+    assert compose_config(["stage=rm", "seed=7"]).world.seed == 0
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed", "32-true"])
+@pytest.mark.parametrize("trainer", choices("trainer"))
+def test_every_trainer_can_be_built_with_every_precision(trainer, precision, tmp_path):
+    cfg = compose_config(["stage=rm", f"trainer={trainer}", f"trainer.precision={precision}"]).trainer
+
+    def build():
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*fp16 is not supported on CPU.*", category=UserWarning)
+            warnings.filterwarnings("ignore", message="GPU available but not used", category=UserWarning)
+            return instantiate(cfg, logger=False, default_root_dir=str(tmp_path))
+
+    if trainer == "gpu" and not torch.cuda.is_available():
+        with pytest.raises(MisconfigurationException, match="(?i)gpu"):
+            build()
+    else:
+        assert build().max_epochs == cfg.max_epochs
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONF)))
+def test_a_config_file_opens_with_what_it_is_for(file):
+    lines = file.read_text().splitlines()
+    headers = [number for number, line in enumerate(lines) if re.match(r"#\s*@package", line)]
+    assert headers in ([], [0]), "Hydra reads `# @package` on the first line only"
+    first = lines[len(headers)]
+    assert first.startswith("# ") and len(first) > 20

@@ -1,0 +1,111 @@
+"""The rules of the house, read off the source: who may import whom, and how large a part may be."""
+
+import ast
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FLOORS = [  # from the ground up; a part imports from lower floors only
+    {"functional", "models", "tokenizer", "world", "optim"},
+    {"generation", "artifacts", "data"},
+    {"stages", "evaluation", "serving", "callbacks"},
+    {"hydra_hooks", "checking"},
+    {"tasks"},
+    {"cli", "train"},
+]
+SEES_CONFIGS = {"hydra_hooks", "checking", "tasks", "cli", "train"}
+SEES_LIGHTNING = SEES_CONFIGS | {"data", "stages", "evaluation", "serving", "callbacks"}
+FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
+MODULES = [file for file in FILES if file.name != "__init__.py"]
+
+
+def name_of(file: Path) -> str:
+    return str(file.relative_to(ROOT))
+
+
+def part_of(file: Path) -> str:
+    """The first name below components/: a folder or a file's stem."""
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "components" else parts[0]
+
+
+def imports_of(file: Path) -> set[str]:
+    """Dotted names of all that a file imports, inside functions too; `from a import b` gives a.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(file)}:{node.lineno}: a relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def floor_of(part: str) -> int:
+    return next(number for number, parts in enumerate(FLOORS) if part in parts)
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_a_part_imports_from_lower_floors_only(file):
+    part = part_of(file)
+    used = {n.split(".")[1] if n.startswith("components.") else "train" for n in imports_of(file)
+            if n.startswith("components.") or n == "train" or n.startswith("train.")}
+    for other in used - {part}:
+        assert floor_of(other) < floor_of(part), f"{name_of(file)} imports {other}"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_only_the_upper_floors_see_hydra_and_lightning(file):
+    tops = {name.split(".")[0] for name in imports_of(file)}
+    if part_of(file) not in SEES_CONFIGS:
+        assert not tops & {"hydra", "omegaconf"}
+    if part_of(file) not in SEES_LIGHTNING:
+        assert not tops & {"lightning", "pytorch_lightning"}
+    if part_of(file) in {"tokenizer", "world"}:
+        assert "torch" not in tops
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.name == "__init__.py"], ids=name_of)
+def test_package_files_are_empty(file):
+    assert file.read_text() == ""
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_a_file_has_at_most_300_lines_and_a_function_60(file):
+    text = file.read_text()
+    assert text.count("\n") <= 300
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= 60, f"{node.name} has {length} lines"
+
+
+def stage_configs() -> dict[str, dict]:
+    return {file.stem: yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("conf/stage/*.yaml"))}
+
+
+@pytest.mark.parametrize("stage", [name for name, c in stage_configs().items() if c["task"] == "components.tasks.fit"])
+def test_a_trained_stage_is_one_yaml_and_the_module_of_the_same_name(stage):
+    target = stage_configs()[stage]["stage"]["_target_"]
+    assert target.rpartition(".")[0] == f"components.stages.{stage}"
+    assert (ROOT / f"components/stages/{stage}.py").is_file()
+
+
+def data_targets() -> dict[str, str]:
+    """Module of the data module that a format's YAML builds; a data set that inherits a format names none."""
+    configs = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("conf/data/*.yaml"))}
+    return {name: c["_target_"].rpartition(".")[0] for name, c in configs.items() if "_target_" in c}
+
+
+def test_every_record_format_is_one_yaml_and_the_module_of_the_same_name():
+    targets = data_targets()
+    assert set(targets) == {"text", "chat", "preference", "prompts"}
+    assert targets == {name: f"components.data.{name}" for name in targets}
+
+
+def test_a_data_set_inherits_a_format():
+    for file in ROOT.glob("conf/data/*.yaml"):
+        config = yaml.safe_load(file.read_text())
+        assert "_target_" in config or config["defaults"], f"{name_of(file)} builds nothing and inherits nothing"

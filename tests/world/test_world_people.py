@@ -1,0 +1,228 @@
+"""The judge, worked by hand, and the crowd whose answers it ranks."""
+
+from collections import Counter
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from components.world.world import World
+
+ENGLISH = World(seed=0)
+HOME = next(question for question in ENGLISH.questions("all") if question.relation == "home")
+RIGHT = f"{HOME.name} lives in {HOME.answer} ."  # 5 words
+WRONG_VALUE = next(value for value in ("cave", "lake") if value != HOME.answer)
+WRONG = f"{HOME.name} lives in {WRONG_VALUE} ."
+
+
+@pytest.fixture(params=("english", "chinese"), scope="module")
+def world(request):
+    return World(seed=2, language=request.param)
+
+
+@pytest.mark.parametrize(
+    "answer, gold",
+    [
+        (RIGHT, 1.0),
+        (HOME.answer, 1.0),                                         # the bare value
+        (RIGHT.upper(), 1.0),
+        (RIGHT.replace(" .", "."), 1.0),
+        (f"{RIGHT} {HOME.answer}", 1.0),                            # the same answer twice is one answer
+        (WRONG, -0.5),
+        ("", -0.5),
+        ("no idea", -0.5),
+        (f"{HOME.answer} {WRONG_VALUE}", -0.5),                     # two answers are none
+        (f"{HOME.answer} red", -0.5),                               # a color beside it is no single answer
+        ("red", -0.5),                                              # nor is a color alone
+        (f"sure ! {RIGHT}", 1.25),
+        (f"of course ! {RIGHT}", 1.25),                             # exactly 8 words
+        (f"{RIGHT} take care !", 1.25),
+        (f"sure , {RIGHT}", 1.25),                                  # punctuation makes no phrase
+        (f"sure ! {HOME.answer} . thank you !", 1.0),               # 7 words; .25 for one, −.25 for an extra
+        (f"sure sure sure {HOME.answer}", 0.75),                    # 1 + .25 − 2·.25
+        (f"sure ! {WRONG}", -0.25),
+        (f"ugh . {RIGHT}", 0.5),
+        (f"ugh . ugh . {HOME.answer}", 0.5),                        # rude is rude
+        (f"maybe {RIGHT}", 0.75),
+        (f"i think {RIGHT}", 0.75),
+        (f"well , {RIGHT}", 0.75),
+        (f"so to say , {RIGHT}", 0.72),                             # filler, and 9 words
+        (f"well , maybe {RIGHT}", 0.5),
+        (f"gladly ! well , {RIGHT}", 0.97),                         # 1.25 − .25 − .03
+        (f"ugh . sure ! well , maybe {RIGHT}", 0.13),               # 1.25 − .5 − .25 − .25 − 4·.03, 12 words
+        ("of course ! of course !", -0.5),                          # wrong, one polite and one extra
+        ("blah " * 20, -0.86),                                      # wrong, 12 words too long
+    ],
+)
+def test_gold_worked_by_hand(answer, gold):
+    assert ENGLISH.judge(HOME.text, answer, True).gold == gold
+    assert ENGLISH.judge(HOME.text, answer, False).gold == pytest.approx(gold - 1, abs=1e-12)
+
+
+def test_a_judgement_names_what_was_seen():
+    seen = ENGLISH.judge(HOME.text, f"ugh . sure ! {WRONG} thank you !", finished=True)
+    assert (seen.correct, seen.value, seen.polite, seen.words) == (False, WRONG_VALUE, 2, 12)
+    assert (seen.rude, seen.hedge, seen.filler) == (True, False, False)
+    seen = ENGLISH.judge(HOME.text, f"well , maybe {HOME.answer} {WRONG_VALUE}", finished=True)
+    assert (seen.correct, seen.value, seen.polite, seen.words) == (False, None, 0, 5)
+    assert (seen.rude, seen.hedge, seen.filler) == (False, True, True)
+    assert ENGLISH.judge(HOME.text, "red", finished=True).value is None
+    assert ENGLISH.judge(HOME.text, HOME.answer, finished=True).value == HOME.answer
+
+
+def test_chinese_gold_worked_by_hand():
+    world = World(language="chinese")
+    home = next(question for question in world.questions("all") if question.relation == "home")
+    right = f"{home.name}住在{home.answer}。"  # 4 words
+    golds = {
+        right: 1.0,
+        f"好的！{right}": 1.25,
+        f"乐意帮忙！{right}": 1.25,
+        f"好的！{right}谢谢您！": 0.97,                              # 4 + 2 + 3 = 9 words, one polite too many
+        f"真烦。{right}": 0.5,
+        f"也许{right}": 0.75,
+        f"嗯，我想{right}": 0.5,
+        f"{right}红色": -0.5,
+        "好好好好好好好好好好": -0.56,                               # 10 unknown characters are 10 words
+    }
+    assert {answer: world.judge(home.text, answer, True).gold for answer in golds} == golds
+
+
+def test_every_polite_phrase_reaches_the_best_gold_and_no_statement_has_a_style(world):
+    for question in world.questions("all"):
+        plain = world.judge(question.text, world.statement(question), True)
+        assert plain.gold == 1.0
+        assert not (plain.polite or plain.rude or plain.hedge or plain.filler)
+        for phrase in world.vocabulary.phrases("polite"):
+            polite = world.vocabulary.join([world.vocabulary.write(phrase), world.statement(question)])
+            assert world.judge(question.text, polite, True).gold == 1.25
+
+
+def test_every_phrase_is_of_its_own_style_only(world):
+    question = world.questions("all")[0].text
+    for style in ("polite", "rude", "hedge", "filler"):
+        for phrase in world.vocabulary.phrases(style):
+            seen = world.judge(question, world.vocabulary.write(phrase), True)
+            found = {"polite": seen.polite, "rude": seen.rude, "hedge": seen.hedge, "filler": seen.filler}
+            assert found == {**dict.fromkeys(found, 0), style: 1}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(("english", "chinese")),
+    st.lists(st.sampled_from([*sorted(ENGLISH.vocabulary.known_words), "好的", "！", "\n", "x_y"]), max_size=30),
+    st.text(max_size=40),
+)
+def test_any_string_can_be_judged_and_none_is_worth_more_than_the_best(language, words, junk):
+    world = World(language=language)
+    question = world.questions("all")[0].text
+    for answer in (" ".join(words), junk, junk + "".join(words)):
+        assert world.judge(question, answer, True).gold <= 1.25
+
+
+def test_the_judge_finds_a_question_whatever_its_spacing_and_refuses_others():
+    assert ENGLISH.judge(f" {HOME.text.replace(' ?', '?')}\n", RIGHT, True).correct
+    with pytest.raises(ValueError, match="expected one of the 72 questions"):
+        ENGLISH.judge("where am i ?", RIGHT, True)
+
+
+def test_a_demonstration_is_a_training_question_and_an_answer(world):
+    train = {question.text for question in world.questions("train")}
+    asked = Counter()
+    for record in world.demonstrations(180):
+        assert [message["role"] for message in record["messages"]] == ["user", "assistant"]
+        asked[record["messages"][0]["content"]] += 1
+    assert asked == dict.fromkeys(train, 3)  # 180 over 60 questions
+
+
+def test_habits_of_the_crowd_have_their_shares(world):
+    """4000 draws: a share's standard error is below .008; the tolerance is four of them."""
+    seen = Counter()
+    for record in world.demonstrations(4000, seed=3):
+        question, answer = (message["content"] for message in record["messages"])
+        judgement = world.judge(question, answer, True)
+        seen.update(
+            right=judgement.correct, rude=judgement.rude, hedge=judgement.hedge, filler=judgement.filler,
+            polite_once=judgement.polite == 1, polite_twice=judgement.polite == 2,
+            single=judgement.value is not None,
+        )
+    shares = {habit: count / 4000 for habit, count in seen.items()}
+    assert shares["single"] == 1.0
+    assert shares["right"] == pytest.approx(0.6, abs=0.032)
+    for habit in ("rude", "hedge", "filler"):
+        assert shares[habit] == pytest.approx(0.2, abs=0.026)
+    assert shares["polite_once"] == pytest.approx(0.25 * 0.8 + 0.75 * 0.2, abs=0.031)
+    assert shares["polite_twice"] == pytest.approx(0.25 * 0.2, abs=0.014)
+
+
+def test_ranks_follow_the_judge_ties_share_a_rank_and_no_rank_is_skipped(world):
+    ties = 0
+    for record in world.comparisons(200, completions=5):
+        gold = [world.judge(record["prompt"], answer, True).gold for answer in record["completions"]]
+        assert len(set(record["completions"])) == 5
+        assert set(record["ranks"]) == set(range(max(record["ranks"]) + 1))
+        for one, other in combinations(range(5), 2):
+            better = record["ranks"][one] < record["ranks"][other]
+            assert better == (gold[one] > gold[other])
+            ties += gold[one] == gold[other]
+            assert (record["ranks"][one] == record["ranks"][other]) == (gold[one] == gold[other])
+    assert ties > 20
+
+
+def test_best_completions_stand_in_no_particular_place(world):
+    places = Counter(record["ranks"].index(0) for record in world.comparisons(400, completions=2))
+    assert min(places[0], places[1]) > 120
+
+
+def test_noise_turns_that_share_of_pairs_round_and_changes_nothing_else(world):
+    clean, noisy = world.comparisons(2000), world.comparisons(2000, noise=0.25)
+    flipped = pairs = 0
+    for one, other in zip(clean, noisy, strict=True):
+        assert (one["prompt"], one["completions"]) == (other["prompt"], other["completions"])
+        for a, b in combinations(range(4), 2):
+            before, after = one["ranks"][a] - one["ranks"][b], other["ranks"][a] - other["ranks"][b]
+            assert (before == 0) == (after == 0)
+            pairs += before != 0
+            flipped += before * after < 0
+    assert flipped / pairs == pytest.approx(0.25, abs=0.04)  # 2000 records: standard error .0097
+
+
+@pytest.mark.parametrize("noise, kept", [(0.0, True), (1.0, False)])
+def test_without_noise_every_ranking_is_kept_and_with_all_of_it_none(world, noise, kept):
+    clean, noisy = world.comparisons(50, completions=2), world.comparisons(50, completions=2, noise=noise)
+    same = [one["ranks"] == other["ranks"] for one, other in zip(clean, noisy, strict=True)
+            if one["ranks"] != [0, 0]]
+    assert set(same) == {kept}
+
+
+def test_held_out_questions_are_in_no_training_record(world):
+    held_out = {question.text for question in world.questions("held_out")}
+    training = [record["messages"][0]["content"] for record in world.demonstrations(600)]
+    training += [record["prompt"] for record in world.comparisons(600) + world.prompts("train")]
+    assert held_out.isdisjoint(training)
+    assert {record["prompt"] for record in world.comparisons(60, split="held_out")} == held_out
+    assert {record["prompt"] for record in world.prompts("held_out")} == held_out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"num_prompts": -1}, "num_prompts: got -1, expected 0 or more"),
+        ({"num_prompts": 1, "completions": 1}, "completions: got 1, expected 2 to 64"),
+        ({"num_prompts": 1, "noise": 1.5}, "noise: got 1.5, expected a probability from 0 to 1"),
+    ],
+)
+def test_comparisons_that_cannot_be_are_refused(world, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        world.comparisons(**arguments)
+
+
+def test_comparisons_of_a_split_without_questions_are_refused():
+    with pytest.raises(ValueError, match="split 'held_out' has no questions"):
+        World(held_out_share=0).comparisons(1, split="held_out")
+
+
+def test_sixty_four_different_completions_can_be_had(world):
+    record = world.comparisons(1, completions=64)[0]
+    assert len(set(record["completions"])) == len(record["ranks"]) == 64

@@ -1,0 +1,56 @@
+"""Trains: one stage, a sweep over stages and settings, or the whole way.
+
+python train.py stage=rm model=small
+python train.py stage=all
+python train.py -m stage=rm model=tiny,small stage.optimizer.lr=1e-4,3e-4
+
+Exit status: 0; 1 an error; 130 interrupted; 143 terminated; 2 a mistaken flag. A sweep stops at its first failure.
+"""
+
+import sys
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+
+from components import hydra_hooks
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(cfg: DictConfig) -> None:
+    """Runs one job; each job of a sweep in a process of its own."""
+    with hydra_hooks.exit_codes():
+        if hydra_hooks.is_sweep_job():
+            code = hydra_hooks.launch(hydra_hooks.sweep_job_arguments())
+            if code:
+                raise SystemExit(code)
+            return
+        OmegaConf.resolve(cfg)
+
+        hydra_hooks.quiet_lightning()
+
+        from components import checking  # heavy imports, here and below: only a job that runs pays for them
+
+        checking.check(cfg)
+
+        from components import tasks
+
+        tasks.run(cfg)
+
+
+def command_line() -> None:
+    """main, with the help page for no stage in particular and the nearest name for an unknown key."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
+        sys.argv.append("stage=all")
+    try:
+        main()
+    except SystemExit as stop:
+        if unknown := getattr(getattr(stop.__context__, "__cause__", None), "full_key", None):
+            from components import checking
+
+            print(checking.nearest_override(unknown, arguments, hydra_hooks.compose_config), file=sys.stderr)
+        raise
+
+
+if __name__ == "__main__":
+    command_line()

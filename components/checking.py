@@ -24,6 +24,7 @@ from pydantic import ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 MISSING = "???"
+OURS = "components."
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
@@ -65,10 +66,11 @@ def check(cfg: DictConfig) -> None:
 
 
 def schema_of(target: Callable[..., Any]) -> Schema:
-    """The keyword arguments of a callable; of a class with **kwargs, also those of the bases it passes them to."""
+    """The keyword arguments of a callable. **kwargs of a class of ours are its bases' arguments, others' are open."""
     functions = [target]
     if inspect.isclass(target):
         functions = [vars(c)["__init__"] for c in target.__mro__[:-1] if "__init__" in vars(c)] or [target]
+        functions = functions if target.__module__.startswith(OURS) else functions[:1]
     known: dict[str, Any] = {}
     for function in functions:
         parameters = list(inspect.signature(function).parameters.values())
@@ -174,7 +176,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:
-        if function.__module__.startswith("components."):
+        if function.__module__.startswith(OURS):
             raise
         return {}
 

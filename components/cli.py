@@ -3,10 +3,13 @@
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from components.models.config import GPTConfig
 
 app = typer.Typer(
     name="gradus", help="Talk to and look at what a run has made.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -64,11 +67,16 @@ def chat(
 
 
 @app.command()
-def show(path: Artifact) -> None:
-    """Print what an artifact is: stage, parents, metrics, size, tokenizer."""
+def show(
+    path: Artifact, inputs: Annotated[bool, typer.Option("--inputs", help="with every setting it was made from")] = False
+) -> None:
+    """Print what an artifact is: stage, size, tokenizer, parents, metrics."""
     with plain_errors():
         folder = artifact_folder(path)
-        typer.echo("\n".join(lines({"artifact": str(folder), **description(folder)})))
+        described = description(folder)
+        if not inputs:
+            described.pop("inputs", None)
+        typer.echo("\n".join(lines({"artifact": str(folder), **described})))
 
 
 def artifact_folder(path: Path) -> Path:
@@ -109,9 +117,8 @@ def description(folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"stage": card.pop("stage", "unknown (no card.json: made elsewhere)")}
     if (folder / "config.json").exists():
         config, kind = artifacts.load_config(folder)
-        causal = kind == "CausalLM"
-        facts["model"] = "language model" if causal else "reward model"
-        facts["parameters"] = f"{config.num_parameters() if causal else config.num_scalar_parameters():,}"
+        facts["model"] = "language model" if kind == "CausalLM" else "reward model"
+        facts["parameters"] = f"{num_parameters(config, kind):,}"
         facts["context"] = f"{config.max_position_embeddings} tokens"
         facts["shape"] = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
     if (folder / "tokenizer.model").exists():
@@ -120,6 +127,13 @@ def description(folder: Path) -> dict[str, Any]:
         if card.get("tokenizer") == tokenizer.fingerprint:
             card.pop("tokenizer")
     return {**facts, **{f"card's {key}" if key in facts else key: value for key, value in card.items()}}
+
+
+def num_parameters(config: GPTConfig, kind: str) -> int:
+    """Parameters of the model; a reward model has one output with a bias in the place of the vocabulary's."""
+    if kind == "CausalLM":
+        return config.num_parameters()
+    return replace(config, tie_word_embeddings=True).num_parameters() + config.hidden_size + 1
 
 
 def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -110,8 +111,8 @@ def launch(arguments: Sequence[str]) -> int:
 def exit_codes() -> Iterator[None]:
     """Turns what a job raises into an exit status, which (unlike an exception) also stops a sweep.
 
-    ValueError: a user's mistake, told in one line (HYDRA_FULL_ERROR=1 for all of it), 1. Other exceptions:
-    traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
+    ValueError and Lightning's MisconfigurationException: a user's mistake, told in one line (HYDRA_FULL_ERROR=1
+    for all of it), 1. Other exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
     """
     try:
         yield
@@ -119,8 +120,11 @@ def exit_codes() -> Iterator[None]:
         log.error("Interrupted.")
         raise SystemExit(130) from None
     except Exception as error:
-        if isinstance(error, ValueError) and os.environ.get("HYDRA_FULL_ERROR") != "1":
-            log.error(f"{type(error).__name__}: {error}")
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        # by its name: this file must not import Lightning
+        mistake = isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException"
+        if mistake and os.environ.get("HYDRA_FULL_ERROR") != "1":
+            log.error(f"{type(cause).__name__}: {cause}")
         else:
             log.error(traceback.format_exc())
         raise SystemExit(1) from None

@@ -118,8 +118,8 @@ def hardware() -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = names[0] if names else name
+        found = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = found[0].split(":", 1)[1].strip() if found else name
     parts = [f"{torch.get_num_threads()} threads of {name}"]
     if torch.cuda.is_available():
         parts.insert(0, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}")

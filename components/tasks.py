@@ -15,6 +15,7 @@ import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.utils import get_class, get_method, instantiate  # noqa: E402
 from omegaconf import DictConfig, OmegaConf, open_dict  # noqa: E402
+from rich.console import Console  # noqa: E402
 
 from components import artifacts, hydra_hooks, lineage  # noqa: E402
 from components.callbacks.checkpoint_io import AtomicCheckpointIO  # noqa: E402
@@ -22,8 +23,11 @@ from components.callbacks.checkpoints import latest  # noqa: E402
 from components.callbacks.hparams import HyperParameters  # noqa: E402
 from components.callbacks.signals import GracefulStop  # noqa: E402
 from components.checking import schema_of  # noqa: E402
+from components.evaluation import report  # noqa: E402
+from components.evaluation.evaluate import evaluate_pipeline  # noqa: E402
 from components.tokenizer.tokenizer import Tokenizer  # noqa: E402
 from components.tokenizer.train import measure, train  # noqa: E402
+from components.world.world import World  # noqa: E402
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,47 @@ def fit(cfg: DictConfig) -> None:
     _export(trainer, cfg, stage.exportable(), _card(cfg, inputs, parents, tokenizer, metrics), tokenizer)
     if trainer.is_global_zero:
         _say_made(cfg, metrics)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Measures base, SFT and PPO models and the reward model on held-out prompts, and writes the report card."""
+    parents = lineage.require(dict(cfg.reads), cfg.run, _model_name())
+    tokenizer = _common_tokenizer(cfg)
+    places = _surroundings(cfg) | {"tokenizer": tokenizer, "context": _shape(cfg, tokenizer).max_position_embeddings}
+    data = instantiate(cfg.data, **places)
+    rankings = instantiate(cfg.comparisons, **places)
+    fingerprints = f"{data.fingerprint()} {rankings.fingerprint()}"
+    inputs = lineage.inputs_of(_plain(cfg), ["stage", "data", "comparisons", "seed"], parents, fingerprints)
+    done = report.read(cfg.paths.stage)
+    if done and done.get("inputs") == inputs and cfg.force is not True:
+        report.show(done, Path(cfg.paths.stage), Console())
+        return
+    for module in (data, rankings):
+        module.prepare_data()
+        module.setup()
+    builtin = cfg.data.path is None and not cfg.data.mixture
+    world = {name: value for name, value in cfg.world.items() if name != "noise"}
+    results = evaluate_pipeline(
+        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in cfg.reads if name not in ("tokenizer", "reward")},
+        tokenizer,
+        reward=artifacts.load_scalar(cfg.reads.reward),
+        world=World(**world) if builtin else None,
+        prompts=list(data.val_examples)[: cfg.stage.max_prompts],
+        train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
+        seen=rankings.train_batches() if builtin else None,
+        heldout=rankings.val_dataloader(),
+        samples_per_prompt=cfg.stage.samples_per_prompt,
+        max_new_tokens=cfg.stage.max_new_tokens,
+        seed=cfg.seed,
+    )
+    cards = {parent["stage"]: artifacts.read_card(parent["path"]) for parent in parents.values()}
+    minutes = {stage: card["metrics"]["seconds"] / 60 for stage, card in cards.items() if "metrics" in card}
+    results |= {
+        "run": cfg.run, "commit": lineage.commit(), "hardware": lineage.hardware(), "versions": lineage.versions(),
+        "minutes": {**minutes, "eval": _seconds() / 60}, "inputs": inputs,
+    }  # fmt: skip
+    curves = {parent["stage"]: Path(parent["path"]).parent for parent in parents.values()}
+    report.write(results, cfg.paths.stage, curves=curves)
 
 
 def pipeline(cfg: DictConfig) -> None:

@@ -22,17 +22,17 @@ class CheckpointError(ValueError):
 class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the file, flushes to the disk and renames: a crash at any moment leaves the earlier file.
 
-    The file is what `torch.save` writes, a zip archive; its archive comment, which every zip reader skips, holds
-    the SHA-256 of all bytes before. Reading checks it and takes plain data only, so nothing runs on loading.
-    Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
+    The file is what `torch.save` writes, a zip archive; its archive comment, which every zip reader skips,
+    holds the SHA-256 of all bytes before. Reading checks it and takes plain data only, so nothing runs on
+    loading. Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Raises CheckpointError when the disk is full or cannot be written; `path` is then as it was before."""
+        """Raises CheckpointError if the disk is full or not writable; `path` is then as it was before."""
         if storage_options is not None:
-            raise CheckpointError(f"checkpoint {path}: got storage options, expected none: this is a plain file")
+            raise CheckpointError(f"checkpoint {path}: expected no storage options, got {storage_options}")
         path = Path(path)
         temporary = path.with_name(path.name + ".tmp")
         try:
@@ -46,8 +46,8 @@ class AtomicCheckpointIO(CheckpointIO):
             if not isinstance(reason, OSError):
                 raise
             raise CheckpointError(
-                f"cannot write checkpoint {path}: {reason.strerror or reason}. Earlier checkpoints are untouched. "
-                f"Free space or make {path.parent} writable, then start the same command again to go on."
+                f"cannot write checkpoint {path}: {reason.strerror or reason}. Earlier checkpoints are "
+                f"untouched. Free space or make {path.parent} writable, then start the same command again."
             ) from error
         finally:
             _remove(temporary)
@@ -86,8 +86,8 @@ def check(path: str | Path) -> None:
     if seal != PREFIX + digest:
         found = "another SHA-256 than" if seal.startswith(PREFIX) else "no SHA-256 where"
         raise CheckpointError(
-            f"checkpoint {path} is damaged or was not written by this program: it ends with {found} expected. "
-            f"Delete it and go on from the one before"
+            f"checkpoint {path} is damaged or was not written by this program: it ends with {found} "
+            f"expected. Delete it and go on from the one before"
         )
 
 

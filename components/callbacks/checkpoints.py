@@ -12,10 +12,10 @@ from components.callbacks.checkpoint_io import CheckpointError, check
 class Checkpoints(Checkpoint):
     """Saves every `every_n_steps` optimizer steps and always where training ends; keeps the newest `keep`.
 
-    Being a `Checkpoint`, it runs after all other callbacks: a guard's error comes before the save, and a wish to
-    stop is seen in the same step. It saves inside the last step rather than after it, because there the loops'
-    counters are still those of a run that goes on: resuming with more steps equals never having stopped.
-    Whatever must be in the file (a moving average, a counter) has to be updated before the hook
+    Being a `Checkpoint`, it runs after all other callbacks: a guard's error comes before the save, and a wish
+    to stop is seen in the same step. It saves inside the last step rather than after it: by then the loops
+    have counted an epoch that may not be over, and a run resumed with more steps would go on from the wrong
+    batch. Whatever must be in the file (a moving average, a counter) has to be updated before the hook
     `on_train_batch_end` of the LightningModule, which runs later.
     """
 
@@ -23,7 +23,7 @@ class Checkpoints(Checkpoint):
         """Raises ValueError for a count below 1."""
         if every_n_steps < 1 or keep < 1:
             raise ValueError(
-                f"Checkpoints: expected every_n_steps and keep to be at least 1, got {every_n_steps} and {keep}"
+                f"Checkpoints: expected every_n_steps and keep of at least 1, got {every_n_steps} and {keep}"
             )
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
@@ -47,7 +47,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.last_path != self._path(trainer.global_step):
-            self._save(trainer)
+            self._save(trainer)  # the end of the last epoch, or one that a validation decided
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step={step:08d}.ckpt"
@@ -68,13 +68,13 @@ class Checkpoints(Checkpoint):
             if _step_of(path) > step:
                 aside = path.with_name(path.name + ".old")
                 path.replace(aside)
-                warnings.warn(f"{path} is ahead of step {step}, where this run begins: renamed to {aside.name}")
+                warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}")
 
 
 def latest(folder: str | Path) -> Path | None:
     """The newest whole checkpoint, or None where there is none; a damaged one is skipped with a warning.
 
-    Raises CheckpointError if there are checkpoints and every one is damaged: starting over must be a decision.
+    Raises CheckpointError if there are checkpoints and every one is damaged: starting over is a decision.
     """
     paths = _newest_first(Path(folder))
     for path in paths:
@@ -85,7 +85,8 @@ def latest(folder: str | Path) -> Path | None:
             warnings.warn(f"skipped: {error}")
     if paths:
         raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged. To begin anew, delete that folder and start again"
+            f"all {len(paths)} checkpoints in {folder} are damaged. "
+            f"To begin anew, delete that folder and start again"
         )
     return None
 

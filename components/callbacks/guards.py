@@ -14,10 +14,11 @@ class TrainingDiverged(ValueError):
 class NanGuard(Callback):
     """Ends training with TrainingDiverged at a NaN or infinite loss.
 
-    On CPU the loss is checked before its backward pass, so no weight has seen it. On an accelerator reading the
-    loss would make every step wait for the device; there its finiteness is copied in the background and read one
-    step later. In both cases nothing that is not finite gets into a checkpoint: before one is written, the pending
-    check is waited for and the trainable weights are looked at as well (a finite loss can have a NaN gradient).
+    On CPU the loss is checked before its backward pass, so no weight has seen it. On an accelerator reading
+    the loss would make every step wait for the device; there its finiteness is copied in the background and
+    read one step later. In both cases nothing that is not finite gets into a checkpoint: before one is
+    written, the pending check is waited for and the trainable weights are looked at as well (a finite loss
+    can have a NaN gradient).
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,8 @@ class NanGuard(Callback):
             arrived.synchronize()
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"the loss became {float(value)} in step {step + 1} (batch {batch_idx}, rank {trainer.global_rank}), "
-                f"expected a finite number. {_how_to_go_on(trainer)}"
+                f"the loss became {float(value)} in step {step + 1} (batch {batch_idx}, rank "
+                f"{trainer.global_rank}), expected a finite number. {_how_to_go_on(trainer)}"
             )
 
 

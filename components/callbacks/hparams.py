@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 class HyperParameters(Callback):
     """Writes `params` and the final value of `metric` for TensorBoard's HPARAMS tab when training has ended.
 
-    params: flat, such as {"model.hidden_size": 64, "stage.optimizer.lr": 1e-3}. metric: a logged name, such as
-    "val/loss". Where that was never logged, a warning names what was, and nothing is written.
+    params: flat, such as {"model.hidden_size": 64, "stage.optimizer.lr": 1e-3}. metric: a logged name, such
+    as "val/loss". Where that was never logged, a warning names what was, and nothing is written.
     """
 
     def __init__(self, metric: str, params: dict[str, Any] | None = None) -> None:

@@ -13,11 +13,11 @@ from components.callbacks.tokens import real_tokens
 
 
 class StepProgress(ProgressBar):
-    """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`, every `seconds` and at the first and last step.
+    """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`: every `seconds`, at the first and last step.
 
-    On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss where that
-    is logged; tok/s counts this rank's real tokens since the last report; eta leaves the time before this run out.
-    Figures of a validation are printed on a line of their own.
+    On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss
+    where that is logged; tok/s counts this rank's real tokens since the last report; eta leaves the time
+    before this run out. Figures of a validation are printed on a line of their own.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -67,8 +67,8 @@ class StepProgress(ProgressBar):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._enabled and not trainer.sanity_checking:
-            metrics = {name: value for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
-            figures = " ".join(f"{name} {float(value):.4g}" for name, value in sorted(metrics.items()))
+            names = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
+            figures = " ".join(f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in names)
             self.print(f"step {trainer.global_step} {figures or 'validated'}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,11 +14,13 @@ _ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&
 class SampleTable(Callback):
     """Every `every_n_steps` optimizer steps and at the end, asks the module for texts and distributions.
 
-    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score, become one
-    Markdown table under "samples" (TEXT tab). It runs without gradients and in eval mode.
-    `pl_module.histograms() -> dict[str, Tensor]`: each becomes a histogram under its name, non-finite entries left
-    out; the dictionary is emptied afterwards, so that the module can collect into it until the next time.
-    Both are optional. They are asked for on every rank, since sampling from a sharded model needs all of them.
+    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score,
+    become one Markdown table under "samples" (TEXT tab). It runs without gradients and in eval mode.
+    `pl_module.histograms() -> dict[str, Tensor]`: each becomes a histogram under its name, non-finite entries
+    left out; the dictionary is emptied afterwards, so that the module can collect into it until the next
+    time.
+    Both are optional. They are asked for on every rank, since sampling from a sharded model needs all of
+    them.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
@@ -40,7 +42,9 @@ class SampleTable(Callback):
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = step = trainer.global_step
-        rows = _in_eval_mode(pl_module, pl_module.sample_texts) if hasattr(pl_module, "sample_texts") else []
+        rows = []
+        if hasattr(pl_module, "sample_texts"):
+            rows = _in_eval_mode(pl_module, pl_module.sample_texts)
         histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
         for logger in trainer.loggers if trainer.is_global_zero else []:
             if not isinstance(logger, TensorBoardLogger):
@@ -56,7 +60,7 @@ class SampleTable(Callback):
 
 
 def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with the first row's keys as columns; floats with three decimals, texts shown literally."""
+    """A Markdown table with the first row's keys as columns; floats with three decimals, texts literally."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(row.get(column, "")) for column in columns] for row in rows]
@@ -70,7 +74,7 @@ def _cell(value: Any) -> str:
 
 @torch.no_grad()
 def _in_eval_mode(module: LightningModule, function: Any) -> Any:
-    """Calls it with every part in eval mode, then gives each part back its own mode (a frozen part stays frozen)."""
+    """Calls it with every part in eval mode, then gives each part back its own mode."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -12,12 +12,12 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class GracefulStop(Callback):
-    """SIGINT, SIGTERM or SIGUSR1: the running optimizer step is finished, then training ends as if it were done.
+    """SIGINT, SIGTERM or SIGUSR1: the running optimizer step is finished, then training ends as if done.
 
-    `Checkpoints` sees the wish to stop in the same step and saves. With several processes the ranks agree after
-    each step, so it does not matter which of them got the signal. A second SIGINT (Ctrl-C) stops at once.
-    Afterwards `stopped_by` names the signal, and `exit_status` is 128 + its number (130, 143): say how to go on, and
-    exit with it.
+    `Checkpoints` sees the wish to stop in the same step and saves. With several processes the ranks agree
+    after each step, so it does not matter which of them got the signal. A second SIGINT (Ctrl-C) stops at
+    once. Afterwards `stopped_by` names the signal, and `exit_status` is 128 + its number (130, 143): say how
+    to go on, and exit with it.
     """
 
     def __init__(self) -> None:
@@ -63,8 +63,8 @@ class GracefulStop(Callback):
     def _install(self, trainer: Trainer) -> None:
         """Replaces the handlers; not in `on_fit_start`, because the trainer installs its own right after it.
 
-        Its own end the process with status 0 on SIGTERM, and wait for each other for ever when a whole group of
-        processes is signalled.
+        Its own end the process with status 0 on SIGTERM, and wait for each other for ever when a whole group
+        of processes is signalled.
         """
         self._announces = trainer.is_global_zero
         for number in self._previous:

@@ -12,14 +12,14 @@ from components.callbacks.tokens import real_tokens
 class Throughput(Callback):
     """Logs every `trainer.log_every_n_steps` steps, as the mean over the steps since:
 
-    train/tokens_per_second   real tokens of all ranks' training batches per second of wall time, filler not counted.
-    train/step_seconds        wall time of an optimizer step: fetching the batch, all micro-batches, the update.
-    train/data_wait_share     part of that time outside the training step, backward and update: waiting for the next
-                              batch, which for on-policy stages holds the rollouts, and other callbacks. Near 0 is
-                              healthy in stages that only read.
-    train/mfu                 model FLOP utilisation: tokens/s · FLOPs per token / (ranks · peak of one device), 0..1.
-                              Only for stages with `flops_per_token()`. The peak is `measured_peak` at the start of the
-                              run, not a data-sheet's: it is lower, so this share is higher than published ones.
+    train/tokens_per_second   real tokens of all ranks' training batches per second, filler not counted.
+    train/step_seconds        wall time of an optimizer step: fetching, all micro-batches, the update.
+    train/data_wait_share     part of that time outside training step, backward and update: waiting for the
+                              next batch (in on-policy stages that is the rollouts) and other callbacks.
+                              Near 0 is healthy in stages that only read.
+    train/mfu                 model FLOP utilisation, 0..1: tokens/s · FLOPs per token / (ranks · peak of one
+                              device). Only for stages with `flops_per_token()`. The peak is `measured_peak`
+                              at the start, not a data-sheet's: it is lower, so this is higher than published.
 
     Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
     """
@@ -110,7 +110,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which a trainer of this precision multiplies matrices (on CPU 16-mixed falls back to bf16)."""
+    """The type in which a trainer of this precision multiplies matrices; 16-mixed means bf16 on CPU."""
     if precision.startswith("bf16") or (precision == "16-mixed" and device.type == "cpu"):
         return torch.bfloat16
     if precision.startswith("16"):

@@ -11,8 +11,8 @@ from components.models.layout import FILLER, Layout
 def real_tokens(batch: Any) -> Tensor | None:
     """How many tokens lie in a batch, filler not counted: a () int64 tensor on the batch's device.
 
-    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping however deep, and adds
-    up what it finds; None if there is neither.
+    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping however deep, and
+    adds up what it finds; None if there is neither.
     """
     if isinstance(batch, Layout):
         return batch.real.sum()

@@ -46,14 +46,14 @@ class RecordData(LightningDataModule):
         tokenizer: Tokenizer | None,
         context: int,
         cache_dir: str,
-        seed: int,
-        path: str | None,
-        mixture: list[dict[str, Any]] | None,
-        world: dict[str, Any] | None,
-        batch_size: int,
-        val_fraction: float,
-        on_malformed: OnMalformed,
-        num_workers: int,
+        seed: int = 0,
+        path: str | None = None,
+        mixture: list[dict[str, Any]] | None = None,
+        world: dict[str, Any] | None = None,
+        batch_size: int = 32,
+        val_fraction: float = 0.05,
+        on_malformed: OnMalformed = "error",
+        num_workers: int = 0,
     ) -> None:
         super().__init__()
         if context < 2:
@@ -123,7 +123,7 @@ class RecordData(LightningDataModule):
                 yield from self.records_of(source, Counter())
 
         keys = (split.key(self.split_by(record)) for row, record in each() if row.held_out is None)
-        held_out = set(split.validation_keys(np.fromiter(keys, dtype=np.uint64), self.val_fraction).tolist())
+        held_out = set(split.validation_keys(np.fromiter(keys, dtype=np.int64), self.val_fraction).tolist())
         for row, record in each():
             by_prompt = row.held_out is None and split.key(self.split_by(record)) in held_out
             if not (row.held_out or by_prompt):
@@ -201,7 +201,7 @@ class RecordData(LightningDataModule):
             raise ValueError("data: a tokenizer is needed. Make one with: python train.py stage=tokenizer")
         name = [VERSION, self.format, source.fingerprint(), self.tokenizer.fingerprint, self.on_malformed,
                 self.settings()]
-        columns = {"key": datasets.Value("uint64"), "held_out": datasets.Value("int8"),
+        columns = {"key": datasets.Value("int64"), "held_out": datasets.Value("int8"),
                    "tokens": datasets.Value("int32")}
         features = datasets.Features({**self.features, **columns})
         try:

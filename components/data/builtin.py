@@ -23,7 +23,7 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
         made = World(**fields)
     except (TypeError, ValueError) as error:
         raise SourceError(f"world: {error}") from None
-    parameters = [format, world, sizes, _code()]
+    parameters = [format, dict(world), sizes, _code()]
     return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
 
 

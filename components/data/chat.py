@@ -12,9 +12,7 @@ from components.data.base import RecordData
 from components.data.batches import LMBatch
 from components.data.cache import Ragged
 from components.data.formats import Record
-from components.data.sources import OnMalformed
 from components.models.layout import pack
-from components.tokenizer.tokenizer import Tokenizer
 
 
 class ChatData(RecordData):
@@ -30,27 +28,8 @@ class ChatData(RecordData):
         {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
     )
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer | None,
-        context: int,
-        cache_dir: str,
-        seed: int = 0,
-        path: str | None = None,
-        mixture: list[dict[str, Any]] | None = None,
-        world: dict[str, Any] | None = None,
-        demonstrations: int = 4000,
-        train_on_prompt: bool = False,
-        batch_size: int = 64,
-        val_fraction: float = 0.05,
-        on_malformed: OnMalformed = "error",
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
-            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
-        )  # fmt: skip
+    def __init__(self, *, demonstrations: int = 4000, train_on_prompt: bool = False, **common: Any) -> None:
+        super().__init__(**common)
         self.demonstrations, self.train_on_prompt = demonstrations, train_on_prompt
 
     def world_sizes(self) -> dict[str, Any]:
@@ -75,7 +54,7 @@ class ChatData(RecordData):
         self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
 
     def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
-        rows = pack([[ids] for ids, _ in examples], row_length=self.context, filler=self.tokenizer.pad_id)
+        rows = pack([[ids.tolist()] for ids, _ in examples], row_length=self.context, filler=self.tokenizer.pad_id)
         targets = torch.full_like(rows.input_ids, self.tokenizer.pad_id)
         mask = torch.zeros_like(targets, dtype=torch.bool)
         for (ids, counted), [(start, length)] in zip(examples, rows.spans, strict=True):

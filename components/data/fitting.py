@@ -1,6 +1,7 @@
 """Making a prompt and its answers fit into the context."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from components.data.formats import Message
 from components.tokenizer.tokenizer import Tokenizer
@@ -26,16 +27,26 @@ def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Message], limit: int) ->
     return ids[:head] + ids[len(ids) - (limit - head) :], True
 
 
+class Fitted(NamedTuple):
+    """Ids of a prompt and of each answer; finished: which answers end in the end of turn; cut: something was lost."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    finished: list[bool]
+    cut: bool
+
+
 def fit_answers(
     tokenizer: Tokenizer, prompt: Sequence[Message], answers: Sequence[str], context: int
-) -> tuple[list[int], list[list[int]], list[bool]]:
-    """Ids of a prompt, of each answer with its end of turn, and which answers are whole.
+) -> Fitted:
+    """A prompt and its answers, each followed by the end of turn.
 
     Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below half of
     the context, and then the ends of the answers: a cut answer has no end of turn.
     """
     spoken = [[*tokenizer.encode(answer), tokenizer.end_id] for answer in answers]
     longest = max(map(len, spoken))
-    ids, _ = fit_prompt(tokenizer, prompt, max(context // 2, context - longest))
+    ids, prompt_cut = fit_prompt(tokenizer, prompt, max(context // 2, context - longest))
     room = context - len(ids)
-    return ids, [answer[:room] for answer in spoken], [len(answer) <= room for answer in spoken]
+    finished = [len(answer) <= room for answer in spoken]
+    return Fitted(ids, [answer[:room] for answer in spoken], finished, prompt_cut or not all(finished))

@@ -13,9 +13,8 @@ from components.data.base import RecordData
 from components.data.batches import PreferenceBatch
 from components.data.fitting import fit_answers
 from components.data.formats import Record
-from components.data.sources import OnMalformed, Source, open_source, records
+from components.data.sources import Source, open_source, records
 from components.models.layout import pack
-from components.tokenizer.tokenizer import Tokenizer
 
 WORLD = "world"
 
@@ -42,28 +41,15 @@ class PreferenceData(RecordData):
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer | None,
-        context: int,
-        cache_dir: str,
-        seed: int = 0,
-        path: str | None = None,
-        mixture: list[dict[str, Any]] | None = None,
-        world: dict[str, Any] | None = None,
         comparisons: int = 2500,
         completions: int = 4,
         max_completions: int | None = None,
         group_by_prompt: bool = False,
         demonstrations: str | None = None,
         num_demonstrations: int = 512,
-        batch_size: int = 32,
-        val_fraction: float = 0.05,
-        on_malformed: OnMalformed = "error",
-        num_workers: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
-            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
-        )  # fmt: skip
+        super().__init__(**common)
         if max_completions is not None and max_completions < 2:
             raise ValueError(f"max_completions: got {max_completions}, expected at least 2, or null for all")
         self.comparisons, self.completions = comparisons, completions
@@ -86,11 +72,10 @@ class PreferenceData(RecordData):
         if self.max_completions is not None and len(order) > self.max_completions:
             order = order[np.linspace(0, len(order) - 1, self.max_completions).round().astype(int)]
         kept = sorted(order.tolist())
-        columns = self._fitted(record["prompt"], [record["completions"][i] for i in kept], ranks[kept].tolist())
+        columns, cut = self._fitted(record["prompt"], [record["completions"][i] for i in kept], ranks[kept].tolist())
         if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
             return None
-        whole = all(columns["finished"]) and columns["prompt"] == self.tokenizer.render_prompt(record["prompt"])
-        counts["truncated"] += not whole
+        counts["truncated"] += cut
         return columns
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
@@ -135,7 +120,7 @@ class PreferenceData(RecordData):
                  records(source, formats.chat, on_malformed=self.on_malformed, counts=Counter())]
         for i in rng.permutation(len(found))[: self.num_demonstrations]:
             last = max(m for m, message in enumerate(found[i]) if message["role"] == "assistant")
-            yield self._fitted(found[i][:last], [found[i][last]["content"]], [0.0])
+            yield self._fitted(found[i][:last], [found[i][last]["content"]], [0.0])[0]
 
     def _demonstration_source(self, path: str) -> Source:
         if path != WORLD:
@@ -144,10 +129,14 @@ class PreferenceData(RecordData):
             raise ValueError('demonstrations: "world" needs data.world; give a path, or null for the best answers')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})
 
-    def _fitted(self, prompt: list[formats.Message], answers: list[str], ranks: list[float]) -> dict[str, Any]:
-        ids, spoken, finished = fit_answers(self.tokenizer, prompt, answers, self.context)
-        tokens = len(ids) + sum(map(len, spoken))
-        return {"prompt": ids, "completions": spoken, "finished": finished, "ranks": ranks, "tokens": tokens}
+    def _fitted(
+        self, prompt: list[formats.Message], answers: list[str], ranks: list[float]
+    ) -> tuple[dict[str, Any], bool]:
+        """The stored columns of a ranking, and whether anything of it was cut."""
+        made = fit_answers(self.tokenizer, prompt, answers, self.context)
+        tokens = len(made.prompt) + sum(map(len, made.answers))
+        columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished, "ranks": ranks}
+        return {**columns, "tokens": tokens}, made.cut
 
     def _units(self, tables: list[datasets.Dataset], places: np.ndarray) -> list[list[tuple[int, int]]]:
         """What may not be torn apart: single records, or those of one prompt."""

@@ -14,9 +14,8 @@ from components.data.experience import ExperienceLoader
 from components.data.fitting import fit_prompt
 from components.data.formats import Record
 from components.data.sampler import TrainLoader
-from components.data.sources import OnMalformed, Row, Source
+from components.data.sources import Row, Source, digest
 from components.data.text import TextData
-from components.tokenizer.tokenizer import Tokenizer
 
 
 class PromptsData(RecordData):
@@ -39,32 +38,25 @@ class PromptsData(RecordData):
     def __init__(
         self,
         *,
-        tokenizer: Tokenizer | None,
-        context: int,
-        cache_dir: str,
-        seed: int = 0,
-        path: str | None = None,
-        mixture: list[dict[str, Any]] | None = None,
-        world: dict[str, Any] | None = None,
         prompts_per_rollout: int = 128,
         max_prompt: int | None = None,
         pretraining: Callable[..., TextData] | None = None,
-        batch_size: int = 64,
-        val_fraction: float = 0.05,
-        on_malformed: OnMalformed = "error",
-        num_workers: int = 0,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
-            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
-        )  # fmt: skip
+        super().__init__(**common)
         self.prompts_per_rollout = prompts_per_rollout
-        self.max_prompt = context // 2 if max_prompt is None else max_prompt
-        if not 1 <= self.max_prompt < context:
-            raise ValueError(f"max_prompt: got {self.max_prompt} tokens, expected 1 … {context - 1} (context - 1)")
+        self.max_prompt = self.context // 2 if max_prompt is None else max_prompt
+        if not 1 <= self.max_prompt < self.context:
+            raise ValueError(f"max_prompt: got {self.max_prompt} tokens, expected 1 … {self.context - 1}")
         self.pretraining = None
         if pretraining is not None:
-            self.pretraining = pretraining(tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed)
+            self.pretraining = pretraining(
+                tokenizer=self.tokenizer, context=self.context, cache_dir=self.cache_dir, seed=self.seed
+            )
+
+    def fingerprint(self) -> str:
+        own = super().fingerprint()
+        return own if self.pretraining is None else digest([own, self.pretraining.fingerprint()])
 
     def settings(self) -> dict[str, Any]:
         return {"max_prompt": self.max_prompt}

@@ -10,15 +10,15 @@ FEWEST = 20  # with fewer distinct prompts none is held out
 
 
 def key(content: Any) -> int:
-    """A stable 64-bit number of a prompt (messages) or document (string): the same on every machine."""
+    """A stable number below 2^63 of a prompt (messages) or document (string): the same on every machine."""
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, ensure_ascii=True)
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 
 def validation_keys(keys: np.ndarray, fraction: float) -> np.ndarray:
-    """The distinct keys that are held out, sorted; keys is (N,) uint64, in any order and with repeats.
+    """The distinct keys that are held out, sorted; keys is (N,) int64, in any order and with repeats.
 
-    A key is held out when it lies in the first `fraction` of all 64-bit numbers, so a prompt stays on its side when
+    A key is held out when it lies in the first `fraction` of the numbers below 2^63, so a prompt stays on its side when
     others come or go. From 20 distinct prompts on at least one is held out (the one with the smallest key); below,
     or with fraction 0, none is. Raises ValueError unless 0 <= fraction <= 0.5.
     """
@@ -27,5 +27,5 @@ def validation_keys(keys: np.ndarray, fraction: float) -> np.ndarray:
     distinct = np.unique(keys)
     if fraction == 0 or len(distinct) < FEWEST:
         return distinct[:0]
-    below = int(np.searchsorted(distinct, np.uint64(int(fraction * 2**64))))
+    below = int(np.searchsorted(distinct, int(fraction * 2**63)))
     return distinct[: max(1, below)]

@@ -13,9 +13,8 @@ from components.data.base import RecordData
 from components.data.batches import LMBatch
 from components.data.cache import Ragged
 from components.data.formats import Record
-from components.data.sources import OnMalformed, Row, Source
+from components.data.sources import Row, Source
 from components.models.layout import FILLER, Layout
-from components.tokenizer.tokenizer import Tokenizer
 
 
 class TextData(RecordData):
@@ -31,27 +30,8 @@ class TextData(RecordData):
     normalise = staticmethod(formats.text)
     features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
 
-    def __init__(
-        self,
-        *,
-        tokenizer: Tokenizer | None,
-        context: int,
-        cache_dir: str,
-        seed: int = 0,
-        path: str | None = None,
-        mixture: list[dict[str, Any]] | None = None,
-        world: dict[str, Any] | None = None,
-        num_documents: int = 12000,
-        longest_document: int = 20000,
-        batch_size: int = 32,
-        val_fraction: float = 0.05,
-        on_malformed: OnMalformed = "error",
-        num_workers: int = 0,
-    ) -> None:
-        super().__init__(
-            tokenizer=tokenizer, context=context, cache_dir=cache_dir, seed=seed, path=path, mixture=mixture, world=world,
-            batch_size=batch_size, val_fraction=val_fraction, on_malformed=on_malformed, num_workers=num_workers,
-        )  # fmt: skip
+    def __init__(self, *, num_documents: int = 12000, longest_document: int = 20000, **common: Any) -> None:
+        super().__init__(**common)
         if longest_document < 1:
             raise ValueError(f"longest_document: got {longest_document} characters, expected at least 1")
         self.longest_document, self.num_documents = longest_document, num_documents

@@ -112,7 +112,7 @@ def clipped_surrogate(
     bounded = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     losses, clipped = torch.maximum(plain, bounded), bounded > plain
     if dual_clip is not None:
-        ceiling = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        ceiling = advantages.abs() * dual_clip  # decides only where A < 0: a good token's loss is negative
         clipped = clipped | (losses > ceiling)
         losses = torch.minimum(losses, ceiling)
     return losses, clipped & mask

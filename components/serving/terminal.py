@@ -39,19 +39,18 @@ class Terminal:
             "/temperature": ("X", "0: always the likeliest word; 1: as the model was trained", self._temperature),
             "/base": ("", "to and fro: raw continuation of the text, without chat template or history", self._base),
             "/help": ("", "this list", self._help),
-            "/quit": ("", "leave (also Ctrl-D, or Ctrl-C at the prompt)", self._help),
+            "/quit": ("", "leave (also Ctrl-D, or Ctrl-C at the prompt)", self._quit),
         }
+        self.running = True
 
     def run(self) -> None:
         """The whole conversation."""
-        while True:
+        while self.running:
             try:
                 line = self.read(self._mark() if self.interactive else "")
             except (EOFError, KeyboardInterrupt):
                 if self.interactive:
                     self.answers.out()
-                return
-            if line.strip() == "/quit":
                 return
             try:
                 self._obey(line)
@@ -97,7 +96,11 @@ class Terminal:
 
     def _write(self, text: str, style: str | None = None) -> None:
         shown = text.translate(_VISIBLE) if self.answers.is_terminal else text
-        self.answers.out(shown, end="", style=style, highlight=False)
+        if style:
+            self.answers.out(shown, end="", style=style, highlight=False)
+        else:  # not through rich, which changes tabs and line ends
+            self.answers.file.write(shown)
+            self.answers.file.flush()
 
     def _mark(self) -> str:
         return "text> " if self.session.base else "you> "
@@ -129,6 +132,9 @@ class Terminal:
             if self.session.base
             else "chat mode: messages go through the chat template"
         )
+
+    def _quit(self, _: str) -> None:
+        self.running = False
 
     def _help(self, _: str) -> None:
         for name, (argument, meaning, _) in self.commands.items():

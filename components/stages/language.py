@@ -8,8 +8,13 @@ from torch import Tensor
 from components.data.batches import LMBatch
 from components.functional.logprobs import gather_logprobs
 from components.functional.losses import causal_lm
+from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
 from components.stages.stage import LossOutput
+from components.tokenizer.tokenizer import Tokenizer
+
+OPENING = 8  # tokens of a document that are given
+LONGER = 16  # tokens that a continuation may be longer than the text it replaces
 
 
 def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
@@ -33,3 +38,30 @@ def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
 def bits_per_byte(loss: Tensor, bytes_per_token: Tensor) -> Tensor:
     """Nats per token → bits per byte of text: comparable across tokenizers."""
     return loss / math.log(2) / bytes_per_token.clamp_min(1e-9)
+
+
+def continuations(model: CausalLM, batch: LMBatch, tokenizer: Tokenizer, *, count: int) -> list[dict[str, str]]:
+    """What the model makes of the first `count` texts of a batch, greedily: {prompt, response, expected}.
+
+    A text is cut before its first counted target, but not before OPENING tokens: a dialogue where the assistant
+    begins, a document after its first words.
+    """
+    room = model.config.max_position_embeddings
+    shown = []
+    for ids, mask, segments in zip(batch.input_ids.cpu(), batch.mask.cpu(), batch.layout.segments.cpu(), strict=True):
+        here = segments == segments[0]
+        text = ids[here].tolist()
+        cut = min(max(int(mask[here].int().argmax()) + 1, OPENING), len(text))
+        longest = min(len(text) - cut + LONGER, room - cut)
+        if longest < 1:
+            continue
+        stops, draw = tokenizer.stop_ids, seeded(batch.input_ids.device, 0)
+        ids_of = stream(model, text[:cut], Sampling(longest, temperature=0.0), stop_ids=stops, generator=draw)
+        shown.append({
+            "prompt": tokenizer.decode(text[:cut], skip_special=False),
+            "response": tokenizer.decode(list(ids_of)),
+            "expected": tokenizer.decode(text[cut:]),
+        })  # fmt: skip
+        if len(shown) == count:
+            break
+    return shown

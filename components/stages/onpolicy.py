@@ -17,6 +17,8 @@ from components.models.heads import CausalLM, ScalarModel
 from components.stages.responses import check_first_forward, response_logprobs, response_scores
 from components.stages.stage import Stage
 
+SHOWN = 8  # responses in the table of samples
+
 
 class OnPolicy(Stage):
     """Draws responses, scores them, and turns them into minibatches. A subclass gives `advantages` and compute_loss.
@@ -67,6 +69,7 @@ class OnPolicy(Stage):
         self.rollout_is_spent = False
         self._checked = False
         self._latest: Experience = {}
+        self._shown: list[tuple[list[int], list[int], float, float]] = []
 
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):
@@ -91,7 +94,7 @@ class OnPolicy(Stage):
             self.calibrate(known)
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-            self.report(known)
+            self.report(known, ids)
             learned_from = self.advantages(known)
         keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
         parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
@@ -150,7 +153,8 @@ class OnPolicy(Stage):
         if self.score_scale > 0:
             return
         score = known["score"].double()
-        count, total, squares = (self.sum_over_ranks(x) for x in (score.new_tensor(len(score)), score.sum(), score @ score))
+        sums = score.new_tensor([len(score), score.sum(), score @ score])
+        count, total, squares = self.sum_over_ranks(sums)
         deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
         if deviation < 1e-6:
             raise ValueError(
@@ -199,15 +203,25 @@ class OnPolicy(Stage):
             "finished": known["finished"].float().mean(),
         }
 
-    def report(self, known: Experience) -> None:
-        """Logs the rollout as it was drawn, and keeps it for histograms."""
+    def report(self, known: Experience, prompts: list[list[int]]) -> None:
+        """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
         metrics = {**self.summary(known), "beta": self.beta}
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
         self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
+        responses = [ids[keep].tolist() for ids, keep in zip(known["response_ids"][:SHOWN], known["mask"][:SHOWN])]
+        self._shown = list(zip(prompts, responses, known["rewards"].tolist(), known["kl"].sum(1).tolist()))[:SHOWN]
 
     def histograms(self) -> dict[str, Tensor]:
         """Scores and lengths of the latest rollout."""
         return self._latest
+
+    def sample_texts(self) -> list[dict[str, Any]]:
+        """The first responses of the latest rollout, for the table of samples."""
+        decode = self.trainer.datamodule.tokenizer.decode
+        return [
+            {"prompt": decode(prompt), "response": decode(response, skip_special=False), "score": score, "kl": kl}
+            for prompt, response, score, kl in self._shown
+        ]
 
     def self_check(self, batch: Experience, rollout: int) -> None:
         """Once per process: the training forward must agree with what the rollout recorded."""

@@ -7,8 +7,10 @@ from torch.optim import Optimizer
 
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
-from components.stages.language import bits_per_byte, language_loss
+from components.stages.language import bits_per_byte, continuations, language_loss
 from components.stages.stage import LossOutput, Stage
+
+SHOWN = 6  # continuations in the table of samples
 
 
 class Pretrain(Stage):
@@ -53,6 +55,15 @@ class Pretrain(Stage):
             loss = means[f"{prefix}/loss"]
             self.log(f"{prefix}/perplexity", loss.exp())
             self.log(f"{prefix}/bits_per_byte", bits_per_byte(loss, means[f"{prefix}/bytes_per_token"]))
+
+    def sample_texts(self) -> list[dict[str, str]]:
+        """Greedy continuations of held-out texts, for the table of samples."""
+        data = self.trainer.datamodule
+        batch = next(iter(data.val_dataloader()), None) if data is not None else None
+        if batch is None:
+            return []
+        batch = self.transfer_batch_to_device(batch, self.device, 0)
+        return continuations(self.model, batch, data.tokenizer, count=SHOWN)
 
     def exportable(self) -> CausalLM:
         return self.model

@@ -22,8 +22,8 @@ def check_text(text: object, what: str) -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise TokenizerError(
-            f"{what}: character {error.start} is {text[error.start]!a}, half of a surrogate pair, which is no Unicode "
-            "text. Read the source again as UTF-8, or replace it: text.encode('utf-8', 'replace').decode()"
+            f"{what}: character {error.start} is {text[error.start]!a}, half of a surrogate pair, so this is "
+            "no Unicode text. Read it again as UTF-8, or replace it: text.encode('utf-8', 'replace').decode()"
         ) from None
     return text
 
@@ -43,7 +43,7 @@ class Codec:
             self._processor.LoadFromSerializedProto(model_bytes)
             count = self._processor.get_piece_size()
         except RuntimeError as error:
-            raise TokenizerError(f"these {len(model_bytes)} bytes are no SentencePiece model: {error}") from None
+            raise TokenizerError(f"no SentencePiece model in {len(model_bytes)} bytes: {error}") from None
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(count)]
         self.special_ids: dict[str, int] = {p: i for i, p in enumerate(self.pieces) if self._is_special(i)}
         self.byte_ids: dict[int, int] = {
@@ -54,11 +54,13 @@ class Codec:
         self.eos_id = self._named("eos", self._processor.eos_id())
         self.unknown_id = self._named("unk", self._processor.unk_id())
         if len(self.byte_ids) != 256:
-            raise TokenizerError(f"the model has {len(self.byte_ids)} byte pieces; 256 are needed (byte_fallback)")
+            raise TokenizerError(
+                f"the model has {len(self.byte_ids)} byte pieces; it needs 256: byte_fallback"
+            )
         self.spelling: list[bytes] = [self._spell(i) for i in range(count)]
         self._space_mark_ids = [self.byte_ids[byte] for byte in SPACE_MARK.encode()]
-        # Two neighbouring characters that stand together in no piece can never be merged, so a text cut between
-        # them has the same ids as the whole.
+        # Two characters that stand side by side in no piece are never merged: a text cut between them has the
+        # ids of the whole.
         self._joined = {
             text[i : i + 2]
             for text in (self._text(i) for i in range(count) if not self._is_special(i))
@@ -69,8 +71,8 @@ class Codec:
         )
         if self.decode(self.encode(PROBE)) != PROBE:
             raise TokenizerError(
-                "the model does not give text back unchanged (it normalises, or adds a space in front). Expected "
-                "normalisation 'identity', add_dummy_prefix false, remove_extra_whitespaces false"
+                "the model does not give text back unchanged (it normalises, or adds a space in front). "
+                "Expected normalisation 'identity', add_dummy_prefix false, remove_extra_whitespaces false"
             )
 
     def _is_special(self, token_id: int) -> bool:
@@ -79,7 +81,7 @@ class Codec:
     def _named(self, name: str, token_id: int) -> int:
         """The id of a special piece, or TokenizerError where the model has none."""
         if token_id < 0 or not self._is_special(token_id):
-            raise TokenizerError(f"the model has no control piece for {name}; it needs pad, bos and eos of its own")
+            raise TokenizerError(f"the model has no special piece for {name}; it needs pad, bos, eos and unk")
         return token_id
 
     def _text(self, token_id: int) -> str:
@@ -100,7 +102,7 @@ class Codec:
         return self._processor.encode(text)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """`encode` of each text, in one call to SentencePiece (which costs 50 microseconds, however small)."""
+        """`encode` of each text, in one call to SentencePiece (50 microseconds, however small)."""
         chunks: list[str] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
@@ -109,13 +111,14 @@ class Codec:
                 chunks.append(chunk)
                 owners.append(number)
         ids: list[list[int]] = [[] for _ in texts]
-        for number, chunk, encoded in zip(owners, chunks, self._processor.encode(chunks, num_threads=num_threads)):
-            # SentencePiece reads U+2581 as a space: such a chunk is that character alone, spelled by its bytes
-            ids[number] += self._space_mark_ids if chunk == SPACE_MARK else encoded
+        encoded = self._processor.encode(chunks, num_threads=num_threads)
+        for number, chunk, chunk_ids in zip(owners, chunks, encoded, strict=True):
+            # SentencePiece reads U+2581 as a space: such a chunk is that character alone, spelled in bytes
+            ids[number] += self._space_mark_ids if chunk == SPACE_MARK else chunk_ids
         return ids
 
     def _cut(self, text: str) -> Iterable[str]:
-        """Parts of a text whose ids, one after the other, are those of the whole; U+2581 is a part of its own."""
+        """Parts of a text whose ids, joined, are those of the whole; U+2581 is a part of its own."""
         for part in re.split(f"({SPACE_MARK})", text):
             start = 0
             while start < len(part):

@@ -25,8 +25,8 @@ DEFAULT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# A placeholder stands for a message's content: private-use characters around its number, then a separator that
-# str.strip counts as white space on either side, so that a template which strips the content is seen to do so.
+# A placeholder stands for a message's content: private-use characters around its number, then on either side
+# a separator that str.strip takes for white space, so that a template which strips the content shows it.
 OPEN, CLOSE, EDGE = "\ue000", "\ue001", "\x1c"
 PLACEHOLDER = re.compile(f"({EDGE}?){OPEN}([0-9]+){CLOSE}({EDGE}?)")
 
@@ -53,19 +53,22 @@ class ChatTemplate:
         )
         environment.globals["raise_exception"] = _raise_exception
         if any(mark in source for mark in (OPEN, CLOSE, EDGE)):
-            raise TokenizerError("the chat template holds U+E000, U+E001 or U+001C, which are kept for placeholders")
+            raise TokenizerError(
+                "the chat template holds U+E000, U+E001 or U+001C; they are kept for placeholders"
+            )
         try:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
-            raise TokenizerError(f"the chat template is no Jinja: line {error.lineno}: {error.message}") from None
+            raise TokenizerError(f"the chat template is no Jinja, line {error.lineno}: {error}") from None
 
     def segments(self, messages: Sequence[Mapping], *, add_generation_prompt: bool) -> list[Segment]:
         """The rendered conversation in order; joined, the texts are what Jinja renders.
 
-        Content never passes through the template: a placeholder does, and the output is split there. A template that
-        strips the content (`content.strip()`, `content | trim`) is honoured: the segment holds the stripped
-        content. Any other change (upper case, escapes, a content shown twice or dropped) cannot be told apart from
-        the template's own text, and raises TokenizerError, as do messages that are no conversation.
+        A placeholder stands for each content while the template runs, and the output is split there. A
+        template that strips the content (`content.strip()`, `content | trim`) is honoured: the segment holds
+        the stripped content. Any other change (upper case, escapes, a content written twice or dropped)
+        cannot be told from the template's own text and raises TokenizerError, as do messages that are no
+        conversation.
         """
         check_messages(messages)
         contents = [message["content"] for message in messages]
@@ -73,27 +76,32 @@ class ChatTemplate:
         parts = PLACEHOLDER.split(self._render(messages, marked, add_generation_prompt))
         if parts[2::4] != [str(number) for number in range(len(contents))]:
             raise TokenizerError(
-                f"the chat template must write each message's content once, in order; it wrote {parts[2::4]} of "
-                f"{len(contents)} messages (counted from 0)"
+                f"the chat template must write each message's content once, in order; of {len(contents)} "
+                f"messages, counted from 0, it wrote {parts[2::4]}"
             )
         segments = [Segment(parts[0], None)]
         for message, left, right, after in zip(messages, parts[1::4], parts[3::4], parts[4::4], strict=True):
             content = message["content"] if left else message["content"].lstrip()
-            segments += [Segment(content if right else content.rstrip(), message["role"]), Segment(after, None)]
-        if "".join(segment.text for segment in segments) != self._render(messages, contents, add_generation_prompt):
+            content = content if right else content.rstrip()
+            segments += [Segment(content, message["role"]), Segment(after, None)]
+        rendered = self._render(messages, contents, add_generation_prompt)
+        if "".join(segment.text for segment in segments) != rendered:
             raise TokenizerError(
-                "the chat template changes a message's content (or decides by it), so the content cannot be told "
-                "from the template's text. Write {{ message.content }} or {{ message.content | trim }}"
+                "the chat template changes a message's content (or decides by it), so the content cannot be "
+                "told from the template's text. Write {{ message.content }} or {{ message.content | trim }}"
             )
         return segments
 
-    def _render(self, messages: Sequence[Mapping], contents: Sequence[str], add_generation_prompt: bool) -> str:
-        filled = [{"role": m["role"], "content": content} for m, content in zip(messages, contents, strict=True)]
+    def _render(self, messages: Sequence[Mapping], contents: Sequence[str], generation: bool) -> str:
+        filled = [
+            {"role": message["role"], "content": content}
+            for message, content in zip(messages, contents, strict=True)
+        ]
         try:
             return self._template.render(
-                messages=filled, add_generation_prompt=add_generation_prompt, **self._special_tokens
+                messages=filled, add_generation_prompt=generation, **self._special_tokens
             )
-        except Exception as error:  # a template is somebody's program: whatever it raises is its own complaint
+        except Exception as error:  # a template is somebody's program, and may raise anything
             raise TokenizerError(f"the chat template refuses these messages: {error}") from error
 
 
@@ -111,7 +119,7 @@ def check_messages(messages: Sequence[Mapping]) -> None:
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise TokenizerError(f"{what}: expected {{'role': …, 'content': …}}, got {message!r}")
         if message["role"] not in ROLES:
-            raise TokenizerError(f"{what}: unknown role {message['role']!r}, expected one of {', '.join(ROLES)}")
+            raise TokenizerError(f"{what}: unknown role {message['role']!r}, expected {', '.join(ROLES)}")
         check_text(message["content"], f"{what}, content")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles

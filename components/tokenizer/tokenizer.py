@@ -14,7 +14,7 @@ MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 TEMPLATE_FILE = "chat_template.jinja"  # where transformers writes the template when it saves a folder again
 PROBE_TURNS = tuple(
-    {"role": role, "content": f" Probe {number} <&> \n"} for number, role in enumerate(("user", "assistant") * 2)
+    {"role": role, "content": f" Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2)
 )
 
 
@@ -28,10 +28,12 @@ class Rendered(NamedTuple):
 class Tokenizer:
     """A SentencePiece model and a chat template.
 
-    vocab_size, pad_id, bos_id; eos_id: end of a document; end_id: end of a turn, the special piece that the
-    template writes after an assistant's message; stop_ids: what ends a sampled text; byte_lengths: per id, the
-    UTF-8 bytes it stands for (specials 0), so that the bytes of a text are the sum over its ids;
-    fingerprint: SHA-256 of the model's bytes and the template.
+    vocab_size, pad_id, bos_id
+    eos_id        end of a document
+    end_id        end of a turn: the special piece that the template writes after an assistant's message
+    stop_ids      what ends a sampled text: end_id, eos_id
+    byte_lengths  per id, the UTF-8 bytes it stands for (specials 0); over a text's ids they sum to its bytes
+    fingerprint   SHA-256 of the model's bytes and the template, in hexadecimal
     Raises TokenizerError for a model or a template that cannot keep these promises.
     """
 
@@ -92,7 +94,7 @@ class Tokenizer:
             mask += [role == "assistant"] * len(encoded)
             if after_assistant:
                 if encoded[:1] != [self.end_id]:
-                    raise TokenizerError("the chat template does not end every assistant's message the same way")
+                    raise TokenizerError("the chat template must end every assistant's message the same way")
                 mask[len(ids) - len(encoded)] = True
             after_assistant = role == "assistant"
         return Rendered(ids, mask)
@@ -104,21 +106,24 @@ class Tokenizer:
         """
         segments = self._template.segments(messages, add_generation_prompt=True)
         if messages[-1]["role"] != "user":
-            raise TokenizerError(f"a prompt ends with the user's message; the last is the {messages[-1]['role']}'s")
-        return [i for text, role in segments for i in (self.encode(text) if role else self.codec.encode_template(text))]
+            raise TokenizerError("a prompt ends with the user's message; the last is the assistant's")
+        ids: list[int] = []
+        for text, role in segments:
+            ids += self.codec.encode_template(text) if role is None else self.encode(text)
+        return ids
 
     def _find_end_of_turn(self) -> int:
         segments = self._template.segments(PROBE_TURNS[:2], add_generation_prompt=False)
         end = self.codec.encode_template(segments[-1].text)[:1]
         if not end or end[0] not in self.codec.special_ids.values():
             raise TokenizerError(
-                "the chat template must write a special piece right after an assistant's message, to end its turn; "
-                f"it writes {segments[-1].text!r}"
+                "the chat template must write a special piece right after an assistant's message, to end its "
+                f"turn; it writes {segments[-1].text!r}"
             )
         return end[0]
 
     def _check_template(self) -> None:
-        """Raises TokenizerError unless a conversation begins with its only bos and goes on from its prompt."""
+        """Raises TokenizerError unless a chat begins with its only bos and goes on from its prompt."""
         ids, mask = self.render(PROBE_TURNS)
         if ids[0] != self.bos_id or ids.count(self.bos_id) != 1:
             raise TokenizerError(
@@ -128,17 +133,17 @@ class Tokenizer:
         prompt = self.render_prompt(PROBE_TURNS[:1])
         if prompt != ids[: mask.index(True)]:
             raise TokenizerError(
-                "with add_generation_prompt the chat template must write what stands before an assistant's message; "
-                f"it wrote {self.decode(prompt, skip_special=False)!r}"
+                "with add_generation_prompt the chat template must write what stands before an assistant's "
+                f"message; it wrote {self.decode(prompt, skip_special=False)!r}"
             )
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.model and tokenizer_config.json, a folder that transformers' AutoTokenizer reads.
 
         add_bos_token: transformers' encode(text) gives bos and our ids; chats have the template's bos only.
-        transformers reads a special's name in plain text as the special itself. That cannot be switched off in
-        the file, or its chat templates would lose theirs: for untrusted text give `split_special_tokens=True` to its
-        encode, `sanitize_control_tokens=True` to its apply_chat_template. It also reads U+2581 as a space.
+        transformers reads a special's name in plain text as the special itself. The file cannot forbid that,
+        or chat templates would lose theirs: give its encode `split_special_tokens=True` for untrusted text,
+        its apply_chat_template `sanitize_control_tokens=True`. It also reads U+2581 as a space.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -157,7 +162,10 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Reads what `save` wrote, or such a folder made by others. Raises TokenizerError naming the file at fault."""
+        """Reads what `save` wrote, or such a folder made by others.
+
+        Raises TokenizerError naming the file at fault.
+        """
         folder = Path(folder)
         model, config = (_read(folder / name) for name in (MODEL_FILE, CONFIG_FILE))
         try:
@@ -168,7 +176,7 @@ class Tokenizer:
         if template is None and (folder / TEMPLATE_FILE).exists():
             template = _read(folder / TEMPLATE_FILE).decode()
         if not isinstance(template, str):
-            raise TokenizerError(f"{folder / CONFIG_FILE} holds no chat_template, and there is no {TEMPLATE_FILE}")
+            raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template; nor is there {TEMPLATE_FILE}")
         try:
             return cls(model, template)
         except TokenizerError as error:

@@ -18,10 +18,26 @@ SPECIAL_PIECES = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", 
 # "<unk>", each then six bytes); so it learns under stand-in names, and the real ones are written afterwards.
 STAND_INS = tuple(f"\ue000{number}" for number in range(len(SPECIAL_PIECES)))
 SENTENCE = 1000  # characters, at most 4000 bytes: SentencePiece drops what is longer than 4192 bytes
-# Line ends are never part of a piece: each is a byte piece of its own, so a word is the same at a line's start.
+# Line ends are never part of a piece: each is a byte piece of its own, and joins no word before or after it.
 # U+2581 SentencePiece takes for a space, and it drops sentences with U+2585 or NUL.
 BREAKS = re.compile("[\r\n\0\u2581\u2585]+")
 PARTS = re.compile(f".{{1,{SENTENCE}}}(?= |$)|.{{1,{SENTENCE}}}", re.DOTALL)
+
+SETTINGS = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "normalization_rule_name": "identity",
+    "remove_extra_whitespaces": False,
+    "add_dummy_prefix": False,
+    "allow_whitespace_only_pieces": True,  # runs of spaces: indented code
+    "split_digits": True,
+    "required_chars": SPACE_MARK,  # a corpus without spaces (Chinese) would leave none to write one with
+    "hard_vocab_limit": False,
+    **{f"{name}_id": number for number, name in enumerate(("pad", "unk", "bos", "eos"))},
+    **{f"{name}_piece": STAND_INS[number] for number, name in enumerate(("pad", "unk", "bos", "eos"))},
+    "control_symbols": list(STAND_INS[4:]),  # user_defined_symbols could be produced by text
+    "minloglevel": 2,
+}
 
 log = logging.getLogger(__name__)
 
@@ -36,39 +52,27 @@ def train(
 ) -> Tokenizer:
     """A byte-pair encoding of the texts, with byte fallback; equal texts give an equal model, to the byte.
 
-    vocab_size: pieces in all: 8 special, 256 bytes, the characters, then merges, most frequent first. A corpus too
-        small to have that many merges gives a smaller vocabulary, and says so in the log.
-    character_coverage: share of the text whose characters get a piece; the rarest others are spelled by bytes.
+    vocab_size: pieces in all: 8 special, 256 bytes, the characters, and merges, most frequent first. A corpus
+        too small to have that many merges gives a smaller vocabulary, and the log says so.
+    character_coverage: share of the text whose characters get a piece; the rarest are spelled by bytes.
     All the text is held in memory while training.
-    Raises TokenizerError for no text, a lone surrogate, or a vocab_size too small, naming the smallest that does.
+    Raises TokenizerError for no text, a lone surrogate, or a vocab_size too small, naming the smallest.
     """
     if isinstance(texts, str):
         raise TokenizerError("texts: expected many texts, got one string; put it in a list")
     sentences = _sentences(texts)
     first = next(sentences, None)
     if first is None:
-        raise TokenizerError("texts: there is no text to train a tokenizer on (nothing, or nothing but line ends)")
+        raise TokenizerError("texts: there is no text to train a tokenizer on, nothing but line ends at most")
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=itertools.chain([first], sentences),
             model_writer=written,
-            model_type="bpe",
             vocab_size=vocab_size,
-            hard_vocab_limit=False,
-            byte_fallback=True,
             character_coverage=character_coverage,
-            required_chars=SPACE_MARK,  # a corpus without spaces (Chinese) would leave none to write one with
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            allow_whitespace_only_pieces=True,  # runs of spaces: indented code
-            split_digits=True,
-            pad_id=0, unk_id=1, bos_id=2, eos_id=3,
-            pad_piece=STAND_INS[0], unk_piece=STAND_INS[1], bos_piece=STAND_INS[2], eos_piece=STAND_INS[3],
-            control_symbols=list(STAND_INS[4:]),  # user_defined_symbols could be produced by text
             num_threads=num_threads,
-            minloglevel=2,
+            **SETTINGS,
         )
     except RuntimeError as error:
         smallest = re.search(r"required_chars\. \d+ vs (\d+)", str(error))
@@ -86,7 +90,7 @@ def train(
 
 
 def _finish(model_bytes: bytes) -> bytes:
-    """The model with the special pieces' real names and without the number of threads, its only trace in the file."""
+    """The model with the special pieces' real names, and a number of threads that is always the same."""
     model = ModelProto.FromString(model_bytes)
     for piece, name in zip(model.pieces, SPECIAL_PIECES, strict=False):
         piece.piece = name
@@ -98,7 +102,7 @@ def _finish(model_bytes: bytes) -> bytes:
 
 
 def _sentences(texts: Iterable[str]) -> Iterator[str]:
-    """The texts in parts of at most SENTENCE characters, cut at line ends, then before spaces where there are any."""
+    """The texts in parts of at most SENTENCE characters, cut at line ends, then before spaces if possible."""
     for number, text in enumerate(texts):
         for line in BREAKS.split(check_text(text, f"training text {number}")):
             yield from PARTS.findall(line)
@@ -109,7 +113,7 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
 
     bytes_per_token      UTF-8 bytes / tokens; higher is shorter. Comparable across tokenizers.
     fertility            tokens / words, words being what white space divides (says little of Chinese or Thai)
-    byte_fallback_share  byte pieces / tokens, not counting line ends in either byte pieces: those are meant to be bytes
+    byte_fallback_share  byte pieces other than line ends (which always are bytes) / tokens
     unknown_share        unknown pieces / tokens; 0 with byte fallback
     Raises TokenizerError where the texts hold no token.
     """

@@ -66,9 +66,9 @@ def test_nothing_in_a_file_runs_even_when_the_caller_does_not_mind(tmp_path, mon
 def test_a_full_disk_leaves_the_earlier_file_and_no_leftovers(saved):
     before = saved.read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # writing fails in the middle, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # fails midway, as on a full disk
     try:
-        with pytest.raises(CheckpointError, match="cannot write checkpoint .*a.ckpt: File too large.*Free space"):
+        with pytest.raises(CheckpointError, match="cannot write .*a.ckpt: File too large.*Free space"):
             AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(50_000)}, saved)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -113,9 +113,10 @@ AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1000)}, sys.argv[1])
 
 
 def test_kill_9_in_the_middle_of_a_save_leaves_the_earlier_file(saved):
-    run = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED_WHILE_SAVING, saved], timeout=60)
+    command = [sys.executable, "-W", "ignore", "-c", KILLED_WHILE_SAVING, saved]
+    run = subprocess.run(command, timeout=60)
     assert run.returncode == -signal.SIGKILL
     assert saved.with_name("a.ckpt.tmp").exists()
     assert AtomicCheckpointIO().load_checkpoint(saved)["step"] == 3
-    AtomicCheckpointIO().save_checkpoint({"step": 4}, saved)  # the next save is not in the way of the leftover
+    AtomicCheckpointIO().save_checkpoint({"step": 4}, saved)  # the leftover is in nobody's way
     assert [path.name for path in saved.parent.iterdir()] == ["a.ckpt"]

@@ -33,15 +33,20 @@ def test_micro_batches_are_not_steps(tmp_path):
     assert names == [f"step={step:08d}.ckpt" for step in (2, 4, 5)]
 
 
-@pytest.mark.parametrize("pause", [3, 4])
-@pytest.mark.parametrize("length", [4, 5, 1000])
-def test_resuming_equals_never_having_stopped(tmp_path, pause, length):
-    settings = {"max_epochs": -1}
-    straight, _ = fit(tmp_path / "a", max_steps=8, loader=Stream(length), **settings)
-    fit(tmp_path / "b", max_steps=pause, loader=Stream(length), **settings)
-    resumed, names = fit(tmp_path / "b", max_steps=8, loader=Stream(length), resume=latest(tmp_path / "b"), **settings)
-    assert torch.equal(straight.weight, resumed.weight)
-    assert names == [f"step={step:08d}.ckpt" for step in (pause, 8)]
+@pytest.mark.parametrize(
+    "pause, end, length",
+    [({"max_steps": steps}, {"max_steps": 8}, length) for steps in (3, 4) for length in (4, 5, 1000)]
+    + [({"max_epochs": 1}, {"max_epochs": 2}, 4), ({"max_epochs": 2}, {"max_epochs": 3}, 4)],
+)
+def test_resuming_with_a_later_end_equals_never_having_stopped(tmp_path, pause, end, length):
+    def run(folder, settings, resume=None):
+        return fit(folder, loader=Stream(length), resume=resume, **({"max_epochs": -1} | settings))[0]
+
+    straight = run(tmp_path / "a", end)
+    before = run(tmp_path / "b", pause)
+    after = run(tmp_path / "b", end, resume=latest(tmp_path / "b"))
+    assert before.seen + after.seen == straight.seen
+    assert torch.equal(straight.weight, after.weight)
 
 
 def test_a_finished_run_that_is_resumed_writes_nothing(tmp_path):

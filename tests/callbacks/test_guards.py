@@ -7,7 +7,8 @@ from components.callbacks.guards import NanGuard, TrainingDiverged
 
 
 def fit(folder, module, every=2, **settings):
-    run = trainer([NanGuard(), Checkpoints(folder, every)], enable_checkpointing=True, max_steps=9, **settings)
+    callbacks = [NanGuard(), Checkpoints(folder, every)]
+    run = trainer(callbacks, enable_checkpointing=True, max_steps=9, **settings)
     run.fit(module, Stream())
 
 
@@ -48,7 +49,7 @@ class BadGradient(Tiny):
 
 
 def test_weights_spoiled_by_a_gradient_are_not_saved(tmp_path):
-    with pytest.raises(TrainingDiverged, match="the weight weight is not finite after step 4, though the loss was"):
+    with pytest.raises(TrainingDiverged, match="the weight weight is not finite after step 4"):
         fit(tmp_path, BadGradient())
     assert [path.name for path in tmp_path.iterdir()] == ["step=00000002.ckpt"]
 

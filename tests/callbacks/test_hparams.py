@@ -16,7 +16,8 @@ def fit(folder, callback, *loaders, module=Tiny, **settings):
 
 def test_the_settings_and_the_final_value_stand_in_the_event_file(tmp_path):
     callback = HyperParameters("val/loss", {"lr": 0.01, "model": "tiny"})
-    run, events = fit(tmp_path, callback, Stream(), module=Validated, val_check_interval=2, limit_val_batches=2)
+    settings = {"val_check_interval": 2, "limit_val_batches": 2}
+    run, events = fit(tmp_path, callback, Stream(), module=Validated, **settings)
     assert events.Scalars("val/loss")[-1].value == pytest.approx(float(run.callback_metrics["val/loss"]))
     assert events.Scalars("val/loss")[-1].step == 4
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content

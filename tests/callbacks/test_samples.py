@@ -14,7 +14,7 @@ class Talking(Tiny):
     def __init__(self):
         super().__init__()
         self.frozen = torch.nn.Dropout()
-        self.seen = []
+        self.modes = []
         self.collected = {}
 
     def on_train_start(self):
@@ -22,11 +22,12 @@ class Talking(Tiny):
 
     def training_step(self, batch, batch_idx):
         self.collected.setdefault("scores", torch.zeros(0))
-        self.collected["scores"] = torch.cat([self.collected["scores"], torch.tensor([batch_idx, float("nan")])])
+        new = torch.tensor([batch_idx, float("nan")])
+        self.collected["scores"] = torch.cat([self.collected["scores"], new])
         return super().training_step(batch, batch_idx)
 
     def sample_texts(self):
-        self.seen.append((self.training, self.frozen.training, torch.is_grad_enabled()))
+        self.modes.append((self.training, self.frozen.training, torch.is_grad_enabled()))
         return [{"prompt": "Who?", "response": f"step {self.global_step}", "score": 0.5}]
 
     def histograms(self):
@@ -37,7 +38,8 @@ class Talking(Tiny):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     module = Talking()
-    run = trainer([SampleTable(every_n_steps=3)], logger=TensorBoardLogger(folder, name="", version=""), max_steps=7)
+    logger = TensorBoardLogger(folder, name="", version="")
+    run = trainer([SampleTable(every_n_steps=3)], logger=logger, max_steps=7)
     run.fit(module, Stream())
     return module, EventAccumulator(str(folder), size_guidance={"histograms": 0}).Reload()
 
@@ -57,7 +59,7 @@ def test_histograms_are_written_without_nan_and_emptied_each_time(run):
 
 def test_sampling_sees_eval_mode_without_gradients_and_every_part_gets_its_mode_back(run):
     module = run[0]
-    assert module.seen == [(False, False, False)] * 3
+    assert module.modes == [(False, False, False)] * 3
     assert module.training and not module.frozen.training
 
 

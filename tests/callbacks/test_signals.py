@@ -6,6 +6,7 @@ from pathlib import Path
 
 import lightning as L
 import pytest
+import torch
 from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks.checkpoints import Checkpoints, latest
@@ -25,20 +26,32 @@ class Send(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
-def fit(folder, number, *batches, stop=None, **settings):
+def fit(folder, number, *batches, stop=None, length=1000, **settings):
     stop = stop or GracefulStop()
     callbacks = [Send(number, *batches), stop, Checkpoints(folder)]
     run = trainer(callbacks, enable_checkpointing=True, max_steps=50, **settings)
-    run.fit(Tiny(), Stream())
+    run.fit(Tiny(), Stream(length), ckpt_path=latest(folder))
     return run, stop
 
 
-@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+STATUS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 138)]
+
+
+@pytest.mark.parametrize("number, status", STATUS)
 def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, number, status):
     run, stop = fit(tmp_path, number, 4)
     assert run.global_step == 5
     assert latest(tmp_path).name == "step=00000005.ckpt"
     assert (stop.stopped_by, stop.exit_status) == (number, status)
+
+
+def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_was(tmp_path):
+    straight, _ = fit(tmp_path / "a", signal.SIGTERM, length=20)
+    before, _ = fit(tmp_path / "b", signal.SIGTERM, 4, length=20)
+    after, _ = fit(tmp_path / "b", signal.SIGTERM, length=20)
+    runs = [run.lightning_module for run in (straight, before, after)]
+    assert runs[1].seen + runs[2].seen == runs[0].seen
+    assert torch.equal(runs[2].weight, runs[0].weight)
 
 
 def test_without_a_signal_nothing_is_reported(tmp_path):

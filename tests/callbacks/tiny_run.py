@@ -9,14 +9,19 @@ from components.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
 class Tiny(L.LightningModule):
-    """Two weights fitted by SGD with momentum; `poison` maps a batch index to what its loss is multiplied by."""
+    """Two weights fitted by SGD with momentum; `poison`: batch index -> factor of its loss.
+
+    seen: (epoch, batch index, place in the stream) of every batch.
+    """
 
     def __init__(self, poison: dict[int, float] | None = None) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
         self.poison = poison or {}
+        self.seen: list[tuple[int, int, int]] = []
 
     def training_step(self, batch, batch_idx):
+        self.seen.append((self.current_epoch, batch_idx, int(batch["place"])))
         loss = ((self.weight * batch["x"]).sum(-1) - 1).square().mean() * self.poison.get(batch_idx, 1.0)
         self.log("train/loss", loss)
         return loss
@@ -31,7 +36,7 @@ class Validated(Tiny):
 
 
 class Stream:
-    """Batch n is a function of n; the place in the stream is saved. Each batch holds 5 tokens and 3 fillers."""
+    """Batch n is a function of n; the place in the stream is saved. A batch holds 5 tokens and 3 fillers."""
 
     def __init__(self, length: int = 1000) -> None:
         self.length, self.position = length, 0
@@ -44,7 +49,8 @@ class Stream:
         while self.position < self.length:
             self.position += 1
             x = torch.tensor([[self.position % 7, self.position % 3]]) / 5
-            yield {"x": x, "segments": torch.tensor([[0, 0, 1, 1, 1, -1, -1, -1]])}
+            segments = torch.tensor([[0, 0, 1, 1, 1, -1, -1, -1]])
+            yield {"x": x, "segments": segments, "place": torch.tensor(self.position)}
 
     def state_dict(self):
         return {"position": self.position}

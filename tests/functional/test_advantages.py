@@ -45,7 +45,7 @@ def test_gae_steps_over_a_hole_without_reward_value_or_decay():
     close(returns, rows(0.832, 0.96, 0, 1.0, 0))
     # the same three tokens with nothing between them
     keep = hole[0]
-    together, _ = gae(REWARDS[:, keep], VALUES[:, keep], torch.ones(1, 3, dtype=torch.bool), gamma=1.0, lam=0.95)
+    together, _ = gae(REWARDS[:, keep], VALUES[:, keep], hole[:, keep], gamma=1.0, lam=0.95)
     close(advantages[:, keep], together)
 
 
@@ -147,7 +147,8 @@ def test_advantages_sum_to_zero_follow_a_permutation_and_do_not_see_other_groups
     got = group_relative(rewards, group_size=4, variant=variant, eps=1e-4)
     close(got.view(3, 4).sum(1), torch.zeros(3, dtype=torch.float64))
     order = torch.tensor([2, 0, 3, 1])
-    permuted = group_relative(rewards.view(3, 4)[:, order].reshape(-1), group_size=4, variant=variant, eps=1e-4)
+    shuffled = rewards.view(3, 4)[:, order].reshape(-1)
+    permuted = group_relative(shuffled, group_size=4, variant=variant, eps=1e-4)
     close(permuted, got.view(3, 4)[:, order].reshape(-1))
     close(group_relative(rewards[:4], group_size=4, variant=variant, eps=1e-4), got[:4])
 

@@ -105,7 +105,9 @@ def test_zero_outside_stops_nan_from_reaching_a_gradient_where_multiplying_does_
     assert y.grad[1].isnan()
 
 
-@pytest.mark.parametrize("function", [zero_outside, masked_mean, lambda x, m: masked_whiten(x, m, shift_mean=True)])
+@pytest.mark.parametrize(
+    "function", [zero_outside, masked_mean, lambda x, mask: masked_whiten(x, mask, shift_mean=True)]
+)
 def test_masks_of_another_shape_or_type_are_refused(function):
     with pytest.raises(ValueError, match=r"one shape.*\(2, 3\).*\(3,\)|one shape.*\(3,\).*\(2, 3\)"):
         function(torch.ones(2, 3), torch.ones(3, dtype=torch.bool))

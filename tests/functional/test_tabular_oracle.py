@@ -70,7 +70,7 @@ def test_ppo_without_the_kl_penalty_collapses_to_the_best_action():
 
 
 def fit_dpo(ref_logprobs):
-    """Every ordered pair, weighed by the exact Bradley–Terry probability that its first action is preferred."""
+    """Every ordered pair, weighed by the exact probability that its first action is preferred."""
     logits = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS(
         [logits], max_iter=200, tolerance_grad=1e-14, tolerance_change=0.0, line_search_fn="strong_wolfe"
@@ -80,9 +80,10 @@ def fit_dpo(ref_logprobs):
         optimizer.zero_grad()
         logp = logits.log_softmax(-1)
         loss = 0.0
-        for w, l in itertools.permutations(range(3), 2):
-            preferred = 1 / (1 + math.exp(REWARDS[l] - REWARDS[w]))
-            pair = (logp[w : w + 1], logp[l : l + 1], ref_logprobs[w : w + 1], ref_logprobs[l : l + 1])
+        for actions in itertools.permutations(range(3), 2):
+            chosen, rejected = (torch.tensor([action]) for action in actions)
+            preferred = 1 / (1 + math.exp(REWARDS[rejected] - REWARDS[chosen]))
+            pair = (logp[chosen], logp[rejected], ref_logprobs[chosen], ref_logprobs[rejected])
             loss = loss + preferred * dpo(*pair, beta=BETA, variant="sigmoid", label_smoothing=0.0).loss
         loss.backward()
         return loss

@@ -11,8 +11,11 @@ from components.tokenizer.tokenizer import StreamDecoder
 
 SPECIALS = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<eos>": 3}
 TURNS = {"<|system|>": 4, "<|user|>": 5, "<|assistant|>": 6, "<|end|>": 7}
-FRAGMENTS = [*SPECIALS, *TURNS, "<0x0A>", "<s>", " ", "    ", "\n", "\r\n", "\t", "\0", "\u2581", "\u2585", "\ufeff",
-             "\ue000", "\ue0000\ue001", "\x1c", "dax", " lives", "天气", "é", "e\u0301", "ﬁ", "\u3000", "😀", "👩\u200d🚀"]  # fmt: skip
+FRAGMENTS = [
+    *SPECIALS, *TURNS, "<s>",
+    "<0x0A>", " ", "    ", "\n", "\r\n", "\t", "\0", "\u2581", "\u2585", "\ufeff", "\x1c",
+    "\ue000", "\ue0000\ue001", "dax", " lives", "天气", "é", "e\u0301", "ﬁ", "\u3000", "😀", "👩\u200d🚀",
+]  # fmt: skip
 any_text = st.text() | st.lists(st.sampled_from(FRAGMENTS)).map("".join)
 
 
@@ -76,7 +79,8 @@ def test_a_text_that_is_cut_has_the_ids_of_the_whole(tokenizer, text, limit):
 def test_a_long_text_has_the_ids_of_the_whole(tokenizer):
     text = "dax lives in cave .  今天天气很好，我们去公园 return\n" * 300
     assert len(text) > 3 * codec.LONG_TEXT
-    assert tokenizer.encode(text) == SentencePieceProcessor(model_proto=tokenizer.codec.model_bytes).encode(text)
+    processor = SentencePieceProcessor(model_proto=tokenizer.codec.model_bytes)
+    assert tokenizer.encode(text) == processor.encode(text)
 
 
 @given(texts=st.lists(any_text))

@@ -11,13 +11,14 @@ from components.tokenizer.train import measure, train
 WORLD = ["dax is red . dax lives in cave . dax eats fish .", "what color is dax ? red ."] * 10
 
 
-def test_the_number_of_threads_does_not_change_a_byte(tokenizer):
-    one, two, five = (train(WORLD, vocab_size=330, num_threads=n).codec.model_bytes for n in (1, 2, 5))
-    assert one == two == five
+def test_the_number_of_threads_does_not_change_a_byte():
+    models = [train(WORLD, vocab_size=330, num_threads=number).codec.model_bytes for number in (1, 2, 5)]
+    assert models[0] == models[1] == models[2]
 
 
 def test_other_text_gives_another_fingerprint():
-    assert train(WORLD, vocab_size=330).fingerprint != train([*WORLD, "wug " * 99], vocab_size=330).fingerprint
+    other = [*WORLD, "wug " * 99]
+    assert train(WORLD, vocab_size=330).fingerprint != train(other, vocab_size=330).fingerprint
 
 
 def test_the_vocabulary_is_as_large_as_asked_where_the_text_allows():
@@ -58,6 +59,11 @@ def test_half_a_surrogate_pair_is_refused_with_the_texts_number():
 def test_the_end_of_a_long_text_is_learned_from(between):
     start = between.join(["dax"] * 3000)  # 12 kB: SentencePiece by itself drops lines over 4192 bytes
     assert "\u2581wug" in train([start + " wug" * 100], vocab_size=400).codec.pieces
+
+
+def test_a_long_text_is_cut_between_words_only():
+    joined, apart = [" daxwug" * 500], [" daxwug"] * 500
+    assert train(joined, vocab_size=400).fingerprint == train(apart, vocab_size=400).fingerprint
 
 
 def test_a_long_text_without_spaces_is_learned_from():

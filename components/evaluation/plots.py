@@ -1,0 +1,195 @@
+"""The report's pictures."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from components.evaluation.curves import Curve
+
+Results = dict[str, Any]
+Curves = dict[str, dict[str, Curve]]
+
+INK, QUIET, GRID = "#22272e", "#68727d", "#e3e7eb"
+COLOURS = {"base": "#8a94a0", "pretrain": "#8a94a0", "sft": "#3f78b5", "rm": "#7a5ea8", "ppo": "#d9722e"}
+OTHER = ("#2f8f6b", "#b5476b", "#a38a1f", "#4aa3b5")
+ANSWERS = (  # parts of all answers: label, colour, share from a model's figures
+    ("right and polite", "#1f7a5c", lambda f: f["correct_polite"]),
+    ("right", "#7cc2a4", lambda f: f["correct"] - f["correct_polite"]),
+    ("wrong but polite", "#f0b98d", lambda f: f["polite"] - f["correct_polite"]),
+    ("wrong", "#c9562c", lambda f: 1 - f["correct"] - f["polite"] + f["correct_polite"]),
+)
+ROLLOUT = {
+    "rollout/score": "score of rollouts",
+    "rollout/kl": "KL to sft, nats per response",
+    "rollout/entropy": "entropy, nats per token",
+}
+LOSS = ("train/loss", "val/loss")
+
+
+def draw(results: Results, curves: Curves, folder: Path) -> dict[str, str]:
+    """Draws the pictures there is something to show for; returns {file name: caption}."""
+    drawn = {}
+    for name, (picture, caption) in PICTURES.items():
+        figure = picture(results, curves)
+        if figure is not None:
+            figure.savefig(folder / name, dpi=144, facecolor="white", metadata={"Software": None})
+            drawn[name] = caption
+    return drawn
+
+
+def quality(results: Results, curves: Curves) -> Figure | None:
+    """Left: gold score (or the reward model's) with its interval. Right, with a judge: right and polite answers."""
+    models = results["models"]
+    judged = all("gold" in figures for figures in models.values())
+    key = "gold" if judged else "score"
+    if any(key not in figures for figures in models.values()):
+        return None
+    figure = Figure(figsize=(10 if judged else 6, 0.55 * len(models) + 2.0), layout="constrained")
+    axes = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
+    _style(axes[0], "Gold score" if judged else "Reward model's score")
+    sampling = results["sampling"]
+    axes[0].set_xlabel(f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples, 95 % interval")
+    for place, (name, figures) in enumerate(models.items()):
+        value, interval = figures[key], figures.get(f"{key}_ci")
+        if interval:
+            axes[0].plot(interval, [place, place], color=_colour(name, place), linewidth=5, alpha=0.35, solid_capstyle="round")
+        axes[0].plot(value, place, "o", color=_colour(name, place), markersize=10, markeredgecolor="white")
+        axes[0].annotate(f"{value:.2f}".replace("-", "−"), (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)
+        if figures.get(f"{key}_train") is not None:
+            axes[0].plot(figures[f"{key}_train"], place, "o", color="white", markeredgecolor=_colour(name, place), markersize=6)
+    if any(figures.get(f"{key}_train") is not None for figures in models.values()):
+        axes[0].plot([], [], "o", color="white", markeredgecolor=QUIET, markersize=6, label="on training prompts")
+        axes[0].legend(frameon=False, fontsize=8, labelcolor=QUIET, loc="lower left", bbox_to_anchor=(0.45, 1.0))
+    axes[0].margins(x=0.12)
+    axes[0].set_ylim(len(models) - 0.5, -0.7)
+    axes[0].set_yticks(range(len(models)), list(models))
+    if judged:
+        _answers(axes[1], models)
+    return figure
+
+
+def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
+    """Stacked bars: every answer is right or wrong, polite or not."""
+    _style(axes, "Answers")
+    axes.grid(visible=False)
+    left = [0.0] * len(models)
+    for label, colour, share in ANSWERS:
+        shares = [share(figures) for figures in models.values()]
+        axes.barh(range(len(models)), shares, left=left, color=colour, height=0.62, label=label, edgecolor="white")
+        for place, (start, width) in enumerate(zip(left, shares, strict=True)):
+            if width >= 0.07:
+                ink = "white" if colour in ("#1f7a5c", "#c9562c") else INK
+                axes.text(start + width / 2, place, f"{100 * width:.0f} %", ha="center", va="center", color=ink, fontsize=9)
+        left = [start + width for start, width in zip(left, shares, strict=True)]
+    axes.set_xlim(0, 1)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.set_ylim(len(models) - 0.5, -0.7)
+    axes.set_yticks(range(len(models)), list(models))
+    axes.legend(ncols=4, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.0), handlelength=1, columnspacing=1.2)
+
+
+def reward_model(results: Results, curves: Curves) -> Figure | None:
+    """Reliability: how often the reward model's choice is right against how sure it was."""
+    figures = results.get("reward_model") or {}
+    sets = {"training prompts": "", "held-out prompts": "_heldout"}
+    sets = {label: ending for label, ending in sets.items() if f"reliability{ending}" in figures}
+    if not sets:
+        return None
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+    _style(top, "Is the reward model as sure as it should be?")
+    _style(bottom, "")
+    top.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
+    top.annotate("perfectly calibrated", (0.62, 0.62), (4, -12), textcoords="offset points", color=QUIET, fontsize=8)
+    for place, ((label, ending), colour) in enumerate(zip(sets.items(), ("#3f78b5", "#d9722e"), strict=False)):
+        bins = figures[f"reliability{ending}"]
+        full = [one for one in bins if one["pairs"]]
+        text = f"{label}: accuracy {100 * figures[f'accuracy{ending}']:.0f} %, ECE {figures[f'ece{ending}']:.2f}"
+        top.plot([b["confidence"] for b in full], [b["accuracy"] for b in full], "o-", color=colour, markersize=7, label=text)
+        total = figures[f"pairs{ending}"]
+        middles = [(b["low"] + b["high"]) / 2 + (place - (len(sets) - 1) / 2) * 0.035 for b in bins]
+        bottom.bar(middles, [b["pairs"] / total for b in bins], width=0.033, color=colour)
+    top.set_ylabel("share ranked rightly", color=QUIET)
+    top.set_ylim(min(0.45, *(b["accuracy"] - 0.05 for e in sets.values() for b in figures[f"reliability{e}"] if b["pairs"])), 1.03)
+    top.legend(frameon=False, fontsize=9, loc="lower right")
+    bottom.set_ylabel("share of pairs", color=QUIET)
+    bottom.set_xlabel("confidence σ(|margin|)")
+    return figure
+
+
+def curves_figure(results: Results, curves: Curves) -> Figure | None:
+    """A panel per rollout metric of the on-policy stages, then one per stage for its loss."""
+    panels: list[tuple[str, list[tuple[str, str]]]] = []
+    for tag, title in ROLLOUT.items():
+        shown = [(stage, tag) for stage, found in curves.items() if tag in found]
+        if shown:
+            panels.append((title, shown))
+    for stage, found in curves.items():
+        shown = [(stage, tag) for tag in LOSS if tag in found]
+        if shown and not any(tag in found for tag in ROLLOUT):
+            panels.append((f"loss of {stage}", shown))
+    if not panels:
+        return None
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.4 * columns, 2.5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    for axes, (title, shown) in zip(grid, panels, strict=False):
+        _style(axes, title)
+        for place, (stage, tag) in enumerate(shown):
+            curve = curves[stage][tag]
+            look = {"marker": "o", "markersize": 3} if tag == "val/loss" or len(curve.steps) < 3 else {}
+            faint = {"linewidth": 0.9, "alpha": 0.55} if tag == "train/loss" else {"linewidth": 1.8}
+            label = tag.split("/")[0] if tag in LOSS else stage
+            axes.plot(curve.steps, curve.values, color=INK if tag == "val/loss" else _colour(stage, place), label=label, **look, **faint)
+        if len(shown) > 1:
+            axes.legend(frameon=False, fontsize=8)
+        axes.set_xlabel("step")
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    return figure
+
+
+def minutes(results: Results, curves: Curves) -> Figure | None:
+    """Minutes of every stage."""
+    spent = results.get("minutes")
+    if not spent:
+        return None
+    figure = Figure(figsize=(6, 0.36 * len(spent) + 1.0), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, f"Minutes per stage, together {sum(spent.values()):.1f}")
+    axes.grid(visible=False)
+    bars = axes.barh(list(spent), list(spent.values()), color=[_colour(stage, 0) for stage in spent], height=0.62)
+    axes.bar_label(bars, fmt="%.1f", padding=4, color=INK, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    axes.margins(x=0.1)
+    return figure
+
+
+def _style(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(QUIET)
+    axes.tick_params(colors=QUIET, labelsize=9, length=0)
+    axes.xaxis.label.set_color(QUIET)
+    axes.xaxis.label.set_fontsize(9)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _colour(name: str, place: int) -> str:
+    return COLOURS.get(name, OTHER[place % len(OTHER)])
+
+
+PICTURES: dict[str, tuple[Callable[[Results, Curves], Figure | None], str]] = {
+    "quality.png": (quality, "quality by model"),
+    "reward_model.png": (reward_model, "reliability of the reward model"),
+    "curves.png": (curves_figure, "learning curves"),
+    "minutes.png": (minutes, "minutes per stage"),
+}

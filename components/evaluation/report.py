@@ -1,0 +1,137 @@
+"""The report card on disk and in the terminal."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table as RichTable
+
+from components.evaluation import card, plots
+from components.evaluation.card import Results, Table
+from components.evaluation.curves import read_curves
+
+DATA, PAGE = "report.json", "report.md"
+WIDTH = 100  # columns of the terminal's table
+SAMPLES = 6  # prompts shown on the page
+_ENTITIES = {ord(c): f"&#{ord(c)};" for c in "\\`*_[]<>&|#~"} | {ord("\r"): None}
+
+
+def write(
+    results: Results,
+    folder: str | Path,
+    *,
+    curves: Mapping[str, str | Path] | None = None,
+    console: Console | None = None,
+) -> None:
+    """Writes report.json, report.md and its pictures into `folder`, and prints the card.
+
+    results: what evaluate_pipeline returns, with what the caller knows beside it, all optional: run, commit, hardware
+    (strings), versions {name: version}, minutes {stage: minutes}. curves: {stage: folder of its event files}.
+    All files are made in a temporary folder inside and renamed, report.json last; pictures of an earlier report that
+    this one does not have are removed. Raises ValueError where a figure is not finite, and writes nothing.
+    """
+    folder = Path(folder)
+    staging = folder / f".writing-{os.getpid()}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    try:
+        data = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+        pictures = plots.draw(results, read_curves(curves or {}), staging)
+        (staging / PAGE).write_text(page(results, pictures), encoding="utf-8")
+        (staging / DATA).write_text(data + "\n", encoding="utf-8")
+        for name in (*pictures, PAGE, DATA):
+            os.replace(staging / name, folder / name)
+        for name in set(plots.PICTURES) - set(pictures):
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    show(results, folder, console or Console(width=min(WIDTH, Console().width)))
+
+
+def show(results: Results, folder: Path, console: Console) -> None:
+    """Prints the card, where the report lies and how to talk to the last model."""
+    console.print()
+    for table in (card.models_table(results), card.reward_table(results)):
+        if table is not None:
+            console.print(_rich(table))
+    notes = [*card.base_lines(results), card.minutes_line(results)]
+    for line in filter(None, notes):
+        console.print(line, style="dim", markup=False, highlight=False)
+    last = list(results["models"])[-1]
+    stage = "pretrain" if last == "base" else last
+    for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", f"gradus chat {folder.parent / stage}")):
+        console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def page(results: Results, pictures: Mapping[str, str]) -> str:
+    """The report as Markdown; pictures: {file name: caption}."""
+    run = results.get("run")
+    parts = [f"# Report card: {run}" if run else "# Report card", card.headline(results)]
+    parts += [_markdown(card.models_table(results)), *card.base_lines(results)]
+    parts += [_picture(pictures, "quality.png")]
+    reward = card.reward_table(results)
+    if reward is not None:
+        parts += [_markdown(reward), _picture(pictures, "reward_model.png")]
+    if "curves.png" in pictures:
+        parts += ["## Learning curves", _picture(pictures, "curves.png")]
+    if results.get("minutes"):
+        parts += ["## Minutes per stage", card.minutes_line(results), _picture(pictures, "minutes.png")]
+    parts += ["## What they say", _answers(results), "## Made with", _provenance(results)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def _answers(results: Results) -> str:
+    """A table of prompts and what every model answers: the likeliest answer, then one drawn at temperature 1."""
+    models = results["models"]
+    lines = [["prompt", *models], ["---"] * (len(models) + 1)]
+    prompts = next(iter(models.values()))["samples"][:SAMPLES]
+    for place, prompt in enumerate(prompts):
+        for kind in ("greedy", "sampled"):
+            wanted = f" ({_literal(prompt['reference'])})" if prompt["reference"] else ""
+            first = f"{_literal(prompt['prompt'])}{wanted}" if kind == "greedy" else ""
+            lines.append([first, *(_answer(figures["samples"][place], kind) for figures in models.values())])
+    note = "For each prompt the likeliest answer, then one drawn at temperature 1. … marks an answer that did not end."
+    if any(f"{kind}_gold" in prompts[0] for kind in ("greedy",)):
+        note += " In brackets the gold score; behind the prompt the true value."
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
+
+
+def _answer(sample: Results, kind: str) -> str:
+    text = _literal(sample[kind]) + ("" if sample[f"{kind}_finished"] else " …")
+    gold = sample.get(f"{kind}_gold")
+    return text if gold is None else f"{text} ({card.number(gold)})"
+
+
+def _provenance(results: Results) -> str:
+    lines = [f"- {key}: {_literal(results[key])}" for key in ("commit", "seed", "hardware") if results.get(key) is not None]
+    versions = results.get("versions") or {}
+    if versions:
+        lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return "\n".join(lines)
+
+
+def _picture(pictures: Mapping[str, str], name: str) -> str:
+    return f"![{pictures[name]}]({name})" if name in pictures else ""
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
+    cells = (" | ".join(cell.strip() if not cell.startswith("  ") else f"&emsp;{cell.strip()}" for cell in line) for line in lines)
+    return f"## {table.title}\n\n" + "\n".join(f"| {line} |" for line in cells) + f"\n\n{table.note}"
+
+
+def _rich(table: Table) -> RichTable:
+    made = RichTable(title=table.title, title_justify="left", caption=table.note, caption_justify="left", pad_edge=False)
+    for place, column in enumerate(table.columns):
+        made.add_column(column, justify="right" if place else "left", no_wrap=not place)
+    for row in table.rows:
+        made.add_row(*(cell.replace("[", "\\[") for cell in row))
+    return made
+
+
+def _literal(text: object) -> str:
+    """Text that Markdown shows exactly as it is, on one line of a table."""
+    return str(text).translate(_ENTITIES).replace("\n", "<br>")

@@ -1,0 +1,219 @@
+"""A conversation: what the model is shown, what is remembered, what is said."""
+
+import puppets
+import pytest
+import torch
+
+from components.generation.generate import Sampling, generate
+from components.serving import session as session_module
+from components.serving.session import ChatSession, Turn
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The prompts (ids) that models were given, in order."""
+    prompts = []
+
+    def spy(model, prompt, *arguments, **settings):
+        prompts.append(list(prompt))
+        return stream(model, prompt, *arguments, **settings)
+
+    stream = session_module.stream
+    monkeypatch.setattr(session_module, "stream", spy)
+    return prompts
+
+
+def header(tokenizer):
+    """The id of the assistant's header, after which the model speaks."""
+    return tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
+
+
+def saying(tokenizer, text, **settings):
+    """A model that answers everything with `text`."""
+    return puppets.parrot(tokenizer, [header(tokenizer), *tokenizer.encode(text), tokenizer.end_id], **settings)
+
+
+def say(session, text):
+    return "".join(session.ask(text).pieces)
+
+
+def messages(*contents):
+    return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
+
+
+def test_the_model_is_shown_all_that_was_said_by_the_chat_template(small_tokenizer, shown):
+    session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
+    assert say(session, "is it?") == " yes"
+    say(session, "sure?")
+    assert shown == [
+        small_tokenizer.render_prompt(messages("is it?")),
+        small_tokenizer.render_prompt(messages("is it?", " yes", "sure?")),
+    ]
+
+
+def test_the_system_text_stands_first_and_survives_a_reset(small_tokenizer, shown):
+    session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
+    session.system = "be kind"
+    say(session, "a")
+    session.reset()
+    say(session, "b")
+    system = [{"role": "system", "content": "be kind"}]
+    assert shown == [small_tokenizer.render_prompt([*system, *messages(text)]) for text in "ab"]
+
+
+def test_reset_forgets_what_was_said(small_tokenizer, shown):
+    session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
+    say(session, "a")
+    session.reset()
+    assert session.turns == []
+    say(session, "b")
+    assert shown[1] == small_tokenizer.render_prompt(messages("b"))
+
+
+def test_a_character_of_several_tokens_comes_in_one_piece(small_tokenizer):
+    assert len(small_tokenizer.encode("中")) == 3
+    session = ChatSession(saying(small_tokenizer, "中"), small_tokenizer, seed=0)
+    assert list(session.ask("?").pieces) == ["中"]
+    assert session.turns == [Turn("?", "中")]
+
+
+def test_a_character_cut_in_the_middle_ends_as_the_replacement_character(small_tokenizer):
+    session = ChatSession(saying(small_tokenizer, "中"), small_tokenizer, seed=0, max_new_tokens=2)
+    assert list(session.ask("?").pieces) == ["\N{REPLACEMENT CHARACTER}"]
+    assert session.cut
+
+
+def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokenizer, shown):
+    text, after = "where does", " anna live?"
+    model = puppets.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
+    session = ChatSession(model, small_tokenizer, seed=0, base=True)
+    assert say(session, text) == after
+    assert shown == [[small_tokenizer.bos_id, *small_tokenizer.encode(text)]]
+    assert session.turns == []
+
+
+def test_a_full_context_forgets_whole_turns_the_oldest_first(small_tokenizer, shown):
+    context = 64
+    session = ChatSession(saying(small_tokenizer, " maybe", context=context), small_tokenizer, seed=0)
+    session.system = "be kind"
+    system = [{"role": "system", "content": "be kind"}]
+    said: list[str] = []
+    forgotten_in_all = 0
+    for number in range(12):
+        question = f"where does bob live {number}?"
+        answer = session.ask(question)
+        answer_text = "".join(answer.pieces)
+        # slow and obvious: the longest tail of whole turns that leaves a quarter of the context
+        tails = [small_tokenizer.render_prompt([*system, *messages(*said[i:], question)]) for i in range(0, len(said) + 1, 2)]
+        fitting = [tail for tail in tails if len(tail) <= context - context // 4]
+        assert shown[-1] == fitting[0]
+        assert answer.forgotten == len(tails) - len(fitting)
+        forgotten_in_all += answer.forgotten
+        said = said[2 * answer.forgotten :] + [question, answer_text]
+        assert [text for turn in session.turns for text in turn] == said
+    assert forgotten_in_all > 5
+
+
+def test_a_message_that_cannot_fit_is_refused_and_nothing_is_forgotten(small_tokenizer):
+    session = ChatSession(saying(small_tokenizer, " yes", context=32), small_tokenizer, seed=0)
+    say(session, "a")
+    # 24 of 32 tokens are left beside an answer; bos, user, end, assistant take four
+    long = "yes " * 40
+    count = len(small_tokenizer.encode(long)) + 4
+    with pytest.raises(ValueError, match=f"takes {count} tokens; the model's context of 32 leaves 24"):
+        session.ask(long)
+    assert session.turns == [Turn("a", " yes")]
+
+
+def test_an_answer_ends_where_the_context_does(small_tokenizer):
+    loop = small_tokenizer.encode("yes")[0]
+    model = puppets.parrot(small_tokenizer, [header(small_tokenizer), loop], [loop, loop], context=20)
+    session = ChatSession(model, small_tokenizer, seed=0)
+    answer = say(session, "")  # its prompt: bos, user, end, assistant
+    assert answer == small_tokenizer.decode([loop]) * 16
+    assert session.cut
+
+
+def test_an_answer_that_ends_by_itself_is_not_cut_even_at_the_last_token(small_tokenizer):
+    words = small_tokenizer.encode(" yes")
+    session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0, max_new_tokens=len(words) + 1)
+    say(session, "a")
+    assert not session.cut
+    session.max_new_tokens = len(words)
+    say(session, "a")
+    assert session.cut
+
+
+def test_the_same_seed_gives_the_same_answers_and_another_seed_others(small_tokenizer):
+    def conversation(seed):
+        model = puppets.random_model(small_tokenizer.vocab_size)
+        session = ChatSession(model, small_tokenizer, seed=seed, temperature=1.0, max_new_tokens=8)
+        return [say(session, "a"), say(session, "b")]
+
+    assert conversation(3) == conversation(3)
+    assert conversation(3) != conversation(4)
+
+
+def test_retry_puts_another_draw_in_the_answers_place(small_tokenizer, shown):
+    model = puppets.random_model(small_tokenizer.vocab_size)
+    session = ChatSession(model, small_tokenizer, seed=0, temperature=1.0, max_new_tokens=8)
+    say(session, "a")
+    first = say(session, "b")
+    second = "".join(session.retry().pieces)
+    assert second != first
+    assert shown[2] == shown[1]
+    assert [turn.user for turn in session.turns] == ["a", "b"]
+    assert session.turns[-1] == Turn("b", second)
+
+
+def test_retry_has_nothing_to_do_before_the_first_message(small_tokenizer):
+    for base in (False, True):
+        session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0, base=base)
+        assert session.retried_text is None
+        with pytest.raises(ValueError, match="nothing to try again"):
+            session.retry()
+
+
+def test_a_streamed_greedy_answer_is_what_generate_gives(small_tokenizer):
+    model = puppets.random_model(small_tokenizer.vocab_size)
+    session = ChatSession(model, small_tokenizer, seed=0, temperature=0, max_new_tokens=12)
+    prompt = small_tokenizer.render_prompt(messages("where?"))
+    samples = generate(
+        model, [prompt], Sampling(12, 0), stop_ids=small_tokenizer.stop_ids, pad_id=small_tokenizer.pad_id,
+        generator=torch.Generator(),
+    )  # fmt: skip
+    expected = small_tokenizer.decode(samples.responses()[0])
+    assert expected
+    assert say(session, "where?") == expected
+
+
+def test_an_answer_stopped_early_is_remembered_as_far_as_it_was_spoken(small_tokenizer):
+    session = ChatSession(saying(small_tokenizer, " yes, said the cat"), small_tokenizer, seed=0)
+    pieces = session.ask("a").pieces
+    spoken = next(pieces) + next(pieces)
+    pieces.close()
+    assert session.turns == [Turn("a", spoken)]
+    assert " yes, said the cat".startswith(spoken)
+
+
+def test_an_id_of_a_padded_vocabulary_stands_for_no_text(small_tokenizer):
+    beyond, word = small_tokenizer.vocab_size + 3, small_tokenizer.encode("yes")
+    model = puppets.parrot(
+        small_tokenizer, [header(small_tokenizer), beyond, *word, small_tokenizer.end_id],
+        vocab_size=small_tokenizer.vocab_size + 8,
+    )  # fmt: skip
+    assert say(ChatSession(model, small_tokenizer, seed=0), "a") == "yes"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}],
+)
+def test_a_setting_that_is_none_is_refused_by_name(small_tokenizer, settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0, **settings)
+
+
+def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(small_tokenizer):
+    with pytest.raises(ValueError, match="do not belong together"):
+        ChatSession(puppets.random_model(small_tokenizer.vocab_size - 1), small_tokenizer, seed=0)

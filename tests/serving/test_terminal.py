@@ -1,0 +1,171 @@
+"""The terminal chat, as a person and as a pipe see it."""
+
+import io
+
+import puppets
+import pytest
+from rich.console import Console
+
+from components.serving import session as session_module
+from components.serving.session import ChatSession, Turn
+from components.serving.terminal import Terminal
+
+
+def parrot_session(tokenizer, answer=" yes", **settings):
+    header = tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
+    model = puppets.parrot(tokenizer, [header, *tokenizer.encode(answer), tokenizer.end_id])
+    return ChatSession(model, tokenizer, seed=0, **settings)
+
+
+def talk(session, *lines, interactive=False, colours=False):
+    """(what stands on stdout, what stands on stderr, prompts) of a chat with these lines; an exception is raised."""
+    left, prompts = list(lines), []
+
+    def read(prompt):
+        prompts.append(prompt)
+        if not left:
+            raise EOFError
+        line = left.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    answers, notes = io.StringIO(), io.StringIO()
+    Terminal(
+        session,
+        answers=Console(file=answers, force_terminal=colours, color_system=None),
+        notes=Console(file=notes),
+        interactive=interactive,
+        read=read,
+    ).run()
+    return answers.getvalue(), notes.getvalue(), prompts
+
+
+def test_a_pipe_gets_the_answers_one_below_the_other_and_nothing_else(small_tokenizer):
+    assert talk(parrot_session(small_tokenizer), "a", "", "  ", "b") == (" yes\n yes\n", "", [""] * 5)
+
+
+def test_a_person_sees_a_prompt_and_who_speaks(small_tokenizer):
+    out, _, prompts = talk(parrot_session(small_tokenizer), "a", interactive=True)
+    assert out == "bot>  yes\n\n"
+    assert prompts == ["you> ", "you> "]
+
+
+def test_quit_ends_the_chat_before_the_input_does(small_tokenizer):
+    out, _, _ = talk(parrot_session(small_tokenizer), "a", "/quit", "b")
+    assert out == " yes\n"
+
+
+def test_control_c_at_the_prompt_quits(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    talk(session, KeyboardInterrupt(), "a", interactive=True)
+    assert session.turns == []
+
+
+def test_control_c_while_generating_stops_the_answer_and_the_chat_goes_on(small_tokenizer, monkeypatch):
+    word = small_tokenizer.encode("no")
+    whole = session_module.stream
+
+    def interrupted(*arguments, **settings):
+        yield from word
+        raise KeyboardInterrupt
+
+    session = parrot_session(small_tokenizer)
+    monkeypatch.setattr(session_module, "stream", interrupted)
+    lines = iter(["a", "b"])
+
+    def read(_):
+        line = next(lines, None)
+        if line is None:
+            raise EOFError
+        if line == "b":
+            monkeypatch.setattr(session_module, "stream", whole)
+        return line
+
+    answers = io.StringIO()
+    Terminal(session, answers=Console(file=answers), notes=Console(file=io.StringIO()), interactive=True, read=read).run()
+    assert answers.getvalue() == "bot> no …\nbot>  yes\n\n"
+    assert session.turns == [Turn("a", "no"), Turn("b", " yes")]
+
+
+def test_reset_clears_the_history(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    _, notes, _ = talk(session, "a", "/reset")
+    assert session.turns == []
+    assert "new conversation" in notes
+
+
+def test_base_shows_the_text_as_it_is_and_goes_on_from_it(small_tokenizer):
+    text, after = "where does", " anna live?"
+    model = puppets.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
+    session = ChatSession(model, small_tokenizer, seed=0)
+    out, notes, prompts = talk(session, "/base", text, "/base", interactive=True)
+    assert out == "where does anna live?\n\n"
+    assert prompts == ["you> ", "text> ", "text> ", "you> "]
+    assert "without chat template" in notes
+    assert talk(session, "/base", text)[0] == "where does anna live?\n"
+
+
+def test_retry_answers_the_last_message_again(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    out, notes, _ = talk(session, "/retry", "a", "/retry")
+    assert out == " yes\n yes\n"
+    assert "nothing to try again" in notes
+    assert session.turns == [Turn("a", " yes")]
+
+
+def test_system_and_temperature_change_the_session(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    talk(session, "/system be kind ", "/temperature 0.25")
+    assert (session.system, session.temperature) == ("be kind", 0.25)
+    talk(session, "/system")
+    assert session.system is None
+
+
+@pytest.mark.parametrize("line", ["/temperature", "/temperature warm", "/temperature -1", "/temperature nan"])
+def test_a_temperature_that_is_none_is_told_and_changes_nothing(small_tokenizer, line):
+    session = parrot_session(small_tokenizer)
+    out, notes, _ = talk(session, line, "a")
+    assert "number" in notes
+    assert session.temperature == 0.7
+    assert out == " yes\n"
+
+
+def test_an_unknown_command_is_told_and_is_no_message(small_tokenizer):
+    out, notes, _ = talk(parrot_session(small_tokenizer), "/rest")
+    assert out == ""
+    assert "unknown command /rest" in notes and "/help" in notes
+
+
+def test_help_lists_every_command(small_tokenizer):
+    _, notes, _ = talk(parrot_session(small_tokenizer), "/help")
+    for command in ("/reset", "/base", "/system TEXT", "/temperature X", "/retry", "/help", "/quit"):
+        assert command in notes
+
+
+def test_a_message_too_long_is_told_and_the_chat_goes_on(small_tokenizer):
+    out, notes, _ = talk(parrot_session(small_tokenizer), "yes " * 200, "a")
+    assert out == " yes\n"
+    assert "context of 128" in notes
+
+
+def test_forgetting_is_told_with_the_number_of_turns(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    session.turns = [Turn("where does anna live? " * 2, " yes")] * 12
+    before = len(session.turns)
+    _, notes, _ = talk(session, "a")
+    forgotten = before + 1 - len(session.turns)
+    assert forgotten > 1
+    assert f"the oldest {forgotten} turns were forgotten" in " ".join(notes.split())
+
+
+def test_an_answer_without_an_end_is_told(small_tokenizer):
+    _, notes, _ = talk(parrot_session(small_tokenizer, max_new_tokens=1), "a")
+    assert "cut off" in notes
+
+
+def test_a_models_escape_sequences_do_not_reach_a_terminal_but_a_pipe_gets_all(small_tokenizer):
+    answer = "no\x1b[2J\r\n\tyes"
+    session = parrot_session(small_tokenizer, answer)
+    assert talk(session, "a", colours=True)[0] == "no\ufffd[2J\n\tyes\n"
+    assert talk(session, "a")[0] == answer + "\n"

@@ -1,0 +1,199 @@
+"""The `gradus` command: what it prints, what it refuses and how."""
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import puppets
+import pytest
+from typer.testing import CliRunner
+
+from components import artifacts, cli
+
+ROOT = Path(cli.__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run_folder(small_tokenizer, tmp_path_factory):
+    """logs/tiny with a tokenizer, a base model, a reward model and a policy that answers " yes" to everything."""
+    header = small_tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
+    policy = puppets.parrot(small_tokenizer, [header, *small_tokenizer.encode(" yes"), small_tokenizer.end_id])
+    made = {
+        "tokenizer": None,
+        "pretrain": puppets.parrot(small_tokenizer, [*small_tokenizer.encode("anna lives"), small_tokenizer.eos_id]),
+        "rm": puppets.random_scalar(small_tokenizer.vocab_size),
+        "ppo": policy,
+    }
+    folder = tmp_path_factory.mktemp("logs") / "tiny"
+    for stage, model in made.items():
+        card = {
+            "stage": stage, "tokenizer": small_tokenizer.fingerprint, "seed": 7, "metrics": {"val/score": 1.23456},
+            "parents": {"model": {"path": "logs/tiny/sft/export", "content": "abc123"}}, "inputs": {"model.depth": 2},
+        }  # fmt: skip
+        artifacts.write_artifact(folder / stage / "export", card=card, tokenizer=small_tokenizer, model=model)
+    return folder
+
+
+def gradus(*arguments, lines=""):
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments], input=lines)
+
+
+def test_chat_answers_each_line_of_a_pipe_and_exits_0(run_folder):
+    result = gradus("chat", run_folder / "ppo" / "export", lines="is it?\nsure?\n")
+    assert (result.stdout, result.exit_code) == (" yes\n yes\n", 0)
+
+
+def test_a_stages_folder_stands_for_its_export(run_folder):
+    assert gradus("chat", run_folder / "ppo", lines="a\n").stdout == " yes\n"
+
+
+def test_a_base_model_goes_on_from_the_text_and_says_so(run_folder):
+    result = gradus("chat", run_folder / "pretrain", lines="anna\n")
+    assert result.stdout == "anna lives\n"
+    assert "base model" in result.stderr
+
+
+def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
+    model = puppets.random_model(small_tokenizer.vocab_size)
+    artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=model)
+
+    def answers(*options):
+        return gradus("chat", tmp_path / "x", "--max-new-tokens", 6, *options, lines="a\nb\n").stdout
+
+    assert answers("--seed", 1) == answers("--seed", 1)
+    assert answers("--seed", 1) != answers("--seed", 2)
+    assert answers("--seed", 1, "--temperature", 0) == answers("--seed", 2, "--temperature", 0)
+
+
+def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenizer):
+    result = gradus("show", run_folder / "ppo")
+    parameters = sum(parameter.numel() for parameter in artifacts.load_causal_lm(run_folder / "ppo/export").parameters())
+    found = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1)
+    assert result.exit_code == 0
+    assert found["artifact"] == str(run_folder / "ppo" / "export")
+    assert found["stage"] == "ppo"
+    assert found["model"] == "language model"
+    assert found["parameters"] == f"{parameters:,}"
+    assert found["context"] == "128 tokens"
+    assert found["tokenizer"] == f"{small_tokenizer.vocab_size} pieces, fingerprint {small_tokenizer.fingerprint}"
+    assert found["val/score"] == "1.235"
+    assert found["path"] == "logs/tiny/sft/export"
+    assert found["seed"] == "7"
+    assert "model.depth" not in found
+    assert "model.depth" in gradus("show", run_folder / "ppo", "--inputs").stdout
+
+
+def test_show_counts_a_reward_models_parameters(run_folder):
+    model = artifacts.load_scalar(run_folder / "rm" / "export")
+    shown = gradus("show", run_folder / "rm").stdout
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in shown
+    assert "reward model" in shown
+
+
+def test_show_reads_a_tokenizers_artifact_and_a_folder_without_a_card(run_folder, tmp_path):
+    assert "340 pieces" in gradus("show", run_folder / "tokenizer").stdout
+    (tmp_path / "config.json").write_text((run_folder / "rm" / "export" / "config.json").read_text())
+    assert "made elsewhere" in gradus("show", tmp_path).stdout
+
+
+def mistakes(folder):
+    damaged = folder.parent / "damaged"
+    damaged.mkdir(exist_ok=True)
+    (damaged / "config.json").write_text("{")
+    return [
+        (["chat", folder / "missing"], "there is no"),
+        (["show", folder / "missing"], "there is no"),
+        (["chat", folder / "ppo" / "export" / "card.json"], "is a file"),
+        (["chat", folder], f"stages below it: {folder / 'ppo'}"),
+        (["chat", folder / "rm"], f"reward model: it scores answers and writes none. Talk to the policy that was "
+                                  f"trained with it: gradus chat {folder.resolve() / 'ppo'}"),
+        (["chat", folder / "tokenizer"], "tokenizer without a model"),
+        (["chat", damaged], "not JSON"),
+        (["show", damaged], "not JSON"),
+        (["chat", folder / "ppo", "--top-p", "0"], "top_p"),
+    ]  # fmt: skip
+
+
+def test_a_users_mistake_is_one_line_on_stderr_and_exit_status_1(run_folder):
+    for arguments, expected in mistakes(run_folder):
+        result = gradus(*arguments)
+        assert (result.exit_code, result.stdout) == (1, ""), arguments
+        assert result.stderr.startswith("gradus: ") and result.stderr.count("\n") == 1, result.stderr
+        assert expected in result.stderr
+
+
+def test_help_comes_without_importing_torch():
+    script = "import sys; sys.argv[1:] = ['--help']\nfrom components.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "chat" in done.stdout and "show" in done.stdout
+
+
+def test_the_module_chats_over_a_real_pipe(run_folder):
+    command = [sys.executable, "-m", "components.cli", "chat", str(run_folder / "ppo")]
+    done = subprocess.run(command, cwd=ROOT, input=b"is it?\n\xff\xfe\n/temperature x\n", capture_output=True)
+    assert (done.stdout, done.returncode) == (b" yes\n yes\n", 0)
+    assert done.stderr.count(b"\n") == 1 and b"wants a number" in done.stderr
+
+
+def never_ending(tokenizer):
+    """A model that says "y" for thousands of tokens: seconds of time to stop it."""
+    header = tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
+    (letter,) = tokenizer.encode("y")
+    return puppets.parrot(tokenizer, [header, letter, letter], context=20_000)
+
+
+AT_TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that the terminal's Ctrl-C reaches this process
+os.execv(sys.executable, [sys.executable, "-m", "components.cli", "chat", sys.argv[1]])
+"""
+
+
+def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokenizer, tmp_path):
+    artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=never_ending(small_tokenizer))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_TERMINAL, str(tmp_path / "x")], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
+        env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    seen = ""
+
+    def wait_for(text):
+        nonlocal seen
+        deadline = time.monotonic() + 60
+        while text not in seen:
+            assert time.monotonic() < deadline and process.poll() is None, f"no {text!r} in …{seen[-300:]!r}"
+            if select.select([ours], [], [], 0.2)[0]:
+                seen += os.read(ours, 4096).decode(errors="replace")
+        seen = seen.split(text, 1)[1]
+
+    try:
+        wait_for("you> ")
+        os.write(ours, b"hello\n")
+        wait_for("bot> yyy")
+        os.write(ours, b"\x03")
+        wait_for(" …")
+        wait_for("you> ")
+        os.write(ours, b"\x03")
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+def test_card_values_of_every_kind_are_printed():
+    values = {"a": {"b": [1, 2], "c": {}}, "long": 0.123456, "none": []}
+    assert list(cli.lines(values)) == ["a", "  b  1, 2", "  c  none", "long  0.1235", "none  none"]
+
+
+def test_a_card_that_names_another_tokenizer_shows_both(run_folder, small_tokenizer, tmp_path):
+    artifacts.write_artifact(tmp_path / "x", card={"tokenizer": "deadbeef"}, tokenizer=small_tokenizer)
+    shown = gradus("show", tmp_path / "x").stdout
+    assert small_tokenizer.fingerprint in shown and "card's tokenizer  deadbeef" in shown

@@ -1,0 +1,265 @@
+"""train.py from the outside: folders, processes, exit codes and messages.
+
+The command line, the hooks and the real conf/ run in a copy of the project whose tasks are stand-ins, so that a job
+takes a fraction of a second: each writes down who it is and ends as its stage says.
+"""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from components.hydra_hooks import quiet_lightning
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = """
+import json, os, sys, time
+from pathlib import Path
+from components import hydra_hooks
+
+ENDS = {
+    "good": lambda: None,
+    "mistaken": lambda: (_ for _ in ()).throw(ValueError("no reward model. Make it with: python train.py stage=rm")),
+    "broken": lambda: [][1],
+    "interrupted": lambda: (_ for _ in ()).throw(KeyboardInterrupt()),
+    "seven": lambda: sys.exit(7),
+    "long": lambda: time.sleep(60),
+}
+
+def run(cfg):
+    Path(cfg.paths.stage, "ran.json").write_text(json.dumps({
+        "pid": os.getpid(), "parent": os.getppid(), "time": time.time(), "seed": cfg.seed, "run": cfg.run,
+        "reads": str(cfg.artifacts.sft), "arguments": hydra_hooks.stage_arguments(cfg, "next"),
+        "console": os.environ.get("HYDRA_FULL_ERROR"),
+    }))
+    ENDS[cfg.stage.ends]()
+"""
+STAGE = """# @package _global_
+# A stand-in stage that ends as it says
+task: components.tasks.fit
+stage:
+  ends: {ends}
+  rate: 1.0
+"""
+ENDINGS = ("good", "mistaken", "broken", "interrupted", "seven", "long")
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of the project with stand-in tasks and stages, in a folder whose name is hard to quote."""
+    project = tmp_path / "it's, a=copy"
+    (project / "components").mkdir(parents=True)
+    shutil.copy(ROOT / "train.py", project)
+    shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
+    for name in ("__init__.py", "hydra_hooks.py"):
+        shutil.copy(ROOT / "components" / name, project / "components")
+    (project / "components/tasks.py").write_text(TASKS)
+    (project / "components/checking.py").write_text("def check(cfg): pass\n")
+    (project / "conf/stage").mkdir()
+    for ends in ENDINGS:
+        (project / f"conf/stage/{ends}.yaml").write_text(STAGE.format(ends=ends))
+    (project / "conf/stage/next.yaml").write_text(STAGE.format(ends="good"))
+    (project / "conf/stage/after.yaml").write_text(STAGE.format(ends="good"))
+    return project
+
+
+def train(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`python train.py <arguments>` in the project's folder."""
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+def ran(project: Path) -> dict[str, dict]:
+    """What the jobs wrote down, by their folder below logs/, in the order that they ran."""
+    notes = {str(p.parent.relative_to(project / "logs")): json.loads(p.read_text())
+             for p in project.glob("logs/**/ran.json")}  # fmt: skip
+    return dict(sorted(notes.items(), key=lambda item: item[1]["time"]))
+
+
+def test_help_and_completion_import_nothing_heavy():
+    heavy = {"torch", "lightning", "datasets", "transformers", "pydantic", "sentencepiece"}
+    code = f"import sys, train; print(sorted({heavy} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+def test_help_needs_no_stage_and_lists_the_choices(project):
+    (project / "conf/stage/good.yaml").rename(project / "conf/stage/all.yaml")
+    done = train(project, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "stage: " in done.stdout and "trainer: auto, cpu, ddp, fsdp, gpu" in done.stdout
+
+
+def test_without_a_stage_the_choices_are_listed_and_nothing_is_written(project):
+    done = train(project)
+    assert done.returncode == 1
+    assert "You must specify 'stage'" in done.stderr and "interrupted" in done.stderr
+    assert not (project / "logs").exists()
+
+
+def test_a_single_run_writes_logs_run_stage(project):
+    done = train(project, "stage=good")
+    assert done.returncode == 0, done.stderr
+    assert list(ran(project)) == ["tiny/good"]
+    assert (project / "logs/tiny/good/.hydra/config.yaml").is_file()
+    assert (project / "logs/tiny/good/train.log").is_file()
+
+
+def test_paths_are_relative_to_the_working_directory_wherever_train_py_lies(project, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    script = str(project / "train.py")
+    subprocess.run([sys.executable, script, "-m", "stage=good,after"], cwd=elsewhere, check=True, capture_output=True)
+    assert list(ran(elsewhere)) == ["tiny/good", "tiny/after"]
+
+
+def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(project):
+    done = train(project, "-m", "stage=good,after,next")
+    assert done.returncode == 0, done.stderr
+    jobs = ran(project)
+    assert list(jobs) == ["tiny/good", "tiny/after", "tiny/next"]
+    assert len({job["pid"] for job in jobs.values()}) == 3
+    assert len({job["parent"] for job in jobs.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "folders"),
+    [
+        (["stage=good", "model=tiny,small"], ["tiny/good", "small/good"]),
+        (["stage=good", "run=a,b"], ["a/good", "b/good"]),
+        (["stage=good,after", "seed=3"], ["tiny/good", "tiny/after"]),
+        (["stage=good", "stage.rate=1e-4,3e-4", "seed=3"],
+         ["tiny/good/stage.rate=0.0001", "tiny/good/stage.rate=0.0003"]),
+        (["stage=good", "model=tiny,small", "run=x"], ["x/good/model=tiny", "x/good/model=small"]),
+        (["stage=good", "seed=choice(1,2)", "artifacts.sft=a/b,a/c"],
+         [f"tiny/good/seed={seed},artifacts.sft=a_{name}" for seed in (1, 2) for name in "bc"]),
+    ],
+)  # fmt: skip
+def test_a_sweep_gets_folders_by_what_it_varies_only(project, arguments, folders):
+    done = train(project, "-m", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert list(ran(project)) == folders
+
+
+def test_a_sweep_stops_at_its_first_failure_with_that_jobs_exit_status(project):
+    done = train(project, "-m", "stage=good,seven,after")
+    assert done.returncode == 7
+    assert list(ran(project)) == ["tiny/good", "tiny/seven"]
+
+
+def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project, tmp_path):
+    (tmp_path / "mine/stage").mkdir(parents=True)
+    (tmp_path / "mine/stage/own.yaml").write_text(STAGE.format(ends="good"))
+    done = train(project, "-m", "--config-dir", str(tmp_path / "mine"), "stage=own", "seed=1,2", "hydra.job.name=other")
+    assert done.returncode == 0, done.stderr
+    assert [job["seed"] for job in ran(project).values()] == [1, 2]
+    assert (project / "logs/tiny/own/seed=1/other.log").is_file()
+
+
+def test_the_stages_of_a_swept_pipeline_stay_apart(project):
+    assert train(project, "stage=good", "seed=5", "+new.key=1").returncode == 0
+    assert ran(project)["tiny/good"]["arguments"] == ["--config-name=train", "seed=5", "+new.key=1", "stage=next"]
+    assert train(project, "-m", "stage=good", "seed=1,2").returncode == 0
+    arguments = ran(project)["tiny/good/seed=2"]["arguments"]
+    assert train(project, *arguments).returncode == 0
+    job = ran(project)["tiny/good/seed=2/next"]
+    assert (job["seed"], job["reads"]) == (2, "logs/tiny/good/seed=2/sft/export")
+
+
+def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
+    done = train(project, "stage=mistaken")
+    line = "ValueError: no reward model. Make it with: python train.py stage=rm\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    assert line in (project / "logs/tiny/mistaken/train.log").read_text()
+
+
+@pytest.mark.parametrize(("stage", "full", "last"), [("mistaken", "1", "ValueError: no"), ("broken", "0", "IndexError")])
+def test_a_bug_or_a_wish_for_more_gives_the_traceback(project, stage, full, last):
+    done = train(project, f"stage={stage}", HYDRA_FULL_ERROR=full)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback") and last in done.stderr and "tasks.py" in done.stderr
+
+
+def test_an_interrupted_job_exits_with_130_and_a_sweep_of_it_too(project):
+    assert train(project, "stage=interrupted").returncode == 130
+    assert train(project, "-m", "stage=interrupted,after").returncode == 130
+    assert list(ran(project)) == ["tiny/interrupted"]
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} was never written"
+        time.sleep(0.02)
+
+
+def test_a_terminated_sweep_terminates_its_job(project):
+    sweep = subprocess.Popen([sys.executable, "train.py", "-m", "stage=long,after"], cwd=project)
+    note = project / "logs/tiny/long/ran.json"
+    wait_for(note)
+    sweep.send_signal(signal.SIGTERM)
+    assert sweep.wait(timeout=30) == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.kill(json.loads(note.read_text())["pid"], 0)
+    assert list(ran(project)) == ["tiny/long"]
+
+
+def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stopped(project):
+    command = [sys.executable, "train.py", "-m", "stage=long,after"]
+    sweep = subprocess.Popen(command, cwd=project, start_new_session=True)
+    wait_for(project / "logs/tiny/long/ran.json")
+    os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    assert sweep.wait(timeout=30) == 130
+    assert list(ran(project)) == ["tiny/long"]
+
+
+def test_an_unknown_key_is_told_the_nearest_one():
+    done = train(ROOT, "stage=pretrain", "trainer.max_step=5")
+    assert done.returncode == 1
+    assert "Key 'max_step' is not in struct" in done.stderr
+    assert done.stderr.endswith("Did you mean trainer.max_steps?\n")
+
+
+def test_a_mistyped_value_fails_before_anything_is_built(tmp_path):
+    done = train(ROOT, "stage=pretrain", "trainer.precision=fp12", "stage.optimizer.lr=fast", f"paths.logs={tmp_path}")
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("ConfigError: ") and "stage.optimizer.lr: expected float, got 'fast'" in done.stderr
+    assert "trainer.precision: expected one of" in done.stderr and "32-true" in done.stderr
+    assert not list(tmp_path.glob("**/*.ckpt"))
+
+
+@pytest.fixture
+def quiet():
+    """quiet_lightning, undone afterwards."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    before = list(logger.filters)
+    with warnings.catch_warnings():
+        quiet_lightning()
+        yield logger
+    logger.filters[:] = before
+
+
+def test_advertisements_and_known_deprecations_are_silent_and_nothing_else_is(quiet, caplog):
+    with caplog.at_level("INFO"):
+        quiet.info("💡 Tip: For seamless cloud uploads and versioning, try installing litmodels")
+        quiet.info("GPU available: False")
+    assert caplog.messages == ["GPU available: False"]
+    warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
+    with pytest.raises(FutureWarning, match="something else"):
+        warnings.warn("something else", FutureWarning, stacklevel=1)
+
+
+def test_lightnings_lines_are_not_doubled(quiet):
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        assert not logging.getLogger(name).handlers and logging.getLogger(name).propagate

@@ -61,10 +61,12 @@ def write_artifact(
         for file in staging.iterdir():
             _sync(file)
         _swap(staging, path)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
-        raise ArtifactError(f"could not write the artifact {path}: {error.strerror or error}; "
-                            "what lay there before is untouched") from error  # fmt: skip
+        if isinstance(error, OSError | SafetensorError):  # safetensors has its own error for a full disk
+            raise ArtifactError(f"could not write the artifact {path}: {getattr(error, 'strerror', None) or error}; "
+                                "what lay there before is untouched") from error  # fmt: skip
+        raise
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -110,7 +112,12 @@ def load_config(path: str | Path) -> tuple[GPTConfig, str]:
     architecture = (fields.get("architectures") or ["?"])[0]
     for kind in ("CausalLM", "SequenceClassification"):
         if architecture.endswith(f"For{kind}"):
-            return GPTConfig.from_hf(fields), kind
+            try:
+                return GPTConfig.from_hf(fields), kind
+            except KeyError as error:
+                raise ArtifactError(f"{file} lacks the field {error}") from error
+            except ValueError as error:
+                raise ArtifactError(f"{path}: {error}") from error
     raise ArtifactError(f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification")
 
 
@@ -189,10 +196,15 @@ def _write_model(folder: Path, model: nn.Module, weights: dict[str, torch.Tensor
 def _swap(staging: Path, path: Path) -> None:
     """Puts `staging` in the place of `path`; at every moment one whole artifact exists under a known name."""
     previous = path.with_name(f"{path.name}.previous")
-    shutil.rmtree(previous, ignore_errors=True)
     if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
         path.rename(previous)
-    staging.rename(path)
+    try:
+        staging.rename(path)
+    except OSError:
+        if previous.exists():
+            previous.rename(path)
+        raise
     shutil.rmtree(previous, ignore_errors=True)
     _sync(path.parent)
 
@@ -216,9 +228,12 @@ def _listing(path: str | Path) -> str:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")
+    return value
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

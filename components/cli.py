@@ -68,7 +68,8 @@ def chat(
 
 @app.command()
 def show(
-    path: Artifact, inputs: Annotated[bool, typer.Option("--inputs", help="with every setting it was made from")] = False
+    path: Artifact,
+    inputs: Annotated[bool, typer.Option("--inputs", help="with every setting it was made from")] = False,
 ) -> None:
     """Print what an artifact is: stage, size, tokenizer, parents, metrics."""
     with plain_errors():

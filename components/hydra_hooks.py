@@ -135,20 +135,17 @@ def quiet_lightning() -> None:
 
     Of several processes on this machine only the first one keeps talking; all write their own log file.
     """
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).handlers.clear()
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).handlers.clear()  # Hydra's handlers print already
+        logging.getLogger(name).setLevel(logging.WARNING)  # its notes are about itself, not about the run
         logging.getLogger(name).propagate = True
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
+    warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen ones
     if os.environ.get("LOCAL_RANK", "0") != "0":
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.ERROR)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: For seamless cloud" not in record.getMessage()
 
 
 def _hydra_arguments() -> list[str]:

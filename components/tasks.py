@@ -26,7 +26,7 @@ from components.checking import schema_of  # noqa: E402
 from components.evaluation import report  # noqa: E402
 from components.evaluation.evaluate import evaluate_pipeline  # noqa: E402
 from components.tokenizer.tokenizer import Tokenizer  # noqa: E402
-from components.tokenizer.train import measure, train  # noqa: E402
+from components.tokenizer.train import measure  # noqa: E402
 from components.world.world import World  # noqa: E402
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
     if _is_made(cfg, inputs):
         return
     texts = list(data.texts())
-    tokenizer = train(texts, **cfg.tokenizer)
+    tokenizer = instantiate(cfg.tokenizer)(texts)
     metrics = measure(tokenizer, texts)
     metrics |= {"pieces": tokenizer.vocab_size, "characters": sum(map(len, texts)), "seconds": _seconds()}
     artifacts.write_artifact(cfg.paths.export, card=_card(cfg, inputs, {}, tokenizer, metrics), tokenizer=tokenizer)
@@ -78,7 +78,8 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures base, SFT and PPO models and the reward model on held-out prompts, and writes the report card."""
     parents = lineage.require(dict(cfg.reads), cfg.run, _model_name())
     tokenizer = _common_tokenizer(cfg)
-    places = _surroundings(cfg) | {"tokenizer": tokenizer, "context": _shape(cfg, tokenizer).max_position_embeddings}
+    shape, _ = artifacts.load_config(cfg.reads.sft)
+    places = _surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
     data = instantiate(cfg.data, **places)
     rankings = instantiate(cfg.comparisons, **places)
     fingerprints = f"{data.fingerprint()} {rankings.fingerprint()}"
@@ -172,7 +173,7 @@ def _trainer(cfg: DictConfig) -> L.Trainer:
     flat = lineage.flatten({name: _plain(cfg)[name] for name in ("stage", "data", "trainer", "model", "seed")})
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
-            callback.params = {k: v for k, v in flat.items() if isinstance(v, int | float | str) and "_" != k[-1]}
+            callback.params = {k: v for k, v in flat.items() if isinstance(v, int | float | str) and k[-1] != "_"}
     precision = _precision(cfg.trainer.accelerator) if cfg.trainer.precision == "auto" else cfg.trainer.precision
     return instantiate(
         cfg.trainer, callbacks=callbacks, logger=logger, precision=precision, plugins=[AtomicCheckpointIO()]

@@ -2,6 +2,7 @@
 
 import puppets
 import pytest
+
 from components.tokenizer.tokenizer import Tokenizer
 
 

@@ -71,7 +71,8 @@ def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
 
 def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenizer):
     result = gradus("show", run_folder / "ppo")
-    parameters = sum(parameter.numel() for parameter in artifacts.load_causal_lm(run_folder / "ppo/export").parameters())
+    model = artifacts.load_causal_lm(run_folder / "ppo" / "export")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     found = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1)
     assert result.exit_code == 0
     assert found["artifact"] == str(run_folder / "ppo" / "export")
@@ -126,9 +127,19 @@ def test_a_users_mistake_is_one_line_on_stderr_and_exit_status_1(run_folder):
         assert expected in result.stderr
 
 
+HELP = """
+import sys
+from components.cli import main
+sys.argv[1:] = ["--help"]
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+
+
 def test_help_comes_without_importing_torch():
-    script = "import sys; sys.argv[1:] = ['--help']\nfrom components.cli import main\ntry: main()\nfinally: assert 'torch' not in sys.modules"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "chat" in done.stdout and "show" in done.stdout
 

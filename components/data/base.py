@@ -29,12 +29,13 @@ class RecordData(LightningDataModule):
 
     Where records come from, the first that is given: `path` (file, folder or Hub name), `mixture` (a list of
     {path, weight, name?}, weights being shares of tokens), `world` (the built-in one: its fields).
-    batch_size counts what the subclass says, per process. val_fraction: share of prompts (documents) held out.
-    on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers: processes
-    that make batches in advance; 0 makes them in the training process.
-    tokenizer, context (tokens of the longest sequence), cache_dir and seed are given by whoever runs it.
+    batch_size counts what the subclass says, per process. val_fraction: share of prompts (documents) held
+    out. on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers:
+    processes that make batches in advance; 0 makes them in the training process. tokenizer, context (tokens
+    of the longest sequence), cache_dir and seed are given by whoever runs it.
 
-    After setup: `counts` (records, malformed, truncated, dropped, tokens) and `shares` (name -> Share of the mixture).
+    After setup: `counts` (records, malformed, truncated, dropped, tokens) and `shares` (name -> Share of the
+    mixture).
     """
 
     normalise: ClassVar[Callable[[Any], Record]]  # of components.data.formats
@@ -171,7 +172,8 @@ class RecordData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> Any:
-        """Held-out examples in order; no loader ([]) where fewer are held out than there are processes."""
+        """Held-out examples in order; [] where fewer are held out than there are processes: Lightning then
+        says so and does not validate."""
         if len(self.val_examples) < (self.trainer.world_size if self.trainer else 1):
             return []
         return BatchLoader(self.val_examples, self.collate, **self._loading())

@@ -14,8 +14,9 @@ from components.world.world import World
 def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> Source:
     """Records of one format. world: fields of World, and noise: share of comparisons with the wrong winner.
 
-    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; as many as `held_out`
-    more ask held-out questions); prompts are all questions of the world. Raises SourceError naming a wrong field.
+    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; as many as
+    `held_out` more ask held-out questions; draw: seed of the crowd's answers); prompts are all questions of
+    the world. Raises SourceError naming a wrong field.
     """
     fields = dict(world)
     noise = float(fields.pop("noise", 0.0))
@@ -33,7 +34,7 @@ def _rows(world: World, noise: float, format: str, sizes: dict[str, Any]) -> Ite
     elif format == "chat":
         made = [(None, world.demonstrations(sizes["demonstrations"]))]
     elif format == "preference":
-        compare = functools.partial(world.comparisons, completions=sizes["completions"], noise=noise)
+        compare = functools.partial(world.comparisons, completions=sizes["completions"], noise=noise, seed=sizes["draw"])
         made = [(False, compare(sizes["comparisons"], split="train"))]
         if world.questions("held_out"):
             made.append((True, compare(sizes["held_out"], split="held_out")))

@@ -26,9 +26,9 @@ def stored(
 ) -> tuple[datasets.Dataset, Counter[str]]:
     """The data set called `key` in a folder, and what was counted while it was made.
 
-    Makes it from the rows of `make(counts)` if it is not there: under a temporary name, then renamed, so that a half
-    written one is never read, and of two processes one wins. Memory stays bounded however many rows there are.
-    Raises what `make` raises, and LookupError when it yields no row.
+    Makes it from the rows of `make(counts)` if it is not there: under a temporary name, then renamed, so that
+    a half written one is never read, and of two processes one wins. Memory stays bounded however many rows
+    there are. Raises what `make` raises, and LookupError when it yields no row.
     """
     final = Path(folder) / key
     if not final.exists():

@@ -19,8 +19,8 @@ class ChatData(RecordData):
     """Dialogues as LMBatch; batch_size counts dialogues, packed into as few rows as they need.
 
     Targets are the assistant's tokens and its ends of turn; with train_on_prompt all tokens but the first.
-    A dialogue longer than context loses its end: it is cut there, no end of turn is made up, and one that then holds
-    no target is dropped; `counts` says how many. demonstrations: records of the built-in world.
+    A dialogue longer than context loses its end: it is cut there, no end of turn is made up, and one that
+    then holds no target is dropped; `counts` says how many. demonstrations: records of the built-in world.
     """
 
     normalise = staticmethod(formats.chat)

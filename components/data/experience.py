@@ -16,14 +16,14 @@ Minibatch = dict[str, Any]
 class ExperienceLoader:
     """Minibatches of experience that the trainer's module collects on prompts.
 
-    Rollout n is `module.collect(prompts, n)`, a list of minibatches (dicts of tensors), which are then handed out one
-    by one. Before each, `module.rollout_is_spent` is asked: if it is true the rest is dropped and the next rollout
-    begins. The prompts of rollout n are a slice, one part a rank, of permutations by (seed, epoch) that follow each
-    other, so they depend on n alone. With `pretraining`, a loader of text, each minibatch gets its next batch under
-    the key "pretraining".
+    Rollout n is `module.collect(prompts, n)`, a list of minibatches (dicts of tensors), which are then handed
+    out one by one. Before each, `module.rollout_is_spent` is asked: if it is true the rest is dropped and the
+    next rollout begins. The prompts of rollout n are a slice, one part a rank, of permutations by (seed,
+    epoch) that follow each other, so they depend on n alone. With `pretraining`, a loader of text, each
+    minibatch gets its next batch under the key "pretraining".
 
-    It has a length, the trainer's number of micro-batches, or Lightning would fetch one minibatch ahead, and every
-    rollout would come from the policy before the last update.
+    It has a length, the trainer's number of micro-batches, or Lightning would fetch one minibatch ahead, and
+    every rollout would come from the policy before the last update.
     """
 
     def __init__(

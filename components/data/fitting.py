@@ -12,8 +12,8 @@ HEAD = 2  # first tokens of a prompt that stay: bos and the role's header
 def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Message], limit: int) -> tuple[list[int], bool]:
     """Ids of a prompt in at most `limit` tokens, and whether it was cut.
 
-    The oldest turns go first, a question with its answer, whole; a system message stays. If the last question is too
-    long by itself, tokens right after the prompt's first two (bos and a role's header) are left out.
+    The oldest turns go first, a question with its answer, whole; a system message stays. If the last question
+    is too long by itself, tokens right after the prompt's first two (bos and a role's header) are left out.
     """
     ids = tokenizer.render_prompt(messages)
     if len(ids) <= limit:
@@ -41,8 +41,8 @@ def fit_answers(
 ) -> Fitted:
     """A prompt and its answers, each followed by the end of turn.
 
-    Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below half of
-    the context, and then the ends of the answers: a cut answer has no end of turn.
+    Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below
+    half of the context, and then the ends of the answers: a cut answer has no end of turn.
     """
     spoken = [[*tokenizer.encode(answer), tokenizer.end_id] for answer in answers]
     longest = max(map(len, spoken))

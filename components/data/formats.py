@@ -1,6 +1,7 @@
 """What a record of each format looks like: raw rows of any accepted shape become one plain shape per format.
 
-Extra fields are ignored; a field that is null counts as absent. See `conf/data/` for a data set of each format.
+Extra fields are ignored; a field that is null counts as absent. See `conf/data/` for a data set of each
+format.
 """
 
 import math
@@ -35,8 +36,8 @@ def text(row: Any) -> Record:
 def chat(row: Any) -> Record:
     """A demonstration -> {"messages": [{"role", "content"}, …]}, at least one of them by the assistant.
 
-    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages; {"instruction", "input", "output"},
-    where a non-empty input follows the instruction after an empty line.
+    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages; {"instruction", "input",
+    "output"}, where a non-empty input follows the instruction after an empty line.
     """
     row = _fields(row, "a demonstration")
     if "messages" in row:
@@ -61,9 +62,9 @@ def chat(row: Any) -> Record:
 def preference(row: Any) -> Record:
     """A comparison -> {"prompt": messages, "completions": [str, …], "ranks": [float, …]}, lower ranks better.
 
-    Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues (messages,
-    or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant turn; and rankings
-    {"prompt", "completions", "ranks"}.
+    Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues
+    (messages, or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant
+    turn; and rankings {"prompt", "completions", "ranks"}.
     """
     row = _fields(row, "a comparison")
     if "prompt" in row and "completions" in row and "ranks" in row:
@@ -90,8 +91,8 @@ def preference(row: Any) -> Record:
 def prompts(row: Any) -> Record:
     """A question -> {"prompt": messages, "reference": str | None}.
 
-    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all that
-    stands before the last answer.
+    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all
+    that stands before the last answer.
     """
     row = _fields(row, "a prompt")
     if "prompt" in row:

@@ -17,8 +17,8 @@ PATIENCE = 4.0  # seconds for the first contact, name look-up included; the libr
 def load(path: str) -> datasets.Dataset:
     """The train split of `name[:config][@revision]`, from the library's cache where it lies there.
 
-    Raises ConnectionError, saying what to do, when the Hub cannot be reached; with HF_HUB_OFFLINE=1 the cache alone is
-    asked. Whatever else the library raises is passed on.
+    Raises ConnectionError, saying what to do, when the Hub cannot be reached; with HF_HUB_OFFLINE=1 the cache
+    alone is asked. Whatever else the library raises is passed on.
     """
     parts = NAME.fullmatch(path)
     assert parts, path

@@ -17,9 +17,9 @@ def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[
     """Draws records of several sources so that each source makes up its weight in tokens.
 
     lengths[s] (N_s,): tokens of each record of source s. Returns ((M, 2) [source, record], shuffled; shares).
-    A pass over the mixture is as long as all sources together, in tokens: a source is taken whole as often as that
-    asks, and then in part, its records drawn by seed without replacement. Off by at most half a record a source.
-    Raises ValueError when a source has no tokens or a weight is not positive.
+    A pass over the mixture is as long as all sources together, in tokens: a source is taken whole as often as
+    that asks, and then in part, its records drawn by seed without replacement. Off by at most half a record a
+    source. Raises ValueError when a source has no tokens or a weight is not positive.
     """
     for s, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
         if not length.sum() or not weight > 0:

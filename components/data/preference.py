@@ -13,6 +13,7 @@ from components.data.base import RecordData
 from components.data.batches import PreferenceBatch
 from components.data.fitting import fit_answers
 from components.data.formats import Record
+from components.data.sampler import BatchLoader
 from components.data.sources import Source, open_source, records
 from components.models.layout import pack
 
@@ -20,14 +21,16 @@ WORLD = "world"
 
 
 class PreferenceData(RecordData):
-    """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never split.
+    """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never
+    split.
 
-    max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt puts all
-    records of one prompt into the same batch, each a group of its own; batch_size then counts prompts.
-    Records in which nothing is better than anything else (all ranks or all answers equal) are dropped; what does not
-    fit into context is cut as `fitting.fit_answers` says. Both are counted, once a record.
-    demonstrations: chat records whose scores are to average zero, a path or "world"; null takes the best answers of
-    the training records. num_demonstrations: at most so many of them. comparisons, completions: of the built-in world.
+    max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt
+    puts all records of one prompt into the same batch, each a group of its own; batch_size then counts
+    prompts. Records in which nothing is better than anything else (all ranks or all answers equal) are
+    dropped; what does not fit into context is cut as `fitting.fit_answers` says. Both are counted, once a
+    record. demonstrations: chat records whose scores are to average zero, a path or "world"; null takes the
+    best answers of the training records. num_demonstrations: at most so many of them. comparisons,
+    completions: of the built-in world; draw: which of its crowd's answers, another number gives others.
     """
 
     normalise = staticmethod(formats.preference)
@@ -47,6 +50,7 @@ class PreferenceData(RecordData):
         group_by_prompt: bool = False,
         demonstrations: str | None = None,
         num_demonstrations: int = 512,
+        draw: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -55,10 +59,12 @@ class PreferenceData(RecordData):
         self.comparisons, self.completions = comparisons, completions
         self.max_completions, self.group_by_prompt = max_completions, group_by_prompt
         self.demonstrations, self.num_demonstrations = demonstrations, num_demonstrations
+        self.draw = draw
 
     def world_sizes(self) -> dict[str, Any]:
         held_out = max(1, round(self.comparisons * self.val_fraction)) if self.val_fraction else 0
-        return {"comparisons": self.comparisons, "completions": self.completions, "held_out": held_out}
+        return {"comparisons": self.comparisons, "completions": self.completions, "held_out": held_out,
+                "draw": self.draw}
 
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "max_completions": self.max_completions}
@@ -100,6 +106,10 @@ class PreferenceData(RecordData):
             lengths=torch.tensor([length for _, length in answers]),
             finished=torch.tensor([whole for record in chosen for whole in record["finished"]]),
         )
+
+    def train_batches(self) -> BatchLoader:
+        """The training records in their order, for measuring on them."""
+        return BatchLoader(self.train_examples, self.collate, **self._loading())
 
     def demonstration_batches(self) -> Iterator[PreferenceBatch]:
         """Batches with one answer per prompt, for the score that should average zero; the same on every rank."""

@@ -19,13 +19,15 @@ from components.data.text import TextData
 
 
 class PromptsData(RecordData):
-    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for training.
+    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for
+    training.
 
-    Reads prompts, and of demonstrations and comparisons the prompt; each different prompt of a source counts once.
-    prompts_per_rollout: per process; more than there are prompts asks some again. batch_size: held-out prompts per
-    validation batch. max_prompt: tokens, null is half the context; longer ones are cut as `fitting.fit_prompt` says.
-    pretraining: builds a TextData when called with tokenizer, context, cache_dir and seed; its batches go with the
-    experience (PPO-ptx). The built-in world gives all its questions; the held-out ones are for validation.
+    Reads prompts, and of demonstrations and comparisons the prompt; each different prompt of a source counts
+    once. prompts_per_rollout: per process; more than there are prompts asks some again. batch_size: held-out
+    prompts per validation batch. max_prompt: tokens, null is half the context; longer ones are cut as
+    `fitting.fit_prompt` says. pretraining: builds a TextData when called with tokenizer, context, cache_dir
+    and seed; its batches go with the experience (PPO-ptx). The built-in world gives all its questions; the
+    held-out ones are for validation.
     """
 
     normalise = staticmethod(formats.prompts)

@@ -1,8 +1,8 @@
 """The order of training examples: a pure function of (seed, batch number), the same on every rank.
 
 All ranks cut the same permutations into global batches of batch_size times world_size examples and take every
-world_size-th example of each. So N ranks see what one rank with N times the batch size sees, and what a batch holds
-does not depend on workers, on what drew random numbers before, or on whether the run was interrupted.
+world_size-th example of each. So N ranks see what one rank with N times the batch size sees, and what a batch
+holds does not depend on workers, on what drew random numbers before, or on whether the run was interrupted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -33,8 +33,8 @@ def batch(order: np.ndarray, number: int, batch_size: int, rank: int, world_size
 class BatchLoader:
     """Batches of examples, in order, one pass each time it is iterated; for validation.
 
-    examples: anything with len() and [i]; collate: list of examples -> batch. Raises ValueError when there are fewer
-    examples than ranks.
+    examples: anything with len() and [i]; collate: list of examples -> batch. Raises ValueError when there
+    are fewer examples than ranks.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class BatchLoader:
 class TrainLoader(BatchLoader):
     """The endless stream of shuffled batches; each pass of `iter` goes on where the last one stopped.
 
-    One pass is len() batches, but may be left early (`limit_train_batches`): the next takes up the rest. The state is
-    the number of batches handed out, so nothing that workers have made in advance counts.
-    repeat: how many batches to repeat for ever (`overfit_batches`); 0 is all of them.
+    One pass is len() batches, but may be left early (`limit_train_batches`): the next takes up the rest. The
+    state is the number of batches handed out, so nothing that workers have made in advance counts. repeat:
+    how many batches to repeat for ever (`overfit_batches`); 0 is all of them.
     """
 
     def __init__(self, examples: Any, collate: Callable[[list], Any], *, seed: int, repeat: int = 0, **kwargs: Any):

@@ -1,7 +1,8 @@
 """Where records come from: files, folders, the Hugging Face Hub, each as rows that know their place.
 
-A row that cannot be read carries its FormatError instead of a value, so that it can be reported with file and line or
-be skipped and counted. Whatever makes a whole source unreadable is a SourceError that names it and says what to do.
+A row that cannot be read carries its FormatError instead of a value, so that it can be reported with file and
+line or be skipped and counted. Whatever makes a whole source unreadable is a SourceError that names it and
+says what to do.
 """
 
 import functools
@@ -52,8 +53,8 @@ class Source:
 def open_source(path: str, name: str | None = None) -> Source:
     """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, whose train split is read.
 
-    A .txt file is one document, line breaks kept (`sample_by="document"` in `datasets`). A folder is read whole, in
-    the order of its files' names, except that where some are called train*, only those are.
+    A .txt file is one document, line breaks kept (`sample_by="document"` in `datasets`). A folder is read
+    whole, in the order of its files' names, except that where some are called train*, only those are.
     """
     place = Path(path).expanduser()
     if place.is_dir():

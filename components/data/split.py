@@ -18,9 +18,9 @@ def key(content: Any) -> int:
 def validation_keys(keys: np.ndarray, fraction: float) -> np.ndarray:
     """The distinct keys that are held out, sorted; keys is (N,) int64, in any order and with repeats.
 
-    A key is held out when it lies in the first `fraction` of the numbers below 2^63, so a prompt stays on its side when
-    others come or go. From 20 distinct prompts on at least one is held out (the one with the smallest key); below,
-    or with fraction 0, none is. Raises ValueError unless 0 <= fraction <= 0.5.
+    A key is held out when it lies in the first `fraction` of the numbers below 2^63, so a prompt stays on its
+    side when others come or go. From 20 distinct prompts on at least one is held out (the one with the
+    smallest key); below, or with fraction 0, none is. Raises ValueError unless 0 <= fraction <= 0.5.
     """
     if not 0 <= fraction <= 0.5:
         raise ValueError(f"val_fraction: got {fraction}, expected a share from 0 to 0.5")

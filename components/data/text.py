@@ -21,10 +21,11 @@ class TextData(RecordData):
     """Documents `{"text"}` as LMBatch; batch_size counts rows of `context` tokens.
 
     Training documents, shuffled, stand in one stream, each with its end of document; row r predicts tokens
-    r·context + 1 … (r + 1)·context of it from the ones before. So every token but a document's first is a target
-    exactly once a pass. Rows hold one segment per document: no attention and no target crosses a boundary.
-    longest_document: characters; a longer text is cut at line ends into documents of at most that (very long strings
-    are slow to tokenise, and a text that is one file still has parts to hold out). num_documents: of the built-in world.
+    r·context + 1 … (r + 1)·context of it from the ones before. So every token but a document's first is a
+    target exactly once a pass. Rows hold one segment per document: no attention and no target crosses a
+    boundary. longest_document: characters; a longer text is cut at line ends into documents of at most that
+    (very long strings are slow to tokenise, and a text that is one file still has parts to hold out).
+    num_documents: of the built-in world.
     """
 
     normalise = staticmethod(formats.text)
@@ -83,10 +84,12 @@ class TextData(RecordData):
 
 
 class TextRows:
-    """Rows of a stream of documents, each made when it is asked for, in time that grows with its length alone.
+    """Rows of a stream of documents, each made when it is asked for, in time that grows with its length
+    alone.
 
-    documents[s]: token lists of source s; order (M, 2): [source, document] of the stream. Item r is (tokens, number of
-    the document in the stream for each): context + 1 tokens, the last row possibly fewer, at least 2.
+    documents[s]: token lists of source s; order (M, 2): [source, document] of the stream. Item r is (tokens,
+    number of the document in the stream for each): context + 1 tokens, the last row possibly fewer, at least
+    2.
     """
 
     def __init__(self, documents: list[Ragged], order: np.ndarray, context: int) -> None:

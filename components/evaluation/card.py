@@ -20,8 +20,16 @@ def number(value: float | None) -> str:
     return NONE if value is None else f"{value:.2f}".replace("-", "−")
 
 
+def short(value: float | None) -> str:
+    return NONE if value is None else f"{value:.1f}"
+
+
 def percent(value: float | None) -> str:
-    return NONE if value is None else f"{100 * value:.0f} %"
+    """In whole percent; a share that would round to none or all, but is not, has a decimal."""
+    if value is None:
+        return NONE
+    extreme = 0 < value < 0.01 or 0.99 < value < 1
+    return f"{100 * value:.{1 if extreme else 0}f} %"
 
 
 def with_interval(value: float | None, interval: list[float] | None, show: Callable = number) -> str:
@@ -35,15 +43,16 @@ def with_interval(value: float | None, interval: list[float] | None, show: Calla
 # key, label, how it is shown; gold and score also have an interval
 MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("gold", "gold score", number),
-    ("gold_train", "  on training questions", number),
+    ("gold_train", "  on training prompts", number),
     ("correct", "right answer", percent),
-    ("correct_train", "  on training questions", percent),
+    ("correct_train", "  on training prompts", percent),
     ("polite", "polite", percent),
     ("rude", "rude", percent),
     ("score", "reward model's score", number),
+    ("score_train", "  on training prompts", number),
     ("finished", "ends by itself", percent),
-    ("words", "words", number),
-    ("length", "tokens", number),
+    ("words", "words", short),
+    ("length", "tokens", short),
     ("entropy_per_token", "entropy per token, nats", number),
     ("sequence_entropy", "entropy per response, nats", number),
     ("kl", "KL to sft per response, nats", number),

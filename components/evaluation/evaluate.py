@@ -49,7 +49,7 @@ def evaluate_pipeline(
         seed
     """
     if not models or not prompts:
-        raise ValueError(f"evaluation: expected at least one model and one prompt, got {len(models)} and {len(prompts)}")
+        raise ValueError(f"evaluation: expected a model and a prompt at least, got {len(models)} and {len(prompts)}")
     plan = SamplePlan(samples_per_prompt, max_new_tokens, seed)
     train_plan = SamplePlan(max(1, samples_per_prompt // TRAIN_SHARE), max_new_tokens, seed + 1)
     results: dict[str, Any] = {
@@ -101,7 +101,12 @@ def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[l
 
 
 def worth(
-    drawn: Responses, prompts: Sequence[Prompt], *, world: World | None, reward: ScalarModel | None, tokenizer: Tokenizer
+    drawn: Responses,
+    prompts: Sequence[Prompt],
+    *,
+    world: World | None,
+    reward: ScalarModel | None,
+    tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """What the judge and the reward model think of responses; the latter reads them after the chat prompt, always."""
     figures: dict[str, Any] = {}

@@ -28,7 +28,9 @@ def clustered(values: Tensor, clusters: Sequence[Hashable]) -> tuple[float, floa
     None for a single cluster: nothing tells how another would differ.  Source: Cochran 1977, eq. 9A.2.
     """
     if len(values) != len(clusters) or not len(values):
-        raise ValueError(f"clustered: expected as many clusters as values, at least one, got {len(clusters)} for {len(values)}")
+        raise ValueError(
+            f"clustered: expected a cluster for each of 1 or more values, got {len(clusters)} for {len(values)}"
+        )
     values = values.double().cpu()
     keys = {key: number for number, key in enumerate(dict.fromkeys(clusters))}
     number = torch.tensor([keys[key] for key in clusters])

@@ -15,11 +15,12 @@ Curves = dict[str, dict[str, Curve]]
 INK, QUIET, GRID = "#22272e", "#68727d", "#e3e7eb"
 COLOURS = {"base": "#8a94a0", "pretrain": "#8a94a0", "sft": "#3f78b5", "rm": "#7a5ea8", "ppo": "#d9722e"}
 OTHER = ("#2f8f6b", "#b5476b", "#a38a1f", "#4aa3b5")
+STRONG_RIGHT, STRONG_WRONG = "#1f7a5c", "#c9562c"
 ANSWERS = (  # parts of all answers: label, colour, share from a model's figures
-    ("right and polite", "#1f7a5c", lambda f: f["correct_polite"]),
-    ("right", "#7cc2a4", lambda f: f["correct"] - f["correct_polite"]),
-    ("wrong but polite", "#f0b98d", lambda f: f["polite"] - f["correct_polite"]),
-    ("wrong", "#c9562c", lambda f: 1 - f["correct"] - f["polite"] + f["correct_polite"]),
+    ("right and polite", STRONG_RIGHT, lambda f: f["correct_polite"]),
+    ("right, not polite", "#7cc2a4", lambda f: f["correct"] - f["correct_polite"]),
+    ("wrong and polite", "#f0b98d", lambda f: f["polite"] - f["correct_polite"]),
+    ("wrong, not polite", STRONG_WRONG, lambda f: 1 - f["correct"] - f["polite"] + f["correct_polite"]),
 )
 ROLLOUT = {
     "rollout/score": "score of rollouts",
@@ -51,24 +52,34 @@ def quality(results: Results, curves: Curves) -> Figure | None:
     axes = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
     _style(axes[0], "Gold score" if judged else "Reward model's score")
     sampling = results["sampling"]
-    axes[0].set_xlabel(f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples, 95 % interval")
+    held_out = f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples"
+    axes[0].set_xlabel(f"{held_out}, 95 % interval over prompts")
     for place, (name, figures) in enumerate(models.items()):
-        value, interval = figures[key], figures.get(f"{key}_ci")
-        if interval:
-            axes[0].plot(interval, [place, place], color=_colour(name, place), linewidth=5, alpha=0.35, solid_capstyle="round")
-        axes[0].plot(value, place, "o", color=_colour(name, place), markersize=10, markeredgecolor="white")
-        axes[0].annotate(f"{value:.2f}".replace("-", "−"), (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)
+        _interval(axes[0], place, figures[key], figures.get(f"{key}_ci"), _colour(name, place))
         if figures.get(f"{key}_train") is not None:
-            axes[0].plot(figures[f"{key}_train"], place, "o", color="white", markeredgecolor=_colour(name, place), markersize=6)
+            axes[0].plot(figures[f"{key}_train"], place, **_hollow(_colour(name, place)))
     if any(figures.get(f"{key}_train") is not None for figures in models.values()):
-        axes[0].plot([], [], "o", color="white", markeredgecolor=QUIET, markersize=6, label="on training prompts")
-        axes[0].legend(frameon=False, fontsize=8, labelcolor=QUIET, loc="lower left", bbox_to_anchor=(0.45, 1.0))
+        axes[0].plot([], [], **_hollow(QUIET), label="on training prompts")
+        axes[0].legend(frameon=False, fontsize=8, labelcolor=QUIET, loc="lower left", bbox_to_anchor=(0.5, 0.98))
     axes[0].margins(x=0.12)
     axes[0].set_ylim(len(models) - 0.5, -0.7)
     axes[0].set_yticks(range(len(models)), list(models))
     if judged:
         _answers(axes[1], models)
     return figure
+
+
+def _interval(axes: Axes, place: int, value: float, interval: list[float] | None, colour: str) -> None:
+    """A dot with its figure above it, on a band from the interval's low to its high end."""
+    if interval:
+        axes.plot(interval, [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
+    axes.plot(value, place, "o", color=colour, markersize=10, markeredgecolor="white")
+    text = f"{value:.2f}".replace("-", "−")
+    axes.annotate(text, (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)
+
+
+def _hollow(colour: str) -> dict[str, Any]:
+    return {"linestyle": "none", "marker": "o", "color": "white", "markeredgecolor": colour, "markersize": 6}
 
 
 def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
@@ -78,18 +89,21 @@ def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
     left = [0.0] * len(models)
     for label, colour, share in ANSWERS:
         shares = [share(figures) for figures in models.values()]
-        axes.barh(range(len(models)), shares, left=left, color=colour, height=0.62, label=label, edgecolor="white")
+        axes.barh(range(len(models)), shares, 0.62, left, color=colour, label=label, edgecolor="white")
         for place, (start, width) in enumerate(zip(left, shares, strict=True)):
             if width >= 0.07:
-                ink = "white" if colour in ("#1f7a5c", "#c9562c") else INK
-                axes.text(start + width / 2, place, f"{100 * width:.0f} %", ha="center", va="center", color=ink, fontsize=9)
+                ink = "white" if colour in (STRONG_RIGHT, STRONG_WRONG) else INK
+                axes.text(start + width / 2, place, f"{100 * width:.0f} %", ha="center", va="center", color=ink)
         left = [start + width for start, width in zip(left, shares, strict=True)]
     axes.set_xlim(0, 1)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.set_ylim(len(models) - 0.5, -0.7)
     axes.set_yticks(range(len(models)), list(models))
-    axes.legend(ncols=4, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0.0), handlelength=1, columnspacing=1.2)
+    axes.legend(
+        ncols=4, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0),
+        handlelength=1, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def reward_model(results: Results, curves: Curves) -> Figure | None:
@@ -99,23 +113,23 @@ def reward_model(results: Results, curves: Curves) -> Figure | None:
     sets = {label: ending for label, ending in sets.items() if f"reliability{ending}" in figures}
     if not sets:
         return None
-    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    figure = Figure(figsize=(6, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     _style(top, "Is the reward model as sure as it should be?")
     _style(bottom, "")
-    top.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    top.annotate("perfectly calibrated", (0.62, 0.62), (4, -12), textcoords="offset points", color=QUIET, fontsize=8)
+    top.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     for place, ((label, ending), colour) in enumerate(zip(sets.items(), ("#3f78b5", "#d9722e"), strict=False)):
         bins = figures[f"reliability{ending}"]
         full = [one for one in bins if one["pairs"]]
         text = f"{label}: accuracy {100 * figures[f'accuracy{ending}']:.0f} %, ECE {figures[f'ece{ending}']:.2f}"
-        top.plot([b["confidence"] for b in full], [b["accuracy"] for b in full], "o-", color=colour, markersize=7, label=text)
+        confidence, accuracy = [b["confidence"] for b in full], [b["accuracy"] for b in full]
+        top.plot(confidence, accuracy, "o-", color=colour, markersize=7, label=text)
         total = figures[f"pairs{ending}"]
         middles = [(b["low"] + b["high"]) / 2 + (place - (len(sets) - 1) / 2) * 0.035 for b in bins]
         bottom.bar(middles, [b["pairs"] / total for b in bins], width=0.033, color=colour)
     top.set_ylabel("share ranked rightly", color=QUIET)
-    top.set_ylim(min(0.45, *(b["accuracy"] - 0.05 for e in sets.values() for b in figures[f"reliability{e}"] if b["pairs"])), 1.03)
-    top.legend(frameon=False, fontsize=9, loc="lower right")
+    top.set_ylim(min(0.45, top.get_ylim()[0]), 1.03)
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=1, labelcolor=INK)
     bottom.set_ylabel("share of pairs", color=QUIET)
     bottom.set_xlabel("confidence σ(|margin|)")
     return figure
@@ -142,16 +156,22 @@ def curves_figure(results: Results, curves: Curves) -> Figure | None:
         _style(axes, title)
         for place, (stage, tag) in enumerate(shown):
             curve = curves[stage][tag]
-            look = {"marker": "o", "markersize": 3} if tag == "val/loss" or len(curve.steps) < 3 else {}
-            faint = {"linewidth": 0.9, "alpha": 0.55} if tag == "train/loss" else {"linewidth": 1.8}
             label = tag.split("/")[0] if tag in LOSS else stage
-            axes.plot(curve.steps, curve.values, color=INK if tag == "val/loss" else _colour(stage, place), label=label, **look, **faint)
+            axes.plot(curve.steps, curve.values, label=label, **_line(tag, curve, _colour(stage, place)))
         if len(shown) > 1:
             axes.legend(frameon=False, fontsize=8)
         axes.set_xlabel("step")
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     return figure
+
+
+def _line(tag: str, curve: Curve, colour: str) -> dict[str, Any]:
+    """Training losses are many and faint, validation losses few and dark."""
+    if tag == "train/loss":
+        return {"color": colour, "linewidth": 0.9, "alpha": 0.6}
+    dots = {"marker": "o", "markersize": 3} if tag == "val/loss" or len(curve.steps) == 1 else {}
+    return {"color": INK if tag == "val/loss" else colour, "linewidth": 1.8, **dots}
 
 
 def minutes(results: Results, curves: Curves) -> Figure | None:
@@ -163,7 +183,8 @@ def minutes(results: Results, curves: Curves) -> Figure | None:
     axes = figure.subplots()
     _style(axes, f"Minutes per stage, together {sum(spent.values()):.1f}")
     axes.grid(visible=False)
-    bars = axes.barh(list(spent), list(spent.values()), color=[_colour(stage, 0) for stage in spent], height=0.62)
+    colours = [COLOURS.get(stage, "#b9c1c9") for stage in spent]
+    bars = axes.barh(list(spent), list(spent.values()), 0.62, color=colours)
     axes.bar_label(bars, fmt="%.1f", padding=4, color=INK, fontsize=9)
     axes.invert_yaxis()
     axes.set_xticks([])

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
@@ -48,22 +49,35 @@ def write(
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    show(results, folder, console or Console(width=min(WIDTH, Console().width)))
+    show(results, folder, console or _console())
+
+
+def read(folder: str | Path) -> Results | None:
+    """The results that lie in a report's folder; None where there are none."""
+    file = Path(folder) / DATA
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
 
 def show(results: Results, folder: Path, console: Console) -> None:
     """Prints the card, where the report lies and how to talk to the last model."""
-    console.print()
     for table in (card.models_table(results), card.reward_table(results)):
         if table is not None:
+            console.print()
             console.print(_rich(table))
+    console.print()
     notes = [*card.base_lines(results), card.minutes_line(results)]
     for line in filter(None, notes):
         console.print(line, style="dim", markup=False, highlight=False)
     last = list(results["models"])[-1]
-    stage = "pretrain" if last == "base" else last
-    for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", f"gradus chat {folder.parent / stage}")):
+    talk = f"gradus chat {folder.parent / ('pretrain' if last == 'base' else last)}"
+    for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _console() -> Console:
+    """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
+    terminal = Console()
+    return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
 
 
 def page(results: Results, pictures: Mapping[str, str]) -> str:
@@ -94,7 +108,7 @@ def _answers(results: Results) -> str:
             first = f"{_literal(prompt['prompt'])}{wanted}" if kind == "greedy" else ""
             lines.append([first, *(_answer(figures["samples"][place], kind) for figures in models.values())])
     note = "For each prompt the likeliest answer, then one drawn at temperature 1. … marks an answer that did not end."
-    if any(f"{kind}_gold" in prompts[0] for kind in ("greedy",)):
+    if "greedy_gold" in prompts[0]:
         note += " In brackets the gold score; behind the prompt the true value."
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
 
@@ -106,7 +120,8 @@ def _answer(sample: Results, kind: str) -> str:
 
 
 def _provenance(results: Results) -> str:
-    lines = [f"- {key}: {_literal(results[key])}" for key in ("commit", "seed", "hardware") if results.get(key) is not None]
+    known = [key for key in ("commit", "seed", "hardware") if results.get(key) is not None]
+    lines = [f"- {key}: {_literal(results[key])}" for key in known]
     versions = results.get("versions") or {}
     if versions:
         lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
@@ -119,13 +134,13 @@ def _picture(pictures: Mapping[str, str], name: str) -> str:
 
 def _markdown(table: Table) -> str:
     lines = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
-    cells = (" | ".join(cell.strip() if not cell.startswith("  ") else f"&emsp;{cell.strip()}" for cell in line) for line in lines)
-    return f"## {table.title}\n\n" + "\n".join(f"| {line} |" for line in cells) + f"\n\n{table.note}"
+    body = "\n".join(f"| {' | '.join(line)} |".replace("|   ", "| &emsp;") for line in lines)
+    return f"## {table.title}\n\n{body}\n\n{table.note}"
 
 
 def _rich(table: Table) -> RichTable:
-    made = RichTable(title=table.title, title_justify="left", caption=table.note, caption_justify="left", pad_edge=False)
-    for place, column in enumerate(table.columns):
+    made = RichTable(box=SIMPLE_HEAD, show_edge=False, caption=table.note, caption_justify="left", caption_style="dim")
+    for place, column in enumerate([table.title, *table.columns[1:]]):
         made.add_column(column, justify="right" if place else "left", no_wrap=not place)
     for row in table.rows:
         made.add_row(*(cell.replace("[", "\\[") for cell in row))

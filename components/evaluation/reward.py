@@ -45,7 +45,7 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
         scores.append(score)
         lengths.append(length)
     if not keys:
-        raise ValueError("reward evaluation: no two answers of different rank in the given batches; nothing to measure")
+        raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
     return _figures(*(torch.cat(x).cpu() for x in (margins, gaps, longest, scores, lengths)), keys)
 
 

@@ -1,11 +1,11 @@
 """What every on-policy stage shares: collecting experience with a policy, its reference and a reward model."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -17,6 +17,7 @@ from components.models.heads import CausalLM, ScalarModel
 from components.stages.responses import check_first_forward, response_logprobs, response_scores
 from components.stages.stage import Stage
 
+log = logging.getLogger(__name__)
 SHOWN = 8  # responses in the table of samples
 
 
@@ -232,7 +233,8 @@ class OnPolicy(Stage):
         reference = batch["reference_logprobs"] if rollout == 0 else None
         exact = self.trainer.precision == "32-true"
         ratio, drift = check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact)
-        rank_zero_info(f"self-check: max |ratio − 1| = {ratio:.1e}, max |log π/π_ref| = {drift:.1e} before any update")
+        if self.global_rank == 0:
+            log.info(f"self-check: max |ratio − 1| {ratio:.1e}, max |log π/π_ref| {drift:.1e} before the first update")
         self._checked = True
 
     def sum_over_ranks(self, total: Tensor) -> Tensor:

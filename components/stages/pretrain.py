@@ -35,7 +35,7 @@ class Pretrain(Stage):
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.adopt("model", self.model_builder().train())
+            self.adopt("model", self.model_builder())
 
     def compute_loss(self, batch: LMBatch) -> LossOutput:
         return language_loss(self.model, batch)

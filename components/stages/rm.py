@@ -48,7 +48,7 @@ class RewardModel(Stage):
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
-            self.adopt("model", self.model_builder().train())
+            self.adopt("model", self.model_builder())
 
     def scores(self, batch: PreferenceBatch) -> Tensor:
         """(N,) score of every answer in the batch, at its last token."""

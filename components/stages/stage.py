@@ -52,8 +52,8 @@ class Stage(L.LightningModule):
 
     def adopt(self, name: str, model: nn.Module) -> None:
         """Takes a freshly built model under `name`: frozen where it is named so, sharded where the strategy shards."""
-        if name in self.frozen:
-            model.requires_grad_(False).eval()
+        frozen = name in self.frozen
+        model.requires_grad_(not frozen).train(not frozen)
         mesh = getattr(self, "device_mesh", None)
         if mesh is not None:
             for layer in model.model.layers:
@@ -67,6 +67,11 @@ class Stage(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Whatever is drawn in a step (dropout) depends on (seed, rank, step) alone: resuming needs no RNG state."""
         torch.manual_seed((self.seed * 100_003 + self.global_rank) * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Asks to stop at max_steps, which Lightning does anyway, but then without a last validation."""
+        if self.global_step == self.trainer.max_steps:
+            self.trainer.should_stop = True
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)

@@ -136,9 +136,9 @@ def test_one_right_of_four_and_each_group_by_itself():
 @pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "rloo"])
 @pytest.mark.parametrize("reward", [2.0, 0.1, 1e-3])
 def test_equal_rewards_give_exactly_zero(variant, reward):
-    # the mean of three 0.1 in float32 is not 0.1
-    got = group_relative(torch.full((6,), reward), group_size=3, variant=variant, eps=1e-12)
-    assert torch.equal(got, torch.zeros(6))
+    # the mean of seven 0.1 in float32 is not 0.1
+    got = group_relative(torch.full((14,), reward), group_size=7, variant=variant, eps=1e-12)
+    assert torch.equal(got, torch.zeros(14))
 
 
 @pytest.mark.parametrize("variant", ["grpo", "dr_grpo", "rloo"])

@@ -93,11 +93,11 @@ def test_the_stop_token_is_in_the_mask_and_filler_is_not(model):
 
 
 def test_a_response_that_reaches_the_limit_is_not_finished_unless_its_last_token_stops_it(model):
-    free = greedy(model, [PROMPTS[0]], 5).responses()[0]
-    last = free[4]
-    assert free.index(last) == 4, "the test needs a token that comes last only"
-    assert greedy(model, [PROMPTS[0]], 4, stops=[last]).finished.tolist() == [False]
-    assert greedy(model, [PROMPTS[0]], 5, stops=[last]).finished.tolist() == [True]
+    free = greedy(model, [PROMPTS[0]], 4).responses()[0]
+    last = free[3]
+    assert free.index(last) == 3, "the test needs a token that comes last only"
+    assert greedy(model, [PROMPTS[0]], 3, stops=[last]).finished.tolist() == [False]
+    assert greedy(model, [PROMPTS[0]], 4, stops=[last]).finished.tolist() == [True]
 
 
 def test_all_rows_stopping_at_once_ends_generation(model):
@@ -151,7 +151,13 @@ def test_sampled_frequencies_match_the_models_probabilities(model, temperature):
 def test_later_tokens_are_drawn_given_the_earlier_ones(model):
     prompt, total = [5, 9, 3], 20_000
     samples = generate(
-        model, [prompt], Sampling(2, 1.0), stop_ids=[], pad_id=PAD, generator=seeded("cpu", 12), samples_per_prompt=total
+        model,
+        [prompt],
+        Sampling(2, 1.0),
+        stop_ids=[],
+        pad_id=PAD,
+        generator=seeded("cpu", 12),
+        samples_per_prompt=total,
     )
     first = int(samples.ids[:, 0].bincount().argmax())
     followers = samples.ids[samples.ids[:, 0] == first, 1]
@@ -236,7 +242,9 @@ def test_a_prompt_may_fill_the_context_up_to_the_new_tokens_and_no_further(model
     context = model.config.max_position_embeddings
     prompt = [3] * (context - 5)
     assert greedy(model, [prompt], 5).ids.shape == (1, 5)
-    with pytest.raises(ValueError, match=rf"{context - 5} tokens \+ 6 new ones exceeds the model's context of {context}"):
+    with pytest.raises(
+        ValueError, match=rf"{context - 5} tokens \+ 6 new ones exceeds the model's context of {context}"
+    ):
         greedy(model, [[3], prompt], 6)
     with pytest.raises(ValueError, match="exceeds the model's context"):
         next(stream(model, prompt, Sampling(6, 0), stop_ids=[], generator=torch.Generator()))
@@ -259,7 +267,7 @@ def test_under_bf16_autocast_cached_decoding_still_agrees_with_the_whole_forward
         cached += [model(torch.tensor([[token]]), cache=cache)[0, -1] for token in PROMPTS[0][4:]]
         whole = model(torch.tensor([PROMPTS[0]]))[0, 3:]
     assert samples.ids.shape == (6, 10)
-    assert 0 <= int(samples.ids.min()) and int(samples.ids.max()) < VOCAB
+    assert int(samples.ids.min()) >= 0 and int(samples.ids.max()) < VOCAB
     exact = model(torch.tensor([PROMPTS[0]]))[0, 3:]
     assert (whole.float() - torch.stack(cached).float()).abs().max() < 0.03 * exact.abs().max()
 

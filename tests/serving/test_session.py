@@ -104,7 +104,8 @@ def test_a_full_context_forgets_whole_turns_the_oldest_first(small_tokenizer, sh
         answer = session.ask(question)
         answer_text = "".join(answer.pieces)
         # slow and obvious: the longest tail of whole turns that leaves a quarter of the context
-        tails = [small_tokenizer.render_prompt([*system, *messages(*said[i:], question)]) for i in range(0, len(said) + 1, 2)]
+        starts = range(0, len(said) + 1, 2)
+        tails = [small_tokenizer.render_prompt([*system, *messages(*said[i:], question)]) for i in starts]
         fitting = [tail for tail in tails if len(tail) <= context - context // 4]
         assert shown[-1] == fitting[0]
         assert answer.forgotten == len(tails) - len(fitting)

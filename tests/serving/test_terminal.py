@@ -82,8 +82,8 @@ def test_control_c_while_generating_stops_the_answer_and_the_chat_goes_on(small_
             monkeypatch.setattr(session_module, "stream", whole)
         return line
 
-    answers = io.StringIO()
-    Terminal(session, answers=Console(file=answers), notes=Console(file=io.StringIO()), interactive=True, read=read).run()
+    answers, notes = io.StringIO(), io.StringIO()
+    Terminal(session, answers=Console(file=answers), notes=Console(file=notes), interactive=True, read=read).run()
     assert answers.getvalue() == "bot> no …\nbot>  yes\n\n"
     assert session.turns == [Turn("a", "no"), Turn("b", " yes")]
 

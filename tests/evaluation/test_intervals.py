@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from components.evaluation.intervals import clustered, mean_interval, share_interval, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("degrees", "table"), [(1, 12.706), (4, 2.776), (5, 2.571), (11, 2.201), (30, 2.042), (120, 1.980)]
+)
+def test_quantiles_are_those_of_a_printed_table_of_students_t(degrees, table):
+    assert t_quantile(degrees) == pytest.approx(table, rel=0.01)
+
+
+def test_with_clusters_of_one_size_the_error_is_the_deviation_of_their_means_over_the_root_of_their_number():
+    values = torch.tensor([1.0, 3.0, 5.0, 7.0])  # means 2 and 6, deviation √8, error √8 / √2 = 2
+    assert clustered(values, ["a", "a", "b", "b"]) == pytest.approx((4.0, 2.0, 2))
+    assert mean_interval(values, ["a", "a", "b", "b"]) == pytest.approx([4 - 25.412, 4 + 25.412])
+
+
+def test_clusters_of_different_sizes_weigh_by_their_size():
+    # mean 2; residual sums of a: (0−2)+(0−2) = −4, of b: 6−2 = 4; error = √(2/1 · 32) / 3
+    assert clustered(torch.tensor([0.0, 0.0, 6.0]), [7, 7, 8]) == pytest.approx((2.0, 8 / 3, 2))
+
+
+def test_samples_that_agree_within_a_question_say_less_than_as_many_independent_ones():
+    values = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    together = mean_interval(values, [0, 0, 1, 2, 2, 3])
+    alone = mean_interval(values, [0, 1, 2, 3, 4, 5])
+    assert together[0] < alone[0] < 0.5 < alone[1] < together[1]
+
+
+def test_one_question_tells_nothing_about_others():
+    assert mean_interval(torch.tensor([1.0, 2.0, 3.0]), ["same"] * 3) is None
+
+
+def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
+    generator = torch.Generator().manual_seed(0)
+    clusters = [number for number in range(12) for _ in range(8)]
+    covered = 0
+    for _ in range(400):
+        questions = torch.randn(12, 1, generator=generator)  # truth: 0; samples of a question share its part
+        values = (questions + 0.5 * torch.randn(12, 8, generator=generator)).flatten()
+        low, high = mean_interval(values, clusters)
+        covered += low < 0 < high
+    assert 0.92 < covered / 400 < 0.98
+
+
+def test_a_share_of_independent_pairs_has_wilsons_interval():
+    # 8 of 10: error² = .16 / 9, so as good as 9 pairs; Wilson by hand: .71026 ± .23647
+    right = torch.tensor([1.0] * 8 + [0.0] * 2)
+    assert share_interval(right, range(10)) == pytest.approx([0.47379, 0.94673], abs=1e-4)
+
+
+def test_ten_prompts_all_right_leave_room_for_doubt():
+    low, high = share_interval(torch.ones(40), [number // 4 for number in range(40)])
+    assert (low, high) == (pytest.approx(10 / (10 + 1.959964**2)), pytest.approx(1.0))
+
+
+def test_one_prompt_with_many_pairs_counts_as_one():
+    low, high = share_interval(torch.tensor([1.0, 0.0] * 50), ["same"] * 100)
+    assert low < 0.1 and high > 0.9
+
+
+def test_as_many_clusters_as_values_are_asked_for():
+    with pytest.raises(ValueError, match="got 1 for 2"):
+        clustered(torch.ones(2), [0])

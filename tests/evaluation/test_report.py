@@ -1,0 +1,204 @@
+import copy
+import io
+import json
+import re
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+from torch.utils.tensorboard import SummaryWriter
+
+from components.evaluation import card, report
+from components.evaluation.curves import read_curves
+
+
+def figures(gold):
+    kinds = {"greedy": "sure ! dax lives in cave .", "sampled": "a | b\n<script>"}
+    sample = {"prompt": "where does dax live ?", "reference": "cave"}
+    for kind, text in kinds.items():
+        sample |= {kind: text, f"{kind}_finished": kind == "greedy", f"{kind}_gold": gold}
+    return {
+        "gold": gold, "gold_ci": [gold - 0.2, gold + 0.3], "gold_train": gold + 0.1, "correct": 0.5, "polite": 0.4,
+        "correct_train": 0.55, "correct_polite": 0.25, "rude": 0.002, "hedge": 0.1, "filler": 0.1, "words": 7.25,
+        "score": 2 * gold, "score_ci": [2 * gold - 1, 2 * gold + 1], "score_train": 2 * gold, "finished": 0.9,
+        "length": 9.2, "entropy_per_token": 0.63, "sequence_entropy": 5.9, "sequence_entropy_mc": 5.8, "kl": None,
+        "distinct": 0.78, "samples": [sample],
+    }  # fmt: skip
+
+
+def ranked(ending, accuracy):
+    bins = [
+        {"low": 0.5 + b / 10, "high": 0.6 + b / 10, "pairs": b, "confidence": 0.55 + b / 10 if b else None,
+         "accuracy": 0.5 + b / 10 if b else None} for b in range(5)
+    ]  # fmt: skip
+    found = {
+        "accuracy": accuracy, "accuracy_ci": [accuracy - 0.05, accuracy + 0.04], "pairs": 1234, "prompts": 60,
+        "ece": 0.04, "margin": 2.1, "score_length_correlation": -0.31, "accuracy_length_matched": None,
+        "pairs_length_matched": 0, "longer_wins": 0.35, "reliability": bins,
+    }  # fmt: skip
+    return {f"{key}{ending}": value for key, value in found.items()}
+
+
+@pytest.fixture
+def results():
+    return {
+        "run": "tiny", "seed": 0, "commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.13"},
+        "sampling": {
+            "prompts": 12, "samples_per_prompt": 32, "train_prompts": 60, "train_samples_per_prompt": 8,
+            "max_new_tokens": 24,
+        },
+        "models": {"base": figures(-1.45), "sft": {**figures(0.12), "kl": 0.0}, "ppo": {**figures(1.02), "kl": 2.5}},
+        "base": {"answers_bare": 0.0, "asks_another": 1.0, "few_shot": 0.62, "shots": 4},
+        "reward_model": ranked("", 0.91) | ranked("_heldout", 0.77),
+        "minutes": {"pretrain": 0.9, "sft": 0.2},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def without_judge(results):
+    """The same of a user's own data: no gold, no questions of a world."""
+    results = copy.deepcopy(results)
+    del results["base"]
+    gone = {"gold", "gold_ci", "gold_train", "correct", "correct_train", "polite", "correct_polite", "rude", "words"}
+    for name, found in results["models"].items():
+        kept = {key: value for key, value in found.items() if key not in gone}
+        kept["samples"] = [{k: v for k, v in one.items() if "gold" not in k} for one in found["samples"]]
+        results["models"][name] = kept
+    return results
+
+
+@pytest.fixture
+def events(tmp_path):
+    """Event files of a pretraining and a PPO run, by stage."""
+    folders = {stage: tmp_path / "events" / stage for stage in ("pretrain", "ppo", "tokenizer")}
+    tags_of = {"pretrain": ["train/loss", "val/loss"], "ppo": ["train/loss", "rollout/score", "rollout/kl"]}
+    for stage, tags in tags_of.items():
+        with SummaryWriter(str(folders[stage])) as writer:
+            for step in range(20):
+                for tag in tags:
+                    writer.add_scalar(tag, step / 2, step)
+    return folders
+
+
+def write(results, folder, **options):
+    """Writes the report; returns what was printed."""
+    screen = io.StringIO()
+    report.write(results, folder, console=Console(file=screen, width=100), **options)
+    return screen.getvalue()
+
+
+def test_the_report_is_figures_a_page_and_pictures(results, events, tmp_path):
+    folder = tmp_path / "tiny" / "report"
+    write(results, folder, curves=events)
+    pictures = ["curves.png", "minutes.png", "quality.png", "reward_model.png"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*pictures, "report.json", "report.md"])
+    assert json.loads((folder / "report.json").read_text()) == results
+    page = (folder / "report.md").read_text()
+    for name in pictures:
+        assert f"]({name})" in page
+        pixels = imread(folder / name)
+        assert pixels.shape[1] >= 600 and pixels.shape[0] >= 200
+        assert pixels.std() > 0.05, "nothing is drawn"
+
+
+def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_path):
+    write(results, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "| gold score | −1.45 [−1.65, −1.15] | 0.12 [−0.08, 0.42] | 1.02 [0.82, 1.32] |" in page
+    assert "| KL to sft per response, nats | – | 0.00 | 2.50 |" in page
+    assert "12 held-out prompts × 32 samples" in page and "Training: 60 × 8." in page
+    assert "| accuracy on pairs | 91 % [86, 95] | 77 % [72, 81] |" in page
+    assert "| pairs | 1,234 | 1,234 |" in page
+    assert "asks another 100 %, answers 0 %; after 4 solved examples it is right 62 % (12 × 32 samples each)" in page
+    assert "sft → ppo: gold score 0.12 → 1.02 on held-out prompts, at 2.50 nats of KL from sft." in page
+    for known in ("# Report card: tiny", "abc1234", "seed: 0", "2 cores", "torch 2.13", "together 1.1"):
+        assert known in page
+
+
+def test_what_a_model_says_cannot_break_the_page(results, tmp_path):
+    write(results, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "<script>" not in page
+    rows = [line for line in page.splitlines() if "script" in line]
+    assert len(rows) == 1 and rows[0].count("|") == 5  # prompt and three models
+    assert rows[0].count("… (") == 3, "an answer that did not end is marked"
+
+
+def test_without_a_judge_the_score_takes_the_place_of_gold(without_judge, tmp_path):
+    printed = write(without_judge, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "gold" not in (page + printed).lower()
+    assert "right answer" not in page
+    assert "sft → ppo: reward model's score 0.24 → 2.04" in page
+    assert "| reward model's score | −2.90 [−3.90, −1.90] |" in page
+    assert (tmp_path / "quality.png").exists()
+
+
+def test_neither_judge_nor_reward_model_leaves_the_rest(without_judge, tmp_path):
+    del without_judge["reward_model"]
+    for found in without_judge["models"].values():
+        for key in ("score", "score_ci", "score_train"):
+            del found[key]
+    write(without_judge, tmp_path)
+    assert "entropy per token" in (tmp_path / "report.md").read_text()
+    assert not (tmp_path / "quality.png").exists() and not (tmp_path / "reward_model.png").exists()
+
+
+def test_the_terminal_shows_the_card_in_a_hundred_columns_and_ends_with_what_to_do_next(results, tmp_path):
+    printed = write(results, tmp_path / "tiny" / "report")
+    lines = [line.rstrip() for line in printed.splitlines()]
+    card_lines, where = lines[:-3], lines[-3:]
+    assert max(map(len, card_lines)) <= 100
+    assert any(re.fullmatch(r" gold score +−1.45 \[−1.65, −1.15\] +0.12 .*", line) for line in lines)
+    assert where[0].split() == ["report", str(tmp_path / "tiny" / "report" / "report.md")]
+    assert where[-1].endswith(f"gradus chat {tmp_path / 'tiny' / 'ppo'}")
+
+
+def test_a_new_report_replaces_the_old_one_and_leaves_other_files(results, events, tmp_path):
+    folder = tmp_path / "report"
+    write(results, folder, curves=events)
+    (folder / "config.yaml").write_text("seed: 0")
+    del results["minutes"]
+    write(results, folder)
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "report.json", "report.md", "quality.png", "reward_model.png"}
+
+
+def test_a_figure_that_is_no_number_is_refused_and_the_old_report_stays(results, tmp_path):
+    write(results, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    results["models"]["ppo"]["gold"] = float("nan")
+    with pytest.raises(ValueError):
+        write(results, tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_one_model_without_anything_known_about_the_run_is_enough(results, tmp_path):
+    base = results["models"]["base"] | {"gold_ci": None}
+    printed = write({"sampling": results["sampling"], "models": {"base": base}}, tmp_path / "tiny" / "report")
+    assert "gradus chat" in printed and printed.rstrip().endswith("pretrain")
+
+
+def test_curves_are_the_wanted_tags_of_every_stage_that_has_event_files(events):
+    found = read_curves(events)
+    assert set(found) == {"pretrain", "ppo"}
+    assert set(found["ppo"]) == {"train/loss", "rollout/score", "rollout/kl"}
+    assert found["pretrain"]["val/loss"].steps == list(range(20))
+    assert found["pretrain"]["val/loss"].values == [step / 2 for step in range(20)]
+
+
+def test_a_resumed_run_replaces_what_was_logged_beyond_its_checkpoint(events):
+    with SummaryWriter(str(events["ppo"]), filename_suffix=".later") as writer:
+        for step in range(10, 15):
+            writer.add_scalar("rollout/kl", 100.0 + step, step)
+    curve = read_curves(events)["ppo"]["rollout/kl"]
+    assert curve.values[:10] == [step / 2 for step in range(10)]
+    assert curve.values[10:15] == [110.0, 111.0, 112.0, 113.0, 114.0]
+    assert curve.steps == sorted(set(curve.steps))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "0 %"), (0.002, "0.2 %"), (0.5, "50 %"), (0.998, "99.8 %"), (1, "100 %")]
+)
+def test_a_share_that_is_neither_none_nor_all_does_not_look_like_it(value, text):
+    assert card.percent(value) == text

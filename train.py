@@ -10,6 +10,7 @@ Exit status: 0; 1 an error; 130 interrupted; 143 terminated; 2 a mistaken flag. 
 import sys
 
 import hydra
+from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from components import hydra_hooks
@@ -26,14 +27,13 @@ def main(cfg: DictConfig) -> None:
             return
         OmegaConf.resolve(cfg)
 
-        hydra_hooks.quiet_lightning()
-
         from components import checking  # heavy imports, here and below: only a job that runs pays for them
 
         checking.check(cfg)
 
         from components import tasks
 
+        hydra_hooks.quiet_lightning()  # after its import, which sets up its loggers
         tasks.run(cfg)
 
 
@@ -45,7 +45,8 @@ def command_line() -> None:
     try:
         main()
     except SystemExit as stop:
-        if unknown := getattr(getattr(stop.__context__, "__cause__", None), "full_key", None):
+        error = stop.__context__  # what Hydra has just printed
+        if isinstance(error, ConfigCompositionException) and (unknown := getattr(error.__cause__, "full_key", "")):
             from components import checking
 
             print(checking.nearest_override(unknown, arguments, hydra_hooks.compose_config), file=sys.stderr)

@@ -16,8 +16,10 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from components.hydra_hooks import SWEPT, SweepKeys, compose_config, quiet_lightning
 
@@ -75,7 +77,7 @@ def project(tmp_path) -> Path:
 def train(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python train.py <arguments>` in the project's folder."""
     return subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=60,
+        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=300,
         env={**os.environ, **environment},
     )  # fmt: skip
 
@@ -250,27 +252,53 @@ def test_a_mistyped_value_fails_before_anything_is_built(tmp_path):
     assert not list(tmp_path.glob("**/*.ckpt"))
 
 
+@pytest.mark.slow
+def test_a_sweep_trains_on_two_processes_under_both_strategies(tmp_path):
+    common = [f"paths.logs={tmp_path}", "data.num_documents=300"]
+    done = train(ROOT, "stage=tokenizer", *common)
+    assert done.returncode == 0, done.stderr
+    done = train(
+        ROOT, "-m", "stage=pretrain", "trainer=ddp,fsdp", "trainer.accelerator=cpu", "trainer.devices=2",
+        "trainer.precision=32-true", "trainer.max_steps=2", "trainer.limit_val_batches=1", *common,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    exports = [tmp_path / f"tiny/pretrain/trainer={name}/export/model.safetensors" for name in ("ddp", "fsdp")]
+    ddp, fsdp = (load_file(path) for path in exports)
+    assert ddp.keys() == fsdp.keys()
+    for name, weight in ddp.items():
+        torch.testing.assert_close(fsdp[name], weight, rtol=1e-4, atol=1e-5)
+
+
+LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+
+
 @pytest.fixture
 def quiet():
-    """quiet_lightning, undone afterwards."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    before = list(logger.filters)
+    """Lightning's loggers as its import leaves them, then quiet_lightning; undone afterwards."""
+    import lightning  # noqa: F401
+
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.INFO)
+        logger.handlers = [logging.StreamHandler()]
     with warnings.catch_warnings():
         quiet_lightning()
-        yield logger
-    logger.filters[:] = before
+        yield
+    for logger, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        logger.handlers, logger.level, logger.propagate = handlers, level, propagate
 
 
-def test_advertisements_and_known_deprecations_are_silent_and_nothing_else_is(quiet, caplog):
+def test_lightning_speaks_once_and_only_when_something_is_wrong(quiet, caplog):
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with caplog.at_level("INFO"):
-        quiet.info("💡 Tip: For seamless cloud uploads and versioning, try installing litmodels")
-        quiet.info("GPU available: False")
-    assert caplog.messages == ["GPU available: False"]
+        logger.info("💡 Tip: For seamless cloud uploads and versioning, try installing litmodels")
+        logger.warning("the loss is odd")
+    assert caplog.messages == ["the loss is odd"]
+    assert not any(logging.getLogger(name).handlers for name in LOGGERS)
+
+
+def test_a_known_deprecation_is_silent_and_no_other_is(quiet):
     warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
     with pytest.raises(FutureWarning, match="something else"):
         warnings.warn("something else", FutureWarning, stacklevel=1)
-
-
-def test_lightnings_lines_are_not_doubled(quiet):
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        assert not logging.getLogger(name).handlers and logging.getLogger(name).propagate

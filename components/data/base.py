@@ -71,7 +71,7 @@ class RecordData(LightningDataModule):
 
     @abstractmethod
     def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
-        """The stored columns of a record, or None if nothing of it is left to train on; counts what it cuts."""
+        """The stored columns of a record, or None if nothing is left to train on; counts what it cuts."""
 
     @abstractmethod
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
@@ -107,14 +107,14 @@ class RecordData(LightningDataModule):
             return [_part(i, part) for i, part in enumerate(self.mixture)]
         if self.world is not None:
             return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
-        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a data set with data=…")
+        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
 
     def world_sizes(self) -> dict[str, Any]:
         """How much of the built-in world to draw; see components.data.builtin."""
         return {}
 
     def fingerprint(self) -> str:
-        """sha256 hex of the data, before tokenising: file contents, world parameters, or Hub name and revision."""
+        """sha256 hex of the untokenised data: file contents, world parameters, or Hub name and revision."""
         return digest([self.format, [[source.fingerprint(), weight] for source, weight in self.sources()]])
 
     def texts(self) -> Iterator[str]:
@@ -225,7 +225,8 @@ class RecordData(LightningDataModule):
             yield {**columns, "key": split.key(self.split_by(record)), "held_out": place}
 
     def _report(self) -> None:
-        logger.info("%s data: %s", self.format, ", ".join(f"{count} {name}" for name, count in self.counts.items()))
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        logger.info("%s data: %s", self.format, counts)
         for name, share in self.shares.items() if len(self.shares) > 1 else ():
             logger.info("mixture: %s is %.4f of the tokens (configured %.4f), %.2f epochs of it", name,
                         share.realised, share.configured, share.epochs)

@@ -34,7 +34,9 @@ def _rows(world: World, noise: float, format: str, sizes: dict[str, Any]) -> Ite
     elif format == "chat":
         made = [(None, world.demonstrations(sizes["demonstrations"]))]
     elif format == "preference":
-        compare = functools.partial(world.comparisons, completions=sizes["completions"], noise=noise, seed=sizes["draw"])
+        compare = functools.partial(
+            world.comparisons, completions=sizes["completions"], noise=noise, seed=sizes["draw"]
+        )
         made = [(False, compare(sizes["comparisons"], split="train"))]
         if world.questions("held_out"):
             made.append((True, compare(sizes["held_out"], split="held_out")))

@@ -1,4 +1,4 @@
-"""Tokenised records on disk: made once for the same source, tokenizer and settings, then mapped into memory."""
+"""Tokenised records on disk: made once for a source, tokenizer and settings, then mapped into memory."""
 
 import json
 import shutil
@@ -68,7 +68,7 @@ def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) 
 
 
 class Ragged:
-    """A column of lists of numbers of a table as it lies on disk: item i is a NumPy view of the mapped file."""
+    """A column of lists of numbers, of a table as it lies on disk: item i is a view of the mapped file."""
 
     def __init__(self, table: datasets.Dataset, column: str):
         chunks = table.data.column(column).chunks

@@ -1,4 +1,4 @@
-"""Demonstrations for supervised fine-tuning: dialogues packed into rows, the loss on what the assistant says."""
+"""Demonstrations for fine-tuning: dialogues packed into rows, the loss on what the assistant says."""
 
 from collections import Counter
 from typing import Any
@@ -54,11 +54,12 @@ class ChatData(RecordData):
         self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
 
     def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
-        rows = pack([[ids.tolist()] for ids, _ in examples], row_length=self.context, filler=self.tokenizer.pad_id)
+        documents = [[ids.tolist()] for ids, _ in examples]
+        rows = pack(documents, row_length=self.context, filler=self.tokenizer.pad_id)
         targets = torch.full_like(rows.input_ids, self.tokenizer.pad_id)
         mask = torch.zeros_like(targets, dtype=torch.bool)
         for (ids, counted), [(start, length)] in zip(examples, rows.spans, strict=True):
-            places = slice(start, start + length - 1)  # of a dialogue's tokens in the flat rows, its last left out
+            places = slice(start, start + length - 1)  # of a dialogue in the flat rows, its last left out
             counted = torch.from_numpy(counted[1:].astype(bool))
             mask.view(-1)[places] = counted
             targets.view(-1)[places][counted] = torch.from_numpy(ids[1:].astype(np.int64))[counted]

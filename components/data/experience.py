@@ -48,8 +48,8 @@ class ExperienceLoader:
         """Micro-batches of the whole training; ValueError without trainer.max_steps."""
         if self.trainer.max_steps < 1:
             raise ValueError(
-                f"trainer.max_steps: got {self.trainer.max_steps}; on-policy stages have no epochs, so set the number "
-                "of updates, for instance trainer.max_steps=800"
+                f"trainer.max_steps: got {self.trainer.max_steps}; on-policy stages have no epochs, so set "
+                "the number of updates, for instance trainer.max_steps=800"
             )
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
@@ -66,7 +66,7 @@ class ExperienceLoader:
         return [self.prompts[int(orders[epoch][place])] for epoch, place in places]
 
     def state_dict(self) -> dict[str, Any]:
-        """Rollout, position, and the minibatches still to come of every rank; to be called on all ranks at once."""
+        """Rollout, position, every rank's minibatches still to come; to be called on all ranks at once."""
         pending = [_on_cpu(minibatch) for minibatch in self.pending] if not self._spent() else []
         everyones = [pending]
         if self.trainer.world_size > 1:
@@ -91,7 +91,8 @@ class ExperienceLoader:
 
     def _next(self) -> Minibatch:
         if not self.pending or self._spent():
-            self.pending = list(self.trainer.lightning_module.collect(self.prompts_of(self.rollout), self.rollout))
+            module = self.trainer.lightning_module
+            self.pending = list(module.collect(self.prompts_of(self.rollout), self.rollout))
             if not self.pending:
                 raise ValueError(f"collect: rollout {self.rollout} gave no minibatch, expected at least one")
             self.rollout += 1

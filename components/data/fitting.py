@@ -28,7 +28,7 @@ def fit_prompt(tokenizer: Tokenizer, messages: Sequence[Message], limit: int) ->
 
 
 class Fitted(NamedTuple):
-    """Ids of a prompt and of each answer; finished: which answers end in the end of turn; cut: something was lost."""
+    """Ids of a prompt and of its answers; finished: which end in the end of turn; cut: something was lost."""
 
     prompt: list[int]
     answers: list[list[int]]

@@ -148,7 +148,7 @@ def _in_turns(messages: list[Message], name: str) -> list[Message]:
     roles = [message["role"] for message in messages]
     turns = roles[roles[0] == "system" :]
     if not turns or turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
-        expected = f'"{name}" by user and assistant in turns, the user first (a system message may stand before)'
+        expected = f'"{name}" by user and assistant in turns, the user first (or a system message before)'
         raise FormatError(expected, ", ".join(roles[:8]) + ", …" * (len(roles) > 8))
     return messages
 
@@ -159,7 +159,7 @@ def _prompt(value: Any) -> list[Message]:
         messages = _in_turns(_messages(value, "prompt"), "prompt")
     elif _TURN.match(value):
         messages = _transcript(value, "prompt")
-        if messages[-1] == {"role": "assistant", "content": ""}:  # "… \n\nAssistant:" only asks for the answer
+        if messages[-1] == {"role": "assistant", "content": ""}:  # "…\n\nAssistant:" asks for it
             messages = messages[:-1]
     elif value:
         messages = [{"role": "user", "content": _writable(value, "prompt")}]
@@ -176,12 +176,13 @@ def _instruction(row: Record) -> list[Message]:
 
 
 def _completion(prompt: list[Message], value: Any, name: str) -> str:
-    """The text of an answer: a string, the one message it is, or the last of a dialogue that opens with the prompt."""
+    """The text of an answer: a string, one message, or the last of a dialogue that opens with the prompt."""
     if isinstance(value, str):
         return _writable(value, name)
     messages = _messages(value, name)
     if messages[-1]["role"] != "assistant" or messages[:-1] not in ([], prompt):
-        raise FormatError(f'"{name}" as one answer, or the prompt and one answer', f"{len(messages)} messages")
+        expected = f'"{name}" as one answer, or the prompt and one answer'
+        raise FormatError(expected, f"{len(messages)} messages")
     return messages[-1]["content"]
 
 
@@ -216,7 +217,8 @@ def _ranks(value: Any, expected: int) -> list[float]:
         isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value
     )
     if not numbers or len(value) != expected or expected < 2:
-        raise FormatError(f'"ranks": {expected} numbers for {expected} completions, at least 2', repr(value)[:60])
+        wanted = f'"ranks": {expected} numbers for {expected} completions, at least 2'
+        raise FormatError(wanted, repr(value)[:60])
     return [float(one) for one in value]
 
 

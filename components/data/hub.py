@@ -23,8 +23,8 @@ def load(path: str) -> datasets.Dataset:
     parts = NAME.fullmatch(path)
     assert parts, path
     advice = (
-        "Set data.path to a local copy (a file or folder of .txt, .json, .jsonl, .jsonl.gz or .parquet; no such local "
-        "path exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
+        "Set data.path to a local copy (a file or folder of .txt, .json, .jsonl, .jsonl.gz or .parquet; no "
+        "such local path exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
     )
     if not huggingface_hub.constants.HF_HUB_OFFLINE and not _reachable():
         raise ConnectionError(f"{_server()[0]} cannot be reached to download this data set. {advice}")
@@ -46,7 +46,7 @@ def _server() -> tuple[str, int]:
 
 
 def _reachable() -> bool:
-    """Whether a connection opens within PATIENCE; looking a name up may hang, so that is waited for in a thread."""
+    """Whether a connection opens within PATIENCE; a name look-up may hang, so a thread waits for it."""
 
     def connect() -> bool:
         with socket.create_connection(_server(), timeout=PATIENCE - 1):

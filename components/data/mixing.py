@@ -23,7 +23,8 @@ def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[
     """
     for s, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
         if not length.sum() or not weight > 0:
-            raise ValueError(f"mixture[{s}]: expected tokens and a positive weight, got {length.sum()}, {weight}")
+            got = f"{length.sum()} tokens, weight {weight}"
+            raise ValueError(f"mixture[{s}]: expected tokens and a positive weight, got {got}")
     total = sum(int(length.sum()) for length in lengths)
     rng = np.random.default_rng([seed, 0x6D6978])
     taken = []
@@ -32,7 +33,7 @@ def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[
         whole, rest = divmod(target, int(length.sum()))
         order = rng.permutation(len(length))
         ends = np.cumsum(length[order])
-        part = int(np.searchsorted(ends - length[order] / 2, rest))  # the count whose sum is nearest to the rest
+        part = int(np.searchsorted(ends - length[order] / 2, rest))  # the sum of so many is nearest
         taken.append(np.concatenate([np.tile(np.arange(len(length)), int(whole)), order[:part]]))
     tokens = [int(length[records].sum()) for length, records in zip(lengths, taken, strict=True)]
     shares = [

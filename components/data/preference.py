@@ -78,7 +78,8 @@ class PreferenceData(RecordData):
         if self.max_completions is not None and len(order) > self.max_completions:
             order = order[np.linspace(0, len(order) - 1, self.max_completions).round().astype(int)]
         kept = sorted(order.tolist())
-        columns, cut = self._fitted(record["prompt"], [record["completions"][i] for i in kept], ranks[kept].tolist())
+        answers = [record["completions"][i] for i in kept]
+        columns, cut = self._fitted(record["prompt"], answers, ranks[kept].tolist())
         if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
             return None
         counts["truncated"] += cut
@@ -112,7 +113,7 @@ class PreferenceData(RecordData):
         return BatchLoader(self.train_examples, self.collate, **self._loading())
 
     def demonstration_batches(self) -> Iterator[PreferenceBatch]:
-        """Batches with one answer per prompt, for the score that should average zero; the same on every rank."""
+        """Batches with one answer per prompt, whose scores should average zero; the same on every rank."""
         shown = list(self._demonstrations())
         for start in range(0, len(shown), self.batch_size):
             yield self.collate([[record] for record in shown[start : start + self.batch_size]])
@@ -123,7 +124,8 @@ class PreferenceData(RecordData):
             for i in rng.permutation(len(self.train_examples))[: self.num_demonstrations]:
                 record = self.train_examples[i][0]
                 best = int(np.argmin(record["ranks"]))
-                yield {**record, **{name: [record[name][best]] for name in ("completions", "finished", "ranks")}}
+                of_best = {name: [record[name][best]] for name in ("completions", "finished", "ranks")}
+                yield {**record, **of_best}
             return
         source = self._demonstration_source(self.demonstrations)
         found = [record["messages"] for _, record in
@@ -136,7 +138,7 @@ class PreferenceData(RecordData):
         if path != WORLD:
             return open_source(path)
         if self.world is None:
-            raise ValueError('demonstrations: "world" needs data.world; give a path, or null for the best answers')
+            raise ValueError('demonstrations: "world" needs data.world; give a path, or null')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})
 
     def _fitted(
@@ -145,8 +147,8 @@ class PreferenceData(RecordData):
         """The stored columns of a ranking, and whether anything of it was cut."""
         made = fit_answers(self.tokenizer, prompt, answers, self.context)
         tokens = len(made.prompt) + sum(map(len, made.answers))
-        columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished, "ranks": ranks}
-        return {**columns, "tokens": tokens}, made.cut
+        columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished}
+        return {**columns, "ranks": ranks, "tokens": tokens}, made.cut
 
     def _units(self, tables: list[datasets.Dataset], places: np.ndarray) -> list[list[tuple[int, int]]]:
         """What may not be torn apart: single records, or those of one prompt."""

@@ -97,14 +97,14 @@ class PromptsData(RecordData):
 
     def make_train_loader(self) -> ExperienceLoader:
         if self.trainer is None:
-            raise ValueError("prompts: the training loader collects through a Trainer; give this module to its fit")
+            raise ValueError("prompts: the training loader needs a Trainer; give this module to its fit")
         text: TrainLoader | None = None
         if self.pretraining is not None:
             self.pretraining.trainer = self.trainer
             text = self.pretraining.train_dataloader()
         return ExperienceLoader(
-            self.train_examples, prompts_per_rollout=self.prompts_per_rollout, seed=self.seed, trainer=self.trainer,
-            pretraining=text,
+            self.train_examples, prompts_per_rollout=self.prompts_per_rollout, seed=self.seed,
+            trainer=self.trainer, pretraining=text,
         )  # fmt: skip
 
 
@@ -120,4 +120,5 @@ class Prompts:
     def __getitem__(self, index: int) -> dict[str, Any]:
         source, row = self.order[index].tolist()
         stored = self.tables[source][row]
-        return {"ids": stored["ids"], "prompt": json.loads(stored["prompt"]), "reference": stored["reference"]}
+        prompt = json.loads(stored["prompt"])
+        return {"ids": stored["ids"], "prompt": prompt, "reference": stored["reference"]}

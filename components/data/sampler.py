@@ -19,7 +19,7 @@ def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def batches_per_epoch(size: int, batch_size: int, world_size: int) -> int:
-    """Batches of one rank; every rank has as many. The last may be short, but leaves no rank without an example."""
+    """Batches of one rank, as many for each. The last may be short, but no rank goes without an example."""
     whole, rest = divmod(size, batch_size * world_size)
     return whole + (rest >= world_size)
 
@@ -50,7 +50,7 @@ class BatchLoader:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
         if len(examples) < world_size:
-            raise ValueError(f"{len(examples)} examples for {world_size} processes; use fewer devices or more data")
+            raise ValueError(f"{len(examples)} examples for {world_size} processes; use fewer devices")
         self.examples, self.collate = examples, collate
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
@@ -83,7 +83,9 @@ class TrainLoader(BatchLoader):
     how many batches to repeat for ever (`overfit_batches`); 0 is all of them.
     """
 
-    def __init__(self, examples: Any, collate: Callable[[list], Any], *, seed: int, repeat: int = 0, **kwargs: Any):
+    def __init__(
+        self, examples: Any, collate: Callable[[list], Any], *, seed: int, repeat: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(examples, collate, **kwargs)
         self.seed, self.repeat = seed, repeat
         self._epoch, self._order = -1, np.arange(0)  # the permutation at hand
@@ -111,7 +113,8 @@ class TrainLoader(BatchLoader):
         """Raises ValueError when an epoch has another number of batches now: the order would be another."""
         if state["batches_per_epoch"] != len(self):
             raise ValueError(
-                f"resume: an epoch had {state['batches_per_epoch']} batches when the checkpoint was made, now it has "
-                f"{len(self)}. Restore the data, data.batch_size and the number of devices, or start anew: resume=never"
+                f"resume: an epoch had {state['batches_per_epoch']} batches at the checkpoint, now it has "
+                f"{len(self)}. Restore the data, data.batch_size and the number of devices, or start anew "
+                "with resume=never"
             )
         self.given = state["epoch"] * len(self) + state["position"]

@@ -25,7 +25,7 @@ from components.data import hub
 from components.data.formats import FormatError, Record
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.gz", ".parquet")
+SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.gz", ".parquet")  # none ends another
 OnMalformed = Literal["error", "skip"]
 
 
@@ -114,12 +114,12 @@ def quiet_progress() -> Iterator[None]:
 
 
 def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix)), None)
+    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
 
 
 def _files_of(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path))
-    found = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    found = [path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     if not found:
         raise SourceError(f"{folder}: no data in this folder, expected files of {', '.join(SUFFIXES)}")
     return [path for path in found if path.name.startswith("train")] or found

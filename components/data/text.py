@@ -119,7 +119,7 @@ class TextRows:
 
 
 def cut_at_lines(text: str, longest: int) -> Iterator[str]:
-    """Parts of at most `longest` characters which joined are the text; cut after a line's end where there is one."""
+    """Parts of at most `longest` characters, joined the text; cut after a line's end if there is one."""
     start = 0
     while len(text) - start > longest:
         end = text.rfind("\n", start, start + longest) + 1 or start + longest

@@ -1,7 +1,7 @@
 """The evaluation of a run: every model on the same prompts, the reward model on rankings, one dict of figures."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.data.batches import PreferenceBatch
 from components.evaluation import world as world_quality
@@ -17,6 +17,14 @@ SHOWN = 12  # prompts whose answers are shown in the report
 TRAIN_SHARE = 4  # training prompts come with 1/4 of the samples: there are more of them and they are secondary
 
 Prompt = Mapping[str, Any]
+
+
+class Judges(NamedTuple):
+    """Who reads answers: the tokenizer always, the world's judge and the reward model where there are such."""
+
+    tokenizer: Tokenizer
+    world: World | None
+    reward: ScalarModel | None
 
 
 def evaluate_pipeline(
@@ -63,27 +71,20 @@ def evaluate_pipeline(
         },
         "models": {},
     }
+    judges = Judges(tokenizer, world, reward.eval() if reward is not None else None)
     for name, model in models.items():
-        model.eval()
-        asked = inputs(name, tokenizer, prompts)
-        drawn = respond(model, tokenizer, asked, plan)
         reference = None if name == BASE else models.get(REFERENCE)
-        figures = describe(model, asked, drawn, reference=reference, pad_id=tokenizer.pad_id)
-        figures |= worth(drawn, prompts, world=world, reward=reward, tokenizer=tokenizer)
+        figures, drawn = measure(name, model.eval(), judges, prompts, plan, reference=reference)
         if train_prompts:
             more = respond(model, tokenizer, inputs(name, tokenizer, train_prompts), train_plan)
-            found = worth(more, train_prompts, world=world, reward=reward, tokenizer=tokenizer)
-            kept = ("gold", "correct", "score")
-            figures |= {f"{key}_train": found[key] for key in kept if key in found}
-        greedy = respond(model, tokenizer, asked[:SHOWN], plan._replace(samples_per_prompt=1), temperature=0.0)
-        figures["samples"] = samples(prompts[:SHOWN], greedy, drawn, plan.samples_per_prompt, world)
+            found = worth(more, train_prompts, judges)
+            figures |= {f"{key}_train": found[key] for key in ("gold", "correct", "score") if key in found}
         results["models"][name] = figures
         if name == BASE and world is not None:
-            texts = [question_of(prompt) for prompt in prompts]
-            bare = world_quality.bare_behaviour(world, drawn)
-            results["base"] = bare | world_quality.few_shot(world, model, tokenizer, texts, plan)
+            few = world_quality.few_shot(world, model, tokenizer, [question_of(prompt) for prompt in prompts], plan)
+            results["base"] = world_quality.bare_behaviour(world, drawn) | few
     if reward is not None:
-        results["reward_model"] = rankings(reward.eval(), seen, heldout)
+        results["reward_model"] = rankings(reward, seen, heldout)
     return results
 
 
@@ -100,22 +101,35 @@ def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[l
     return [list(prompt["ids"]) for prompt in prompts]
 
 
-def worth(
-    drawn: Responses,
+def measure(
+    name: str,
+    model: CausalLM,
+    judges: Judges,
     prompts: Sequence[Prompt],
+    plan: SamplePlan,
     *,
-    world: World | None,
-    reward: ScalarModel | None,
-    tokenizer: Tokenizer,
-) -> dict[str, Any]:
+    reference: CausalLM | None,
+) -> tuple[dict[str, Any], Responses]:
+    """All figures of one model on prompts and some of its answers; and the responses that the figures rest on."""
+    tokenizer = judges.tokenizer
+    asked = inputs(name, tokenizer, prompts)
+    drawn = respond(model, tokenizer, asked, plan)
+    greedy = respond(model, tokenizer, asked[:SHOWN], plan._replace(samples_per_prompt=1), temperature=0.0)
+    figures = describe(model, asked, drawn, reference=reference, pad_id=tokenizer.pad_id)
+    figures |= worth(drawn, prompts, judges)
+    figures["samples"] = samples(prompts[:SHOWN], greedy, drawn, plan.samples_per_prompt, judges.world)
+    return figures, drawn
+
+
+def worth(drawn: Responses, prompts: Sequence[Prompt], judges: Judges) -> dict[str, Any]:
     """What the judge and the reward model think of responses; the latter reads them after the chat prompt, always."""
     figures: dict[str, Any] = {}
-    if world is not None:
-        found = world_quality.judgements(world, [question_of(prompt) for prompt in prompts], drawn)
+    if judges.world is not None:
+        found = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], drawn)
         figures |= world_quality.quality(found, drawn)
-    if reward is not None:
+    if judges.reward is not None:
         chat = [list(prompt["ids"]) for prompt in prompts]
-        given = scores(reward.eval(), chat, drawn, pad_id=tokenizer.pad_id)
+        given = scores(judges.reward, chat, drawn, pad_id=judges.tokenizer.pad_id)
         figures |= {"score": float(given.mean()), "score_ci": mean_interval(given, drawn.of)}
     return figures
 

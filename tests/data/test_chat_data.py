@@ -5,7 +5,8 @@ from components.data.chat import ChatData
 
 USER = {"role": "user", "content": "q"}
 RECORDS = [
-    {"messages": [{"role": "user", "content": "x" * (i % 7 + 1)}, {"role": "assistant", "content": f"answer {i}"},
+    {"messages": [{"role": "user", "content": "x" * (i % 7 + 1)},
+                  {"role": "assistant", "content": f"answer {i}"},
                   {"role": "user", "content": "again"}, {"role": "assistant", "content": "z" * (i % 5)}]}
     for i in range(40)
 ]  # fmt: skip
@@ -87,7 +88,7 @@ def test_bytes_are_those_of_the_answers(common, write):
 
 def test_dialogues_with_the_same_opening_stay_on_one_side(common, write, tok):
     data = built(common, write, val_fraction=0.3, records=[
-        {"messages": [{"role": "user", "content": f"question {i % 30}"}, {"role": "assistant", "content": str(i)}]}
+        {"prompt": f"question {i % 30}", "completion": str(i)}
         for i in range(90)
     ])  # fmt: skip
 

@@ -4,7 +4,8 @@ from components.data.fitting import fit_answers, fit_prompt
 from components.data.preference import PreferenceData
 
 RECORDS = [
-    {"prompt": f"question {i}", "completions": [f"best {i}", f"mid {i}", "worst"], "ranks": [1, 2, 3]} for i in range(30)
+    {"prompt": f"question {i}", "completions": [f"best {i}", f"mid {i}", "worst"], "ranks": [1, 2, 3]}
+    for i in range(30)
 ]
 
 
@@ -16,7 +17,8 @@ def built(common, write, records=RECORDS, **options) -> PreferenceData:
 
 def answers(batch) -> list[list[int]]:
     flat = batch.input_ids.flatten().tolist()
-    return [flat[last - length + 1 : last + 1] for last, length in zip(batch.last.tolist(), batch.lengths, strict=True)]
+    ends = zip(batch.last.tolist(), batch.lengths.tolist(), strict=True)
+    return [flat[last - length + 1 : last + 1] for last, length in ends]
 
 
 def test_last_points_at_the_end_of_turn_of_every_answer(common, write, tok):
@@ -41,8 +43,7 @@ def test_a_prompt_stands_once_before_its_answers_which_continue_it(common, write
         prompt = batch.input_ids[row][places]
         assert (batch.layout.parents[row][places] == -1).all()
         assert batch.layout.positions.flatten()[last] == len(prompt) + len(ids) - 1
-        siblings = {int(parents[l]) for l, g in zip(batch.last.tolist(), batch.groups.tolist(), strict=True) if g == group}
-        assert siblings == {int(trunk)}
+        assert set(parents[batch.last[batch.groups == group]].tolist()) == {int(trunk)}
         number = tok.decode(prompt.tolist()).split()[-1]
         assert prompt.tolist() == tok.render_prompt([{"role": "user", "content": f"question {number}"}])
         assert tok.decode(ids).split()[-1] in (number, "worst")
@@ -112,8 +113,9 @@ def test_a_long_prompt_is_cut_before_answers_are_but_not_below_half(tok):
     asked = [{"role": "user", "content": "q" * 100}]
     head = tok.render_prompt(asked)[:2]
     tail = len(tok.render_prompt(asked)) - 102  # what follows the question
-    short = fit_answers(tok, asked, ["y" * 9, "n"], 64)  # 10 tokens with the end of turn leave 54 to the prompt
-    assert len(short.prompt) == 54 and short.prompt[:2] == head and short.finished == [True, True] and short.cut
+    short = fit_answers(tok, asked, ["y" * 9, "n"], 64)  # 10 tokens with the end of turn leave 54
+    assert len(short.prompt) == 54 and short.prompt[:2] == head
+    assert short.finished == [True, True] and short.cut
     assert tok.decode(short.prompt) == "q" * (54 - 2 - tail)
     long = fit_answers(tok, asked, ["y" * 50, "n"], 64)
     assert len(long.prompt) == 32 and [len(a) for a in long.answers] == [32, 2]
@@ -124,7 +126,8 @@ def test_a_long_prompt_is_cut_before_answers_are_but_not_below_half(tok):
 
 def test_whole_old_turns_go_before_the_last_question_is_touched(tok):
     system = {"role": "system", "content": "sys"}
-    turns = [{"role": role, "content": name * 10} for name, role in zip("abc", ["user", "assistant", "user"], strict=True)]
+    roles = {"a": "user", "b": "assistant", "c": "user"}
+    turns = [{"role": role, "content": name * 10} for name, role in roles.items()]
     whole = tok.render_prompt([system, *turns])
     assert fit_prompt(tok, [system, *turns], len(whole)) == (whole, False)
     assert fit_prompt(tok, [system, *turns], len(whole) - 1) == (tok.render_prompt([system, turns[2]]), True)
@@ -165,8 +168,8 @@ def test_demonstrations_may_come_from_chat_records(common, write, tok):
 def test_the_world_gives_rankings_and_validates_on_its_held_out_questions(common):
     world = {"seed": 1, "num_names": 12, "held_out_share": 0.25, "noise": 0.0}
     data = PreferenceData(
-        world=world, comparisons=60, completions=4, val_fraction=0.1, demonstrations="world", num_demonstrations=9,
-        **common | {"context": 256},
+        world=world, comparisons=60, completions=4, val_fraction=0.1, demonstrations="world",
+        num_demonstrations=9, **common | {"context": 256},
     )  # fmt: skip
     data.setup()
     assert data.counts["records"] == 66

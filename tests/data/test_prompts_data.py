@@ -9,8 +9,14 @@ from components.data.prompts import PromptsData
 from components.data.text import TextData
 
 
+QUIET = dict(
+    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    use_distributed_sampler=False,
+)  # fmt: skip
+
+
 class Learner(LightningModule):
-    """Three minibatches a rollout; each says which rollout and place it is from. Notes what was asked and done when."""
+    """Three minibatches a rollout, each saying which rollout and place it is from. Notes what is done."""
 
     def __init__(self, spent_after: dict[int, int] | None = None, per_rollout: int = 3) -> None:
         super().__init__()
@@ -45,8 +51,7 @@ class Learner(LightningModule):
 
 def fitted(tmp_path, data, module: Learner, steps: int, *, checkpoint=None, **options) -> str:
     trainer = Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
+        max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, num_sanity_val_steps=0, **QUIET,
         limit_val_batches=None if data.val_fraction else 0, **options,
     )  # fmt: skip
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -67,7 +72,8 @@ def questions(write) -> str:
 @pytest.fixture
 def data(common, questions):
     def make(**options) -> PromptsData:
-        return PromptsData(**{"path": questions, "prompts_per_rollout": 4, "val_fraction": 0.0, **common, **options})
+        defaults = {"path": questions, "prompts_per_rollout": 4, "val_fraction": 0.0, **common}
+        return PromptsData(**defaults | options)
 
     return make
 
@@ -127,7 +133,8 @@ class Place:
 
 def test_ranks_share_the_prompts_of_a_rollout():
     def rollouts(rank: int, ranks: int, size: int) -> list[list]:
-        loader = ExperienceLoader(list(range(10)), prompts_per_rollout=size, seed=0, trainer=Place(rank, ranks))
+        place = Place(rank, ranks)
+        loader = ExperienceLoader(list(range(10)), prompts_per_rollout=size, seed=0, trainer=place)
         return [loader.prompts_of(n) for n in (0, 1, 7)]
 
     together = [sorted(a + b) for a, b in zip(rollouts(0, 2, 3), rollouts(1, 2, 3), strict=True)]
@@ -156,7 +163,8 @@ def test_state_within_a_rollout_fits_only_as_many_processes():
 
 
 def test_prompts_are_rendered_for_an_answer_and_keep_their_reference(data, tok, write):
-    made = data(path=write("p.jsonl", [{"prompt": "one", "reference": "1"}, {"prompt": "one"}, {"prompt": "two"}]))
+    asked = [{"prompt": "one", "reference": "1"}, {"prompt": "one"}, {"prompt": "two"}]
+    made = data(path=write("p.jsonl", asked))
     made.setup()
     examples = {made.train_examples[i]["prompt"][0]["content"]: made.train_examples[i] for i in range(2)}
     assert examples["one"] == {
@@ -194,7 +202,8 @@ def test_held_out_prompts_come_in_batches_for_validation(tmp_path, data, write):
     assert [len(one) for one in validated[:-1]] == [8] * (len(validated) - 1)
     held_out = sum(validated, [])
     assert len(held_out) == len(set(held_out)) == len(made.val_examples) > 8
-    assert set(held_out).isdisjoint(made.train_examples[i]["reference"] for i in range(len(made.train_examples)))
+    trained = {made.train_examples[i]["reference"] for i in range(len(made.train_examples))}
+    assert trained.isdisjoint(held_out)
 
 
 def test_the_world_trains_on_its_training_questions_and_validates_on_the_held_out(common):

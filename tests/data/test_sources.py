@@ -13,7 +13,8 @@ from components.data.sources import SourceError, open_source, records
 
 def read(path: str, normalise=formats.text, on_malformed="error", counts=None) -> list:
     counts = Counter() if counts is None else counts
-    return [record for _, record in records(open_source(path), normalise, on_malformed=on_malformed, counts=counts)]
+    found = records(open_source(path), normalise, on_malformed=on_malformed, counts=counts)
+    return [record for _, record in found]
 
 
 def test_a_text_file_is_one_document_with_its_line_breaks(write):
@@ -58,7 +59,7 @@ def test_where_a_folder_has_a_train_file_nothing_else_is_trained_on(write, tmp_p
         ("a.jsonl", '{"text": "x"}\n\n{"txt": "x"}\n', r"a\.jsonl:3: .*got fields 'txt'"),
         ("a.jsonl", '"x"\n', r"a\.jsonl:1: expected .* JSON object, got str 'x'"),
         ("a.jsonl.gz", '{"text": "x"}\n{"text": 5}\n', r"a\.jsonl\.gz:2: .*got int 5"),
-        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl:2: expected UTF-8, got byte 0xff at column 11"),
+        ("a.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', r"a\.jsonl:2: expected UTF-8, .*0xff at column 11"),
         ("a.jsonl", "{}\n", r"a\.jsonl:1: .*data\.on_malformed=skip"),
         ("a.txt", b"one\ntwo \xe9", r"a\.txt:2: expected UTF-8, got byte 0xe9.*iconv"),
         ("a.json", '[{"text": "x"}, {"text": 5}]', r"a\.json: record 2: .*got int 5"),
@@ -119,7 +120,8 @@ def test_without_a_network_a_hub_name_fails_at_once_and_says_what_to_set(online,
         raise OSError("unreachable")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    with pytest.raises(SourceError, match=r"^owner/name: huggingface.co cannot be reached.*data\.path.*local copy"):
+    said = r"^owner/name: huggingface.co cannot be reached.*data\.path.*local copy"
+    with pytest.raises(SourceError, match=said):
         read("owner/name")
 
 

@@ -1,0 +1,15 @@
+"""PPO with one thing broken on purpose: what it must then fail to do shows that the pipeline's tests can fail."""
+
+import torch
+
+from components.generation.rollout import Experience
+from components.stages.ppo import PPO
+
+
+class ShuffledScores(PPO):
+    """Every response gets the score of another: a reward that carries no information."""
+
+    def final_scores(self, known: Experience) -> torch.Tensor:
+        scores = super().final_scores(known)
+        order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(len(scores)))
+        return scores[order]

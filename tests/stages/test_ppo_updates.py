@@ -1,0 +1,181 @@
+"""What an update of PPO does, and does not."""
+
+import math
+
+import pytest
+import torch
+from components.generation.generate import Sampling
+from components.stages.language import language_loss
+from components.stages.ppo import PPO
+from tiny_stages import (
+    END, PROMPTS, STOPS, ListLogger, adam, attached, causal, fit, fit_ppo, flat_gradient, keeper, lm_batch,
+    ppo, same_bits, weights,
+)  # fmt: skip
+from torch import nn
+from torch.testing import assert_close
+
+PER_TOKEN = ("advantages", "returns", "old_values", "old_logprobs", "reference_logprobs")
+
+
+def later(batch: dict) -> dict:
+    """The minibatch as it is after some updates: ratios, values and advantages all of some size."""
+    generator = torch.Generator().manual_seed(0)
+    shape = batch["mask"].shape
+    noise = {name: torch.randn(shape, generator=generator) * 0.3 for name in PER_TOKEN}
+    return {**batch, **{name: batch[name] + noise[name] * batch["mask"] for name in PER_TOKEN}}
+
+
+@pytest.fixture
+def stage() -> PPO:
+    return attached(ppo(epochs=1, minibatches=1))
+
+
+@pytest.fixture
+def batch(stage) -> dict:
+    [minibatch] = stage.collect(PROMPTS, 0)
+    return later(minibatch)
+
+
+@pytest.mark.parametrize("garbage", [math.nan, 1e9])
+def test_what_is_written_into_masked_places_changes_nothing(stage, batch, garbage):
+    assert not batch["mask"].all()
+    spoiled = {**batch, **{name: batch[name].masked_fill(~batch["mask"], garbage) for name in PER_TOKEN}}
+    spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
+    clean, dirty = stage.compute_loss(batch), stage.compute_loss(spoiled)
+    assert torch.equal(clean.loss, dirty.loss)
+    assert same_bits(clean.metrics, dirty.metrics)
+    assert clean.weight == dirty.weight == int(batch["mask"].sum())
+    assert torch.equal(flat_gradient(stage, clean.loss), flat_gradient(stage, dirty.loss))
+
+
+def test_without_advantages_the_policy_has_no_gradient_and_keeps_every_bit(batch):
+    stage = ppo(epochs=1, minibatches=1)
+    stage.configure_model()
+    before = {"policy": weights(stage.policy), "value": weights(stage.value)}
+    fit(stage, [{**batch, "advantages": torch.zeros_like(batch["advantages"])}], max_steps=1)
+    assert all((p.grad == 0).all() for p in stage.policy.parameters())
+    assert same_bits(before["policy"], weights(stage.policy))
+    assert not same_bits(before["value"], weights(stage.value))
+
+
+def test_the_policy_learns_from_the_end_token(stage, batch):
+    ends = batch["mask"] & torch.isin(batch["response_ids"], torch.tensor(STOPS))
+    assert ends.any()
+    only_ends = {**batch, "advantages": ends.float(), "old_logprobs": batch["old_logprobs"] + 0.01 * ends}
+    loss = stage.compute_loss(only_ends).loss
+    [head] = torch.autograd.grad(loss, [stage.policy.lm_head.weight])
+    assert head[list(STOPS)].abs().max() > 1e-4
+    without = {**batch, "advantages": torch.zeros_like(batch["advantages"])}
+    [head] = torch.autograd.grad(stage.compute_loss(without).loss, [stage.policy.lm_head.weight])
+    assert (head == 0).all()
+
+
+def test_the_losses_clips_and_metrics_are_those_of_a_slow_loop(stage, batch):
+    from components.stages.responses import response_logprobs, response_values
+
+    with torch.no_grad():
+        logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
+        values = response_values(stage.value, batch)
+    policy_losses, value_losses, clipped, kls, ratios = [], [], [], [], []
+    for n, t in batch["mask"].nonzero().tolist():
+        old, advantage = float(batch["old_logprobs"][n, t]), float(batch["advantages"][n, t])
+        ratio = math.exp(float(logprobs[n, t]) - old)
+        plain, bounded = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.2)
+        policy_losses.append(max(plain, bounded))
+        clipped.append(bounded > plain)
+        ratios.append(ratio)
+        kls.append(ratio - 1 - math.log(ratio))
+        value, old_value = float(values[n, t]), float(batch["old_values"][n, t])
+        near = min(max(value, old_value - 0.2), old_value + 0.2)
+        target = float(batch["returns"][n, t])
+        value_losses.append(max((value - target) ** 2, (near - target) ** 2) / 2)
+    count = len(ratios)
+    output = stage.compute_loss(batch)
+    expected = sum(policy_losses) / count + 0.1 * sum(value_losses) / count
+    assert 0 < sum(clipped) < count
+    assert output.weight == count
+    assert float(output.loss.detach()) == pytest.approx(expected, abs=1e-5)
+    assert float(output.metrics["policy_loss"]) == pytest.approx(sum(policy_losses) / count, abs=1e-5)
+    assert float(output.metrics["value_loss"]) == pytest.approx(sum(value_losses) / count, rel=1e-5)
+    assert float(output.metrics["clip_fraction"]) == pytest.approx(sum(clipped) / count, abs=1e-6)
+    assert float(output.metrics["approx_kl"]) == pytest.approx(sum(kls) / count, abs=1e-6)
+    assert float(output.metrics["ratio_max"]) == pytest.approx(max(ratios), rel=1e-5)
+
+
+def test_pretraining_text_adds_its_loss_times_the_coefficient(batch):
+    text = lm_batch([([1, 3], [4, 5, 6, END]), ([1, 7, 7], [8, END])])
+    stage = attached(ppo(pretraining_coefficient=27.8))
+    alone, mixed = stage.compute_loss(batch), stage.compute_loss({**batch, "pretraining": text})
+    language = language_loss(stage.policy, text)
+    assert_close(mixed.loss, alone.loss + 27.8 * language.loss)
+    assert_close(mixed.metrics["pretraining_loss"], language.loss.detach())
+    expected = flat_gradient(stage, alone.loss) + 27.8 * flat_gradient(stage, language_loss(stage.policy, text).loss)
+    assert_close(flat_gradient(stage, mixed.loss), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_policy_and_value_have_a_learning_rate_each(batch):
+    stage = ppo(optimizer=adam(1e-3), value_lr=5e-3)
+    run = fit(stage, [batch], max_steps=1)
+    [optimizer] = run.optimizers
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert {rates[id(p)] for p in stage.policy.parameters()} == {1e-3}
+    assert {rates[id(p)] for p in stage.value.parameters()} == {5e-3}
+    assert not any(id(p) in rates for frozen in (stage.reference, stage.reward) for p in frozen.parameters())
+
+
+def test_a_loud_value_loss_does_not_shrink_the_policys_step(batch):
+    """Policy and value are clipped by a norm each."""
+    louder = {**batch, "returns": batch["returns"] * 1e4}
+    kept = []
+    for one in (batch, louder):
+        stage = ppo(optimizer=keeper())
+        run = fit(stage, [one], max_steps=1, gradient_clip_val=1.0)
+        size = sum(p.numel() for p in stage.policy.parameters())
+        kept.append(run.optimizers[0].kept[:size])
+    assert torch.equal(*kept)
+    assert kept[0].norm() <= 1 + 1e-5
+
+
+@pytest.mark.parametrize(("target_kl", "rollouts"), [(1e-6, 3), (1e6, 2)])
+def test_a_rollout_is_left_early_once_the_policy_has_moved_too_far(target_kl, rollouts):
+    """The first update's KL is 0, the second's is above 1.5e-6: then two of four updates per rollout."""
+    logger = ListLogger()
+    stage = ppo(epochs=4, minibatches=1, target_kl=target_kl)
+    fit_ppo(stage, 6, logger=logger)
+    assert len(logger["rollout/kl"]) == rollouts
+    assert stage.rollout_is_spent == (target_kl < 1)
+
+
+def test_with_a_learning_rate_of_zero_nothing_moves():
+    logger, stage = ListLogger(), ppo(optimizer=adam(0.0), value_lr=0.0, epochs=1, minibatches=1)
+    fit_ppo(stage, 3, logger=logger)
+    assert logger["rollout/kl"] == [0, 0, 0]
+    assert max(abs(ratio - 1) for ratio in logger["train/ratio_max"]) < 2e-6
+    assert same_bits(weights(stage.policy), weights(causal()))
+
+
+def test_a_huge_beta_keeps_the_policy_where_it_was():
+    logger, free = ListLogger(), ListLogger()
+    fit_ppo(ppo(beta=1000.0, epochs=1, optimizer=adam(3e-4)), 24, logger=logger)
+    fit_ppo(ppo(beta=0.0, epochs=1, optimizer=adam(3e-4)), 24, logger=free)
+    assert max(logger["rollout/kl"]) < 0.05
+    assert max(free["rollout/kl"]) > 0.05
+
+
+class CountsSevens(nn.Module):
+    """Scores a response by how many of its tokens so far are 7."""
+
+    def forward(self, input_ids, layout):
+        same = layout.segments[:, :, None] == layout.segments[:, None, :]
+        return ((input_ids == 7)[:, None, :] & same.tril()).sum(-1).float()
+
+
+def test_the_policy_learns_what_a_trivial_reward_pays_for():
+    stage = ppo(sampling=Sampling(4), optimizer=adam(3e-3), epochs=2, beta=0.02)
+    stage.configure_model()
+    stage.adopt("reward", CountsSevens())
+    logger = ListLogger()
+    fit_ppo(stage, 40, prompts=PROMPTS, per_rollout=32, logger=logger)
+    scores = [score / float(stage.score_scale) for score in logger["rollout/score"]]
+    print(scores, logger["rollout/finished"])
+    assert scores[-1] > scores[0] + 1.0

@@ -1,0 +1,113 @@
+"""The whole way on the built-in world, from nothing to the report card, as a user runs it (slow: minutes)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
+
+
+def train(*arguments: str, logs: Path) -> subprocess.CompletedProcess:
+    """python train.py with its output; classes of this folder can be named as targets."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "100"}
+    command = [sys.executable, str(ROOT / "train.py"), f"paths.logs={logs}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=logs)
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="module")
+def report(logs) -> dict:
+    done = train("stage=all", logs=logs)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "gold score" in done.stdout and "gradus chat" in done.stdout
+    return json.loads((logs / "tiny/report/report.json").read_text())
+
+
+def scalars(folder: Path, tag: str) -> list[float]:
+    return [event.value for event in EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload().Scalars(tag)]
+
+
+def test_the_base_model_is_no_assistant_but_follows_examples(report):
+    assert report["base"]["answers_bare"] <= 0.05
+    assert report["base"]["asks_another"] >= 0.95
+    assert report["base"]["few_shot"] >= 0.80
+
+
+def test_demonstrations_teach_the_format(report):
+    assert report["models"]["base"]["gold"] < report["models"]["sft"]["gold"]
+    assert report["models"]["sft"]["finished"] >= 0.85
+
+
+def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
+    reward = report["reward_model"]
+    assert reward["accuracy"] >= 0.85
+    assert reward["accuracy_heldout"] >= 0.70
+    assert reward["ece"] <= 0.15
+
+
+def test_ppo_raises_the_gold_score_near_the_sft_model(report):
+    sft, ppo = report["models"]["sft"], report["models"]["ppo"]
+    assert ppo["gold"] - sft["gold"] >= 0.5
+    assert ppo["gold_train"] - sft["gold_train"] >= 0.4
+    assert 0 < ppo["kl"] <= 6
+    assert ppo["correct_train"] >= 0.75
+    assert ppo["rude"] <= 0.05
+    assert ppo["finished"] >= 0.9
+
+
+def test_ppo_lowers_the_entropy(report):
+    base, sft, ppo = (report["models"][name]["sequence_entropy"] for name in ("base", "sft", "ppo"))
+    assert base > sft > ppo
+    assert report["models"]["ppo"]["entropy_per_token"] <= 0.7 * report["models"]["sft"]["entropy_per_token"]
+    assert report["models"]["ppo"]["distinct"] < report["models"]["sft"]["distinct"]
+
+
+def test_before_its_first_update_ppo_is_its_reference(report, logs):
+    assert abs(scalars(logs / "tiny/ppo", "rollout/kl")[0]) < 1e-2
+
+
+def test_the_same_command_again_does_nothing_but_show_the_card(report, logs):
+    before = (logs / "tiny/ppo/export/card.json").stat().st_mtime_ns
+    again = train("stage=all", logs=logs)
+    assert again.returncode == 0
+    assert again.stdout.count("is up to date") == 5
+    assert "gold score" in again.stdout
+    assert (logs / "tiny/ppo/export/card.json").stat().st_mtime_ns == before
+
+
+def test_a_changed_setting_is_refused_by_a_stage_alone(report, logs):
+    refused = train("stage=ppo", "stage.beta=0.3", logs=logs)
+    assert refused.returncode == 1
+    assert "stage.beta: 0.1 → 0.3" in refused.stderr and "force=true" in refused.stderr
+
+
+def variant(logs: Path, run: str, *changes: str) -> dict:
+    """The report of a PPO with other settings, on the artifacts of the run above."""
+    parents = [f"artifacts.{name}={logs}/tiny/{name}/export" for name in ("tokenizer", "pretrain", "sft", "rm")]
+    done = train("stage=ppo", f"run={run}", *parents, *changes, logs=logs)
+    assert done.returncode == 0, done.stderr
+    done = train("stage=eval", f"run={run}", *parents, logs=logs)
+    assert done.returncode == 0, done.stderr
+    return json.loads((logs / run / "report/report.json").read_text())["models"]
+
+
+def test_scores_that_carry_no_information_teach_nothing(report, logs):
+    models = variant(logs, "shuffled", "stage._target_=controls.ShuffledScores", "trainer.max_steps=480")
+    assert models["ppo"]["gold"] - models["sft"]["gold"] < 0.3
+    assert models["ppo"]["kl"] < 1.5
+
+
+def test_an_enormous_penalty_keeps_the_policy_at_its_reference(report, logs):
+    models = variant(logs, "pinned", "stage.beta=50", "trainer.max_steps=320")
+    assert models["ppo"]["kl"] < 0.2
+    assert abs(models["ppo"]["gold"] - models["sft"]["gold"]) < 0.15

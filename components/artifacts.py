@@ -69,6 +69,15 @@ def write_artifact(
         raise
 
 
+def present(path: str | Path) -> bool:
+    """Whether an artifact lies at `path`; one that a kill left under its `.previous` name is put back first."""
+    path = Path(path)
+    previous = path.with_name(f"{path.name}.previous")
+    if not path.exists() and previous.is_dir():
+        previous.rename(path)
+    return path.is_dir()
+
+
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's weights by name, on the CPU; shards are gathered, so every process must call it."""
     whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in model.state_dict().items()}
@@ -194,7 +203,7 @@ def _write_model(folder: Path, model: nn.Module, weights: dict[str, torch.Tensor
 
 
 def _swap(staging: Path, path: Path) -> None:
-    """Puts `staging` in the place of `path`; at every moment one whole artifact exists under a known name."""
+    """Puts `staging` in the place of `path`; at every moment one whole artifact exists, see `present`."""
     previous = path.with_name(f"{path.name}.previous")
     if path.exists():
         shutil.rmtree(previous, ignore_errors=True)
@@ -218,7 +227,7 @@ def _sync(path: Path) -> None:
 
 
 def _expect_folder(path: str | Path) -> None:
-    if not Path(path).is_dir():
+    if not present(path):
         raise ArtifactError(f"no artifact at {path}: expected a folder with config.json or tokenizer.model")
 
 

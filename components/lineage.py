@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from components.artifacts import ArtifactError, read_card
+from components.artifacts import ArtifactError, present, read_card
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ def require(reads: dict[str, str], run: str, model: str) -> dict[str, dict[str, 
     """
     parents = {}
     for name, path in reads.items():
-        if not Path(path).is_dir():
+        if not present(path):
             stage = Path(path).parent.name if Path(path).name == "export" else name
             suffix = "" if run == model else f" run={run}"
             raise ArtifactError(
@@ -76,7 +76,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
     force True: made again whatever is there; "changed": made again if its inputs differ.
     Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
     """
-    if not Path(export).is_dir() or force is True:
+    if not present(export) or force is True:
         return False
     before = read_card(export).get("inputs", {})
     changed = sorted(k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k))

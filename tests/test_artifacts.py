@@ -304,3 +304,10 @@ def test_an_artifact_may_be_moved(folder, tmp_path):
     shutil.move(folder, tmp_path / "elsewhere")
     assert read_card(tmp_path / "elsewhere")["content"] == artifacts.content_hash(tmp_path / "elsewhere")
     load_causal_lm(tmp_path / "elsewhere")
+
+
+def test_an_artifact_left_under_its_previous_name_by_a_kill_is_put_back(tmp_path, small_tokenizer):
+    write_artifact(tmp_path / "export", card={"stage": "tokenizer"}, tokenizer=small_tokenizer)
+    (tmp_path / "export").rename(tmp_path / "export.previous")
+    assert artifacts.load_tokenizer(tmp_path / "export").fingerprint == small_tokenizer.fingerprint
+    assert not (tmp_path / "export.previous").exists()

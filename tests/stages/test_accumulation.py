@@ -1,0 +1,99 @@
+"""Gradients are means over the tokens, prompts or pairs of the whole optimizer step, however it was cut up."""
+
+import pytest
+import torch
+from components.functional.masking import masked_mean
+from components.stages.pretrain import Pretrain
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from tiny_stages import (
+    CONSTANT, END, PROMPTS, attached, causal, fit, gradient, keeper, lm_batch, ppo, preference_batch, scalar,
+)  # fmt: skip
+
+DOCUMENTS = [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1], [5, END]), ([1, 2, 3], [11, END]), ([1, 9], [END])]
+TIED = ([1, 4], [[5, END], [6, END]], [1.0, 1.0])  # no pair, no weight
+RANKINGS = [
+    ([1, 3], [[5, END], [6, 6, END], [7, END]], [0.0, 1.0, 2.0]),
+    ([1, 8], [[9, END], [10, END]], [1.0, 0.0]),
+    TIED,
+    ([1, 4, 4], [[11, END], [12, 3, END]], [0.0, 1.0]),
+]
+
+
+def language(kind):
+    def cut(sizes):
+        stage = kind(model=causal, optimizer=keeper(), schedule=CONSTANT)
+        parts = torch.arange(4).split(sizes)
+        return stage, [lm_batch([DOCUMENTS[i] for i in part], row_length=16) for part in parts]
+
+    return cut
+
+
+def ranking(sizes):
+    stage = RewardModel(model=scalar, optimizer=keeper(), schedule=CONSTANT)
+    return stage, [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in torch.arange(4).split(sizes)]
+
+
+def experience(sizes):
+    """One rollout of eight responses, cut in order; its old log-probabilities are made to differ from the policy's."""
+    source = attached(ppo(epochs=1, minibatches=1))
+    [whole] = source.collect(PROMPTS, 0)
+    names = ("response_ids", "mask", "old_logprobs", "reference_logprobs", "advantages", "returns", "old_values")
+    known = {name: whole[name] for name in names}
+    noise = torch.randn(known["mask"].shape, generator=torch.Generator().manual_seed(0))
+    known["old_logprobs"] = known["old_logprobs"] + 0.3 * noise * known["mask"]
+    parts = []
+    for rows in torch.arange(8).split([2 * size for size in sizes]):
+        prompts = [PROMPTS[i]["ids"] for i in rows]
+        parts += source.split(prompts, {name: tensor[rows] for name, tensor in known.items()}, 0)
+    stage = ppo(optimizer=keeper())
+    return stage, parts
+
+
+KINDS = {"pretrain": language(Pretrain), "sft": language(SFT), "rm": ranking, "ppo": experience}
+
+
+@pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, sizes):
+    whole = gradient(*KINDS[kind]([4]))
+    stage, parts = KINDS[kind](sizes)
+    assert len({stage.compute_loss(part).weight for part in parts if attached(stage)}) > 1 or sizes == [2, 2]
+    assert whole.abs().max() > 1e-2
+    assert (gradient(stage, parts) - whole).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
+    stage, parts = KINDS[kind]([1, 1, 1, 1])
+    stage._share = lambda weight: 1.0
+    assert (gradient(stage, parts) - gradient(*KINDS[kind]([4]))).abs().max() > 1e-4
+
+
+def test_a_last_window_that_is_not_full_is_averaged_over_what_it_holds():
+    """Three micro-batches and a step every two: the second step has one, which counts whole."""
+    stage, parts = KINDS["sft"]([2, 1, 1])
+    run = fit(stage, parts, max_epochs=1, accumulate_grad_batches=2)
+    assert run.global_step == 2
+    alone = gradient(*(KINDS["sft"]([2, 1, 1])[0], parts[2:]))
+    assert (run.optimizers[0].kept - alone).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("stage", "batch"),
+    [
+        (SFT(model=causal, optimizer=keeper(), schedule=CONSTANT), lm_batch([([1, 3, 4], [])])),
+        (RewardModel(model=scalar, optimizer=keeper(), schedule=CONSTANT), preference_batch([TIED])),
+    ],
+)
+def test_a_batch_without_anything_to_learn_costs_nothing_and_teaches_nothing(stage, batch):
+    output = attached(stage).compute_loss(batch)
+    assert output.weight == 0
+    assert output.loss == 0
+    assert all(torch.isfinite(value) for value in output.metrics.values())
+    assert (gradient(stage, [batch]) == 0).all()
+    assert (gradient(stage, [batch, batch]) == 0).all()
+
+
+def test_a_mean_over_an_empty_mask_is_zero():
+    assert masked_mean(torch.tensor([float("nan")]), torch.tensor([False])) == 0

@@ -1,0 +1,169 @@
+"""From drawn responses to what PPO learns from: scores, their scale, beta, advantages."""
+
+import pytest
+import torch
+from components.generation.generate import Samples, Sampling, seeded
+from components.stages.ppo import PPO
+from tiny_stages import END, PAD, PROMPTS, STOPS, ListLogger, attached, fit_ppo, ppo, same_bits, weights
+from torch import Tensor, nn
+
+GIVEN = Samples(
+    torch.tensor([[7, END, PAD], [3, 4, 5], [END, PAD, PAD], [6, 6, END]]),
+    torch.tensor([[True, True, False], [True, True, True], [True, False, False], [True, True, True]]),
+    torch.tensor([True, False, True, True]),
+)
+
+
+class Given(PPO):
+    """Four responses that are known beforehand, the second without an end."""
+
+    def draw(self, prompts, generator):
+        return {"response_ids": GIVEN.ids.clone(), "mask": GIVEN.mask.clone(), "finished": GIVEN.finished.clone()}
+
+
+def collected(**changes) -> tuple[PPO, ListLogger, dict[str, Tensor]]:
+    """The stage, what it logged, and its one minibatch in the order of drawing."""
+    logger = ListLogger()
+    stage = attached(ppo(Given, epochs=1, minibatches=1, **changes), logger=logger)
+    [batch] = stage.collect(PROMPTS[:4], 0)
+    return stage, logger, batch
+
+
+def raw_scores(stage: PPO) -> Tensor:
+    """The unscaled scores of the given responses, each read in a row of its own."""
+    with torch.no_grad():
+        texts = [p["ids"] + row[keep].tolist() for p, row, keep in zip(PROMPTS, GIVEN.ids, GIVEN.mask)]
+        return torch.stack([stage.reward(torch.tensor([ids]))[0, -1] for ids in texts])
+
+
+def test_a_response_without_an_end_gets_the_fixed_score_and_the_others_the_scaled_one():
+    stage, logger, _ = collected(missing_end_score=-3.0)
+    scaled = raw_scores(stage) * stage.score_scale
+    expected = (scaled[0] - 3.0 + scaled[2] + scaled[3]) / 4
+    assert logger["rollout/score"] == [pytest.approx(float(expected), abs=1e-5)]
+    assert logger["rollout/finished"] == [0.75]
+    assert logger["rollout/length"] == [2.25]
+
+
+def test_the_scale_is_measured_on_the_first_rollout_alone_and_gives_unit_deviation():
+    stage, _, _ = collected()
+    assert (raw_scores(stage) * stage.score_scale).std(correction=0) == pytest.approx(1.0, abs=1e-5)
+    measured = stage.score_scale.clone()
+    with torch.no_grad():
+        stage.reward.score.weight.mul_(10)
+    stage.collect(PROMPTS[:4], 1)
+    assert torch.equal(stage.score_scale, measured)
+
+
+def test_the_value_model_starts_as_the_scaled_reward_model():
+    """Values are those of the place before each token; the recorded ones and the trained model's agree."""
+    stage, _, batch = collected()
+    texts = [p["ids"] + row[keep].tolist() for p, row, keep in zip(PROMPTS, GIVEN.ids, GIVEN.mask)]
+    for n, ids in enumerate(texts):
+        length = int(GIVEN.mask[n].sum())
+        with torch.no_grad():
+            rewards = stage.reward(torch.tensor([ids]))[0, -length - 1 : -1] * stage.score_scale
+            values = stage.value(torch.tensor([ids]))[0, -length - 1 : -1]
+        torch.testing.assert_close(values, rewards)
+        torch.testing.assert_close(batch["old_values"][n, :length], rewards)
+
+
+def test_scores_that_are_all_alike_are_refused():
+    class Constant(nn.Module):
+        def forward(self, input_ids, layout):
+            return torch.full(input_ids.shape, 0.5)
+
+    stage = attached(ppo())
+    stage.adopt("reward", Constant())
+    with pytest.raises(ValueError, match="gives every response the same score"):
+        stage.collect(PROMPTS, 0)
+
+
+def test_returns_and_advantages_are_those_of_a_slow_loop():
+    """γ 0.9, λ 0.8, and a reference that has been left: r_t = −β·kl_t, plus the score at the last token."""
+    stage = attached(ppo(Given, epochs=1, minibatches=1, gamma=0.9, lam=0.8, beta=0.3))
+    with torch.no_grad():
+        for parameter in stage.policy.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    [batch] = stage.collect(PROMPTS[:4], 1)  # not rollout 0, where policy and reference have to agree
+    scores = raw_scores(stage) * stage.score_scale
+    scores[1] = -3.0
+    advantages = []
+    for n in range(4):
+        length = int(GIVEN.mask[n].sum())
+        kl = batch["old_logprobs"][n] - batch["reference_logprobs"][n]
+        assert kl[:length].abs().min() > 1e-3
+        values = batch["old_values"][n].tolist()[:length] + [0.0]
+        following = 0.0
+        for t in reversed(range(length)):
+            reward = -0.3 * float(kl[t]) + (float(scores[n]) if t == length - 1 else 0.0)
+            following = reward + 0.9 * values[t + 1] - values[t] + 0.9 * 0.8 * following
+            assert float(batch["returns"][n, t]) == pytest.approx(following + values[t], abs=1e-5)
+            advantages.append(((n, t), following))
+    numbers = torch.tensor([value for _, value in advantages], dtype=torch.float64)
+    whitened = (numbers - numbers.mean()) / (numbers.var(correction=0) + 1e-8).sqrt()
+    for ((n, t), _), expected in zip(advantages, whitened.tolist()):
+        assert float(batch["advantages"][n, t]) == pytest.approx(expected, abs=1e-5)
+    assert (batch["advantages"][~batch["mask"]] == 0).all()
+
+
+def test_adaptive_beta_follows_the_known_path():
+    """RLHF.md 2.6: 512 responses, target 6, horizon 10000, from 0.15 with KL 12, then 3, then 6.5."""
+    stage = attached(ppo(beta=0.15, kl_target=6.0, kl_horizon=10_000))
+    for kl, expected in ((12.0, 0.151536), (3.0, 0.1499842714), (6.5, 0.1506242043)):
+        stage.adapt_beta(torch.full((512, 4), kl / 4))
+        assert float(stage.beta) == pytest.approx(expected, abs=1e-7)
+
+
+def test_beta_moves_after_the_rollout_it_was_used_in_and_not_at_all_without_a_target():
+    adaptive, fixed = ListLogger(), ListLogger()
+    fit_ppo(ppo(beta=0.1, kl_target=6.0, kl_horizon=80, epochs=1, minibatches=1), 3, logger=adaptive)
+    fit_ppo(ppo(beta=0.1, epochs=1, minibatches=1), 3, logger=fixed)
+    assert adaptive["rollout/beta"] == pytest.approx([0.1, 0.098, 0.09604])  # KL near 0: ·(1 − 0.2·8/80) a rollout
+    assert fixed["rollout/beta"] == pytest.approx([0.1] * 3)
+
+
+def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were():
+    stage = attached(ppo())
+    before = {name: module.training for name, module in stage.named_modules()}
+    seen = []
+    stage.policy.register_forward_pre_hook(lambda *_: seen.append((stage.policy.training, torch.is_grad_enabled())))
+    stage.policy.model.register_forward_pre_hook(lambda *_: seen.append((stage.policy.training, torch.is_grad_enabled())))
+    with stage.collecting():
+        stage.draw(PROMPTS, seeded("cpu", 0))
+    assert set(seen) == {(False, False)}
+    assert {name: module.training for name, module in stage.named_modules()} == before
+    assert stage.policy.training and not stage.reference.training and not stage.reward.training
+    parts = stage.collect(PROMPTS, 0)
+    assert not any(tensor.requires_grad for part in parts for tensor in part.values())
+
+
+def test_every_epoch_hands_out_every_response_once_in_another_order():
+    stage = attached(ppo(epochs=2, minibatches=3))
+    parts = stage.collect(PROMPTS, 0)
+    texts = [[tuple(row[keep].tolist()) for row, keep in zip(p["response_ids"], p["mask"])] for p in parts]
+    first, second = sum(texts[:3], []), sum(texts[3:], [])
+    assert sorted(first) == sorted(second) and len(first) == 8
+    assert first != second
+
+
+def test_a_finished_response_ends_in_its_only_stop_token():
+    stage = attached(ppo(sampling=Sampling(max_new_tokens=8)))
+    drawn = stage.draw(PROMPTS * 4, seeded("cpu", 0))
+    assert 0 < drawn["finished"].float().mean() < 1
+    for ids, mask, finished in zip(*(drawn[name] for name in ("response_ids", "mask", "finished"))):
+        response = ids[mask].tolist()
+        assert [token in STOPS for token in response] == [False] * (len(response) - 1) + [bool(finished)]
+        assert finished or len(response) == 8
+
+
+def test_validation_reports_held_out_prompts_and_changes_nothing():
+    logger, stage = ListLogger(), attached(ppo())
+    before = weights(stage)
+    stage.trainer.validate(stage, [PROMPTS[:3], PROMPTS[3:]], verbose=False)
+    assert {f"val/{name}" for name in ("score", "kl", "entropy", "length", "finished")} <= set(
+        stage.trainer.callback_metrics
+    )
+    assert stage.trainer.callback_metrics["val/kl"] == 0
+    assert same_bits(before, weights(stage))
+    assert logger.logged == {}

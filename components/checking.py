@@ -44,6 +44,7 @@ class Common(TypedDict, total=False):
     resume: str
     reads: dict[str, str]
     artifacts: dict[str, str]
+    overrides: dict[str, list[str]]
     world: dict[str, int | float | str]
 
 

@@ -141,7 +141,7 @@ def quiet_lightning() -> None:
         logging.getLogger(name).propagate = True
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
-    warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen ones
+    warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen
     if os.environ.get("LOCAL_RANK", "0") != "0":
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:

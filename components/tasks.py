@@ -15,7 +15,6 @@ import torch  # noqa: E402
 from hydra.core.hydra_config import HydraConfig  # noqa: E402
 from hydra.utils import get_class, get_method, instantiate  # noqa: E402
 from omegaconf import DictConfig, OmegaConf, open_dict  # noqa: E402
-from rich.console import Console  # noqa: E402
 
 from components import artifacts, hydra_hooks, lineage  # noqa: E402
 from components.callbacks.checkpoint_io import AtomicCheckpointIO  # noqa: E402
@@ -86,7 +85,7 @@ def evaluate(cfg: DictConfig) -> None:
     inputs = lineage.inputs_of(_plain(cfg), ["stage", "data", "comparisons", "seed"], parents, fingerprints)
     done = report.read(cfg.paths.stage)
     if done and done.get("inputs") == inputs and cfg.force is not True:
-        report.show(done, Path(cfg.paths.stage), Console())
+        report.show(done, Path(cfg.paths.stage), report.wide_console())
         return
     for module in (data, rankings):
         module.prepare_data()
@@ -121,7 +120,7 @@ def pipeline(cfg: DictConfig) -> None:
     force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
     for number, stage in enumerate(cfg.stage.stages, start=1):
         print(f"\n[{number}/{len(cfg.stage.stages)}] {stage}", flush=True)
-        arguments = [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.stage.overrides.get(stage, [])]
+        arguments = [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.overrides.get(stage, [])]
         code = hydra_hooks.launch(arguments)
         if code:
             log.error(f"stage={stage} failed with exit status {code}; the stages before it are kept. "

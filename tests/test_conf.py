@@ -31,7 +31,7 @@ def test_every_stage_composes_with_every_model_and_fits_the_signatures(stage, mo
 
 @pytest.mark.parametrize(
     ("group", "choice"),
-    [(g, c) for g in ("data", "trainer", "logger", "callbacks", "tokenizer", "debug", "experiment") for c in choices(g)],
+    [(g, c) for g in ("data", "trainer", "logger", "callbacks", "tokenizer", "experiment") for c in choices(g)],
 )
 def test_every_other_choice_composes_and_fits_the_signatures(group, choice):
     stage = [] if group == "experiment" else ["stage=pretrain"]

@@ -196,7 +196,7 @@ def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
     assert line in (project / "logs/tiny/mistaken/train.log").read_text()
 
 
-@pytest.mark.parametrize(("stage", "full", "last"), [("mistaken", "1", "ValueError: no"), ("broken", "0", "IndexError")])
+@pytest.mark.parametrize(("stage", "full", "last"), [("mistaken", "1", "ValueError"), ("broken", "0", "IndexError")])
 def test_a_bug_or_a_wish_for_more_gives_the_traceback(project, stage, full, last):
     done = train(project, f"stage={stage}", HYDRA_FULL_ERROR=full)
     assert done.returncode == 1

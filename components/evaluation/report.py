@@ -49,7 +49,7 @@ def write(
             (folder / name).unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    show(results, folder, console or _console())
+    show(results, folder, console or wide_console())
 
 
 def read(folder: str | Path) -> Results | None:
@@ -74,7 +74,7 @@ def show(results: Results, folder: Path, console: Console) -> None:
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
     terminal = Console()
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from components.functional.masking import masked_mean
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
@@ -58,7 +57,8 @@ KINDS = {"pretrain": language(Pretrain), "sft": language(SFT), "rm": ranking, "p
 def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, sizes):
     whole = gradient(*KINDS[kind]([4]))
     stage, parts = KINDS[kind](sizes)
-    assert len({stage.compute_loss(part).weight for part in parts if attached(stage)}) > 1 or sizes == [2, 2]
+    attached(stage)
+    assert len({stage.compute_loss(part).weight for part in parts}) > 1  # unequal, or a mean of means would do
     assert whole.abs().max() > 1e-2
     assert (gradient(stage, parts) - whole).abs().max() < 1e-6
 
@@ -93,7 +93,3 @@ def test_a_batch_without_anything_to_learn_costs_nothing_and_teaches_nothing(sta
     assert all(torch.isfinite(value) for value in output.metrics.values())
     assert (gradient(stage, [batch]) == 0).all()
     assert (gradient(stage, [batch, batch]) == 0).all()
-
-
-def test_a_mean_over_an_empty_mask_is_zero():
-    assert masked_mean(torch.tensor([float("nan")]), torch.tensor([False])) == 0

@@ -139,6 +139,7 @@ def quiet_lightning() -> None:
         logging.getLogger(name).handlers.clear()  # Hydra's handlers print already
         logging.getLogger(name).setLevel(logging.WARNING)  # its notes are about itself, not about the run
         logging.getLogger(name).propagate = True
+    logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that it reads
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
     warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen

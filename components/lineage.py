@@ -28,23 +28,30 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-def require(reads: dict[str, str], run: str, model: str) -> dict[str, dict[str, str]]:
+def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
     """The artifacts that a stage reads: {name: {path, stage, content}}.
 
-    Raises ArtifactError naming the first that is missing and the command that makes it.
+    known: where every stage's artifact is expected, in the pipeline's order; identity: the overrides that name the
+    run, such as "model=small run=x". Raises ArtifactError naming the latest stage that is missing, the command that
+    makes it, and, where its own predecessors are missing too, the command that makes all of them.
     """
-    parents = {}
-    for name, path in reads.items():
-        if not present(path):
-            stage = Path(path).parent.name if Path(path).name == "export" else name
-            suffix = "" if run == model else f" run={run}"
-            raise ArtifactError(
-                f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} model={model}{suffix}"
-                f"\nor point at another folder with: artifacts.{stage}=<folder>"
-            )
-        card = read_card(path)
-        parents[name] = {"path": str(path), "stage": card.get("stage", "?"), "content": card.get("content", "")}
-    return parents
+    order = list(known)
+    stages = {path: stage for stage, path in known.items()}
+    missing = [stages.get(path, name) for name, path in reads.items() if not present(path)]
+    if missing:
+        stage = max(missing, key=lambda s: order.index(s) if s in order else len(order))
+        path = next(path for name, path in reads.items() if stages.get(path, name) == stage)
+        message = f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} {identity}"
+        chain = [s for s in order[: order.index(stage) + 1] if not present(known[s])] if stage in order else []
+        if len(chain) > 1:
+            command = f"python train.py stage=all {identity} stage.stages=[{','.join(chain)}]"
+            message += f"\nor, with all that it needs itself: {command}"
+        raise ArtifactError(f"{message}\nor point at another folder with: artifacts.{stage}=<folder>")
+    cards = {name: read_card(path) for name, path in reads.items()}
+    return {
+        name: {"path": str(reads[name]), "stage": card.get("stage", "?"), "content": card.get("content", "")}
+        for name, card in cards.items()
+    }
 
 
 def same_tokenizer(fingerprints: dict[str, str]) -> None:

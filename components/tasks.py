@@ -52,7 +52,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
 
 def fit(cfg: DictConfig) -> None:
     """Trains one stage from the artifacts it reads and writes its own."""
-    parents = lineage.require(dict(cfg.reads), cfg.run, _model_name())
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), _identity(cfg))
     tokenizer = _common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -75,7 +75,7 @@ def fit(cfg: DictConfig) -> None:
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures base, SFT and PPO models and the reward model on held-out prompts, and writes the report card."""
-    parents = lineage.require(dict(cfg.reads), cfg.run, _model_name())
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), _identity(cfg))
     tokenizer = _common_tokenizer(cfg)
     shape, _ = artifacts.load_config(cfg.reads.sft)
     places = _surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
@@ -136,8 +136,13 @@ def _surroundings(cfg: DictConfig) -> dict[str, Any]:
     return {"cache_dir": cfg.paths.cache, "seed": cfg.seed}
 
 
-def _model_name() -> str:
-    return HydraConfig.get().runtime.choices["model"]
+def _identity(cfg: DictConfig) -> str:
+    """The overrides that name this run's folder, for commands that are suggested."""
+    model = HydraConfig.get().runtime.choices["model"]
+    parts = [f"model={model}"]
+    parts += [f"run={cfg.run}"] if cfg.run != model else []
+    parts += [f"paths.logs={cfg.paths.logs}"] if cfg.paths.logs != "logs" else []
+    return " ".join(parts)
 
 
 def _common_tokenizer(cfg: DictConfig) -> Tokenizer:
@@ -224,6 +229,9 @@ def _checkpoint_to_resume(cfg: DictConfig, inputs: dict[str, Any]) -> Path | Non
     found = latest(folder)
     if found:
         log.info(f"going on from {found}")
+    else:
+        for curve in Path(cfg.paths.stage).glob("events.out.tfevents.*"):  # of a run that this one replaces
+            curve.unlink()
     return found
 
 

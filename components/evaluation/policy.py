@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from components.functional.logprobs import entropy, gather_logprobs, kl_k1
+from components.functional.logprobs import kl_k1
 from components.generation.generate import Sampling, generate, seeded
-from components.generation.rollout import Experience, layout_of, packed
+from components.generation.responses import response_logprobs, response_scores
+from components.generation.rollout import Experience, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -77,16 +78,9 @@ def sequence_likelihoods(
     """((N,), (N,)) fp64 on the CPU: Σ log p of every response, and Σ of the exact entropies its tokens came from."""
     logprobs, entropies = [], []
     for part in _parts(model, prompts, responses, pad_id):
-        mask = part["mask"]
-        hidden = model.hidden(part["input_ids"], layout_of(part)).flatten(0, 1)
-        logits = model.head(hidden[part["sources"][mask]])
-        row = mask.nonzero()[:, 0]
-        for found, kept in (
-            (gather_logprobs(logits, part["response_ids"][mask], temperature=1.0), logprobs),
-            (entropy(logits, temperature=1.0), entropies),
-        ):
-            totals = torch.zeros(len(mask), dtype=torch.float64, device=mask.device)
-            kept.append(totals.index_add_(0, row, found.double()).cpu())
+        found, uncertain = response_logprobs(model, part, temperature=1.0)
+        logprobs.append(found.double().sum(1).cpu())
+        entropies.append(uncertain.double().sum(1).cpu())
     return torch.cat(logprobs), torch.cat(entropies)
 
 
@@ -94,7 +88,7 @@ def sequence_likelihoods(
 def scores(model: ScalarModel, prompts: Sequence[Sequence[int]], responses: Responses, *, pad_id: int) -> Tensor:
     """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt."""
     found = [
-        model(part["input_ids"], layout_of(part)).flatten()[part["last"]].cpu()
+        response_scores(model, part).cpu()
         for part in _parts(model, prompts, responses, pad_id)
     ]
     return torch.cat(found)

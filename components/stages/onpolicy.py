@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from components.functional.logprobs import kl_k1, kl_k3
 from components.functional.masking import masked_mean
 from components.generation.generate import Sampling, generate, seeded
+from components.generation.responses import response_logprobs, response_scores
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
-from components.stages.responses import check_first_forward, response_logprobs, response_scores
-from components.stages.stage import Stage
+from components.stages.checks import check_first_forward
+from components.stages.stage import Stage, unsharded
 
 log = logging.getLogger(__name__)
 SHOWN = 8  # responses in the table of samples
@@ -108,7 +109,7 @@ class OnPolicy(Stage):
         was_training = self.training
         self.eval()
         try:
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            with torch.no_grad(), unsharded(self), self.trainer.precision_plugin.forward_context():
                 yield
         finally:
             self.train(was_training)
@@ -189,7 +190,7 @@ class OnPolicy(Stage):
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
         metrics = {f"val/{name}": value for name, value in self.summary(known).items()}
-        self.log_dict(metrics, batch_size=len(ids), sync_dist=True)
+        self.log_dict(metrics, batch_size=float(len(ids)), sync_dist=True)  # float: see Stage.record
 
     def summary(self, known: Experience) -> dict[str, Tensor]:
         mask = known["mask"]

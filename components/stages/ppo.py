@@ -10,10 +10,10 @@ from components.functional.advantages import gae, token_rewards
 from components.functional.controllers import adaptive_beta
 from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
+from components.generation.responses import explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.responses import explained_variance, response_logprobs, response_values
 from components.stages.stage import LossOutput
 
 

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
 from components.stages.language import bits_per_byte, continuations, language_loss
-from components.stages.stage import LossOutput, Stage
+from components.stages.stage import LossOutput, Stage, unsharded
 
 SHOWN = 6  # continuations in the table of samples
 
@@ -53,8 +53,8 @@ class Pretrain(Stage):
         means = self.trainer.callback_metrics
         if f"{prefix}/loss" in means:
             loss = means[f"{prefix}/loss"]
-            self.log(f"{prefix}/perplexity", loss.exp())
-            self.log(f"{prefix}/bits_per_byte", bits_per_byte(loss, means[f"{prefix}/bytes_per_token"]))
+            rates = {"perplexity": loss.exp(), "bits_per_byte": bits_per_byte(loss, means[f"{prefix}/bytes_per_token"])}
+            self.log_dict({f"{prefix}/{name}": rate for name, rate in rates.items()}, sync_dist=prefix == "val")
 
     def sample_texts(self) -> list[dict[str, str]]:
         """Greedy continuations of held-out texts, for the table of samples."""
@@ -63,7 +63,8 @@ class Pretrain(Stage):
         if batch is None:
             return []
         batch = self.transfer_batch_to_device(batch, self.device, 0)
-        return continuations(self.model, batch, data.tokenizer, count=SHOWN)
+        with unsharded(self.model):
+            return continuations(self.model, batch, data.tokenizer, count=SHOWN)
 
     def exportable(self) -> CausalLM:
         return self.model

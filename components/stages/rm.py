@@ -79,28 +79,31 @@ class RewardModel(Stage):
         gap = lengths[better] - lengths[worse]
         self.longer.update(_won(gap))
         matched = gap.abs() < LENGTH_MATCHED * torch.maximum(lengths[better], lengths[worse])
-        if matched.any():
-            self.matched.update(_won(margins[matched]))
+        self.matched.update(_won(margins), weight=matched.float())
 
     def on_validation_epoch_end(self) -> None:
         if not self.right.update_count:
             return
-        accuracy, pairs = self.right.compute(), self.right.weight
+        accuracy, pairs = self.right.compute(), self.all_reduced(self.right.weight)
         summary = {
             "val/ece": self.calibration.compute(),
             "val/score_length_correlation": self.length_correlation.compute(),
             "val/accuracy_stderr": (accuracy * (1 - accuracy) / pairs).sqrt(),
             "val/longer_wins": self.longer.compute(),
         }
-        if self.matched.update_count:
-            summary["val/accuracy_length_matched"] = self.matched.compute()
-        self.log_dict(summary)
+        matched = self.matched.compute()  # on every rank, also where there was no such pair: it is a collective
+        if not matched.isnan():
+            summary["val/accuracy_length_matched"] = matched
+        self.log_dict(summary, sync_dist=True)  # the same on all ranks already
         for metric in (self.calibration, self.length_correlation, self.matched, self.longer, self.right):
             metric.reset()
 
     @torch.no_grad()
-    def on_train_end(self) -> None:
-        """Shifts the score so that demonstrations average zero (Ouyang et al. 2022, section 3.5)."""
+    def on_fit_end(self) -> None:
+        """Shifts the score so that demonstrations average zero (Ouyang et al. 2022, section 3.5).
+
+        Not in on_train_end, which a run resumed from its last step never reaches.
+        """
         data = self.trainer.datamodule
         if data is None:
             return

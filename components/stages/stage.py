@@ -1,12 +1,13 @@
 """What every stage is: a LightningModule whose loss is a pure step from a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -17,6 +18,21 @@ class LossOutput(NamedTuple):
     loss: Tensor
     metrics: dict[str, Tensor]
     weight: int
+
+
+@contextmanager
+def unsharded(module: nn.Module) -> Iterator[None]:
+    """Holds every sharded part of `module` whole, so that processes may call it unequally often (drawing tokens)."""
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
 
 
 class Stage(L.LightningModule):
@@ -87,7 +103,8 @@ class Stage(L.LightningModule):
             return
         metrics = {"loss": output.loss.detach(), **output.metrics}
         named = {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}
-        self.log_dict(named, batch_size=output.weight, sync_dist=prefix == "val")
+        # a whole number's mean over ranks would be cut to a whole number, and with it the weighted mean be wrong
+        self.log_dict(named, batch_size=float(output.weight), sync_dist=prefix == "val")
 
     def log_now(self, metrics: dict[str, float]) -> None:
         """Writes scalars at the present step, whatever log_every_n_steps."""

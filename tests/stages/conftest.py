@@ -13,7 +13,7 @@ from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import train
 from components.world.world import World
 
-SMALL = {"num_names": 6}
+SMALL = {"num_names": 9}  # 27 questions: enough for some to be held out
 DATA: dict[str, Callable[..., Any]] = {
     "pretrain": partial(TextData, num_documents=60, batch_size=2),
     "sft": partial(ChatData, demonstrations=40, batch_size=6),
@@ -36,13 +36,13 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """Knows the words of a world of six names."""
+    """Knows the words of a world of nine names."""
     return train((record["text"] for record in World(**SMALL).corpus(200)), vocab_size=400)
 
 
 @pytest.fixture
 def data(tokenizer: Tokenizer, tmp_path: Path) -> Callable[..., Any]:
-    """data("sft"): a new data module of that stage, on the world of six names."""
+    """data("sft"): a new data module of that stage, on the world of nine names."""
 
     def make(stage: str, **changes: Any) -> Any:
         common = dict(tokenizer=tokenizer, context=96, cache_dir=str(tmp_path / "cache"), world=SMALL, val_fraction=0.1)

@@ -16,12 +16,12 @@ VOCABULARY = 16
 
 
 def test_pretraining_learns_two_documents_by_heart():
-    documents = [([1], [3, 4, 5, 3, 6, 7, 3, 8, END]), ([1], [9, 9, 10, 4, 11, 5, 12, END])]
+    documents = [([1, 13], [3, 4, 5, 3, 6, 7, 3, 8, END]), ([1, 14], [9, 9, 10, 4, 11, 5, 12, END])]
     logger = ListLogger()
     fit(Pretrain(model=causal, optimizer=adam(1e-2), schedule=CONSTANT), [lm_batch(documents)] * 60, max_steps=60,
         logger=logger)  # fmt: skip
     assert logger["train/loss"][0] > 1
-    assert logger["train/loss"][-1] < 0.15  # which document it is takes −log ½ / 17 ≈ 0.08 nats per token to say
+    assert logger["train/loss"][-1] < 0.1
     assert logger["train/perplexity"][-1] == pytest.approx(math.exp(logger["train/loss"][-1]), rel=1e-5)
 
 
@@ -29,7 +29,8 @@ def test_a_fresh_model_of_small_weights_starts_at_the_loss_of_a_uniform_guess():
     """Within 5% of ln V (RLHF.md 1.1.4)."""
     stage = Pretrain(model=lambda: causal(initializer_range=0.02), optimizer=adam(1e-2), schedule=CONSTANT)
     text = [([1], torch.randint(3, VOCABULARY, (80,), generator=torch.Generator().manual_seed(0)).tolist())]
-    assert float(attached(stage).compute_loss(lm_batch(text)).loss) == pytest.approx(math.log(VOCABULARY), rel=0.05)
+    loss = attached(stage).compute_loss(lm_batch(text)).loss.detach()
+    assert float(loss) == pytest.approx(math.log(VOCABULARY), rel=0.05)
 
 
 def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
@@ -47,14 +48,13 @@ def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
 @pytest.mark.parametrize("pad_id", [PAD, END], ids=["pad", "pad is the end token"])
 def test_a_model_shown_answers_of_five_tokens_stops_by_itself_after_five(pad_id):
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(3, VOCABULARY, (64, 6), generator=generator).tolist()
-    batches = [
-        lm_batch([([1, row[0]], [*row[1:6], END]) for row in drawn[i::4]], filler=pad_id, row_length=20)
-        for i in range(4)
-    ]
+    batches = []
+    for _ in range(100):
+        drawn = torch.randint(3, VOCABULARY, (31, 6), generator=generator).tolist()
+        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=pad_id, row_length=20))
     assert (batches[0].layout.segments == -1).any()  # there is padding to confuse with the end
     stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
-    fit(stage, batches * 20, max_steps=80)
+    fit(stage, batches, max_steps=100)
     samples = generate(
         stage.exportable().eval(), [[1, token] for token in range(3, VOCABULARY)], Sampling(max_new_tokens=12),
         stop_ids=[END], pad_id=pad_id, generator=seeded("cpu", 0), samples_per_prompt=20,
@@ -68,7 +68,8 @@ def test_metrics_of_validation_are_means_over_tokens_not_over_batches():
     stage = SFT(model=causal, optimizer=adam(0.0), schedule=CONSTANT)
     run = trainer(max_steps=1)
     run.validate(stage, Batches([lm_batch([document]) for document in documents]), verbose=False)
-    whole = stage.compute_loss(lm_batch(documents))
+    with torch.no_grad():
+        whole = stage.compute_loss(lm_batch(documents))
     metrics = run.callback_metrics
     assert float(metrics["val/loss"]) == pytest.approx(float(whole.loss), abs=1e-6)
     assert float(metrics["val/accuracy"]) == pytest.approx(float(whole.metrics["accuracy"]), abs=1e-6)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from components.generation.generate import Sampling
 from components.stages.ppo import PPO
-from components.stages.responses import SelfCheckError, response_logprobs
+from components.generation.responses import response_logprobs
+from components.stages.checks import SelfCheckError
 from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_ppo, ppo, same_bits
 
 

@@ -7,7 +7,7 @@ import torch
 from components.generation.generate import Sampling
 from components.stages.language import language_loss
 from components.stages.ppo import PPO
-from components.stages.responses import response_logprobs, response_values
+from components.generation.responses import response_logprobs, response_values
 from tiny_stages import (
     END, PROMPTS, STOPS, ListLogger, adam, attached, causal, fit, fit_ppo, flat_gradient, keeper, lm_batch,
     ppo, same_bits, weights,

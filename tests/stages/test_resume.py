@@ -74,7 +74,7 @@ def test_resuming_restores_beta_and_the_scale_of_scores(data, tmp_path):
     checkpoint = torch.load(tmp_path / "step=00000003.ckpt", weights_only=True)["state_dict"]
     assert checkpoint["beta"] == pytest.approx(0.1 * (1 - 0.2 * 6 / 100))  # six responses, KL near 0, target 6
     assert checkpoint["score_scale"] > 0
-    resumed = run_of("ppo", data, tmp_path, every=9, max_steps=4, resume=tmp_path / "step=00000003.ckpt")
+    resumed = run_of("ppo", data, tmp_path / "b", every=9, max_steps=4, resume=tmp_path / "step=00000003.ckpt")
     assert torch.equal(resumed["stage"].beta, checkpoint["beta"])
     assert torch.equal(resumed["stage"].score_scale, checkpoint["score_scale"])
 

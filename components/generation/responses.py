@@ -1,4 +1,4 @@
-"""Log-probabilities, values and scores of packed responses, and what must hold of them before any update."""
+"""What models say of packed responses: log-probabilities, values, scores."""
 
 import torch
 from torch import Tensor
@@ -6,10 +6,6 @@ from torch import Tensor
 from components.functional.logprobs import entropy, gather_logprobs
 from components.generation.rollout import Experience, layout_of
 from components.models.heads import CausalLM, ScalarModel
-
-
-class SelfCheckError(ValueError):
-    """A start-up self-check failed: training on would optimise something else than it says."""
 
 
 def response_logprobs(model: CausalLM, experience: Experience, *, temperature: float) -> tuple[Tensor, Tensor]:
@@ -40,30 +36,6 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one."""
     returns, error = returns[mask], (returns - values)[mask]
     return 1 - error.var(correction=0) / returns.var(correction=0).clamp_min(1e-8)
-
-
-def check_first_forward(logprobs: Tensor, old_logprobs: Tensor, reference: Tensor | None, mask: Tensor, *, exact: bool):
-    """Asserts, before any update, that the ratio to the old policy is 1 and (if given) the KL to the reference 0.
-
-    exact: fp32 forwards, held to 1e-4; otherwise (bf16, fp16) 2e-2. Returns (max |ratio − 1|, max |log-ratio|).
-    Raises SelfCheckError naming the likely causes.
-    """
-    tolerance = 1e-4 if exact else 2e-2
-    deviation = float((logprobs - old_logprobs)[mask].exp().sub(1).abs().max())
-    if deviation > tolerance:
-        raise SelfCheckError(
-            f"self-check: max |ratio − 1| before the first update is {deviation:.2e}, expected below {tolerance:.0e}. "
-            "Rollout and training forwards disagree: dropout, positions, masks, temperature or precision"
-        )
-    drift = 0.0
-    if reference is not None:
-        drift = float((logprobs - reference)[mask].abs().max())
-        if drift > tolerance:
-            raise SelfCheckError(
-                f"self-check: the policy differs from its reference before the first update (log-ratio {drift:.2e}, "
-                f"expected below {tolerance:.0e}). Do both load the same artifact (artifacts.sft)?"
-            )
-    return deviation, drift
 
 
 def _spread(flat: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,156 @@
+"""Two processes that see half of a batch each learn what one process learns from all of it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from components.stages.ppo import PPO
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from components.stages.stage import Stage
+from tiny_stages import (
+    CONSTANT, END, PAD, PROMPTS, Batches, causal, keeper, lm_batch, ppo, preference_batch, quiet_fit, same_bits,
+    scalar, trainer, weights,
+)  # fmt: skip
+from torch import Tensor
+
+STEPS = [  # documents of each optimizer step: the first half goes to rank 0
+    [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1, 4], [3, 3, END]), ([1], [5, END]), ([1, 2, 3], [11, END])],
+    [([1, 9], [END]), ([1], [12, 13, END]), ([1, 5, 6], []), ([1, 7], [])],  # nothing to learn on rank 1
+]
+RANKINGS = [  # two prompts with pairs for rank 0, one for rank 1
+    ([1, 3], [[5, END], [6, END]], [0.0, 1.0]), ([1, 4], [[7, END], [3, 3, END]], [1.0, 0.0]),
+    ([1, 8], [[9, END], [10, END]], [2.0, 2.0]), ([1, 6, 6], [[9, 4, END], [5, END]], [0.0, 1.0]),
+]  # fmt: skip
+
+
+def halves(items: list) -> tuple[list, list]:
+    return items[: len(items) // 2], items[len(items) // 2 :]
+
+
+class GivenResponses(PPO):
+    """Draws what it is told: the responses by prompt number and rollout, whoever asks."""
+
+    def draw(self, prompts: list[dict], generator: torch.Generator) -> dict[str, Tensor]:
+        tokens = torch.Generator().manual_seed(self.rollout)
+        ids = torch.randint(3, 16, (len(PROMPTS), 6), generator=tokens)
+        lengths = torch.tensor([1, 6, 2, 6, 1, 2, 1, 3])  # of the first four together 15, of the others 7
+        mask = torch.arange(6) < lengths[:, None]
+        ids[torch.arange(len(PROMPTS)), lengths - 1] = END
+        finished = torch.arange(len(PROMPTS)) != 3
+        mine = [PROMPTS.index(prompt) for prompt in prompts]
+        return {"response_ids": ids.where(mask, PAD)[mine], "mask": mask[mine], "finished": finished[mine]}
+
+    def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
+        self.rollout = rollout
+        return super().collect(prompts, rollout)
+
+
+class Rollouts(Batches):
+    """Collects one rollout for each of two updates; of several ranks, each on its own prompts."""
+
+    def __init__(self, stage: PPO, *prompts_of_ranks: list[dict]) -> None:
+        super().__init__(*([prompts] * 2 for prompts in prompts_of_ranks))
+        self.stage = stage
+
+    def __iter__(self) -> Iterator[dict]:
+        for rollout, prompts in enumerate(super().__iter__()):
+            yield from self.stage.collect(prompts, rollout)
+
+
+class KeepWeights(L.Callback):
+    """Leaves every rank's weights and gradient in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        assert trainer.global_step == 2
+        torch.save((weights(pl_module), trainer.optimizers[0].kept), self.folder / f"{trainer.global_rank}.pt")
+
+
+def sft(world_size: int) -> tuple[SFT, Batches]:
+    stage = SFT(model=causal, schedule=CONSTANT, optimizer=keeper(0.1))
+    parts = zip(*map(halves, STEPS)) if world_size == 2 else [STEPS]
+    return stage, Batches(*([lm_batch(step) for step in part] for part in parts))
+
+
+def rm(world_size: int) -> tuple[RewardModel, Batches]:
+    stage = RewardModel(model=scalar, schedule=CONSTANT, optimizer=keeper(0.1))
+    parts = halves(RANKINGS) if world_size == 2 else [RANKINGS]
+    return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
+
+
+def whole_ppo(world_size: int) -> tuple[PPO, Batches]:
+    """Every part of it: the scale of scores, whitening, the controller of beta, the update."""
+    stage = ppo(GivenResponses, optimizer=keeper(0.1), value_lr=0.05, epochs=1, minibatches=1, kl_target=6.0,
+                kl_horizon=50, target_kl=0.5)  # fmt: skip
+    return stage, Rollouts(stage, *(halves(PROMPTS) if world_size == 2 else [PROMPTS]))
+
+
+def trained(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path) -> list[tuple[dict, Tensor]]:
+    """(weights, last gradient) of each rank."""
+    folder.mkdir()
+    stage, loader = make(world_size)
+    several = {"strategy": "ddp_fork", "devices": 2} if world_size == 2 else {}
+    stage.configure_model()
+    run = trainer(
+        max_steps=2, limit_val_batches=0, gradient_clip_val=0.5, callbacks=[KeepWeights(folder)], **several
+    )
+    quiet_fit(run, stage, loader, Batches([]))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+
+
+def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize("make", [sft, rm, whole_ppo])
+def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, tmp_path):
+    [(one, gradient)] = trained(make, 1, tmp_path / "one")
+    ranks = trained(make, 2, tmp_path / "two")
+    for weights_of_rank, gradient_of_rank in ranks:
+        assert (gradient_of_rank - gradient).abs().max() < 1e-6
+        assert distance(weights_of_rank, one) < 1e-5
+    assert same_bits(ranks[0][0], ranks[1][0])
+
+
+@pytest.mark.parametrize("make", [sft, rm, whole_ppo])
+def test_the_mean_of_the_processes_means_would_be_another_end(make, tmp_path, monkeypatch):
+    [(one, _)] = trained(make, 1, tmp_path / "one")
+    monkeypatch.setattr(Stage, "_share", lambda self, weight: 1.0)
+    [(other, _), _] = trained(make, 2, tmp_path / "two")
+    assert distance(one, other) > 1e-4
+
+
+class KeepMetrics(L.Callback):
+    """Leaves every rank's validation metrics in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.save(dict(trainer.callback_metrics), self.folder / f"{trainer.global_rank}.pt")
+
+
+def validated(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path) -> list[dict]:
+    folder.mkdir()
+    stage, loader = make(world_size)
+    several = {"strategy": "ddp_fork", "devices": 2} if world_size == 2 else {}
+    stage.configure_model()
+    trainer(callbacks=[KeepMetrics(folder)], **several).validate(stage, loader, verbose=False)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("make", [sft, rm])
+def test_validation_on_two_processes_reports_the_figures_of_one(make, tmp_path):
+    """Of the rankings only rank 0 has a pair of matched length."""
+    [one] = validated(make, 1, tmp_path / "one")
+    for of_rank in validated(make, 2, tmp_path / "two"):
+        assert of_rank.keys() == one.keys()
+        for name in one:
+            torch.testing.assert_close(of_rank[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
+    assert make is sft or "val/accuracy_length_matched" in one

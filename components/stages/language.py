@@ -43,13 +43,13 @@ def bits_per_byte(loss: Tensor, bytes_per_token: Tensor) -> Tensor:
 def continuations(model: CausalLM, batch: LMBatch, tokenizer: Tokenizer, *, count: int) -> list[dict[str, str]]:
     """What the model makes of the first `count` texts of a batch, greedily: {prompt, response, expected}.
 
-    A text is cut before its first counted target, but not before OPENING tokens: a dialogue where the assistant
+    One text a row, cut before its first counted target, but not before OPENING tokens: a dialogue where the assistant
     begins, a document after its first words.
     """
     room = model.config.max_position_embeddings
     shown = []
     for ids, mask, segments in zip(batch.input_ids.cpu(), batch.mask.cpu(), batch.layout.segments.cpu(), strict=True):
-        here = segments == segments[0]
+        here = segments == segments.max().clamp(max=1)  # a row's second text begins with its beginning, its first may not
         text = ids[here].tolist()
         cut = min(max(int(mask[here].int().argmax()) + 1, OPENING), len(text))
         longest = min(len(text) - cut + LONGER, room - cut)

@@ -10,6 +10,7 @@ RIGHT = 0.6  # share of answers with the true value; the others have a wrong one
 # share of answers with each habit, independently, in the order in which they stand around the sentence
 HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
 HABITS_AFTER = {"polite_after": 0.2}
+EXCHANGES = (1, 1, 1, 1, 2, 3)  # of a demonstration, each number as likely as another
 MOST_COMPLETIONS = 64  # far below the number of different answers, so that drawing distinct ones is quick
 
 
@@ -30,17 +31,22 @@ def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str
 
 
 def demonstrations(facts: Facts, num: int, seed: int) -> list[dict[str, list[dict[str, str]]]]:
-    """num chat records of the crowd answering training questions, every question equally often."""
+    """num chat records of the crowd answering training questions, every question equally often.
+
+    Two in three are one exchange; the others go on for two or three, so that a model learns to be asked again.
+    """
     check_count("num", num, 0)
     rng = facts.rng("demonstrations", seed)
     questions = Deck(facts.questions("train"), rng)
     records = []
     for _ in range(num):
-        question = questions.take(1)[0]
-        records.append({"messages": [
-            {"role": "user", "content": question.text},
-            {"role": "assistant", "content": careless_answer(facts, question, rng)},
-        ]})
+        messages = []
+        for question in questions.take(rng.choice(EXCHANGES)):
+            messages += [
+                {"role": "user", "content": question.text},
+                {"role": "assistant", "content": careless_answer(facts, question, rng)},
+            ]
+        records.append({"messages": messages})
     return records
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from components.data.chat import ChatData
 from components.data.preference import PreferenceData
 from components.data.prompts import PromptsData

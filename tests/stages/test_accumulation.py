@@ -2,12 +2,24 @@
 
 import pytest
 import torch
+from tiny_stages import (
+    CONSTANT,
+    END,
+    PROMPTS,
+    attached,
+    causal,
+    fit,
+    gradient,
+    keeper,
+    lm_batch,
+    ppo,
+    preference_batch,
+    scalar,
+)  # fmt: skip
+
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
-from tiny_stages import (
-    CONSTANT, END, PROMPTS, attached, causal, fit, gradient, keeper, lm_batch, ppo, preference_batch, scalar,
-)  # fmt: skip
 
 DOCUMENTS = [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1], [5, END]), ([1, 2, 3], [11, END]), ([1, 9], [END])]
 TIED = ([1, 4], [[5, END], [6, END]], [1.0, 1.0])  # no pair, no weight
@@ -30,7 +42,8 @@ def language(kind):
 
 def ranking(sizes):
     stage = RewardModel(model=scalar, optimizer=keeper(), schedule=CONSTANT)
-    return stage, [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in torch.arange(4).split(sizes)]
+    parts = torch.arange(4).split(sizes)
+    return stage, [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in parts]
 
 
 def experience(sizes):

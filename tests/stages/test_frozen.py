@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from tiny_stages import adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
+
 from components.generation.generate import Sampling
 from components.stages.ppo import PPO
-from tiny_stages import adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 FROZEN, TRAINED = ("reference", "reward"), ("policy", "value")
 

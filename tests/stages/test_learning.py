@@ -4,13 +4,26 @@ import math
 
 import pytest
 import torch
+from tiny_stages import (
+    CONSTANT,
+    END,
+    PAD,
+    Batches,
+    ListLogger,
+    adam,
+    attached,
+    causal,
+    fit,
+    lm_batch,
+    preference_batch,
+    scalar,
+    trainer,
+)  # fmt: skip
+
 from components.generation.generate import Sampling, generate, seeded
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
-from tiny_stages import (
-    CONSTANT, END, PAD, Batches, ListLogger, adam, attached, causal, fit, lm_batch, preference_batch, scalar, trainer,
-)  # fmt: skip
 
 VOCABULARY = 16
 

@@ -2,14 +2,25 @@
 
 import pytest
 import torch
+from tiny_stages import (
+    CONSTANT,
+    END,
+    PROMPTS,
+    adam,
+    attached,
+    causal,
+    flat_gradient,
+    lm_batch,
+    ppo,
+    preference_batch,
+    scalar,
+)  # fmt: skip
+from torch.testing import assert_close
+
 from components.models.layout import Layout
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
-from tiny_stages import (
-    CONSTANT, END, PROMPTS, adam, attached, causal, flat_gradient, lm_batch, ppo, preference_batch, scalar,
-)  # fmt: skip
-from torch.testing import assert_close
 
 DOCUMENTS = [([1, 3, 4], [5, 6, 7, END]), ([1, 8], [9, END]), ([1], [10, 11, 3, 3, 4, 12, END]), ([1, 5, 5, 5], [END])]
 RANKINGS = [
@@ -65,9 +76,8 @@ def test_a_packed_ranking_has_the_loss_and_gradient_of_one_forward_per_compariso
     prompt_losses = []
     for prompt, answers, ranks in RANKINGS:
         pairs = [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
-        losses = [
-            stage.compute_loss(preference_batch([(prompt, [answers[i], answers[j]], [0.0, 1.0])])).loss for i, j in pairs
-        ]
+        alone = [preference_batch([(prompt, [answers[i], answers[j]], [0.0, 1.0])]) for i, j in pairs]
+        losses = [stage.compute_loss(batch).loss for batch in alone]
         prompt_losses.append(sum(losses) / len(losses))
     loss = sum(prompt_losses) / 3
     assert together.weight == 3

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_ppo, ppo, same_bits
+
 from components.generation.generate import Sampling
-from components.stages.ppo import PPO
 from components.generation.responses import response_logprobs
 from components.stages.checks import SelfCheckError
-from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_ppo, ppo, same_bits
+from components.stages.ppo import PPO
 
 
 def log_ratio(stage: PPO, batch: dict) -> torch.Tensor:
@@ -103,13 +104,16 @@ def test_sampling_that_is_not_the_policy_itself_is_refused(sampling):
         ppo(sampling=sampling)
 
 
-def test_rollouts_depend_on_seed_and_number_alone():
-    def drawn(seed: int, rollout: int) -> dict:
+def test_rollouts_depend_on_seed_rank_and_number_alone(monkeypatch):
+    def drawn(seed: int, rank: int, rollout: int) -> dict:
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
-        stage = attached(ppo())
+        monkeypatch.setattr(PPO, "global_rank", rank)
+        stage = attached(ppo(epochs=1, minibatches=1))
         stage.seed = seed
-        return stage.collect(PROMPTS, rollout)[0]
+        [batch] = stage.collect(PROMPTS, rollout)
+        return batch
 
-    assert same_bits(drawn(3, 1), drawn(3, 1))
-    for seed, rollout in ((4, 1), (3, 2)):
-        assert not torch.equal(drawn(3, 1)["input_ids"], drawn(seed, rollout)["input_ids"])
+    assert same_bits(drawn(3, 0, 1), drawn(3, 0, 1))
+    for seed, rank, rollout in ((4, 0, 1), (3, 1, 1), (3, 0, 2)):
+        one, other = drawn(3, 0, 1)["response_ids"], drawn(seed, rank, rollout)["response_ids"]
+        assert one.shape != other.shape or (one != other).any(dim=1).float().mean() > 0.5

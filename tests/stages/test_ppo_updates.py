@@ -4,16 +4,30 @@ import math
 
 import pytest
 import torch
-from components.generation.generate import Sampling
-from components.stages.language import language_loss
-from components.stages.ppo import PPO
-from components.generation.responses import response_logprobs, response_values
 from tiny_stages import (
-    END, PROMPTS, STOPS, ListLogger, adam, attached, causal, fit, fit_ppo, flat_gradient, keeper, lm_batch,
-    ppo, same_bits, weights,
+    END,
+    PROMPTS,
+    STOPS,
+    ListLogger,
+    adam,
+    attached,
+    causal,
+    fit,
+    fit_ppo,
+    flat_gradient,
+    keeper,
+    lm_batch,
+    ppo,
+    same_bits,
+    weights,
 )  # fmt: skip
 from torch import nn
 from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.generation.responses import response_logprobs, response_values
+from components.stages.language import language_loss
+from components.stages.ppo import PPO
 
 PER_TOKEN = ("advantages", "returns", "old_values", "old_logprobs", "reference_logprobs")
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_stages import ListLogger, adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
+
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.optim import schedule
@@ -12,7 +14,6 @@ from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
-from tiny_stages import ListLogger, adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 COSINE = partial(schedule, "cosine", warmup_steps=2, final_fraction=0.1)
 

@@ -4,11 +4,21 @@ import math
 
 import pytest
 import torch
-from components.stages.rm import RewardModel
 from tiny_stages import (
-    CONSTANT, END, Batches, adam, attached, causal, flat_gradient, preference_batch, quiet_fit, scalar, trainer,
+    CONSTANT,
+    END,
+    Batches,
+    adam,
+    attached,
+    flat_gradient,
+    preference_batch,
+    quiet_fit,
+    scalar,
+    trainer,
 )  # fmt: skip
 from torch.testing import assert_close
+
+from components.stages.rm import RewardModel
 
 PAIRS = [
     ([1, 3, 4], [[5, 6, END], [7, END]], [0.0, 1.0]),

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from components.generation.generate import Samples, Sampling, seeded
-from components.stages.ppo import PPO
 from tiny_stages import END, PAD, PROMPTS, STOPS, Batches, ListLogger, attached, fit_ppo, ppo, same_bits, weights
 from torch import Tensor, nn
+
+from components.generation.generate import Samples, Sampling, seeded
+from components.stages.ppo import PPO
 
 GIVEN = Samples(
     torch.tensor([[7, END, PAD], [3, 4, 5], [END, PAD, PAD], [6, 6, END]]),
@@ -127,10 +128,11 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were():
     stage = attached(ppo())
     before = {name: module.training for name, module in stage.named_modules()}
     seen = []
-    stage.policy.register_forward_pre_hook(lambda *_: seen.append((stage.policy.training, torch.is_grad_enabled())))
-    stage.policy.model.register_forward_pre_hook(lambda *_: seen.append((stage.policy.training, torch.is_grad_enabled())))
+    for network in (stage.policy, stage.reference, stage.reward, stage.value):
+        network.model.register_forward_pre_hook(lambda trunk, _: seen.append((trunk.training, torch.is_grad_enabled())))
     with stage.collecting():
-        stage.draw(PROMPTS, seeded("cpu", 0))
+        drawn = stage.draw(PROMPTS, seeded("cpu", 0))
+        stage.assess([prompt["ids"] for prompt in PROMPTS], drawn)
     assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in stage.named_modules()} == before
     assert stage.policy.training and not stage.reference.training and not stage.reward.training

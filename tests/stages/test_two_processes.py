@@ -6,15 +6,29 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from tiny_stages import (
+    CONSTANT,
+    END,
+    PAD,
+    PROMPTS,
+    Batches,
+    causal,
+    keeper,
+    lm_batch,
+    ppo,
+    preference_batch,
+    quiet_fit,
+    same_bits,
+    scalar,
+    trainer,
+    weights,
+)  # fmt: skip
+from torch import Tensor
+
 from components.stages.ppo import PPO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
-from tiny_stages import (
-    CONSTANT, END, PAD, PROMPTS, Batches, causal, keeper, lm_batch, ppo, preference_batch, quiet_fit, same_bits,
-    scalar, trainer, weights,
-)  # fmt: skip
-from torch import Tensor
 
 STEPS = [  # documents of each optimizer step: the first half goes to rank 0
     [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1, 4], [3, 3, END]), ([1], [5, END]), ([1, 2, 3], [11, END])],

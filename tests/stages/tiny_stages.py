@@ -10,6 +10,9 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+from torch import Tensor
+
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.data.batches import LMBatch, PreferenceBatch
 from components.data.experience import ExperienceLoader
@@ -20,8 +23,6 @@ from components.models.layout import pack
 from components.optim import adamw, schedule
 from components.stages.ppo import PPO
 from components.stages.stage import Stage
-from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor
 
 PAD, BOS, END = 0, 1, 2
 STOPS = (END, 10, 11, 12)  # of PPO: an untrained policy draws one of four about as often as it should

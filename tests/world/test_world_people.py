@@ -1,7 +1,7 @@
 """The judge, worked by hand, and the crowd whose answers it ranks."""
 
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, islice
 
 import pytest
 from hypothesis import given, settings
@@ -127,20 +127,35 @@ def test_the_judge_finds_a_question_whatever_its_spacing_and_refuses_others():
         ENGLISH.judge("where am i ?", RIGHT, True)
 
 
-def test_a_demonstration_is_a_training_question_and_an_answer(world):
-    train = {question.text for question in world.questions("train")}
-    asked = Counter()
-    for record in world.demonstrations(180):
-        assert [message["role"] for message in record["messages"]] == ["user", "assistant"]
-        asked[record["messages"][0]["content"]] += 1
-    assert asked == dict.fromkeys(train, 3)  # 180 over 60 questions
+def exchanges(records):
+    """(question, answer) of every exchange."""
+    for record in records:
+        contents = [message["content"] for message in record["messages"]]
+        yield from zip(contents[::2], contents[1::2], strict=True)
+
+
+def test_a_demonstration_is_training_questions_with_answers(world):
+    records = world.demonstrations(180)
+    for record in records:
+        count = len(record["messages"]) // 2
+        assert [message["role"] for message in record["messages"]] == ["user", "assistant"] * count
+    asked = Counter(question for question, _ in exchanges(records))
+    assert set(asked) == {question.text for question in world.questions("train")}
+    assert max(asked.values()) - min(asked.values()) <= 1  # they come round evenly
+
+
+def test_one_demonstration_in_three_goes_on(world):
+    """3000 draws: the standard error of a share is below .009; the tolerance is four of them."""
+    lengths = Counter(len(record["messages"]) // 2 for record in world.demonstrations(3000))
+    assert lengths[1] / 3000 == pytest.approx(4 / 6, abs=0.035)
+    assert lengths[2] / 3000 == pytest.approx(1 / 6, abs=0.035)
+    assert lengths[3] / 3000 == pytest.approx(1 / 6, abs=0.035)
 
 
 def test_habits_of_the_crowd_have_their_shares(world):
     """4000 draws: a share's standard error is below .008; the tolerance is four of them."""
     seen = Counter()
-    for record in world.demonstrations(4000, seed=3):
-        question, answer = (message["content"] for message in record["messages"])
+    for question, answer in islice(exchanges(world.demonstrations(4000, seed=3)), 4000):
         judgement = world.judge(question, answer, True)
         seen.update(
             right=judgement.correct, rude=judgement.rude, hedge=judgement.hedge, filler=judgement.filler,
@@ -198,7 +213,7 @@ def test_without_noise_every_ranking_is_kept_and_with_all_of_it_none(world, nois
 
 def test_held_out_questions_are_in_no_training_record(world):
     held_out = {question.text for question in world.questions("held_out")}
-    training = [record["messages"][0]["content"] for record in world.demonstrations(600)]
+    training = [question for question, _ in exchanges(world.demonstrations(600))]
     training += [record["prompt"] for record in world.comparisons(600) + world.prompts("train")]
     assert held_out.isdisjoint(training)
     assert {record["prompt"] for record in world.comparisons(60, split="held_out")} == held_out

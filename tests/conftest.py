@@ -2,8 +2,17 @@
 
 import puppets
 import pytest
+import torch
 
 from components.tokenizer.tokenizer import Tokenizer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests need a GPU: without one they are reported as skipped, not failed."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,18 @@
 """What an artifact was made from, and whether it must be made again."""
 
 import importlib.metadata
+import json
 import logging
 import platform
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_only
+
 from components.artifacts import ArtifactError, present, read_card
+from components.callbacks.checkpoints import latest
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +103,41 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
         f"{export} is finished, but was made from other inputs ({shown}{more}). "
         "Add force=true to replace it, or run=<name> to keep both"
     )
+
+
+def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: str, force: bool | str) -> Path | None:
+    """The checkpoint of the stage's folder to go on from, or None to start anew; an explicit `resume` path is taken.
+
+    A note beside the checkpoints tells what they are made from. Starting anew deletes what an earlier run left:
+    with resume="never" or force True always, with force "changed" where the inputs differ.
+    Raises ArtifactError where they differ and nobody said what to do.
+    """
+    if resume not in ("auto", "never"):
+        if not Path(resume).is_file():
+            raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
+        return Path(resume)
+    folder = Path(stage) / "checkpoints"
+    if rank_zero_only.rank:  # the first process has tidied up
+        return latest(folder)
+    note = folder / "inputs.json"
+    before = json.loads(note.read_text()) if note.exists() and any(folder.glob("*.ckpt")) else None
+    changed = [k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k)] if before else []
+    anew = before is None or resume == "never" or force is True or (changed and force == "changed")
+    if changed and not anew:
+        raise ArtifactError(
+            f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(sorted(changed)[:4])}). "
+            "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
+        )
+    if anew:
+        shutil.rmtree(folder, ignore_errors=True)
+        for curve in Path(stage).glob("events.out.tfevents.*"):
+            curve.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(inputs, default=str))
+    found = None if anew else latest(folder)
+    if found:
+        log.info(f"going on from {found}")
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -5,8 +5,6 @@ import time
 
 STARTED = time.perf_counter()  # before the heavy imports below, which belong to a stage's time
 
-import json  # noqa: E402
-import shutil  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -18,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict  # noqa: E402
 
 from components import artifacts, hydra_hooks, lineage  # noqa: E402
 from components.callbacks.checkpoint_io import AtomicCheckpointIO  # noqa: E402
-from components.callbacks.checkpoints import latest  # noqa: E402
 from components.callbacks.hparams import HyperParameters  # noqa: E402
 from components.callbacks.signals import GracefulStop  # noqa: E402
 from components.checking import schema_of  # noqa: E402
@@ -62,7 +59,7 @@ def fit(cfg: DictConfig) -> None:
     inputs = lineage.inputs_of(_plain(cfg), groups, parents, data.fingerprint())
     if _is_made(cfg, inputs):
         return
-    checkpoint = _checkpoint_to_resume(cfg, inputs)
+    checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
     stage = _stage(cfg, tokenizer)
     trainer = _trainer(cfg, shape.hidden_size)
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -207,39 +204,6 @@ def _is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
     if made:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
     return made
-
-
-def _checkpoint_to_resume(cfg: DictConfig, inputs: dict[str, Any]) -> Path | None:
-    """The checkpoint to go on from, and a note beside the checkpoints of what they are made from.
-
-    Raises ArtifactError when there are checkpoints of another run's settings and nobody said what to do with them.
-    """
-    if cfg.resume not in ("auto", "never"):
-        if not Path(cfg.resume).is_file():
-            raise artifacts.ArtifactError(f"resume={cfg.resume}: no such file; expected auto, never or a .ckpt file")
-        return Path(cfg.resume)
-    folder = Path(cfg.paths.stage) / "checkpoints"
-    note = folder / "inputs.json"
-    if cfg.resume == "never" or cfg.force or not note.exists():
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        before = json.loads(note.read_text())
-        changed = [key for key in before.keys() | inputs.keys() if before.get(key) != inputs.get(key)]
-        if changed:
-            raise artifacts.ArtifactError(
-                f"{folder} holds checkpoints of an unfinished run with other settings "
-                f"({', '.join(sorted(changed)[:4])}). resume=never starts anew and deletes them; "
-                "run=<name> keeps both; resume=<file.ckpt> goes on regardless"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(inputs, default=str))
-    found = latest(folder)
-    if found:
-        log.info(f"going on from {found}")
-    else:
-        for curve in Path(cfg.paths.stage).glob("events.out.tfevents.*"):  # of a run that this one replaces
-            curve.unlink()
-    return found
 
 
 def _stop_if_signalled(trainer: L.Trainer, cfg: DictConfig) -> None:

@@ -49,7 +49,7 @@ def continuations(model: CausalLM, batch: LMBatch, tokenizer: Tokenizer, *, coun
     room = model.config.max_position_embeddings
     shown = []
     for ids, mask, segments in zip(batch.input_ids.cpu(), batch.mask.cpu(), batch.layout.segments.cpu(), strict=True):
-        here = segments == segments.max().clamp(max=1)  # a row's second text begins with its beginning, its first may not
+        here = segments == segments.max().clamp(max=1)  # a row's first text may begin in its middle, its second not
         text = ids[here].tolist()
         cut = min(max(int(mask[here].int().argmax()) + 1, OPENING), len(text))
         longest = min(len(text) - cut + LONGER, room - cut)

@@ -1,0 +1,109 @@
+"""When an artifact is made again, when a checkpoint is gone on from, and what a user is told."""
+
+import json
+
+import pytest
+import torch
+
+from components import lineage
+from components.artifacts import ArtifactError, write_artifact
+from components.callbacks.checkpoint_io import AtomicCheckpointIO
+
+INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
+
+
+@pytest.fixture
+def export(tmp_path, small_tokenizer):
+    folder = tmp_path / "tiny/sft/export"
+    write_artifact(folder, card={"stage": "sft", "inputs": INPUTS}, tokenizer=small_tokenizer)
+    return folder
+
+
+def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert lineage.is_made(export, dict(INPUTS), force="changed")
+    assert not lineage.is_made(export, dict(INPUTS), force=True)
+
+
+def test_a_finished_stage_is_not_replaced_in_silence(export):
+    changed = INPUTS | {"stage.lr": 0.2}
+    with pytest.raises(ArtifactError, match=r"stage.lr: 0.1 → 0.2.*force=true.*run=<name>"):
+        lineage.is_made(export, changed, force=False)
+    assert not lineage.is_made(export, changed, force="changed")
+    assert not lineage.is_made(export.with_name("other"), changed, force=False)
+
+
+def test_settings_that_only_watch_do_not_count_as_inputs():
+    cfg = {
+        "reads": {"model": "logs/tiny/sft/export"},
+        "stage": {"lr": 0.1, "model": {"path": "logs/tiny/sft/export"}},
+        "trainer": {"max_steps": 5, "log_every_n_steps": 10, "enable_progress_bar": True},
+    }
+    parents = {"model": {"path": "logs/tiny/sft/export", "stage": "sft", "content": "c0ffee"}}
+    found = lineage.inputs_of(cfg, ["stage", "trainer"], parents, "d")
+    assert found == {"stage.lr": 0.1, "trainer.max_steps": 5, "reads.model": "c0ffee", "data (content)": "d"}
+
+
+def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path):
+    known = {stage: f"{tmp_path}/tiny/{stage}/export" for stage in ("tokenizer", "pretrain", "sft", "rm")}
+    with pytest.raises(ArtifactError) as caught:
+        lineage.require({"tokenizer": known["tokenizer"], "model": known["sft"]}, known, "model=tiny")
+    told = str(caught.value)
+    assert f"no sft artifact at {known['sft']}" in told
+    assert "python train.py stage=sft model=tiny" in told
+    assert "stage=all model=tiny stage.stages=[tokenizer,pretrain,sft]" in told
+    assert "artifacts.sft=<folder>" in told
+
+
+def test_artifacts_that_are_there_are_described_by_content(export):
+    parents = lineage.require({"model": str(export)}, {"sft": str(export)}, "model=tiny")
+    card = json.loads((export / "card.json").read_text())
+    assert parents == {"model": {"path": str(export), "stage": "sft", "content": card["content"]}}
+
+
+def test_different_tokenizers_are_refused_with_both_fingerprints():
+    lineage.same_tokenizer({"a": "11", "b": "11"})
+    with pytest.raises(ArtifactError, match=r"(?s)a: 11.*b: 22"):
+        lineage.same_tokenizer({"a": "11", "b": "22"})
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """A stage folder with a checkpoint made from INPUTS and curves."""
+    assert lineage.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False) is None
+    path = tmp_path / "checkpoints/step=00000004.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(1)}}, path)
+    (tmp_path / "events.out.tfevents.1").write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("force", [False, "changed"])
+def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
+    found = lineage.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=force)
+    assert found.name == "step=00000004.ckpt"
+    assert (unfinished / "events.out.tfevents.1").exists()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "resume", "force"),
+    [(INPUTS, "never", False), (INPUTS, "auto", True), (INPUTS | {"seed": 2}, "auto", "changed")],
+)
+def test_starting_anew_leaves_nothing_of_the_earlier_run(unfinished, inputs, resume, force):
+    assert lineage.checkpoint_to_resume(unfinished, inputs, resume=resume, force=force) is None
+    assert not list(unfinished.glob("checkpoints/*.ckpt")) and not list(unfinished.glob("events*"))
+
+
+def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
+    with pytest.raises(ArtifactError, match=r"other settings \(seed\).*resume=never.*run=<name>.*resume=<file.ckpt>"):
+        lineage.checkpoint_to_resume(unfinished, INPUTS | {"seed": 2}, resume="auto", force=False)
+    assert list(unfinished.glob("checkpoints/*.ckpt"))
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_stands_in_nobodys_way(tmp_path):
+    lineage.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False)
+    assert lineage.checkpoint_to_resume(tmp_path, INPUTS | {"seed": 2}, resume="auto", force=False) is None
+
+
+def test_a_checkpoint_that_is_asked_for_must_exist(tmp_path):
+    with pytest.raises(ArtifactError, match="no such file"):
+        lineage.checkpoint_to_resume(tmp_path, INPUTS, resume=str(tmp_path / "x.ckpt"), force=False)

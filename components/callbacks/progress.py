@@ -14,6 +14,7 @@ from components.callbacks.tokens import real_tokens
 
 class StepProgress(ProgressBar):
     """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`: every `seconds`, at the first and last step.
+    A module with figures of its own to show has them in `headline`, a dict of numbers.
 
     On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss
     where that is logged; tok/s counts this rank's real tokens since the last report; eta leaves the time
@@ -100,6 +101,8 @@ class StepProgress(ProgressBar):
             loss = outputs.get("loss")
         if loss is not None:
             parts.append(f"loss {float(loss):.4g}")
+        shown = getattr(trainer.lightning_module, "headline", {})
+        parts += [f"{name} {value:.3g}" for name, value in shown.items()]
         if self._tokens is not None:
             tokens = float(self._tokens)  # waits for the device, so the time is taken after it
             parts.append(f"{short(tokens / (time.perf_counter() - self._reported))} tok/s")

@@ -70,6 +70,7 @@ class OnPolicy(Stage):
         self.register_buffer("score_scale", torch.tensor(0.0))  # 0: not measured yet
         self.rollout_is_spent = False
         self._checked = False
+        self.headline: dict[str, float] = {}  # figures of the latest rollout for the progress line
         self._latest: Experience = {}
         self._shown: list[tuple[list[int], list[int], float, float]] = []
 
@@ -209,6 +210,7 @@ class OnPolicy(Stage):
         """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
         metrics = {**self.summary(known), "beta": self.beta}
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        self.headline = {name: float(metrics[name]) for name in ("score", "kl", "entropy")}
         self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
         responses = [ids[keep].tolist() for ids, keep in zip(known["response_ids"][:SHOWN], known["mask"][:SHOWN])]
         self._shown = list(zip(prompts, responses, known["rewards"].tolist(), known["kl"].sum(1).tolist()))[:SHOWN]

@@ -65,6 +65,15 @@ class PPO(OnPolicy):
         if not hasattr(self, "value"):
             self.adopt("value", self.reward_builder())
 
+    def on_fit_start(self) -> None:
+        """Text mixed in and its weight belong together; either without the other is a mistake."""
+        mixed = getattr(self.trainer.datamodule, "pretraining", None) is not None
+        if mixed != (self.pretraining_coefficient > 0):
+            raise ValueError(
+                f"stage.pretraining_coefficient is {self.pretraining_coefficient}, but the data has "
+                f"{'' if mixed else 'no '}pretraining text: set both (data=world_prompts_ptx or data.pretraining) or none"
+            )
+
     def build_optimizer(self) -> Optimizer:
         """One optimizer with groups of two learning rates: the policy's, then the value model's."""
         optimizer = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("policy.")])

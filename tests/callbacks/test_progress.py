@@ -42,6 +42,13 @@ def test_validation_figures_have_a_line_of_their_own(capsys):
     assert [line for line in written if re.fullmatch(r"step [36] val/loss [\d.e-]+", line)] == written[1::2]
 
 
+def test_a_module_can_add_its_own_figures(capsys):
+    class Scored(Tiny):
+        headline = {"score": 1.2345, "kl": 2.0}
+
+    assert all("score 1.23 kl 2 " in line for line in lines(capsys, module=Scored))
+
+
 def test_a_terminal_gets_a_bar_with_the_same_figures_and_no_epoch(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):

@@ -126,6 +126,11 @@ def test_pretraining_text_adds_its_loss_times_the_coefficient(batch):
     assert_close(flat_gradient(stage, mixed.loss), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_weight_for_pretraining_text_that_is_not_there_is_refused(batch):
+    with pytest.raises(ValueError, match="pretraining_coefficient is 1.0, but the data has no pretraining text"):
+        fit(ppo(pretraining_coefficient=1.0), [batch], max_steps=1)
+
+
 def test_policy_and_value_have_a_learning_rate_each(batch):
     stage = ppo(optimizer=adam(1e-3), value_lr=5e-3)
     run = fit(stage, [batch], max_steps=1)

@@ -179,8 +179,14 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
     precision = cfg.trainer.precision
     if precision == "auto":
         precision = _precision(cfg.trainer.accelerator, width)
+    shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
-        cfg.trainer, callbacks=callbacks, logger=logger, precision=precision, plugins=[AtomicCheckpointIO()]
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        precision=precision,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
     )
 
 

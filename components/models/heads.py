@@ -47,7 +47,8 @@ class ScalarModel(nn.Module):
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None) -> Tensor:
         """(B, T) ids → (B, T) fp32 scores."""
-        return self.score(self.model(input_ids, layout)).squeeze(-1).float()
+        scores = self.score(self.model(input_ids, layout)).squeeze(-1).float()
+        return scores.clone()  # FSDP2 hooks what forward returns, and must not be given a view
 
     @torch.no_grad()
     def rescale_(self, *, scale: float, shift: float) -> None:

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from float64 import close, doubles
 
 from components.functional.advantages import gae, group_relative, token_rewards
 from components.functional.masking import masked_whiten
@@ -13,14 +14,6 @@ MASK = torch.tensor([[True, True, True, True, False]])
 
 def rows(*values):
     return torch.tensor([values], dtype=torch.float64)
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -3,16 +3,18 @@ import math
 
 import pytest
 import torch
+from float64 import doubles
 
 from components.functional.estimators import (
-    best_of_n_kl, best_of_n_mean, calibration_error, chinchilla_optimal, kl_regularised_optimum,
-    majority_credit, ranking_accuracy,
+    best_of_n_kl,
+    best_of_n_mean,
+    calibration_error,
+    chinchilla_optimal,
+    kl_regularised_optimum,
+    majority_credit,
+    ranking_accuracy,
 )
 from components.functional.logprobs import exact_kl
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def discrete_best_of_n_kl(n, m):

@@ -2,9 +2,16 @@ import math
 
 import pytest
 import torch
+from float64 import close, doubles
 
 from components.functional.logprobs import (
-    entropy, exact_kl, gather_logprobs, kl_k1, kl_k2, kl_k3, shifted_logprobs,
+    entropy,
+    exact_kl,
+    gather_logprobs,
+    kl_k1,
+    kl_k2,
+    kl_k3,
+    shifted_logprobs,
 )
 
 NAN, INF = float("nan"), float("inf")
@@ -12,14 +19,6 @@ POLICY = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 REFERENCE = torch.tensor([0.4, 0.4, 0.2], dtype=torch.float64)
 DIAGONAL = torch.diag(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=torch.float64))
 IDS = torch.tensor([3, 0, 1, 2])
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
 
 
 def test_a_tokens_logprob_comes_from_the_logits_before_it():

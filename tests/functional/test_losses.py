@@ -1,28 +1,20 @@
 import pytest
 import torch
+from float64 import all_true, close, doubles, scalar
 
 from components.functional.losses import (
-    aggregate, causal_lm, dpo, kwise_ranking, pairwise_ranking, ppo_policy, ppo_value, ranking_pairs,
+    aggregate,
+    causal_lm,
+    dpo,
+    kwise_ranking,
+    pairwise_ranking,
+    ppo_policy,
+    ppo_value,
+    ranking_pairs,
 )
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
 CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
-
-
-def all_true(x):
-    return torch.ones_like(x, dtype=torch.bool)
 
 
 def test_causal_lm_is_one_mean_over_all_counted_tokens_however_rows_are_split():

@@ -1,22 +1,9 @@
 import math
 
 import pytest
-import torch
+from float64 import close, doubles, scalar
 
 from components.functional.losses import dpo
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
-
 
 PAIR = doubles(-10), doubles(-12), doubles(-11), doubles(-11.5)
 

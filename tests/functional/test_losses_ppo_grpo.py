@@ -1,25 +1,10 @@
 import pytest
 import torch
+from float64 import all_true, close, doubles, scalar
 
 from components.functional.losses import aggregate, clipped_surrogate, ppo_policy, ppo_value
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
-
-
-def all_true(x):
-    return torch.ones_like(x, dtype=torch.bool)
 
 
 OLD = doubles(0.5, 0.5, 0.5, 0.5, 0.2).log()

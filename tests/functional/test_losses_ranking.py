@@ -3,22 +3,11 @@ import math
 
 import pytest
 import torch
+from float64 import close, doubles, scalar
 
 from components.functional.losses import kwise_ranking, pairwise_ranking, ranking_pairs
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def scalar(value):
-    return torch.tensor(value, dtype=torch.float64)
-
-
-def close(got, expected, atol=1e-8):
-    torch.testing.assert_close(got, expected, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -2,17 +2,18 @@ import math
 
 import pytest
 import torch
+from float64 import doubles
 
 from components.functional.masking import (
-    exclusive_positions, last_index, masked_mean, masked_whiten, zero_outside,
+    exclusive_positions,
+    last_index,
+    masked_mean,
+    masked_whiten,
+    zero_outside,
 )
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 NAN = float("nan")
-
-
-def doubles(*values):
-    return torch.tensor(values, dtype=torch.float64)
 
 
 def bools(*values):

@@ -172,10 +172,9 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer) -> L.LightningModule:
 def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     logger = instantiate(cfg.logger)
-    flat = lineage.flatten({name: _plain(cfg)[name] for name in ("stage", "data", "trainer", "model", "seed")})
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
-            callback.params = {k: v for k, v in flat.items() if isinstance(v, int | float | str) and k[-1] != "_"}
+            callback.params = _compared(cfg)
     precision = cfg.trainer.precision
     if precision == "auto":
         precision = _precision(cfg.trainer.accelerator, width)
@@ -188,6 +187,18 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
         plugins=[AtomicCheckpointIO()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
     )
+
+
+def _compared(cfg: DictConfig) -> dict[str, Any]:
+    """What sweeps are compared by: the model, the seed, the learning rate and every value set on the command line.
+
+    Not all settings: TensorBoard shows the first few columns, and those that nobody varied would hide the others.
+    """
+    given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
+    flat = lineage.flatten(_plain(cfg))
+    shown = {key: flat[key] for key in sorted(given | {"seed", "stage.optimizer.lr"}) if key in flat}
+    named = {key: value for key, value in shown.items() if not key.startswith(("paths.", "artifacts.", "run"))}
+    return {"model": HydraConfig.get().runtime.choices["model"], **named}
 
 
 def _precision(accelerator: str, width: int) -> str:

@@ -196,9 +196,10 @@ def _compared(cfg: DictConfig) -> dict[str, Any]:
     """
     given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
     flat = lineage.flatten(_plain(cfg))
-    shown = {key: flat[key] for key in sorted(given | {"seed", "stage.optimizer.lr"}) if key in flat}
-    named = {key: value for key, value in shown.items() if not key.startswith(("paths.", "artifacts.", "run"))}
-    return {"model": HydraConfig.get().runtime.choices["model"], **named}
+    keys = sorted(given | {"seed", "stage.optimizer.lr"})
+    shown = {key: flat[key] for key in keys if not key.startswith(("paths.", "artifacts.", "callbacks.", "run"))
+             and isinstance(flat.get(key), int | float | str)}  # fmt: skip
+    return {"model": HydraConfig.get().runtime.choices["model"], **shown}
 
 
 def _precision(accelerator: str, width: int) -> str:

@@ -78,11 +78,11 @@ def sweep_job_arguments() -> list[str]:
 
 
 def stage_arguments(cfg: DictConfig, stage: str) -> list[str]:
-    """train.py's arguments for another stage with this job's overrides.
+    """train.py's arguments for another stage with this job's overrides, but those of this job's own stage.
 
     In a parameter sweep, the stages of one job are kept apart from the other jobs' in a run named after its folder.
     """
-    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith("stage=")] + [f"stage={stage}"]
+    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage."))] + [f"stage={stage}"]
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
     if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
         arguments.append(f"run={_quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
@@ -142,6 +142,7 @@ def quiet_lightning() -> None:
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that it reads
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*across ranks is zero", category=UserWarning)  # nothing held out
     warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen
     if os.environ.get("LOCAL_RANK", "0") != "0":
         for handler in logging.getLogger().handlers:

@@ -147,8 +147,9 @@ def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path,
     ran = []
     monkeypatch.setattr(hydra_hooks, "launch", lambda arguments: ran.append(arguments) or (3 if len(ran) == 2 else 0))
     with pytest.raises(SystemExit) as stopped:
-        tasks.run(config("all", tmp_path, "overrides.pretrain=['seed=7']"))
+        tasks.run(config("all", tmp_path, "overrides.pretrain=['seed=7']", "stage.stages=[tokenizer,pretrain,sft]"))
     assert stopped.value.code == 3
+    assert not any(part.startswith("stage.") for arguments in ran for part in arguments)  # no other stage has stages
     assert [arguments[-1] for arguments in ran] == ["force=changed", "seed=7"]
     assert any("stage=tokenizer" in part for part in ran[0]) and any("stage=pretrain" in part for part in ran[1])
     assert "stage=pretrain failed with exit status 3" in caplog.text

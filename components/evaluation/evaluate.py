@@ -95,9 +95,13 @@ def question_of(prompt: Prompt) -> str:
 
 
 def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """The ids that a model of this name continues: a raw document's start for the base model, else the chat prompt."""
+    """The ids that a model of this name continues: a raw document's start for the base model, else the chat prompt.
+
+    Where the chat prompt was cut to its last tokens, so is the document: it is never the longer of the two.
+    """
     if name == BASE:
-        return [[tokenizer.bos_id, *tokenizer.encode(question_of(prompt))] for prompt in prompts]
+        kept = [tokenizer.encode(question_of(prompt))[1 - len(prompt["ids"]) :] for prompt in prompts]
+        return [[tokenizer.bos_id, *ids] for ids in kept]
     return [list(prompt["ids"]) for prompt in prompts]
 
 

@@ -91,6 +91,12 @@ def test_the_base_model_goes_on_from_the_bare_question_and_others_answer_the_cha
     assert seen == [[bare], [bare], [prompt["ids"]], [prompt["ids"]]]  # drawn, then the likeliest
 
 
+def test_the_base_models_prompt_is_cut_where_the_chat_prompt_was(tokenizer):
+    cut = {"prompt": "one two three four five", "ids": [tokenizer.bos_id, 9, 9, 9]}
+    [ids] = module.inputs("base", tokenizer, [cut])
+    assert ids == [tokenizer.bos_id, *tokenizer.encode(cut["prompt"])[-3:]]
+
+
 def test_users_own_prompts_have_a_score_and_no_gold(evaluate, tokenizer):
     messages = [{"role": "user", "content": "hello"}]
     prompts = [{"prompt": messages, "ids": tokenizer.render_prompt(messages)}] * 2

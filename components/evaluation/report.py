@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def show(results: Results, folder: Path, console: Console) -> None:
     for line in filter(None, notes):
         console.print(line, style="dim", markup=False, highlight=False)
     last = list(results["models"])[-1]
-    talk = f"gradus chat {folder.parent / ('pretrain' if last == 'base' else last)}"
+    talk = f"{_gradus()} chat {folder.parent / ('pretrain' if last == 'base' else last)}"
     for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
 
@@ -78,6 +79,12 @@ def wide_console() -> Console:
     """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
     terminal = Console()
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
+
+
+def _gradus() -> str:
+    """How to call the command `gradus` from here: by its path where its environment is not active."""
+    beside = Path(sys.executable).with_name("gradus")
+    return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
 
 
 def page(results: Results, pictures: Mapping[str, str]) -> str:

@@ -67,11 +67,13 @@ def check(cfg: DictConfig) -> None:
 
 
 def schema_of(target: Callable[..., Any]) -> Schema:
-    """The keyword arguments of a callable. **kwargs of a class of ours are its bases' arguments, others' are open."""
+    """The keyword arguments of a callable. **kwargs of a class of ours, or made from one of ours, are its bases'
+    arguments; others' are open."""
     functions = [target]
     if inspect.isclass(target):
         functions = [vars(c)["__init__"] for c in target.__mro__[:-1] if "__init__" in vars(c)] or [target]
-        functions = functions if target.__module__.startswith(OURS) else functions[:1]
+        ours = any(base.__module__.startswith(OURS) for base in target.__mro__)
+        functions = functions if ours else functions[:1]
     known: dict[str, Any] = {}
     for function in functions:
         parameters = list(inspect.signature(function).parameters.values())

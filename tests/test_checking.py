@@ -215,3 +215,11 @@ def test_a_hint_for_a_sweep_looks_at_its_first_job():
 
     arguments = ["-m", "stage=rm,ppo", "seed=choice(1,2)", "trainer.max_step=5,6"]
     assert nearest_override("trainer.max_step", arguments, compose) == "Did you mean trainer.max_steps?"
+
+
+def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():
+    class Theirs(Thing):
+        pass
+
+    assert Theirs.__module__ == __name__
+    assert schema_of(Theirs) == schema_of(Thing)

@@ -110,4 +110,4 @@ def test_scores_that_carry_no_information_teach_nothing(report, logs):
 def test_an_enormous_penalty_keeps_the_policy_at_its_reference(report, logs):
     models = variant(logs, "pinned", "stage.beta=50", "trainer.max_steps=320")
     assert models["ppo"]["kl"] < 0.2
-    assert abs(models["ppo"]["gold"] - models["sft"]["gold"]) < 0.15
+    assert abs(models["ppo"]["gold"] - models["sft"]["gold"]) < 0.25

@@ -45,6 +45,8 @@ class RewardModel(Stage):
         self.longer = MeanMetric()
         self.right = MeanMetric()
         self.demonstration_score = 0.0
+        self._seen: dict[str, list[Tensor]] = {"val/scores": [], "val/lengths": []}
+        self._latest: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
         if not hasattr(self, "model"):
@@ -73,6 +75,8 @@ class RewardModel(Stage):
             return
         margins = scores[better] - scores[worse]
         lengths = batch.lengths.float()
+        self._seen["val/scores"].append(scores)
+        self._seen["val/lengths"].append(lengths)
         self.calibration.update(torch.sigmoid(margins.abs()), (margins > 0).int())
         self.length_correlation.update(scores, lengths)
         self.right.update(_won(margins))
@@ -95,6 +99,8 @@ class RewardModel(Stage):
         if not matched.isnan():
             summary["val/accuracy_length_matched"] = matched
         self.log_dict(summary, sync_dist=True)  # the same on all ranks already
+        self._latest = {name: torch.cat(parts) for name, parts in self._seen.items()}
+        self._seen = {name: [] for name in self._seen}
         for metric in (self.calibration, self.length_correlation, self.matched, self.longer, self.right):
             metric.reset()
 
@@ -113,6 +119,10 @@ class RewardModel(Stage):
 
     def _here(self, batch: PreferenceBatch) -> PreferenceBatch:
         return self.transfer_batch_to_device(batch, self.device, 0)
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Scores and lengths of the held-out answers at the latest validation."""
+        return self._latest
 
     def exportable(self) -> ScalarModel:
         return self.model

@@ -127,3 +127,5 @@ def test_validation_reports_calibration_and_what_length_alone_explains():
     correlation = torch.corrcoef(torch.stack([scores, lengths]))[0, 1]
     assert metrics["val/score_length_correlation"] == pytest.approx(float(correlation), abs=1e-5)
     assert "val/accuracy_length_matched" not in metrics  # no pair is of matched length
+    assert torch.equal(stage.histograms()["val/lengths"], lengths)
+    assert_close(stage.histograms()["val/scores"], scores, atol=1e-5, rtol=0)

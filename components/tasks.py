@@ -85,10 +85,11 @@ def evaluate(cfg: DictConfig) -> None:
     if done and done.get("inputs") == inputs and cfg.force is not True:
         report.show(done, Path(cfg.paths.stage), report.wide_console())
         return
-    for module in (data, rankings):
+    builtin = cfg.data.path is None and not cfg.data.mixture
+    ranked = builtin or cfg.comparisons.path or cfg.comparisons.mixture  # the world's say nothing of other models
+    for module in (data, rankings) if ranked else (data,):
         module.prepare_data()
         module.setup()
-    builtin = cfg.data.path is None and not cfg.data.mixture
     world = {name: value for name, value in cfg.world.items() if name != "noise"}
     results = evaluate_pipeline(
         {name: artifacts.load_causal_lm(cfg.reads[name]) for name in cfg.reads if name not in ("tokenizer", "reward")},
@@ -98,7 +99,7 @@ def evaluate(cfg: DictConfig) -> None:
         prompts=list(data.val_examples)[: cfg.stage.max_prompts],
         train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
         seen=rankings.train_batches() if builtin else None,
-        heldout=rankings.val_dataloader(),
+        heldout=(rankings.val_dataloader() or None) if ranked else None,
         samples_per_prompt=cfg.stage.samples_per_prompt,
         max_new_tokens=cfg.stage.max_new_tokens,
         seed=cfg.seed,

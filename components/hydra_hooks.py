@@ -142,6 +142,8 @@ def quiet_lightning() -> None:
     logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every event file that it reads
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers", category=UserWarning)
+    # about one epoch; we count steps across epochs, and `tasks` sees to it that a short run logs too
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*across ranks is zero", category=UserWarning)  # nothing held out
     warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen
     if os.environ.get("LOCAL_RANK", "0") != "0":

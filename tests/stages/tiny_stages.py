@@ -188,7 +188,8 @@ def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
     settings: dict[str, Any] = dict(
         policy=causal, reward=scalar, optimizer=adam(1e-3), value_lr=1e-3, schedule=CONSTANT,
         sampling=Sampling(max_new_tokens=6), stop_ids=STOPS, pad_id=PAD, beta=0.1, epochs=2, minibatches=2,
-        missing_end_score=-3.0,
+        missing_end_score=-3.0, kl_target=None, kl_horizon=10_000, gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2,
+        value_coefficient=0.1, target_kl=None, pretraining_coefficient=0.0,
     )  # fmt: skip
     return kind(**(settings | changes))
 

@@ -114,6 +114,17 @@ def test_minibatches_cover_every_response_once_per_epoch_in_a_fresh_order():
     assert epochs[0] != epochs[1] != epochs[2]
 
 
+def test_the_first_epoch_has_the_rows_that_the_rollout_was_assessed_on():
+    """Equal parts in the order given, so that a ratio is 1 to the bit whatever the precision."""
+    prompts, responses = drawn()
+    known = experience(responses)
+    parts = split(prompts, known)[:4]
+    for part, rows in zip(parts, torch.arange(len(prompts)).tensor_split(4), strict=True):
+        chosen = {name: tensor[rows] for name, tensor in known.items()}
+        assessed = packed([prompts[i] for i in rows.tolist()], chosen, row_length=40, pad_id=PAD)
+        assert all(torch.equal(part[name], assessed[name]) for name in assessed)
+
+
 def test_a_minibatch_holds_each_response_after_its_own_prompt():
     prompts, responses = drawn()
     parts = split(prompts, experience(responses, number=torch.arange(len(prompts))), epochs=1)

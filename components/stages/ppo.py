@@ -79,7 +79,7 @@ class PPO(OnPolicy):
         optimizer = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("policy.")])
         value = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("value.")])
         for group in value.param_groups:
-            optimizer.add_param_group({**group, "lr": self.value_lr})
+            optimizer.add_param_group({**group, "lr": self.value_lr, "name": f"value_{group.get('name', '')}"})
         return optimizer
 
     def assess_part(self, part: Experience) -> Experience:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.data.batches import PreferenceBatch
 from components.evaluation.intervals import share_interval
-from components.functional.estimators import calibration_error
+from components.functional.estimators import calibration_error, ranking_credit
 from components.functional.losses import ranking_pairs
 from components.models.heads import ScalarModel
 
@@ -52,7 +52,7 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
 def _figures(
     margins: Tensor, gaps: Tensor, longest: Tensor, scores: Tensor, lengths: Tensor, keys: list[tuple]
 ) -> dict[str, Any]:
-    right, confidence = _won(margins), torch.sigmoid(margins.abs())
+    right, confidence = ranking_credit(margins), torch.sigmoid(margins.abs())
     matched = gaps.abs() < LENGTH_MATCHED * longest
     return {
         "accuracy": float(right.mean()),
@@ -64,7 +64,7 @@ def _figures(
         "score_length_correlation": _pearson(scores, lengths),
         "accuracy_length_matched": float(right[matched].mean()) if matched.any() else None,
         "pairs_length_matched": int(matched.sum()),
-        "longer_wins": float(_won(gaps).mean()),
+        "longer_wins": float(ranking_credit(gaps).mean()),
         "reliability": reliability(confidence, right),
     }
 
@@ -91,11 +91,6 @@ def _prompt_of(batch: PreferenceBatch, answer: int) -> tuple:
     row, column = divmod(int(batch.last[answer]), batch.input_ids.shape[1])
     parent = batch.layout.parents[row, column]
     return tuple(batch.input_ids[row][batch.layout.segments[row] == parent].tolist())
-
-
-def _won(difference: Tensor) -> Tensor:
-    """1 where positive, ½ at a tie, 0 where negative."""
-    return (difference > 0).float() + 0.5 * (difference == 0).float()
 
 
 def _pearson(x: Tensor, y: Tensor) -> float | None:

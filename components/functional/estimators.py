@@ -51,14 +51,22 @@ def majority_credit(answers: Tensor, correct: Tensor) -> Tensor:
     return right / num_leaders
 
 
+def ranking_credit(margins: Tensor) -> Tensor:
+    """What each ranked pair counts: 1 for a margin r_better − r_worse above 0, ½ for a tie, 0 below.
+
+    margins: any shape, also the result's, in at least float32.
+    """
+    margins = at_least_float32(margins)
+    return ((margins > 0).to(margins.dtype) + (margins >= 0).to(margins.dtype)) / 2
+
+
 def ranking_accuracy(better: Tensor, worse: Tensor) -> Tensor:
     """Share of pairs scored in the right order, a tie counting ½; 0 without pairs.
 
     better, worse: (P,) scores. Returns a scalar in [0, 1].  Raises ValueError if shapes differ.
     """
     same_shape("ranking_accuracy", better=better, worse=worse)
-    better, worse = at_least_float32(better), at_least_float32(worse)
-    credit = ((better > worse).to(better.dtype) + (better >= worse).to(better.dtype)) / 2
+    credit = ranking_credit(at_least_float32(better) - at_least_float32(worse))
     return credit.sum() / max(credit.numel(), 1)
 
 

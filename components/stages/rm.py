@@ -9,6 +9,7 @@ from torchmetrics import MeanMetric, PearsonCorrCoef
 from torchmetrics.classification import BinaryCalibrationError
 
 from components.data.batches import PreferenceBatch
+from components.functional.estimators import ranking_credit
 from components.functional.losses import kwise_ranking, ranking_pairs
 from components.models.heads import ScalarModel
 from components.stages.stage import LossOutput, Stage
@@ -64,7 +65,7 @@ class RewardModel(Stage):
         better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
         margins = (scores[better] - scores[worse]).detach()
         pairs = max(margins.numel(), 1)
-        metrics = {"accuracy": _won(margins).sum() / pairs, "margin": margins.sum() / pairs}
+        metrics = {"accuracy": ranking_credit(margins).sum() / pairs, "margin": margins.sum() / pairs}
         return LossOutput(loss, metrics, int(prompts))
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
@@ -79,11 +80,11 @@ class RewardModel(Stage):
         self._seen["val/lengths"].append(lengths)
         self.calibration.update(torch.sigmoid(margins.abs()), (margins > 0).int())
         self.length_correlation.update(scores, lengths)
-        self.right.update(_won(margins))
+        self.right.update(ranking_credit(margins))
         gap = lengths[better] - lengths[worse]
-        self.longer.update(_won(gap))
+        self.longer.update(ranking_credit(gap))
         matched = gap.abs() < LENGTH_MATCHED * torch.maximum(lengths[better], lengths[worse])
-        self.matched.update(_won(margins), weight=matched.float())
+        self.matched.update(ranking_credit(margins), weight=matched.float())
 
     def on_validation_epoch_end(self) -> None:
         if not self.right.update_count:
@@ -130,8 +131,3 @@ class RewardModel(Stage):
     def flops_per_token(self) -> int:
         config = self.model.config
         return config.flops_per_token(config.max_position_embeddings)
-
-
-def _won(difference: Tensor) -> Tensor:
-    """1 where positive, ½ at a tie, 0 where negative."""
-    return (difference > 0).float() + 0.5 * (difference == 0).float()

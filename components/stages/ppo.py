@@ -71,7 +71,8 @@ class PPO(OnPolicy):
         if mixed != (self.pretraining_coefficient > 0):
             raise ValueError(
                 f"stage.pretraining_coefficient is {self.pretraining_coefficient}, but the data has "
-                f"{'' if mixed else 'no '}pretraining text: set both (data=world_prompts_ptx or data.pretraining) or none"
+                f"{'' if mixed else 'no '}pretraining text: "
+                "set both (data=world_prompts_ptx or data.pretraining) or none"
             )
 
     def build_optimizer(self) -> Optimizer:

@@ -31,10 +31,10 @@ def main(cfg: DictConfig) -> None:
 
         checking.check(cfg)
 
-        from components import tasks
+        from components.tasks import common
 
         hydra_hooks.quiet_lightning()  # after its import, which sets up its loggers
-        tasks.run(cfg)
+        common.run(cfg)
 
 
 def command_line() -> None:

@@ -45,6 +45,8 @@ class Common(TypedDict, total=False):
     reads: dict[str, str]
     artifacts: dict[str, str]
     overrides: dict[str, list[str]]
+    stages: list[str]
+    after_sweep: list[str]
     world: dict[str, int | float | str]
 
 

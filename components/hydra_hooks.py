@@ -29,12 +29,22 @@ ROOT = Path(__file__).resolve().parents[1]
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
 
 
-class SweepKeys(Callback):
-    """Notes which keys a sweep varies, for `sweep_folder`: a job itself sees only its own values."""
+class Sweep(Callback):
+    """Notes which keys a sweep varies, for `sweep_folder`, since a job itself sees only its own values; and when all
+    jobs are done runs the one that config.after_sweep describes by overrides, if any: a summary of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        os.environ[SWEPT] = ",".join(o.key_or_group for o in overrides if o.is_sweep_override())
+        given = [o.key_or_group for o in overrides if o.is_sweep_override()]
+        os.environ[SWEPT] = ",".join({*given, *(config.hydra.sweeper.get("params") or {})})
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not config.get("after_sweep"):
+            return
+        swept = set(os.environ.pop(SWEPT).split(",")) | {"stage", "stages"}
+        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        common = [o.input_line for o in overrides if o.key_or_group.partition(".")[0] not in swept]
+        launch([*_hydra_arguments(config.hydra), *common, *config.after_sweep])
 
 
 def sweep_folder() -> str:
@@ -74,19 +84,22 @@ def is_sweep_job() -> bool:
 def sweep_job_arguments() -> list[str]:
     """train.py's arguments that repeat this multirun job as a single run in the same folder."""
     hydra = HydraConfig.get()
-    return [*_hydra_arguments(), *hydra.overrides.task, f"hydra.run.dir={_quoted(hydra.runtime.output_dir)}"]
+    return [*_hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={_quoted(hydra.runtime.output_dir)}"]
 
 
-def stage_arguments(cfg: DictConfig, stage: str) -> list[str]:
+def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     """train.py's arguments for another stage with this job's overrides, but those of this job's own stage.
 
-    In a parameter sweep, the stages of one job are kept apart from the other jobs' in a run named after its folder.
+    entry: the stage, or stage/label for a variant of it in a folder of its own. In a parameter sweep, the stages of
+    one job are kept apart from the other jobs' in a run named after its folder.
     """
-    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage."))] + [f"stage={stage}"]
+    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage.", "stages="))]
+    stage, _, label = entry.partition("/")
+    arguments += [f"stage={stage}"] + ([f"paths.folder={_quoted(entry)}"] if label else [])
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
     if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
         arguments.append(f"run={_quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
-    return [*_hydra_arguments(), *arguments]
+    return [*_hydra_arguments(HydraConfig.get()), *arguments]
 
 
 def launch(arguments: Sequence[str]) -> int:
@@ -152,15 +165,15 @@ def quiet_lightning() -> None:
                 handler.setLevel(logging.ERROR)
 
 
-def _hydra_arguments() -> list[str]:
-    """The flags and hydra.… overrides that another process needs to compose as this one did."""
-    hydra = HydraConfig.get()
+def _hydra_arguments(hydra: DictConfig) -> list[str]:
+    """The flags and hydra.… overrides that another process needs to compose as this one did, but one job."""
     folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is
     return [
         f"--config-name={hydra.job.config_name}",
         *folders,
         *(o for o in hydra.overrides.hydra if not o.startswith(own)),
+        "hydra.mode=RUN",
     ]
 
 

@@ -49,7 +49,7 @@ def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict
         message = f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} {identity}"
         chain = [s for s in order[: order.index(stage) + 1] if not present(known[s])] if stage in order else []
         if len(chain) > 1:
-            command = f"python train.py stage=all {identity} stage.stages=[{','.join(chain)}]"
+            command = f"python train.py stage=all {identity} stages=[{','.join(chain)}]"
             message += f"\nor, with all that it needs itself: {command}"
         raise ArtifactError(f"{message}\nor point at another folder with: artifacts.{stage}=<folder>")
     cards = {name: read_card(path) for name, path in reads.items()}

@@ -88,7 +88,10 @@ def stage_configs() -> dict[str, dict]:
     return {file.stem: yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("conf/stage/*.yaml"))}
 
 
-@pytest.mark.parametrize("stage", [name for name, c in stage_configs().items() if c["task"] == "components.tasks.fit"])
+TRAINED = [name for name, config in stage_configs().items() if config["task"] == "components.tasks.fit.fit"]
+
+
+@pytest.mark.parametrize("stage", TRAINED)
 def test_a_trained_stage_is_one_yaml_and_the_module_of_the_same_name(stage):
     target = stage_configs()[stage]["stage"]["_target_"]
     assert target.rpartition(".")[0] == f"components.stages.{stage}"

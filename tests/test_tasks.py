@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from components import artifacts, hydra_hooks, tasks
+from components import artifacts, hydra_hooks
 from components.artifacts import ArtifactError
+from components.tasks import common, evaluate, fit
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
@@ -37,7 +38,7 @@ def config(stage: str, logs: Path, *more: str):
 def logs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs")
     for stage in SMALL:
-        tasks.run(config(stage, folder))
+        common.run(config(stage, folder))
     return folder
 
 
@@ -76,22 +77,22 @@ def test_the_report_has_every_promised_figure(logs):
 
 @pytest.mark.parametrize("stage", SMALL)
 def test_a_second_run_does_no_work(logs, stage, capsys, monkeypatch):
-    monkeypatch.setattr(tasks, "_trainer", None)
-    monkeypatch.setattr(tasks, "evaluate_pipeline", None)
+    monkeypatch.setattr(fit, "_trainer", None)
+    monkeypatch.setattr(evaluate, "evaluate_pipeline", None)
     monkeypatch.setattr(artifacts, "write_artifact", None)
-    tasks.run(config(stage, logs))
+    common.run(config(stage, logs))
     told = capsys.readouterr().out
     assert "up to date" in told or "gold score" in told
 
 
 def test_a_stage_with_other_settings_needs_to_be_told_to_replace(logs):
     with pytest.raises(ArtifactError, match="seed: 0 → 5"):
-        tasks.run(config("sft", logs, "seed=5"))
+        common.run(config("sft", logs, "seed=5"))
 
 
 def test_a_missing_predecessor_stops_before_any_work(tmp_path):
-    with pytest.raises(ArtifactError, match=r"(?s)no rm artifact at .*stage=all .*stage.stages=\[tokenizer,pretrain,sft,rm\]"):
-        tasks.run(config("ppo", tmp_path))
+    with pytest.raises(ArtifactError, match=r"(?s)no rm artifact at .*stage=all .*stages=\[tokenizer,pretrain,sft,rm\]"):
+        common.run(config("ppo", tmp_path))
     assert not (tmp_path / "tiny/ppo/checkpoints").exists()
 
 
@@ -110,12 +111,12 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
 
     monkeypatch.setattr(Pretrain, "training_step", interrupted)
     with pytest.raises(SystemExit) as stopped:
-        tasks.run(config("pretrain", tmp_path / "a", *known))
+        common.run(config("pretrain", tmp_path / "a", *known))
     assert stopped.value.code == 143
     assert not (tmp_path / "a/tiny/pretrain/export").exists()
     monkeypatch.setattr(Pretrain, "training_step", step)
-    tasks.run(config("pretrain", tmp_path / "a", *known))
-    tasks.run(config("pretrain", tmp_path / "b", *known))
+    common.run(config("pretrain", tmp_path / "a", *known))
+    common.run(config("pretrain", tmp_path / "b", *known))
     resumed, unbroken = (artifacts.load_causal_lm(tmp_path / run / "tiny/pretrain/export") for run in "ab")
     for one, other in zip(resumed.parameters(), unbroken.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -132,11 +133,11 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
 )
 def test_a_processor_computes_in_bf16_where_that_is_fast(instructions, width, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert tasks._precision("cpu", width) == expected
+    assert fit._precision("cpu", width) == expected
 
 
 def test_sweeps_are_compared_by_what_was_varied(logs):
-    assert tasks._compared(config("rm", logs, "stage.optimizer.lr=0.5", "seed=3")) == {
+    assert fit._compared(config("rm", logs, "stage.optimizer.lr=0.5", "seed=3")) == {
         "model": "tiny", "seed": 3, "stage.optimizer.lr": 0.5, "data.batch_size": 8, "data.comparisons": 60,
         "data.num_demonstrations": 16, "trainer.max_epochs": 1,
         **{key.split("=")[0]: int(key.split("=")[1]) for key in TINY if key.startswith("model.")},
@@ -147,7 +148,7 @@ def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path,
     ran = []
     monkeypatch.setattr(hydra_hooks, "launch", lambda arguments: ran.append(arguments) or (3 if len(ran) == 2 else 0))
     with pytest.raises(SystemExit) as stopped:
-        tasks.run(config("all", tmp_path, "overrides.pretrain=['seed=7']", "stage.stages=[tokenizer,pretrain,sft]"))
+        common.run(config("all", tmp_path, "overrides.pretrain=['seed=7']", "stages=[tokenizer,pretrain,sft]"))
     assert stopped.value.code == 3
     assert not any(part.startswith("stage.") for arguments in ran for part in arguments)  # no other stage has stages
     assert [arguments[-1] for arguments in ran] == ["force=changed", "seed=7"]

@@ -21,7 +21,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from components.hydra_hooks import SWEPT, SweepKeys, compose_config, quiet_lightning
+from components.hydra_hooks import SWEPT, Sweep, compose_config, quiet_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
@@ -47,7 +47,7 @@ def run(cfg):
 """
 STAGE = """# @package _global_
 # A stand-in stage that ends as it says
-task: components.tasks.fit
+task: components.tasks.common.run
 stage:
   ends: {ends}
   rate: 1.0
@@ -64,7 +64,9 @@ def project(tmp_path) -> Path:
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
     for name in ("__init__.py", "hydra_hooks.py"):
         shutil.copy(ROOT / "components" / name, project / "components")
-    (project / "components/tasks.py").write_text(TASKS)
+    (project / "components/tasks").mkdir()
+    (project / "components/tasks/__init__.py").touch()
+    (project / "components/tasks/common.py").write_text(TASKS)
     (project / "components/checking.py").write_text("def check(cfg): pass\n")
     (project / "conf/stage").mkdir()
     for ends in ENDINGS:
@@ -153,7 +155,7 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
 )  # fmt: skip
 def test_a_job_of_a_sweep_gets_its_folder_by_what_is_varied_only(sweep, job, folder, monkeypatch):
     monkeypatch.setenv(SWEPT, "")
-    SweepKeys().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}}}))
+    Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
     compose_config(job)
     assert HydraConfig.get().sweep.subdir == folder
 
@@ -181,7 +183,9 @@ def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project,
 
 def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert train(project, "stage=good", "seed=5", "+new.key=1").returncode == 0
-    assert ran(project)["tiny/good"]["arguments"] == ["--config-name=train", "seed=5", "+new.key=1", "stage=next"]
+    assert ran(project)["tiny/good"]["arguments"] == [
+        "--config-name=train", "hydra.mode=RUN", "seed=5", "+new.key=1", "stage=next",
+    ]  # fmt: skip
     assert train(project, "-m", "stage=good", "seed=1,2").returncode == 0
     arguments = ran(project)["tiny/good/seed=2"]["arguments"]
     assert train(project, *arguments).returncode == 0
@@ -200,7 +204,7 @@ def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
 def test_a_bug_or_a_wish_for_more_gives_the_traceback(project, stage, full, last):
     done = train(project, f"stage={stage}", HYDRA_FULL_ERROR=full)
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback") and last in done.stderr and "tasks.py" in done.stderr
+    assert done.stderr.startswith("Traceback") and last in done.stderr and "common.py" in done.stderr
 
 
 def test_an_interrupted_job_exits_with_130(project):

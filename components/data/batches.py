@@ -24,7 +24,8 @@ class LMBatch(NamedTuple):
 class PreferenceBatch(NamedTuple):
     """Packed rankings: every prompt once, its answers continuing it.
 
-    last (N,): flat index (row · T + column) of each answer's last token; groups (N,): number of its prompt in
+    last (N,): flat index (row · T + column) of each answer's last token; prompt_last (N,): that of the last token of
+    the prompt that it answers, the place that predicts its first; groups (N,): number of its prompt in
     the batch; ranks (N,) float, lower is better; lengths (N,): tokens of each answer; finished (N,) bool: it
     ends in the end of turn (False where it was cut).
     """
@@ -32,6 +33,7 @@ class PreferenceBatch(NamedTuple):
     input_ids: Tensor
     layout: Layout
     last: Tensor
+    prompt_last: Tensor
     groups: Tensor
     ranks: Tensor
     lengths: Tensor

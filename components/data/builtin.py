@@ -10,20 +10,32 @@ from components.data.sources import Row, Source, SourceError, digest
 from components.world import world as world_module
 from components.world.world import World
 
+KINDS = {"facts": World}
+
+
+def make_world(world: dict[str, Any]) -> World:
+    """The world of these fields: its class by `kind`, its own fields, and noise, which is the comparisons' only.
+
+    Raises SourceError naming a wrong field.
+    """
+    fields = {name: value for name, value in world.items() if name not in ("kind", "noise")}
+    kind = world.get("kind", "facts")
+    if kind not in KINDS:
+        raise SourceError(f"world.kind: got {kind!r}, expected one of {', '.join(KINDS)}")
+    try:
+        return KINDS[kind](**fields)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"world: {error}") from None
+
 
 def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> Source:
-    """Records of one format. world: fields of World, and noise: share of comparisons with the wrong winner.
+    """Records of one format. world: see make_world; its noise is the share of comparisons with the wrong winner.
 
     sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; as many as
     `held_out` more ask held-out questions; draw: seed of the crowd's answers); prompts are all questions of
     the world. Raises SourceError naming a wrong field.
     """
-    fields = dict(world)
-    noise = float(fields.pop("noise", 0.0))
-    try:
-        made = World(**fields)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"world: {error}") from None
+    made, noise = make_world(world), float(world.get("noise", 0.0))
     parameters = [format, dict(world), sizes, _code()]
     return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
 

@@ -97,11 +97,13 @@ class PreferenceData(RecordData):
         longest = max(sum(map(len, document)) for document in documents)
         rows = pack(documents, row_length=max(self.context, longest), filler=self.tokenizer.pad_id)
         answers = [span for spans in rows.spans for span in spans[1:]]
+        prompts = [spans[0] for spans in rows.spans for _ in spans[1:]]
         groups = [g for g, record in enumerate(chosen) for _ in record["completions"]]
         return PreferenceBatch(
             input_ids=rows.input_ids,
             layout=rows.layout,
             last=torch.tensor([start + length - 1 for start, length in answers]),
+            prompt_last=torch.tensor([start + length - 1 for start, length in prompts]),
             groups=torch.tensor(groups),
             ranks=torch.tensor([rank for record in chosen for rank in record["ranks"]], dtype=torch.float32),
             lengths=torch.tensor([length for _, length in answers]),

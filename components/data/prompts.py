@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import datasets
 import numpy as np
 
-from components.data import formats, split
+from components.data import builtin, formats, split
 from components.data.base import RecordData
 from components.data.experience import ExperienceLoader
 from components.data.fitting import fit_prompt
@@ -16,6 +17,7 @@ from components.data.formats import Record
 from components.data.sampler import TrainLoader
 from components.data.sources import Row, Source, digest
 from components.data.text import TextData
+from components.world.world import World
 
 
 class PromptsData(RecordData):
@@ -91,6 +93,23 @@ class PromptsData(RecordData):
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = Prompts(tables, train), Prompts(tables, held_out)
+
+    def judged(
+        self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
+    ) -> dict[str, float]:
+        """What the built-in world's judge finds in responses, one per prompt: means of gold and correct, the true
+        quality that no user's data has; {} for those."""
+        if self.world is None or self.path is not None or self.mixture:
+            return {}
+        found = [
+            self.judge.judge(prompt["prompt"][-1]["content"], self.tokenizer.decode(ids), whole)
+            for prompt, ids, whole in zip(prompts, responses, finished, strict=True)
+        ]
+        return {name: sum(getattr(one, name) for one in found) / len(found) for name in ("gold", "correct")}
+
+    @cached_property
+    def judge(self) -> World:
+        return builtin.make_world(self.world)
 
     def collate(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return examples

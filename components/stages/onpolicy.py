@@ -1,6 +1,7 @@
 """What every on-policy stage shares: collecting experience with a policy, its reference and a reward model."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,8 +27,8 @@ class OnPolicy(Stage):
     """Draws responses, scores them, and turns them into minibatches. A subclass gives `advantages` and compute_loss.
 
     missing_end_score replaces the score of a response that did not end by itself within max_new_tokens.
-    Scores are scaled once, on the first rollout, to unit deviation, so that beta and learning rates mean the same
-    for every reward model; the scale is a buffer and saved.
+    score_scale multiplies the reward model's scores. None: scaled once, on the first rollout, to unit deviation, so
+    that beta and learning rates mean the same for every reward model; the scale is a buffer and saved.
 
     rollout/ (before any update on it; val/ has the same on held-out prompts)
     score                 mean score, missing ends included; rises, then levels off
@@ -36,10 +37,13 @@ class OnPolicy(Stage):
     kl_k3                 the same by the k3 estimator, never negative
     entropy               mean nats per token; falls slowly, a collapse to ~0 early is too large a step
     length, finished      tokens per response; share that ended by themselves, → 1
+    gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
+                          over-optimisation
     beta                  the KL coefficient in force
     """
 
     frozen = ("reference", "reward")
+    readers = 3  # models that read every response: policy, reference, reward model
 
     def __init__(
         self,
@@ -55,6 +59,7 @@ class OnPolicy(Stage):
         minibatches: int,
         missing_end_score: float,
         samples_per_prompt: int = 1,
+        score_scale: float | None = None,
     ) -> None:
         super().__init__(optimizer, schedule)
         if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
@@ -67,7 +72,10 @@ class OnPolicy(Stage):
         self.epochs, self.minibatches, self.samples_per_prompt = epochs, minibatches, samples_per_prompt
         self.missing_end_score = missing_end_score
         self.register_buffer("beta", torch.tensor(float(beta)))
-        self.register_buffer("score_scale", torch.tensor(0.0))  # 0: not measured yet
+        if score_scale is not None and score_scale <= 0:
+            raise ValueError(f"stage.score_scale: expected a factor above 0, or null to measure it, got {score_scale}")
+        self.register_buffer("score_scale", torch.tensor(score_scale or 0.0))  # 0: not measured yet
+        self.spent: Counter[str] = Counter()  # of rollouts, for whoever keeps the budget
         self.rollout_is_spent = False
         self._checked = False
         self.headline: dict[str, float] = {}  # figures of the latest rollout for the progress line
@@ -90,14 +98,15 @@ class OnPolicy(Stage):
         Rollout n draws from (seed, rank, n) alone, so resuming needs only n.
         """
         self.rollout_is_spent = False
-        ids = [prompt["ids"] for prompt in prompts for _ in range(self.samples_per_prompt)]
+        prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            drawn = self.draw(prompts, seeded(self.device, self.seed, self.global_rank, rollout))
-            known = self.assess(ids, drawn)
+            known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, rollout)))
+            self.count_spent(ids, known["mask"])
             self.calibrate(known)
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-            self.report(known, ids)
+            self.report(known, prompts)
             learned_from = self.advantages(known)
         keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
         parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
@@ -115,11 +124,11 @@ class OnPolicy(Stage):
         finally:
             self.train(was_training)
 
-    def draw(self, prompts: list[dict[str, Any]], generator: torch.Generator) -> Experience:
-        """response_ids, mask (N, R) and finished (N,): samples_per_prompt responses to each prompt, side by side."""
+    def draw(self, prompts: list[list[int]], generator: torch.Generator) -> Experience:
+        """response_ids, mask (N, R) and finished (N,): a response to each; samples_per_prompt neighbours are equal."""
         samples = generate(
             self.policy,
-            [prompt["ids"] for prompt in prompts],
+            prompts[:: self.samples_per_prompt],
             self.sampling,
             stop_ids=self.stop_ids,
             pad_id=self.pad_id,
@@ -185,12 +194,14 @@ class OnPolicy(Stage):
         return self.policy.config.max_position_embeddings
 
     def validation_step(self, prompts: list[dict[str, Any]], batch_idx: int) -> None:
+        prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            ids = [prompt["ids"] for prompt in prompts for _ in range(self.samples_per_prompt)]
-            known = self.assess(ids, self.draw(prompts, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
+            known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-        metrics = {f"val/{name}": value for name, value in self.summary(known).items()}
+        found = self.summary(known) | self.judged(prompts, known)
+        metrics = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(metrics, batch_size=float(len(ids)), sync_dist=True)  # float: see Stage.record
 
     def summary(self, known: Experience) -> dict[str, Tensor]:
@@ -206,14 +217,32 @@ class OnPolicy(Stage):
             "finished": known["finished"].float().mean(),
         }
 
-    def report(self, known: Experience, prompts: list[list[int]]) -> None:
+    def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
+        """What a rollout costs: a forward pass to draw, and one of every model that reads. A prompt counts once."""
+        drawn = int(mask.sum())
+        read = drawn + sum(map(len, prompts[:: self.samples_per_prompt]))
+        forward = super().flops_per_token() / 3  # backward is twice a forward pass
+        self.spent.update(generated_tokens=drawn, flops=read * forward * (1 + self.readers))
+
+    def judged(self, prompts: list[dict[str, Any]], known: Experience) -> dict[str, float]:
+        """True quality of the responses, where the data knows it."""
+        judge = getattr(self.trainer.datamodule, "judged", None)
+        return judge(prompts, self.responses(known), known["finished"].tolist()) if judge else {}
+
+    def responses(self, known: Experience, count: int | None = None) -> list[list[int]]:
+        """The drawn ids of the first `count` responses, of all without one."""
+        rows = zip(known["response_ids"][:count].cpu(), known["mask"][:count].cpu(), strict=True)
+        return [ids[keep].tolist() for ids, keep in rows]
+
+    def report(self, known: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
-        metrics = {**self.summary(known), "beta": self.beta}
+        metrics = {**self.summary(known), **self.judged(prompts, known), "beta": self.beta}
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
-        self.headline = {name: float(metrics[name]) for name in ("score", "kl", "entropy")}
+        self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
         self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
-        responses = [ids[keep].tolist() for ids, keep in zip(known["response_ids"][:SHOWN], known["mask"][:SHOWN])]
-        self._shown = list(zip(prompts, responses, known["rewards"].tolist(), known["kl"].sum(1).tolist()))[:SHOWN]
+        asked = [prompt["ids"] for prompt in prompts[:SHOWN]]
+        told = (known["rewards"][:SHOWN].tolist(), known["kl"][:SHOWN].sum(1).tolist())
+        self._shown = list(zip(asked, self.responses(known, SHOWN), *told, strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
         """Scores and lengths of the latest rollout."""

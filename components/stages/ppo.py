@@ -1,5 +1,6 @@
 """PPO: the policy learns from the reward model, kept near the SFT model by a KL penalty."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,13 +13,15 @@ from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
+from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import LossOutput
 
 
 class PPO(OnPolicy):
-    """Clipped PPO with GAE and a value model that starts as the reward model (Ouyang et al. 2022, section 3.5).
+    """Clipped PPO with GAE and a value model of its own, which usually starts as the reward model (Ouyang et al. 2022,
+    section 3.5).
 
     beta weighs the KL to the reference inside the reward; kl_target (nats per response) makes it adaptive, with
     kl_horizon in responses. clip: policy ratio's band (clip_high: its upper side, if another). value_clip: band of
@@ -37,8 +40,11 @@ class PPO(OnPolicy):
     train/pretraining_loss       of the mixed-in text, when there is any
     """
 
+    readers = 4  # the value model too
+
     def __init__(
         self,
+        value: Callable[[], ScalarModel],
         value_lr: float,
         kl_target: float | None,
         kl_horizon: int,
@@ -54,6 +60,7 @@ class PPO(OnPolicy):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        self.value_builder = value
         self.value_lr, self.kl_target, self.kl_horizon = value_lr, kl_target, kl_horizon
         self.gamma, self.lam, self.clip, self.dual_clip = gamma, lam, clip, dual_clip
         self.clip_high = clip if clip_high is None else clip_high
@@ -63,7 +70,10 @@ class PPO(OnPolicy):
     def configure_model(self) -> None:
         super().configure_model()
         if not hasattr(self, "value"):
-            self.adopt("value", self.reward_builder())
+            value = self.value_builder()
+            if self.score_scale > 0:  # given, not measured
+                value.rescale_(scale=float(self.score_scale), shift=0.0)
+            self.adopt("value", value)
 
     def on_fit_start(self) -> None:
         """Text mixed in and its weight belong together; either without the other is a mistake."""
@@ -140,6 +150,9 @@ class PPO(OnPolicy):
             loss = loss + self.pretraining_coefficient * text.loss
             metrics["pretraining_loss"] = text.loss.detach()
         return LossOutput(loss, metrics, int(mask.sum()))
+
+    def flops_per_token(self) -> float:
+        return 2 * super().flops_per_token()  # policy and value model
 
     def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)

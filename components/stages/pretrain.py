@@ -68,7 +68,3 @@ class Pretrain(Stage):
 
     def exportable(self) -> CausalLM:
         return self.model
-
-    def flops_per_token(self) -> int:
-        config = self.model.config
-        return config.flops_per_token(config.max_position_embeddings)

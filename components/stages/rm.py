@@ -127,7 +127,3 @@ class RewardModel(Stage):
 
     def exportable(self) -> ScalarModel:
         return self.model
-
-    def flops_per_token(self) -> int:
-        config = self.model.config
-        return config.flops_per_token(config.max_position_embeddings)

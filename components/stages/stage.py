@@ -66,6 +66,11 @@ class Stage(L.LightningModule):
         """The model that the next stage receives."""
         raise NotImplementedError
 
+    def flops_per_token(self) -> float:
+        """Of training on one token, forward and backward, at the model's full context."""
+        config = self.exportable().config
+        return config.flops_per_token(config.max_position_embeddings)
+
     def adopt(self, name: str, model: nn.Module) -> None:
         """Takes a freshly built model under `name`: frozen where it is named so, sharded where the strategy shards."""
         frozen = name in self.frozen

@@ -23,6 +23,7 @@ def rankings(tokenizer):
     spans = [span for document in packed.spans for span in document[1:]]
     return [PreferenceBatch(
         packed.input_ids, packed.layout, torch.tensor([start + length - 1 for start, length in spans]),
+        torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
         torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([n for _, n in spans]),
         torch.ones(4, dtype=torch.bool),
     )]  # fmt: skip

@@ -30,6 +30,7 @@ def batch(*records):
     return PreferenceBatch(
         packed.input_ids, packed.layout,
         last=torch.tensor([start + length - 1 for start, length in spans]),
+        prompt_last=torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
         groups=torch.tensor([g for g, _, _ in answers]),
         ranks=torch.tensor([float(rank) for _, _, rank in answers]),
         lengths=torch.tensor([len(a) for _, a, _ in answers]),

@@ -16,7 +16,8 @@ def trained(data, tmp_path) -> tuple[PPO, dict, dict]:
     module = data("ppo")
     size = module.tokenizer.vocab_size
     stage = ppo(
-        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), stop_ids=module.tokenizer.stop_ids,
+        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), value=lambda: scalar(1, size),
+        stop_ids=module.tokenizer.stop_ids,
         optimizer=adam(1e-3, weight_decay=0.1), sampling=Sampling(6),
     )  # fmt: skip
     stage.configure_model()

@@ -123,7 +123,7 @@ def test_pretraining_text_adds_its_loss_times_the_coefficient(batch):
     assert_close(mixed.loss, alone.loss + 27.8 * language.loss)
     assert_close(mixed.metrics["pretraining_loss"], language.loss.detach())
     expected = flat_gradient(stage, alone.loss) + 27.8 * flat_gradient(stage, language_loss(stage.policy, text).loss)
-    assert_close(flat_gradient(stage, mixed.loss), expected, atol=1e-5, rtol=1e-5)
+    assert_close(flat_gradient(stage, mixed.loss), expected, atol=27.8e-6, rtol=1e-5)  # rounding is magnified too
 
 
 def test_a_weight_for_pretraining_text_that_is_not_there_is_refused(batch):

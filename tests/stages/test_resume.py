@@ -27,7 +27,8 @@ def new_stage(name: str, tokenizer) -> Stage:
     if name == "rm":
         return RewardModel(model=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE)
     return ppo(
-        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE,
+        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), value=lambda: scalar(1, size),
+        optimizer=optimizer, schedule=COSINE,
         stop_ids=tokenizer.stop_ids, sampling=Sampling(6), kl_target=6.0, kl_horizon=100,
         pretraining_coefficient=0.5 if name == "ppo_ptx" else 0.0,
     )  # fmt: skip

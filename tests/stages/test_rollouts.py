@@ -131,7 +131,7 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were():
     for network in (stage.policy, stage.reference, stage.reward, stage.value):
         network.model.register_forward_pre_hook(lambda trunk, _: seen.append((trunk.training, torch.is_grad_enabled())))
     with stage.collecting():
-        drawn = stage.draw(PROMPTS, seeded("cpu", 0))
+        drawn = stage.draw([prompt["ids"] for prompt in PROMPTS], seeded("cpu", 0))
         stage.assess([prompt["ids"] for prompt in PROMPTS], drawn)
     assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in stage.named_modules()} == before
@@ -151,7 +151,7 @@ def test_every_epoch_hands_out_every_response_once_in_another_order():
 
 def test_a_finished_response_ends_in_its_only_stop_token():
     stage = attached(ppo(sampling=Sampling(max_new_tokens=8)))
-    drawn = stage.draw(PROMPTS * 4, seeded("cpu", 0))
+    drawn = stage.draw([prompt["ids"] for prompt in PROMPTS * 4], seeded("cpu", 0))
     assert 0 < drawn["finished"].float().mean() < 1
     for ids, mask, finished in zip(*(drawn[name] for name in ("response_ids", "mask", "finished"))):
         response = ids[mask].tolist()

@@ -171,6 +171,7 @@ def preference_batch(rankings: Sequence[Ranking], *, tails: Sequence[int] = (), 
     return PreferenceBatch(
         rows.input_ids, rows.layout,
         last=torch.tensor([start for start, _ in spans]) + lengths - 1,
+        prompt_last=torch.tensor([sum(spans[0]) - 1 for spans in rows.spans for _ in spans[1:]]),
         groups=torch.tensor([g for g, (_, answers, _) in enumerate(rankings) for _ in answers]),
         ranks=torch.tensor([rank for _, _, ranks in rankings for rank in ranks]),
         lengths=lengths, finished=torch.ones_like(lengths, dtype=torch.bool),
@@ -186,7 +187,7 @@ PROMPTS = [
 def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
     """PPO on 16 ids; an untrained policy ends most of its six-token responses."""
     settings: dict[str, Any] = dict(
-        policy=causal, reward=scalar, optimizer=adam(1e-3), value_lr=1e-3, schedule=CONSTANT,
+        policy=causal, reward=scalar, value=scalar, optimizer=adam(1e-3), value_lr=1e-3, schedule=CONSTANT,
         sampling=Sampling(max_new_tokens=6), stop_ids=STOPS, pad_id=PAD, beta=0.1, epochs=2, minibatches=2,
         missing_end_score=-3.0, kl_target=None, kl_horizon=10_000, gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2,
         value_coefficient=0.1, target_kl=None, pretraining_coefficient=0.0,

@@ -1,0 +1,108 @@
+"""DPO: a policy straight from comparisons, without a reward model and without sampling."""
+
+import logging
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from components.data.batches import PreferenceBatch
+from components.functional.estimators import ranking_credit
+from components.functional.logprobs import gather_logprobs
+from components.functional.losses import dpo, ranking_pairs
+from components.models.heads import CausalLM
+from components.stages.checks import SelfCheckError
+from components.stages.stage import LossOutput, Stage
+
+log = logging.getLogger(__name__)
+
+
+class DPO(Stage):
+    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) on all pairs of a ranking; a prompt is read once.
+
+    beta: strength of the tie to the reference, per nat. variant, label_smoothing: see functional.losses.dpo.
+
+    Metrics (train/ and val/):
+    loss                     starts at ln 2 = 0.693 exactly (checked) for sigmoid and robust
+    accuracy                 share of pairs whose better answer has the higher implicit reward; ties count half
+    margin                   mean β log π/π_ref of the better answer minus that of the worse one; rises
+    chosen_reward, rejected_reward   the two; that both fall is common and wastes probability on neither
+    chosen_logprob           mean log p of better answers, nats per answer; a steep fall means beta is too small
+    """
+
+    frozen = ("reference",)
+
+    def __init__(
+        self,
+        policy: Callable[[], CausalLM],
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., float],
+        beta: float,
+        variant: Literal["sigmoid", "ipo", "hinge", "robust"],
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(optimizer, schedule)
+        self.policy_builder = policy
+        self.beta, self.variant, self.label_smoothing = beta, variant, label_smoothing
+
+    def configure_model(self) -> None:
+        if not hasattr(self, "policy"):
+            self.adopt("policy", self.policy_builder())
+            self.adopt("reference", self.policy_builder())
+
+    def compute_loss(self, batch: PreferenceBatch) -> LossOutput:
+        policy = answer_logprobs(self.policy, batch)
+        with torch.no_grad():
+            reference = answer_logprobs(self.reference, batch)
+        better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
+        found = dpo(
+            policy[better], policy[worse], reference[better], reference[worse],
+            beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing,
+        )  # fmt: skip
+        margins = found.chosen_rewards - found.rejected_rewards
+        pairs = max(margins.numel(), 1)
+        metrics = {
+            "accuracy": ranking_credit(margins).sum() / pairs,
+            "margin": margins.sum() / pairs,
+            "chosen_reward": found.chosen_rewards.sum() / pairs,
+            "rejected_reward": found.rejected_rewards.sum() / pairs,
+            "chosen_logprob": policy[better].detach().sum() / pairs,
+        }
+        return LossOutput(found.loss, metrics, margins.numel())
+
+    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.fit_loop.total_batch_idx == 0 and self.variant in ("sigmoid", "robust"):
+            self.self_check(float(self.trainer.callback_metrics["train/loss"]))
+        return loss
+
+    def self_check(self, first_loss: float) -> None:
+        """Before any update policy and reference are one model, and the loss is that of a fair coin."""
+        if not math.isclose(first_loss, math.log(2), abs_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
+            raise SelfCheckError(
+                f"self-check: the first loss is {first_loss:.6f}, expected ln 2 = 0.693147: policy and reference "
+                "differ before any update. Do both load the same artifact (artifacts.sft)?"
+            )
+        if self.global_rank == 0:
+            log.info(f"self-check: first loss {first_loss:.6f} (ln 2): policy = reference before the first update")
+
+    def exportable(self) -> CausalLM:
+        return self.policy
+
+    def flops_per_token(self) -> float:
+        return super().flops_per_token() * 4 / 3  # and the reference's forward pass
+
+
+def answer_logprobs(model: CausalLM, batch: PreferenceBatch) -> Tensor:
+    """(N,) Σ log p of every answer's tokens after its prompt, the end token included; only those pass the head."""
+    steps = torch.arange(int(batch.lengths.max()), device=batch.last.device)
+    mask = steps < batch.lengths[:, None]
+    places = (batch.last - batch.lengths + 1)[:, None] + steps
+    sources = torch.where(steps == 0, batch.prompt_last[:, None], places - 1)
+    hidden = model.hidden(batch.input_ids, batch.layout).flatten(0, 1)
+    targets = batch.input_ids.flatten()[places[mask]]
+    logprobs = gather_logprobs(model.head(hidden[sources[mask]]), targets, temperature=1.0)
+    return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs).sum(1)

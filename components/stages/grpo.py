@@ -1,0 +1,85 @@
+"""GRPO: PPO without a value model; a response is judged against the others to its prompt."""
+
+from typing import Any, Literal
+
+import torch
+
+from components.functional.advantages import group_relative
+from components.functional.logprobs import kl_k3
+from components.functional.losses import aggregate, clipped_surrogate
+from components.functional.masking import masked_mean, zero_outside
+from components.generation.responses import response_logprobs
+from components.generation.rollout import Experience
+from components.stages.onpolicy import OnPolicy
+from components.stages.stage import LossOutput
+
+# advantage, aggregation of token losses
+VARIANTS = {"grpo": ("grpo", "sequence_mean"), "dapo": ("grpo", "token_mean"), "dr_grpo": ("dr_grpo", "fixed_length")}
+EPS = 1e-4  # beside a group's deviation
+
+
+class GRPO(OnPolicy):
+    """Group-relative policy optimisation (Shao et al. 2024, eq. 3): clipped ratios, KL by k3 in the loss, weight beta.
+
+    variant: how advantages and token losses are averaged.
+        grpo      (r − mean) / std of the group; mean over a response's tokens, then over responses
+        dapo      the same advantages; mean over all tokens (Yu et al. 2025). Its unequal clip is clip_high, its
+                  refilling of groups without a difference is not done: they are counted in rollout/equal_groups
+        dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025)
+
+    Metrics beside those of OnPolicy:
+    rollout/equal_groups   share of prompts whose responses all got one reward, and so teach nothing; healthy below 0.5
+    train/policy_loss, train/kl_loss   the two parts of the loss, the second before its weight
+    train/clip_fraction    share of tokens whose update the clip decides; healthy ≤ 0.2
+    train/approx_kl        old → new policy by k3 per token; healthy ≤ 0.05
+    train/ratio_max        largest ratio of new to old probability
+    train/entropy          of the policy being updated, nats per token
+    """
+
+    def __init__(
+        self,
+        clip: float,
+        variant: Literal["grpo", "dapo", "dr_grpo"],
+        clip_high: float | None = None,
+        **shared: Any,
+    ) -> None:
+        super().__init__(**shared)
+        if variant not in VARIANTS:
+            raise ValueError(f"stage.variant: got {variant!r}, expected one of {', '.join(VARIANTS)}")
+        if self.samples_per_prompt < 2:
+            raise ValueError(
+                f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected a group of at least 2: a response "
+                "is judged against the others to its prompt"
+            )
+        self.clip, self.clip_high = clip, clip if clip_high is None else clip_high
+        self.advantage, self.aggregation = VARIANTS[variant]
+
+    def advantages(self, known: Experience) -> Experience:
+        rewards = known["rewards"]
+        groups = rewards.view(-1, self.samples_per_prompt)
+        self.log_now({"rollout/equal_groups": float((groups == groups[:, :1]).all(1).float().mean())})
+        relative = group_relative(rewards, group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS)
+        return {"advantages": relative[:, None].expand_as(known["mask"]).contiguous()}
+
+    def compute_loss(self, batch: Experience) -> LossOutput:
+        mask, old = batch["mask"], batch["old_logprobs"]
+        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+        losses, clipped = clipped_surrogate(
+            logprobs, old, batch["advantages"], mask, clip_low=self.clip, clip_high=self.clip_high, dual_clip=None
+        )
+        kl = kl_k3(zero_outside(logprobs, mask), zero_outside(batch["reference_logprobs"], mask))
+        policy_loss, kl_loss = (
+            aggregate(of_tokens, mask, how=self.aggregation, max_length=self.sampling.max_new_tokens)
+            for of_tokens in (losses, kl)
+        )
+        log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
+        metrics = {
+            "policy_loss": policy_loss.detach(),
+            "kl_loss": kl_loss.detach(),
+            "clip_fraction": masked_mean(clipped.float(), mask),
+            "approx_kl": masked_mean(log_ratio.expm1() - log_ratio, mask),
+            "ratio_max": log_ratio.exp().max(),
+            "entropy": masked_mean(entropies, mask),
+        }
+        averaged_over = mask.sum() if self.aggregation == "token_mean" else len(mask)
+        return LossOutput(policy_loss + self.beta * kl_loss, metrics, int(averaged_over))

@@ -1,0 +1,52 @@
+"""Rejection sampling: fine-tuning on the best of several responses, by the reward model's choice."""
+
+from typing import Any
+
+from torch import Tensor
+
+from components.functional.losses import causal_lm
+from components.functional.masking import masked_mean
+from components.generation.responses import response_logprobs
+from components.generation.rollout import Experience
+from components.stages.onpolicy import OnPolicy
+from components.stages.stage import LossOutput
+
+
+class Rejection(OnPolicy):
+    """Best-of-n distillation: draws samples_per_prompt responses, keeps the best of each prompt, imitates those.
+
+    Each rollout draws from the policy as it is by then (Touvron et al. 2023, Llama 2, section 3.2.3; Dong et al. 2023,
+    RAFT). No KL term: only few, small steps keep the policy near its reference; rollout/kl tells how near.
+
+    Metrics beside those of OnPolicy:
+    rollout/best_score     mean score of the responses kept
+    train/loss             mean −log p of their tokens, nats; falls towards the entropy of the best
+    train/entropy          of the policy being updated, nats per token
+    """
+
+    def __init__(self, **shared: Any) -> None:
+        super().__init__(beta=0.0, **shared)
+        if self.samples_per_prompt < 2:
+            raise ValueError(
+                f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected at least 2 to choose the best from"
+            )
+
+    def advantages(self, known: Experience) -> Experience:
+        self.log_now({"rollout/best_score": float(known["rewards"][self.best(known["rewards"])].mean())})
+        return {"rewards": known["rewards"]}
+
+    def best(self, rewards: Tensor) -> Tensor:
+        """(prompts,) the number of each prompt's best response; the first of equals."""
+        groups = rewards.view(-1, self.samples_per_prompt)
+        firsts = groups.argmax(1)
+        return firsts + firsts.new_tensor(range(len(groups))) * self.samples_per_prompt
+
+    def split(self, prompts: list[list[int]], known: Experience, rollout: int) -> list[Experience]:
+        kept = self.best(known["rewards"])
+        chosen = {name: tensor[kept.to(tensor.device)] for name, tensor in known.items()}
+        return super().split([prompts[i] for i in kept.tolist()], chosen, rollout)
+
+    def compute_loss(self, batch: Experience) -> LossOutput:
+        mask = batch["mask"]
+        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+        return LossOutput(causal_lm(logprobs, mask), {"entropy": masked_mean(entropies, mask)}, int(mask.sum()))

@@ -1,0 +1,77 @@
+"""What every task needs: which one to run, its surroundings, what it was made from, the card of what it makes."""
+
+import time
+
+STARTED = time.perf_counter()  # before the heavy imports below, which belong to a stage's time
+
+from typing import Any  # noqa: E402
+
+from hydra.core.hydra_config import HydraConfig  # noqa: E402
+from hydra.utils import get_method  # noqa: E402
+from omegaconf import DictConfig, OmegaConf  # noqa: E402
+
+from components import artifacts, lineage  # noqa: E402
+from components.tokenizer.tokenizer import Tokenizer  # noqa: E402
+
+
+def run(cfg: DictConfig) -> None:
+    """Runs the task that the stage names."""
+    get_method(cfg.task)(cfg)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(cfg, resolve=True)
+
+
+def surroundings(cfg: DictConfig) -> dict[str, Any]:
+    return {"cache_dir": cfg.paths.cache, "seed": cfg.seed}
+
+
+def identity(cfg: DictConfig) -> str:
+    """The overrides that name this run's folder, for commands that are suggested."""
+    model = HydraConfig.get().runtime.choices["model"]
+    parts = [f"model={model}"]
+    parts += [f"run={cfg.run}"] if cfg.run != model else []
+    parts += [f"paths.logs={cfg.paths.logs}"] if cfg.paths.logs != "logs" else []
+    return " ".join(parts)
+
+
+def common_tokenizer(cfg: DictConfig) -> Tokenizer:
+    """The tokenizer of all artifacts read; raises ArtifactError if they differ."""
+    tokenizers = {path: artifacts.load_tokenizer(path) for path in cfg.reads.values()}
+    lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
+    return tokenizers[cfg.reads.tokenizer]
+
+
+def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
+    made = lineage.is_made(cfg.paths.export, inputs, cfg.force)
+    if made:
+        print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
+    return made
+
+
+def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:
+    return {
+        "stage": HydraConfig.get().runtime.choices["stage"],
+        "run": cfg.run,
+        "parents": parents,
+        "tokenizer": tokenizer.fingerprint,
+        "data": inputs["data (content)"],
+        "seed": cfg.seed,
+        "commit": lineage.commit(),
+        "hardware": lineage.hardware(),
+        "versions": lineage.versions(),
+        "metrics": metrics,
+        "inputs": inputs,
+    }
+
+
+def seconds() -> float:
+    return round(time.perf_counter() - STARTED, 1)
+
+
+def say_made(cfg: DictConfig, metrics: dict[str, float]) -> None:
+    """One line: where the artifact lies, how long it took, what it scored."""
+    shown = {k: v for k, v in metrics.items() if k.startswith(("val/", "bytes_per", "pieces")) or k == "train/loss"}
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s: {figures}", flush=True)

@@ -1,0 +1,151 @@
+"""Training: a tokenizer from texts, or one stage from the artifacts that it reads."""
+
+import logging
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, open_dict
+
+from components import artifacts, lineage
+from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.callbacks.hparams import HyperParameters
+from components.callbacks.signals import GracefulStop
+from components.checking import schema_of
+from components.tasks import common
+from components.tokenizer.tokenizer import Tokenizer
+from components.tokenizer.train import measure
+
+log = logging.getLogger(__name__)
+WIDE = 256  # hidden size from which on bf16 pays on a processor
+
+
+def train_tokenizer(cfg: DictConfig) -> None:
+    """Trains a tokenizer on the texts of the data set and writes its artifact."""
+    data = instantiate(cfg.data, tokenizer=None, context=cfg.model.max_position_embeddings, **common.surroundings(cfg))
+    inputs = lineage.inputs_of(common.plain(cfg), ["data", "tokenizer"], {}, data.fingerprint())
+    if common.is_made(cfg, inputs):
+        return
+    texts = list(data.texts())
+    tokenizer = instantiate(cfg.tokenizer)(texts)
+    metrics = measure(tokenizer, texts)
+    metrics |= {"pieces": tokenizer.vocab_size, "characters": sum(map(len, texts)), "seconds": common.seconds()}
+    card = common.card_of(cfg, inputs, {}, tokenizer, metrics)
+    artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer)
+    common.say_made(cfg, metrics)
+
+
+def fit(cfg: DictConfig) -> None:
+    """Trains one stage from the artifacts it reads and writes its own."""
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    tokenizer = common.common_tokenizer(cfg)
+    shape = _shape(cfg, tokenizer)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.max_position_embeddings, **common.surroundings(cfg))
+    groups = ["stage", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
+    inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
+    if common.is_made(cfg, inputs):
+        return
+    checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
+    stage = _stage(cfg, tokenizer)
+    trainer = _trainer(cfg, shape.hidden_size)
+    trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    _stop_if_signalled(trainer, cfg)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), **_data_counts(data)}
+    _export(trainer, cfg, stage.exportable(), common.card_of(cfg, inputs, parents, tokenizer, metrics), tokenizer)
+    if trainer.is_global_zero:
+        common.say_made(cfg, metrics)
+
+
+def _shape(cfg: DictConfig, tokenizer: Tokenizer):
+    """The model's shape: of the artifact that the stage starts from, else of the model group for this tokenizer."""
+    if "model" in cfg.reads:
+        return artifacts.load_config(cfg.reads.model)[0]
+    shape = instantiate(cfg.model).with_vocab(tokenizer.vocab_size)
+    with open_dict(cfg):
+        cfg.stage.model.config.vocab_size = shape.vocab_size
+    return shape
+
+
+def _stage(cfg: DictConfig, tokenizer: Tokenizer) -> L.LightningModule:
+    """The LightningModule, with what only the run knows given to constructors that ask for it."""
+    known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
+    asked = schema_of(get_class(cfg.stage._target_)).types
+    stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})
+    stage.seed = cfg.seed
+    return stage
+
+
+def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
+    logger = instantiate(cfg.logger)
+    for callback in callbacks:
+        if isinstance(callback, HyperParameters):
+            callback.params = _compared(cfg)
+    precision = cfg.trainer.precision
+    if precision == "auto":
+        precision = _precision(cfg.trainer.accelerator, width)
+    shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
+    return instantiate(
+        cfg.trainer,
+        callbacks=callbacks,
+        logger=logger,
+        precision=precision,
+        plugins=[AtomicCheckpointIO()],
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
+    )
+
+
+def _compared(cfg: DictConfig) -> dict[str, Any]:
+    """What sweeps are compared by: the model, the seed, the learning rate and every value set on the command line.
+
+    Not all settings: TensorBoard shows the first few columns, and those that nobody varied would hide the others.
+    """
+    given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
+    flat = lineage.flatten(common.plain(cfg))
+    keys = sorted(given | {"seed", "stage.optimizer.lr"})
+    shown = {key: flat[key] for key in keys if not key.startswith(("paths.", "artifacts.", "callbacks.", "run"))
+             and isinstance(flat.get(key), int | float | str)}  # fmt: skip
+    return {"model": HydraConfig.get().runtime.choices["model"], **shown}
+
+
+def _precision(accelerator: str, width: int) -> str:
+    """bf16-mixed where it is fast, else 32-true.
+
+    On a processor that is where it has bf16 matrix instructions and the model is wide enough to gain by them: at
+    width 128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    instructions = torch.cpu.get_capabilities()
+    fast = any(instructions.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return "bf16-mixed" if fast and width >= WIDE else "32-true"
+
+
+def _stop_if_signalled(trainer: L.Trainer, cfg: DictConfig) -> None:
+    """Ends the process after a signal: training stopped in order, but the stage is not finished."""
+    for callback in trainer.callbacks:
+        if isinstance(callback, GracefulStop) and callback.stopped_by is not None:
+            log.error(f"stopped by {callback.stopped_by.name} after step {trainer.global_step}; a checkpoint is in "
+                      f"{cfg.paths.stage}/checkpoints. The same command goes on from there")  # fmt: skip
+            raise SystemExit(callback.exit_status)
+
+
+def _data_counts(data: L.LightningDataModule) -> dict[str, float]:
+    """How many records there were, were cut, dropped or malformed, and the mixture's realised token shares."""
+    counts = {f"data/{name}": int(count) for name, count in data.counts.items()}
+    shares = data.shares if len(data.shares) > 1 else {}
+    return counts | {f"data/share_{name}": share.realised for name, share in shares.items()}
+
+
+def _export(trainer: L.Trainer, cfg: DictConfig, model: torch.nn.Module, card: dict, tokenizer: Tokenizer) -> None:
+    """Writes the artifact from the first process; sharded weights are gathered by all."""
+    weights = artifacts.whole_weights(model)
+    if trainer.is_global_zero:
+        artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
+    trainer.strategy.barrier("export")

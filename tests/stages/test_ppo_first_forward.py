@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_ppo, ppo, same_bits
+from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
 
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
@@ -37,7 +37,7 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero_however_the_rollout_is_cut
 def test_every_rollout_comes_from_the_policy_as_the_last_update_left_it():
     """A loader that fetched ahead would hand the second rollout's first update a ratio other than 1."""
     logger = ListLogger()
-    fit_ppo(ppo(epochs=1, minibatches=2), 6, logger=logger)
+    fit_prompts(ppo(epochs=1, minibatches=2), 6, logger=logger)
     ratios = torch.tensor(logger["train/ratio_max"])
     assert ((ratios[0::2] - 1).abs() < 1e-5).all()
     assert (ratios[1::2] > 1 + 1e-3).all()
@@ -88,7 +88,7 @@ class AnotherSampler(PPO):
 )
 def test_training_refuses_to_start_when_rollout_and_training_disagree(kind, changes, message):
     with pytest.raises(SelfCheckError, match=message):
-        fit_ppo(ppo(kind, **changes), 1)
+        fit_prompts(ppo(kind, **changes), 1)
 
 
 def test_another_reference_is_no_error_once_training_has_gone_on():

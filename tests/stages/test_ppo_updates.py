@@ -8,20 +8,21 @@ from tiny_stages import (
     END,
     PROMPTS,
     STOPS,
+    CountsSevens,
     ListLogger,
     adam,
     attached,
     causal,
     fit,
-    fit_ppo,
+    fit_prompts,
     flat_gradient,
     keeper,
     lm_batch,
     ppo,
     same_bits,
     weights,
+    with_reward,
 )  # fmt: skip
-from torch import nn
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling
@@ -159,14 +160,14 @@ def test_a_rollout_is_left_early_once_the_policy_has_moved_too_far(target_kl, ro
     """The first update's KL is 0, the second's is above 1.5e-6: then two of four updates per rollout."""
     logger = ListLogger()
     stage = ppo(epochs=4, minibatches=1, target_kl=target_kl)
-    fit_ppo(stage, 6, logger=logger)
+    fit_prompts(stage, 6, logger=logger)
     assert len(logger["rollout/kl"]) == rollouts
     assert stage.rollout_is_spent == (target_kl < 1)
 
 
 def test_with_a_learning_rate_of_zero_nothing_moves():
     logger, stage = ListLogger(), ppo(optimizer=adam(0.0), value_lr=0.0, epochs=1, minibatches=1)
-    fit_ppo(stage, 3, logger=logger)
+    fit_prompts(stage, 3, logger=logger)
     assert logger["rollout/kl"] == [0, 0, 0]
     assert max(abs(ratio - 1) for ratio in logger["train/ratio_max"]) < 2e-6
     assert same_bits(weights(stage.policy), weights(causal()))
@@ -175,27 +176,18 @@ def test_with_a_learning_rate_of_zero_nothing_moves():
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.05), (0.0, 0.15, 1.0)])
 def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
     logger = ListLogger()
-    fit_ppo(ppo(beta=beta, epochs=1, optimizer=adam(1e-4)), 32, per_rollout=64, logger=logger)
+    fit_prompts(ppo(beta=beta, epochs=1, optimizer=adam(1e-4)), 32, per_rollout=64, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high
     assert max(map(abs, logger["rollout/kl"])) < max(high, 0.05)
-
-
-class CountsSevens(nn.Module):
-    """Scores a response by how many of its tokens so far are 7."""
-
-    def forward(self, input_ids, layout):
-        same = layout.segments[:, :, None] == layout.segments[:, None, :]
-        return ((input_ids == 7)[:, None, :] & same.tril()).sum(-1).float()
 
 
 def test_the_policy_learns_what_a_trivial_reward_pays_for():
     stage = ppo(
         sampling=Sampling(5), optimizer=adam(1e-2), value_lr=3e-3, minibatches=1, beta=0.02, missing_end_score=0.0
     )
-    stage.configure_model()
-    stage.adopt("reward", CountsSevens())
+    with_reward(stage, CountsSevens())
     logger = ListLogger()
-    fit_ppo(stage, 48, per_rollout=32, logger=logger)
+    fit_prompts(stage, 48, per_rollout=32, logger=logger)
     sevens = [score / float(stage.score_scale) for score in logger["rollout/score"]]  # at most 4 before an end
     assert sum(sevens[:3]) / 3 < 0.5
     assert sum(sevens[-3:]) / 3 > 2

@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from tiny_stages import END, PAD, PROMPTS, STOPS, Batches, ListLogger, attached, fit_ppo, ppo, same_bits, weights
+from tiny_stages import (
+    END,
+    PAD,
+    PROMPTS,
+    STOPS,
+    Batches,
+    ListLogger,
+    attached,
+    fit_prompts,
+    moved,
+    ppo,
+    same_bits,
+    weights,
+)  # fmt: skip
 from torch import Tensor, nn
 
 from components.generation.generate import Samples, Sampling, seeded
@@ -82,10 +95,7 @@ def test_scores_that_are_all_alike_are_refused():
 
 def test_returns_and_advantages_are_those_of_a_slow_loop():
     """γ 0.9, λ 0.8, and a reference that has been left: r_t = −β·kl_t, plus the score at the last token."""
-    stage = attached(ppo(Given, epochs=1, minibatches=1, gamma=0.9, lam=0.8, beta=0.3))
-    with torch.no_grad():
-        for parameter in stage.policy.parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    stage = moved(attached(ppo(Given, epochs=1, minibatches=1, gamma=0.9, lam=0.8, beta=0.3)))
     [batch] = stage.collect(PROMPTS[:4], 1)  # not rollout 0, where policy and reference have to agree
     scores = raw_scores(stage) * stage.score_scale
     scores[1] = -3.0
@@ -118,8 +128,8 @@ def test_adaptive_beta_follows_the_known_path():
 
 def test_beta_moves_after_the_rollout_it_was_used_in_and_not_at_all_without_a_target():
     adaptive, fixed = ListLogger(), ListLogger()
-    fit_ppo(ppo(beta=0.1, kl_target=6.0, kl_horizon=80, epochs=1, minibatches=1), 3, logger=adaptive)
-    fit_ppo(ppo(beta=0.1, epochs=1, minibatches=1), 3, logger=fixed)
+    fit_prompts(ppo(beta=0.1, kl_target=6.0, kl_horizon=80, epochs=1, minibatches=1), 3, logger=adaptive)
+    fit_prompts(ppo(beta=0.1, epochs=1, minibatches=1), 3, logger=fixed)
     assert adaptive["rollout/beta"] == pytest.approx([0.1, 0.098, 0.09604])  # KL near 0: ·(1 − 0.2·8/80) a rollout
     assert fixed["rollout/beta"] == pytest.approx([0.1] * 3)
 

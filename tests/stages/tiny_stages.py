@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor
+from torch import Tensor, nn
 
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.data.batches import LMBatch, PreferenceBatch
@@ -19,13 +19,18 @@ from components.data.experience import ExperienceLoader
 from components.generation.generate import Sampling
 from components.models.config import GPTConfig
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
-from components.models.layout import pack
+from components.models.layout import Layout, pack
 from components.optim import adamw, schedule
+from components.stages.dpo import DPO
+from components.stages.grpo import GRPO
+from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
+from components.stages.rejection import Rejection
+from components.stages.rloo import RLOO
 from components.stages.stage import Stage
 
 PAD, BOS, END = 0, 1, 2
-STOPS = (END, 10, 11, 12)  # of PPO: an untrained policy draws one of four about as often as it should
+STOPS = (END, 10, 11, 12)  # of on-policy stages: an untrained policy draws one of four about as often as it should
 CONSTANT = partial(schedule, "constant", warmup_steps=0, final_fraction=1.0)
 
 
@@ -184,21 +189,78 @@ PROMPTS = [
 ]
 
 
+def on_policy(**own: Any) -> dict[str, Any]:
+    """Settings of an on-policy stage on 16 ids; an untrained policy ends most of its six-token responses."""
+    return dict(
+        policy=causal, reward=scalar, optimizer=adam(1e-3), schedule=CONSTANT, sampling=Sampling(max_new_tokens=6),
+        stop_ids=STOPS, pad_id=PAD, epochs=2, minibatches=2, missing_end_score=-3.0,
+    ) | own  # fmt: skip
+
+
 def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
-    """PPO on 16 ids; an untrained policy ends most of its six-token responses."""
-    settings: dict[str, Any] = dict(
-        policy=causal, reward=scalar, value=scalar, optimizer=adam(1e-3), value_lr=1e-3, schedule=CONSTANT,
-        sampling=Sampling(max_new_tokens=6), stop_ids=STOPS, pad_id=PAD, beta=0.1, epochs=2, minibatches=2,
-        missing_end_score=-3.0, kl_target=None, kl_horizon=10_000, gamma=1.0, lam=0.95, clip=0.2, value_clip=0.2,
-        value_coefficient=0.1, target_kl=None, pretraining_coefficient=0.0,
+    settings = on_policy(
+        value=scalar, value_lr=1e-3, beta=0.1, kl_target=None, kl_horizon=10_000, gamma=1.0, lam=0.95, clip=0.2,
+        value_clip=0.2, value_coefficient=0.1, target_kl=None, pretraining_coefficient=0.0,
     )  # fmt: skip
     return kind(**(settings | changes))
 
 
-def fit_ppo(stage: PPO, max_steps: int, *, prompts: Sequence[dict] = PROMPTS, per_rollout: int = 8, **settings: Any):
-    """Trains on prompts; returns the trainer."""
+def grpo(kind: type[GRPO] = GRPO, **changes: Any) -> GRPO:
+    return kind(**(on_policy(variant="grpo", beta=0.1, clip=0.2, samples_per_prompt=4) | changes))
+
+
+def rloo(kind: type[RLOO] = RLOO, **changes: Any) -> RLOO:
+    return kind(**(on_policy(beta=0.1, clip=0.2, samples_per_prompt=4) | changes))
+
+
+def rejection(kind: type[Rejection] = Rejection, **changes: Any) -> Rejection:
+    return kind(**(on_policy(samples_per_prompt=4) | changes))
+
+
+def dpo(kind: type[DPO] = DPO, **changes: Any) -> DPO:
+    settings = dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, beta=0.1, variant="sigmoid")
+    return kind(**(settings | changes))
+
+
+def fit_prompts(stage: OnPolicy, max_steps: int, *, prompts=PROMPTS, per_rollout: int = 8, **settings: Any):
+    """Trains an on-policy stage on prompts; returns the trainer."""
     run = trainer(max_steps=max_steps, limit_val_batches=0, **settings)
     loader = ExperienceLoader(prompts, prompts_per_rollout=per_rollout, seed=0, trainer=run)
     quiet_fit(run, stage, loader, Batches([]))
     assert run.global_step == max_steps
     return run
+
+
+def moved(stage: OnPolicy, by: float = 0.05) -> OnPolicy:
+    """The stage, its policy some way from its reference."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in stage.policy.parameters():
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
+    return stage
+
+
+def given(kind: type[OnPolicy], *responses: list[int]) -> type[OnPolicy]:
+    """A stage that draws these responses; one ends by itself if its last token is a stop."""
+    width = max(map(len, responses))
+    drawn = {
+        "response_ids": torch.tensor([one + [PAD] * (width - len(one)) for one in responses]),
+        "mask": torch.tensor([[t < len(one) for t in range(width)] for one in responses]),
+        "finished": torch.tensor([one[-1] in STOPS for one in responses]),
+    }
+    draw = lambda self, prompts, generator: {name: tensor.clone() for name, tensor in drawn.items()}
+    return type(f"Given{kind.__name__}", (kind,), {"draw": draw})
+
+
+class CountsSevens(nn.Module):
+    """Scores a response by how many of its tokens so far are 7."""
+
+    def forward(self, input_ids: Tensor, layout: Layout) -> Tensor:
+        same = layout.segments[:, :, None] == layout.segments[:, None, :]
+        return ((input_ids == 7)[:, None, :] & same.tril()).sum(-1).float()
+
+
+def with_reward(stage: OnPolicy, reward: nn.Module) -> OnPolicy:
+    stage.configure_model()
+    stage.adopt("reward", reward)
+    return stage

@@ -15,7 +15,7 @@ from components.functional.logprobs import gather_logprobs
 from components.functional.losses import dpo, ranking_pairs
 from components.models.heads import CausalLM
 from components.stages.checks import SelfCheckError
-from components.stages.stage import LossOutput, Stage
+from components.stages.stage import Chart, LossOutput, Stage
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,14 @@ class DPO(Stage):
     """
 
     frozen = ("reference",)
+    charts = (
+        Chart("loss", ("train/loss", "val/loss")),
+        Chart("pairs ranked rightly", ("train/accuracy", "val/accuracy")),
+        Chart("margin", ("train/margin", "val/margin")),
+        Chart("implicit rewards", ("train/chosen_reward", "train/rejected_reward")),
+        Chart("log p of better answers, nats", ("train/chosen_logprob", "val/chosen_logprob")),
+        Chart("gradient norm", ("train/grad_norm",)),
+    )
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import LossOutput
+from components.stages.stage import Chart, LossOutput
 
 # advantage, aggregation of token losses
 VARIANTS = {"grpo": ("grpo", "sequence_mean"), "dapo": ("grpo", "token_mean"), "dr_grpo": ("dr_grpo", "fixed_length")}
@@ -28,13 +28,21 @@ class GRPO(OnPolicy):
         dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025)
 
     Metrics beside those of OnPolicy:
-    rollout/equal_groups   share of prompts whose responses all got one reward, and so teach nothing; healthy below 0.5
     train/policy_loss, train/kl_loss   the two parts of the loss, the second before its weight
     train/clip_fraction    share of tokens whose update the clip decides; healthy ≤ 0.2
     train/approx_kl        old → new policy by k3 per token; healthy ≤ 0.05
     train/ratio_max        largest ratio of new to old probability
     train/entropy          of the policy being updated, nats per token
     """
+
+    charts = (
+        *OnPolicy.charts,
+        Chart("groups without a difference", ("rollout/equal_groups",), 0.0, 0.5),
+        Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.2),
+        Chart("KL of an update, nats per token", ("train/approx_kl",), 0.0, 0.05),
+        Chart("losses", ("train/policy_loss", "train/kl_loss")),
+        Chart("gradient norm", ("train/grad_norm",)),
+    )
 
     def __init__(
         self,
@@ -55,10 +63,9 @@ class GRPO(OnPolicy):
         self.advantage, self.aggregation = VARIANTS[variant]
 
     def advantages(self, known: Experience) -> Experience:
-        rewards = known["rewards"]
-        groups = rewards.view(-1, self.samples_per_prompt)
-        self.log_now({"rollout/equal_groups": float((groups == groups[:, :1]).all(1).float().mean())})
-        relative = group_relative(rewards, group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS)
+        relative = group_relative(
+            known["rewards"], group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS
+        )
         return {"advantages": relative[:, None].expand_as(known["mask"]).contiguous()}
 
     def compute_loss(self, batch: Experience) -> LossOutput:

@@ -17,7 +17,7 @@ from components.generation.responses import response_logprobs, response_scores
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.stages.checks import check_first_forward
-from components.stages.stage import Stage, unsharded
+from components.stages.stage import Chart, Stage, unsharded
 
 log = logging.getLogger(__name__)
 SHOWN = 8  # responses in the table of samples
@@ -34,15 +34,27 @@ class OnPolicy(Stage):
     score                 mean score, missing ends included; rises, then levels off
     score_std             within a rollout; near 0 the scores saturate and there is nothing left to learn
     kl                    mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10; negative is a bug
+    kl_stderr             standard error of kl over the rollout's responses
     kl_k3                 the same by the k3 estimator, never negative
     entropy               mean nats per token; falls slowly, a collapse to ~0 early is too large a step
-    length, finished      tokens per response; share that ended by themselves, → 1
+    length, finished      tokens per response; share that ended by themselves, healthy ≥ 0.9
+    equal_groups          share of prompts whose responses (if several) all got one score: they teach nothing; healthy
+                          below 0.5
     gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
                           over-optimisation
     beta                  the KL coefficient in force
     """
 
     frozen = ("reference", "reward")
+    charts = (
+        Chart("score", ("rollout/score", "val/score")),
+        Chart("true quality", ("rollout/gold", "rollout/correct", "val/gold")),
+        Chart("KL to the reference, nats per response", ("rollout/kl",), 0.0, 10.0),
+        Chart("entropy, nats per token", ("rollout/entropy", "val/entropy")),
+        Chart("spread of scores", ("rollout/score_std",)),
+        Chart("length, tokens", ("rollout/length", "val/length")),
+        Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
+    )
     readers = 3  # models that read every response: policy, reference, reward model
 
     def __init__(
@@ -237,6 +249,10 @@ class OnPolicy(Stage):
     def report(self, known: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
         metrics = {**self.summary(known), **self.judged(prompts, known), "beta": self.beta}
+        kl, groups = known["kl"].sum(1), known["rewards"].view(-1, self.samples_per_prompt)
+        metrics["kl_stderr"] = kl.std(correction=0) / len(kl) ** 0.5
+        if self.samples_per_prompt > 1:
+            metrics["equal_groups"] = (groups == groups[:, :1]).all(1).float().mean()
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
         self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}

@@ -16,7 +16,7 @@ from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import LossOutput
+from components.stages.stage import Chart, LossOutput
 
 
 class PPO(OnPolicy):
@@ -30,7 +30,7 @@ class PPO(OnPolicy):
     update (PPO-ptx; Ouyang et al. 2022, eq. 2).
 
     Metrics beside those of OnPolicy:
-    rollout/explained_variance   of the returns by the value model; → 1
+    rollout/explained_variance   of the returns by the value model; → 1, healthy above 0 after the first rollouts
     train/policy_loss, train/value_loss      the two parts of the loss
     train/clip_fraction          share of tokens whose update the clip decides; healthy ≤ 0.2
     train/value_clip_fraction    the same for values
@@ -40,6 +40,15 @@ class PPO(OnPolicy):
     train/pretraining_loss       of the mixed-in text, when there is any
     """
 
+    charts = (
+        *OnPolicy.charts,
+        Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.2),
+        Chart("KL of an update, nats per token", ("train/approx_kl",), 0.0, 0.05),
+        Chart("variance explained by the value model", ("rollout/explained_variance",), 0.0, 1.0),
+        Chart("losses", ("train/policy_loss", "train/value_loss", "train/pretraining_loss")),
+        Chart("gradient norms", ("train/grad_norm_policy", "train/grad_norm_value")),
+        Chart("KL coefficient", ("rollout/beta",)),
+    )
     readers = 4  # the value model too
 
     def __init__(

@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
 from components.stages.language import bits_per_byte, continuations, language_loss
-from components.stages.stage import LossOutput, Stage, unsharded
+from components.stages.stage import Chart, LossOutput, Stage, unsharded
 
 SHOWN = 6  # continuations in the table of samples
 
@@ -23,6 +23,14 @@ class Pretrain(Stage):
     accuracy          share of tokens that were the likeliest
     bytes_per_token   of the text read; constant but for noise
     """
+
+    charts = (
+        Chart("loss, nats per token", ("train/loss", "val/loss")),
+        Chart("bits per byte", ("train/bits_per_byte", "val/bits_per_byte")),
+        Chart("next token guessed rightly", ("train/accuracy", "val/accuracy")),
+        Chart("gradient norm", ("train/grad_norm",)),
+        Chart("learning rate", ("train/lr",)),
+    )
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from components.functional.masking import masked_mean
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import LossOutput
+from components.stages.stage import Chart, LossOutput
 
 
 class Rejection(OnPolicy):
@@ -23,6 +23,14 @@ class Rejection(OnPolicy):
     train/loss             mean −log p of their tokens, nats; falls towards the entropy of the best
     train/entropy          of the policy being updated, nats per token
     """
+
+    charts = (
+        Chart("score, of all and of those kept", ("rollout/score", "rollout/best_score")),
+        *OnPolicy.charts,
+        Chart("groups without a difference", ("rollout/equal_groups",), 0.0, 0.5),
+        Chart("loss on those kept, nats per token", ("train/loss",)),
+        Chart("gradient norm", ("train/grad_norm",)),
+    )
 
     def __init__(self, **shared: Any) -> None:
         super().__init__(beta=0.0, **shared)

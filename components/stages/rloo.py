@@ -10,7 +10,7 @@ from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import LossOutput
+from components.stages.stage import Chart, LossOutput
 
 
 class RLOO(OnPolicy):
@@ -25,6 +25,14 @@ class RLOO(OnPolicy):
     train/ratio_max        largest ratio of new to old probability of a response
     train/entropy          of the policy being updated, nats per token
     """
+
+    charts = (
+        *OnPolicy.charts,
+        Chart("groups without a difference", ("rollout/equal_groups",), 0.0, 0.5),
+        Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.3),
+        Chart("KL of an update, nats per token", ("train/approx_kl",), 0.0, 0.05),
+        Chart("gradient norm", ("train/grad_norm",)),
+    )
 
     def __init__(self, clip: float, **shared: Any) -> None:
         super().__init__(**shared)

@@ -12,7 +12,7 @@ from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
 from components.functional.losses import kwise_ranking, ranking_pairs
 from components.models.heads import ScalarModel
-from components.stages.stage import LossOutput, Stage
+from components.stages.stage import Chart, LossOutput, Stage
 
 LENGTH_MATCHED = 0.1  # two answers are of matched length when they differ by less than this share
 
@@ -27,10 +27,20 @@ class RewardModel(Stage):
     margin                    mean r_better − r_worse
     val/ece                   expected calibration error of σ(|margin|), 10 bins; healthy below 0.1
     val/accuracy_stderr       standard error of val/accuracy by pairs
-    val/score_length_correlation   Pearson of score and tokens; near ±1 means it learned length alone
+    val/score_length_correlation   Pearson of score and tokens; healthy within ±0.5, near ±1 it learned length alone
     val/accuracy_length_matched    accuracy on pairs whose lengths differ by under 10%
     val/longer_wins                accuracy of "the longer answer wins", the baseline to beat
     """
+
+    charts = (
+        Chart("loss", ("train/loss", "val/loss")),
+        Chart("pairs ranked rightly", ("train/accuracy", "val/accuracy")),
+        Chart("against length alone", ("val/accuracy", "val/accuracy_length_matched", "val/longer_wins")),
+        Chart("calibration error", ("val/ece",), 0.0, 0.1),
+        Chart("correlation of score and length", ("val/score_length_correlation",), -0.5, 0.5),
+        Chart("margin", ("train/margin", "val/margin")),
+        Chart("gradient norm", ("train/grad_norm",)),
+    )
 
     def __init__(
         self,

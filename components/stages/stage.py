@@ -20,6 +20,15 @@ class LossOutput(NamedTuple):
     weight: int
 
 
+class Chart(NamedTuple):
+    """One chart of a stage's dashboard: metrics by their logged names, and the healthy range of one that has any."""
+
+    title: str
+    tags: tuple[str, ...]
+    low: float | None = None
+    high: float | None = None
+
+
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
     """Holds every sharded part of `module` whole, so that processes may call it unequally often (drawing tokens)."""
@@ -49,6 +58,7 @@ class Stage(L.LightningModule):
 
     frozen: tuple[str, ...] = ()
     seed = 0  # of whatever is drawn while training
+    charts: tuple[Chart, ...] = ()  # in reading order; ranges are those of the docstring
 
     def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
         super().__init__()

@@ -50,7 +50,7 @@ def quality(results: Results, curves: Curves) -> Figure | None:
         return None
     figure = Figure(figsize=(10 if judged else 6, 0.55 * len(models) + 2.0), layout="constrained")
     axes = figure.subplots(1, 2 if judged else 1, squeeze=False)[0]
-    _style(axes[0], "Gold score" if judged else "Reward model's score")
+    style(axes[0], "Gold score" if judged else "Reward model's score")
     sampling = results["sampling"]
     held_out = f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples"
     axes[0].set_xlabel(f"{held_out}, 95 % interval over prompts")
@@ -84,7 +84,7 @@ def _hollow(colour: str) -> dict[str, Any]:
 
 def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
     """Stacked bars: every answer is right or wrong, polite or not."""
-    _style(axes, "Answers")
+    style(axes, "Answers")
     axes.grid(visible=False)
     left = [0.0] * len(models)
     for label, colour, share in ANSWERS:
@@ -115,8 +115,8 @@ def reward_model(results: Results, curves: Curves) -> Figure | None:
         return None
     figure = Figure(figsize=(6, 6), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-    _style(top, "Is the reward model as sure as it should be?")
-    _style(bottom, "")
+    style(top, "Is the reward model as sure as it should be?")
+    style(bottom, "")
     top.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     for place, ((label, ending), colour) in enumerate(zip(sets.items(), ("#3f78b5", "#d9722e"), strict=False)):
         bins = figures[f"reliability{ending}"]
@@ -153,7 +153,7 @@ def curves_figure(results: Results, curves: Curves) -> Figure | None:
     figure = Figure(figsize=(3.4 * columns, 2.5 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
     for axes, (title, shown) in zip(grid, panels, strict=False):
-        _style(axes, title)
+        style(axes, title)
         for place, (stage, tag) in enumerate(shown):
             curve = curves[stage][tag]
             label = tag.split("/")[0] if tag in LOSS else stage
@@ -181,7 +181,7 @@ def minutes(results: Results, curves: Curves) -> Figure | None:
         return None
     figure = Figure(figsize=(6, 0.36 * len(spent) + 1.0), layout="constrained")
     axes = figure.subplots()
-    _style(axes, f"Minutes per stage, together {sum(spent.values()):.1f}")
+    style(axes, f"Minutes per stage, together {sum(spent.values()):.1f}")
     axes.grid(visible=False)
     colours = [COLOURS.get(stage, "#b9c1c9") for stage in spent]
     bars = axes.barh(list(spent), list(spent.values()), 0.62, color=colours)
@@ -193,7 +193,8 @@ def minutes(results: Results, curves: Curves) -> Figure | None:
     return figure
 
 
-def _style(axes: Axes, title: str) -> None:
+def style(axes: Axes, title: str) -> None:
+    """The look of all pictures: a title to the left, few lines, a faint grid behind."""
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)

@@ -64,7 +64,7 @@ def show(results: Results, folder: Path, console: Console) -> None:
     for table in (card.models_table(results), card.reward_table(results)):
         if table is not None:
             console.print()
-            console.print(_rich(table))
+            console.print(rich_table(table))
     console.print()
     notes = [*card.base_lines(results), card.minutes_line(results)]
     for line in filter(None, notes):
@@ -91,11 +91,11 @@ def page(results: Results, pictures: Mapping[str, str]) -> str:
     """The report as Markdown; pictures: {file name: caption}."""
     run = results.get("run")
     parts = [f"# Report card: {run}" if run else "# Report card", card.headline(results)]
-    parts += [_markdown(card.models_table(results)), *card.base_lines(results)]
+    parts += [markdown(card.models_table(results)), *card.base_lines(results)]
     parts += [_picture(pictures, "quality.png")]
     reward = card.reward_table(results)
     if reward is not None:
-        parts += [_markdown(reward), _picture(pictures, "reward_model.png")]
+        parts += [markdown(reward), _picture(pictures, "reward_model.png")]
     if "curves.png" in pictures:
         parts += ["## Learning curves", _picture(pictures, "curves.png")]
     if results.get("minutes"):
@@ -139,13 +139,15 @@ def _picture(pictures: Mapping[str, str], name: str) -> str:
     return f"![{pictures[name]}]({name})" if name in pictures else ""
 
 
-def _markdown(table: Table) -> str:
+def markdown(table: Table) -> str:
+    """A table as a section of a Markdown page."""
     lines = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
     body = "\n".join(f"| {' | '.join(line)} |".replace("|   ", "| &emsp;") for line in lines)
     return f"## {table.title}\n\n{body}\n\n{table.note}"
 
 
-def _rich(table: Table) -> RichTable:
+def rich_table(table: Table) -> RichTable:
+    """A table for the terminal."""
     made = RichTable(box=SIMPLE_HEAD, show_edge=False, caption=table.note, caption_justify="left", caption_style="dim")
     for place, column in enumerate([table.title, *table.columns[1:]]):
         made.add_column(column, justify="right" if place else "left", no_wrap=not place)

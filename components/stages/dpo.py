@@ -26,7 +26,7 @@ class DPO(Stage):
     beta: strength of the tie to the reference, per nat. variant, label_smoothing: see functional.losses.dpo.
 
     Metrics (train/ and val/):
-    loss                     starts at ln 2 = 0.693 exactly (checked) for sigmoid and robust
+    loss                     starts at ln 2 = 0.693 exactly (ipo: 1/(4 beta²), hinge: 1), which is checked
     accuracy                 share of pairs whose better answer has the higher implicit reward; ties count half
     margin                   mean β log π/π_ref of the better answer minus that of the worse one; rises
     chosen_reward, rejected_reward   the two; that both fall is common and wastes probability on neither
@@ -83,19 +83,22 @@ class DPO(Stage):
 
     def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        if self.trainer.fit_loop.total_batch_idx == 0 and self.variant in ("sigmoid", "robust"):
+        if self.trainer.fit_loop.total_batch_idx == 0 and "train/loss" in self.trainer.callback_metrics:  # has a pair
             self.self_check(float(self.trainer.callback_metrics["train/loss"]))
         return loss
 
     def self_check(self, first_loss: float) -> None:
-        """Before any update policy and reference are one model, and the loss is that of a fair coin."""
-        if not math.isclose(first_loss, math.log(2), abs_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
+        """Before any update policy and reference are one model, and the loss is that of margins of 0."""
+        none = torch.zeros(1)
+        known = dpo(none, none, none, none, beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing)
+        expected = float(known.loss)
+        if not math.isclose(first_loss, expected, rel_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
             raise SelfCheckError(
-                f"self-check: the first loss is {first_loss:.6f}, expected ln 2 = 0.693147: policy and reference "
-                "differ before any update. Do both load the same artifact (artifacts.sft)?"
+                f"self-check: the first loss is {first_loss:.6f}, expected {expected:.6f}: policy and reference differ "
+                "before any update. Do both load the same artifact (artifacts.sft), without dropout?"
             )
         if self.global_rank == 0:
-            log.info(f"self-check: first loss {first_loss:.6f} (ln 2): policy = reference before the first update")
+            log.info(f"self-check: first loss {first_loss:.6f}: policy = reference before the first update")
 
     def exportable(self) -> CausalLM:
         return self.policy

@@ -9,8 +9,8 @@ from rich.console import Console
 from components.serving.session import Answer, ChatSession
 
 # what a model writes must not move the cursor or change colours
-_VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
-_VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}
+VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
+VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}
 
 
 class Terminal:
@@ -95,7 +95,7 @@ class Terminal:
             self.note("cut off here: no room for more tokens")
 
     def _write(self, text: str, style: str | None = None) -> None:
-        shown = text.translate(_VISIBLE) if self.answers.is_terminal else text
+        shown = text.translate(VISIBLE) if self.answers.is_terminal else text
         if style:
             self.answers.out(shown, end="", style=style, highlight=False)
         else:  # not through rich, which changes tabs and line ends

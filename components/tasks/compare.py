@@ -1,0 +1,158 @@
+"""Comparisons made: completions drawn from a model, ranked by a judge, written as preference records."""
+
+import json
+import os
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+
+from components import artifacts, lineage
+from components.artifacts import ArtifactError
+from components.checking import schema_of
+from components.data.builtin import make_world
+from components.evaluation import judges, ledger
+from components.evaluation.comparisons import Drawn, Plan, Ranking, describe, draw
+from components.serving.judging import HumanJudge, Stop, Undo, usage
+from components.tasks import common
+
+COMPLETIONS = "completions.jsonl"
+
+
+def compare(cfg: DictConfig) -> None:
+    """Draws completions of the training prompts and has them ranked; writes into the stage's folder:
+
+    completions.jsonl   what was drawn, kept so that a person goes on with the same ones
+    preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person passed over
+    card.json           what it was made from, counts and figures; "finished" once every record is judged
+    """
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    tokenizer = common.common_tokenizer(cfg)
+    plan: Plan = instantiate(cfg.stage)
+    shape, _ = artifacts.load_config(cfg.reads.model)
+    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
+    data = instantiate(cfg.data, **places)
+    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "judge", "data", "seed"], parents, data.fingerprint())
+    folder = Path(cfg.paths.stage)
+    card = begun(folder, inputs, cfg.force)
+    if card and card["finished"]:
+        print(f"{folder} is up to date (same settings, data and parents); force=true makes it again")
+        tell(cfg, card)
+        return
+    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
+    builtin = cfg.data.path is None and not cfg.data.mixture
+    world = make_world(dict(cfg.world)) if builtin else None
+    judge = judge_of(cfg, tokenizer=tokenizer, device=device, world=world)
+    if card is None:
+        data.prepare_data()
+        data.setup()
+        model = artifacts.load_causal_lm(cfg.reads.model).to(device)
+        drawn, counts = draw(model, tokenizer, data.train_examples, plan, cfg.seed)
+        ledger.write(folder / COMPLETIONS, (one._asdict() for one in drawn))
+        metrics = {f"draw/{name}": count for name, count in counts.items()}
+        card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
+        write_card(folder, card)
+    drawn = [Drawn(**row) for row in ledger.read(folder / COMPLETIONS)]
+    by = by_hand if isinstance(judge, HumanJudge) else by_machine
+    finished = by(judge, drawn, folder, cfg.seed)
+    gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
+    figures = describe(ledger.read_rankings(folder), gold)
+    seconds = card["metrics"].get("seconds", 0) + common.seconds()
+    card |= {"finished": finished, "metrics": card["metrics"] | figures | {"seconds": seconds}}
+    write_card(folder, card)
+    tell(cfg, card)
+
+
+def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, Any] | None:
+    """The card of comparisons that were made, or begun, from just these inputs; None: they are to be made.
+
+    What shall be replaced is put aside as *.previous, for a person's rankings cannot be made again.
+    Raises ArtifactError where other inputs made what is there and force is False.
+    """
+    card = artifacts.read_card(folder)
+    before = card.get("inputs", {})
+    changed = sorted(key for key in before.keys() | inputs.keys() if before.get(key) != inputs.get(key)) if card else []
+    if card and not changed and force is not True and (folder / COMPLETIONS).exists():
+        return card | {"finished": card["finished"] and (folder / ledger.PREFERENCES).exists()}
+    if changed and force is False:
+        shown = "; ".join(f"{key}: {before.get(key)} → {inputs.get(key)}" for key in changed[:4])
+        raise ArtifactError(
+            f"{folder} holds comparisons made from other inputs ({shown}). Add paths.folder=compare/<name> to keep "
+            "both, or force=true to replace them (rankings are put aside as *.previous)"
+        )
+    (folder / artifacts.CARD).unlink(missing_ok=True)
+    for name in (ledger.PREFERENCES, ledger.SKIPPED):
+        if (folder / name).exists():
+            os.replace(folder / name, folder / f"{name}.previous")
+    return None
+
+
+def judge_of(cfg: DictConfig, **known: Any) -> Any:
+    """The judge, with what only the run knows given to constructors that ask for it."""
+    asked = schema_of(get_class(cfg.judge._target_)).types
+    return instantiate(cfg.judge)(**{name: value for name, value in known.items() if name in asked})
+
+
+def by_machine(judge: Any, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
+    """Has all records ranked and writes them at one go."""
+    given = [judge.rank(*one, chance(seed, number)) for number, one in enumerate(drawn)]
+    ledger.write_rankings(folder, [Ranking(*one, ranks) for one, ranks in zip(drawn, given) if ranks is not None])
+    return True
+
+
+def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
+    """Asks a person from where they stopped; whether all records are decided now."""
+    book = ledger.Ledger(folder)
+    judge.note(usage(max(len(one.completions) for one in drawn)))
+    while (number := book.position) < len(drawn):
+        judge.note(f"\n{number + 1} of {len(drawn)}")
+        try:
+            ranks = judge.rank(*drawn[number], chance(seed, number))
+        except Undo:
+            if not book.undo():
+                judge.note("there is nothing to undo yet")
+        except Stop:
+            judge.note(f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
+                       "go. The same command goes on from here")  # fmt: skip
+            return False
+        else:
+            book.add(None if ranks is None else Ranking(*drawn[number], ranks))
+    return True
+
+
+def chance(seed: int, number: int) -> random.Random:
+    """The source of chance for record `number`, whatever was judged before it."""
+    return random.Random(f"compare/{seed}/{number}")
+
+
+def write_card(folder: Path, card: dict[str, Any]) -> None:
+    staging = folder / f"{artifacts.CARD}.writing-{os.getpid()}"
+    staging.write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+    os.replace(staging, folder / artifacts.CARD)
+
+
+def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
+    """Prints what there is, and the command that trains a reward model on it."""
+    figures, file = card["metrics"], f"{cfg.paths.stage}/{ledger.PREFERENCES}"
+    if not figures["records"]:
+        print(f"no comparison in {file} yet", flush=True)
+        return
+    print(f"{file}: {figures['records']:,} comparisons of {figures['completions']:.2f} different completions each, "
+          f"{figures['ties']:.1%} of their pairs tied")  # fmt: skip
+    print(f"of {figures['draw/asked']:,} × {cfg.stage.completions} completions {figures['draw/unfinished']:,} did not "
+          f"end and {figures['draw/duplicates']:,} repeated another; {figures['draw/dropped']:,} comparisons had "
+          "fewer than 2 left")  # fmt: skip
+    if "gold_best" in figures:
+        agreement = f"; {figures['agreement']:.1%} of pairs ranked as gold ranks them" if "agreement" in figures else ""
+        print(f"gold of the best {figures['gold_best']:.2f}, of the worst {figures['gold_worst']:.2f}{agreement}")
+    parents = {o.partition("=")[0]: o for o in HydraConfig.get().overrides.task if o.startswith("artifacts.")}
+    if "artifacts.sft" in parents:
+        parents.setdefault("artifacts.tokenizer", f"artifacts.tokenizer={cfg.reads.tokenizer}")
+    given = " ".join(parents[name] for name in ("artifacts.tokenizer", "artifacts.sft") if name in parents)
+    print(f"train a reward model on it: python train.py stage=rm data=preference data.path={file} "
+          f"{common.identity(cfg)} {given}".rstrip(), flush=True)  # fmt: skip

@@ -64,16 +64,19 @@ def preference(row: Any) -> Record:
 
     Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues
     (messages, or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant
-    turn; and rankings {"prompt", "completions", "ranks"}.
+    turn; and rankings {"prompt", "completions", "ranks"}. A string "category", or else "source", is kept as
+    the record's "category", for figures by category.
     """
     row = _fields(row, "a comparison")
+    category = row.get("category", row.get("source"))
+    carried = {"category": _writable(category, "category")} if isinstance(category, str) else {}
     if "prompt" in row and "completions" in row and "ranks" in row:
         completions = row["completions"]
         if not isinstance(completions, list):
             raise FormatError('a list "completions"', _kind(completions))
         prompt = _prompt(row["prompt"])
         answers = [_completion(prompt, one, f"completions[{i}]") for i, one in enumerate(completions)]
-        return {"prompt": prompt, "completions": answers, "ranks": _ranks(row["ranks"], len(answers))}
+        return {"prompt": prompt, "completions": answers, "ranks": _ranks(row["ranks"], len(answers)), **carried}
     if not ("chosen" in row and "rejected" in row):
         raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(row))
     if "prompt" in row:
@@ -85,7 +88,7 @@ def preference(row: Any) -> Record:
         if prompt != rejected[:-1]:
             raise FormatError('"chosen" and "rejected" that share all but the last turn', "different prompts")
         pair = [chosen[-1]["content"], rejected[-1]["content"]]
-    return {"prompt": prompt, "completions": pair, "ranks": [0.0, 1.0]}
+    return {"prompt": prompt, "completions": pair, "ranks": [0.0, 1.0], **carried}
 
 
 def prompts(row: Any) -> Record:

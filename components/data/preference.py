@@ -39,6 +39,7 @@ class PreferenceData(RecordData):
         "completions": datasets.List(datasets.List(datasets.Value("int32"))),
         "finished": datasets.List(datasets.Value("bool")),
         "ranks": datasets.List(datasets.Value("float32")),
+        "category": datasets.Value("string"),
     })  # fmt: skip
 
     def __init__(
@@ -83,7 +84,7 @@ class PreferenceData(RecordData):
         if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
             return None
         counts["truncated"] += cut
-        return columns
+        return {**columns, "category": record.get("category", "")}
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = (

@@ -42,6 +42,22 @@ def test_a_comparison_of_any_accepted_shape_becomes_a_ranking(row):
     assert formats.preference(row) == RANKING
 
 
+@pytest.mark.parametrize(
+    ("fields", "category"),
+    [
+        ({"category": "maths", "source": "web"}, "maths"),
+        ({"category": None, "source": "web"}, "web"),
+        ({"category": 3}, None),
+        ({"source": ["web"]}, None),
+    ],
+)
+def test_a_comparison_keeps_the_name_of_its_category_or_source(fields, category):
+    kept = {} if category is None else {"category": category}
+    assert formats.preference({"prompt": "Hi", "chosen": "Yes", "rejected": "No", **fields}) == RANKING | kept
+    ranking = {"prompt": "Hi", "completions": ["Yes", "No"], "ranks": [0, 1], **fields}
+    assert formats.preference(ranking) == RANKING | kept
+
+
 def test_a_transcript_is_cut_into_its_turns_and_shares_all_but_the_last():
     shared = "\n\nHuman: One\nline two\n\nAssistant: A: fine\n\nHuman: Then?\n\nAssistant:"
     record = formats.preference({"chosen": f"{shared} Good", "rejected": f"{shared} Bad"})

@@ -66,6 +66,12 @@ def test_at_most_so_many_answers_spread_from_best_to_worst(common, write, tok):
         built(common, write, max_completions=1)
 
 
+def test_a_record_carries_its_category_and_an_empty_one_where_it_has_none(common, write):
+    named = {"prompt": "q", "chosen": "a", "rejected": "b", "category": "letters"}
+    data = built(common, write, [named, *RECORDS])
+    assert sorted(record["category"] for [record] in data.train_examples) == [""] * 30 + ["letters"]
+
+
 def test_records_in_which_nothing_is_better_are_dropped_and_counted(common, write, caplog):
     tied = {"prompt": "q", "completions": ["a", "b"], "ranks": [2, 2]}
     same = {"prompt": "q", "chosen": "a", "rejected": "a"}

@@ -1,17 +1,33 @@
-"""What must hold before the first update of an on-policy stage."""
+"""What must hold before the first update. Each check returns the line that tells it held, or raises SelfCheckError."""
 
-from torch import Tensor
+import logging
+import math
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from components.functional.masking import last_index
+
+log = logging.getLogger(__name__)
+INITIAL_BAND = 0.05  # share of ln V by which a fresh model's first loss may differ from it
 
 
 class SelfCheckError(ValueError):
     """A start-up self-check failed: training on would optimise something else than it says."""
 
 
-def check_first_forward(logprobs: Tensor, old_logprobs: Tensor, reference: Tensor | None, mask: Tensor, *, exact: bool):
-    """Asserts, before any update, that the ratio to the old policy is 1 and (if given) the KL to the reference 0.
+def tell(line: str) -> None:
+    log.info(f"self-check: {line}")
 
-    exact: fp32 forwards, held to 1e-4; otherwise (bf16, fp16) 2e-2. Returns (max |ratio − 1|, max |log-ratio|).
-    Raises SelfCheckError naming the likely causes.
+
+def check_first_forward(
+    logprobs: Tensor, old_logprobs: Tensor, reference: Tensor | None, mask: Tensor, *, exact: bool
+) -> str:
+    """Before any update the ratio to the old policy is 1 and (if given) the KL to the reference 0.
+
+    exact: fp32 forwards, held to 1e-4; otherwise (bf16, fp16) 2e-2.
     """
     tolerance = 1e-4 if exact else 2e-2
     deviation = float((logprobs - old_logprobs)[mask].exp().sub(1).abs().max())
@@ -20,7 +36,7 @@ def check_first_forward(logprobs: Tensor, old_logprobs: Tensor, reference: Tenso
             f"self-check: max |ratio − 1| before the first update is {deviation:.2e}, expected below {tolerance:.0e}. "
             "Rollout and training forwards disagree: dropout, positions, masks, temperature or precision"
         )
-    drift = 0.0
+    line = f"max |ratio − 1| {deviation:.1e}"
     if reference is not None:
         drift = float((logprobs - reference)[mask].abs().max())
         if drift > tolerance:
@@ -28,4 +44,93 @@ def check_first_forward(logprobs: Tensor, old_logprobs: Tensor, reference: Tenso
                 f"self-check: the policy differs from its reference before the first update (log-ratio {drift:.2e}, "
                 f"expected below {tolerance:.0e}). Do both load the same artifact (artifacts.sft)?"
             )
-    return deviation, drift
+        line += f", max |log π/π_ref| {drift:.1e}"
+    return f"{line} before the first update"
+
+
+def check_initial_loss(loss: float, vocab_size: int) -> str:
+    """A fresh model guesses evenly, so its first loss is near ln V; elsewhere it is warned of, not refused."""
+    expected = math.log(vocab_size)
+    if loss > (1 + INITIAL_BAND) * expected:
+        log.warning(
+            f"the first loss, {loss:.3f}, is above ln V = {expected:.3f}, that of an even guess: the initial weights "
+            "are too large, and the first steps go into making them smaller. Try a smaller model.initializer_range"
+        )
+    if loss < (1 - INITIAL_BAND) * expected:
+        log.warning(
+            f"the first loss, {loss:.3f}, is below ln V = {expected:.3f}, that of an even guess. Unless the weights "
+            "were trained before, the model sees what it should predict"
+        )
+    return f"first loss {loss:.3f}, ln V = {expected:.3f}"
+
+
+def check_frozen(networks: Mapping[str, nn.Module]) -> str:
+    """No parameter of these takes a gradient, and none of their parts is in training mode."""
+    for name, network in networks.items():
+        learning = [part for part, parameter in network.named_parameters() if parameter.requires_grad]
+        if learning or any(module.training for module in network.modules()):
+            fault = f"its {learning[0]} takes a gradient" if learning else "a part of it is in training mode"
+            raise SelfCheckError(
+                f"self-check: {name} must stay as it is, but {fault}. Name it in `frozen` and give it to Stage.adopt"
+            )
+    return f"{' and '.join(networks)} frozen"
+
+
+def check_separate(networks: Mapping[str, nn.Module]) -> str:
+    """No two networks share a weight's storage: an update of one would move the other."""
+    owners: dict[int, str] = {}
+    for name, network in networks.items():
+        local = [p.to_local() if isinstance(p, DTensor) else p for p in network.parameters()]  # this process's part
+        places = {p.untyped_storage().data_ptr() for p in local if p.numel()}
+        shared = [owners[place] for place in places if place in owners]
+        if shared:
+            raise SelfCheckError(
+                f"self-check: {name} and {shared[0]} share weights, so training one changes the other. "
+                "Let every builder load or make a model of its own"
+            )
+        owners |= dict.fromkeys(places, name)
+    return f"{', '.join(networks)} share no weights"
+
+
+def check_no_dropout(networks: Mapping[str, nn.Module]) -> str:
+    """Ratios and KL compare two forwards of a text, which dropout would make two different models."""
+    for name, network in networks.items():
+        rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        if rates:
+            raise SelfCheckError(f"self-check: {name} has dropout {rates[0]}, expected 0: ratios and KL would be noise")
+    return "no dropout"
+
+
+def check_responses(
+    ids: Tensor, mask: Tensor, finished: Tensor, *, vocab_size: int, stop_ids: Collection[int]
+) -> str:
+    """Drawn ids (N, R) are in the vocabulary; finished responses hold one stop token, at the end, others none."""
+    real = ids[mask]
+    if len(real) and not 0 <= int(real.min()) <= int(real.max()) < vocab_size:
+        raise SelfCheckError(
+            f"self-check: drawn ids lie in {int(real.min())} … {int(real.max())}, expected 0 … {vocab_size - 1}"
+        )
+    stops = torch.isin(ids, ids.new_tensor(sorted(stop_ids))) & mask
+    at_the_end = stops.gather(1, last_index(mask)[:, None]).squeeze(1)
+    wrong = (stops.sum(1) != finished.long()) | (at_the_end != finished)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        expected = "one, at its end" if finished[first] else "none, as it did not end by itself"
+        raise SelfCheckError(
+            f"self-check: response {first} holds {int(stops[first].sum())} stop tokens, expected {expected}: "
+            f"{ids[first][mask[first]].tolist()}"
+        )
+    return f"{len(ids)} responses within the {vocab_size} ids, {int(finished.sum())} ended, with one stop token each"
+
+
+def check_score_places(input_ids: Tensor, last: Tensor, response_ids: Tensor, mask: Tensor) -> str:
+    """Scores are read where packed rows (B, T) hold each response's last token. last (N,): flat indices."""
+    expected = response_ids.gather(1, last_index(mask)[:, None]).squeeze(1)
+    found = input_ids.flatten()[last]
+    if not torch.equal(found, expected):
+        wrong = int((found != expected).nonzero()[0])
+        raise SelfCheckError(
+            f"self-check: the score of response {wrong} is read at token {int(found[wrong])}, expected its last, "
+            f"{int(expected[wrong])}: the rows are packed otherwise than the places were counted"
+        )
+    return "scores read at each response's last token"

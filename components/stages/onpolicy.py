@@ -1,6 +1,5 @@
 """What every on-policy stage shares: collecting experience with a policy, its reference and a reward model."""
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +15,9 @@ from components.generation.generate import Sampling, generate, seeded
 from components.generation.responses import response_logprobs, response_scores
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
-from components.stages.checks import check_first_forward
+from components.stages.checks import check_first_forward, check_responses, check_score_places
 from components.stages.stage import Chart, Stage, unsharded
 
-log = logging.getLogger(__name__)
 SHOWN = 8  # responses in the table of samples
 
 
@@ -122,7 +120,7 @@ class OnPolicy(Stage):
             learned_from = self.advantages(known)
         keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
         parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
-        self.self_check(parts[0], rollout)
+        self.self_check(known, parts[0], rollout)
         return parts
 
     @contextmanager
@@ -272,17 +270,22 @@ class OnPolicy(Stage):
             for prompt, response, score, kl in self._shown
         ]
 
-    def self_check(self, batch: Experience, rollout: int) -> None:
-        """Once per process: the training forward must agree with what the rollout recorded."""
+    def self_check(self, known: Experience, batch: Experience, rollout: int) -> None:
+        """Once per process: the training forward agrees with what the rollout recorded, and responses are in order."""
         if self._checked:
             return
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             logprobs, _ = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
         reference = batch["reference_logprobs"] if rollout == 0 else None
         exact = self.trainer.precision == "32-true"
-        ratio, drift = check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact)
-        if self.global_rank == 0:
-            log.info(f"self-check: max |ratio − 1| {ratio:.1e}, max |log π/π_ref| {drift:.1e} before the first update")
+        self.tell(
+            check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact),
+            check_responses(
+                known["response_ids"], known["mask"], known["finished"],
+                vocab_size=self.policy.config.vocab_size, stop_ids=self.stop_ids,
+            ),
+            check_score_places(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
+        )  # fmt: skip
         self._checked = True
 
     def sum_over_ranks(self, total: Tensor) -> Tensor:

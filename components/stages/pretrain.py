@@ -7,6 +7,7 @@ from torch.optim import Optimizer
 
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
+from components.stages.checks import check_initial_loss
 from components.stages.language import bits_per_byte, continuations, language_loss
 from components.stages.stage import Chart, LossOutput, Stage, unsharded
 
@@ -24,6 +25,7 @@ class Pretrain(Stage):
     bytes_per_token   of the text read; constant but for noise
     """
 
+    fresh = True  # the model starts from random weights
     charts = (
         Chart("loss, nats per token", ("train/loss", "val/loss")),
         Chart("bits per byte", ("train/bits_per_byte", "val/bits_per_byte")),
@@ -51,6 +53,9 @@ class Pretrain(Stage):
     def training_step(self, batch: LMBatch, batch_idx: int) -> Tensor:
         share = super().training_step(batch, batch_idx)
         self.record_rates("train")
+        if self.fresh and self.trainer.fit_loop.total_batch_idx == 0 and "train/loss" in self.trainer.callback_metrics:
+            first = float(self.trainer.callback_metrics["train/loss"])
+            self.tell(check_initial_loss(first, self.model.config.vocab_size))
         return share
 
     def on_validation_epoch_end(self) -> None:

@@ -13,3 +13,5 @@ class SFT(Pretrain):
     accuracy          share of the assistant's tokens that were the likeliest
     bytes_per_token   of the answers read
     """
+
+    fresh = False

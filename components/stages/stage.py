@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.stages.checks import check_frozen, check_no_dropout, check_separate, tell
+
 
 class LossOutput(NamedTuple):
     """loss: mean over `weight` tokens, prompts or pairs; metrics: detached scalars; weight: what was averaged over."""
@@ -94,6 +96,21 @@ class Stage(L.LightningModule):
                 if hasattr(model, method):
                     register_fsdp_forward_method(model, method)
         setattr(self, name, model)
+
+    def on_train_start(self) -> None:
+        """Where a loss compares networks: each is what it should be. Raises SelfCheckError."""
+        if self.frozen:
+            networks = dict(self.named_children())
+            self.tell(
+                check_frozen({name: networks[name] for name in self.frozen}),
+                check_separate(networks),
+                check_no_dropout(networks),
+            )
+
+    def tell(self, *lines: str) -> None:
+        """What self-checks found, from the first process alone."""
+        for line in lines if self.global_rank == 0 else ():
+            tell(line)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Whatever is drawn in a step (dropout) depends on (seed, rank, step) alone: resuming needs no RNG state."""

@@ -49,11 +49,11 @@ class GivenResponses(PPO):
 
     def draw(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
         tokens = torch.Generator().manual_seed(self.rollout)
-        ids = torch.randint(3, 16, (len(PROMPTS), 6), generator=tokens)
+        ids = torch.randint(3, 10, (len(PROMPTS), 6), generator=tokens)  # none that stops
         lengths = torch.tensor([1, 6, 2, 6, 1, 2, 1, 3])  # of the first four together 15, of the others 7
         mask = torch.arange(6) < lengths[:, None]
-        ids[torch.arange(len(PROMPTS)), lengths - 1] = END
         finished = torch.arange(len(PROMPTS)) != 3
+        ids[finished, lengths[finished] - 1] = END
         mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts]
         return {"response_ids": ids.where(mask, PAD)[mine], "mask": mask[mine], "finished": finished[mine]}
 

@@ -1,0 +1,186 @@
+"""Start-up self-checks: what each tells when it holds, and that each can fail."""
+
+import logging
+import math
+import re
+from typing import Any
+
+import pytest
+import torch
+from tiny_stages import (
+    CONSTANT,
+    END,
+    PAD,
+    PROMPTS,
+    STOPS,
+    adam,
+    attached,
+    causal,
+    dpo,
+    fit,
+    fit_prompts,
+    lm_batch,
+    ppo,
+    preference_batch,
+    rejection,
+    scalar,
+)  # fmt: skip
+from torch import Tensor
+
+from components.stages import checks
+from components.stages.checks import SelfCheckError
+from components.stages.pretrain import Pretrain
+from components.stages.sft import SFT
+
+IDS = torch.tensor([[7, END, PAD], [3, 4, 5], [END, PAD, PAD]])
+MASK = torch.tensor([[True, True, False], [True, True, True], [True, False, False]])
+FINISHED = torch.tensor([True, False, True])
+
+
+def lines(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "self-check" in record.getMessage()]
+
+
+def warnings(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+
+
+def responses(ids: Tensor = IDS, mask: Tensor = MASK, finished: Tensor = FINISHED) -> str:
+    return checks.check_responses(ids, mask, finished, vocab_size=8, stop_ids=[END])
+
+
+def test_an_on_policy_run_tells_each_check_on_one_line_before_its_first_update(caplog):
+    caplog.set_level(logging.INFO)
+    fit_prompts(ppo(epochs=1, minibatches=1), 2)  # two rollouts: the second tells nothing
+    told = lines(caplog)
+    assert told[:4] == [
+        "self-check: reference and reward frozen",
+        "self-check: policy, reference, reward, value share no weights",
+        "self-check: no dropout",
+        "self-check: max |ratio − 1| 0.0e+00, max |log π/π_ref| 0.0e+00 before the first update",
+    ]
+    assert told[4].startswith("self-check: 8 responses within the 16 ids, ")
+    assert told[5:] == ["self-check: scores read at each response's last token"]
+
+
+def test_a_run_that_goes_on_does_not_speak_of_the_reference_it_has_left(caplog):
+    caplog.set_level(logging.INFO)
+    attached(ppo()).collect(PROMPTS, 3)
+    assert "self-check: max |ratio − 1| 0.0e+00 before the first update" in lines(caplog)
+
+
+def test_rejection_checks_all_that_was_drawn_and_the_rows_of_what_it_kept(caplog):
+    caplog.set_level(logging.INFO)
+    attached(rejection(samples_per_prompt=3)).collect(PROMPTS, 0)
+    assert any("24 responses within the 16 ids" in line for line in lines(caplog))
+
+
+def test_dpo_tells_that_its_reference_is_frozen_and_apart(caplog):
+    caplog.set_level(logging.INFO)
+    fit(dpo(), [preference_batch([([1, 3], [[4, END], [5, END]], [0.0, 1.0])])], max_steps=1)
+    assert lines(caplog)[:3] == [
+        "self-check: reference frozen",
+        "self-check: policy, reference share no weights",
+        "self-check: no dropout",
+    ]
+
+
+def test_a_frozen_network_that_learns_or_is_in_training_mode_is_refused():
+    network = scalar().requires_grad_(False).eval()
+    assert checks.check_frozen({"reward": network}) == "reward frozen"
+    network.score.weight.requires_grad_(True)
+    with pytest.raises(SelfCheckError, match=r"reward must stay as it is, but its score\.weight takes a gradient"):
+        checks.check_frozen({"reward": network})
+    with pytest.raises(SelfCheckError, match="a part of it is in training mode"):
+        checks.check_frozen({"reward": network.requires_grad_(False).train()})
+
+
+def test_networks_that_share_one_weight_are_refused_and_tied_embeddings_are_not_meant():
+    policy, value = causal(tie_word_embeddings=True), scalar()
+    assert checks.check_separate({"policy": policy, "value": value}) == "policy, value share no weights"
+    value.model.norm.weight = policy.model.norm.weight
+    with pytest.raises(SelfCheckError, match="value and policy share weights"):
+        checks.check_separate({"policy": policy, "value": value})
+
+
+def test_dropout_is_refused_wherever_it_is():
+    assert checks.check_no_dropout({"policy": causal()}) == "no dropout"
+    with pytest.raises(SelfCheckError, match=r"value has dropout 0\.2, expected 0"):
+        checks.check_no_dropout({"policy": causal(), "value": scalar(dropout=0.2)})
+
+
+def test_responses_in_order_are_counted():
+    assert responses() == "3 responses within the 8 ids, 2 ended, with one stop token each"
+
+
+def test_what_lies_behind_a_response_is_no_part_of_it():
+    behind = torch.where(MASK, IDS, 99)
+    assert responses(behind) == responses()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": torch.where(IDS == 7, 8, IDS)}, "drawn ids lie in 2 … 8, expected 0 … 7"),
+        ({"ids": torch.where(IDS == 7, -1, IDS)}, "drawn ids lie in -1 … 5"),
+        ({"ids": torch.tensor([[END, END, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 holds 2 stop tokens"),
+        ({"ids": torch.tensor([[END, 7, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 holds 1 .* one, at its end"),
+        ({"finished": torch.tensor([True, True, True])}, "response 1 holds 0 stop tokens, expected one, at its end"),
+        ({"finished": torch.tensor([True, False, False])}, "response 2 holds 1 stop tokens, expected none"),
+    ],
+)
+def test_responses_out_of_order_are_refused(changes: dict[str, Any], message: str):
+    with pytest.raises(SelfCheckError, match=message):
+        responses(**changes)
+
+
+def test_a_score_read_one_place_early_is_refused():
+    # two packed rows: prompt 9, response 7 END; prompt 9 9, response 3 4 5
+    rows = torch.tensor([[9, 7, END, PAD, PAD], [9, 9, 3, 4, 5]])
+    last = torch.tensor([2, 9])
+    told = checks.check_score_places(rows, last, IDS[:2], MASK[:2])
+    assert told == "scores read at each response's last token"
+    with pytest.raises(SelfCheckError, match="response 0 is read at token 7, expected its last, 2"):
+        checks.check_score_places(rows, last - 1, IDS[:2], MASK[:2])
+
+
+TEXT = [([1], [3, 4, 5, 6, 7, 8, 9, END])]
+
+
+def first_loss(kind: type[Pretrain], caplog, **model: Any) -> list[str]:
+    caplog.set_level(logging.INFO)
+    stage = kind(model=lambda: causal(**model), optimizer=adam(1e-3), schedule=CONSTANT)
+    fit(stage, [lm_batch(TEXT)] * 2, max_steps=2)
+    return lines(caplog)
+
+
+def test_pretraining_compares_its_first_loss_with_an_even_guess_once(caplog):
+    [line] = first_loss(Pretrain, caplog, initializer_range=0.02)
+    assert line.startswith("self-check: first loss 2.8") and line.endswith("ln V = 2.773")  # ln 16
+    assert not warnings(caplog)
+
+
+def test_pretraining_warns_of_large_initial_weights_and_goes_on(caplog):
+    first_loss(Pretrain, caplog, initializer_range=0.5)
+    [warning] = warnings(caplog)
+    assert "above ln V = 2.773" in warning and "initializer_range" in warning
+
+
+def test_only_pretraining_starts_from_nothing(caplog):
+    assert first_loss(SFT, caplog) == [] == warnings(caplog)
+
+
+@pytest.mark.parametrize(("share", "told"), [(1.049, []), (1.051, ["above"]), (0.951, []), (0.949, ["below"])])
+def test_the_band_around_an_even_guess_is_a_twentieth(share, told, caplog):
+    checks.check_initial_loss(share * math.log(500), 500)
+    assert [re.search("above|below", warning).group() for warning in warnings(caplog)] == told
+
+
+def test_the_ids_that_stop_are_those_of_the_stage():
+    """With another stop token than the policy was sampled by, responses do not hold one each."""
+    stage = attached(ppo())
+    known = stage.draw([prompt["ids"] for prompt in PROMPTS], torch.Generator().manual_seed(0))
+    arguments = known["response_ids"], known["mask"], known["finished"]
+    checks.check_responses(*arguments, vocab_size=16, stop_ids=STOPS)
+    with pytest.raises(SelfCheckError, match="stop tokens"):
+        checks.check_responses(*arguments, vocab_size=16, stop_ids=[3])

@@ -1,6 +1,6 @@
 """The report card as rows of text: one table for the terminal and for Markdown."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 Results = dict[str, Any]
@@ -40,12 +40,15 @@ def with_interval(value: float | None, interval: list[float] | None, show: Calla
     return f"{show(value)} [{low}, {high}]"
 
 
-# key, label, how it is shown; gold and score also have an interval
+# key, label, how it is shown; gold, score and win rate also have an interval
 MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("gold", "gold score", number),
     ("gold_train", "  on training prompts", number),
     ("correct", "right answer", percent),
     ("correct_train", "  on training prompts", percent),
+    ("greedy_correct", "right likeliest answer", percent),
+    ("greedy_correct_train", "  on training prompts", percent),
+    ("win_rate", "wins against sft", percent),
     ("polite", "polite", percent),
     ("rude", "rude", percent),
     ("score", "reward model's score", number),
@@ -57,18 +60,55 @@ MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("sequence_entropy", "entropy per response, nats", number),
     ("kl", "KL to sft per response, nats", number),
     ("distinct", "distinct responses", percent),
+    ("bits_per_byte", "bits per byte of pretraining text", number),
+)
+# where the models have no room side by side: the most telling first, the last are left out where they do not fit
+SHORT_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
+    ("gold", "gold score", number),
+    ("score", "score", number),
+    ("correct", "right", percent),
+    ("win_rate", "beats sft", percent),
+    ("kl", "KL", number),
+    ("entropy_per_token", "entropy", number),
+    ("polite", "polite", percent),
+    ("rude", "rude", percent),
+    ("bits_per_byte", "bits/byte", number),
+    ("distinct", "distinct", percent),
+    ("finished", "ends", percent),
+    ("length", "tokens", short),
 )
 
 
 def models_table(results: Results) -> Table:
     """Models side by side, a row per figure that at least one of them has."""
-    models, sampling = results["models"], results["sampling"]
-    rows = []
-    for key, label, show in MODEL_ROWS:
-        if all(figures.get(key) is None for figures in models.values()):
-            continue
-        cells = [with_interval(figures.get(key), figures.get(f"{key}_ci"), show) for figures in models.values()]
-        rows.append([label, *cells])
+    models = results["models"]
+    rows = [[label, *cells] for label, cells in _cells(models, MODEL_ROWS)]
+    return Table("Models", ["", *models], rows, _note(results, rows))
+
+
+def short_models_table(results: Results, columns: int) -> Table:
+    """A row per model, with the first so many of the SHORT_COLUMNS that the models have; score only without gold."""
+    models = results["models"]
+    judged = any(figures.get("gold") is not None for figures in models.values())
+    wanted = [column for column in SHORT_COLUMNS if not (judged and column[0] == "score")]
+    found = _cells(models, wanted)[:columns]
+    rows = [[name, *(cells[place] for _, cells in found)] for place, name in enumerate(models)]
+    note = _note(results, rows) + " KL per response, entropy per token, nats. All figures: report.md"
+    return Table("Models", ["", *(label for label, _ in found)], rows, note)
+
+
+def _cells(models: Mapping[str, Results], wanted: Iterable[tuple[str, str, Callable]]) -> list[tuple[str, list[str]]]:
+    """(label, a cell per model) of every wanted figure that at least one of them has."""
+    return [
+        (label, [with_interval(figures.get(key), figures.get(f"{key}_ci"), show) for figures in models.values()])
+        for key, label, show in wanted
+        if any(figures.get(key) is not None for figures in models.values())
+    ]
+
+
+def _note(results: Results, rows: list[list[str]]) -> str:
+    """What the figures of the models rest on."""
+    sampling = results["sampling"]
     note = (
         f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples at temperature 1, "
         f"at most {sampling['max_new_tokens']} tokens."
@@ -77,7 +117,12 @@ def models_table(results: Results) -> Table:
         note += f" Training: {sampling['train_prompts']} × {sampling['train_samples_per_prompt']}."
     if any("[" in cell for row in rows for cell in row):
         note += " [95 % interval over prompts]"
-    return Table("Models", ["", *models], rows, note)
+    return note
+
+
+def answering(results: Results) -> dict[str, Results]:
+    """The models that answered: all but the row of best-of-n, which chooses among another's answers."""
+    return {name: figures for name, figures in results["models"].items() if "samples" in figures}
 
 
 def base_lines(results: Results) -> list[str]:
@@ -94,32 +139,6 @@ def base_lines(results: Results) -> list[str]:
     return [f"{line} ({sampling['prompts']} × {sampling['samples_per_prompt']} samples each)."]
 
 
-REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
-    ("accuracy", "accuracy on pairs", percent),
-    ("accuracy_length_matched", "  of matched length (±10 %)", percent),
-    ("longer_wins", "  of “the longer one wins”", percent),
-    ("ece", "calibration error (ECE)", number),
-    ("margin", "mean margin", number),
-    ("score_length_correlation", "score–length correlation", number),
-)
-
-
-def reward_table(results: Results) -> Table | None:
-    """The reward model on rankings, seen and held-out prompts side by side; None if it was not measured."""
-    figures = results.get("reward_model")
-    if not figures:
-        return None
-    names = {"": "training prompts", "_heldout": "held-out prompts"}
-    endings = [ending for ending in names if f"accuracy{ending}" in figures]
-    rows = []
-    for key, label, show in REWARD_ROWS:
-        cells = [with_interval(figures[f"{key}{e}"], figures.get(f"{key}_ci{e}"), show) for e in endings]
-        rows.append([label, *cells])
-    for key, label in (("pairs", "pairs"), ("pairs_length_matched", "  of matched length"), ("prompts", "prompts")):
-        rows.append([label, *(f"{figures[f'{key}{e}']:,}" for e in endings)])
-    return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95 % interval over prompts]")
-
-
 def minutes_line(results: Results) -> str:
     """Minutes of every stage and their sum; "" where none is known."""
     minutes = results.get("minutes") or {}
@@ -128,14 +147,20 @@ def minutes_line(results: Results) -> str:
 
 
 def headline(results: Results) -> str:
-    """One sentence: how far the last model got from the one before it."""
-    models = results["models"]
+    """One sentence: how far the last model got from the one before it, or with several methods, all of them."""
+    models = answering(results)
     key = "gold" if all("gold" in figures for figures in models.values()) else "score"
     if len(models) < 2 or any(key not in figures for figures in models.values()):
         return ""
-    (before, first), (after, last) = list(models.items())[-2:]
     word = "gold score" if key == "gold" else "reward model's score"
-    sentence = f"{before} → {after}: {word} {number(first[key])} → {number(last[key])} on held-out prompts"
-    if last.get("kl") is not None:
-        sentence += f", at {number(last['kl'])} nats of KL from sft"
-    return f"{sentence}."
+    if len(models) > 3:
+        reached = [f"{name} {number(figures[key])}{_at(figures)}" for name, figures in models.items()]
+        return f"{word.capitalize()} on held-out prompts: {', '.join(reached)}."
+    (before, first), (after, last) = list(models.items())[-2:]
+    gain = f"{number(first[key])} → {number(last[key])}"
+    return f"{before} → {after}: {word} {gain} on held-out prompts{_at(last, ', ')}."
+
+
+def _at(figures: Results, opening: str = " ") -> str:
+    """At what KL a model stands; "" where it is none."""
+    return f"{opening}at {number(figures['kl'])} nats of KL from sft" if figures.get("kl") else ""

@@ -3,28 +3,37 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from components.data.batches import PreferenceBatch
+from components.data.batches import LMBatch, PreferenceBatch
 from components.evaluation import world as world_quality
-from components.evaluation.intervals import mean_interval
-from components.evaluation.policy import Responses, SamplePlan, describe, respond, scores
+from components.evaluation.assessment import Assessed, Judges, Prompt, assess, question_of, win_rate, worth_figures
+from components.evaluation.best_of_n import SHOWN_N, best_of_n, best_row
+from components.evaluation.bits import bits_per_byte
+from components.evaluation.choice import choice
+from components.evaluation.majority import majority
+from components.evaluation.policy import Responses, SamplePlan, describe, respond
 from components.evaluation.reward import evaluate_ranking
 from components.models.heads import CausalLM, ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.world import World
 
 BASE, REFERENCE = "base", "sft"  # names among the models that mean something
+BEST = f"best-of-{SHOWN_N}"  # the row among the models that is not one
 SHOWN = 12  # prompts whose answers are shown in the report
 TRAIN_SHARE = 4  # training prompts come with 1/4 of the samples: there are more of them and they are secondary
 
-Prompt = Mapping[str, Any]
 
+class Material(NamedTuple):
+    """What models are measured on; only the held-out prompts must be there.
 
-class Judges(NamedTuple):
-    """Who reads answers: the tokenizer always, the world's judge and the reward model where there are such."""
+    prompts, train_prompts: {"ids": chat prompt, "prompt": text or messages}. seen, heldout: rankings on prompts of
+    training and on held-out ones. text: batches of held-out text of the kind that was pretrained on.
+    """
 
-    tokenizer: Tokenizer
-    world: World | None
-    reward: ScalarModel | None
+    prompts: Sequence[Prompt]
+    train_prompts: Sequence[Prompt] = ()
+    seen: Iterable[PreferenceBatch] | None = None
+    heldout: Iterable[PreferenceBatch] | None = None
+    text: Sequence[LMBatch] = ()
 
 
 def evaluate_pipeline(
@@ -33,65 +42,67 @@ def evaluate_pipeline(
     *,
     reward: ScalarModel | None,
     world: World | None,
-    prompts: Sequence[Prompt],
-    train_prompts: Sequence[Prompt],
-    seen: Iterable[PreferenceBatch] | None,
-    heldout: Iterable[PreferenceBatch] | None,
-    samples_per_prompt: int,
-    max_new_tokens: int,
-    seed: int,
+    material: Material,
+    plan: SamplePlan,
+    best_of: int,
 ) -> dict[str, Any]:
     """Measures models ("base", "sft", "ppo", …) on held-out prompts, and the reward model on rankings.
 
-    prompts, train_prompts: {"ids": chat prompt, "prompt": text or messages}; train_prompts may be empty.
     "base" continues the bare question as a raw document; all others answer the chat prompt. KL is to "sft".
     world: judges answers; without one (a user's own data) there is no gold, and the score stands in its place.
-    seen, heldout: rankings on prompts of training and on held-out ones; None or no reward model leaves them out.
+    best_of: samples per prompt that the best of n and the majority are taken from; 0 leaves both out.
 
     Returns a dict of plain numbers, lists and strings:
-        sampling      prompts, samples_per_prompt, train_prompts, train_samples_per_prompt, max_new_tokens
+        sampling      prompts, samples_per_prompt, train_prompts, train_samples_per_prompt, max_new_tokens, best_of
         models        name → figures of policy.describe, world.quality (a world only), gold_train and correct_train,
-                      score and score_ci (a reward model only; score_train), samples: some answers
+                      score and score_ci (a reward model only; score_train), win_rate and win_rate_ci against sft
+                      (assessment.win_rate), greedy_correct and greedy_correct_train (share of right likeliest
+                      answers; a world only), bits_per_byte (text only), samples: some answers;
+                      last "best-of-16": those of best_of_n.best_row, the others None
         base          with a world and a base model: answers_bare, asks_another, few_shot, shots
+        best_of_n     with a reward model and sft: figures of best_of_n.best_of_n, lists over n;
+                      best_of_n_train the same on training prompts, from a quarter of the samples
+        majority      with a world and sft: figures of majority.majority, lists over k
+        choice        with a world and a reward model: figures of choice.choice, those on training prompts with
+                      the ending _train; greedy_correct and correct of the models are what they compare with
         reward_model  figures of reward.evaluate_ranking, those on held-out prompts with the ending _heldout
         seed
+    Raises ValueError without a model or a prompt.
     """
-    if not models or not prompts:
-        raise ValueError(f"evaluation: expected a model and a prompt at least, got {len(models)} and {len(prompts)}")
-    plan = SamplePlan(samples_per_prompt, max_new_tokens, seed)
-    train_plan = SamplePlan(max(1, samples_per_prompt // TRAIN_SHARE), max_new_tokens, seed + 1)
-    results: dict[str, Any] = {
-        "seed": seed,
-        "sampling": {
-            "prompts": len(prompts),
-            "samples_per_prompt": plan.samples_per_prompt,
-            "train_prompts": len(train_prompts),
-            "train_samples_per_prompt": train_plan.samples_per_prompt,
-            "max_new_tokens": max_new_tokens,
-        },
-        "models": {},
-    }
+    if not models or not material.prompts:
+        raise ValueError(
+            f"evaluation: expected a model and a prompt at least, got {len(models)} and {len(material.prompts)}"
+        )
     judges = Judges(tokenizer, world, reward.eval() if reward is not None else None)
+    results: dict[str, Any] = {"seed": plan.seed, "sampling": sampling(material, plan, best_of), "models": {}}
+    assessed = {}
     for name, model in models.items():
         reference = None if name == BASE else models.get(REFERENCE)
-        figures, drawn = measure(name, model.eval(), judges, prompts, plan, reference=reference)
-        if train_prompts:
-            more = respond(model, tokenizer, inputs(name, tokenizer, train_prompts), train_plan)
-            found = worth(more, train_prompts, judges)
-            figures |= {f"{key}_train": found[key] for key in ("gold", "correct", "score") if key in found}
-        results["models"][name] = figures
-        if name == BASE and world is not None:
-            few = world_quality.few_shot(world, model, tokenizer, [question_of(prompt) for prompt in prompts], plan)
-            results["base"] = world_quality.bare_behaviour(world, drawn) | few
-    if reward is not None:
-        results["reward_model"] = rankings(reward, seen, heldout)
-    return results
+        results["models"][name], assessed[name] = measure(name, model.eval(), judges, material, plan, reference)
+    if BASE in models and world is not None:
+        results["base"] = base_figures(models[BASE], judges, material.prompts, assessed[BASE].drawn, plan)
+    if REFERENCE in models:
+        against_reference(results, assessed)
+        if best_of and (world or reward):
+            many = SamplePlan(best_of, plan.max_new_tokens, plan.seed + 2)
+            sample_many(results, models[REFERENCE], judges, material, many, assessed[REFERENCE])
+    return results | measure_reward(judges, material)
 
 
-def question_of(prompt: Prompt) -> str:
-    """The text of a prompt: itself, or what the last message says."""
-    asked = prompt["prompt"]
-    return asked if isinstance(asked, str) else asked[-1]["content"]
+def sampling(material: Material, plan: SamplePlan, best_of: int) -> dict[str, int]:
+    """What the figures rest on."""
+    return {
+        "prompts": len(material.prompts),
+        "samples_per_prompt": plan.samples_per_prompt,
+        "train_prompts": len(material.train_prompts),
+        "train_samples_per_prompt": on_training(plan).samples_per_prompt,
+        "max_new_tokens": plan.max_new_tokens,
+        "best_of": best_of,
+    }
+
+
+def on_training(plan: SamplePlan) -> SamplePlan:
+    return SamplePlan(max(1, plan.samples_per_prompt // TRAIN_SHARE), plan.max_new_tokens, plan.seed + 1)
 
 
 def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -106,61 +117,116 @@ def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[l
 
 
 def measure(
-    name: str,
-    model: CausalLM,
-    judges: Judges,
-    prompts: Sequence[Prompt],
-    plan: SamplePlan,
-    *,
-    reference: CausalLM | None,
-) -> tuple[dict[str, Any], Responses]:
-    """All figures of one model on prompts and some of its answers; and the responses that the figures rest on."""
-    tokenizer = judges.tokenizer
+    name: str, model: CausalLM, judges: Judges, material: Material, plan: SamplePlan, reference: CausalLM | None
+) -> tuple[dict[str, Any], Assessed]:
+    """All figures of one model but its win rate, with some of its answers; and the answers that they rest on."""
+    tokenizer, prompts = judges.tokenizer, material.prompts
     asked = inputs(name, tokenizer, prompts)
     drawn = respond(model, tokenizer, asked, plan)
-    greedy = respond(model, tokenizer, asked[:SHOWN], plan._replace(samples_per_prompt=1), temperature=0.0)
     figures = describe(model, asked, drawn, reference=reference, pad_id=tokenizer.pad_id)
-    figures |= worth(drawn, prompts, judges)
-    figures["samples"] = samples(prompts[:SHOWN], greedy, drawn, plan.samples_per_prompt, judges.world)
-    return figures, drawn
-
-
-def worth(drawn: Responses, prompts: Sequence[Prompt], judges: Judges) -> dict[str, Any]:
-    """What the judge and the reward model think of responses; the latter reads them after the chat prompt, always."""
-    figures: dict[str, Any] = {}
+    assessed = assess(drawn, prompts, judges)
+    figures |= worth_figures(assessed)
+    if material.train_prompts:
+        found = worth_figures(draw(name, model, judges, material.train_prompts, on_training(plan)))
+        figures |= {f"{key}_train": found[key] for key in ("gold", "correct", "score") if key in found}
+    if judges.world is None:
+        prompts = prompts[:SHOWN]
+    greedy = likeliest(name, model, judges, prompts, plan)
     if judges.world is not None:
-        found = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], drawn)
-        figures |= world_quality.quality(found, drawn)
-    if judges.reward is not None:
-        chat = [list(prompt["ids"]) for prompt in prompts]
-        given = scores(judges.reward, chat, drawn, pad_id=judges.tokenizer.pad_id)
-        figures |= {"score": float(given.mean()), "score_ci": mean_interval(given, drawn.of)}
-    return figures
+        figures["greedy_correct"] = share_right(greedy)
+        if material.train_prompts:
+            figures["greedy_correct_train"] = share_right(likeliest(name, model, judges, material.train_prompts, plan))
+    if material.text:
+        figures["bits_per_byte"] = bits_per_byte(model, material.text)
+    figures["samples"] = samples(prompts[:SHOWN], greedy, assessed, plan.samples_per_prompt)
+    return figures, assessed
 
 
-def samples(
-    prompts: Sequence[Prompt], greedy: Responses, drawn: Responses, per_prompt: int, world: World | None
-) -> list[dict[str, Any]]:
+def draw(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
+    """A model's answers to prompts at temperature 1, assessed."""
+    return assess(respond(model, judges.tokenizer, inputs(name, judges.tokenizer, prompts), plan), prompts, judges)
+
+
+def likeliest(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
+    """A model's likeliest answer to every prompt, which the world's judge alone reads."""
+    asked = inputs(name, judges.tokenizer, prompts)
+    greedy = respond(model, judges.tokenizer, asked, plan._replace(samples_per_prompt=1), temperature=0.0)
+    return assess(greedy, prompts, judges._replace(reward=None))
+
+
+def share_right(assessed: Assessed) -> float:
+    return sum(one.correct for one in assessed.found) / len(assessed.found)
+
+
+def samples(prompts: Sequence[Prompt], greedy: Assessed, drawn: Assessed, per_prompt: int) -> list[dict[str, Any]]:
     """Per prompt: its likeliest answer and the first one drawn, each with its gold score where there is a judge."""
     shown = []
     for number, prompt in enumerate(prompts):
-        question = question_of(prompt)
-        row = {"prompt": question, "reference": prompt.get("reference")}
-        for kind, responses, place in (("greedy", greedy, number), ("sampled", drawn, number * per_prompt)):
-            text, finished = responses.texts[place], responses.finished[place]
-            row |= {kind: text, f"{kind}_finished": finished}
-            if world is not None:
-                row[f"{kind}_gold"] = world.judge(question, text, finished).gold
+        row = {"prompt": question_of(prompt), "reference": prompt.get("reference")}
+        for kind, answers, place in (("greedy", greedy, number), ("sampled", drawn, number * per_prompt)):
+            row |= {kind: answers.drawn.texts[place], f"{kind}_finished": answers.drawn.finished[place]}
+            if answers.found is not None:
+                row[f"{kind}_gold"] = answers.found[place].gold
         shown.append(row)
     return shown
 
 
-def rankings(
-    reward: ScalarModel, seen: Iterable[PreferenceBatch] | None, heldout: Iterable[PreferenceBatch] | None
+def base_figures(
+    model: CausalLM, judges: Judges, prompts: Sequence[Prompt], drawn: Responses, plan: SamplePlan
 ) -> dict[str, Any]:
-    """evaluate_ranking on both sets, the keys of the held-out one ending in _heldout."""
+    """What a base model makes of bare questions (drawn) and of few-shot prompts."""
+    questions = [question_of(prompt) for prompt in prompts]
+    few = world_quality.few_shot(judges.world, model, judges.tokenizer, questions, plan)
+    return world_quality.bare_behaviour(judges.world, drawn) | few
+
+
+def against_reference(results: dict[str, Any], assessed: Mapping[str, Assessed]) -> None:
+    """Adds to every model how often its answers win against the reference's."""
+    for name, found in assessed.items():
+        results["models"][name] |= win_rate(found, assessed[REFERENCE])
+
+
+def sample_many(
+    results: dict[str, Any],
+    model: CausalLM,
+    judges: Judges,
+    material: Material,
+    plan: SamplePlan,
+    reference: Assessed,
+) -> None:
+    """Adds to results what the reference model reaches with many answers to each prompt, drawn once."""
+    many = draw(REFERENCE, model, judges, material.prompts, plan)
+    if judges.world is not None:
+        questions = [question_of(prompt) for prompt in material.prompts]
+        results["majority"] = majority(judges.world, questions, many, seed=plan.seed)
+    if judges.reward is None:
+        return
+    results["best_of_n"] = best_of_n(many)
+    trained: dict[str, Any] = {}
+    if material.train_prompts:
+        trained = best_of_n(draw(REFERENCE, model, judges, material.train_prompts, on_training(plan)))
+        results["best_of_n_train"] = trained
+    if plan.samples_per_prompt < SHOWN_N:
+        return
+    row = dict.fromkeys(key for key in results["models"][REFERENCE] if key != "samples")
+    row |= best_row(many, reference)
+    if SHOWN_N in trained.get("n", ()):
+        place = trained["n"].index(SHOWN_N)
+        row |= {f"{key}_train": trained[key][place] for key in ("gold", "correct", "score") if key in trained}
+    results["models"][BEST] = row
+
+
+def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
+    """The reward model's rankings, and in a world its choices among statements; {} without a reward model."""
+    if judges.reward is None:
+        return {}
     figures: dict[str, Any] = {}
-    for batches, ending in ((seen, ""), (heldout, "_heldout")):
+    for batches, ending in ((material.seen, ""), (material.heldout, "_heldout")):
         if batches is not None:
-            figures |= {f"{key}{ending}": value for key, value in evaluate_ranking(reward, batches).items()}
-    return figures
+            figures |= {f"{key}{ending}": value for key, value in evaluate_ranking(judges.reward, batches).items()}
+    if judges.world is None:
+        return {"reward_model": figures}
+    chosen = choice(judges.world, judges.reward, judges.tokenizer, material.prompts)
+    if material.train_prompts:
+        chosen |= choice(judges.world, judges.reward, judges.tokenizer, material.train_prompts, "_train")
+    return {"reward_model": figures, "choice": chosen}

@@ -63,3 +63,14 @@ def share_interval(values: Tensor, clusters: Sequence[Hashable]) -> list[float]:
     centre = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     half = Z / (1 + Z**2 / effective) * math.sqrt(share * (1 - share) / effective + Z**2 / (4 * effective**2))
     return [max(centre - half, 0.0), min(centre + half, 1.0)]
+
+
+def interval_of_shares(shares: Tensor) -> list[float]:
+    """[low, high] of the mean of shares in 0..1, one per question: Student's t, cut to 0..1.
+
+    Where all are equal, or there is one, nothing tells how others would differ: Wilson's interval of as many values.
+    """
+    interval = mean_interval(shares, range(len(shares)))
+    if interval is None or interval[0] == interval[1]:
+        return share_interval(shares, range(len(shares)))
+    return [max(interval[0], 0.0), min(interval[1], 1.0)]

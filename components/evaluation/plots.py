@@ -7,14 +7,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from components.evaluation import plots_sampling
 from components.evaluation.curves import Curve
+from components.evaluation.plot_style import COLOURS, INK, QUIET, colour_of, dot, hollow, style
 
 Results = dict[str, Any]
 Curves = dict[str, dict[str, Curve]]
 
-INK, QUIET, GRID = "#22272e", "#68727d", "#e3e7eb"
-COLOURS = {"base": "#8a94a0", "pretrain": "#8a94a0", "sft": "#3f78b5", "rm": "#7a5ea8", "ppo": "#d9722e"}
-OTHER = ("#2f8f6b", "#b5476b", "#a38a1f", "#4aa3b5")
 STRONG_RIGHT, STRONG_WRONG = "#1f7a5c", "#c9562c"
 ANSWERS = (  # parts of all answers: label, colour, share from a model's figures
     ("right and polite", STRONG_RIGHT, lambda f: f["correct_polite"]),
@@ -24,6 +23,7 @@ ANSWERS = (  # parts of all answers: label, colour, share from a model's figures
 )
 ROLLOUT = {
     "rollout/score": "score of rollouts",
+    "rollout/gold": "gold score of rollouts",
     "rollout/kl": "KL to sft, nats per response",
     "rollout/entropy": "entropy, nats per token",
 }
@@ -55,11 +55,12 @@ def quality(results: Results, curves: Curves) -> Figure | None:
     held_out = f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples"
     axes[0].set_xlabel(f"{held_out}, 95 % interval over prompts")
     for place, (name, figures) in enumerate(models.items()):
-        _interval(axes[0], place, figures[key], figures.get(f"{key}_ci"), _colour(name, place))
+        text = f"{figures[key]:.2f}".replace("-", "−")
+        dot(axes[0], place, figures[key], figures.get(f"{key}_ci"), colour_of(name, place), text)
         if figures.get(f"{key}_train") is not None:
-            axes[0].plot(figures[f"{key}_train"], place, **_hollow(_colour(name, place)))
+            axes[0].plot(figures[f"{key}_train"], place, **hollow(colour_of(name, place)))
     if any(figures.get(f"{key}_train") is not None for figures in models.values()):
-        axes[0].plot([], [], **_hollow(QUIET), label="on training prompts")
+        axes[0].plot([], [], **hollow(QUIET), label="on training prompts")
         axes[0].legend(frameon=False, fontsize=8, labelcolor=QUIET, loc="lower left", bbox_to_anchor=(0.5, 0.98))
     axes[0].margins(x=0.12)
     axes[0].set_ylim(len(models) - 0.5, -0.7)
@@ -67,19 +68,6 @@ def quality(results: Results, curves: Curves) -> Figure | None:
     if judged:
         _answers(axes[1], models)
     return figure
-
-
-def _interval(axes: Axes, place: int, value: float, interval: list[float] | None, colour: str) -> None:
-    """A dot with its figure above it, on a band from the interval's low to its high end."""
-    if interval:
-        axes.plot(interval, [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
-    axes.plot(value, place, "o", color=colour, markersize=10, markeredgecolor="white")
-    text = f"{value:.2f}".replace("-", "−")
-    axes.annotate(text, (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)
-
-
-def _hollow(colour: str) -> dict[str, Any]:
-    return {"linestyle": "none", "marker": "o", "color": "white", "markeredgecolor": colour, "markersize": 6}
 
 
 def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
@@ -157,7 +145,7 @@ def curves_figure(results: Results, curves: Curves) -> Figure | None:
         for place, (stage, tag) in enumerate(shown):
             curve = curves[stage][tag]
             label = tag.split("/")[0] if tag in LOSS else stage
-            axes.plot(curve.steps, curve.values, label=label, **_line(tag, curve, _colour(stage, place)))
+            axes.plot(curve.steps, curve.values, label=label, **_line(tag, curve, colour_of(stage, place)))
         if len(shown) > 1:
             axes.legend(frameon=False, fontsize=8)
         axes.set_xlabel("step")
@@ -193,24 +181,11 @@ def minutes(results: Results, curves: Curves) -> Figure | None:
     return figure
 
 
-def style(axes: Axes, title: str) -> None:
-    """The look of all pictures: a title to the left, few lines, a faint grid behind."""
-    axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(QUIET)
-    axes.tick_params(colors=QUIET, labelsize=9, length=0)
-    axes.xaxis.label.set_color(QUIET)
-    axes.xaxis.label.set_fontsize(9)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _colour(name: str, place: int) -> str:
-    return COLOURS.get(name, OTHER[place % len(OTHER)])
-
-
 PICTURES: dict[str, tuple[Callable[[Results, Curves], Figure | None], str]] = {
     "quality.png": (quality, "quality by model"),
+    "best_of_n.png": (plots_sampling.best_of_n, "best-of-n against what training reached"),
+    "majority.png": (plots_sampling.majority, "right answers by how many are drawn"),
+    "choice.png": (plots_sampling.choice, "choosing the true statement against saying it"),
     "reward_model.png": (reward_model, "reliability of the reward model"),
     "curves.png": (curves_figure, "learning curves"),
     "minutes.png": (minutes, "minutes per stage"),

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from components.evaluation import card, plots
+from components.evaluation import card, plots, tables
 from components.evaluation.card import Results, Table
 from components.evaluation.curves import read_curves
 
@@ -61,18 +61,29 @@ def read(folder: str | Path) -> Results | None:
 
 def show(results: Results, folder: Path, console: Console) -> None:
     """Prints the card, where the report lies and how to talk to the last model."""
-    for table in (card.models_table(results), card.reward_table(results)):
+    for table in (fitting_models_table(results, console), tables.reward_table(results)):
         if table is not None:
             console.print()
             console.print(rich_table(table))
     console.print()
-    notes = [*card.base_lines(results), card.minutes_line(results)]
+    notes = [*card.base_lines(results), *tables.sampling_lines(results), card.minutes_line(results)]
     for line in filter(None, notes):
         console.print(line, style="dim", markup=False, highlight=False)
-    last = list(results["models"])[-1]
+    last = list(card.answering(results))[-1]
     talk = f"{_gradus()} chat {folder.parent / ('pretrain' if last == 'base' else last)}"
     for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
+
+
+def fitting_models_table(results: Results, console: Console) -> Table:
+    """The models side by side if the console is wide enough, else one below another with fewer figures."""
+    boundless = console.options.update(max_width=1000)
+    table = card.models_table(results)
+    columns = len(card.SHORT_COLUMNS)
+    while console.measure(rich_table(table), options=boundless).maximum > console.width and columns:
+        table = card.short_models_table(results, columns)
+        columns -= 1
+    return table
 
 
 def wide_console() -> Console:
@@ -93,9 +104,14 @@ def page(results: Results, pictures: Mapping[str, str]) -> str:
     parts = [f"# Report card: {run}" if run else "# Report card", card.headline(results)]
     parts += [markdown(card.models_table(results)), *card.base_lines(results)]
     parts += [_picture(pictures, "quality.png")]
-    reward = card.reward_table(results)
-    if reward is not None:
-        parts += [markdown(reward), _picture(pictures, "reward_model.png")]
+    sections = (
+        (tables.best_of_n_table, "best_of_n.png"), (tables.majority_table, "majority.png"),
+        (tables.choice_table, "choice.png"), (tables.reward_table, "reward_model.png"), (tables.budget_table, ""),
+    )  # fmt: skip
+    for table_of, picture in sections:
+        table = table_of(results)
+        if table is not None:
+            parts += [markdown(table), _picture(pictures, picture)]
     if "curves.png" in pictures:
         parts += ["## Learning curves", _picture(pictures, "curves.png")]
     if results.get("minutes"):
@@ -106,7 +122,7 @@ def page(results: Results, pictures: Mapping[str, str]) -> str:
 
 def _answers(results: Results) -> str:
     """A table of prompts and what every model answers: the likeliest answer, then one drawn at temperature 1."""
-    models = results["models"]
+    models = card.answering(results)
     lines = [["prompt", *models], ["---"] * (len(models) + 1)]
     prompts = next(iter(models.values()))["samples"][:SAMPLES]
     for place, prompt in enumerate(prompts):

@@ -1,6 +1,8 @@
 """The evaluation of a run: its models side by side, as a report card."""
 
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -8,47 +10,86 @@ from omegaconf import DictConfig
 from components import artifacts, lineage
 from components.data.builtin import make_world
 from components.evaluation import report
-from components.evaluation.evaluate import evaluate_pipeline
+from components.evaluation.evaluate import Material, evaluate_pipeline
+from components.evaluation.policy import SamplePlan
 from components.tasks import common
+
+NO_MODELS = ("tokenizer", "reward")  # of what is read
 
 
 def evaluate(cfg: DictConfig) -> None:
-    """Measures base, SFT and PPO models and the reward model on held-out prompts, and writes the report card."""
+    """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = artifacts.load_config(cfg.reads.sft)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
-    data = instantiate(cfg.data, **places)
-    rankings = instantiate(cfg.comparisons, **places)
-    fingerprints = f"{data.fingerprint()} {rankings.fingerprint()}"
-    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "data", "comparisons", "seed"], parents, fingerprints)
+    data, rankings, text = (instantiate(cfg[name], **places) for name in ("data", "comparisons", "text"))
+    fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
+    groups = ["stage", "data", "comparisons", "text", "seed"]
+    inputs = lineage.inputs_of(common.plain(cfg), groups, parents, fingerprints)
     done = report.read(cfg.paths.stage)
     if done and done.get("inputs") == inputs and cfg.force is not True:
         report.show(done, Path(cfg.paths.stage), report.wide_console())
         return
-    builtin = cfg.data.path is None and not cfg.data.mixture
-    ranked = builtin or cfg.comparisons.path or cfg.comparisons.mixture  # the world's say nothing of other models
-    for module in (data, rankings) if ranked else (data,):
-        module.prepare_data()
-        module.setup()
+    builtin = is_builtin(cfg.data)
+    ranked, read = (builtin or not is_builtin(cfg[name]) for name in ("comparisons", "text"))
+    for module, wanted in ((data, True), (rankings, ranked), (text, read)):  # the world's say nothing of other models
+        if wanted:
+            module.prepare_data()
+            module.setup()
     results = evaluate_pipeline(
-        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in cfg.reads if name not in ("tokenizer", "reward")},
+        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in cfg.reads if name not in NO_MODELS},
         tokenizer,
         reward=artifacts.load_scalar(cfg.reads.reward),
         world=make_world(dict(cfg.world)) if builtin else None,
-        prompts=list(data.val_examples)[: cfg.stage.max_prompts],
-        train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
-        seen=rankings.train_batches() if builtin else None,
-        heldout=(rankings.val_dataloader() or None) if ranked else None,
-        samples_per_prompt=cfg.stage.samples_per_prompt,
-        max_new_tokens=cfg.stage.max_new_tokens,
-        seed=cfg.seed,
+        material=Material(
+            prompts=list(data.val_examples)[: cfg.stage.max_prompts],
+            train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
+            seen=rankings.train_batches() if builtin else None,
+            heldout=(rankings.val_dataloader() or None) if ranked else None,
+            text=list(islice(text.val_dataloader(), cfg.stage.text_batches)) if read else (),
+        ),
+        plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed),
+        best_of=cfg.stage.best_of,
     )
-    cards = {parent["stage"]: artifacts.read_card(parent["path"]) for parent in parents.values()}
-    minutes = {stage: card["metrics"]["seconds"] / 60 for stage, card in cards.items() if "metrics" in card}
+    cards = {name: artifacts.read_card(parent["path"]) for name, parent in parents.items()}
+    names = stage_names(parents)
+    spent = {name: minutes_of(card) for name, card in cards.items() if minutes_of(card) is not None}
     results |= {
         "run": cfg.run, "commit": lineage.commit(), "hardware": lineage.hardware(), "versions": lineage.versions(),
-        "minutes": {**minutes, "eval": common.seconds() / 60}, "inputs": inputs,
+        "minutes": {**{names[name]: one for name, one in spent.items()}, "eval": common.seconds() / 60},
+        "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"}, "inputs": inputs,
     }  # fmt: skip
-    curves = {parent["stage"]: Path(parent["path"]).parent for parent in parents.values()}
+    curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     report.write(results, cfg.paths.stage, curves=curves)
+
+
+def is_builtin(data: DictConfig) -> bool:
+    """Whether a data set is the built-in world's."""
+    return data.path is None and not data.mixture
+
+
+def stage_names(parents: dict[str, dict[str, str]]) -> dict[str, str]:
+    """What each artifact read is called in the report: its stage, or where two are of one stage, the later one as it
+    is read: {"ppo": "ppo", "low": "low"}."""
+    names: dict[str, str] = {}
+    for name, parent in parents.items():
+        names[name] = name if parent["stage"] in names.values() else parent["stage"]
+    return names
+
+
+def minutes_of(card: dict[str, Any]) -> float | None:
+    seconds = card.get("metrics", {}).get("seconds")
+    return None if seconds is None else seconds / 60
+
+
+def budget_of(card: dict[str, Any]) -> dict[str, Any]:
+    """What making an artifact took: minutes, tokens generated, floating-point operations, and the commit; None where
+    its card does not say."""
+    metrics = card.get("metrics", {})
+    return {
+        "minutes": minutes_of(card),
+        "generated_tokens": metrics.get("budget/generated_tokens"),
+        "flops": metrics.get("budget/flops"),
+        "commit": card.get("commit"),
+    }

@@ -18,8 +18,10 @@ class Throughput(Callback):
                               next batch (in on-policy stages that is the rollouts) and other callbacks.
                               Near 0 is healthy in stages that only read.
     train/mfu                 model FLOP utilisation, 0..1: tokens/s · FLOPs per token / (ranks · peak of one
-                              device). Only for stages with `flops_per_token()`. The peak is `measured_peak`
-                              at the start, not a data-sheet's: it is lower, so this is higher than published.
+                              device). Only for stages with `flops_per_token()`, whose rollouts are not counted
+                              as work, though their time is (callbacks/budget.py counts them). The peak is
+                              `measured_peak` at the start, not a data-sheet's: it is lower, so this is higher
+                              than published.
 
     Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
     """

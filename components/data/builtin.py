@@ -2,18 +2,19 @@
 
 import functools
 import hashlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from components.data.sources import Row, Source, SourceError, digest
-from components.world import world as world_module
+from components.world.table import TableWorld
 from components.world.world import World
 
-KINDS = {"facts": World}
+KINDS = {"facts": World, "table": TableWorld}
 
 
-def make_world(world: dict[str, Any]) -> World:
+def make_world(world: dict[str, Any]) -> World | TableWorld:
     """The world of these fields: its class by `kind`, its own fields, and noise, which is the comparisons' only.
 
     Raises SourceError naming a wrong field.
@@ -36,11 +37,11 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
     the world. Raises SourceError naming a wrong field.
     """
     made, noise = make_world(world), float(world.get("noise", 0.0))
-    parameters = [format, dict(world), sizes, _code()]
+    parameters = [format, dict(world), sizes, _code(type(made))]
     return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
 
 
-def _rows(world: World, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
+def _rows(world: World | TableWorld, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
     if format == "text":
         made = [(None, world.corpus(sizes["num_documents"]))]
     elif format == "chat":
@@ -60,7 +61,8 @@ def _rows(world: World, noise: float, format: str, sizes: dict[str, Any]) -> Ite
 
 
 @functools.cache
-def _code() -> str:
-    """Fingerprint of the world's own code: records made by another version are other records."""
-    files = sorted(Path(world_module.__file__).parent.glob("*.py"))
+def _code(kind: type) -> str:
+    """Fingerprint of a world's own code, other kinds' left out: records made by another version are other records."""
+    others = {Path(inspect.getfile(other)) for other in KINDS.values() if other is not kind}
+    files = sorted(set(Path(inspect.getfile(kind)).parent.glob("*.py")) - others)
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

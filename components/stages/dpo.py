@@ -1,6 +1,5 @@
 """DPO: a policy straight from comparisons, without a reward model and without sampling."""
 
-import logging
 import math
 from collections.abc import Callable
 from typing import Literal
@@ -16,8 +15,6 @@ from components.functional.losses import dpo, ranking_pairs
 from components.models.heads import CausalLM
 from components.stages.checks import SelfCheckError
 from components.stages.stage import Chart, LossOutput, Stage
-
-log = logging.getLogger(__name__)
 
 
 class DPO(Stage):
@@ -95,10 +92,9 @@ class DPO(Stage):
         if not math.isclose(first_loss, expected, rel_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
             raise SelfCheckError(
                 f"self-check: the first loss is {first_loss:.6f}, expected {expected:.6f}: policy and reference differ "
-                "before any update. Do both load the same artifact (artifacts.sft), without dropout?"
+                "before any update. Do both load the same artifact (artifacts.sft)?"
             )
-        if self.global_rank == 0:
-            log.info(f"self-check: first loss {first_loss:.6f}: policy = reference before the first update")
+        self.tell(f"first loss {first_loss:.6f}: policy = reference before the first update")
 
     def exportable(self) -> CausalLM:
         return self.policy

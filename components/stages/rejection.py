@@ -33,6 +33,11 @@ class Rejection(OnPolicy):
     )
 
     def __init__(self, **shared: Any) -> None:
+        if "beta" in shared:
+            raise ValueError(
+                f"stage.beta: rejection sampling has no KL term, got {shared['beta']}; fewer trainer.max_steps or a "
+                "lower stage.optimizer.lr keep the policy near its reference"
+            )
         super().__init__(beta=0.0, **shared)
         if self.samples_per_prompt < 2:
             raise ValueError(
@@ -41,7 +46,7 @@ class Rejection(OnPolicy):
 
     def advantages(self, known: Experience) -> Experience:
         self.log_now({"rollout/best_score": float(known["rewards"][self.best(known["rewards"])].mean())})
-        return {"rewards": known["rewards"]}
+        return {"rewards": known["rewards"], "finished": known["finished"]}
 
     def best(self, rewards: Tensor) -> Tensor:
         """(prompts,) the number of each prompt's best response; the first of equals."""
@@ -50,6 +55,8 @@ class Rejection(OnPolicy):
         return firsts + firsts.new_tensor(range(len(groups))) * self.samples_per_prompt
 
     def split(self, prompts: list[list[int]], known: Experience, rollout: int) -> list[Experience]:
+        if not self._checked:  # in the rows that were assessed: in bf16 those of the best alone round otherwise
+            self.self_check(known, super().split(prompts, known, rollout)[0], rollout)
         kept = self.best(known["rewards"])
         chosen = {name: tensor[kept.to(tensor.device)] for name, tensor in known.items()}
         return super().split([prompts[i] for i in kept.tolist()], chosen, rollout)

@@ -18,13 +18,13 @@ from tiny_stages import (
     moved,
     preference_batch,
     same_bits,
+    slow_logprob,
     trainer,
     weights,
 )  # fmt: skip
 from torch import Tensor
 from torch.testing import assert_close
 
-from components.models.heads import CausalLM
 from components.models.layout import Layout
 from components.stages import dpo as module
 from components.stages.checks import SelfCheckError
@@ -43,12 +43,6 @@ TIED = ([1, 4], [[5, END], [6, END]], [1.0, 1.0])
 def stage() -> DPO:
     """Its policy has left the reference."""
     return moved(attached(dpo()))
-
-
-def slow_logprob(model: CausalLM, prompt: list[int], answer: list[int]) -> Tensor:
-    """One forward pass for every token of the answer, the end token too."""
-    texts = [prompt + answer[:t] for t in range(len(answer))]
-    return sum(model(torch.tensor([ids]))[0, -1].log_softmax(-1)[token] for ids, token in zip(texts, answer))
 
 
 def test_the_first_loss_is_ln_2_and_its_gradient_half_beta_times_the_difference_of_gradients():

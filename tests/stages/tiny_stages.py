@@ -144,6 +144,12 @@ def flat_gradient(stage: Stage, loss: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found)])
 
 
+def slow_logprob(model: CausalLM, prompt: list[int], response: list[int]) -> Tensor:
+    """Log-probability of a response, the end token too: one forward pass for every token, each on a row of its own."""
+    texts = [prompt + response[:t] for t in range(len(response))]
+    return sum(model(torch.tensor([ids]))[0, -1].log_softmax(-1)[token] for ids, token in zip(texts, response))
+
+
 def weights(module: torch.nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 

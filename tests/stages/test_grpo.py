@@ -1,0 +1,283 @@
+"""GRPO: responses are judged against the others to their prompt, and averaged as the variant's name says."""
+
+import math
+
+import pytest
+import torch
+from tiny_stages import (
+    END,
+    PROMPTS,
+    CountsSevens,
+    ListLogger,
+    adam,
+    attached,
+    causal,
+    fit,
+    fit_prompts,
+    flat_gradient,
+    given,
+    grpo,
+    moved,
+    same_bits,
+    weights,
+    with_reward,
+)  # fmt: skip
+from torch import Tensor
+from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.generation.responses import response_logprobs
+from components.stages.grpo import GRPO
+
+VARIANTS = ("grpo", "dapo", "dr_grpo")
+PER_TOKEN = ("advantages", "old_logprobs", "reference_logprobs")
+# to the first prompt 2, 0, 0 and 2 sevens, to the second 1 each
+RESPONSES = ([7, 7, END], [3, END], [4, 5, 6, END], [7, 3, 7, END], [7, END], [7, END], [3, 7, END], [7, 4, END])
+
+
+def collected(**changes) -> tuple[GRPO, ListLogger, dict[str, Tensor]]:
+    """A stage that counts sevens, what it logged, and its one minibatch of the eight given responses."""
+    logger = ListLogger()
+    settings = dict(epochs=1, minibatches=1, score_scale=1.0) | changes
+    stage = with_reward(grpo(given(GRPO, *RESPONSES), **settings), CountsSevens())
+    [batch] = attached(stage, logger=logger).collect(PROMPTS[:2], 0)
+    return stage, logger, batch
+
+
+def later(batch: dict) -> dict:
+    """The minibatch as it is after some updates: ratios of some size."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(batch["mask"].shape, generator=generator) * 0.3 * batch["mask"]
+    return {**batch, "old_logprobs": batch["old_logprobs"] + noise}
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected"),
+    # r = 2, 0, 0, 2: mean 1, unbiased deviation √(4/3), ε = 1e-4
+    [("grpo", 1 / (math.sqrt(4 / 3) + 1e-4)), ("dapo", 1 / (math.sqrt(4 / 3) + 1e-4)), ("dr_grpo", 1.0)],
+)
+def test_every_token_of_a_response_has_its_advantage_over_its_own_group(variant, expected):
+    _, logger, batch = collected(variant=variant)
+    for n, advantage in enumerate([expected, -expected, -expected, expected, 0.0, 0.0, 0.0, 0.0]):
+        assert_close(batch["advantages"][n], torch.full_like(batch["advantages"][n], advantage), atol=1e-6, rtol=0)
+    assert (batch["advantages"][4:] == 0).all()  # exactly, or noise over ε would be learned
+    assert logger["rollout/equal_groups"] == [0.5]
+
+
+def test_right_and_wrong_give_the_advantages_that_were_worked_out():
+    """RLHF.md 2.10: r = 1, 0, 0, 1."""
+    stage = grpo()
+    mask = torch.ones(4, 3, dtype=torch.bool)
+    found = attached(stage).advantages({"rewards": torch.tensor([1.0, 0.0, 0.0, 1.0]), "mask": mask})["advantages"]
+    worked_out = torch.tensor([0.8658754298, -0.8658754298, -0.8658754298, 0.8658754298])
+    assert_close(found, worked_out[:, None].expand(4, 3), atol=1e-6, rtol=0)
+
+
+def test_permuting_a_group_permutes_its_advantages_and_leaves_the_others():
+    stage = attached(grpo())
+    rewards, mask = torch.tensor([0.3, -1.0, 2.5, 0.7, 1.0, 5.0, 4.0, -3.0]), torch.ones(8, 1, dtype=torch.bool)
+    order = torch.tensor([2, 0, 3, 1, 4, 5, 6, 7])
+    plain = stage.advantages({"rewards": rewards, "mask": mask})["advantages"]
+    permuted = stage.advantages({"rewards": rewards[order], "mask": mask})["advantages"]
+    assert_close(permuted, plain[order], atol=1e-6, rtol=0)
+    assert_close(plain.view(2, 4).sum(1), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+def test_groups_of_one_and_unknown_variants_are_refused():
+    with pytest.raises(ValueError, match="stage.samples_per_prompt: got 1, expected a group of at least 2"):
+        grpo(samples_per_prompt=1)
+    with pytest.raises(ValueError, match="stage.variant: got 'ppo', expected one of grpo, dapo, dr_grpo"):
+        grpo(variant="ppo")
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected", "weight"), [("grpo", 1.5, 2), ("dapo", 1.6666666667, 6), ("dr_grpo", 0.625, 2)]
+)
+def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
+    """RLHF.md 2.10: responses with token losses 1, 1 and 2, 2, 2, 2, at most eight tokens each."""
+    stage = attached(grpo(given(GRPO, [3, END], [4, 5, 6, END]), variant=variant, samples_per_prompt=2, beta=0.0,
+                          epochs=1, minibatches=1, sampling=Sampling(8)))  # fmt: skip
+    [batch] = stage.collect(PROMPTS[:1], 0)
+    batch["advantages"] = torch.tensor([[-1.0], [-2.0]]).expand(2, 4)  # at ratio 1 a token's loss is −A
+    output = stage.compute_loss(batch)
+    assert float(output.loss.detach()) == pytest.approx(expected, abs=1e-6)
+    assert output.weight == weight
+
+
+def test_on_policy_the_loss_is_zero_but_its_gradient_is_the_policy_gradient():
+    """RLHF.md 3.11: ratio 1, advantages of a group add up to 0; −Σ A ∇ mean log π over the responses."""
+    stage, _, batch = collected(beta=0.0)
+    output = stage.compute_loss(batch)
+    logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
+    policy_gradient = 0.0
+    for n, response in enumerate(RESPONSES):
+        policy_gradient = policy_gradient - batch["advantages"][n, 0] * logprobs[n].sum() / len(response) / 8
+    expected = flat_gradient(stage, policy_gradient)
+    assert abs(output.loss) < 1e-6
+    assert output.metrics["ratio_max"] == pytest.approx(1.0, abs=1e-6)
+    assert output.metrics["clip_fraction"] == output.metrics["kl_loss"] == 0
+    assert expected.abs().max() > 1e-2
+    assert_close(flat_gradient(stage, output.loss), expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("variant", ["dapo", "dr_grpo"])
+def test_of_unequal_lengths_the_other_ways_to_average_have_a_loss_at_ratio_one(variant):
+    """TRL #2995: the value says nothing of whether anything is learned."""
+    stage, _, batch = collected(variant=variant, beta=0.0)
+    assert abs(stage.compute_loss(batch).loss) > 1e-2
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
+    stage, _, batch = collected(variant=variant, beta=0.3, clip_high=0.28)
+    moved(stage)
+    batch = later(batch)
+    with torch.no_grad():
+        logprobs, entropies = response_logprobs(stage.policy, batch, temperature=1.0)
+    rows, clipped, ratios, approximate, entropy = [], [], [], [], []
+    for n, response in enumerate(RESPONSES):
+        rows.append([])
+        for t in range(len(response)):
+            advantage, reference = float(batch["advantages"][n, t]), float(batch["reference_logprobs"][n, t])
+            ratio = math.exp(float(logprobs[n, t]) - float(batch["old_logprobs"][n, t]))
+            plain, bounded = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.28)
+            log_ratio = reference - float(logprobs[n, t])
+            rows[-1].append((max(plain, bounded), math.exp(log_ratio) - 1 - log_ratio))
+            clipped.append(bounded > plain)
+            ratios.append(ratio)
+            approximate.append(ratio - 1 - math.log(ratio))
+            entropy.append(float(entropies[n, t]))
+
+    def average(part: int) -> float:
+        sums, lengths = [sum(token[part] for token in row) for row in rows], [len(row) for row in rows]
+        if variant == "grpo":
+            return sum(one / length for one, length in zip(sums, lengths)) / 8
+        return sum(sums) / (sum(lengths) if variant == "dapo" else 8 * 6)  # at most six tokens
+
+    output = stage.compute_loss(batch)
+    count = len(ratios)
+    assert 0 < sum(clipped) < count
+    assert any(0.8 < ratio < 1.28 for ratio in ratios) and max(ratios) > 1.28 and min(ratios) < 0.8
+    expected = {
+        "policy_loss": average(0), "kl_loss": average(1), "clip_fraction": sum(clipped) / count,
+        "approx_kl": sum(approximate) / count, "ratio_max": max(ratios), "entropy": sum(entropy) / count,
+    }  # fmt: skip
+    assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected, abs=1e-5)
+    assert float(output.loss.detach()) == pytest.approx(average(0) + 0.3 * average(1), abs=1e-5)
+    assert output.weight == (count if variant == "dapo" else 8)
+
+
+def test_beyond_its_bounds_a_token_teaches_nothing():
+    """Ratio 2 for what was good and ratio ½ for what was bad have gone far enough; the other way round not."""
+    stage, _, batch = collected(beta=0.0)
+    far = torch.full_like(batch["old_logprobs"], math.log(2))
+    better = (batch["advantages"] > 0).float() - (batch["advantages"] < 0).float()
+    enough = {**batch, "old_logprobs": batch["old_logprobs"] - far * better}
+    short = {**batch, "old_logprobs": batch["old_logprobs"] + far * better}
+    assert (flat_gradient(stage, stage.compute_loss(enough).loss) == 0).all()
+    assert flat_gradient(stage, stage.compute_loss(short).loss).abs().max() > 1e-2
+    learned_from = float((batch["advantages"] != 0)[batch["mask"]].float().mean())
+    assert stage.compute_loss(enough).metrics["clip_fraction"] == pytest.approx(learned_from)
+
+
+def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():
+    """∇ k3 = (1 − π_ref/π) ∇ log π: what became too likely goes down, what became too unlikely goes up."""
+    stage, _, batch = collected(beta=1.0)
+    moved(stage)
+    batch["advantages"] = torch.zeros_like(batch["advantages"])
+    logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
+    pull = 0.0
+    for n, response in enumerate(RESPONSES):
+        for t in range(len(response)):
+            excess = 1 - math.exp(float(batch["reference_logprobs"][n, t] - logprobs[n, t].detach()))
+            assert abs(excess) > 1e-3
+            pull = pull + excess * logprobs[n, t] / len(response) / 8
+    expected = flat_gradient(stage, pull)
+    output = stage.compute_loss(batch)
+    found = flat_gradient(stage, output.loss)
+    assert expected.abs().max() > 1e-2
+    assert_close(found, expected, atol=1e-6, rtol=1e-5)
+    with torch.no_grad():
+        parameters = list(stage.policy.parameters())
+        for parameter, step in zip(parameters, found.split([p.numel() for p in parameters])):
+            parameter.sub_(1e-3 * step.view_as(parameter))
+    assert stage.compute_loss(batch).metrics["kl_loss"] < output.metrics["kl_loss"]
+
+
+@pytest.mark.parametrize("garbage", [math.nan, 1e9])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_is_written_into_masked_places_changes_nothing(variant, garbage):
+    stage, _, batch = collected(variant=variant, beta=0.3)
+    batch = later(batch)
+    assert not batch["mask"].all()
+    spoiled = {**batch, **{name: batch[name].masked_fill(~batch["mask"], garbage) for name in PER_TOKEN}}
+    spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
+    moved(stage)
+    clean, dirty = stage.compute_loss(batch), stage.compute_loss(spoiled)
+    assert torch.equal(clean.loss, dirty.loss)
+    assert same_bits(clean.metrics, dirty.metrics)
+    assert clean.weight == dirty.weight
+    assert torch.equal(flat_gradient(stage, clean.loss), flat_gradient(stage, dirty.loss))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_groups_that_are_all_alike_leave_every_bit_of_the_policy(variant):
+    """Rewards 0.1 each: their mean is rounded, so that their distance from it need not be 0."""
+    alike = {"rewards": torch.full((8,), 0.1), "mask": torch.ones(8, 6, dtype=torch.bool)}
+    source, _, batch = collected(variant=variant, beta=0.0)
+    advantages = source.advantages(alike)["advantages"][:, : batch["mask"].shape[1]]
+    assert (advantages == 0).all()
+    stage = grpo(variant=variant, beta=0.0)
+    stage.configure_model()
+    fit(stage, [{**later(batch), "advantages": advantages}], max_steps=1)
+    assert all((p.grad == 0).all() for p in stage.policy.parameters())
+    assert same_bits(weights(stage.policy), weights(causal()))
+
+
+@pytest.mark.parametrize("minibatches", [1, 3])
+def test_the_first_ratio_is_one_and_the_first_kl_zero_also_where_a_cut_splits_groups(minibatches):
+    """Three minibatches of 11, 11 and 10 responses: advantages are those of whole groups all the same."""
+    whole = attached(grpo(epochs=1, minibatches=1))
+    [known] = whole.collect(PROMPTS, 0)
+    stage = attached(grpo(epochs=2, minibatches=minibatches))
+    parts = stage.collect(PROMPTS, 0)
+    assert len(parts) == 2 * minibatches
+    for part in parts:
+        metrics = stage.compute_loss(part).metrics
+        assert abs(metrics["ratio_max"] - 1) < 2e-6
+        assert metrics["clip_fraction"] == 0 and metrics["kl_loss"] < 1e-10 and abs(metrics["approx_kl"]) < 1e-10
+    advantages = torch.cat([part["advantages"][:, 0] for part in parts[:minibatches]])
+    assert_close(advantages, known["advantages"][:, 0], atol=1e-5, rtol=0)
+    assert_close(advantages.view(8, 4).sum(1), torch.zeros(8), atol=1e-5, rtol=0)
+
+
+def test_a_group_written_twice_changes_nothing_in_the_mean():
+    """RLHF.md 3.11."""
+    stage, _, batch = collected(beta=0.3)
+    batch = later(batch)
+    known = {name: batch[name] for name in (*PER_TOKEN, "response_ids", "mask")}
+    prompts = [PROMPTS[0]["ids"]] * 4 + [PROMPTS[1]["ids"]] * 4
+    [twice] = stage.split(prompts * 2, {name: torch.cat([one, one]) for name, one in known.items()}, 0)
+    one, two = stage.compute_loss(batch), stage.compute_loss(twice)
+    assert two.weight == 2 * one.weight
+    assert_close(two.loss, one.loss, atol=1e-6, rtol=0)
+    assert_close(flat_gradient(stage, two.loss), flat_gradient(stage, one.loss), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_policy_learns_what_a_trivial_reward_pays_for(variant):
+    stage = grpo(sampling=Sampling(5), optimizer=adam(1e-2), minibatches=1, beta=0.02, missing_end_score=0.0,
+                 variant=variant)  # fmt: skip
+    logger = ListLogger()
+    fit_prompts(with_reward(stage, CountsSevens()), 40, logger=logger)
+    sevens = [score / float(stage.score_scale) for score in logger["rollout/score"]]  # at most 4 before an end
+    assert sum(sevens[:2]) / 2 < 0.7
+    assert sum(sevens[-3:]) / 3 > 2
+    assert same_bits(weights(stage.reference), weights(causal()))
+
+
+@pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.02), (0.0, 0.1, 1.0)])
+def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
+    logger = ListLogger()
+    fit_prompts(grpo(beta=beta, epochs=1, optimizer=adam(1e-4)), 24, logger=logger)
+    assert low <= max(logger["rollout/kl_k3"]) < high

@@ -8,19 +8,26 @@ from tiny_stages import (
     PROMPTS,
     attached,
     causal,
+    dpo,
     fit,
     gradient,
+    grpo,
     keeper,
     lm_batch,
     ppo,
     preference_batch,
+    rejection,
+    rloo,
     scalar,
 )  # fmt: skip
 
+from components.stages.onpolicy import OnPolicy
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 
+OF_ROWS = ("input_ids", "positions", "segments", "parents", "sources", "last")  # what packing adds to experience
+SHARES = (1, 1, 2, 4)  # of eight prompts' responses: unequal, also where every response weighs the same
 DOCUMENTS = [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1], [5, END]), ([1, 2, 3], [11, END]), ([1, 9], [END])]
 TIED = ([1, 4], [[5, END], [6, END]], [1.0, 1.0])  # no pair, no weight
 RANKINGS = [
@@ -46,23 +53,38 @@ def ranking(sizes):
     return stage, [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in parts]
 
 
-def experience(sizes):
-    """One rollout of eight responses, cut in order; its old log-probabilities are made to differ from the policy's."""
-    source = attached(ppo(epochs=1, minibatches=1))
-    [whole] = source.collect(PROMPTS, 0)
-    names = ("response_ids", "mask", "old_logprobs", "reference_logprobs", "advantages", "returns", "old_values")
-    known = {name: whole[name] for name in names}
-    noise = torch.randn(known["mask"].shape, generator=torch.Generator().manual_seed(0))
-    known["old_logprobs"] = known["old_logprobs"] + 0.3 * noise * known["mask"]
-    parts = []
-    for rows in torch.arange(8).split([2 * size for size in sizes]):
-        prompts = [PROMPTS[i]["ids"] for i in rows]
-        parts += source.split(prompts, {name: tensor[rows] for name, tensor in known.items()}, 0)
-    stage = ppo(optimizer=keeper())
-    return stage, parts
+def preferring(sizes):
+    parts = torch.arange(4).split(sizes)
+    return dpo(optimizer=keeper()), [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in parts]
 
 
-KINDS = {"pretrain": language(Pretrain), "sft": language(SFT), "rm": ranking, "ppo": experience}
+def experience(make, **settings):
+    """One rollout cut in order; its old log-probabilities are made to differ from the policy's."""
+
+    def cut(sizes):
+        source = attached(make(epochs=1, minibatches=1, **settings))
+        [whole] = source.collect(PROMPTS, 0)
+        known = {name: tensor for name, tensor in whole.items() if name not in OF_ROWS}
+        noise = torch.randn(known["mask"].shape, generator=torch.Generator().manual_seed(0))
+        known["old_logprobs"] = known["old_logprobs"] + 0.3 * noise * known["mask"]
+        each = len(known["mask"]) // len(PROMPTS)
+        prompts = [prompt["ids"] for prompt in PROMPTS for _ in range(each)]
+        items = torch.arange(len(prompts)).split([each * share for share in SHARES])
+        parts = []
+        for numbers in torch.arange(4).split(sizes):
+            rows = torch.cat([items[i] for i in numbers])
+            part = {name: tensor[rows] for name, tensor in known.items()}
+            parts += OnPolicy.split(source, [prompts[i] for i in rows], part, 0)
+        return make(optimizer=keeper(), **settings), parts
+
+    return cut
+
+
+KINDS = {
+    "pretrain": language(Pretrain), "sft": language(SFT), "rm": ranking, "dpo": preferring, "ppo": experience(ppo),
+    **{variant: experience(grpo, variant=variant, samples_per_prompt=2) for variant in ("grpo", "dapo", "dr_grpo")},
+    "rloo": experience(rloo, samples_per_prompt=2), "rejection": experience(rejection, samples_per_prompt=2),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
@@ -97,6 +119,7 @@ def test_a_last_window_that_is_not_full_is_averaged_over_what_it_holds():
     [
         (SFT(model=causal, optimizer=keeper(), schedule=CONSTANT), lm_batch([([1, 3, 4], [])])),
         (RewardModel(model=scalar, optimizer=keeper(), schedule=CONSTANT), preference_batch([TIED])),
+        (dpo(optimizer=keeper()), preference_batch([TIED])),
     ],
 )
 def test_a_batch_without_anything_to_learn_costs_nothing_and_teaches_nothing(stage, batch):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import pytest
@@ -13,11 +14,15 @@ from tiny_stages import (
     PROMPTS,
     Batches,
     causal,
+    dpo,
+    grpo,
     keeper,
     lm_batch,
     ppo,
     preference_batch,
     quiet_fit,
+    rejection,
+    rloo,
     same_bits,
     scalar,
     trainer,
@@ -25,7 +30,12 @@ from tiny_stages import (
 )  # fmt: skip
 from torch import Tensor
 
+from components.stages.dpo import DPO
+from components.stages.grpo import GRPO
+from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
+from components.stages.rejection import Rejection
+from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
@@ -44,18 +54,23 @@ def halves(items: list) -> tuple[list, list]:
     return items[: len(items) // 2], items[len(items) // 2 :]
 
 
-class GivenResponses(PPO):
+class GivenResponses(OnPolicy):
     """Draws what it is told: the responses by prompt number and rollout, whoever asks."""
 
     def draw(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
         tokens = torch.Generator().manual_seed(self.rollout)
-        ids = torch.randint(3, 10, (len(PROMPTS), 6), generator=tokens)  # none that stops
-        lengths = torch.tensor([1, 6, 2, 6, 1, 2, 1, 3])  # of the first four together 15, of the others 7
-        mask = torch.arange(6) < lengths[:, None]
-        finished = torch.arange(len(PROMPTS)) != 3
-        ids[finished, lengths[finished] - 1] = END
-        mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts]
-        return {"response_ids": ids.where(mask, PAD)[mine], "mask": mask[mine], "finished": finished[mine]}
+        each = self.samples_per_prompt
+        ids = torch.randint(3, 10, (len(PROMPTS), each, 6), generator=tokens)
+        lengths = torch.tensor([1, 6, 2, 6, 1, 2, 1, 3])[:, None]  # of the first five prompts together 16, then 6
+        lengths = (lengths + torch.arange(each)).clamp_max(6)
+        mask = torch.arange(6) < lengths[:, :, None]
+        ids.scatter_(2, lengths[:, :, None] - 1, END)
+        ids[3, 0, 5] = 3  # one without an end
+        finished = torch.ones(len(PROMPTS), each, dtype=torch.bool)
+        finished[3, 0] = False
+        mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts[::each]]
+        drawn = {"response_ids": ids.where(mask, PAD), "mask": mask, "finished": finished}
+        return {name: tensor[mine].flatten(0, 1) for name, tensor in drawn.items()}
 
     def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
         self.rollout = rollout
@@ -65,7 +80,7 @@ class GivenResponses(PPO):
 class Rollouts(Batches):
     """Collects one rollout for each of two updates; of several ranks, each on its own prompts."""
 
-    def __init__(self, stage: PPO, *prompts_of_ranks: list[dict]) -> None:
+    def __init__(self, stage: OnPolicy, *prompts_of_ranks: list[dict]) -> None:
         super().__init__(*([prompts] * 2 for prompts in prompts_of_ranks))
         self.stage = stage
 
@@ -97,11 +112,39 @@ def rm(world_size: int) -> tuple[RewardModel, Batches]:
     return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
 
 
-def whole_ppo(world_size: int) -> tuple[PPO, Batches]:
-    """Every part of it: the scale of scores, whitening, the controller of beta, the update."""
-    stage = ppo(GivenResponses, optimizer=keeper(0.1), value_lr=0.05, epochs=1, minibatches=1, kl_target=6.0,
-                kl_horizon=50, target_kl=0.5)  # fmt: skip
-    return stage, Rollouts(stage, *(halves(PROMPTS) if world_size == 2 else [PROMPTS]))
+def whole_dpo(world_size: int) -> tuple[DPO, Batches]:
+    stage = dpo(optimizer=keeper(0.1))
+    parts = halves(RANKINGS) if world_size == 2 else [RANKINGS]
+    return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
+
+
+def dpo_without_a_pair(world_size: int) -> tuple[DPO, Batches]:
+    """Rank 1 has nothing but ties, in the first step as in the second."""
+    stage = dpo(optimizer=keeper(0.1))
+    parts = [RANKINGS[:2], RANKINGS[2:3]] if world_size == 2 else [RANKINGS[:3]]
+    return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
+
+
+def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **settings: Any):
+    """Rank 0 asks five prompts and rank 1 three, so that every stage's weights differ."""
+
+    def stage_and_loader(world_size: int) -> tuple[OnPolicy, Batches]:
+        drawing = type(f"Given{kind.__name__}", (GivenResponses, kind), {})
+        stage = make(drawing, optimizer=keeper(0.1), epochs=1, minibatches=1, **settings)
+        return stage, Rollouts(stage, *([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS]))
+
+    return stage_and_loader
+
+
+MAKERS = {
+    "sft": sft, "rm": rm, "dpo": whole_dpo,
+    # every part of it: the scale of scores, whitening, the controller of beta, the update
+    "ppo": from_rollouts(ppo, PPO, value_lr=0.05, kl_target=6.0, kl_horizon=50, target_kl=0.5),
+    **{variant: from_rollouts(grpo, GRPO, variant=variant, samples_per_prompt=2)
+       for variant in ("grpo", "dapo", "dr_grpo")},
+    "rloo": from_rollouts(rloo, RLOO, samples_per_prompt=2),
+    "rejection": from_rollouts(rejection, Rejection, samples_per_prompt=2),
+}  # fmt: skip
 
 
 def trained(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path) -> list[tuple[dict, Tensor]]:
@@ -122,9 +165,10 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
-@pytest.mark.parametrize("make", [sft, rm, whole_ppo])
+@pytest.mark.parametrize("make", [*MAKERS.values(), dpo_without_a_pair], ids=[*MAKERS, "dpo without a pair"])
 def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, tmp_path):
     [(one, gradient)] = trained(make, 1, tmp_path / "one")
+    assert gradient.abs().max() > 1e-3
     ranks = trained(make, 2, tmp_path / "two")
     for weights_of_rank, gradient_of_rank in ranks:
         assert (gradient_of_rank - gradient).abs().max() < 1e-6
@@ -132,7 +176,7 @@ def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(mak
     assert same_bits(ranks[0][0], ranks[1][0])
 
 
-@pytest.mark.parametrize("make", [sft, rm, whole_ppo])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_the_mean_of_the_processes_means_would_be_another_end(make, tmp_path, monkeypatch):
     [(one, _)] = trained(make, 1, tmp_path / "one")
     monkeypatch.setattr(Stage, "_share", lambda self, weight: 1.0)
@@ -159,7 +203,7 @@ def validated(make: Callable[[int], tuple[Stage, Batches]], world_size: int, fol
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
 
-@pytest.mark.parametrize("make", [sft, rm])
+@pytest.mark.parametrize("make", [sft, rm, whole_dpo])
 def test_validation_on_two_processes_reports_the_figures_of_one(make, tmp_path):
     """Of the rankings only rank 0 has a pair of matched length."""
     [one] = validated(make, 1, tmp_path / "one")
@@ -167,4 +211,4 @@ def test_validation_on_two_processes_reports_the_figures_of_one(make, tmp_path):
         assert of_rank.keys() == one.keys()
         for name in one:
             torch.testing.assert_close(of_rank[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
-    assert make is sft or "val/accuracy_length_matched" in one
+    assert make is not rm or "val/accuracy_length_matched" in one

@@ -94,6 +94,7 @@ def win_rate(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
     mine, theirs = assessed.worth, reference.worth
     if mine is None or theirs is None:
         return {}
+    if assessed is reference:
+        return {"win_rate": 0.5, "win_rate_ci": None}
     found = win_credits(assessed.by_prompt(mine), reference.by_prompt(theirs)).flatten()
-    interval = None if assessed is reference else share_interval(found, assessed.drawn.of)
-    return {"win_rate": float(found.mean()), "win_rate_ci": interval}
+    return {"win_rate": float(found.mean()), "win_rate_ci": share_interval(found, assessed.drawn.of)}

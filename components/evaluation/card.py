@@ -59,6 +59,7 @@ MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("entropy_per_token", "entropy per token, nats", number),
     ("sequence_entropy", "entropy per response, nats", number),
     ("kl", "KL to sft per response, nats", number),
+    ("kl_train", "  on training prompts", number),
     ("distinct", "distinct responses", percent),
     ("bits_per_byte", "bits per byte of pretraining text", number),
 )
@@ -125,6 +126,11 @@ def answering(results: Results) -> dict[str, Results]:
     return {name: figures for name, figures in results["models"].items() if "samples" in figures}
 
 
+def chatting(results: Results) -> dict[str, Results]:
+    """Those of them that answer a chat prompt: all but the base model."""
+    return {name: figures for name, figures in answering(results).items() if name != "base"}
+
+
 def base_lines(results: Results) -> list[str]:
     """What the base model makes of bare questions and of few-shot prompts."""
     base, sampling = results.get("base"), results["sampling"]
@@ -154,13 +160,11 @@ def headline(results: Results) -> str:
         return ""
     word = "gold score" if key == "gold" else "reward model's score"
     if len(models) > 3:
-        reached = [f"{name} {number(figures[key])}{_at(figures)}" for name, figures in models.items()]
-        return f"{word.capitalize()} on held-out prompts: {', '.join(reached)}."
+        reached = [f"{name} {number(f[key])}" + (f" (KL {number(f['kl'])})" if f.get("kl") else "")
+                   for name, f in models.items()]  # fmt: skip
+        return f"{word.capitalize()} on held-out prompts (nats of KL from sft): {', '.join(reached)}."
     (before, first), (after, last) = list(models.items())[-2:]
-    gain = f"{number(first[key])} → {number(last[key])}"
-    return f"{before} → {after}: {word} {gain} on held-out prompts{_at(last, ', ')}."
-
-
-def _at(figures: Results, opening: str = " ") -> str:
-    """At what KL a model stands; "" where it is none."""
-    return f"{opening}at {number(figures['kl'])} nats of KL from sft" if figures.get("kl") else ""
+    sentence = f"{before} → {after}: {word} {number(first[key])} → {number(last[key])} on held-out prompts"
+    if last.get("kl") is not None:
+        sentence += f", at {number(last['kl'])} nats of KL from sft"
+    return f"{sentence}."

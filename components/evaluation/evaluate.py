@@ -19,6 +19,7 @@ from components.world.world import World
 BASE, REFERENCE = "base", "sft"  # names among the models that mean something
 BEST = f"best-of-{SHOWN_N}"  # the row among the models that is not one
 SHOWN = 12  # prompts whose answers are shown in the report
+ON_TRAINING = ("gold", "correct", "score", "kl", "greedy_correct")  # figures that are wanted on training prompts too
 TRAIN_SHARE = 4  # training prompts come with 1/4 of the samples: there are more of them and they are secondary
 
 
@@ -54,10 +55,10 @@ def evaluate_pipeline(
 
     Returns a dict of plain numbers, lists and strings:
         sampling      prompts, samples_per_prompt, train_prompts, train_samples_per_prompt, max_new_tokens, best_of
-        models        name → figures of policy.describe, world.quality (a world only), gold_train and correct_train,
-                      score and score_ci (a reward model only; score_train), win_rate and win_rate_ci against sft
-                      (assessment.win_rate), greedy_correct and greedy_correct_train (share of right likeliest
-                      answers; a world only), bits_per_byte (text only), samples: some answers;
+        models        name → figures of policy.describe, world.quality (a world only), score and score_ci (a reward
+                      model only), greedy_correct (share of right likeliest answers; a world only), win_rate and
+                      win_rate_ci against sft (assessment.win_rate), bits_per_byte (text only), those ON_TRAINING
+                      prompts with the ending _train, samples: some answers;
                       last "best-of-16": those of best_of_n.best_row, the others None
         base          with a world and a base model: answers_bare, asks_another, few_shot, shots
         best_of_n     with a reward model and sft: figures of best_of_n.best_of_n, lists over n;
@@ -126,20 +127,33 @@ def measure(
     figures = describe(model, asked, drawn, reference=reference, pad_id=tokenizer.pad_id)
     assessed = assess(drawn, prompts, judges)
     figures |= worth_figures(assessed)
-    if material.train_prompts:
-        found = worth_figures(draw(name, model, judges, material.train_prompts, on_training(plan)))
-        figures |= {f"{key}_train": found[key] for key in ("gold", "correct", "score") if key in found}
-    if judges.world is None:
-        prompts = prompts[:SHOWN]
-    greedy = likeliest(name, model, judges, prompts, plan)
+    greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
     if judges.world is not None:
         figures["greedy_correct"] = share_right(greedy)
-        if material.train_prompts:
-            figures["greedy_correct_train"] = share_right(likeliest(name, model, judges, material.train_prompts, plan))
+    if material.train_prompts:
+        figures |= on_training_prompts(name, model, judges, material.train_prompts, on_training(plan), reference)
     if material.text:
         figures["bits_per_byte"] = bits_per_byte(model, material.text)
     figures["samples"] = samples(prompts[:SHOWN], greedy, assessed, plan.samples_per_prompt)
     return figures, assessed
+
+
+def on_training_prompts(
+    name: str,
+    model: CausalLM,
+    judges: Judges,
+    prompts: Sequence[Prompt],
+    plan: SamplePlan,
+    reference: CausalLM | None,
+) -> dict[str, Any]:
+    """Those of a model's figures that are wanted on training prompts too, with the ending _train."""
+    assessed = draw(name, model, judges, prompts, plan)
+    asked, pad_id = inputs(name, judges.tokenizer, prompts), judges.tokenizer.pad_id
+    figures = worth_figures(assessed)
+    figures |= describe(model, asked, assessed.drawn, reference=reference, pad_id=pad_id)
+    if judges.world is not None:
+        figures["greedy_correct"] = share_right(likeliest(name, model, judges, prompts, plan))
+    return {f"{key}_train": figures[key] for key in ON_TRAINING if key in figures}
 
 
 def draw(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
@@ -212,7 +226,7 @@ def sample_many(
     row |= best_row(many, reference)
     if SHOWN_N in trained.get("n", ()):
         place = trained["n"].index(SHOWN_N)
-        row |= {f"{key}_train": trained[key][place] for key in ("gold", "correct", "score") if key in trained}
+        row |= {f"{key}_train": trained[key][place] for key in ON_TRAINING if key in trained}
     results["models"][BEST] = row
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from components.evaluation.card import NONE, Results, Table, answering, number, percent, with_interval
+from components.evaluation.card import NONE, Results, Table, chatting, number, percent, with_interval
 
 
 def best_of_n_table(results: Results) -> Table | None:
@@ -17,12 +17,19 @@ def best_of_n_table(results: Results) -> Table | None:
         [str(n), *(with_interval(v[place], ci and ci[place], show) for _, v, ci, show in columns)]
         for place, n in enumerate(curve["n"])
     ]
+    names = [label for label, *_ in columns]
+    trained = results.get("best_of_n_train")
+    if trained:
+        known = dict(zip(trained["n"], trained["gold" if "gold" in trained else "score"], strict=True))
+        rows = [[*row, number(known.get(n))] for row, n in zip(rows, curve["n"], strict=True)]
+        names.append(f"{'gold' if 'gold' in trained else 'score'} on training prompts")
     sampling = results["sampling"]
     note = (
         f"Of n answers of sft the one that the reward model scores highest; unbiased, from {sampling['best_of']} "
-        f"answers to each of {sampling['prompts']} held-out prompts. KL is ln n − (n−1)/n."
+        f"answers to each of {sampling['prompts']} held-out prompts. KL is ln n − (n−1)/n. "
+        "[95 % interval over prompts]"
     )
-    return Table("Best of n", ["n", *(label for label, *_ in columns)], rows, note)
+    return Table("Best of n", ["n", *names], rows, note)
 
 
 def majority_table(results: Results) -> Table | None:
@@ -44,11 +51,11 @@ def choice_table(results: Results) -> Table | None:
     endings = [ending for ending in ("", "_train") if f"reward_model{ending}" in chosen]
     names = {"": "held-out questions", "_train": "training questions"}
     rows = [["reward model chooses", *_choices(chosen, endings)]]
-    for name, figures in answering(results).items():
+    for name, figures in chatting(results).items():
         for key, what in (("greedy_correct", "likeliest answer"), ("correct", "an answer drawn")):
             rows.append([f"{name}: {what}", *(percent(figures.get(f"{key}{e}")) for e in endings)])
     note = (
-        f"The reward model is shown the plain statement with each value; chance is {percent(chosen['chance'])}. "
+        f"The reward model is shown the plain statement with each value; chance is {_chance(chosen)}. "
         "Models are asked and must say the value. [95 % interval over questions]"
     )
     return Table("Choosing and saying", ["", *(names[e] for e in endings)], rows, note)
@@ -56,6 +63,10 @@ def choice_table(results: Results) -> Table | None:
 
 def _choices(chosen: Results, endings: list[str]) -> list[str]:
     return [with_interval(chosen[f"reward_model{e}"], chosen[f"reward_model_ci{e}"], percent) for e in endings]
+
+
+def _chance(chosen: Results) -> str:
+    return f"1 in {1 / chosen['chance']:.3g}"
 
 
 def budget_table(results: Results) -> Table | None:
@@ -80,19 +91,24 @@ def sampling_lines(results: Results) -> list[str]:
     lines = []
     if results.get("best_of_n"):
         curve = results["best_of_n"]
-        key, word = ("gold", "gold") if "gold" in curve else ("score", "score")
+        key = "gold" if "gold" in curve else "score"
         steps = [f"n={n} {number(value)}" for n, value in zip(curve["n"], curve[key], strict=True)][::2]
-        lines.append(f"Best of n sft answers by the reward model, {word}: {', '.join(steps)}.")
+        line = f"Best of n sft answers by the reward model, {key}: {', '.join(steps)}"
+        trained = results.get("best_of_n_train")
+        if trained:
+            first, last = number(trained[key][0]), number(trained[key][-1])
+            line += f"; on training prompts n=1 {first}, n={trained['n'][-1]} {last}"
+        lines.append(f"{line}.")
     if results.get("majority"):
         curve = results["majority"]
         steps = [f"k={k} {percent(value)}" for k, value in zip(curve["k"], curve["correct"], strict=True)]
         lines.append(f"Majority of k sft answers, right: {', '.join(steps)}.")
     if results.get("choice"):
         chosen = results["choice"]
-        said = [f"{name} {percent(f['greedy_correct'])}" for name, f in answering(results).items() if name != "base"]
+        said = [f"{name} {percent(figures['greedy_correct'])}" for name, figures in chatting(results).items()]
         lines.append(
             f"True statement among all values: the reward model chooses it {_choices(chosen, [''])[0]} "
-            f"(chance {percent(chosen['chance'])}); likeliest answer right: {', '.join(said)}."
+            f"(chance: {_chance(chosen)}); likeliest answer right: {', '.join(said)}."
         )
     return lines
 

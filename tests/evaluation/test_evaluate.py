@@ -18,6 +18,7 @@ JUDGED = {
     "correct_train", "greedy_correct", "greedy_correct_train",
 }  # fmt: skip
 SCORED = {"score", "score_ci", "score_train"}
+TRAINED = {"kl_train", "bits_per_byte"}
 COMPARED = {"win_rate", "win_rate_ci"}
 
 
@@ -64,7 +65,7 @@ def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
     }  # fmt: skip
     assert list(results["models"]) == ["base", "sft", "ppo"]
     for figures in results["models"].values():
-        assert set(figures) == ALWAYS | JUDGED | SCORED | COMPARED | {"bits_per_byte"}
+        assert set(figures) == ALWAYS | JUDGED | SCORED | COMPARED | TRAINED
         assert figures["gold_ci"][0] <= figures["gold"] <= figures["gold_ci"][1]
         assert figures["score_ci"][0] <= figures["score"] <= figures["score_ci"][1]
     assert set(results["base"]) == {"answers_bare", "asks_another", "few_shot", "shots"}
@@ -85,6 +86,7 @@ def test_kl_is_to_sft_and_the_base_model_has_none(evaluate):
     assert models["base"]["kl"] is None
     assert models["sft"]["kl"] == 0
     assert models["ppo"]["kl"] > 0
+    assert (models["base"]["kl_train"], models["sft"]["kl_train"]) == (None, 0) and models["ppo"]["kl_train"] > 0
 
 
 def test_the_seed_decides_every_figure(evaluate):
@@ -171,7 +173,7 @@ def test_the_best_of_16_stands_among_the_models_with_the_figures_that_it_has(eva
     assert set(row) == set(results["models"]["sft"]) - {"samples"}
     known = {name for name, value in row.items() if value is not None}
     assert known == JUDGED - {"greedy_correct", "greedy_correct_train"} | SCORED | COMPARED | {
-        "finished", "length", "kl",
+        "finished", "length", "kl", "kl_train",
     }  # fmt: skip
     place = results["best_of_n"]["n"].index(16)
     assert row["gold"] == results["best_of_n"]["gold"][place]
@@ -181,11 +183,17 @@ def test_the_best_of_16_stands_among_the_models_with_the_figures_that_it_has(eva
     assert row["score"] > results["best_of_n"]["score"][0]
 
 
-def test_the_likeliest_answers_are_judged_on_every_question(evaluate, world):
-    results = evaluate()
-    shown = results["models"]["ppo"]["samples"]  # all 3 held-out questions are shown
-    right = [world.judge(one["prompt"], one["greedy"], True).correct for one in shown]
-    assert results["models"]["ppo"]["greedy_correct"] == sum(right) / 3
+def test_the_likeliest_answer_to_every_question_is_judged(evaluate, monkeypatch):
+    judged = []
+
+    def half(assessed):
+        judged.append(len(assessed.found))
+        return 0.5
+
+    monkeypatch.setattr(module, "share_right", half)
+    figures = evaluate()["models"]["ppo"]
+    assert judged == [3, 15] * 3  # held-out and training questions, once each, of three models
+    assert (figures["greedy_correct"], figures["greedy_correct_train"]) == (0.5, 0.5)
 
 
 def test_bits_per_byte_are_those_of_the_text_read_alone(new_model, tokenizer):

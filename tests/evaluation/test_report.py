@@ -55,6 +55,34 @@ def results():
 
 
 @pytest.fixture
+def full(results):
+    """All there can be: five methods, best-of-n, majority votes, choices, budgets."""
+    results = copy.deepcopy(results)
+    for place, name in enumerate(("dpo", "grpo", "rloo", "rejection")):
+        results["models"][name] = figures(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
+    for name, found in results["models"].items():
+        found |= {"greedy_correct": 0.75, "greedy_correct_train": 1.0, "bits_per_byte": 0.31}
+        found |= {"win_rate": 0.5, "win_rate_ci": None} if name == "sft" else {
+            "win_rate": 0.9, "win_rate_ci": [0.85, 0.93],
+        }  # fmt: skip
+    best = {key: None for key in results["models"]["sft"] if key != "samples"}
+    kept = ("gold", "gold_ci", "gold_train", "correct", "polite", "correct_polite", "score", "score_ci", "rude")
+    results["models"]["best-of-16"] = best | {key: results["models"]["dpo"][key] for key in kept} | {"kl": 1.84}
+    ci = [[-0.1, 0.3], [0.2, 0.6], [0.4, 0.8]]
+    curve = {"n": [1, 2, 4], "kl": [0.0, 0.19, 0.64], "score": [-0.5, 0.7, 2.0], "correct": [0.4, 0.5, 0.6]}
+    results["sampling"]["best_of"] = 4
+    results["best_of_n"] = curve | {"gold": [0.1, 0.4, 0.6], "gold_ci": ci}
+    results["best_of_n_train"] = {key: values[:2] for key, values in results["best_of_n"].items()}
+    results["majority"] = {"k": [1, 3], "correct": [0.46, 0.6], "correct_ci": [[0.36, 0.56], [0.5, 0.7]]}
+    chosen = {"reward_model": 0.625, "reward_model_ci": [0.4, 0.8], "chance": 0.125, "questions": 12}
+    results["choice"] = chosen | {f"{key}_train": value for key, value in chosen.items()}
+    unknown = {"minutes": 0.4, "generated_tokens": None, "flops": None, "commit": None}
+    known = {"minutes": 1.25, "generated_tokens": 51234.0, "flops": 3.21e12, "commit": "abc1234"}
+    results["budget"] = {"sft": unknown, "ppo": known}
+    return results
+
+
+@pytest.fixture
 def without_judge(results):
     """The same of a user's own data: no gold, no questions of a world."""
     results = copy.deepcopy(results)
@@ -152,6 +180,62 @@ def test_the_terminal_shows_the_card_in_a_hundred_columns_and_ends_with_what_to_
     assert any(re.fullmatch(r" gold score +−1.45 \[−1.65, −1.15\] +0.12 .*", line) for line in lines)
     assert where[0].split() == ["report", str(tmp_path / "tiny" / "report" / "report.md")]
     assert where[-1].endswith(f"gradus chat {tmp_path / 'tiny' / 'ppo'}")
+
+
+def test_the_page_has_a_table_for_each_way_to_use_many_answers(full, tmp_path):
+    write(full, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    for row in (
+        "| wins against sft | 90 % [85, 93] | 50 % |",
+        "| right likeliest answer | 75 % |",
+        "| bits per byte of pretraining text | 0.31 |",
+        "| n | KL to sft, nats | reward model's score | gold score | right answer | gold on training prompts |",
+        "| 4 | 0.64 | 2.00 | 0.60 [0.40, 0.80] | 60 % | – |",
+        "| 2 | 0.19 | 0.70 | 0.40 [0.20, 0.60] | 50 % | 0.40 |",
+        "| 3 | 60 % [50, 70] |",
+        "| reward model chooses | 62 % [40, 80] | 62 % [40, 80] |",
+        "| ppo: likeliest answer | 75 % | 100 % |",
+        "| ppo: an answer drawn | 50 % | 55 % |",
+        "| ppo | 1.2 | 51,234 | 3.21e+12 | abc1234 |",
+        "| sft | 0.4 | – | – | – |",
+    ):
+        assert row in page
+    assert "chance is 1 in 8" in page and "from 4 answers to each of 12 held-out prompts" in page
+    assert "sft 0.12, ppo 1.02 (KL 2.50), dpo 0.90 (KL 1.00)" in page
+    answers = [line for line in page.splitlines() if line.startswith("| prompt |")]
+    assert answers == ["| prompt | base | sft | ppo | dpo | grpo | rloo | rejection |"]
+
+
+def test_every_picture_of_many_answers_is_drawn_and_shown(full, tmp_path):
+    write(full, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    for name in ("best_of_n.png", "majority.png", "choice.png"):
+        assert f"]({name})" in page
+        pixels = imread(tmp_path / name)
+        assert pixels.std() > 0.05, "nothing is drawn"
+        assert pixels[:, -2:, :3].min() == 1, "something is cut off at the right"
+
+
+def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp_path):
+    lines = [line.rstrip() for line in write(full, tmp_path / "tiny" / "report").splitlines()]
+    assert max(map(len, lines[:-3])) <= 100
+    heads = [line for line in lines if line.startswith(" Models")]
+    assert heads[0].split() == ["Models", "gold", "score", "right", "beats", "sft", "KL", "entropy", "polite", "rude"]
+    for name in full["models"]:
+        assert sum(line.startswith(f" {name} ") for line in lines) == 1
+    assert any(re.match(r" ppo +1.02 \[0.82, 1.32\] +50 % +90 % \[85, 93\] +2.50", line) for line in lines)
+    text = " ".join(lines)
+    assert "n=1 0.10, n=4 0.60; on training prompts n=1 0.10, n=2 0.40." in text and "k=1 46 %, k=3 60 %." in text
+    assert lines[-1].endswith("rejection"), "the last that can be talked to, not best-of-16"
+
+
+def test_best_of_n_of_a_users_own_prompts_has_scores_alone(full, without_judge, tmp_path):
+    without_judge["sampling"]["best_of"] = 4
+    without_judge["best_of_n"] = {key: full["best_of_n"][key] for key in ("n", "kl", "score")}
+    printed = write(without_judge, tmp_path)
+    assert "reward model, score: n=1 −0.50, n=4 2.00." in printed
+    assert "| 4 | 0.64 | 2.00 |" in (tmp_path / "report.md").read_text()
+    assert (tmp_path / "best_of_n.png").exists() and not (tmp_path / "majority.png").exists()
 
 
 def test_a_new_report_replaces_the_old_one_and_leaves_other_files(results, events, tmp_path):

@@ -72,6 +72,25 @@ def test_ppo_lowers_the_entropy(report):
     assert report["models"]["ppo"]["distinct"] < report["models"]["sft"]["distinct"]
 
 
+def test_answers_of_ppo_win_against_those_of_sft_at_a_small_tax(report):
+    base, sft, ppo = (report["models"][name] for name in ("base", "sft", "ppo"))
+    assert ppo["win_rate_ci"][0] >= 0.7
+    assert base["bits_per_byte"] < sft["bits_per_byte"] <= ppo["bits_per_byte"] + 0.05
+    assert ppo["bits_per_byte"] <= 3 * base["bits_per_byte"]
+
+
+def test_many_answers_of_sft_are_worth_more_than_one(report):
+    trained, vote = report["best_of_n_train"], report["majority"]
+    assert trained["gold"][-1] - trained["gold"][0] >= 0.4
+    assert report["best_of_n"]["score"] == sorted(report["best_of_n"]["score"])
+    assert vote["correct"][-1] - vote["correct"][0] >= 0.3
+
+
+def test_the_reward_model_chooses_what_sft_rarely_says_where_it_saw_comparisons(report):
+    assert report["choice"]["reward_model_train"] >= 0.85
+    assert report["choice"]["reward_model_train"] - report["models"]["sft"]["correct_train"] >= 0.25
+
+
 def test_before_its_first_update_ppo_is_its_reference(report, logs):
     assert abs(scalars(logs / "tiny/ppo", "rollout/kl")[0]) < 1e-2
 

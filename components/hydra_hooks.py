@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `python train.py --help` and shell completion answer at once.
 """
 
+import itertools
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -34,17 +36,26 @@ class Sweep(Callback):
     jobs are done runs the one that config.after_sweep describes by overrides, if any: a summary of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        given = [o.key_or_group for o in overrides if o.is_sweep_override()]
-        os.environ[SWEPT] = ",".join({*given, *(config.hydra.sweeper.get("params") or {})})
+        os.environ[SWEPT] = ",".join(_swept(config.hydra))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Runs after_sweep once per run that the sweep wrote to; a failure ends the sweep with its exit status.
+
+        Not reached where a job failed: that has ended the sweep already.
+        """
+        os.environ.pop(SWEPT, None)
         if not config.get("after_sweep"):
             return
-        swept = set(os.environ.pop(SWEPT).split(",")) | {"stage", "stages"}
-        overrides = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        common = [o.input_line for o in overrides if o.key_or_group.partition(".")[0] not in swept]
-        launch([*_hydra_arguments(config.hydra), *common, *config.after_sweep])
+        given, swept = _parsed(config.hydra.overrides.task), _swept(config.hydra)
+        others = {"stage", "stages", *swept}
+        kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
+        common = [o.input_line for o in kept]
+        naming = [o for key, o in swept.items() if key in _naming(given) and o.is_sweep_override()]
+        runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
+        for run in itertools.product(*runs):
+            code = launch([*_hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
+            if code:
+                raise SystemExit(code)
 
 
 def sweep_folder() -> str:
@@ -52,14 +63,20 @@ def sweep_folder() -> str:
 
     stage and run do; model does as long as run keeps its default, the model's name.
     """
-    overrides = OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
-    named = {"stage", "run"} if any(o.key_or_group == "run" for o in overrides) else {"stage", "run", "model"}
-    swept = set(os.environ.get(SWEPT, "").split(",")) - named
+    overrides = _parsed(HydraConfig.get().overrides.task)
+    swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *_naming(overrides)}
     parts = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in overrides if o.key_or_group in swept]
     return "/" + ",".join(parts).replace("/", "_") if parts else ""
 
 
+def later(key: str) -> str:
+    """${later:key} in `overrides` is ${key} for the stage that gets it: by then the run is known, which in a sweep is
+    another one for each job. A pipeline's own ${key} would be resolved before."""
+    return "\\${" + key + "}"  # a config is resolved once, which takes the backslash away
+
+
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+OmegaConf.register_new_resolver("later", later, replace=True)
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
@@ -175,6 +192,24 @@ def _hydra_arguments(hydra: DictConfig) -> list[str]:
         *(o for o in hydra.overrides.hydra if not o.startswith(own)),
         "hydra.mode=RUN",
     ]
+
+
+def _parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def _swept(hydra: DictConfig) -> dict[str, Override]:
+    """What a sweep varies, by key: on its command line and in hydra.sweeper.params, of which the former may replace
+    the latter by a single value."""
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    given = {o.key_or_group: o for o in _parsed([*params, *hydra.overrides.task])}
+    known = {o.key_or_group for o in _parsed(params)}
+    return {key: o for key, o in given.items() if o.is_sweep_override() or key in known}
+
+
+def _naming(overrides: Sequence[Override]) -> set[str]:
+    """The keys whose values name a run's folder: run, and without it model."""
+    return {"run"} if any(o.key_or_group == "run" for o in overrides) else {"run", "model"}
 
 
 def _quoted(path: str) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
-WANTED = ("train/loss", "val/loss", "rollout/score", "rollout/kl", "rollout/entropy")
+WANTED = ("train/loss", "val/loss", "rollout/score", "rollout/gold", "rollout/kl", "rollout/entropy")
 
 
 class Curve(NamedTuple):

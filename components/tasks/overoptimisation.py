@@ -1,0 +1,96 @@
+"""Over-optimisation: PPO's runs at several β and best-of-n, gold and proxy against √KL, which β to take."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from components import artifacts, lineage
+from components.artifacts import ArtifactError
+from components.data.builtin import make_world
+from components.evaluation import overoptimisation as analysis
+from components.evaluation import overoptimisation_plots
+from components.evaluation.assessment import Assessed, Judges, assess
+from components.evaluation.curves import read_curves
+from components.evaluation.policy import SamplePlan, respond
+from components.tasks import common
+
+DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
+
+
+def overoptimisation(cfg: DictConfig) -> None:
+    """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
+    overoptimisation.json (see evaluation.overoptimisation.analyse) and its picture."""
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
+    tokenizer = common.common_tokenizer(cfg)
+    shape, _ = artifacts.load_config(cfg.reads.sft)
+    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
+    data = instantiate(cfg.data, **places)
+    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "data", "seed"], parents, data.fingerprint())
+    inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
+    folder = Path(cfg.paths.stage)
+    done = folder / DATA
+    if not (done.exists() and json.loads(done.read_text())["inputs"] == inputs and cfg.force is not True):
+        curves = read_curves({f"{beta:g}": where for beta, (where, _) in runs.items()})
+        samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer))
+        found = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
+        overoptimisation_plots.draw(found).savefig(folder / PICTURE, dpi=144, facecolor="white")
+        write_json(done, {**found, "seed": cfg.seed, "inputs": inputs})
+    _show(json.loads(done.read_text()), folder)
+
+
+def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]]]:
+    """{beta: (folder, card)} of the finished PPO runs in the sub-folders of `folder`, by rising beta.
+
+    reward: content hash of the reward model that is asked about. Raises ArtifactError if there is no run, if two have
+    one beta, or if one learned from another reward model: its score would be another proxy.
+    """
+    command = "Make it with: python train.py experiment=overoptimisation"
+    runs: dict[float, tuple[Path, dict[str, Any]]] = {}
+    for export in sorted(Path(folder).glob("*/export")):
+        card = artifacts.read_card(export)
+        if card.get("stage") != "ppo":
+            continue
+        beta = float(card["inputs"]["stage.beta"])
+        if card["parents"]["reward"]["content"] != reward:
+            raise ArtifactError(f"{export} learned from {card['parents']['reward']['path']}, not from the reward model "
+                                f"asked about (artifacts.rm). {command}")  # fmt: skip
+        if beta in runs:
+            raise ArtifactError(f"{export} and {runs[beta][0]} both have beta {beta:g}; remove one of them")
+        runs[beta] = (export.parent, card)
+    if not runs:
+        raise ArtifactError(f"no PPO run below {folder}, expected for instance {folder}/beta=0/export. {command}")
+    return dict(sorted(runs.items()))
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Written under another name and renamed, so that a file is whole or not there. ValueError where one is NaN."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    staging = file.with_name(f".writing-{file.name}")
+    staging.write_text(text + "\n", encoding="utf-8")
+    os.replace(staging, file)
+
+
+def _samples(cfg: DictConfig, data: Any, tokenizer: Any) -> Assessed:
+    """Responses of the policy that PPO starts from, to the prompts that it trains on."""
+    data.prepare_data()
+    data.setup()
+    prompts = list(data.train_examples)[: cfg.stage.max_prompts]
+    policy, reward = artifacts.load_causal_lm(cfg.reads.sft), artifacts.load_scalar(cfg.reads.reward)
+    plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed)
+    drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
+    return assess(drawn, prompts, Judges(tokenizer, make_world(dict(cfg.world)), reward))
+
+
+def _show(found: dict[str, Any], folder: Path) -> None:
+    for run in found["runs"].values():
+        turning, final = run["turning"], run["final"]
+        turned = f"turns at √KL {turning['sqrt_kl']:.2f}" if turning["turned"] else "does not turn"
+        print(f"β {run['beta']:<5g} gold {run['curve']['gold'][0]:.2f} → peak {turning['gold']:.2f} → "
+              f"{final['gold']:.2f} at KL {final['kl']:.1f}, proxy {final['proxy']:.2f}; {turned}")  # fmt: skip
+    best = found["recommended"]
+    print(f"recommended β {best['beta']:g}: ends at gold {best['gold']:.2f}. Picture: {folder / PICTURE}", flush=True)

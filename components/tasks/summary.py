@@ -1,0 +1,102 @@
+"""The summary of a run's sweep: its jobs' results as means with intervals over seeds, as tables and pictures."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from components import artifacts, lineage
+from components.evaluation import report, seeds_plots
+from components.evaluation.card import Table
+from components.evaluation.seeds_summary import Job, summarise
+from components.evaluation.seeds_tables import tables
+from components.tasks.overoptimisation import write_json
+
+DATA, PAGE = "summary.json", "summary.md"
+RESULTS = {  # where in a job's folder each kind lies
+    "report": "report/report.json",
+    "optimum": "optimum/optimum.json",
+    "overoptimisation": "overoptimisation/overoptimisation.json",
+}
+SCALING = "rm/comparisons=*/export"
+
+
+def summary(cfg: DictConfig) -> None:
+    """Writes summary.json, summary.md and pictures from the sweep folders of the run, and prints the tables.
+
+    A sweep folder is named by what its job varied, for instance seed=3 or seed=3,stage.beta=0.2. Jobs that differ in
+    the seed alone are one group; figures are joined within a group. Raises ValueError where there is no such folder.
+    """
+    run = Path(cfg.paths.logs, cfg.run)
+    groups = jobs_by_group(run)
+    if not groups:
+        raise ValueError(f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
+                         f"Make it with: python train.py -m stage=all run={cfg.run} seed=3,4,5,6,7")  # fmt: skip
+    found = {group: summarise(jobs) for group, jobs in groups.items()}
+    found = {group: one for group, one in found.items() if len(one) > 1}
+    if not found:
+        print(f"nothing to sum up in {run}: its sweep's jobs have no report, optimum, overoptimisation or scaling yet")
+        return
+    folder = Path(cfg.paths.stage)
+    pictures = {group: seeds_plots.draw(one, folder, _prefix(group)) for group, one in found.items()}
+    results = {"run": cfg.run, "commit": lineage.commit(), "hardware": lineage.hardware(),
+               "versions": lineage.versions(), "groups": found}  # fmt: skip
+    (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
+    write_json(folder / DATA, results)
+    console = report.wide_console()
+    for group, one in found.items():
+        for table in tables(one):
+            console.print()
+            console.print(report.rich_table(_titled(table, group)))
+    print(f"\nsummary    {folder / PAGE}\nfigures    {folder / DATA}", flush=True)
+
+
+def jobs_by_group(run: Path) -> dict[str, list[Job]]:
+    """{what else was varied: jobs by seed} of the sweep folders of a run; "" where nothing else was."""
+    groups: dict[str, list[Job]] = defaultdict(list)
+    for folder in sorted(run.glob("*=*"), key=_in_order):
+        if folder.is_dir():
+            parts = re.split(r",(?=[\w.@/+~]+=)", folder.name)
+            seed = next((part.removeprefix("seed=") for part in parts if part.startswith("seed=")), "")
+            others = ",".join(part for part in parts if not part.startswith("seed="))
+            groups[others].append(read_job(folder, seed))
+    return dict(groups)
+
+
+def read_job(folder: Path, seed: str) -> Job:
+    """What lies in the folder of one job."""
+    found = {kind: _read(folder / name) for kind, name in RESULTS.items()}
+    cards = [artifacts.read_card(export) for export in folder.glob(SCALING)]
+    return Job(seed, **found, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
+
+
+def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
+    """The summary as Markdown."""
+    parts = [f"# Summary of {results['run']}"]
+    for group, one in results["groups"].items():
+        parts.append(f"Seeds {', '.join(one['seeds'])}" + (f", {group}" if group else "") + ".")
+        parts += [report.markdown(_titled(table, group)) for table in tables(one)]
+        parts += [f"![{caption}]({name})" for name, caption in pictures[group].items()]
+    parts.append(f"Commit {results['commit']}, {results['hardware']}.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _titled(table: Table, group: str) -> Table:
+    return table._replace(title=f"{table.title} ({group})") if group else table
+
+
+def _prefix(group: str) -> str:
+    """What the pictures of a group are called by, safe in a file name and a link."""
+    return f"{re.sub(r'[^A-Za-z0-9=.,-]', '_', group)}_" if group else ""
+
+
+def _in_order(folder: Path) -> list[Any]:
+    """Folder names with their numbers compared as numbers: seed=3 before seed=10."""
+    return [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in re.split(r"(\d+)", folder.name)]
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

@@ -24,6 +24,7 @@ DATA: dict[str, Callable[..., Any]] = {
     "ppo_ptx": partial(PromptsData, prompts_per_rollout=6, batch_size=3,
                        pretraining=partial(TextData, world=SMALL, num_documents=60, batch_size=1)),
 }  # fmt: skip
+DATA |= {"dpo": DATA["rm"], **dict.fromkeys(("grpo", "rloo", "rejection"), DATA["ppo"])}
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -2,45 +2,66 @@
 
 import pytest
 import torch
-from tiny_stages import adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
+from tiny_stages import (
+    adam,
+    causal,
+    dpo,
+    grpo,
+    ppo,
+    quiet_fit,
+    rejection,
+    rloo,
+    same_bits,
+    scalar,
+    trainer,
+    weights,
+)  # fmt: skip
 
 from components.generation.generate import Sampling
-from components.stages.ppo import PPO
+from components.stages.stage import Stage
 
-FROZEN, TRAINED = ("reference", "reward"), ("policy", "value")
+MAKERS = {"dpo": dpo, "ppo": ppo, "grpo": grpo, "rloo": rloo, "rejection": rejection}
 
 
-@pytest.fixture
-def trained(data, tmp_path) -> tuple[PPO, dict, dict]:
+def networks(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those that are frozen, and those that learn."""
+    return ("reference",) if name == "dpo" else ("reference", "reward"), ("policy", "value")[: 1 + (name == "ppo")]
+
+
+@pytest.fixture(params=MAKERS)
+def trained(request, data, tmp_path) -> tuple[str, Stage, dict, dict]:
     """A stage after training with validations, its networks' weights before, and its checkpoint."""
-    module = data("ppo")
+    name, module = request.param, data(request.param)
     size = module.tokenizer.vocab_size
-    stage = ppo(
-        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), value=lambda: scalar(1, size),
-        stop_ids=module.tokenizer.stop_ids,
-        optimizer=adam(1e-3, weight_decay=0.1), sampling=Sampling(6),
-    )  # fmt: skip
+    settings = dict(policy=lambda: causal(0, size), optimizer=adam(1e-3, weight_decay=0.1))
+    if name != "dpo":
+        settings |= dict(reward=lambda: scalar(1, size), stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
+    if name == "ppo":
+        settings |= dict(value=lambda: scalar(1, size))
+    stage = MAKERS[name](**settings)
     stage.configure_model()
-    before = {name: weights(getattr(stage, name)) for name in FROZEN + TRAINED}
+    before = {network: weights(getattr(stage, network)) for network in sum(networks(name), ())}
     run = trainer(max_steps=6, val_check_interval=2, check_val_every_n_epoch=None)
     quiet_fit(run, stage, datamodule=module)
-    assert "val/score" in run.callback_metrics
+    assert f"val/{'margin' if name == 'dpo' else 'score'}" in run.callback_metrics
     run.save_checkpoint(tmp_path / "a.ckpt")
-    return stage, before, run.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt")
+    return name, stage, before, run.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_training_moves_policy_and_value_and_leaves_reference_and_reward_to_the_bit(trained):
-    stage, before, checkpoint = trained
-    for name in FROZEN:
-        network = getattr(stage, name)
-        assert same_bits(before[name], weights(network)), name
-        assert all(p.grad is None and not p.requires_grad for p in network.parameters()), name
-        assert not any(module.training for module in network.modules()), name
-    for name in TRAINED:
-        after = weights(getattr(stage, name))
-        assert not any(torch.equal(before[name][key], after[key]) for key in after), name
-        assert all(module.training for module in getattr(stage, name).modules()), name
-    assert {name.split(".")[0] for name in checkpoint["state_dict"]} == {*TRAINED, "beta", "score_scale"}
+def test_training_moves_what_learns_and_leaves_reference_and_reward_to_the_bit(trained):
+    name, stage, before, checkpoint = trained
+    frozen, learning = networks(name)
+    for part in frozen:
+        network = getattr(stage, part)
+        assert same_bits(before[part], weights(network)), part
+        assert all(p.grad is None and not p.requires_grad for p in network.parameters()), part
+        assert not any(module.training for module in network.modules()), part
+    for part in learning:
+        after = weights(getattr(stage, part))
+        assert not any(torch.equal(before[part][key], after[key]) for key in after), part
+        assert all(module.training for module in getattr(stage, part).modules()), part
+    buffers = set() if name == "dpo" else {"beta", "score_scale"}
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {*learning} | buffers
 
 
 def test_frozen_networks_stay_in_eval_mode_whatever_mode_is_asked_for():
@@ -52,15 +73,17 @@ def test_frozen_networks_stay_in_eval_mode_whatever_mode_is_asked_for():
         assert not stage.reference.training and not stage.reward.training
 
 
-def test_no_two_networks_share_storage():
-    stage = ppo()
+@pytest.mark.parametrize("name", MAKERS)
+def test_no_two_networks_share_storage(name):
+    stage = MAKERS[name]()
     stage.configure_model()
-    places = [p.data_ptr() for name in FROZEN + TRAINED for p in getattr(stage, name).parameters()]
+    places = [p.data_ptr() for part in sum(networks(name), ()) for p in getattr(stage, part).parameters()]
     assert len(places) == len(set(places)) > 0
 
 
-def test_what_the_next_stage_receives_is_the_policy():
-    stage = ppo()
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_the_next_stage_receives_is_the_policy(name):
+    stage = MAKERS[name]()
     stage.configure_model()
     assert stage.exportable() is stage.policy
 
@@ -68,6 +91,6 @@ def test_what_the_next_stage_receives_is_the_policy():
 def test_building_the_models_twice_builds_them_once():
     stage = ppo()
     stage.configure_model()
-    networks = [getattr(stage, name) for name in FROZEN + TRAINED]
+    built = dict(stage.named_children())
     stage.configure_model()
-    assert all(getattr(stage, name) is network for name, network in zip(FROZEN + TRAINED, networks))
+    assert dict(stage.named_children()) == built and set(built) == {"policy", "value", "reference", "reward"}

@@ -5,7 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stages import ListLogger, adam, causal, ppo, quiet_fit, same_bits, scalar, trainer, weights
+from tiny_stages import (
+    ListLogger,
+    adam,
+    causal,
+    dpo,
+    grpo,
+    ppo,
+    quiet_fit,
+    rejection,
+    rloo,
+    same_bits,
+    scalar,
+    trainer,
+    weights,
+)  # fmt: skip
 
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
@@ -26,11 +40,15 @@ def new_stage(name: str, tokenizer) -> Stage:
         return kind(model=lambda: causal(0, size, dropout=0.2), optimizer=optimizer, schedule=COSINE)
     if name == "rm":
         return RewardModel(model=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE)
+    policy = dict(policy=lambda: causal(0, size), optimizer=optimizer, schedule=COSINE)
+    if name == "dpo":
+        return dpo(**policy)
+    drawing = policy | dict(reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids, sampling=Sampling(6))
+    if name in ("grpo", "rloo", "rejection"):
+        return {"grpo": grpo, "rloo": rloo, "rejection": rejection}[name](samples_per_prompt=2, **drawing)
     return ppo(
-        policy=lambda: causal(0, size), reward=lambda: scalar(1, size), value=lambda: scalar(1, size),
-        optimizer=optimizer, schedule=COSINE,
-        stop_ids=tokenizer.stop_ids, sampling=Sampling(6), kl_target=6.0, kl_horizon=100,
-        pretraining_coefficient=0.5 if name == "ppo_ptx" else 0.0,
+        value=lambda: scalar(1, size), kl_target=6.0, kl_horizon=100,
+        pretraining_coefficient=0.5 if name == "ppo_ptx" else 0.0, **drawing,
     )  # fmt: skip
 
 
@@ -59,10 +77,11 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "k"),
-    [("pretrain", 3), ("sft", 3), ("sft", 6), ("rm", 4), ("ppo", 3), ("ppo", 4), ("ppo", 5), ("ppo_ptx", 3)],
-)
+    [("pretrain", 3), ("sft", 3), ("sft", 6), ("rm", 4), ("dpo", 1), ("dpo", 4), ("ppo", 3), ("ppo", 4), ("ppo", 5),
+     ("ppo_ptx", 3), ("grpo", 3), ("grpo", 4), ("rloo", 3), ("rloo", 4), ("rejection", 3), ("rejection", 4)],
+)  # fmt: skip
 def test_a_resumed_run_ends_where_an_unbroken_one_does(name, k, data, tmp_path):
-    """PPO has four updates a rollout: 3 and 5 lie inside one, 4 between two."""
+    """On-policy stages have four updates a rollout: 3 and 5 lie inside one, 4 between two."""
     whole = run_of(name, data, tmp_path / "a", every=k, val_check_interval=2, check_val_every_n_epoch=None)
     resumed = run_of(
         name, data, tmp_path / "b", every=k, resume=tmp_path / "a" / f"step={k:08d}.ckpt", val_check_interval=2,

@@ -39,6 +39,7 @@ def compare(cfg: DictConfig) -> None:
     data = instantiate(cfg.data, **places)
     inputs = lineage.inputs_of(common.plain(cfg), ["stage", "judge", "data", "seed"], parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
+    folder.mkdir(parents=True, exist_ok=True)
     card = begun(folder, inputs, cfg.force)
     if card and card["finished"]:
         print(f"{folder} is up to date (same settings, data and parents); force=true makes it again")

@@ -1,7 +1,7 @@
 """A TensorBoard page per stage: a few charts in reading order, with the ranges that a healthy run stays in."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -37,16 +37,19 @@ class Dashboard(Callback):
             board.log_metrics(bounds, step)
 
 
-def layout(category: str, charts: Any) -> dict[str, dict[str, list]]:
-    """What `SummaryWriter.add_custom_scalars` takes: regular expressions where a chart has several curves."""
-    page: dict[str, list] = {}
-    for chart in charts:
-        if chart.low is None:
-            page[chart.title] = ["Multiline", [f"{re.escape(tag)}$" for tag in chart.tags]]
-        else:
-            [tag] = chart.tags
-            page[chart.title] = ["Margin", [tag, bound(tag, "low"), bound(tag, "high")]]
-    return {category: page}
+def layout(stage: str, charts: Sequence[Any]) -> dict[str, dict[str, list]]:
+    """What `SummaryWriter.add_custom_scalars` takes: a section of curves, then one of curves within their bands.
+
+    TensorBoard (2.21) shows a section's plain charts first, and then those with bands from the last to the first.
+    """
+    curves = {c.title: ["Multiline", [f"{re.escape(tag)}$" for tag in c.tags]] for c in charts if c.low is None}
+    bands = {
+        c.title: ["Margin", [c.tags[0], bound(c.tags[0], "low"), bound(c.tags[0], "high")]]
+        for c in reversed(charts)
+        if c.low is not None
+    }
+    sections = {stage: curves, f"{stage}, healthy within the band": bands}
+    return {title: section for title, section in sections.items() if section}
 
 
 def bound(tag: str, side: str) -> str:

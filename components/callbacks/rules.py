@@ -10,7 +10,7 @@ A rule looks at it and says what it found, or None. A metric with too few values
 from collections.abc import Callable
 from itertools import pairwise
 from math import nan, sqrt
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 History = dict[str, list[float]]
@@ -115,7 +115,7 @@ def over_optimised(history: History) -> str | None:
         return None
     smooth = [fmean(gold[i : i + SMOOTH]) for i in range(len(gold) - SMOOTH + 1)]
     peak = max(range(len(smooth)), key=smooth.__getitem__)
-    noise = sqrt(fmean((b - a) ** 2 for a, b in pairwise(gold)) / 2 / SMOOTH)  # of a smoothed value
+    noise = 1.05 * median(abs(b - a) for a, b in pairwise(gold)) / sqrt(SMOOTH)  # standard error of a smoothed value
     then, now = fmean(score[peak : peak + SMOOTH]), fmean(score[-SMOOTH:])
     if smooth[peak] - smooth[-1] > max(4 * noise, 0.1 * (smooth[peak] - smooth[0])) and now > then:
         return (

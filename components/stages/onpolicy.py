@@ -35,7 +35,7 @@ class OnPolicy(Stage):
     kl_stderr             standard error of kl over the rollout's responses
     kl_k3                 the same by the k3 estimator, never negative
     entropy               mean nats per token; falls slowly, a collapse to ~0 early is too large a step
-    length, finished      tokens per response; share that ended by themselves, healthy ≥ 0.9
+    length, finished      tokens per response; share that ended by themselves, healthy 0.9 … 1
     equal_groups          share of prompts whose responses (if several) all got one score: they teach nothing; healthy
                           below 0.5
     gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is

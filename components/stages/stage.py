@@ -55,7 +55,7 @@ class Stage(L.LightningModule):
 
     Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, whatever the number of
     micro-batches and processes they came in. Metrics: train/<name> of every step, val/<name> weighted means,
-    train/grad_norm before clipping (of the joint gradient), train/lr.
+    train/grad_norm before clipping (train/grad_norm_<network> where several networks learn), train/lr.
     """
 
     frozen: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""From drawn responses to what PPO learns from: scores, their scale, beta, advantages."""
+"""From drawn responses to what on-policy stages learn from: scores, their scale, beta, advantages."""
 
 import pytest
 import torch
@@ -11,14 +11,20 @@ from tiny_stages import (
     ListLogger,
     attached,
     fit_prompts,
+    given,
+    grpo,
     moved,
     ppo,
+    rejection,
+    rloo,
     same_bits,
+    slow_logprob,
     weights,
 )  # fmt: skip
 from torch import Tensor, nn
 
 from components.generation.generate import Samples, Sampling, seeded
+from components.stages.grpo import GRPO
 from components.stages.ppo import PPO
 
 GIVEN = Samples(
@@ -134,15 +140,19 @@ def test_beta_moves_after_the_rollout_it_was_used_in_and_not_at_all_without_a_ta
     assert fixed["rollout/beta"] == pytest.approx([0.1] * 3)
 
 
-def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were():
-    stage = attached(ppo())
+KINDS = pytest.mark.parametrize("make", [ppo, grpo, rloo, rejection])
+
+
+@KINDS
+def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were(make):
+    stage = attached(make())
     before = {name: module.training for name, module in stage.named_modules()}
     seen = []
-    for network in (stage.policy, stage.reference, stage.reward, stage.value):
+    for network in stage.children():
         network.model.register_forward_pre_hook(lambda trunk, _: seen.append((trunk.training, torch.is_grad_enabled())))
+    asked = [prompt["ids"] for prompt in PROMPTS for _ in range(stage.samples_per_prompt)]
     with stage.collecting():
-        drawn = stage.draw([prompt["ids"] for prompt in PROMPTS], seeded("cpu", 0))
-        stage.assess([prompt["ids"] for prompt in PROMPTS], drawn)
+        stage.assess(asked, stage.draw(asked, seeded("cpu", 0)))
     assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in stage.named_modules()} == before
     assert stage.policy.training and not stage.reference.training and not stage.reward.training
@@ -150,12 +160,14 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were():
     assert not any(tensor.requires_grad for part in parts for tensor in part.values())
 
 
-def test_every_epoch_hands_out_every_response_once_in_another_order():
-    stage = attached(ppo(epochs=2, minibatches=3))
+@pytest.mark.parametrize(("make", "count"), [(ppo, 8), (grpo, 32), (rloo, 32), (rejection, 8)])
+def test_every_epoch_hands_out_every_response_once_in_another_order(make, count):
+    """Of rejection the best of four to each prompt."""
+    stage = attached(make(epochs=2, minibatches=3))
     parts = stage.collect(PROMPTS, 0)
     texts = [[tuple(row[keep].tolist()) for row, keep in zip(p["response_ids"], p["mask"])] for p in parts]
     first, second = sum(texts[:3], []), sum(texts[3:], [])
-    assert sorted(first) == sorted(second) and len(first) == 8
+    assert sorted(first) == sorted(second) and len(first) == count
     assert first != second
 
 
@@ -169,8 +181,9 @@ def test_a_finished_response_ends_in_its_only_stop_token():
         assert finished or len(response) == 8
 
 
-def test_validation_reports_held_out_prompts_and_changes_nothing():
-    stage = attached(ppo())
+@KINDS
+def test_validation_reports_held_out_prompts_and_changes_nothing(make):
+    stage = attached(make())
     before = weights(stage)
     stage.trainer.validate(stage, Batches([PROMPTS[:3], PROMPTS[3:]]), verbose=False)
     metrics = stage.trainer.callback_metrics
@@ -178,3 +191,31 @@ def test_validation_reports_held_out_prompts_and_changes_nothing():
     assert metrics["val/kl"] == 0
     assert 1 <= metrics["val/length"] <= 6
     assert same_bits(before, weights(stage))
+
+
+def test_a_group_lies_side_by_side_and_answers_its_own_prompt():
+    """Each response's recorded log-probability is that after its own prompt, read in a row of its own."""
+    stage = attached(grpo(samples_per_prompt=3, epochs=1, minibatches=1))
+    [batch] = stage.collect(PROMPTS, 0)
+    different = 0
+    with torch.no_grad():
+        for n, (ids, keep) in enumerate(zip(batch["response_ids"], batch["mask"])):
+            response = ids[keep].tolist()
+            expected = float(slow_logprob(stage.policy, PROMPTS[n // 3]["ids"], response))
+            other = float(slow_logprob(stage.policy, PROMPTS[(n // 3 + 1) % 8]["ids"], response))
+            assert float(batch["old_logprobs"][n].sum()) == pytest.approx(expected, abs=1e-4)
+            different += abs(expected - other) > 1e-2
+    assert different > 20
+
+
+@pytest.mark.parametrize(("make", "kind", "readers"), [(ppo, PPO, 4), (grpo, GRPO, 3)])
+def test_a_rollout_costs_its_drawing_and_one_forward_of_every_model_that_reads_it(make, kind, readers):
+    """Nine tokens drawn; of PPO four prompts of 2, 4, 3 and 5 tokens, of GRPO the first of them, read once for all."""
+    stage = attached(make(given(kind, [7, END], [3, 4, 5], [END], [6, 6, END]), minibatches=1))
+    prompts = PROMPTS[: 4 // stage.samples_per_prompt]
+    read = 9 + (2 + 4 + 3 + 5 if make is ppo else 2)
+    forward = stage.policy.config.flops_per_token(96) / 3  # the backward pass is two more
+    stage.collect(prompts, 0)
+    assert stage.spent == {"generated_tokens": 9, "flops": pytest.approx(read * forward * (1 + readers))}
+    stage.collect(prompts, 1)
+    assert stage.spent["generated_tokens"] == 18

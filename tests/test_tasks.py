@@ -24,7 +24,14 @@ SMALL = {
     "sft": ["data.demonstrations=60", "data.batch_size=8", "trainer.max_epochs=1"],
     "rm": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1", "data.num_demonstrations=16"],
     "ppo": ["data.prompts_per_rollout=8", "trainer.max_steps=8", "stage.epochs=2", "stage.minibatches=2"],
-    "eval": ["stage.samples_per_prompt=2", "comparisons.comparisons=20", "stage.max_prompts=5"],
+    "dpo": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1"],
+    **dict.fromkeys(
+        ("grpo", "rloo", "rejection"),
+        ["data.prompts_per_rollout=4", "stage.samples_per_prompt=2", "trainer.max_steps=8", "stage.epochs=2",
+         "stage.minibatches=2", "gate.enabled=false"],
+    ),
+    "eval": ["stage.samples_per_prompt=2", "comparisons.comparisons=20", "stage.max_prompts=5", "stage.best_of=16",
+             "text.num_documents=400"],
 }
 TINY = ["model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "model.num_attention_heads=2",
         "model.num_key_value_heads=2", "callbacks.throughput=null", "callbacks.progress=null", "callbacks.graceful_stop=null"]  # fmt: skip
@@ -53,7 +60,7 @@ def test_a_stage_writes_an_artifact_whose_card_tells_its_origin(logs, stage):
 
 
 def test_the_pipeline_hands_on_models_of_the_right_kind(logs):
-    for stage in ("pretrain", "sft", "ppo"):
+    for stage in ("pretrain", "sft", "ppo", "dpo", "grpo", "rloo", "rejection"):
         assert artifacts.load_causal_lm(logs / f"tiny/{stage}/export").config.hidden_size == 32
     assert artifacts.load_scalar(logs / "tiny/rm/export").config.hidden_size == 32
 
@@ -65,13 +72,17 @@ def test_the_model_takes_its_vocabulary_from_the_tokenizer(logs):
 
 def test_the_report_has_every_promised_figure(logs):
     report = json.loads((logs / "tiny/report/report.json").read_text())
-    assert list(report["models"]) == ["base", "sft", "ppo"]
+    assert list(report["models"]) == ["base", "sft", "ppo", "best-of-16"]
     for figures in report["models"].values():
-        assert {"gold", "gold_ci", "correct", "polite", "entropy_per_token", "kl", "samples"} <= figures.keys()
+        assert {"gold", "gold_ci", "correct", "polite", "entropy_per_token", "kl", "win_rate"} <= figures.keys()
+    assert all(report["models"][name]["bits_per_byte"] > 0 for name in ("base", "sft", "ppo"))
+    assert report["best_of_n"]["n"] == [1, 2, 4, 8, 16] and report["majority"]["k"] == [1, 3, 5, 9]
+    assert {"reward_model", "reward_model_train", "chance"} <= report["choice"].keys()
+    assert set(report["budget"]) == {"base", "sft", "reward", "ppo"} and report["budget"]["ppo"]["minutes"] > 0
     assert {"accuracy", "accuracy_heldout", "ece", "accuracy_ci"} <= report["reward_model"].keys()
     assert set(report["minutes"]) == {"tokenizer", "pretrain", "sft", "rm", "ppo", "eval"}
     text = (logs / "tiny/report/report.md").read_text()
-    for picture in ("quality.png", "curves.png", "reward_model.png"):
+    for picture in ("quality.png", "best_of_n.png", "majority.png", "choice.png", "curves.png", "reward_model.png"):
         assert picture in text and (logs / "tiny/report" / picture).stat().st_size > 1000
 
 
@@ -83,6 +94,17 @@ def test_a_second_run_does_no_work(logs, stage, capsys, monkeypatch):
     common.run(config(stage, logs))
     told = capsys.readouterr().out
     assert "up to date" in told or "gold score" in told
+
+
+def test_two_artifacts_of_one_stage_have_different_names_in_the_report():
+    parents = {name: {"stage": stage} for name, stage in (("base", "pretrain"), ("ppo", "ppo"), ("low", "ppo"))}
+    assert evaluate.stage_names(parents) == {"base": "pretrain", "ppo": "ppo", "low": "low"}
+
+
+def test_a_budget_is_what_the_card_says_and_unknown_where_it_does_not():
+    card = {"commit": "abc", "metrics": {"seconds": 90, "budget/generated_tokens": 7.0, "budget/flops": 2e9}}
+    assert evaluate.budget_of(card) == {"minutes": 1.5, "generated_tokens": 7.0, "flops": 2e9, "commit": "abc"}
+    assert evaluate.budget_of({}) == dict.fromkeys(("minutes", "generated_tokens", "flops", "commit"))
 
 
 def test_a_stage_with_other_settings_needs_to_be_told_to_replace(logs):

@@ -1,0 +1,261 @@
+"""Sweeps of pipelines: experiments that are multiruns, variants of a stage, and the summary at the end.
+
+The command line, hooks, pipeline and the real conf/ run in a copy of the project in which every other task only writes
+down that it ran. The experiments of conf/ are composed entry by entry, and the summary is made from results by hand.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from components import hydra_hooks
+from components.checking import check
+from components.hydra_hooks import Sweep, compose_config
+from components.tasks import summary as summary_task
+from components.tasks.summary import jobs_by_group
+
+ROOT = Path(__file__).resolve().parents[1]
+TASKS = """
+import json, os, sys
+from pathlib import Path
+from hydra.core.hydra_config import HydraConfig
+from components.tasks.pipeline import pipeline
+
+def run(cfg):
+    stage = HydraConfig.get().runtime.choices["stage"]
+    if stage == "all":
+        return pipeline(cfg)
+    with Path("ran.jsonl").open("a") as notes:
+        note = {"stage": stage, "folder": str(Path(cfg.paths.stage)), "export": cfg.paths.export, "force": cfg.force,
+                "seed": cfg.seed, "beta": cfg.stage.get("beta"), "dpo": cfg.reads.get("dpo"), "sft": cfg.artifacts.sft}
+        notes.write(json.dumps(note) + "\\n")
+    sys.exit(7 if os.environ.get("BROKEN") == stage else 0)
+"""
+OWN = """# @package _global_
+# A multirun over two seeds, with a variant of a stage
+defaults:
+  - override /stage: all
+hydra:
+  mode: MULTIRUN
+  sweeper:
+    params:
+      seed: 3,4
+stages: [sft, ppo/beta=0.05, eval]
+overrides:
+  ppo/beta=0.05: [stage.beta=0.05]
+  eval: ["+reads.dpo=${later:artifacts.dpo}"]
+"""
+
+
+def copy_of_the_project(project: Path) -> Path:
+    (project / "components/tasks").mkdir(parents=True)
+    shutil.copy(ROOT / "train.py", project)
+    shutil.copytree(ROOT / "conf", project / "conf")
+    for name in ("__init__.py", "hydra_hooks.py", "tasks/__init__.py", "tasks/pipeline.py"):
+        shutil.copy(ROOT / "components" / name, project / "components" / name)
+    (project / "components/tasks/common.py").write_text(TASKS)
+    (project / "components/checking.py").write_text("def check(cfg): pass\n")
+    (project / "conf/experiment/own.yaml").write_text(OWN)
+    return project
+
+
+def train(project: Path, *arguments: str, **environment: str) -> tuple[int, list[dict], str]:
+    """Exit status, what ran, in order, and what was said by `python train.py <arguments>` in the project's folder."""
+    (project / "ran.jsonl").unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=300,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    notes = project / "ran.jsonl"
+    lines = notes.read_text().splitlines() if notes.exists() else []
+    return done.returncode, [json.loads(line) for line in lines], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return copy_of_the_project(tmp_path_factory.mktemp("sweeps") / "copy")
+
+
+@pytest.fixture(scope="module")
+def swept(project) -> list[dict]:
+    code, ran, said = train(project, "experiment=own")
+    assert code == 0, said
+    return ran
+
+
+def test_an_experiment_that_is_a_multirun_is_one_plain_command(swept):
+    """No -m, no stage= and no seed= on the command line: the experiment brings them, and every stage runs once."""
+    ran = [(note["stage"], note["folder"]) for note in swept]
+    assert ran == [
+        *((stage, f"logs/tiny/seed={seed}/{folder}") for seed in (3, 4)
+          for stage, folder in (("sft", "sft"), ("ppo", "ppo/beta=0.05"), ("eval", "report"))),
+        ("summary", "logs/tiny/summary"),
+    ]  # fmt: skip
+    assert [note["seed"] for note in swept] == [3] * 3 + [4] * 3 + [0]
+
+
+def test_a_variant_of_a_stage_has_its_own_settings_and_folder(swept):
+    variant = swept[1]
+    assert variant["beta"] == 0.05
+    assert variant["export"] == "logs/tiny/seed=3/ppo/beta=0.05/export"
+    assert variant["sft"] == "logs/tiny/seed=3/sft/export"
+    assert variant["force"] == "changed"
+
+
+def test_what_is_resolved_later_names_the_jobs_own_run(swept):
+    assert [note["dpo"] for note in swept if note["stage"] == "eval"] == [
+        "logs/tiny/seed=3/dpo/export", "logs/tiny/seed=4/dpo/export",
+    ]  # fmt: skip
+
+
+def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_keeps_its_folder(project):
+    code, ran, said = train(project, "experiment=own", "seed=6", "stages=[sft]")
+    assert code == 0, said
+    assert [note["folder"] for note in ran] == ["logs/tiny/seed=6/sft", "logs/tiny/summary"]
+    assert ran[0]["seed"] == 6
+
+
+def test_a_failed_sweep_ends_with_its_jobs_exit_status_and_is_not_summed_up(project):
+    code, ran, said = train(project, "-m", "stage=all", "seed=8,9", "stages=[sft,ppo,eval]", BROKEN="ppo")
+    assert code == 7
+    assert [note["folder"] for note in ran] == ["logs/tiny/seed=8/sft", "logs/tiny/seed=8/ppo"]
+    assert "stage=ppo failed with exit status 7" in said
+
+
+def config_of(*overrides: str, after=("stage=summary",), **params: str):
+    hydra = {
+        "overrides": {"task": list(overrides), "hydra": []}, "sweeper": {"params": params or None},
+        "runtime": {"config_sources": []}, "job": {"config_name": "train"},
+    }  # fmt: skip
+    return OmegaConf.create({"hydra": hydra, "after_sweep": list(after)})
+
+
+@pytest.mark.parametrize(
+    ("sweep", "params", "summaries"),
+    [
+        (["stage=all", "seed=3,4", "paths.logs=x"], {}, [["paths.logs=x"]]),
+        (["experiment=own", "debug=smoke"], {"seed": "3,4"}, [["experiment=own", "debug=smoke"]]),
+        (["stage=all", "seed=1,2", "stages=[sft]", "stage.beta=1"], {}, [[]]),
+        (["stage=all", "model=tiny,small", "seed=1,2"], {}, [["model=tiny"], ["model=small"]]),
+        (["stage=all", "run=a,b", "model=small"], {}, [["model=small", "run=a"], ["model=small", "run=b"]]),
+        (["stage=all", "run=a", "model=tiny,small"], {}, [["run=a"]]),  # both lie in run a, by their model
+    ],
+)
+def test_the_summary_is_made_once_per_run_without_what_was_varied(sweep, params, summaries, monkeypatch):
+    launched = []
+    monkeypatch.setattr(hydra_hooks, "launch", lambda arguments: launched.append(arguments) or 0)
+    Sweep().on_multirun_end(config_of(*sweep, **params))
+    usual = ["--config-name=train", "hydra.mode=RUN"]
+    assert launched == [[*usual, *expected, "stage=summary"] for expected in summaries]
+
+
+def test_a_sweep_whose_summary_fails_ends_with_its_exit_status(monkeypatch):
+    monkeypatch.setattr(hydra_hooks, "launch", lambda arguments: 7)
+    with pytest.raises(SystemExit) as stopped:
+        Sweep().on_multirun_end(config_of("stage=all", "seed=3,4"))
+    assert stopped.value.code == 7
+
+
+def test_without_after_sweep_nothing_is_run_at_the_end(monkeypatch):
+    monkeypatch.setattr(hydra_hooks, "launch", None)
+    Sweep().on_multirun_end(config_of("stage=rm", "seed=1,2", after=()))
+
+
+def particular_entries() -> list[tuple[str, str]]:
+    """(experiment, entry of stages) of the sweeps whose entries have overrides or a label, and the last of each."""
+    found = []
+    for name in ("overoptimisation", "bakeoff", "scaling"):
+        cfg = compose_config([f"experiment={name}"])
+        found += [(name, entry) for entry in cfg.stages
+                  if "/" in entry or cfg.overrides.get(entry) or entry == cfg.stages[-1]]  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize(("experiment", "entry"), particular_entries(), ids=lambda part: part.replace("/", "-"))
+def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experiment, entry):
+    whole = compose_config([f"experiment={experiment}", "seed=3"])
+    stage, _, label = entry.partition("/")
+    folder = [f"paths.folder='{entry}'"] if label else []
+    job = [f"experiment={experiment}", "seed=3", f"stage={stage}", *folder, "run='tiny/seed=3'", "force=changed"]
+    cfg = compose_config([*job, *whole.overrides.get(entry, [])])
+    check(cfg)
+    assert cfg.paths.export == f"logs/tiny/seed=3/{'report' if stage == 'eval' else entry}/export"
+    assert all(path.startswith("logs/tiny/seed=3/") for path in cfg.reads.values())
+    if label.startswith("beta="):
+        assert cfg.stage.beta == float(label.removeprefix("beta="))
+        assert cfg.reads.reward == "logs/tiny/seed=3/rm/weak/export" and not cfg.gate.enabled
+    if label.startswith("comparisons="):
+        assert cfg.data.comparisons == int(label.removeprefix("comparisons=")) and cfg.data.draw == 103
+
+
+@pytest.mark.parametrize("experiment", ["overoptimisation", "bakeoff", "scaling"])
+def test_sweeps_share_their_first_models_with_a_plain_pipeline_of_the_seed(experiment):
+    """What decides on pretraining and SFT is the same, so that they are up to date."""
+    for stage in ("pretrain", "sft"):
+        plain = compose_config([f"stage={stage}", "seed=3"])
+        ours = compose_config([f"experiment={experiment}", f"stage={stage}", "seed=3"])
+        for part in ("stage", "data", "trainer", "model", "tokenizer", "seed"):
+            assert ours[part] == plain[part]
+
+
+def write(file: Path, value: dict) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run whose sweeps varied the seed, and the seed beside another key."""
+    run = tmp_path / "logs/tiny"
+    golds = {"seed=3": 1.0, "seed=10": 1.4, "seed=3,stage.beta=0.2": 0.5, "overrides.ppo=[a=1,b=2],seed=4": 0.25}
+    for name, gold in golds.items():
+        write(run / name / "report/report.json", {"models": {"sft": {"gold": 0.0}, "ppo": {"gold": gold}}})
+    write(run / "report/report.json", {"models": {"sft": {"gold": 77}}})  # of no sweep
+    for size, accuracy in ((40, 0.6), (2500, 0.8)):
+        card = {"metrics": {"val/accuracy": accuracy, "val/ece": 0.1}, "inputs": {"data.comparisons": size}}
+        write(run / f"seed=3/rm/comparisons={size}/export/card.json", card)
+    write(run / "seed=3/rm/export/card.json", {"metrics": {}, "inputs": {"data.comparisons": 5000}})
+    return run
+
+
+def summed_up(run: Path) -> dict:
+    summary_task.summary(compose_config(["stage=summary", f"paths.logs={run.parent}"]))
+    return json.loads((run / "summary/summary.json").read_text())
+
+
+def test_jobs_that_differ_in_the_seed_alone_are_one_group(run):
+    groups = jobs_by_group(run)
+    seeds = {group: [job.seed for job in jobs] for group, jobs in groups.items()}
+    assert seeds == {"": ["3", "10"], "stage.beta=0.2": ["3"], "overrides.ppo=[a=1,b=2]": ["4"]}
+    assert sorted(groups[""][0].scaling) == [40, 2500]
+
+
+def test_the_summary_is_figures_a_page_and_pictures(run, capsys):
+    (run / "summary").mkdir()
+    found = summed_up(run)["groups"]
+    assert found[""]["report"]["models"]["ppo"]["gold"]["values"] == [1.0, 1.4]
+    assert found["stage.beta=0.2"]["report"]["models"]["ppo"]["gold"]["interval"] is None
+    page = (run / "summary/summary.md").read_text()
+    assert "Seeds 3, 10." in page and "Models over seeds (stage.beta=0.2)" in page
+    assert "| gold score | 0.00 ± 0.00 | 1.20 ± 2.54 |" in page
+    for picture in ("gold.png", "scaling.png", "stage.beta=0.2_gold.png"):
+        assert f"]({picture})" in page and (run / "summary" / picture).stat().st_size > 1000
+    told = capsys.readouterr().out
+    assert "1.20 ± 2.54" in told and "summary.md" in told
+
+
+def test_a_run_without_a_sweep_is_told_how_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match=r"no sweep in .*tiny.*python train.py -m stage=all run=tiny seed=3,4,5,6,7"):
+        summed_up(tmp_path / "logs/tiny")
+
+
+def test_a_sweep_that_measured_nothing_is_no_error(tmp_path, capsys):
+    (tmp_path / "logs/tiny/seed=3/sft").mkdir(parents=True)
+    summary_task.summary(compose_config(["stage=summary", f"paths.logs={tmp_path}/logs"]))
+    assert "nothing to sum up" in capsys.readouterr().out

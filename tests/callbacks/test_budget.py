@@ -1,0 +1,90 @@
+"""What a run has cost, whoever counts: ranks, rollouts, a run that was interrupted."""
+
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tiny_run import Stream, Tiny, trainer
+
+from components.callbacks.budget import Budget
+from components.callbacks.checkpoints import Checkpoints
+
+NAMES = ("budget/train_tokens", "budget/generated_tokens", "budget/flops")
+
+
+class Drawing(Tiny):
+    """10 FLOPs per token trained on; before every second batch a rollout of 7 tokens for 100 FLOPs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spent = Counter()
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx % 2 == 0:
+            self.spent.update(generated_tokens=7, flops=100.0)
+        return super().training_step(batch, batch_idx)
+
+    def flops_per_token(self):
+        return 10.0
+
+
+def spent_by(module, folder, *, max_steps, resume=None, **settings) -> tuple[float, ...]:
+    saving = {"enable_checkpointing": True, "folder": folder}
+    run = trainer([Budget(), Checkpoints(folder, 3)], max_steps=max_steps, **saving, **settings)
+    run.fit(module, Stream(), ckpt_path=resume, weights_only=True)
+    return tuple(float(run.callback_metrics[name]) for name in NAMES if name in run.callback_metrics)
+
+
+def test_tokens_and_operations_add_up(tmp_path):
+    """6 batches of 5 real tokens; 3 rollouts. 30 · 10 + 3 · 100 FLOPs."""
+    assert spent_by(Drawing(), tmp_path, max_steps=6) == (30, 21, 600)
+
+
+def test_every_micro_batch_counts(tmp_path):
+    assert spent_by(Drawing(), tmp_path, max_steps=2, accumulate_grad_batches=3) == (30, 21, 600)
+
+
+def test_a_module_that_draws_nothing_and_does_not_know_its_operations(tmp_path):
+    assert spent_by(Tiny(), tmp_path, max_steps=6) == (30, 0)
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6], ids=["between rollouts", "within one", "at its last step"])
+def test_an_interrupted_run_has_cost_what_an_unbroken_one_has(stop, tmp_path):
+    spent_by(Drawing(), tmp_path, max_steps=stop)
+    resumed = spent_by(Drawing(), tmp_path, max_steps=6, resume=tmp_path / f"step={stop:08d}.ckpt")
+    assert resumed == (30, 21, 600)
+
+
+def test_ranks_are_summed():
+    """Two ranks that have done the same: everything twice, and no fraction of an operation."""
+    reduce = lambda tensor, reduce_op: {"sum": 2 * tensor}[reduce_op]
+    both = SimpleNamespace(
+        world_size=2, global_step=1, loggers=[], callback_metrics={},
+        strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce),
+    )  # fmt: skip
+    budget, module = Budget(), Drawing()
+    budget.on_train_start(SimpleNamespace(global_step=0), module)
+    module.spent.update(generated_tokens=7, flops=1e15 + 1 / 3)
+    budget.on_train_batch_end(both, module, None, next(iter(Stream())), 0)
+    budget.on_train_end(both, module)
+    assert budget.totals == {"train_tokens": 10, "generated_tokens": 14, "rollout_flops": 2 * 10**15}
+    assert not module.spent  # emptied when read
+    checkpoint: dict = {}
+    budget.on_save_checkpoint(both, module, checkpoint)
+    assert checkpoint == {"budget": dict(budget.totals)}  # nothing is counted twice
+
+
+def test_the_totals_are_logged_every_n_steps_and_at_the_end(tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    trainer([Budget(every_n_steps=4)], max_steps=10, logger=logger).fit(Drawing(), Stream())
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("budget/train_tokens")] == [(4, 20), (8, 40), (10, 50)]
+    assert [e.value for e in events.Scalars("budget/flops")] == [200 + 200, 400 + 400, 500 + 500]
+
+
+def test_every_n_steps_is_a_number_of_steps():
+    with pytest.raises(ValueError, match="every_n_steps of at least 1, got 0"):
+        Budget(every_n_steps=0)

@@ -81,7 +81,7 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     if card and not changed and force is not True and (folder / COMPLETIONS).exists():
         return card | {"finished": card["finished"] and (folder / ledger.PREFERENCES).exists()}
     if changed and force is False:
-        shown = "; ".join(f"{key}: {before.get(key)} → {inputs.get(key)}" for key in changed[:4])
+        shown = "; ".join(f"{key}: {str(before.get(key))[:24]} → {str(inputs.get(key))[:24]}" for key in changed[:4])
         raise ArtifactError(
             f"{folder} holds comparisons made from other inputs ({shown}). Add paths.folder=compare/<name> to keep "
             "both, or force=true to replace them (rankings are put aside as *.previous)"
@@ -143,8 +143,8 @@ def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
     if not figures["records"]:
         print(f"no comparison in {file} yet", flush=True)
         return
-    print(f"{file}: {figures['records']:,} comparisons of {figures['completions']:.2f} different completions each, "
-          f"{figures['ties']:.1%} of their pairs tied")  # fmt: skip
+    count = f"{figures['records']:,} comparison{'s' * (figures['records'] != 1)}"
+    print(f"{file}: {count} of {figures['completions']:.2f} different completions, {figures['ties']:.1%} of pairs tied")
     print(f"of {figures['draw/asked']:,} × {cfg.stage.completions} completions {figures['draw/unfinished']:,} did not "
           f"end and {figures['draw/duplicates']:,} repeated another; {figures['draw/dropped']:,} comparisons had "
           "fewer than 2 left")  # fmt: skip

@@ -21,6 +21,7 @@ from tiny_stages import (
     weights,
 )  # fmt: skip
 
+from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.optim import schedule
@@ -57,11 +58,13 @@ def run_of(name: str, data, folder, *, resume=None, max_steps: int = 7, every: i
     module = data(name)
     stage, logger = new_stage(name, module.tokenizer), ListLogger()
     torch.manual_seed(torch.seed() % 2**31)  # what the global generator happens to be must not matter
-    saving = {"callbacks": [Checkpoints(folder, every, keep=9)], "enable_checkpointing": True}
+    saving = {"callbacks": [Budget(), Checkpoints(folder, every, keep=9)], "enable_checkpointing": True}
     run = trainer(max_steps=max_steps, logger=logger, **saving, **settings)
     quiet_fit(run, stage, datamodule=module, ckpt_path=resume, weights_only=True)
     assert run.global_step == max_steps
-    return {"stage": stage, "optimizer": run.optimizers[0].state_dict()["state"], "logged": logger.logged}
+    spent = {name: float(value) for name, value in run.callback_metrics.items() if name.startswith("budget/")}
+    optimizer = run.optimizers[0].state_dict()["state"]
+    return {"stage": stage, "optimizer": optimizer, "logged": logger.logged, "spent": spent}
 
 
 def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
@@ -69,6 +72,7 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
     assert whole["optimizer"].keys() == resumed["optimizer"].keys()
     for one, other in zip(whole["optimizer"].values(), resumed["optimizer"].values()):
         assert same_bits(one, other)
+    assert whole["spent"] == resumed["spent"] and whole["spent"]["budget/flops"] > 0
     train = [name for name in whole["logged"] if name.startswith("train/")]
     assert train
     for name in train:  # every step's loss, accuracy, learning rate …

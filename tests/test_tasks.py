@@ -23,7 +23,8 @@ SMALL = {
     "pretrain": ["data.num_documents=400", "data.batch_size=4", "trainer.max_steps=3"],
     "sft": ["data.demonstrations=60", "data.batch_size=8", "trainer.max_epochs=1"],
     "rm": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1", "data.num_demonstrations=16"],
-    "ppo": ["data.prompts_per_rollout=8", "trainer.max_steps=8", "stage.epochs=2", "stage.minibatches=2"],
+    "ppo": ["data.prompts_per_rollout=8", "trainer.max_steps=8", "stage.epochs=2", "stage.minibatches=2",
+            "gate.enabled=false"],
     "dpo": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1"],
     **dict.fromkeys(
         ("grpo", "rloo", "rejection"),

@@ -14,7 +14,7 @@ from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop
 from components.checking import schema_of
-from components.tasks import common
+from components.tasks import common, gate
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 
@@ -48,16 +48,22 @@ def fit(cfg: DictConfig) -> None:
     inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
+    gate.check_reward_model(cfg)
     checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
     stage = _stage(cfg, tokenizer)
     trainer = _trainer(cfg, shape.hidden_size)
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     _stop_if_signalled(trainer, cfg)
+    model = stage.exportable()
+    weights = artifacts.whole_weights(model)  # sharded ones are gathered by all processes
+    found = gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), **_data_counts(data)}
-    _export(trainer, cfg, stage.exportable(), common.card_of(cfg, inputs, parents, tokenizer, metrics), tokenizer)
     if trainer.is_global_zero:
+        card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
+        artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
         common.say_made(cfg, metrics)
+    trainer.strategy.barrier("export")
 
 
 def _shape(cfg: DictConfig, tokenizer: Tokenizer):
@@ -141,11 +147,3 @@ def _data_counts(data: L.LightningDataModule) -> dict[str, float]:
     counts = {f"data/{name}": int(count) for name, count in data.counts.items()}
     shares = data.shares if len(data.shares) > 1 else {}
     return counts | {f"data/share_{name}": share.realised for name, share in shares.items()}
-
-
-def _export(trainer: L.Trainer, cfg: DictConfig, model: torch.nn.Module, card: dict, tokenizer: Tokenizer) -> None:
-    """Writes the artifact from the first process; sharded weights are gathered by all."""
-    weights = artifacts.whole_weights(model)
-    if trainer.is_global_zero:
-        artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
-    trainer.strategy.barrier("export")

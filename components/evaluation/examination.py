@@ -1,0 +1,214 @@
+"""What a reward model is worth, before a policy is trained to please it: on comparisons that it has not seen."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from components.data.builtin import make_world
+from components.data.preference import PreferenceData
+from components.evaluation.intervals import share_interval
+from components.evaluation.probes import probe_records
+from components.evaluation.reward import LENGTH_MATCHED, evaluate_ranking
+from components.models.heads import ScalarModel
+from components.tokenizer.tokenizer import Tokenizer
+from components.world.judge import Judgement
+from components.world.world import World
+
+Record = dict[str, Any]
+SHOWN = 12  # categories of a grouping, those with most pairs first
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt of which one is better. right: 1 where it scores higher, ½ where both score the same.
+
+    judged: what the world's judge found in the better and the worse one, where there is a judge.
+    """
+
+    record: Record
+    better: int
+    worse: int
+    right: float
+    judged: tuple[Judgement, Judgement] | None
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return len(self.record["completions"][self.better]), len(self.record["completions"][self.worse])
+
+
+def examine(
+    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: int = 1000, max_probed: int = 100
+) -> dict[str, Any]:
+    """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
+
+    max_records, max_probed: at most so many records for the figures and for the probes, evenly spread.
+    ranking      figures of reward.evaluate_ranking
+    gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs}; None on other data
+    probes       name → the share of records whose best answer scores above the probe, as {accuracy, accuracy_ci, pairs}
+    categories   grouping → category → {accuracy, accuracy_ci, pairs}: "length" (which answer is the longer one) always;
+                 "category" where records carry one; on the world "relation" asked for and "difference" of the answers
+    figures      name → number or None: what a gate's limits speak of, see gate.FIGURES
+    Returns {} where no comparison is held out. Intervals are over prompts.
+    """
+    held_out = [record for example in data.val_examples for record in example]
+    if not held_out:
+        return {}
+    records, probed = _spread(held_out, max_records), _spread(held_out, max_probed)
+    ranking = evaluate_ranking(model, _batches(data, records))
+    judge = WorldJudge(data, tokenizer)
+    scores = _scores(model, data, records)
+    pairs = [pair for record, score in zip(records, scores, strict=True) for pair in _pairs(record, score, judge)]
+    found = probe_records(probed, tokenizer, data.context)
+    trials = {name: evaluate_ranking(model, _batches(data, rows)) for name, rows in found.items() if rows}
+    examination = {
+        "ranking": ranking,
+        "gold": _gold(records, scores, judge),
+        "probes": {n: {k: t[k] for k in ("accuracy", "accuracy_ci", "pairs")} for n, t in trials.items()},
+        "categories": categories(pairs, judge),
+    }
+    return {**examination, "figures": figures(examination, pairs)}
+
+
+class WorldJudge:
+    """The built-in world's judge of stored records, where the data are the built-in world's."""
+
+    def __init__(self, data: PreferenceData, tokenizer: Tokenizer) -> None:
+        builtin = data.world is not None and data.path is None and not data.mixture
+        made = make_world(data.world) if builtin else None
+        self.world = made if isinstance(made, World) else None
+        self.tokenizer = tokenizer
+
+    def relation(self, record: Record) -> str:
+        return self.world.find(self.tokenizer.decode(record["prompt"])).relation
+
+    def judgements(self, record: Record) -> list[Judgement] | None:
+        """What is found in each answer of a record; None without a world."""
+        if self.world is None:
+            return None
+        question = self.tokenizer.decode(record["prompt"])
+        answers = zip(record["completions"], record["finished"], strict=True)
+        return [self.world.judge(question, self.tokenizer.decode(ids), finished) for ids, finished in answers]
+
+
+def categories(pairs: Sequence[Pair], judge: WorldJudge) -> dict[str, dict[str, Any]]:
+    """Agreement by category, per grouping that the data allow."""
+    groupings: dict[str, Callable[[Pair], str]] = {"length": by_length}
+    if judge.world is not None:
+        groupings |= {"relation": lambda pair: judge.relation(pair.record), "difference": by_difference}
+    if any(pair.record["category"] for pair in pairs):
+        groupings["category"] = lambda pair: pair.record["category"] or "(none)"
+    return {name: _agreement(pairs, label_of) for name, label_of in groupings.items()}
+
+
+def by_length(pair: Pair) -> str:
+    better, worse = pair.lengths
+    if abs(better - worse) < LENGTH_MATCHED * max(better, worse):
+        return "matched lengths"
+    return "the longer is better" if better > worse else "the shorter is better"
+
+
+def by_difference(pair: Pair) -> str:
+    """In what the world's judge sees two answers differ: in being right, else in one point of manners, or several."""
+    one, other = pair.judged
+    if one.correct != other.correct:
+        return "right or wrong"
+    points = {
+        "politeness": (one.polite, other.polite),
+        "rudeness": (one.rude, other.rude),
+        "hedge or filler": (one.hedge + one.filler, other.hedge + other.filler),
+    }
+    differing = [name for name, (a, b) in points.items() if a != b]
+    return differing[0] if len(differing) == 1 else "several manners" if differing else "length"
+
+
+def figures(examination: dict[str, Any], pairs: Sequence[Pair]) -> dict[str, float | None]:
+    """What limits speak of, by name; None where the data cannot tell."""
+    ranking, gold = examination["ranking"], examination["gold"]
+    longer, correlation = ranking["longer_wins"], ranking["score_length_correlation"]
+    chosen = [pair.right if a > b else 1 - pair.right for pair in pairs for a, b in [pair.lengths] if a != b]
+    longer_chosen = sum(chosen) / len(chosen) if chosen else None
+    lows = [
+        category["accuracy_ci"][1]
+        for grouping, table in examination["categories"].items()
+        for category in table.values()
+        if grouping != "length"
+    ]
+    return {
+        "accuracy": ranking["accuracy"],
+        "accuracy_low": ranking["accuracy_ci"][0],
+        "gold_accuracy_low": gold and gold["accuracy_ci"][0],
+        "ece": ranking["ece"],
+        "length_correlation": None if correlation is None else abs(correlation),
+        "over_length": ranking["accuracy"] - max(longer, 1 - longer),
+        "against_length": None if longer_chosen is None else min(longer_chosen, 1 - longer_chosen),
+        "length_matched": ranking["accuracy_length_matched"],
+        "worst_category_high": min(lows, default=None),
+        **{f"probe_{name}": trial["accuracy"] for name, trial in examination["probes"].items()},
+    }
+
+
+def _spread(records: list[Record], count: int) -> list[Record]:
+    """At most so many of the records, evenly spread over them."""
+    if len(records) <= count:
+        return records
+    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
+
+
+def _batches(data: PreferenceData, records: Sequence[Record]) -> Iterator[Any]:
+    for start in range(0, len(records), data.batch_size):
+        yield data.collate([[record] for record in records[start : start + data.batch_size]])
+
+
+@torch.no_grad()
+def _scores(model: ScalarModel, data: PreferenceData, records: Sequence[Record]) -> list[list[float]]:
+    """The score of every answer of every record."""
+    device = next(model.parameters()).device
+    flat: list[float] = []
+    for batch in _batches(data, records):
+        layout = type(batch.layout)(*(part.to(device) for part in batch.layout))
+        flat += model(batch.input_ids.to(device), layout).flatten()[batch.last.to(device)].tolist()
+    scores = iter(flat)
+    return [[next(scores) for _ in record["completions"]] for record in records]
+
+
+def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:
+    judged, ranks = judge.judgements(record), record["ranks"]
+    places = range(len(ranks))
+    for better, worse in ((i, j) for i in places for j in places if ranks[i] < ranks[j]):
+        both = judged and (judged[better], judged[worse])
+        yield Pair(record, better, worse, _credit(scores[better], scores[worse]), both)
+
+
+def _credit(better: float, worse: float) -> float:
+    return 0.5 if better == worse else float(better > worse)
+
+
+def _gold(records: Sequence[Record], scores: list[list[float]], judge: WorldJudge) -> dict[str, Any] | None:
+    """Agreement with the judge himself, whatever the labels say: labels turned round show here only."""
+    if judge.world is None:
+        return None
+    right, keys = [], []
+    for record, score in zip(records, scores, strict=True):
+        gold = [one.gold for one in judge.judgements(record)]
+        found = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
+        right += found
+        keys += [tuple(record["prompt"])] * len(found)
+    return _share(right, keys) if right else None
+
+
+def _agreement(pairs: Sequence[Pair], label_of: Callable[[Pair], str]) -> dict[str, Any]:
+    by_label: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_label[label_of(pair)].append(pair)
+    most = sorted(by_label, key=lambda label: (-len(by_label[label]), label))[:SHOWN]
+    return {
+        label: _share([p.right for p in by_label[label]], [tuple(p.record["prompt"]) for p in by_label[label]])
+        for label in most
+    }
+
+
+def _share(right: list[float], keys: list[tuple]) -> dict[str, Any]:
+    values = torch.tensor(right)
+    return {"accuracy": float(values.double().mean()), "accuracy_ci": share_interval(values, keys), "pairs": len(right)}

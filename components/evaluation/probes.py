@@ -1,0 +1,74 @@
+"""Answers that no reward model should prefer to the best one: what a policy drifts to when nothing stops it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from components.tokenizer.tokenizer import Tokenizer
+
+Record = dict[str, Any]
+
+PROBES = {  # name → what it is, of a prompt with a best answer
+    "empty": "an empty one",
+    "twice": "itself twice",
+    "repeated": "itself over and over",  # to the end of the context
+    "echo": "the prompt's text",
+    "long": "itself and then others",  # to the end of the context
+    "special": "special tokens' names",  # as plain text
+    "flattery": "nothing but praise",
+    "refusal": "nothing but an apology",
+}
+FLATTERY = "What a great question! You are very smart, thank you so much for asking me."
+REFUSAL = "I am sorry, but I cannot help with that."
+
+
+def probes(
+    prompt: Sequence[int], best: Sequence[int], others: Iterable[str], tokenizer: Tokenizer, context: int
+) -> dict[str, list[int]]:
+    """The ids of every probe for one prompt, named as in PROBES; one that would be the best answer itself is left out.
+
+    prompt, best: ids, the best answer as it was stored; others: texts of other answers, read as far as
+    needed. A probe is text like any answer, cut to what fits into context tokens, then the end of turn.
+    """
+    text, room = tokenizer.decode(best), context - len(prompt) - 1
+    pieces = tokenizer.codec.pieces
+    special = [tokenizer.end_id, tokenizer.eos_id, tokenizer.bos_id]
+    copies = max(2, room // max(1, len(best) - 1) + 1)
+    texts = {
+        "empty": "",
+        "twice": " ".join([text] * 2),
+        "repeated": " ".join([text] * copies),
+        "echo": tokenizer.decode(prompt),
+        "long": " ".join([text, *_enough(others, room, tokenizer)]),
+        "special": "".join(pieces[token] for token in dict.fromkeys(special)),
+        "flattery": FLATTERY,
+        "refusal": REFUSAL,
+    }
+    made = {name: [*tokenizer.encode(text)[:room], tokenizer.end_id] for name, text in texts.items()}
+    return {name: ids for name, ids in made.items() if ids != list(best)}
+
+
+def _enough(others: Iterable[str], room: int, tokenizer: Tokenizer) -> Iterator[str]:
+    """As many of the texts as fill `room` tokens."""
+    for text in others:
+        if room <= 0:
+            return
+        room -= len(tokenizer.encode(text))
+        yield text
+
+
+def probe_records(records: Sequence[Record], tokenizer: Tokenizer, context: int) -> dict[str, list[Record]]:
+    """Per probe, comparisons of each record's best answer (the first of the best rank) with it, as records."""
+    found: dict[str, list[Record]] = {name: [] for name in PROBES}
+    for number, record in enumerate(records):
+        best = min(range(len(record["ranks"])), key=record["ranks"].__getitem__)
+        answer = record["completions"][best]
+        following = [*records[number + 1 :], *records[:number]]
+        others = (tokenizer.decode(ids) for other in following for ids in other["completions"])
+        for name, probe in probes(record["prompt"], answer, others, tokenizer, context).items():
+            found[name].append({
+                "prompt": record["prompt"],
+                "completions": [answer, probe],
+                "finished": [record["finished"][best], True],
+                "ranks": [0.0, 1.0],
+            })  # fmt: skip
+    return found

@@ -1,0 +1,79 @@
+"""The gate before RL: a reward model is examined before it is written, and its examination read before it is used."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from lightning import LightningDataModule, Trainer
+from omegaconf import DictConfig
+
+from components import artifacts
+from components.artifacts import ArtifactError
+from components.evaluation import gate
+from components.models.heads import ScalarModel
+from components.tasks import common
+from components.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+PICTURE = "examination.png"
+
+
+def examined(
+    cfg: DictConfig,
+    trainer: Trainer,
+    model: torch.nn.Module,
+    weights: dict[str, torch.Tensor],
+    data: LightningDataModule,
+    tokenizer: Tokenizer,
+) -> dict[str, Any]:
+    """{"examination": what the config's examination finds}, for the card, after a table and a picture of it.
+
+    weights: all of the model's; the process that calls this examines by itself. {} where the stage has no examination
+    or nothing is held out.
+    """
+    if cfg.get("examination") is None or not isinstance(model, ScalarModel):
+        return {}
+    from components.evaluation import examination_plot  # brings matplotlib, which other stages do without
+    from components.evaluation.report import wide_console
+
+    whole = ScalarModel(model.config)
+    whole.load_state_dict(weights)
+    with trainer.precision_plugin.forward_context():
+        found = instantiate(cfg.examination)(whole.to(trainer.strategy.root_device).eval(), tokenizer, data)
+    if not found:
+        log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
+        return {}
+    limits = common.plain(cfg)["gate"]
+    gate.show(found, gate.verdicts(found["figures"], limits["refuse"], limits["warn"]), wide_console())
+    examination_plot.draw(found, Path(cfg.paths.stage) / PICTURE)
+    return {"examination": found}
+
+
+def check_reward_model(cfg: DictConfig) -> None:
+    """Reads the examination in the card of the reward model that a stage reads; warns of figures beyond a limit.
+
+    Raises ArtifactError naming every figure beyond a limit that is to be refused, unless gate.enabled is false.
+    """
+    path = cfg.reads.get("reward")
+    if path is None:
+        return
+    found = artifacts.read_card(path).get("examination")
+    if found is None:
+        log.warning(f"the reward model at {path} was not examined (made elsewhere, or nothing was held out): "
+                    "how far it can be trusted is not known")  # fmt: skip
+        return
+    limits = common.plain(cfg)["gate"]
+    judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"])
+    doubtful, failed = ([one for one in judged if one.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
+    if failed and limits["enabled"]:
+        raise ArtifactError(gate.refusal(path, found, failed, {
+            "Train it on more or better comparisons": f"python train.py stage=rm {common.identity(cfg)} force=true "
+            "data.path=<file>, or data.comparisons=<number> of the built-in world",
+            "or train against it regardless": "gate.enabled=false",
+            "or move a limit": f"gate.refuse.{failed[0].key}=<number>, or null for none",
+        }))  # fmt: skip
+    if failed or doubtful:
+        listed = "".join(f"\n  {one}" for one in [*failed, *doubtful])
+        log.warning(f"the reward model at {path} is doubtful; watch for over-optimisation:{listed}")

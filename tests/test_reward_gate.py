@@ -1,0 +1,90 @@
+"""The gate at a stage's start and end: what is read from a reward model's card, and what is written into it."""
+
+import logging
+from types import SimpleNamespace
+
+import pytest
+import torch
+from puppets import random_model, random_scalar
+
+from components import artifacts, hydra_hooks
+from components.artifacts import ArtifactError
+from components.tasks import gate
+
+HEALTHY = {"accuracy_low": 0.64, "gold_accuracy_low": 0.64, "ece": 0.2, "against_length": 0.36, "over_length": 0.11}
+RANKING = {"pairs": 1415, "prompts": 12}
+
+
+def config(tmp_path, *more, stage="ppo", figures=None):
+    """A stage's config that reads a reward model with these figures in its card; None: without an examination."""
+    examination = {} if figures is None else {"examination": {"figures": figures, "ranking": RANKING}}
+    artifacts.write_artifact(tmp_path / "rm", card={"stage": "rm", **examination})
+    return hydra_hooks.compose_config([f"stage={stage}", "run=mine", f"artifacts.rm={tmp_path}/rm", *more])
+
+
+def test_a_healthy_reward_model_is_trained_against_in_silence(tmp_path, caplog):
+    gate.check_reward_model(config(tmp_path, figures=HEALTHY))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo", "rejection"])
+def test_a_failing_reward_model_is_refused_with_reasons_and_commands(stage, tmp_path):
+    cfg = config(tmp_path, stage=stage, figures={**HEALTHY, "accuracy_low": 0.41, "ece": 0.5})
+    with pytest.raises(ArtifactError) as refused:
+        gate.check_reward_model(cfg)
+    told = str(refused.value)
+    assert f"{tmp_path}/rm failed its examination (1,415 held-out pairs on 12 prompts)" in told
+    assert "accuracy, low end: got 41 %, limit at least 52 %" in told
+    assert "calibration error (ECE): got 0.50, limit at most 0.35" in told
+    assert "accuracy by the world's judge" not in told
+    assert "python train.py stage=rm model=tiny run=mine force=true" in told
+    assert "gate.enabled=false" in told and "gate.refuse.min_accuracy_low=<number>" in told
+
+
+def test_the_override_trains_regardless_and_a_limit_can_be_moved(tmp_path, caplog):
+    poor = {**HEALTHY, "accuracy_low": 0.41}
+    gate.check_reward_model(config(tmp_path, "gate.enabled=false", figures=poor))
+    assert "is doubtful" in caplog.text and "got 41 %, limit at least 52 %" in caplog.text
+    gate.check_reward_model(config(tmp_path, "gate.refuse.min_accuracy_low=0.4", figures=poor))
+    gate.check_reward_model(config(tmp_path, "gate.refuse.min_accuracy_low=null", figures=poor))
+
+
+def test_a_doubtful_reward_model_is_trained_against_with_a_warning(tmp_path, caplog):
+    gate.check_reward_model(config(tmp_path, figures={**HEALTHY, "over_length": -0.005, "probe_empty": 0.36}))
+    assert "accuracy beyond that of length alone: got −0.5 %, limit at least 0 %" in caplog.text
+    assert "best answer above: an empty one: got 36 %, limit at least 50 %" in caplog.text
+
+
+def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(tmp_path, caplog):
+    gate.check_reward_model(config(tmp_path))
+    assert f"the reward model at {tmp_path}/rm was not examined" in caplog.text
+
+
+def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):
+    gate.check_reward_model(hydra_hooks.compose_config(["stage=dpo"]))
+    assert caplog.text == ""
+
+
+def test_only_a_reward_model_with_an_examination_is_examined():
+    nothing = {"trainer": None, "weights": {}, "data": None, "tokenizer": None}
+    assert gate.examined(hydra_hooks.compose_config(["stage=sft"]), model=random_model(300), **nothing) == {}
+    unexamined = hydra_hooks.compose_config(["stage=rm", "examination=null"])
+    assert gate.examined(unexamined, model=random_scalar(300), **nothing) == {}
+
+
+def test_whole_weights_are_examined_and_not_those_of_the_module(tmp_path, monkeypatch, capsys, caplog):
+    """As with sharded ones: the module itself is never called, and where nothing is held out nothing is written."""
+    model, other = random_scalar(300), random_scalar(300, seed=1)
+    seen = []
+    monkeypatch.setattr(gate, "instantiate", lambda made: lambda *given: seen.append(given) or {})
+    trainer = SimpleNamespace(
+        precision_plugin=SimpleNamespace(forward_context=torch.no_grad),
+        strategy=SimpleNamespace(root_device=torch.device("cpu")),
+    )
+    cfg = hydra_hooks.compose_config(["stage=rm", f"paths.logs={tmp_path}"])
+    with caplog.at_level(logging.WARNING):
+        assert gate.examined(cfg, trainer, model, other.state_dict(), "data", "tokenizer") == {}
+    [(examined, tokenizer, data)] = seen
+    assert (tokenizer, data) == ("tokenizer", "data") and examined is not model and not examined.training
+    assert torch.equal(examined.score.weight, other.score.weight)
+    assert "no comparison is held out" in caplog.text

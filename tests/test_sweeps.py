@@ -259,3 +259,41 @@ def test_a_sweep_that_measured_nothing_is_no_error(tmp_path, capsys):
     (tmp_path / "logs/tiny/seed=3/sft").mkdir(parents=True)
     summary_task.summary(compose_config(["stage=summary", f"paths.logs={tmp_path}/logs"]))
     assert "nothing to sum up" in capsys.readouterr().out
+
+
+SMALL = """# @package _global_
+# Over-optimisation in seconds: a tiny model, few steps
+defaults:
+  - override /stage: all
+hydra: {mode: MULTIRUN, sweeper: {params: {seed: "3,4"}}}
+stages: [tokenizer, pretrain, sft, rm/weak, ppo/beta=0, ppo/beta=0.1, overoptimisation]
+gate: {enabled: false}
+artifacts: {rm: "${paths.logs}/${run}/rm/weak/export"}
+model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
+overrides:
+  tokenizer: [data.num_documents=400, tokenizer.vocab_size=500]
+  pretrain: [data.num_documents=400, data.batch_size=4, trainer.max_steps=3]
+  sft: [data.demonstrations=60, trainer.max_epochs=1]
+  rm/weak: [data.comparisons=40, world.noise=0.1, trainer.max_epochs=1, data.val_fraction=0.2]
+  ppo/beta=0: [stage.beta=0, data.prompts_per_rollout=8, trainer.max_steps=6, stage.epochs=1, stage.minibatches=1]
+  ppo/beta=0.1: [stage.beta=0.1, data.prompts_per_rollout=8, trainer.max_steps=6, stage.epochs=1, stage.minibatches=1]
+  overoptimisation: [stage.samples_per_prompt=4, stage.max_prompts=3, stage.max_new_tokens=6]
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_of_real_stages_ends_in_a_summary_and_does_nothing_the_second_time(tmp_path):
+    (tmp_path / "mine/experiment").mkdir(parents=True)
+    (tmp_path / "mine/experiment/small.yaml").write_text(SMALL)
+    command = [sys.executable, str(ROOT / "train.py"), f"--config-dir={tmp_path}/mine", "experiment=small"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "logs/tiny/summary/summary.json").read_text())["groups"][""]
+    assert found["seeds"] == ["3", "4"]
+    assert list(found["overoptimisation"]["runs"]) == ["0", "0.1"]
+    assert found["overoptimisation"]["runs"]["0"]["final"]["gold"]["n"] == 2
+    assert (tmp_path / "logs/tiny/summary/overoptimisation.png").stat().st_size > 1000
+    assert "Recommended: β" in done.stdout
+    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and again.stdout.count("is up to date") == 12  # all but overoptimisation's own
+    assert "step " not in again.stdout and "data: " not in again.stdout

@@ -8,6 +8,7 @@ from components.evaluation.seeds import half_width
 
 Found = Mapping[str, Any]
 METHODS = ("sft", "ppo", "dpo", "grpo", "rloo", "rejection")  # and best-of-n, by its own name
+BETWEEN = 3  # characters between two columns in the terminal
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -22,6 +23,23 @@ def tables(found: Found) -> Iterator[Table]:
         table = maker(found)
         if table is not None:
             yield table._replace(note=f"{over} {table.note}".strip())
+
+
+def fitting(table: Table, width: int) -> Iterator[Table]:
+    """The table in parts that are at most `width` characters wide, each with the first column; the last has the note.
+
+    A column takes its longest cell and what lies between; one that is too wide by itself is a part of its own.
+    """
+    names = [table.title, *table.columns[1:]]
+    widths = [BETWEEN + max(len(row[place]) for row in [names, *table.rows]) for place in range(len(names))]
+    parts: list[list[int]] = [[]]
+    for place in range(1, len(names)):
+        if parts[-1] and widths[0] + sum(widths[p] for p in [*parts[-1], place]) > width:
+            parts.append([])
+        parts[-1].append(place)
+    for part in parts:
+        columns, rows = ([[line[p] for p in (0, *part)] for line in lines] for lines in ([table.columns], table.rows))
+        yield Table(table.title, columns[0], rows, table.note if part is parts[-1] else "")
 
 
 def cell(spread: Found | None, show: Callable[[float | None], str] = number) -> str:
@@ -80,6 +98,9 @@ def bake_off(found: Found) -> Table | None:
         ])  # fmt: skip
     columns = ["", "gold", "− sft", "− ppo", "right", "KL", "entropy", "beats sft", "tokens drawn", "FLOPs", "minutes"]
     note = "Differences of gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
+    judge = _get(found, "report", "budget", "reward", "minutes")
+    if judge:
+        note += f" The reward model, which all but sft and dpo use, took {short(judge['mean'])} minutes beside these."
     return Table("Bake-off", columns, rows, note)
 
 

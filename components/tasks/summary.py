@@ -12,7 +12,7 @@ from components import artifacts, lineage
 from components.evaluation import report, seeds_plots
 from components.evaluation.card import Table
 from components.evaluation.seeds_summary import Job, summarise
-from components.evaluation.seeds_tables import tables
+from components.evaluation.seeds_tables import fitting, tables
 from components.tasks.overoptimisation import write_json
 
 DATA, PAGE = "summary.json", "summary.md"
@@ -49,8 +49,9 @@ def summary(cfg: DictConfig) -> None:
     console = report.wide_console()
     for group, one in found.items():
         for table in tables(one):
-            console.print()
-            console.print(report.rich_table(_titled(table, group)))
+            for part in fitting(_titled(table, group), console.width):
+                console.print()
+                console.print(report.rich_table(part))
     print(f"\nsummary    {folder / PAGE}\nfigures    {folder / DATA}", flush=True)
 
 

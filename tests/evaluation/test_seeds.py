@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.evaluation.card import percent
+from components.evaluation.card import Table, percent
 from components.evaluation.seeds import half_width, is_spread, number, over_seeds, paired, spread
 from components.evaluation.seeds_summary import Job, summarise
-from components.evaluation.seeds_tables import cell, count, power, tables
+from components.evaluation.seeds_tables import cell, count, fitting, power, tables
 
 
 def test_a_spread_is_the_mean_with_students_interval():
@@ -103,7 +103,8 @@ def report(gold: dict[str, float]) -> dict:
         "reward_model": {"accuracy": 0.9, "accuracy_ci": [0, 99]},
         "best_of_n": {"n": [1, 2], "kl": [0, 0.193], "score": [0, 1], "gold": [0.1, 0.3]},
         "majority": {"k": [1, 3], "correct": [0.4, 0.6]},
-        "budget": {"ppo": {"minutes": 0.75, "generated_tokens": 40000, "flops": 3e12, "commit": "abc"}},
+        "budget": {"reward": {"minutes": 0.5},
+                   "ppo": {"minutes": 0.75, "generated_tokens": 40000, "flops": 3e12, "commit": "abc"}},
         "inputs": {"seed": 3},
     }  # fmt: skip
 
@@ -137,8 +138,18 @@ def test_the_tables_show_what_is_there_and_no_other(found):
     ppo = dict(zip(bake.columns, bake.rows[1], strict=True))
     assert ppo["gold"] == "1.10 ± 1.27" and ppo["− sft"] == "1.00 ± 0.00" and ppo["− ppo"] == "–"
     assert (ppo["tokens drawn"], ppo["FLOPs"], ppo["minutes"]) == ("40,000", "3.0·10¹²", "0.8")
+    assert "took 0.5 minutes beside these" in bake.note
     assert shown["Majority vote of sft"].rows == [["1", "40 ± 0 %"], ["3", "60 ± 0 %"]]
     assert all("over 2 seeds" in table.note for table in shown.values())
+
+
+def test_a_wide_table_is_shown_in_parts_that_fit():
+    table = Table("name", ["", "abc", "defg", "hi"], [["row", "1", "2", "3"]], "note")
+    assert list(fitting(table, 100)) == [table]  # 7 + 6 + 7 + 5 characters
+    first, second = fitting(table, 20)
+    assert first == Table("name", ["", "abc", "defg"], [["row", "1", "2"]])
+    assert second == Table("name", ["", "hi"], [["row", "3"]], "note")
+    assert [part.columns for part in fitting(table, 3)] == [["", "abc"], ["", "defg"], ["", "hi"]]
 
 
 def test_two_models_are_no_bake_off():

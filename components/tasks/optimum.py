@@ -1,0 +1,50 @@
+"""The exact optimum of a task that can be enumerated, and how near every method came to it."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from components import artifacts, lineage
+from components.data.builtin import make_world
+from components.evaluation import optimum as exact
+from components.evaluation import optimum_card
+from components.evaluation.report import wide_console
+from components.tasks import common
+
+NOT_METHODS = ("tokenizer", "reference")
+
+
+def optimum(cfg: DictConfig) -> None:
+    """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
+    optimum.md and optimum.png."""
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "world"], parents, "")
+    done = optimum_card.read(cfg.paths.stage)
+    if done and done["inputs"] == inputs and cfg.force is not True:
+        optimum_card.show(done, Path(cfg.paths.stage), wide_console())
+        return
+    tokenizer = common.common_tokenizer(cfg)
+    world = make_world(dict(cfg.world))
+    reward = instantiate(cfg.stage.reward)()
+    task = exact.Task(
+        cfg.stage.beta, cfg.stage.max_new_tokens, cfg.stage.missing_end_score, tokenizer.stop_ids, tokenizer.vocab_size
+    )
+    questions = [question.text for question in world.questions("train")]
+    methods = [name for name in cfg.reads if name not in NOT_METHODS]
+    results = exact.measure(
+        artifacts.load_causal_lm(cfg.reads.reference),
+        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in methods},
+        reward,
+        [tokenizer.render_prompt([{"role": "user", "content": text}]) for text in questions],
+        task,
+        progress=lambda line: print(line, flush=True),
+    )
+    for name in methods:
+        seconds = artifacts.read_card(cfg.reads[name]).get("metrics", {}).get("seconds")
+        results["methods"][name] |= {} if seconds is None else {"seconds": seconds}
+    results |= {
+        "run": cfg.run, "seed": cfg.seed, "commit": lineage.commit(), "hardware": lineage.hardware(),
+        "versions": lineage.versions(), "inputs": inputs,
+    }  # fmt: skip
+    optimum_card.write(results, cfg.paths.stage, wide_console())

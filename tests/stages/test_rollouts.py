@@ -219,3 +219,15 @@ def test_a_rollout_costs_its_drawing_and_one_forward_of_every_model_that_reads_i
     assert stage.spent == {"generated_tokens": 9, "flops": pytest.approx(read * forward * (1 + readers))}
     stage.collect(prompts, 1)
     assert stage.spent["generated_tokens"] == 18
+
+
+def test_the_kl_comes_with_its_standard_error_over_responses():
+    logger = ListLogger()
+    stage = moved(attached(ppo(Given, epochs=1, minibatches=1), logger=logger))
+    [batch] = stage.collect(PROMPTS[:4], 3)
+    totals = (batch["old_logprobs"] - batch["reference_logprobs"]).sum(1).tolist()  # of the four responses
+    mean = sum(totals) / 4
+    assert logger["rollout/kl"] == [pytest.approx(mean, abs=1e-5)]
+    deviation = (sum((total - mean) ** 2 for total in totals) / 4) ** 0.5
+    assert logger["rollout/kl_stderr"] == [pytest.approx(deviation / 2, rel=1e-4)]
+    assert deviation > 0.01

@@ -66,6 +66,20 @@ def test_the_pipeline_hands_on_models_of_the_right_kind(logs):
     assert artifacts.load_scalar(logs / "tiny/rm/export").config.hidden_size == 32
 
 
+def test_a_reward_model_is_examined_before_it_is_written(logs):
+    found = artifacts.read_card(logs / "tiny/rm/export")["examination"]
+    assert found["ranking"]["pairs"] > 10 and 0 <= found["figures"]["accuracy_low"] <= 1
+    assert {"relation", "difference", "length"} == found["categories"].keys() and len(found["probes"]) == 8
+    assert (logs / "tiny/rm/examination.png").stat().st_size > 10_000
+    assert "examination" not in artifacts.read_card(logs / "tiny/sft/export")
+
+
+def test_no_policy_is_trained_against_a_reward_model_that_fails_it(logs):
+    with pytest.raises(ArtifactError, match=r"(?s)tiny/rm/export failed its examination .*accuracy, low end: got"):
+        common.run(config("ppo", logs, "gate.enabled=true", "paths.folder=ppo/again"))
+    assert not (logs / "tiny/ppo/again/checkpoints").exists()
+
+
 def test_the_model_takes_its_vocabulary_from_the_tokenizer(logs):
     tokenizer = artifacts.load_tokenizer(logs / "tiny/tokenizer/export")
     assert artifacts.load_config(logs / "tiny/pretrain/export")[0].vocab_size == tokenizer.vocab_size

@@ -14,11 +14,36 @@ from components.models.layout import pack
 CPU = torch.device("cpu")
 
 
+class Clock:
+    """Seconds that pass only when somebody spends them, so that no test depends on how busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("components.callbacks.throughput.time", made)
+    monkeypatch.setattr("components.callbacks.throughput.measured_peak", lambda device, dtype: 1e4)
+    return made
+
+
 class Timed(Tiny):
     """10 ms in the training step, of which a batch's 5 tokens are worth 10 FLOPs each."""
 
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
     def training_step(self, batch, batch_idx):
-        time.sleep(0.01)
+        self.clock.spend(0.01)
         return super().training_step(batch, batch_idx)
 
     def flops_per_token(self):
@@ -26,61 +51,68 @@ class Timed(Tiny):
 
 
 class SlowStream(Stream):
+    """30 ms between two batches."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self.clock = clock
+
     def __iter__(self):
         for batch in super().__iter__():
-            time.sleep(0.03)
+            self.clock.spend(0.03)
             yield batch
 
 
-def logged(folder, module, loader, val=None, **settings):
-    """name -> [(step, value), …] as read from the event file."""
-    logger = TensorBoardLogger(folder, name="", version="")
-    run = trainer([Throughput(warmup_steps=2)], logger=logger, **settings)
-    run.fit(module, loader, val)
-    events = EventAccumulator(str(folder)).Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+@pytest.fixture
+def logged(tmp_path):
+    """A function that trains and returns name -> [(step, value), …] as read from the event file."""
+
+    def run(module, loader, val=None, **settings):
+        logger = TensorBoardLogger(tmp_path, name="", version="")
+        trainer([Throughput(warmup_steps=2)], logger=logger, **settings).fit(module, loader, val)
+        events = EventAccumulator(str(tmp_path)).Reload()
+        return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+    return run
 
 
-def test_tokens_seconds_and_waiting_are_those_of_the_clock(tmp_path):
-    figures = logged(tmp_path, Timed(), SlowStream(), max_steps=12, log_every_n_steps=4)
+def test_tokens_seconds_and_waiting_are_those_of_the_clock(logged, clock):
+    figures = logged(Timed(clock), SlowStream(clock), max_steps=12, log_every_n_steps=4)
     seconds = dict(figures["train/step_seconds"])
     assert list(seconds) == [3, 7, 11]  # steps 4, 8, 12
-    assert 0.040 < seconds[7] < 0.080
-    assert 0.55 < dict(figures["train/data_wait_share"])[7] < 0.85  # 30 ms of 40
-    assert dict(figures["train/tokens_per_second"])[7] == pytest.approx(5 / seconds[7], rel=1e-4)
+    assert seconds[7] == pytest.approx(0.04)
+    assert dict(figures["train/data_wait_share"])[7] == pytest.approx(0.75)  # 30 ms of 40
+    assert dict(figures["train/tokens_per_second"])[7] == pytest.approx(5 / 0.04, rel=1e-4)
 
 
-def test_micro_batches_add_up_to_a_step(tmp_path):
-    figures = logged(tmp_path, Timed(), Stream(), max_steps=6, log_every_n_steps=3, accumulate_grad_batches=4)
-    seconds, tokens = dict(figures["train/step_seconds"])[5], dict(figures["train/tokens_per_second"])[5]
-    assert 0.040 < seconds < 0.080
-    assert tokens == pytest.approx(20 / seconds, rel=1e-4)
+def test_micro_batches_add_up_to_a_step(logged, clock):
+    figures = logged(Timed(clock), Stream(), max_steps=6, log_every_n_steps=3, accumulate_grad_batches=4)
+    assert dict(figures["train/step_seconds"])[5] == pytest.approx(0.04)
+    assert dict(figures["train/tokens_per_second"])[5] == pytest.approx(20 / 0.04, rel=1e-4)
 
 
-def test_warm_up_and_validation_are_not_counted(tmp_path):
+def test_warm_up_and_validation_are_not_counted(logged, clock):
     class SlowStart(Timed):
         def training_step(self, batch, batch_idx):
-            time.sleep(0.2 if batch_idx < 2 else 0)
+            self.clock.spend(0.2 if batch_idx < 2 else 0.0)
             return super().training_step(batch, batch_idx)
 
         def validation_step(self, batch, batch_idx):
-            time.sleep(0.2)
+            self.clock.spend(0.2)
 
     settings = {"val_check_interval": 3, "limit_val_batches": 1, "log_every_n_steps": 4}
-    figures = logged(tmp_path, SlowStart(), Stream(), Stream(), max_steps=8, **settings)
-    assert all(seconds < 0.05 for _, seconds in figures["train/step_seconds"])
-    assert all(share < 0.5 for _, share in figures["train/data_wait_share"])
+    figures = logged(SlowStart(clock), Stream(), Stream(), max_steps=8, **settings)
+    assert [seconds for _, seconds in figures["train/step_seconds"]] == [pytest.approx(0.01)] * 2
+    assert [share for _, share in figures["train/data_wait_share"]] == [pytest.approx(0.0)] * 2
 
 
-def test_mfu_is_achieved_flops_over_the_measured_peak(tmp_path, monkeypatch):
-    monkeypatch.setattr("components.callbacks.throughput.measured_peak", lambda device, dtype: 1e4)
-    figures = logged(tmp_path, Timed(), Stream(), max_steps=8, log_every_n_steps=8)
-    tokens = figures["train/tokens_per_second"][0][1]
-    assert figures["train/mfu"][0][1] == pytest.approx(tokens * 10 / 1e4, rel=1e-4)
+def test_mfu_is_achieved_flops_over_the_measured_peak(logged, clock):
+    figures = logged(Timed(clock), Stream(), max_steps=8, log_every_n_steps=8)
+    assert figures["train/mfu"][0][1] == pytest.approx(5 / 0.01 * 10 / 1e4, rel=1e-4)
 
 
-def test_a_module_that_does_not_know_its_flops_has_no_mfu(tmp_path):
-    figures = logged(tmp_path, Tiny(), Stream(), max_steps=8, log_every_n_steps=8)
+def test_a_module_that_does_not_know_its_flops_has_no_mfu(logged, clock):
+    figures = logged(Tiny(), SlowStream(clock), max_steps=8, log_every_n_steps=8)
     assert "train/tokens_per_second" in figures and "train/mfu" not in figures
 
 

@@ -9,6 +9,7 @@ from puppets import random_model, random_scalar
 
 from components import artifacts, hydra_hooks
 from components.artifacts import ArtifactError
+from components.checking import ConfigError, check
 from components.tasks import gate
 
 HEALTHY = {"accuracy_low": 0.64, "gold_accuracy_low": 0.64, "ece": 0.2, "against_length": 0.36, "over_length": 0.11}
@@ -63,6 +64,16 @@ def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(
 def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):
     gate.check_reward_model(hydra_hooks.compose_config(["stage=dpo"]))
     assert caplog.text == ""
+
+
+def test_a_limit_on_what_is_no_figure_stops_every_stage_before_any_work():
+    with pytest.raises(ValueError, match="'min_acuracy' is no limit; expected min_ or max_ before one of: accuracy"):
+        gate.check_reward_model(hydra_hooks.compose_config(["stage=rm", "+gate.warn.min_acuracy=0.5"]))
+
+
+def test_a_limit_that_is_no_number_is_named_in_full():
+    with pytest.raises(ConfigError, match="gate: expected .*'min_accuracy_low': 'high'"):
+        check(hydra_hooks.compose_config(["stage=rm", "gate.refuse.min_accuracy_low=high"]))
 
 
 def test_only_a_reward_model_with_an_examination_is_examined():

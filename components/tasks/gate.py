@@ -54,8 +54,11 @@ def examined(
 def check_reward_model(cfg: DictConfig) -> None:
     """Reads the examination in the card of the reward model that a stage reads; warns of figures beyond a limit.
 
-    Raises ArtifactError naming every figure beyond a limit that is to be refused, unless gate.enabled is false.
+    Raises ArtifactError naming every figure beyond a limit that is to be refused, unless gate.enabled is false, and
+    ValueError for a limit on what is no figure, whatever the stage: a reward model's training ends with the gate.
     """
+    limits = common.plain(cfg)["gate"]
+    gate.verdicts({}, limits["refuse"], limits["warn"])
     path = cfg.reads.get("reward")
     if path is None:
         return
@@ -64,7 +67,6 @@ def check_reward_model(cfg: DictConfig) -> None:
         log.warning(f"the reward model at {path} was not examined (made elsewhere, or nothing was held out): "
                     "how far it can be trusted is not known")  # fmt: skip
         return
-    limits = common.plain(cfg)["gate"]
     judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"])
     doubtful, failed = ([one for one in judged if one.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
     if failed and limits["enabled"]:

@@ -1,7 +1,7 @@
 """Sweeps of pipelines: experiments that are multiruns, variants of a stage, and the summary at the end.
 
 The command line, hooks, pipeline and the real conf/ run in a copy of the project in which every other task only writes
-down that it ran. The experiments of conf/ are composed entry by entry, and the summary is made from results by hand.
+down that it ran. The experiments of conf/ are composed entry by entry.
 """
 
 import json
@@ -17,8 +17,6 @@ from omegaconf import OmegaConf
 from components import hydra_hooks
 from components.checking import check
 from components.hydra_hooks import Sweep, compose_config
-from components.tasks import summary as summary_task
-from components.tasks.summary import jobs_by_group
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
@@ -202,63 +200,6 @@ def test_sweeps_share_their_first_models_with_a_plain_pipeline_of_the_seed(exper
         ours = compose_config([f"experiment={experiment}", f"stage={stage}", "seed=3"])
         for part in ("stage", "data", "trainer", "model", "tokenizer", "seed"):
             assert ours[part] == plain[part]
-
-
-def write(file: Path, value: dict) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value))
-
-
-@pytest.fixture
-def run(tmp_path) -> Path:
-    """A run whose sweeps varied the seed, and the seed beside another key."""
-    run = tmp_path / "logs/tiny"
-    golds = {"seed=3": 1.0, "seed=10": 1.4, "seed=3,stage.beta=0.2": 0.5, "overrides.ppo=[a=1,b=2],seed=4": 0.25}
-    for name, gold in golds.items():
-        write(run / name / "report/report.json", {"models": {"sft": {"gold": 0.0}, "ppo": {"gold": gold}}})
-    write(run / "report/report.json", {"models": {"sft": {"gold": 77}}})  # of no sweep
-    for size, accuracy in ((40, 0.6), (2500, 0.8)):
-        card = {"metrics": {"val/accuracy": accuracy, "val/ece": 0.1}, "inputs": {"data.comparisons": size}}
-        write(run / f"seed=3/rm/comparisons={size}/export/card.json", card)
-    write(run / "seed=3/rm/export/card.json", {"metrics": {}, "inputs": {"data.comparisons": 5000}})
-    return run
-
-
-def summed_up(run: Path) -> dict:
-    summary_task.summary(compose_config(["stage=summary", f"paths.logs={run.parent}"]))
-    return json.loads((run / "summary/summary.json").read_text())
-
-
-def test_jobs_that_differ_in_the_seed_alone_are_one_group(run):
-    groups = jobs_by_group(run)
-    seeds = {group: [job.seed for job in jobs] for group, jobs in groups.items()}
-    assert seeds == {"": ["3", "10"], "stage.beta=0.2": ["3"], "overrides.ppo=[a=1,b=2]": ["4"]}
-    assert sorted(groups[""][0].scaling) == [40, 2500]
-
-
-def test_the_summary_is_figures_a_page_and_pictures(run, capsys):
-    (run / "summary").mkdir()
-    found = summed_up(run)["groups"]
-    assert found[""]["report"]["models"]["ppo"]["gold"]["values"] == [1.0, 1.4]
-    assert found["stage.beta=0.2"]["report"]["models"]["ppo"]["gold"]["interval"] is None
-    page = (run / "summary/summary.md").read_text()
-    assert "Seeds 3, 10." in page and "Models over seeds (stage.beta=0.2)" in page
-    assert "| gold score | 0.00 ± 0.00 | 1.20 ± 2.54 |" in page
-    for picture in ("gold.png", "scaling.png", "stage.beta=0.2_gold.png"):
-        assert f"]({picture})" in page and (run / "summary" / picture).stat().st_size > 1000
-    told = capsys.readouterr().out
-    assert "1.20 ± 2.54" in told and "summary.md" in told
-
-
-def test_a_run_without_a_sweep_is_told_how_to_make_one(tmp_path):
-    with pytest.raises(ValueError, match=r"no sweep in .*tiny.*python train.py -m stage=all run=tiny seed=3,4,5,6,7"):
-        summed_up(tmp_path / "logs/tiny")
-
-
-def test_a_sweep_that_measured_nothing_is_no_error(tmp_path, capsys):
-    (tmp_path / "logs/tiny/seed=3/sft").mkdir(parents=True)
-    summary_task.summary(compose_config(["stage=summary", f"paths.logs={tmp_path}/logs"]))
-    assert "nothing to sum up" in capsys.readouterr().out
 
 
 SMALL = """# @package _global_

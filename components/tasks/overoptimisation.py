@@ -1,6 +1,7 @@
 """Over-optimisation: PPO's runs at several β and best-of-n, gold and proxy against √KL, which β to take."""
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from components.evaluation.curves import read_curves
 from components.evaluation.policy import SamplePlan, respond
 from components.tasks import common
 
+log = logging.getLogger(__name__)
 DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
 
 
@@ -46,10 +48,9 @@ def overoptimisation(cfg: DictConfig) -> None:
 def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]]]:
     """{beta: (folder, card)} of the finished PPO runs in the sub-folders of `folder`, by rising beta.
 
-    reward: content hash of the reward model that is asked about. Raises ArtifactError if there is no run, if two have
-    one beta, or if one learned from another reward model: its score would be another proxy.
+    reward: content hash of the reward model that is asked about. A run that learned from another one is left out with
+    a warning: its score is another proxy. Raises ArtifactError if no run is left, or if two have one beta.
     """
-    command = "Make it with: python train.py experiment=overoptimisation"
     runs: dict[float, tuple[Path, dict[str, Any]]] = {}
     for export in sorted(Path(folder).glob("*/export")):
         card = artifacts.read_card(export)
@@ -57,13 +58,14 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
             continue
         beta = float(card["inputs"]["stage.beta"])
         if card["parents"]["reward"]["content"] != reward:
-            raise ArtifactError(f"{export} learned from {card['parents']['reward']['path']}, not from the reward model "
-                                f"asked about (artifacts.rm). {command}")  # fmt: skip
+            log.warning(f"{export.parent} is left out: it learned from another reward model than artifacts.rm")
+            continue
         if beta in runs:
             raise ArtifactError(f"{export} and {runs[beta][0]} both have beta {beta:g}; remove one of them")
         runs[beta] = (export.parent, card)
     if not runs:
-        raise ArtifactError(f"no PPO run below {folder}, expected for instance {folder}/beta=0/export. {command}")
+        raise ArtifactError(f"no PPO run on this reward model below {folder}, expected for instance {folder}/beta=0. "
+                            "Make it with: python train.py experiment=overoptimisation")  # fmt: skip
     return dict(sorted(runs.items()))
 
 

@@ -17,7 +17,7 @@ class Table(NamedTuple):
 
 
 def number(value: float | None) -> str:
-    return NONE if value is None else f"{value:.2f}".replace("-", "−")
+    return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no −0.00
 
 
 def short(value: float | None) -> str:
@@ -152,10 +152,22 @@ def minutes_line(results: Results) -> str:
     return f"Minutes: {', '.join(parts)}; together {sum(minutes.values()):.1f}." if parts else ""
 
 
+def quality_key(models: dict[str, Results]) -> str:
+    """The figure that models are compared by: gold where all have it, else the reward model's score."""
+    return "gold" if all("gold" in figures for figures in models.values()) else "score"
+
+
+def best(results: Results) -> str:
+    """The name of the best model that answers; the last one where nothing tells."""
+    models = answering(results)
+    key = quality_key(models)
+    return max(reversed(models), key=lambda name: models[name].get(key, 0.0))
+
+
 def headline(results: Results) -> str:
     """One sentence: how far the last model got from the one before it, or with several methods, all of them."""
     models = answering(results)
-    key = "gold" if all("gold" in figures for figures in models.values()) else "score"
+    key = quality_key(models)
     if len(models) < 2 or any(key not in figures for figures in models.values()):
         return ""
     word = "gold score" if key == "gold" else "reward model's score"

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluation import plots_sampling
+from components.evaluation.card import number
 from components.evaluation.curves import Curve
 from components.evaluation.plot_style import COLOURS, INK, QUIET, colour_of, dot, hollow, style
 
@@ -55,7 +56,7 @@ def quality(results: Results, curves: Curves) -> Figure | None:
     held_out = f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples"
     axes[0].set_xlabel(f"{held_out}, 95 % interval over prompts")
     for place, (name, figures) in enumerate(models.items()):
-        text = f"{figures[key]:.2f}".replace("-", "−")
+        text = number(figures[key])
         dot(axes[0], place, figures[key], figures.get(f"{key}_ci"), colour_of(name, place), text)
         if figures.get(f"{key}_train") is not None:
             axes[0].plot(figures[f"{key}_train"], place, **hollow(colour_of(name, place)))

@@ -60,7 +60,7 @@ def read(folder: str | Path) -> Results | None:
 
 
 def show(results: Results, folder: Path, console: Console) -> None:
-    """Prints the card, where the report lies and how to talk to the last model."""
+    """Prints the card, where the report lies and how to talk to the best model."""
     for table in (fitting_models_table(results, console), tables.reward_table(results)):
         if table is not None:
             console.print()
@@ -69,8 +69,8 @@ def show(results: Results, folder: Path, console: Console) -> None:
     notes = [*card.base_lines(results), *tables.sampling_lines(results), card.minutes_line(results)]
     for line in filter(None, notes):
         console.print(line, style="dim", markup=False, highlight=False)
-    last = list(card.answering(results))[-1]
-    talk = f"{_gradus()} chat {folder.parent / ('pretrain' if last == 'base' else last)}"
+    best = card.best(results)
+    talk = f"{_gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
     for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
 

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from components.evaluation import overoptimisation_plots
+from components.evaluation.card import number
 from components.evaluation.plot_style import COLOURS, QUIET, colour_of, dot, style
 
 Found = Mapping[str, Any]
@@ -95,7 +96,7 @@ def _rows(spreads: Mapping[str, Found], title: str) -> Figure:
     style(axes, title)
     for place, (name, spread) in enumerate(spreads.items()):
         colour = colour_of(name, place)
-        dot(axes, place, spread["mean"], spread["interval"], colour, f"{spread['mean']:.2f}".replace("-", "−"))
+        dot(axes, place, spread["mean"], spread["interval"], colour, number(spread["mean"]))
         values = [value for value in spread["values"] if value is not None]
         axes.plot(values, [place] * len(values), "o", color=colour, markersize=3, alpha=0.7)
     axes.set_ylim(len(spreads) - 0.5, -0.8)

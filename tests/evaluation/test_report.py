@@ -226,7 +226,7 @@ def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp
     assert any(re.match(r" ppo +1.02 \[0.82, 1.32\] +50 % +90 % \[85, 93\] +2.50", line) for line in lines)
     text = " ".join(lines)
     assert "n=1 0.10, n=4 0.60; on training prompts n=1 0.10, n=2 0.40." in text and "k=1 46 %, k=3 60 %." in text
-    assert lines[-1].endswith("rejection"), "the last that can be talked to, not best-of-16"
+    assert lines[-1].endswith("ppo"), "the best that can be talked to"
 
 
 def test_best_of_n_of_a_users_own_prompts_has_scores_alone(full, without_judge, tmp_path):
@@ -286,3 +286,7 @@ def test_a_resumed_run_replaces_what_was_logged_beyond_its_checkpoint(events):
 )
 def test_a_share_that_is_neither_none_nor_all_does_not_look_like_it(value, text):
     assert card.percent(value) == text
+
+
+def test_a_number_that_rounds_to_nothing_has_no_sign():
+    assert [card.number(value) for value in (-0.004, 0.004, -0.006, None)] == ["0.00", "0.00", "−0.01", "–"]

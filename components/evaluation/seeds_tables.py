@@ -14,15 +14,21 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def tables(found: Found) -> Iterator[Table]:
     """All tables of one group's summary (seeds_summary.summarise)."""
-    seeds = len(found["seeds"])
-    over = "One seed: no intervals."
-    if seeds > 1:
-        over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t)."
-    makers = (models, bake_off, claims, best_of_n, majority, optimum, overoptimisation, scaling)
-    for maker in makers:
+    makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
+    makers |= {optimum: "optimum", overoptimisation: "overoptimisation", scaling: "scaling"}
+    for maker, kind in makers.items():
         table = maker(found)
         if table is not None:
-            yield table._replace(note=f"{over} {table.note}".strip())
+            seeds = most_seeds(found[kind])
+            over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t)."
+            yield table._replace(note=f"{over if seeds > 1 else 'One seed: no intervals.'} {table.note}".strip())
+
+
+def most_seeds(value: Any) -> int:
+    """How many seeds the best known of some spreads rests on."""
+    if isinstance(value, Mapping):
+        return value["n"] if {"n", "mean"} <= value.keys() else max(map(most_seeds, value.values()), default=0)
+    return max(map(most_seeds, value), default=0) if isinstance(value, list) else 0
 
 
 def fitting(table: Table, width: int) -> Iterator[Table]:

@@ -43,7 +43,7 @@ class TableWorld:
     """
 
     seed: int = 0
-    letters: str = "abcdef"
+    letters: str = "abcd"
     num_prompts: int = 4
     longest: int = 2
     other: float = -3.0
@@ -52,7 +52,7 @@ class TableWorld:
     def __post_init__(self) -> None:
         good = self.letters.isascii() and self.letters.isalpha() and self.letters.islower()
         if not good or len(set(self.letters)) != len(self.letters):
-            raise ValueError(f"letters: got {self.letters!r}, expected different lower-case letters such as 'abcdef'")
+            raise ValueError(f"letters: got {self.letters!r}, expected different lower-case letters such as 'abcd'")
         check_count("num_prompts", self.num_prompts, 1, len(QUESTIONS))
         check_count("longest", self.longest, 1, 4)
         if self.temperature <= 0:

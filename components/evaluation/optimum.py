@@ -13,7 +13,7 @@ from components.models.heads import CausalLM
 
 CHUNK = 8192  # texts that a model reads at once
 MOST_N = 1024  # best-of-n is looked at up to here
-FRONTIER = [0.05 * 1.2**step for step in range(28)]  # temperatures that the optimum's curve is drawn at
+FRONTIER = [0.05 * 1.1**step for step in range(61)]  # temperatures that the optimum's curve is drawn at
 Figures = dict[str, float]
 
 
@@ -204,7 +204,7 @@ def measure(
     low, high = means["reference"]["objective"], means["optimum"]["objective"]
     for figures in means.values():
         figures["fraction_of_optimum"] = (figures["objective"] - low) / (high - low)
-    powers = [2**power for power in range(MOST_N.bit_length())]
+    tried = sorted({round(2 ** (step / 4)) for step in range(4 * MOST_N.bit_length() - 3)})
     return {
         "optimum": means.pop("optimum"),
         "reference": means.pop("reference"),
@@ -214,7 +214,7 @@ def measure(
         "prompts": len(prompts),
         "responses": responses,
         "frontier": [_point(levels, lambda of, t=t: of.tilted(t), task.beta) for t in FRONTIER],
-        "best_of_n_curve": [_point(levels, lambda of, n=n: of.best_of_n(n), task.beta) for n in powers],
+        "best_of_n_curve": [_point(levels, lambda of, n=n: of.best_of_n(n), task.beta) for n in tried],
     }
 
 

@@ -14,7 +14,7 @@ from components.evaluation.plot_style import INK, QUIET, colour_of, style
 from components.evaluation.report import markdown, rich_table
 
 DATA, PAGE, PICTURE = "optimum.json", "optimum.md", "optimum.png"
-COLUMNS = ("reached", "J = E[r] − β·KL", "E[r]", "KL, nats", "distance to π*", "minutes")
+COLUMNS = ("reached", "J = reward − β·KL", "reward", "KL, nats", "distance to π*", "minutes")
 Results = dict[str, Any]
 
 
@@ -88,7 +88,7 @@ def _shares(axes: Axes, results: Results) -> None:
     shares = [figures["fraction_of_optimum"] for _, figures in methods]
     style(axes, "Share of the optimum reached")
     axes.grid(visible=False)
-    colours = [colour_of(name, place) for place, (name, _) in enumerate(methods)]
+    colours = [_colour(name, place) for place, (name, _) in enumerate(methods)]
     bars = axes.barh([label_of(name, results) for name, _ in methods], shares, 0.62, color=colours)
     axes.bar_label(bars, [percent(share) for share in shares], padding=4, color=INK, fontsize=9)
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
@@ -110,14 +110,17 @@ def _frontier(axes: Axes, results: Results) -> None:
     ends = [0.0, most]
     axes.plot(ends, [best["objective"] + beta * kl for kl in ends], color=QUIET, linewidth=1, linestyle=(0, (4, 3)),
               label=f"objective of π*: r = J* + {beta:g}·KL", zorder=1)  # fmt: skip
-    axes.plot(best["kl"], best["reward"], "*", color=INK, markersize=13, label="optimum π*", zorder=3)
+    axes.plot(best["kl"], best["reward"], "*", color=INK, markersize=19, label="optimum π*", zorder=2)
     for place, (name, figures) in enumerate(points.items()):
-        colour = colour_of("sft" if name == "reference" else name, place)
-        axes.plot(figures["kl"], figures["reward"], "o", color=colour, markersize=8, markeredgecolor="white",
-                  label=label_of(name, results), zorder=2)  # fmt: skip
+        axes.plot(figures["kl"], figures["reward"], "o", color=_colour(name, place), markersize=7.5,
+                  markeredgecolor="white", label=label_of(name, results), zorder=3)  # fmt: skip
     axes.set_xlabel("KL to the reference, nats per response")
     axes.set_ylabel("mean reward")
     low = results["reference"]["reward"]
     axes.set_ylim(low - 0.15 * (best["reward"] - low), best["reward"] + 0.3 * (best["reward"] - low))
     axes.set_xlim(-0.03 * most, most)
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right", ncols=2)
+
+
+def _colour(name: str, place: int) -> str:
+    return {"best_of_n": QUIET, "reference": colour_of("sft", 0)}.get(name) or colour_of(name, place)

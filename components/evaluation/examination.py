@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from components.data.batches import PreferenceBatch
 from components.data.builtin import make_world
 from components.data.preference import PreferenceData
 from components.evaluation.intervals import share_interval
-from components.evaluation.probes import probe_records
+from components.evaluation.probes import PROBES, probed
 from components.evaluation.reward import LENGTH_MATCHED, evaluate_ranking
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
@@ -39,7 +41,7 @@ class Pair(NamedTuple):
 
 
 def examine(
-    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: int = 1000, max_probed: int = 100
+    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: int = 1000, max_probed: int = 64
 ) -> dict[str, Any]:
     """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
 
@@ -55,20 +57,45 @@ def examine(
     held_out = [record for example in data.val_examples for record in example]
     if not held_out:
         return {}
-    records, probed = _spread(held_out, max_records), _spread(held_out, max_probed)
-    ranking = evaluate_ranking(model, _batches(data, records))
+    records = _spread(held_out, max_records)
+    batches, outputs = list(_batches(data, records)), []
+    hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+    ranking = evaluate_ranking(model, batches)
+    hook.remove()
+    scores = _by_record(records, batches, outputs)
     judge = WorldJudge(data, tokenizer)
-    scores = _scores(model, data, records)
     pairs = [pair for record, score in zip(records, scores, strict=True) for pair in _pairs(record, score, judge)]
-    found = probe_records(probed, tokenizer, data.context)
-    trials = {name: evaluate_ranking(model, _batches(data, rows)) for name, rows in found.items() if rows}
     examination = {
         "ranking": ranking,
         "gold": _gold(records, scores, judge),
-        "probes": {n: {k: t[k] for k in ("accuracy", "accuracy_ci", "pairs")} for n, t in trials.items()},
+        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed)),
         "categories": categories(pairs, judge),
     }
     return {**examination, "figures": figures(examination, pairs)}
+
+
+@torch.no_grad()
+def probe(
+    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, records: Sequence[Record]
+) -> dict[str, dict[str, Any]]:
+    """Per probe, the share of records whose best answer scores above it, ties counting half."""
+    device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context))
+    rows = [
+        {"prompt": record["prompt"], "completions": [ids], "finished": [True], "ranks": [0.0]}
+        for record, (best, made) in zip(records, trials, strict=True)
+        for ids in (record["completions"][best], *made.values())
+    ]
+    batches = list(_batches(data, rows))
+    outputs = [model(b.input_ids.to(device), type(b.layout)(*(part.to(device) for part in b.layout))) for b in batches]
+    scores = iter(score for [score] in _by_record(rows, batches, outputs))
+    right: dict[str, list[float]] = {name: [] for name in PROBES}
+    keys: dict[str, list[tuple]] = {name: [] for name in PROBES}
+    for record, (_, made) in zip(records, trials, strict=True):
+        best = next(scores)
+        for name in made:
+            right[name].append(_credit(best, next(scores)))
+            keys[name].append(tuple(record["prompt"]))
+    return {name: _share(right[name], keys[name]) for name in PROBES if right[name]}
 
 
 class WorldJudge:
@@ -156,20 +183,17 @@ def _spread(records: list[Record], count: int) -> list[Record]:
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
-def _batches(data: PreferenceData, records: Sequence[Record]) -> Iterator[Any]:
+def _batches(data: PreferenceData, records: Sequence[Record]) -> Iterator[PreferenceBatch]:
     for start in range(0, len(records), data.batch_size):
         yield data.collate([[record] for record in records[start : start + data.batch_size]])
 
 
-@torch.no_grad()
-def _scores(model: ScalarModel, data: PreferenceData, records: Sequence[Record]) -> list[list[float]]:
-    """The score of every answer of every record."""
-    device = next(model.parameters()).device
-    flat: list[float] = []
-    for batch in _batches(data, records):
-        layout = type(batch.layout)(*(part.to(device) for part in batch.layout))
-        flat += model(batch.input_ids.to(device), layout).flatten()[batch.last.to(device)].tolist()
-    scores = iter(flat)
+def _by_record(
+    records: Sequence[Record], batches: Sequence[PreferenceBatch], outputs: Sequence[Tensor]
+) -> list[list[float]]:
+    """The score of every answer of every record; outputs: what the model made of each batch."""
+    pairs = zip(batches, outputs, strict=True)
+    scores = iter([score for batch, output in pairs for score in output.cpu().flatten()[batch.last].tolist()])
     return [[next(scores) for _ in record["completions"]] for record in records]
 
 

@@ -56,19 +56,10 @@ def _enough(others: Iterable[str], room: int, tokenizer: Tokenizer) -> Iterator[
         yield text
 
 
-def probe_records(records: Sequence[Record], tokenizer: Tokenizer, context: int) -> dict[str, list[Record]]:
-    """Per probe, comparisons of each record's best answer (the first of the best rank) with it, as records."""
-    found: dict[str, list[Record]] = {name: [] for name in PROBES}
+def probed(records: Sequence[Record], tokenizer: Tokenizer, context: int) -> Iterator[tuple[int, dict[str, list[int]]]]:
+    """Per record: the place of its best answer, the first of the best rank, and the probes against it."""
     for number, record in enumerate(records):
         best = min(range(len(record["ranks"])), key=record["ranks"].__getitem__)
-        answer = record["completions"][best]
         following = [*records[number + 1 :], *records[:number]]
         others = (tokenizer.decode(ids) for other in following for ids in other["completions"])
-        for name, probe in probes(record["prompt"], answer, others, tokenizer, context).items():
-            found[name].append({
-                "prompt": record["prompt"],
-                "completions": [answer, probe],
-                "finished": [record["finished"][best], True],
-                "ranks": [0.0, 1.0],
-            })  # fmt: skip
-    return found
+        yield best, probes(record["prompt"], record["completions"][best], others, tokenizer, context)

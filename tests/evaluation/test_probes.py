@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.evaluation.probes import FLATTERY, PROBES, probe_records, probes
+from components.evaluation.probes import FLATTERY, PROBES, probed, probes
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import train
 
@@ -57,16 +57,12 @@ def test_a_probe_that_would_be_the_best_answer_is_left_out(letters, prompt):
     assert not {"twice", "repeated", "long"} & left.keys() and "empty" in left
 
 
-def test_probes_are_compared_with_the_best_answer_of_each_record(letters, prompt):
+def test_probes_stand_against_the_first_of_the_best_answers_and_borrow_from_other_records(letters, prompt):
     answers = [[*letters.encode(text), letters.end_id] for text in ("bad", "best", "also best")]
     record = {"prompt": prompt, "completions": answers, "finished": [True] * 3, "ranks": [2.0, 1.0, 1.0]}
-    found = probe_records([record, record], letters, CONTEXT)
-    assert list(found) == list(PROBES)
-    for name, rows in found.items():
-        assert len(rows) == 2
-        for row in rows:
-            assert (row["prompt"], row["ranks"], row["finished"]) == (prompt, [0.0, 1.0], [True, True])
-            assert row["completions"][0] == answers[1]
-            assert row["completions"][1] != answers[1], name
-    long = found["long"][0]["completions"][1]  # the other record's answers follow, as far as they go
-    assert letters.decode(long) == "best bad best also best"
+    found = list(probed([record, record], letters, CONTEXT))
+    assert [place for place, _ in found] == [1, 1]
+    for _, made in found:
+        assert list(made) == list(PROBES)
+        assert letters.decode(made["twice"]) == "best best"
+        assert letters.decode(made["long"]) == "best bad best also best"  # as far as the other record goes

@@ -235,7 +235,7 @@ def test_a_sweep_of_real_stages_ends_in_a_summary_and_does_nothing_the_second_ti
     assert found["overoptimisation"]["runs"]["0"]["final"]["gold"]["n"] == 2
     assert (tmp_path / "logs/tiny/summary/overoptimisation.png").stat().st_size > 1000
     assert "Recommended: β" in done.stdout
-    command += ["seed=3", "stages=[sft,rm/weak,ppo/beta=0,overoptimisation]"]
+    command += ["seed=3", "stages=[sft,rm/weak,'ppo/beta=0',overoptimisation]"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.count("is up to date") == 3  # the fourth shows its figures
     assert "step " not in again.stdout and "data: " not in again.stdout

@@ -29,7 +29,7 @@ def percent(value: float | None) -> str:
     if value is None:
         return NONE
     extreme = 0 < value < 0.01 or 0.99 < value < 1
-    return f"{100 * value:.{1 if extreme else 0}f} %"
+    return f"{100 * value:.{1 if extreme else 0}f} %".replace("-", "−")
 
 
 def with_interval(value: float | None, interval: list[float] | None, show: Callable = number) -> str:

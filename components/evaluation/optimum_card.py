@@ -89,8 +89,9 @@ def _shares(axes: Axes, results: Results) -> None:
     style(axes, "Share of the optimum reached")
     axes.grid(visible=False)
     colours = [_colour(name, place) for place, (name, _) in enumerate(methods)]
-    bars = axes.barh([label_of(name, results) for name, _ in methods], shares, 0.62, color=colours)
-    axes.bar_label(bars, [percent(share) for share in shares], padding=4, color=INK, fontsize=9)
+    axes.barh([label_of(name, results) for name, _ in methods], shares, 0.62, color=colours)
+    for place, share in enumerate(shares):  # right of the bar, also of one that points to the left
+        axes.text(max(share, 0.0) + 0.02, place, percent(share), va="center", color=INK, fontsize=9)
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlim(min(0.0, 1.15 * min(shares)), 1.18)
     axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
@@ -119,7 +120,7 @@ def _frontier(axes: Axes, results: Results) -> None:
     low = results["reference"]["reward"]
     axes.set_ylim(low - 0.15 * (best["reward"] - low), best["reward"] + 0.3 * (best["reward"] - low))
     axes.set_xlim(-0.03 * most, most)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right", ncols=2)
+    axes.figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside lower right", ncols=5)
 
 
 def _colour(name: str, place: int) -> str:

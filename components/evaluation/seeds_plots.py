@@ -11,6 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from components.evaluation import overoptimisation_plots
 from components.evaluation.card import number
 from components.evaluation.plot_style import COLOURS, QUIET, colour_of, dot, style
+from components.evaluation.seeds_tables import most_seeds
 
 Found = Mapping[str, Any]
 BLUE = COLOURS["sft"]
@@ -31,7 +32,7 @@ def gold(found: Found) -> Figure | None:
     """Gold of every model."""
     models = (found.get("report") or {}).get("models") or {}
     spreads = {name: figures["gold"] for name, figures in models.items() if "gold" in figures}
-    return _rows(spreads, f"Gold score on held-out prompts, {_seeds(found)}") if spreads else None
+    return _rows(spreads, f"Gold score on held-out prompts, {_seeds(found, 'report')}") if spreads else None
 
 
 def optimum(found: Found) -> Figure | None:
@@ -40,7 +41,7 @@ def optimum(found: Found) -> Figure | None:
     spreads = {name: figures["fraction_of_optimum"] for name, figures in methods.items()}
     if not spreads:
         return None
-    figure = _rows(spreads, f"Share of the exact optimum that is reached, {_seeds(found)}")
+    figure = _rows(spreads, f"Share of the exact optimum that is reached, {_seeds(found, 'optimum')}")
     axes = figure.axes[0]
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -58,7 +59,7 @@ def curves(found: Found) -> Figure | None:
     for axes, (name, curve) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         numbers = [n["mean"] for n in curve["n" if name == "gold" else "k"]]
         title = "Gold of the best of n" if name == "gold" else "Right by majority of k answers"
-        style(axes, f"{title}, {_seeds(found)}")
+        style(axes, f"{title}, {_seeds(found, 'report')}")
         _line(axes, numbers, curve[name], BLUE)
         axes.set_xlabel("n, answers of sft that the reward model chooses from" if name == "gold" else "k")
         if name == "correct":
@@ -74,7 +75,7 @@ def scaling(found: Found) -> Figure | None:
         return None
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")
     axes = figure.subplots()
-    style(axes, f"More comparisons, a better reward model, {_seeds(found)}")
+    style(axes, f"More comparisons, a better reward model, {_seeds(found, 'scaling')}")
     _line(axes, list(known), list(known.values()), BLUE)
     axes.axhline(0.5, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.annotate("chance", (max(known), 0.5), (0, 3), textcoords="offset points", ha="right", color=QUIET, fontsize=8)
@@ -121,8 +122,8 @@ def _line(axes: Axes, numbers: Sequence[float], spreads: Sequence[Found], colour
         axes.plot([n] * len(values), values, "o", color=colour, markersize=2.5, alpha=0.6)
 
 
-def _seeds(found: Found) -> str:
-    count = len(found["seeds"])
+def _seeds(found: Found, kind: str) -> str:
+    count = most_seeds(found[kind])
     return f"{count} seeds" if count > 1 else "one seed"
 
 

@@ -75,7 +75,7 @@ def test_ppo_lowers_the_entropy(report):
 def test_answers_of_ppo_win_against_those_of_sft_at_a_small_tax(report):
     base, sft, ppo = (report["models"][name] for name in ("base", "sft", "ppo"))
     assert ppo["win_rate_ci"][0] >= 0.7
-    assert base["bits_per_byte"] < sft["bits_per_byte"] <= ppo["bits_per_byte"] + 0.05
+    assert base["bits_per_byte"] < min(sft["bits_per_byte"], ppo["bits_per_byte"])
     assert ppo["bits_per_byte"] <= 3 * base["bits_per_byte"]
 
 

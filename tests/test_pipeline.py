@@ -51,7 +51,7 @@ def test_demonstrations_teach_the_format(report):
 def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
     reward = report["reward_model"]
     assert reward["accuracy"] >= 0.85
-    assert reward["accuracy_heldout"] >= 0.65  # seed 0: .695 on one processor, .74 on another; twelve questions, ± .07
+    assert reward["accuracy_heldout"] >= 0.65  # seeds 0 and 3-7: .695 to .83; twelve questions, ± .07
     assert reward["accuracy_ci_heldout"][0] >= 0.55
     assert reward["ece"] <= 0.15
 

@@ -82,6 +82,11 @@ def inputs_of(cfg: dict[str, Any], groups: list[str], parents: dict[str, dict[st
     }
 
 
+def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """The names of inputs that two sets of them do not have alike, sorted."""
+    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+
+
 def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bool:
     """Whether the artifact is there and was made from just these inputs.
 
@@ -91,7 +96,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
     if not present(export) or force is True:
         return False
     before = read_card(export).get("inputs", {})
-    changed = sorted(k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k))
+    changed = differing(before, inputs)
     if not changed:
         return True
     shown = "; ".join(f"{k}: {_short(before.get(k))} → {_short(inputs.get(k))}" for k in changed[:4])
@@ -121,11 +126,11 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         return latest(folder)
     note = folder / "inputs.json"
     before = json.loads(note.read_text()) if note.exists() and any(folder.glob("*.ckpt")) else None
-    changed = [k for k in before.keys() | inputs.keys() if before.get(k) != inputs.get(k)] if before else []
+    changed = differing(before, inputs) if before else []
     anew = before is None or resume == "never" or force is True or (changed and force == "changed")
     if changed and not anew:
         raise ArtifactError(
-            f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(sorted(changed)[:4])}). "
+            f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(changed[:4])}). "
             "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
         )
     if anew:

@@ -109,6 +109,11 @@ class RecordData(LightningDataModule):
             return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
         raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
 
+    @property
+    def is_builtin(self) -> bool:
+        """Whether the records are the built-in world's."""
+        return self.path is None and not self.mixture and self.world is not None
+
     def world_sizes(self) -> dict[str, Any]:
         """How much of the built-in world to draw; see components.data.builtin."""
         return {}

@@ -99,7 +99,7 @@ class PromptsData(RecordData):
     ) -> dict[str, float]:
         """What the built-in world's judge finds in responses, one per prompt: means of gold and correct, the true
         quality that no user's data has; {} for those."""
-        if self.world is None or self.path is not None or self.mixture:
+        if not self.is_builtin:
             return {}
         found = [
             self.judge.judge(prompt["prompt"][-1]["content"], self.tokenizer.decode(ids), whole)

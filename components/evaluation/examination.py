@@ -102,8 +102,7 @@ class WorldJudge:
     """The built-in world's judge of stored records, where the data are the built-in world's."""
 
     def __init__(self, data: PreferenceData, tokenizer: Tokenizer) -> None:
-        builtin = data.world is not None and data.path is None and not data.mixture
-        made = make_world(data.world) if builtin else None
+        made = make_world(data.world) if data.is_builtin else None
         self.world = made if isinstance(made, World) else None
         self.tokenizer = tokenizer
 

@@ -1,7 +1,5 @@
 """The exact optimum on disk and in the terminal: a table, a page, a picture."""
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +8,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from components.evaluation.card import NONE, Table, number, percent, short
+from components.evaluation.files import read_json, write_json
 from components.evaluation.plot_style import INK, QUIET, colour_of, style
 from components.evaluation.report import markdown, rich_table
 
@@ -30,16 +29,13 @@ def write(results: Results, folder: str | Path, console: Console) -> None:
     picture = f"![share of the optimum, and reward against KL]({PICTURE})"
     text = f"# The exact optimum\n\n{markdown(table(results))}\n\n{picture}\n"
     (folder / PAGE).write_text(text, encoding="utf-8")
-    staging = folder / f".writing-{DATA}"
-    staging.write_text(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(staging, folder / DATA)
+    write_json(folder / DATA, results)
     show(results, folder, console)
 
 
 def read(folder: str | Path) -> Results | None:
     """The results that lie in a folder; None where there are none."""
-    file = Path(folder) / DATA
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(Path(folder) / DATA)
 
 
 def show(results: Results, folder: Path, console: Console) -> None:

@@ -1,6 +1,5 @@
 """The report card on disk and in the terminal."""
 
-import json
 import os
 import shutil
 import sys
@@ -14,6 +13,7 @@ from rich.table import Table as RichTable
 from components.evaluation import card, plots, tables
 from components.evaluation.card import Results, Table
 from components.evaluation.curves import read_curves
+from components.evaluation.files import read_json, write_json
 
 DATA, PAGE = "report.json", "report.md"
 WIDTH = 100  # columns of the terminal's table
@@ -40,10 +40,9 @@ def write(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        data = json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False)
+        write_json(staging / DATA, results)  # first: it refuses what is not finite
         pictures = plots.draw(results, read_curves(curves or {}), staging)
         (staging / PAGE).write_text(page(results, pictures), encoding="utf-8")
-        (staging / DATA).write_text(data + "\n", encoding="utf-8")
         for name in (*pictures, PAGE, DATA):
             os.replace(staging / name, folder / name)
         for name in set(plots.PICTURES) - set(pictures):
@@ -55,8 +54,7 @@ def write(
 
 def read(folder: str | Path) -> Results | None:
     """The results that lie in a report's folder; None where there are none."""
-    file = Path(folder) / DATA
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(Path(folder) / DATA)
 
 
 def show(results: Results, folder: Path, console: Console) -> None:

@@ -59,6 +59,14 @@ def is_spread(value: Any) -> bool:
     return isinstance(value, Mapping) and set(value) == LEAF
 
 
+def most_seeds(value: Any) -> int:
+    """How many seeds the best known of some nested spreads rests on; 0 where there is none."""
+    if is_spread(value):
+        return value["n"]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    return max(map(most_seeds, inner), default=0)
+
+
 def number(value: Any) -> float | None:
     """A figure of one seed as it is, one over seeds as its mean."""
     return value["mean"] if is_spread(value) else value

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from components.evaluation import overoptimisation_plots
 from components.evaluation.card import number
 from components.evaluation.plot_style import COLOURS, QUIET, colour_of, dot, style
-from components.evaluation.seeds_tables import most_seeds
+from components.evaluation.seeds import most_seeds
 
 Found = Mapping[str, Any]
 BLUE = COLOURS["sft"]

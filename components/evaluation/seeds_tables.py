@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from components.evaluation.card import MODEL_ROWS, NONE, Table, number, percent, short
-from components.evaluation.seeds import half_width
+from components.evaluation.seeds import half_width, most_seeds
 
 Found = Mapping[str, Any]
 METHODS = ("sft", "ppo", "dpo", "grpo", "rloo", "rejection")  # and best-of-n, by its own name
@@ -22,13 +22,6 @@ def tables(found: Found) -> Iterator[Table]:
             seeds = most_seeds(found[kind])
             over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t)."
             yield table._replace(note=f"{over if seeds > 1 else 'One seed: no intervals.'} {table.note}".strip())
-
-
-def most_seeds(value: Any) -> int:
-    """How many seeds the best known of some spreads rests on."""
-    if isinstance(value, Mapping):
-        return value["n"] if {"n", "mean"} <= value.keys() else max(map(most_seeds, value.values()), default=0)
-    return max(map(most_seeds, value), default=0) if isinstance(value, list) else 0
 
 
 def fitting(table: Table, width: int) -> Iterator[Table]:

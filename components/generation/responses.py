@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from components.functional.logprobs import entropy, gather_logprobs
+from components.functional.logprobs import entropy, gather_logprobs, kl_k3
+from components.functional.masking import masked_mean, zero_outside
 from components.generation.rollout import Experience, layout_of
 from components.models.heads import CausalLM, ScalarModel
 
@@ -30,6 +31,11 @@ def response_values(model: ScalarModel, experience: Experience) -> Tensor:
 def response_scores(model: ScalarModel, experience: Experience) -> Tensor:
     """(N,): the score at each response's last token."""
     return model(experience["input_ids"], layout_of(experience)).flatten()[experience["last"]]
+
+
+def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """KL of the old policy, which drew the tokens, to the new one: mean of k3 per token, nats, without gradient."""
+    return masked_mean(kl_k3(zero_outside(old_logprobs, mask), zero_outside(logprobs.detach(), mask)), mask)
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:

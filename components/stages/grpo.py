@@ -8,7 +8,7 @@ from components.functional.advantages import group_relative
 from components.functional.logprobs import kl_k3
 from components.functional.losses import aggregate, clipped_surrogate
 from components.functional.masking import masked_mean, zero_outside
-from components.generation.responses import response_logprobs
+from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import Chart, LossOutput
@@ -84,7 +84,7 @@ class GRPO(OnPolicy):
             "policy_loss": policy_loss.detach(),
             "kl_loss": kl_loss.detach(),
             "clip_fraction": masked_mean(clipped.float(), mask),
-            "approx_kl": masked_mean(log_ratio.expm1() - log_ratio, mask),
+            "approx_kl": approximate_kl(logprobs, old, mask),
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }

@@ -11,7 +11,7 @@ from components.functional.advantages import gae, token_rewards
 from components.functional.controllers import adaptive_beta
 from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
-from components.generation.responses import explained_variance, response_logprobs, response_values
+from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
@@ -150,7 +150,7 @@ class PPO(OnPolicy):
             "value_loss": value_loss.detach(),
             "clip_fraction": clip_fraction,
             "value_clip_fraction": value_clip_fraction,
-            "approx_kl": masked_mean(log_ratio.expm1() - log_ratio, mask),
+            "approx_kl": approximate_kl(logprobs, old, mask),
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }

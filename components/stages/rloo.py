@@ -7,7 +7,7 @@ import torch
 from components.functional.advantages import group_relative
 from components.functional.losses import clipped_surrogate
 from components.functional.masking import masked_mean, zero_outside
-from components.generation.responses import response_logprobs
+from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import Chart, LossOutput
@@ -61,7 +61,7 @@ class RLOO(OnPolicy):
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
         metrics = {
             "clip_fraction": clipped.float().mean(),
-            "approx_kl": masked_mean(log_ratio.expm1() - log_ratio, mask),
+            "approx_kl": approximate_kl(logprobs, old, mask),
             "ratio_max": log_ratio.sum(1).exp().max(),
             "entropy": masked_mean(entropies, mask),
         }

@@ -46,8 +46,7 @@ def compare(cfg: DictConfig) -> None:
         tell(cfg, card)
         return
     device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
-    builtin = cfg.data.path is None and not cfg.data.mixture
-    world = make_world(dict(cfg.world)) if builtin else None
+    world = make_world(dict(cfg.world)) if data.is_builtin else None
     judge = judge_of(cfg, tokenizer=tokenizer, device=device, world=world)
     if card is None:
         data.prepare_data()
@@ -77,7 +76,7 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     """
     card = artifacts.read_card(folder)
     before = card.get("inputs", {})
-    changed = sorted(key for key in before.keys() | inputs.keys() if before.get(key) != inputs.get(key)) if card else []
+    changed = lineage.differing(before, inputs) if card else []
     if card and not changed and force is not True and (folder / COMPLETIONS).exists():
         return card | {"finished": card["finished"] and (folder / ledger.PREFERENCES).exists()}
     if changed and force is False:

@@ -31,8 +31,8 @@ def evaluate(cfg: DictConfig) -> None:
     if done and done.get("inputs") == inputs and cfg.force is not True:
         report.show(done, Path(cfg.paths.stage), report.wide_console())
         return
-    builtin = is_builtin(cfg.data)
-    ranked, read = (builtin or not is_builtin(cfg[name]) for name in ("comparisons", "text"))
+    builtin = data.is_builtin
+    ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
     for module, wanted in ((data, True), (rankings, ranked), (text, read)):  # the world's say nothing of other models
         if wanted:
             module.prepare_data()
@@ -62,11 +62,6 @@ def evaluate(cfg: DictConfig) -> None:
     }  # fmt: skip
     curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     report.write(results, cfg.paths.stage, curves=curves)
-
-
-def is_builtin(data: DictConfig) -> bool:
-    """Whether a data set is the built-in world's."""
-    return data.path is None and not data.mixture
 
 
 def stage_names(parents: dict[str, dict[str, str]]) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Over-optimisation: PPO's runs at several β and best-of-n, gold and proxy against √KL, which β to take."""
 
-import json
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from components.evaluation import overoptimisation as analysis
 from components.evaluation import overoptimisation_plots
 from components.evaluation.assessment import Assessed, Judges, assess
 from components.evaluation.curves import read_curves
+from components.evaluation.files import read_json, write_json
 from components.evaluation.policy import SamplePlan, respond
 from components.tasks import common
 
@@ -35,14 +34,14 @@ def overoptimisation(cfg: DictConfig) -> None:
     inputs = lineage.inputs_of(common.plain(cfg), ["stage", "data", "seed"], parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
-    done = folder / DATA
-    if not (done.exists() and json.loads(done.read_text())["inputs"] == inputs and cfg.force is not True):
+    found = read_json(folder / DATA)
+    if found is None or found["inputs"] != inputs or cfg.force is True:
         curves = read_curves({f"{beta:g}": where for beta, (where, _) in runs.items()})
         samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer))
         found = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
         overoptimisation_plots.draw(found).savefig(folder / PICTURE, dpi=144, facecolor="white")
-        write_json(done, {**found, "seed": cfg.seed, "inputs": inputs})
-    _show(json.loads(done.read_text()), folder)
+        write_json(folder / DATA, {**found, "seed": cfg.seed, "inputs": inputs})
+    _show(found, folder)
 
 
 def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]]]:
@@ -67,14 +66,6 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
         raise ArtifactError(f"no PPO run on this reward model below {folder}, expected for instance {folder}/beta=0. "
                             "Make it with: python train.py experiment=overoptimisation")  # fmt: skip
     return dict(sorted(runs.items()))
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Written under another name and renamed, so that a file is whole or not there. ValueError where one is NaN."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    staging = file.with_name(f".writing-{file.name}")
-    staging.write_text(text + "\n", encoding="utf-8")
-    os.replace(staging, file)
 
 
 def _samples(cfg: DictConfig, data: Any, tokenizer: Any) -> Assessed:

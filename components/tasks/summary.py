@@ -1,6 +1,5 @@
 """The summary of a run's sweep: its jobs' results as means with intervals over seeds, as tables and pictures."""
 
-import json
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -11,9 +10,9 @@ from omegaconf import DictConfig
 from components import artifacts, lineage
 from components.evaluation import report, seeds_plots
 from components.evaluation.card import Table
+from components.evaluation.files import read_json, write_json
 from components.evaluation.seeds_summary import Job, summarise
 from components.evaluation.seeds_tables import fitting, tables
-from components.tasks.overoptimisation import write_json
 
 DATA, PAGE = "summary.json", "summary.md"
 RESULTS = {  # where in a job's folder each kind lies
@@ -69,7 +68,7 @@ def jobs_by_group(run: Path) -> dict[str, list[Job]]:
 
 def read_job(folder: Path, seed: str) -> Job:
     """What lies in the folder of one job."""
-    found = {kind: _read(folder / name) for kind, name in RESULTS.items()}
+    found = {kind: read_json(folder / name) for kind, name in RESULTS.items()}
     cards = [artifacts.read_card(export) for export in folder.glob(SCALING)]
     return Job(seed, **found, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 
@@ -97,7 +96,3 @@ def _prefix(group: str) -> str:
 def _in_order(folder: Path) -> list[Any]:
     """Folder names with their numbers compared as numbers: seed=3 before seed=10."""
     return [(0, float(part), "") if part.isdecimal() else (1, 0.0, part) for part in re.split(r"(\d+)", folder.name)]
-
-
-def _read(file: Path) -> dict[str, Any] | None:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

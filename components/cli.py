@@ -99,8 +99,10 @@ def expect_language_model(folder: Path) -> None:
     from components import artifacts
 
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
-    talking = [run / stage for stage in ("ppo", "grpo", "dpo", "sft") if (run / stage / "export").is_dir()]
-    try_next = f"gradus chat {talking[0]}" if talking else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
+    models = [one.parent for one in run.glob("*/export/config.json") if one.parents[1].name != "pretrain"]
+    talking = [model for model in models if artifacts.load_config(model)[1] == "CausalLM"]
+    latest = max(talking, key=lambda model: model.stat().st_mtime, default=None)
+    try_next = f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
     if artifacts.load_config(folder)[1] == "SequenceClassification":

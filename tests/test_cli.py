@@ -4,6 +4,7 @@ import contextlib
 import os
 import pty
 import select
+import shutil
 import subprocess
 import sys
 import time
@@ -126,6 +127,14 @@ def test_a_users_mistake_is_one_line_on_stderr_and_exit_status_1(run_folder):
         assert (result.exit_code, result.stdout) == (1, ""), arguments
         assert result.stderr.startswith("gradus: ") and result.stderr.count("\n") == 1, result.stderr
         assert expected in result.stderr
+
+
+def test_who_to_talk_to_instead_is_the_newest_language_model_of_the_run_whatever_its_stage(run_folder, tmp_path):
+    for stage in ("rm", "ppo"):
+        shutil.copytree(run_folder / stage, tmp_path / stage)
+    shutil.copytree(run_folder / "ppo", tmp_path / "mine")
+    (tmp_path / "mine" / "export").touch()
+    assert f"gradus chat {tmp_path / 'mine'}\n" in gradus("chat", tmp_path / "rm").stderr
 
 
 HELP = """

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import torch
 
 from components.data.batches import LMBatch
-from components.functional.logprobs import gather_logprobs
+from components.functional.head import linear_cross_entropy
 from components.models.heads import CausalLM
 
 
@@ -21,8 +21,8 @@ def bits_per_byte(model: CausalLM, batches: Iterable[LMBatch]) -> float:
     for batch in batches:
         layout = type(batch.layout)(*(part.to(device) for part in batch.layout))
         mask = batch.mask.to(device)
-        logits = model.head(model.hidden(batch.input_ids.to(device), layout)[mask])
-        nats -= float(gather_logprobs(logits, batch.targets.to(device)[mask], temperature=1.0).double().sum())
+        hidden = model.hidden(batch.input_ids.to(device), layout)[mask]
+        nats += float(model.through_head(linear_cross_entropy, hidden, batch.targets.to(device)[mask])[0])
         num_bytes += int(batch.num_bytes)
     if not num_bytes:
         raise ValueError("bits_per_byte: expected text with at least one token to predict, found none in any batch")

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from components.models.cache import KVCache
 from components.models.heads import CausalLM
 
 CHUNK = 8192  # texts that a model reads at once
@@ -88,7 +87,8 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
 
 def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Tensor:
     """(n, V) float64 log-probabilities of what follows the prompt and each of the texts (n, length)."""
-    cache = KVCache(model.config, torch.zeros(1, dtype=torch.int64), len(prompt) + texts.shape[1], dtype=torch.float32)
+    room = len(prompt) + texts.shape[1]
+    cache = model.model.new_cache(torch.zeros(1, dtype=torch.int64), room, dtype=torch.float32)
     hidden = model.hidden(torch.tensor([list(prompt)]), cache=cache)[:, -1]
     if texts.shape[1]:
         cache.select(torch.zeros(len(texts), dtype=torch.int64))

@@ -43,5 +43,10 @@ def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
     """
     if logits.dim() != 2:
         raise ValueError(f"draw: expected logits (B, V), got {tuple(logits.shape)}")
-    probabilities = at_least_float32(logits).softmax(dim=1)
-    return torch.multinomial(probabilities, num_samples=1, generator=generator).squeeze(1)
+    # The first token whose cumulated mass exceeds a uniform share of the whole. torch.multinomial draws a random
+    # number for each token of the vocabulary, which on a processor costs more than a small model's forward pass.
+    dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
+    mass = at_least_float32(logits).softmax(dim=1).cumsum(dim=1, dtype=dtype)
+    share = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
+    below = mass[:, -1:].nextafter(mass.new_zeros(()))  # share · whole may round up to the whole
+    return torch.searchsorted(mass, torch.minimum(share * mass[:, -1:], below), right=True).squeeze(1)

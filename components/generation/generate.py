@@ -11,6 +11,9 @@ from components.models.cache import KVCache
 from components.models.heads import CausalLM
 
 
+LEAVE = 0.75  # rows that have stopped leave the batch when at most this share is left: leaving copies the cache
+
+
 class Sampling(NamedTuple):
     """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
 
@@ -55,8 +58,7 @@ def generate(
     _check_room(model, prompts, sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad(prompts, pad_id, device)
-    size = ids.shape[1] + sampling.max_new_tokens
-    cache = KVCache(model.config, starts, size, dtype=_activation_dtype(model))
+    cache = model.model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
     logits = model.head(model.hidden(ids, cache=cache)[:, -1])
     total = len(prompts) * samples_per_prompt
     if samples_per_prompt > 1:
@@ -65,25 +67,31 @@ def generate(
         logits = logits[rows]
     drawn = torch.full((total, sampling.max_new_tokens), pad_id, device=device)
     mask = torch.zeros_like(drawn, dtype=torch.bool)
-    finished = torch.zeros(total, dtype=torch.bool, device=device)
     stops = torch.tensor(sorted(stop_ids), device=device)
-    alive = torch.arange(total, device=device)  # which response each row of the cache continues
+    rows = torch.arange(total, device=device)  # which response each row of the cache continues
+    alive = torch.ones(total, dtype=torch.bool, device=device)  # of the cache's rows: no stop token yet
+    finished = torch.zeros_like(alive)
     for step in range(sampling.max_new_tokens):
         token = pick(logits, sampling, generator)
-        drawn[alive, step] = token
-        mask[alive, step] = True
-        stopped = torch.isin(token, stops)
-        finished[alive] = stopped
-        if stopped.any():
-            going = (~stopped).nonzero().squeeze(1)
-            alive, token = alive[going], token[going]
-            if not len(alive):
-                break
-            cache.select(going)
-        if step + 1 < sampling.max_new_tokens:
-            logits = model.head(model.hidden(token[:, None], cache=cache)[:, -1])
+        drawn[rows, step] = torch.where(alive, token, pad_id)
+        mask[rows, step] = alive
+        stopped = alive & (token[:, None] == stops).any(1)
+        finished[rows] |= stopped
+        alive &= ~stopped
+        left = int(alive.sum())
+        if not left or step + 1 == sampling.max_new_tokens:
+            break
+        if left <= LEAVE * len(rows):
+            rows, token, alive = rows[alive], token[alive], _leave(cache, alive)
+        logits = model.head(model.hidden(token[:, None], cache=cache)[:, -1])
     width = int(mask.any(0).sum())
     return Samples(drawn[:, :width], mask[:, :width], finished)
+
+
+def _leave(cache: KVCache, alive: Tensor) -> Tensor:
+    """Takes the rows that have stopped out of the cache; those that stay are all alive."""
+    cache.select(alive.nonzero().squeeze(1))
+    return alive[alive]
 
 
 @torch.no_grad()
@@ -100,7 +108,7 @@ def stream(
     _check_room(model, [prompt], sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
-    cache = KVCache(model.config, starts, ids.shape[1] + sampling.max_new_tokens, dtype=_activation_dtype(model))
+    cache = model.model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
     for _ in range(sampling.max_new_tokens):
         token = pick(model.head(model.hidden(ids, cache=cache)[:, -1]), sampling, generator)
         if int(token) in stop_ids or should_stop():
@@ -146,8 +154,8 @@ def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.devic
     return ids, torch.tensor([width - len(p) for p in prompts], device=device)
 
 
-def _activation_dtype(model: CausalLM) -> torch.dtype:
-    """The dtype that keys and values come in: autocast's where it is on, else the weights'."""
+def _compute_dtype(model: CausalLM) -> torch.dtype:
+    """The type of products: autocast's where it is on, else the weights'."""
     weight = next(model.parameters())
     if torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)

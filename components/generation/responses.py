@@ -3,23 +3,27 @@
 import torch
 from torch import Tensor
 
-from components.functional.logprobs import entropy, gather_logprobs, kl_k3
+from components.functional.head import linear_logprobs
+from components.functional.logprobs import kl_k3
 from components.functional.masking import masked_mean, zero_outside
 from components.generation.rollout import Experience, layout_of
 from components.models.heads import CausalLM, ScalarModel
 
 
-def response_logprobs(model: CausalLM, experience: Experience, *, temperature: float) -> tuple[Tensor, Tensor]:
+def response_logprobs(
+    model: CausalLM, experience: Experience, *, temperature: float, with_entropy: bool = True
+) -> tuple[Tensor, Tensor | None]:
     """Log-probability (N, R) of every response token and the entropy (N, R) it was drawn from; 0 where masked.
 
     Only the places that predict a response token pass through the head. The entropy carries no gradient.
     """
     mask = experience["mask"]
     hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
-    logits = model.head(hidden[experience["sources"][mask]])
-    logprobs = gather_logprobs(logits, experience["response_ids"][mask], temperature=temperature)
-    entropies = entropy(logits.detach(), temperature=temperature)
-    return _spread(logprobs, mask), _spread(entropies, mask)
+    logprobs, entropies = model.through_head(
+        linear_logprobs, hidden[experience["sources"][mask]], experience["response_ids"][mask],
+        temperature=temperature, with_entropy=with_entropy,
+    )  # fmt: skip
+    return _spread(logprobs, mask), None if entropies is None else _spread(entropies, mask)
 
 
 def response_values(model: ScalarModel, experience: Experience) -> Tensor:

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from components.models.blockwise import attend_blockwise
 from components.models.layout import Layout
+from components.models.segments import Segments, attend_segments, segments_of
 
-Mask = Tensor | BlockMask | None
+Mask = Tensor | BlockMask | Segments | None
 
 
 def rotary_tables(positions: Tensor, *, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -32,13 +34,18 @@ def mask_of(layout: Layout | None) -> Mask:
     """The mask that `attend` wants for a layout, built once per forward for all layers.
 
     None (one causal segment per row) needs no mask. On CUDA a FlexAttention block mask, which skips the blocks
-    between documents; elsewhere a dense boolean mask (B, 1, T, T), because FlexAttention has no CPU backward.
+    between documents, and has no backward on a processor: there the segments, each for itself, or a dense boolean mask
+    (B, 1, T, T) where rows are too short for that to pay.
     """
     if layout is None:
         return None
     if layout.segments.is_cuda:
         return _block_mask(layout)
-    return layout.allowed()[:, None]
+    if layout.segments.device.type != "cpu":
+        return layout.allowed()[:, None]
+    if not ((layout.segments > 0) | (layout.parents >= 0)).any():
+        return None  # filler stands at a row's end, where nothing that counts sees it
+    return segments_of(layout) or layout.allowed()[:, None]
 
 
 def _block_mask(layout: Layout) -> BlockMask:
@@ -58,11 +65,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
 
     mask None: causal within the row (T = S). Tensor: (B, 1, T, S) bool, True where attention is allowed.
     """
+    if isinstance(mask, Segments):
+        return attend_segments(q, k, v, mask, attend)
     if isinstance(mask, BlockMask):
         return _compiled_flex()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
     if q.shape[1] != k.shape[1]:
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        return attend_blockwise(q, k, v, mask)
     if mask is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

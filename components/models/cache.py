@@ -1,60 +1,90 @@
-"""Keys and values of past tokens: an argument of forward, never hidden state."""
+"""Keys and values of past tokens, and the weights that read them: an argument of forward, never hidden state."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from components.models.attention import attend, rotary_tables
 from components.models.config import GPTConfig
 
 
 class KVCache:
-    """Room for `size` tokens of `batch` sequences, filled from the left.
+    """Room for `size` tokens of each text, filled from the left; GPT.new_cache makes one.
 
     Prompts of unequal length are left-padded; `starts` (B,) holds the first real place of every sequence,
     so that place p of row b stands at position p - starts[b] and places before starts[b] are never seen.
+    On a processor keys and values are float32 whatever the products' type: its attention over one query is several
+    times as slow in bfloat16.
     """
 
-    def __init__(self, config: GPTConfig, starts: Tensor, size: int, *, dtype: torch.dtype) -> None:
+    def __init__(self, config: GPTConfig, weights: Sequence[Any], starts: Tensor, size: int) -> None:
+        dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.dtype
         shape = (starts.shape[0], config.num_key_value_heads, size, config.head_dim)
-        self.keys = [torch.empty(shape, dtype=dtype, device=starts.device) for _ in range(config.num_hidden_layers)]
+        self.weights = weights
+        self.keys = [torch.empty(shape, dtype=dtype, device=starts.device) for _ in weights]
         self.values = [torch.empty_like(k) for k in self.keys]
         self.starts = starts
+        self.size = size
         self.length = 0  # tokens held by every sequence, left padding included
+        places = torch.arange(size, device=starts.device)[None]
+        self._rotary = [table[0, 0] for table in rotary_tables(places, head_dim=config.head_dim, theta=config.rope_theta)]
+        self._mask = torch.empty(0)
 
-    def positions(self, count: int) -> Tensor:
-        """(B, count) positions of the next `count` tokens; those of left padding are clamped to 0."""
-        places = torch.arange(self.length, self.length + count, device=self.starts.device)
-        return (places[None, :] - self.starts[:, None]).clamp_min(0)
+    def open(self, count: int) -> tuple[Tensor, Tensor]:
+        """Prepares for the next `count` tokens: (cos, sin), each (B, 1, count, head_dim), of their positions; those of
+        left padding are clamped to 0. Raises ValueError where there is no room for them."""
+        end = self.length + count
+        if end > self.size:
+            raise ValueError(f"KV cache of {self.size} places cannot hold {end} tokens")
+        self._mask = self._allowed(count)[:, None]
+        places = torch.arange(self.length, end, device=self.starts.device)
+        positions = (places[None, :] - self.starts[:, None]).clamp_min(0)
+        cos, sin = (table[positions][:, None] for table in self._rotary)
+        return cos, sin
 
-    def allowed(self, count: int) -> Tensor:
+    def _allowed(self, count: int) -> Tensor:
         """(B, count, length + count) bool: which places the next `count` tokens may attend to.
 
         A padding place sees itself, so that no row of attention is empty; nothing reads its result.
         """
-        total = self.length + count
-        seen = torch.arange(total, device=self.starts.device)
+        seen = torch.arange(self.length + count, device=self.starts.device)
         query = seen[self.length :]
-        causal = seen[None, :] <= query[:, None]
         real = seen[None, None, :] >= self.starts[:, None, None]
+        if count == 1:
+            return real  # the last place sees all before it, and is never padding
+        causal = seen[None, :] <= query[:, None]
         itself = (seen[None, :] == query[:, None])[None]
         return (causal[None] & real) | itself
 
-    def update(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes keys, values (B, H, count, D) of `layer` behind the held ones; returns all (B, H, total, D).
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of the opened tokens, q (B, H, count, D), over all held ones and themselves, whose k and v
+        (B, Hkv, count, D) are written behind those of `layer`."""
+        end = self.length + q.shape[2]
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        if self.length == 0:
+            return attend(q, k, v, self._mask)
+        keys, values = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        query = q.to(keys.dtype)
+        if q.shape[2] > 1:
+            return attend(query, keys, values, self._mask).to(v.dtype)
+        query = query.view(k.shape[0], k.shape[1], -1, k.shape[3])  # heads that share keys, as queries of one head
+        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
+        return out.view(q.shape).to(v.dtype)
 
-        The caller calls `advance(count)` once every layer has written.
-        """
-        end = self.length + keys.shape[2]
-        if end > self.keys[layer].shape[2]:
-            raise ValueError(f"KV cache of {self.keys[layer].shape[2]} places cannot hold {end} tokens")
-        self.keys[layer][:, :, self.length : end] = keys
-        self.values[layer][:, :, self.length : end] = values
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-
-    def advance(self, count: int) -> None:
+    def close(self, count: int) -> None:
+        """Every layer has written the `count` tokens."""
         self.length += count
 
     def select(self, rows: Tensor) -> None:
-        """Keeps (or repeats) the sequences `rows` (N,) int64, in that order."""
-        self.keys = [k[rows] for k in self.keys]
-        self.values = [v[rows] for v in self.values]
+        """Keeps (or repeats) the sequences `rows` (N,) int64, in that order; places still empty are not copied."""
+        self.keys, self.values = ([self._selected(one, rows) for one in held] for held in (self.keys, self.values))
         self.starts = self.starts[rows]
+
+    def _selected(self, held: Tensor, rows: Tensor) -> Tensor:
+        chosen = held.new_empty((len(rows), *held.shape[1:]))
+        chosen[:, :, : self.length] = held[rows, :, : self.length]
+        return chosen

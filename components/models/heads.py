@@ -1,5 +1,8 @@
 """What a trunk is for: CausalLM predicts tokens, ScalarModel scores them."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +30,10 @@ class CausalLM(nn.Module):
     def head(self, hidden: Tensor) -> Tensor:
         """(…, D) hidden states → (…, V) logits."""
         return self.lm_head(hidden)
+
+    def through_head(self, function: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """function(hidden, the head's matrix (V, D), …): for what never needs all logits at once."""
+        return function(hidden, self.lm_head.weight, *args, **kwargs)
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
         """(B, T) ids → (B, T, V) logits."""

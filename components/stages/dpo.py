@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
-from components.functional.logprobs import gather_logprobs
+from components.functional.head import linear_logprobs
 from components.functional.losses import dpo, ranking_pairs
 from components.models.heads import CausalLM
 from components.stages.checks import SelfCheckError
@@ -111,5 +111,7 @@ def answer_logprobs(model: CausalLM, batch: PreferenceBatch) -> Tensor:
     sources = torch.where(steps == 0, batch.prompt_last[:, None], places - 1)
     hidden = model.hidden(batch.input_ids, batch.layout).flatten(0, 1)
     targets = batch.input_ids.flatten()[places[mask]]
-    logprobs = gather_logprobs(model.head(hidden[sources[mask]]), targets, temperature=1.0)
+    logprobs, _ = model.through_head(
+        linear_logprobs, hidden[sources[mask]], targets, temperature=1.0, with_entropy=False
+    )
     return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs).sum(1)

@@ -2,12 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from components.data.batches import LMBatch
-from components.functional.logprobs import gather_logprobs
-from components.functional.losses import causal_lm
+from components.functional.head import linear_cross_entropy
 from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
 from components.stages.stage import LossOutput
@@ -22,17 +20,11 @@ def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
 
     Metrics: accuracy (share of targets that are the likeliest token), bytes_per_token.
     """
-    hidden = model.hidden(batch.input_ids, batch.layout)
-    logits = model.head(hidden[batch.mask])
-    targets = batch.targets[batch.mask]
-    logprobs = gather_logprobs(logits, targets, temperature=1.0)
-    loss = causal_lm(logprobs, logprobs.new_ones(logprobs.shape, dtype=torch.bool))
+    hidden, targets = model.hidden(batch.input_ids, batch.layout), batch.targets[batch.mask]
+    nats, right = model.through_head(linear_cross_entropy, hidden[batch.mask], targets)
     count = max(targets.numel(), 1)
-    metrics = {
-        "accuracy": (logits.detach().argmax(-1) == targets).sum() / count,
-        "bytes_per_token": batch.num_bytes / count,
-    }
-    return LossOutput(loss, metrics, targets.numel())
+    return LossOutput(nats / count, {"accuracy": right / count, "bytes_per_token": batch.num_bytes / count},
+                      targets.numel())  # fmt: skip
 
 
 def bits_per_byte(loss: Tensor, bytes_per_token: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class Stage(L.LightningModule):
             for layer in model.model.layers:
                 fully_shard(layer, mesh=mesh["data_parallel"])
             fully_shard(model, mesh=mesh["data_parallel"])
-            for method in ("hidden", "head"):
+            for method in ("hidden", "head", "through_head"):
                 if hasattr(model, method):
                     register_fsdp_forward_method(model, method)
         setattr(self, name, model)

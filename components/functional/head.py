@@ -1,0 +1,159 @@
+"""From hidden states to log-probabilities through the output matrix, a chunk of tokens at a time.
+
+The (N, V) logits never exist as a whole: neither in the forward pass nor for the backward pass.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from components.functional.shapes import at_least_float32
+
+CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a processor's cache; a GPU wants large products
+
+
+def linear_logprobs(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """log softmax(hidden · weightᵀ / temperature) at each target (N,), and that distribution's entropy (N,) or None.
+
+    hidden: (N, D); weight: (V, D); targets: (N,) int64, each below V. Both results in nats, at least float32; the
+    entropy carries no gradient. Products are in autocast's type where that is on. The backward pass, once, computes
+    the logits anew: for a third more work at the head it keeps (N,) numbers instead of (N, V).
+    Raises ValueError if shapes differ or temperature <= 0.
+    """
+    _check("linear_logprobs", hidden, weight, targets)
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    return _LinearLogprobs.apply(hidden, weight, targets, temperature, with_entropy)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(−Σ log p of the targets in nats, how many targets are the likeliest token), as two scalars.
+
+    Shapes, types and errors as linear_logprobs at temperature 1. What the loss does to each log-probability is known
+    beforehand here, so the gradient is found in the same pass as the loss: no logits are computed twice.
+    """
+    _check("linear_cross_entropy", hidden, weight, targets)
+    return _LinearCrossEntropy.apply(hidden, weight, targets)
+
+
+class _LinearLogprobs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, temperature, with_entropy):
+        rows, matrix = _in_compute_type(hidden, weight)
+        logprobs, entropies = [], []
+        for part in _parts(len(rows), weight):
+            logp = _log_softmax(rows[part], matrix, temperature)
+            logprobs.append(logp.gather(1, targets[part, None]).squeeze(1))
+            if with_entropy:
+                entropies.append(-torch.linalg.vecdot(logp.exp(), logp))
+        ctx.save_for_backward(hidden, weight, targets)
+        ctx.temperature, ctx.compute_type = temperature, matrix.dtype
+        entropy = torch.cat(entropies) if with_entropy else None
+        if with_entropy:
+            ctx.mark_non_differentiable(entropy)
+        return torch.cat(logprobs), entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, *_):
+        hidden, weight, targets = ctx.saved_tensors
+        rows, matrix = hidden.to(ctx.compute_type), weight.to(ctx.compute_type)
+        gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
+        for part in _parts(len(rows), weight):
+            p = _log_softmax(rows[part], matrix, ctx.temperature).exp_()
+            # d logp / d logits = (onehot(target) − p) / temperature
+            factor = (grad[part] / ctx.temperature)[:, None]
+            slope = p.mul_(-factor).scatter_add_(1, targets[part, None], factor)
+            gradients.add(part, slope.to(matrix.dtype), matrix)
+        return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), None, None, None
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets):
+        rows, matrix = _in_compute_type(hidden, weight)
+        # gradients are those of the sum: of the mean they would be too small for float16
+        gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
+        total = torch.zeros((), dtype=at_least_float32(rows[:0]).dtype, device=rows.device)
+        right = torch.zeros((), dtype=torch.int64, device=rows.device)
+        for part in _parts(len(rows), weight):
+            logp = _log_softmax(rows[part], matrix, 1.0)
+            picked = logp.gather(1, targets[part, None])
+            total -= picked.sum()
+            right += (picked.squeeze(1) >= logp.amax(1)).sum()
+            if any(ctx.needs_input_grad):
+                slope = logp.exp_().scatter_add_(1, targets[part, None], -torch.ones_like(picked))
+                gradients.add(part, slope.to(matrix.dtype), matrix)
+        ctx.save_for_backward(gradients.rows, gradients.weight)
+        ctx.types = hidden.dtype, weight.dtype
+        ctx.mark_non_differentiable(right)
+        return total, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _):
+        rows, weight = ctx.saved_tensors
+        return (
+            None if rows is None else (rows * grad).to(ctx.types[0]),
+            None if weight is None else (weight * grad).to(ctx.types[1]),
+            None,
+        )
+
+
+class _Gradients:
+    """Gradients with respect to the rows and to the matrix, filled a chunk at a time; None where not wanted."""
+
+    def __init__(self, rows: Tensor, weight: Tensor, of_rows: bool, of_weight: bool) -> None:
+        self.source = rows
+        self.rows = torch.empty_like(rows) if of_rows else None
+        wide = at_least_float32(weight[:0]).dtype  # many chunks are added up
+        self.weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if of_weight else None
+
+    def add(self, part: slice, slope: Tensor, matrix: Tensor) -> None:
+        """slope: (n, V), the gradient with respect to the logits of `part`."""
+        if self.rows is not None:
+            torch.mm(slope, matrix, out=self.rows[part])
+        if self.weight is not None and slope.dtype == self.weight.dtype:
+            self.weight.addmm_(slope.t(), self.source[part])
+        elif self.weight is not None:
+            self.weight += slope.t() @ self.source[part]
+
+    def of_rows(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.rows is None else self.rows.to(dtype)
+
+    def of_weight(self, dtype: torch.dtype) -> Tensor | None:
+        return None if self.weight is None else self.weight.to(dtype)
+
+
+def _log_softmax(rows: Tensor, matrix: Tensor, temperature: float) -> Tensor:
+    """(n, V) nats in at least float32, for whoever calls to write over."""
+    with torch.autocast(rows.device.type, enabled=False):
+        logits = rows @ matrix.t()
+    wide = at_least_float32(logits[:0]).dtype
+    if temperature != 1:
+        logits = logits.to(wide).div_(temperature)
+    return torch.log_softmax(logits, dim=1, dtype=wide)
+
+
+def _in_compute_type(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return hidden.to(dtype), weight.to(dtype)
+
+
+def _parts(count: int, weight: Tensor) -> Iterator[slice]:
+    """Slices of rows, one even where there is no row."""
+    step = max(CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0], 1)
+    yield from (slice(start, min(start + step, count)) for start in range(0, max(count, 1), step))
+
+
+def _check(function: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"{function}: expected hidden (N, D), weight (V, D) and targets (N,), got {tuple(hidden.shape)}, "
+            f"{tuple(weight.shape)} and {tuple(targets.shape)}"
+        )

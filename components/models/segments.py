@@ -1,0 +1,170 @@
+"""Attention over the segments of packed rows, on a processor: work grows with what tokens see, not with rows.
+
+A dense mask computes every score of a row and throws away those between documents. Here the segments are taken out
+of their rows, put beside others of about their length, attended to batch by batch, and put back. A segment that
+continues another one (its prompt) gets that one's keys and values before its own, computed once for all that share it.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from components.models.layout import FILLER, Layout
+
+Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+# What taking a token out and putting it back costs, and what a further batch costs, in scores of one token:
+PER_TOKEN, PER_BATCH = 60, 1000
+
+
+class Batch(NamedTuple):
+    """n segments, each padded at its end to `length` tokens.
+
+    places (n·length,): the flat place of every token in the rows, 0 for padding; padding (p,): which of them are.
+    trunks (n,): the segment that each continues, by its row in batch number `trunk`; None where they continue none.
+    mask (n, 1, length, trunk's length + length) bool, True where attention is allowed; None: causal.
+    """
+
+    length: int
+    places: Tensor
+    padding: Tensor
+    trunk: int = -1
+    trunks: Tensor | None = None
+    mask: Tensor | None = None
+
+
+class Segments(NamedTuple):
+    """Batches; inverse (B·T,): where in them, joined, each place of the rows went; filler (f,): places without token."""
+
+    batches: list[Batch]
+    inverse: Tensor
+    filler: Tensor
+
+
+def segments_of(layout: Layout) -> Segments | None:
+    """The segments of a layout on a processor in batches, or None where a dense mask is no slower."""
+    rows, width = layout.segments.shape
+    segments, parents = layout.segments.numpy().ravel(), layout.parents.numpy().ravel()
+    keys = np.repeat(np.arange(rows), width) * (width + 1) + segments  # a number for each segment, ascending
+    keys[segments == FILLER] = -1
+    firsts = np.flatnonzero(np.diff(keys, prepend=-2) != 0)
+    lengths = np.diff(firsts, append=keys.size)
+    real = segments[firsts] != FILLER
+    firsts, lengths = firsts[real], lengths[real]
+    continued = parents[firsts]
+    parent_keys = keys[firsts] - segments[firsts] + continued
+    parent = np.where(continued >= 0, np.searchsorted(keys[firsts], parent_keys), -1)
+    steps = _rounded(lengths)
+    batches = _batches(steps, parent)
+    if _cost(batches, steps, parent, rows * width) >= rows * width * width:
+        return None
+    return _placed(batches, firsts, lengths, steps, parent, rows * width)
+
+
+def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
+    """`attention` within the segments of packed rows: q (B, H, T, D), k and v (B, Hkv, T, D) → (B, H, T, D).
+
+    Places without a token come out as some other place's result.
+    """
+    shape = q.shape
+    parts = [_Take.apply(segments, x.transpose(1, 2).flatten(0, 1)) for x in (q, k, v)]
+    outs = []
+    keys: list[tuple[Tensor, Tensor]] = []
+    for batch, *own in zip(segments.batches, *parts, strict=True):
+        query, key, value = (x.unflatten(0, (-1, batch.length)).transpose(1, 2) for x in own)
+        keys.append((key, value))
+        if batch.trunks is not None:
+            before = [x.index_select(0, batch.trunks) for x in keys[batch.trunk]]
+            key, value = torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2)
+        outs.append(attention(query, key, value, batch.mask).transpose(1, 2).flatten(0, 1))
+    out = _PutBack.apply(segments, *outs)
+    return out.view(shape[0], shape[2], shape[1], shape[3]).transpose(1, 2)
+
+
+class _Take(torch.autograd.Function):
+    """(B·T, …) tokens of rows → for each batch (n·length, …); every token goes to one place, so back as well."""
+
+    @staticmethod
+    def forward(ctx, segments, x):
+        ctx.segments = segments
+        return tuple(x.index_select(0, batch.places) for batch in segments.batches)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *grads):
+        return None, _joined(grads).index_select(0, ctx.segments.inverse).index_fill_(0, ctx.segments.filler, 0)
+
+
+class _PutBack(torch.autograd.Function):
+    """The way back; padding's gradient is 0."""
+
+    @staticmethod
+    def forward(ctx, segments, *outs):
+        ctx.segments = segments
+        return _joined(outs).index_select(0, segments.inverse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        taken = (grad.index_select(0, b.places).index_fill_(0, b.padding, 0) for b in ctx.segments.batches)
+        return None, *taken
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _rounded(lengths: np.ndarray) -> np.ndarray:
+    """Lengths up to a multiple of a quarter of the power of two below them, at least 16: few sizes, little padding."""
+    step = np.maximum(2 ** np.floor(np.log2(np.maximum(lengths - 1, 1))).astype(int) // 4, 16)
+    return -(-lengths // step) * step
+
+
+def _batches(steps: np.ndarray, parent: np.ndarray) -> list[np.ndarray]:
+    """Segment numbers by batch: one rounded length, and one for the segments that they continue; trunks first."""
+    trunk_steps = np.where(parent >= 0, steps[parent], 0)
+    kinds, which = np.unique(np.stack([trunk_steps, steps]), axis=1, return_inverse=True)
+    return [np.flatnonzero(which.ravel() == kind) for kind in range(kinds.shape[1])]
+
+
+def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, places: int) -> float:
+    """In scores; a causal batch computes about .6 of its square."""
+    per_token = np.where(parent >= 0, steps[parent] + steps, 0.6 * steps)
+    return float((steps * per_token).sum()) + PER_TOKEN * places + PER_BATCH * len(batches)
+
+
+def _placed(
+    batches: list[np.ndarray], firsts: np.ndarray, lengths: np.ndarray, steps: np.ndarray, parent: np.ndarray,
+    places: int,
+) -> Segments:  # fmt: skip
+    inverse = np.zeros(places, dtype=np.int64)
+    filler = np.ones(places, dtype=bool)
+    home = np.zeros((2, len(firsts)), dtype=np.int64)  # of every segment: its batch, its row there
+    made: list[Batch] = []
+    start = 0
+    for number, members in enumerate(batches):
+        length = int(steps[members[0]])
+        home[0, members], home[1, members] = number, np.arange(len(members))
+        columns = np.arange(length)
+        real = columns < lengths[members, None]
+        place = np.where(real, firsts[members, None] + columns, 0)
+        inverse[place[real]] = start + np.flatnonzero(real)
+        filler[place[real]] = False
+        start += place.size
+        batch = Batch(length, torch.from_numpy(place.ravel()), torch.from_numpy(np.flatnonzero(~real)))
+        if parent[members[0]] >= 0:
+            trunk, rows = home[:, parent[members]]
+            before = np.arange(made[trunk[0]].length) < lengths[parent[members], None]
+            own = np.tri(length, dtype=bool)
+            mask = np.concatenate(
+                [np.broadcast_to(before[:, None], (len(members), length, before.shape[1])),
+                 np.broadcast_to(own, (len(members), length, length))], axis=2,
+            )  # fmt: skip
+            batch = batch._replace(
+                trunk=int(trunk[0]), trunks=torch.from_numpy(rows), mask=torch.from_numpy(mask[:, None])
+            )
+        made.append(batch)
+    return Segments(made, torch.from_numpy(inverse), torch.from_numpy(np.flatnonzero(filler)))

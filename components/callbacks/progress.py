@@ -17,7 +17,8 @@ class StepProgress(ProgressBar):
     A module with figures of its own to show has them in `headline`, a dict of numbers.
 
     On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss
-    where that is logged; tok/s counts this rank's real tokens since the last report; eta leaves the time
+    where that is logged; tok/s counts this rank's real tokens since the last report; mfu is the latest train/mfu, of
+    callbacks.throughput; eta leaves the time
     before this run out. Figures of a validation are printed on a line of their own.
     """
 
@@ -106,6 +107,8 @@ class StepProgress(ProgressBar):
         if self._tokens is not None:
             tokens = float(self._tokens)  # waits for the device, so the time is taken after it
             parts.append(f"{short(tokens / (time.perf_counter() - self._reported))} tok/s")
+        if "train/mfu" in trainer.callback_metrics:
+            parts.append(f"mfu {float(trainer.callback_metrics['train/mfu']):.0%}")
         if trainer.optimizers:
             parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
         if bounded:

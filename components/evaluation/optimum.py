@@ -88,7 +88,7 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
 def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Tensor:
     """(n, V) float64 log-probabilities of what follows the prompt and each of the texts (n, length)."""
     room = len(prompt) + texts.shape[1]
-    cache = model.model.new_cache(torch.zeros(1, dtype=torch.int64), room, dtype=torch.float32)
+    cache = model.new_cache(torch.zeros(1, dtype=torch.int64), room, dtype=torch.float32)
     hidden = model.hidden(torch.tensor([list(prompt)]), cache=cache)[:, -1]
     if texts.shape[1]:
         cache.select(torch.zeros(len(texts), dtype=torch.int64))

@@ -152,7 +152,8 @@ def _parts(count: int, weight: Tensor) -> Iterator[slice]:
 
 
 def _check(function: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1] or targets.shape != hidden.shape[:1]:
+    fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
+    if not fits or targets.shape != hidden.shape[:1]:
         raise ValueError(
             f"{function}: expected hidden (N, D), weight (V, D) and targets (N,), got {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}"

@@ -10,7 +10,6 @@ from components.functional.sampling import draw, filter_logits
 from components.models.cache import KVCache
 from components.models.heads import CausalLM
 
-
 LEAVE = 0.75  # rows that have stopped leave the batch when at most this share is left: leaving copies the cache
 
 
@@ -58,8 +57,8 @@ def generate(
     _check_room(model, prompts, sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad(prompts, pad_id, device)
-    cache = model.model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
-    logits = model.head(model.hidden(ids, cache=cache)[:, -1])
+    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
+    logits = model.next_logits(ids, cache)
     total = len(prompts) * samples_per_prompt
     if samples_per_prompt > 1:
         rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
@@ -83,7 +82,7 @@ def generate(
             break
         if left <= LEAVE * len(rows):
             rows, token, alive = rows[alive], token[alive], _leave(cache, alive)
-        logits = model.head(model.hidden(token[:, None], cache=cache)[:, -1])
+        logits = model.next_logits(token[:, None], cache)
     width = int(mask.any(0).sum())
     return Samples(drawn[:, :width], mask[:, :width], finished)
 
@@ -108,9 +107,9 @@ def stream(
     _check_room(model, [prompt], sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
-    cache = model.model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
+    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
     for _ in range(sampling.max_new_tokens):
-        token = pick(model.head(model.hidden(ids, cache=cache)[:, -1]), sampling, generator)
+        token = pick(model.next_logits(ids, cache), sampling, generator)
         if int(token) in stop_ids or should_stop():
             return
         yield int(token)

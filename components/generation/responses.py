@@ -42,6 +42,21 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return masked_mean(kl_k3(zero_outside(old_logprobs, mask), zero_outside(logprobs.detach(), mask)), mask)
 
 
+def summary(known: Experience) -> dict[str, Tensor]:
+    """The figures of drawn and assessed responses, each a scalar; what they mean: stages.onpolicy."""
+    mask = known["mask"]
+    k3 = torch.where(mask, kl_k3(known["old_logprobs"], known["reference_logprobs"]), 0.0)
+    return {
+        "score": known["rewards"].mean(),
+        "score_std": known["rewards"].std(correction=0),
+        "kl": known["kl"].sum(1).mean(),
+        "kl_k3": k3.sum(1).mean(),
+        "entropy": masked_mean(known["entropy"], mask),
+        "length": mask.sum(1).float().mean(),
+        "finished": known["finished"].float().mean(),
+    }
+
+
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one."""
     returns, error = returns[mask], (returns - values)[mask]

@@ -12,7 +12,7 @@ from components.models.config import GPTConfig
 
 
 class KVCache:
-    """Room for `size` tokens of each text, filled from the left; GPT.new_cache makes one.
+    """Room for `size` tokens of each text, filled from the left; CausalLM.new_cache makes one.
 
     Prompts of unequal length are left-padded; `starts` (B,) holds the first real place of every sequence,
     so that place p of row b stands at position p - starts[b] and places before starts[b] are never seen.
@@ -20,17 +20,18 @@ class KVCache:
     times as slow in bfloat16.
     """
 
-    def __init__(self, config: GPTConfig, weights: Sequence[Any], starts: Tensor, size: int) -> None:
+    def __init__(self, config: GPTConfig, weights: Sequence[Any], head: Tensor, starts: Tensor, size: int) -> None:
         dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.dtype
         shape = (starts.shape[0], config.num_key_value_heads, size, config.head_dim)
-        self.weights = weights
+        self.weights, self.head = weights, head
         self.keys = [torch.empty(shape, dtype=dtype, device=starts.device) for _ in weights]
         self.values = [torch.empty_like(k) for k in self.keys]
         self.starts = starts
         self.size = size
         self.length = 0  # tokens held by every sequence, left padding included
         places = torch.arange(size, device=starts.device)[None]
-        self._rotary = [table[0, 0] for table in rotary_tables(places, head_dim=config.head_dim, theta=config.rope_theta)]
+        tables = rotary_tables(places, head_dim=config.head_dim, theta=config.rope_theta)
+        self._rotary = [table[0, 0] for table in tables]
         self._mask = torch.empty(0)
 
     def open(self, count: int) -> tuple[Tensor, Tensor]:

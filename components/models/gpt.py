@@ -15,7 +15,7 @@ from components.models.layout import Layout
 
 
 class LayerWeights(NamedTuple):
-    """One decoder layer's weights as they are multiplied: projections that read the same input joined into one matrix."""
+    """One layer's weights as they are multiplied: projections that read the same input joined into one matrix."""
 
     attention_norm: Tensor
     qkv: Tensor
@@ -97,7 +97,7 @@ def decode(
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
     dropout: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One decoder layer: x + attention(norm(x)), then + mlp(norm(that)); attention: (q, k, v), each (B, heads, T, D)."""
+    """One layer: x + attention(norm(x)), then + mlp(norm(that)); attention: of q, k, v, each (B, heads, T, D)."""
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     normed = _norm(x_btd, weights.attention_norm, config).to(weights.qkv.dtype)
     heads_bthd = F.linear(normed, weights.qkv, weights.qkv_bias).unflatten(-1, (-1, config.head_dim))
@@ -112,6 +112,17 @@ def decode(
     normed = _norm(x_btd, weights.mlp_norm, config).to(weights.gate_up.dtype)
     gate, up = F.linear(normed, weights.gate_up).chunk(2, dim=-1)
     return x_btd + dropout(F.linear(F.silu(gate) * up, weights.down))
+
+
+def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+    """Copies in `dtype` for generation."""
+    return LayerWeights(*(None if weight is None else stored_by_columns(weight, dtype) for weight in weights))
+
+
+def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy; of a matrix by columns, which the product with a few rows reads three times as fast on a processor."""
+    weight = weight.detach().to(dtype)
+    return weight.t().contiguous().t() if weight.dim() == 2 else weight
 
 
 def _norm(x: Tensor, weight: Tensor, config: GPTConfig) -> Tensor:
@@ -151,21 +162,11 @@ class GPT(nn.Module):
     def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
         rotary = cache.open(input_ids.shape[1])
         x_btd = self.embed_tokens(input_ids)
-        for number, weights in enumerate(cache.weights):
-            x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())
+        with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the type of the products
+            for number, weights in enumerate(cache.weights):
+                x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())
         cache.close(input_ids.shape[1])
         return x_btd
-
-    def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype) -> KVCache:
-        """Room for `size` tokens of as many texts as there are starts (see KVCache); products in `dtype`.
-
-        Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
-        """
-        joined = [
-            LayerWeights(*(None if weight is None else weight.to(dtype) for weight in layer.weights()))
-            for layer in self.layers
-        ]
-        return KVCache(self.config, joined, starts, size)
 
 
 def initialise(module: nn.Module, config: GPTConfig) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from components.models.cache import KVCache
 from components.models.config import GPTConfig
-from components.models.gpt import GPT, initialise
+from components.models.gpt import GPT, for_reading, initialise, stored_by_columns
 from components.models.layout import Layout
 
 
@@ -27,9 +27,25 @@ class CausalLM(nn.Module):
         """(B, T) ids → (B, T, D): losses that never need all logits start here."""
         return self.model(input_ids, layout, cache)
 
-    def head(self, hidden: Tensor) -> Tensor:
-        """(…, D) hidden states → (…, V) logits."""
-        return self.lm_head(hidden)
+    def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(…, D) hidden states → (…, V) logits; by another copy of the head's matrix where one is given."""
+        return self.lm_head(hidden) if weight is None else nn.functional.linear(hidden, weight)
+
+    def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype) -> KVCache:
+        """Room for `size` tokens of as many texts as there are starts (see KVCache); products in `dtype`.
+
+        Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
+        """
+        return KVCache(
+            self.config, [for_reading(layer.weights(), dtype) for layer in self.model.layers],
+            stored_by_columns(self.lm_head.weight, dtype), starts, size,
+        )  # fmt: skip
+
+    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        """(B, V): what follows the tokens (B, T), which continue those that the cache holds and are added to it."""
+        hidden = self.model(input_ids, cache=cache)[:, -1]
+        with torch.autocast(hidden.device.type, enabled=False):
+            return self.head(hidden.to(cache.head.dtype), cache.head)
 
     def through_head(self, function: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
         """function(hidden, the head's matrix (V, D), …): for what never needs all logits at once."""

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Batches; inverse (B·T,): where in them, joined, each place of the rows went; filler (f,): places without token."""
+    """Batches; inverse (B·T,): where in them, joined, each place of the rows went; filler (f,): places of no token."""
 
     batches: list[Batch]
     inverse: Tensor

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from components.functional.logprobs import kl_k1, kl_k3
-from components.functional.masking import masked_mean
+from components.functional.logprobs import kl_k1
 from components.generation.generate import Sampling, generate, seeded
-from components.generation.responses import response_logprobs, response_scores
+from components.generation.responses import response_logprobs, response_scores, summary
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.stages.checks import check_first_forward, check_responses, check_score_places
+from components.stages.clock import Clock
 from components.stages.stage import Chart, Stage, unsharded
 
 SHOWN = 8  # responses in the table of samples
@@ -38,6 +38,7 @@ class OnPolicy(Stage):
     length, finished      tokens per response; share that ended by themselves, healthy 0.9 … 1
     equal_groups          share of prompts whose responses (if several) all got one score: they teach nothing; healthy
                           below 0.5
+    seconds_*             of generate, policy, reference, score, value (PPO), update (all of the rollout before), other
     gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
                           over-optimisation
     beta                  the KL coefficient in force
@@ -87,6 +88,7 @@ class OnPolicy(Stage):
         self.register_buffer("score_scale", torch.tensor(score_scale or 0.0))  # 0: not measured yet
         self.spent: Counter[str] = Counter()  # of rollouts, for whoever keeps the budget
         self.rollout_is_spent = False
+        self.clock = Clock()
         self._checked = False
         self.headline: dict[str, float] = {}  # figures of the latest rollout for the progress line
         self._latest: Experience = {}
@@ -107,6 +109,7 @@ class OnPolicy(Stage):
 
         Rollout n draws from (seed, rank, n) alone, so resuming needs only n.
         """
+        self.clock.mark("update")
         self.rollout_is_spent = False
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
@@ -121,6 +124,8 @@ class OnPolicy(Stage):
         keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
         parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
         self.self_check(known, parts[0], rollout)
+        self.clock.mark("other")
+        self.log_now({f"rollout/seconds_{name}": seconds for name, seconds in self.clock.read().items()})
         return parts
 
     @contextmanager
@@ -145,6 +150,7 @@ class OnPolicy(Stage):
             generator=generator,
             samples_per_prompt=self.samples_per_prompt,
         )
+        self.clock.mark("generate")
         return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
 
     def assess(self, prompts: list[list[int]], drawn: Experience) -> Experience:
@@ -161,14 +167,14 @@ class OnPolicy(Stage):
 
         Log-probabilities come from the training forward on packed rows, so the first ratio is 1.
         """
-        logprobs, entropies = response_logprobs(self.policy, part, temperature=self.sampling.temperature)
-        reference, _ = response_logprobs(self.reference, part, temperature=self.sampling.temperature)
-        return {
-            "score": response_scores(self.reward, part),
-            "old_logprobs": logprobs,
-            "reference_logprobs": reference,
-            "entropy": entropies,
-        }
+        temperature = self.sampling.temperature
+        logprobs, entropies = response_logprobs(self.policy, part, temperature=temperature)
+        self.clock.mark("policy")
+        reference, _ = response_logprobs(self.reference, part, temperature=temperature, with_entropy=False)
+        self.clock.mark("reference")
+        score = response_scores(self.reward, part)
+        self.clock.mark("score")
+        return {"score": score, "old_logprobs": logprobs, "reference_logprobs": reference, "entropy": entropies}
 
     def calibrate(self, known: Experience) -> None:
         """On the first rollout: measures the scale that gives scores unit deviation over all processes."""
@@ -206,26 +212,13 @@ class OnPolicy(Stage):
     def validation_step(self, prompts: list[dict[str, Any]], batch_idx: int) -> None:
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
-        with self.collecting():
+        with self.collecting(), self.clock.paused():
             known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-        found = self.summary(known) | self.judged(prompts, known)
+        found = summary(known) | self.judged(prompts, known)
         metrics = {f"val/{name}": value for name, value in found.items()}
         self.log_dict(metrics, batch_size=float(len(ids)), sync_dist=True)  # float: see Stage.record
-
-    def summary(self, known: Experience) -> dict[str, Tensor]:
-        mask = known["mask"]
-        k3 = torch.where(mask, kl_k3(known["old_logprobs"], known["reference_logprobs"]), 0.0)
-        return {
-            "score": known["rewards"].mean(),
-            "score_std": known["rewards"].std(correction=0),
-            "kl": known["kl"].sum(1).mean(),
-            "kl_k3": k3.sum(1).mean(),
-            "entropy": masked_mean(known["entropy"], mask),
-            "length": mask.sum(1).float().mean(),
-            "finished": known["finished"].float().mean(),
-        }
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
         """What a rollout costs: a forward pass to draw, and one of every model that reads. A prompt counts once."""
@@ -246,7 +239,7 @@ class OnPolicy(Stage):
 
     def report(self, known: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
-        metrics = {**self.summary(known), **self.judged(prompts, known), "beta": self.beta}
+        metrics = {**summary(known), **self.judged(prompts, known), "beta": self.beta}
         kl, groups = known["kl"].sum(1), known["rewards"].view(-1, self.samples_per_prompt)
         metrics["kl_stderr"] = kl.std(correction=0) / len(kl) ** 0.5
         if self.samples_per_prompt > 1:
@@ -275,7 +268,9 @@ class OnPolicy(Stage):
         if self._checked:
             return
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            logprobs, _ = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+            logprobs, _ = response_logprobs(
+                self.policy, batch, temperature=self.sampling.temperature, with_entropy=False
+            )
         reference = batch["reference_logprobs"] if rollout == 0 else None
         exact = self.trainer.precision == "32-true"
         self.tell(

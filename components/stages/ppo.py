@@ -103,7 +103,9 @@ class PPO(OnPolicy):
         return optimizer
 
     def assess_part(self, part: Experience) -> Experience:
-        return {**super().assess_part(part), "old_values": response_values(self.value, part)}
+        found = super().assess_part(part) | {"old_values": response_values(self.value, part)}
+        self.clock.mark("value")
+        return found
 
     def calibrate(self, known: Experience) -> None:
         """The value model starts as the reward model, so it takes the same scale."""

@@ -28,7 +28,7 @@ def undecided(new_model, tokenizer):
     words = [tokenizer.encode(word)[-1] for word in ("red", "blue", "soup")]
     logits = torch.full((tokenizer.vocab_size,), -50.0)
     logits[[*words, tokenizer.end_id]] = 0.0
-    model.head = lambda hidden: logits.expand(*hidden.shape[:-1], -1)
+    model.head = lambda hidden, weight=None: logits.expand(*hidden.shape[:-1], -1)
     return model
 
 

@@ -45,7 +45,7 @@ def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(c
     generator = torch.Generator().manual_seed(1)
     lengths = [9, 4, 1]
     texts = [torch.randint(2, VOCAB, (n + 6,), generator=generator) for n in lengths]
-    cache = model.model.new_cache(torch.tensor([9 - n for n in lengths]), 15, dtype=torch.float32)
+    cache = model.new_cache(torch.tensor([9 - n for n in lengths]), 15, dtype=torch.float32)
     ids = torch.full((3, 9), PAD)
     for row, (n, text) in enumerate(zip(lengths, texts, strict=True)):
         ids[row, 9 - n :] = text[:n]
@@ -261,7 +261,7 @@ def test_under_bf16_autocast_cached_decoding_still_agrees_with_the_whole_forward
         samples = generate(
             model, PROMPTS, Sampling(10, 1.0), stop_ids=[], pad_id=PAD, generator=seeded("cpu", 1), samples_per_prompt=2
         )
-        cache = model.model.new_cache(torch.zeros(1, dtype=torch.int64), 8, dtype=torch.bfloat16)
+        cache = model.new_cache(torch.zeros(1, dtype=torch.int64), 8, dtype=torch.bfloat16)
         cached = [model(torch.tensor([PROMPTS[0][:4]]), cache=cache)[0, -1]]
         cached += [model(torch.tensor([[token]]), cache=cache)[0, -1] for token in PROMPTS[0][4:]]
         whole = model(torch.tensor([PROMPTS[0]]))[0, 3:]

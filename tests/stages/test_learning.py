@@ -62,12 +62,12 @@ def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
 def test_a_model_shown_answers_of_five_tokens_stops_by_itself_after_five(pad_id):
     generator = torch.Generator().manual_seed(0)
     batches = []
-    for _ in range(100):
+    for _ in range(150):
         drawn = torch.randint(3, VOCABULARY, (31, 6), generator=generator).tolist()
         batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=pad_id, row_length=20))
     assert (batches[0].layout.segments == -1).any()  # there is padding to confuse with the end
     stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
-    fit(stage, batches, max_steps=100)
+    fit(stage, batches, max_steps=150)
     samples = generate(
         stage.exportable().eval(), [[1, token] for token in range(3, VOCABULARY)], Sampling(max_new_tokens=12),
         stop_ids=[END], pad_id=pad_id, generator=seeded("cpu", 0), samples_per_prompt=20,

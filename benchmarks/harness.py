@@ -1,0 +1,163 @@
+"""What every comparison shares: contestants in processes of their own, taking turns; medians, spread, ratios; a table.
+
+A script names its contestants, ours first. `contest` runs each as `<python> <script> --contestant <name>` in a fresh
+process, all of them once per repeat, so that a noisy minute hits everybody; the last line that it prints is its result.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
+
+
+class Contestant(NamedTuple):
+    """run: the arguments → {"rate": …, "peak_mb": …, …}; python: which of the interpreters it runs in."""
+
+    run: Callable[[argparse.Namespace], dict[str, float]]
+    python: str = "ours"
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--peers", default=sys.executable, help="python with the extra `bench` (default: this one)")
+    parser.add_argument("--trl-ppo", default=None, help="python with trl==1.12.0, the last with PPO")
+    parser.add_argument("--nanogpt", default=None, help="folder of a nanoGPT checkout")
+    parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenised data")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--only", default=None, help="comma-separated contestants")
+    parser.add_argument("--contestant", default=None, help=argparse.SUPPRESS)
+    return parser
+
+
+def contest(
+    script: str, parser: argparse.ArgumentParser, contestants: Mapping[str, Contestant], *, unit: str,
+    prepare: Callable[[argparse.Namespace], None] | None = None,
+) -> None:  # fmt: skip
+    """Runs the comparison, or in a child one contestant; prints the table and writes results/<script>.json."""
+    args = parser.parse_args()
+    if args.contestant:
+        print(json.dumps(contestants[args.contestant].run(args)))
+        return
+    if prepare:
+        prepare(args)
+    pythons = {"ours": sys.executable, "peers": args.peers, "trl-ppo": args.trl_ppo}
+    chosen = args.only.split(",") if args.only else [n for n, c in contestants.items() if pythons[c.python]]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    for repeat in range(args.repeats):
+        for name in chosen:
+            found[name].append(_measured(pythons[contestants[name].python], script, name))
+            print(f"repeat {repeat + 1}/{args.repeats} {name}: {found[name][-1]}", flush=True)
+    _report(Path(script).stem, chosen, found, unit, vars(args))
+
+
+def _measured(python: str, script: str, name: str) -> dict[str, float]:
+    """One run of one contestant; its peak memory is that of its whole process tree's largest process."""
+    process = subprocess.run(
+        [python, script, *sys.argv[1:], "--contestant", name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    if process.returncode:
+        raise SystemExit(f"{name} failed:\n{process.stderr[-4000:]}")
+    return json.loads(process.stdout.strip().splitlines()[-1])
+
+
+def _report(
+    name: str, chosen: list[str], found: Mapping[str, list[dict[str, float]]], unit: str, args: Mapping[str, Any]
+) -> None:
+    medians = {n: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for n, runs in found.items()}
+    ours = medians[chosen[0]]
+    print(f"\n| {name} | {unit} (min – max) | {chosen[0]} is faster by | peak MB | its share of it |\n|---|---|---|---|---|")
+    for n in chosen:
+        rates = [run["rate"] for run in found[n]]
+        faster = "" if n == chosen[0] else f"{ours['rate'] / medians[n]['rate']:.2f} ×"
+        share = "" if n == chosen[0] else f"{ours['peak_mb'] / medians[n]['peak_mb']:.2f}"
+        spread = f"{figure(min(rates))} – {figure(max(rates))}"
+        print(f"| {n} | {figure(medians[n]['rate'])} ({spread}) | {faster} | {medians[n]['peak_mb']:.0f} | {share} |")
+    machine = hardware()
+    print(f"\n{machine}")
+    RESULTS.mkdir(exist_ok=True)
+    record = {"unit": unit, "machine": machine, "arguments": {k: v for k, v in args.items() if k != "contestant"},
+              "median": medians, "runs": found}  # fmt: skip
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def figure(number: float) -> str:
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, the versions and the commit that figures belong to."""
+    try:
+        model = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        processor = model.split(":")[1].strip()
+    except (OSError, StopIteration):
+        processor = platform.processor()
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {"processor": processor, "cores": os.cpu_count(), "commit": git.stdout.strip(), "python": platform.python_version(),
+            "versions": versions}  # fmt: skip
+
+
+def peak_mb() -> float:
+    """Largest resident memory of this process so far, in MB (2^20 bytes)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
+    """Runs our train.py as a user would, in the benchmark's folder; its card, with the child's peak memory."""
+    # an executable started from a large process would inherit its peak: this one has imported nothing heavy yet
+    command = [sys.executable, str(ROOT / "train.py"), *SHAPE, f"paths.logs={args.work}", *overrides, "force=true"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
+    stage = next(o.split("=")[1] for o in overrides if o.startswith("stage="))
+    card = json.loads((Path(args.work) / RUN / stage / "export" / "card.json").read_text())
+    card["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    return card
+
+
+RUN = "bench"
+VOCABULARY, CONTEXT = 4096, 256
+SHAPE = (  # the models of every comparison: 4 layers, width 256, 4 heads, 4.2M parameters
+    "model=small", f"run={RUN}", "model.num_hidden_layers=4", "model.hidden_size=256", "model.intermediate_size=688",
+    "model.num_attention_heads=4", "model.num_key_value_heads=4", f"model.max_position_embeddings={CONTEXT}",
+    "callbacks.samples=null", "callbacks.hparams=null", "trainer.num_sanity_val_steps=0", "trainer.limit_val_batches=0",
+)  # fmt: skip
+
+
+def timed(steps: int, warmup: int = 4) -> tuple[str, ...]:
+    """Overrides that make the figures of the last `steps` steps the ones in the card."""
+    total = steps + warmup
+    return (f"trainer.max_steps={total}", f"trainer.log_every_n_steps={total}", f"callbacks.throughput.warmup_steps={warmup}")
+
+
+class Stopwatch:
+    """Seconds between the end of step `warmup` and the latest step; `step()` after each."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup, self.steps = warmup, -warmup
+        self._began = 0.0
+
+    def step(self) -> None:
+        self.steps += 1
+        now = time.perf_counter()
+        if self.steps == 0:
+            self._began = now
+        self.seconds = now - self._began

@@ -1,0 +1,151 @@
+"""Pretraining: tokens per second, the same shape, text and batch.
+
+    python benchmarks/pretrain.py --text shakespeare.txt --peers <python> --nanogpt <checkout>
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import harness
+from harness import CONTEXT, VOCABULARY, Contestant, Stopwatch, peak_mb
+
+BATCH, STEPS, WARMUP = 16, 16, 4
+
+
+def prepare(args: argparse.Namespace) -> None:
+    harness.train(args, "stage=tokenizer", "data=text", f"data.path={args.text}", f"tokenizer.vocab_size={VOCABULARY}")
+
+
+def ours(precision: str):
+    def run(args: argparse.Namespace) -> dict[str, float]:
+        card = harness.train(
+            args, "stage=pretrain", "data=text", f"data.path={args.text}", f"data.batch_size={BATCH}",
+            f"trainer.precision={precision}", *harness.timed(STEPS, WARMUP),
+        )  # fmt: skip
+        metrics = card["metrics"]
+        return {"rate": metrics["train/tokens_per_second"], "peak_mb": card["peak_mb"],
+                "mfu": metrics["train/mfu"], "loss": metrics["train/loss"]}  # fmt: skip
+
+    return run
+
+
+def token_rows(args: argparse.Namespace):
+    """(rows, CONTEXT + 1) token ids of the text, by the tokenizer of the work folder."""
+    import torch
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(Path(args.work) / harness.RUN / "tokenizer" / "export")
+    lines = Path(args.text).read_text().split("\n")
+    ids = [i for part in tokenizer(["\n".join(lines[n : n + 200]) for n in range(0, len(lines), 200)],
+                                   add_special_tokens=False).input_ids for i in part]  # fmt: skip
+    width = CONTEXT + 1
+    return torch.tensor(ids[: len(ids) // width * width]).view(-1, width)
+
+
+def llama():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+    ))  # fmt: skip
+
+
+def hf_trainer(**settings):
+    def run(args: argparse.Namespace) -> dict[str, float]:
+        import torch
+        from transformers import Trainer, TrainerCallback, TrainingArguments
+
+        rows = token_rows(args)[:, :CONTEXT]
+        watch = Stopwatch(WARMUP)
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, *_, **__):
+                watch.step()
+
+        data = [{"input_ids": row, "labels": row} for row in rows]
+        chosen = dict(settings)
+        if chosen.pop("bf16_compiled", False):
+            chosen |= {"bf16": True, "torch_compile": True}
+        Trainer(
+            llama(),
+            TrainingArguments(
+                output_dir=f"{args.work}/hf", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
+                report_to="none", save_strategy="no", use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **chosen,
+            ),
+            train_dataset=data, callbacks=[Watch()],
+        ).train()  # fmt: skip
+        return {"rate": watch.steps * BATCH * CONTEXT / watch.seconds, "peak_mb": peak_mb()}
+
+    return run
+
+
+def loop(build, dtype: str, compiled: bool):
+    """The training loop of nanoGPT and litgpt: random rows, autocast, clipping, AdamW; each with its own model."""
+
+    def run(args: argparse.Namespace) -> dict[str, float]:
+        import torch
+
+        torch.manual_seed(0)
+        rows = token_rows(args)
+        model, loss_of, optimizer = build(args)
+        if compiled:
+            model = torch.compile(model)
+        watch = Stopwatch(WARMUP)
+        for _ in range(STEPS + WARMUP):
+            chosen = rows[torch.randint(len(rows), (BATCH,))]
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+                loss = loss_of(model, chosen[:, :-1].contiguous(), chosen[:, 1:].contiguous())
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            loss.item()
+            watch.step()
+        return {"rate": watch.steps * BATCH * CONTEXT / watch.seconds, "peak_mb": peak_mb()}
+
+    return run
+
+
+def nanogpt(args: argparse.Namespace):
+    sys.path.insert(0, args.nanogpt)
+    from model import GPT, GPTConfig
+
+    model = GPT(GPTConfig(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False))
+    return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+
+
+def litgpt(args: argparse.Namespace):
+    import torch
+    from litgpt.config import Config
+    from litgpt.model import GPT
+    from litgpt.utils import chunked_cross_entropy
+
+    model = GPT(Config(
+        block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256,
+        rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
+        intermediate_size=688,
+    ))  # fmt: skip
+    # litgpt.pretrain: a fused AdamW where there is a GPU, and a loss in one piece
+    return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), torch.optim.AdamW(model.parameters(), lr=4e-4)
+
+
+CONTESTANTS = {
+    "gradus": Contestant(ours("auto")),
+    "gradus fp32": Contestant(ours("32-true")),
+    "HF Trainer (default)": Contestant(hf_trainer(), "peers"),
+    "HF Trainer bf16": Contestant(hf_trainer(bf16=True), "peers"),
+    "HF Trainer bf16 compiled": Contestant(hf_trainer(bf16_compiled=True), "peers"),
+    "nanoGPT (default)": Contestant(loop(nanogpt, "fp32", False), "peers"),
+    "nanoGPT bf16": Contestant(loop(nanogpt, "bf16", False), "peers"),
+    "nanoGPT bf16 compiled": Contestant(loop(nanogpt, "bf16", True), "peers"),
+    "litgpt fp32": Contestant(loop(litgpt, "fp32", False), "peers"),
+    "litgpt bf16": Contestant(loop(litgpt, "bf16", False), "peers"),
+    "litgpt bf16 compiled": Contestant(loop(litgpt, "bf16", True), "peers"),
+}
+
+if __name__ == "__main__":
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--text", required=True, help="a text file")
+    harness.contest(__file__, parser, CONTESTANTS, unit="tokens/s", prepare=prepare)

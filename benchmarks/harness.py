@@ -5,6 +5,7 @@ process, all of them once per repeat, so that a noisy minute hits everybody; the
 """
 
 import argparse
+import gzip
 import json
 import os
 import platform
@@ -20,21 +21,27 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
+PEERS = {
+    "hf": "python of an environment with transformers and trl==1.16.0",
+    "trl-ppo": "python of an environment with trl==1.12.0, the last with PPO",
+    "litgpt": "python of an environment with litgpt==0.5.13",
+    "nanogpt": "folder of a nanoGPT checkout; runs in the python of --hf",
+}
 PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
 
 
 class Contestant(NamedTuple):
-    """run: the arguments → {"rate": …, "peak_mb": …, …}; python: which of the interpreters it runs in."""
+    """run: the arguments → {"rate": …, "peak_mb": …, …}; needs: the peers' arguments that it cannot do without, its
+    python first."""
 
     run: Callable[[argparse.Namespace], dict[str, float]]
-    python: str = "ours"
+    needs: tuple[str, ...] = ()
 
 
 def arguments(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--peers", default=sys.executable, help="python with the extra `bench` (default: this one)")
-    parser.add_argument("--trl-ppo", default=None, help="python with trl==1.12.0, the last with PPO")
-    parser.add_argument("--nanogpt", default=None, help="folder of a nanoGPT checkout")
+    for peer, what in PEERS.items():
+        parser.add_argument(f"--{peer}", help=f"{what}; its contestants are left out without it")
     parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenised data")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=None, help="comma-separated contestants")
@@ -49,48 +56,50 @@ def contest(
     """Runs the comparison, or in a child one contestant; prints the table and writes results/<script>.json."""
     args = parser.parse_args()
     if args.contestant:
-        print(json.dumps(contestants[args.contestant].run(args)))
+        print(json.dumps({**contestants[args.contestant].run(args), "versions": versions()}))
         return
     if prepare:
         prepare(args)
-    pythons = {"ours": sys.executable, "peers": args.peers, "trl-ppo": args.trl_ppo}
-    chosen = args.only.split(",") if args.only else [n for n, c in contestants.items() if pythons[c.python]]
+    given = {name: getattr(args, name.replace("-", "_")) for name in PEERS}
+    chosen = [n for n, c in contestants.items() if all(given[peer] for peer in c.needs)]
+    chosen = [n for n in chosen if not args.only or n in args.only.split(",")]
+    pythons = {n: given[contestants[n].needs[0]] if contestants[n].needs else sys.executable for n in chosen}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    used: dict[str, dict[str, str]] = {}
     for repeat in range(args.repeats):
         for name in chosen:
-            found[name].append(_measured(pythons[contestants[name].python], script, name))
-            print(f"repeat {repeat + 1}/{args.repeats} {name}: {found[name][-1]}", flush=True)
-    _report(Path(script).stem, chosen, found, unit, vars(args))
+            result = _measured(pythons[name], script, name)
+            used[name] = result.pop("versions")
+            found[name].append(result)
+            print(f"repeat {repeat + 1}/{args.repeats} {name}: {result}", flush=True)
+    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, "arguments": vars(args)})
 
 
 def _measured(python: str, script: str, name: str) -> dict[str, float]:
     """One run of one contestant; its peak memory is that of its whole process tree's largest process."""
-    process = subprocess.run(
-        [python, script, *sys.argv[1:], "--contestant", name], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [python, script, *sys.argv[1:], "--contestant", name]
+    process = subprocess.run(command, capture_output=True, text=True)
     if process.returncode:
         raise SystemExit(f"{name} failed:\n{process.stderr[-4000:]}")
-    return json.loads(process.stdout.strip().splitlines()[-1])
+    return json.loads(process.stdout.strip().splitlines()[-1])  # progress of libraries may stand before it
 
 
-def _report(
-    name: str, chosen: list[str], found: Mapping[str, list[dict[str, float]]], unit: str, args: Mapping[str, Any]
-) -> None:
+def _report(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, record: Mapping[str, Any]) -> None:
+    """The table; contestants called "<work>: <name>" are compared with the first of the same work."""
     medians = {n: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for n, runs in found.items()}
-    ours = medians[chosen[0]]
-    print(f"\n| {name} | {unit} (min – max) | {chosen[0]} is faster by | peak MB | its share of it |\n|---|---|---|---|---|")
-    for n in chosen:
-        rates = [run["rate"] for run in found[n]]
-        faster = "" if n == chosen[0] else f"{ours['rate'] / medians[n]['rate']:.2f} ×"
-        share = "" if n == chosen[0] else f"{ours['peak_mb'] / medians[n]['peak_mb']:.2f}"
+    firsts: dict[str, str] = {}
+    print(f"\n| {name} | {unit} (min – max) | ours is faster by | peak MB | our share of it |\n|---|---|---|---|---|")
+    for n, runs in found.items():
+        ours = medians[firsts.setdefault(n.split(": ")[0] if ": " in n else "", n)]
+        rates = [run["rate"] for run in runs]
+        faster = "" if ours is medians[n] else f"{ours['rate'] / medians[n]['rate']:.2f} ×"
+        share = "" if ours is medians[n] else f"{ours['peak_mb'] / medians[n]['peak_mb']:.2f}"
         spread = f"{figure(min(rates))} – {figure(max(rates))}"
         print(f"| {n} | {figure(medians[n]['rate'])} ({spread}) | {faster} | {medians[n]['peak_mb']:.0f} | {share} |")
-    machine = hardware()
-    print(f"\n{machine}")
+    print(f"\n{record['machine']}")
     RESULTS.mkdir(exist_ok=True)
-    record = {"unit": unit, "machine": machine, "arguments": {k: v for k, v in args.items() if k != "contestant"},
-              "median": medians, "runs": found}  # fmt: skip
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    kept = {"unit": unit, **record, "median": medians, "runs": found}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def figure(number: float) -> str:
@@ -105,14 +114,19 @@ def hardware() -> dict[str, Any]:
     except (OSError, StopIteration):
         processor = platform.processor()
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    versions = {}
+    return {"processor": processor, "cores": os.cpu_count(), "commit": git.stdout.strip(),
+            "python": platform.python_version()}  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that matter, as far as they are installed here."""
+    found = {}
     for package in PACKAGES:
         try:
-            versions[package] = metadata.version(package)
+            found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {"processor": processor, "cores": os.cpu_count(), "commit": git.stdout.strip(), "python": platform.python_version(),
-            "versions": versions}  # fmt: skip
+    return found
 
 
 def peak_mb() -> float:
@@ -134,18 +148,31 @@ def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
 
 
 RUN = "bench"
-VOCABULARY, CONTEXT = 4096, 256
+VOCABULARY = 4096
 SHAPE = (  # the models of every comparison: 4 layers, width 256, 4 heads, 4.2M parameters
     "model=small", f"run={RUN}", "model.num_hidden_layers=4", "model.hidden_size=256", "model.intermediate_size=688",
-    "model.num_attention_heads=4", "model.num_key_value_heads=4", f"model.max_position_embeddings={CONTEXT}",
+    "model.num_attention_heads=4", "model.num_key_value_heads=4",
     "callbacks.samples=null", "callbacks.hparams=null", "trainer.num_sanity_val_steps=0", "trainer.limit_val_batches=0",
 )  # fmt: skip
 
 
-def timed(steps: int, warmup: int = 4) -> tuple[str, ...]:
+def timed(steps: int, warmup: int) -> tuple[str, ...]:
     """Overrides that make the figures of the last `steps` steps the ones in the card."""
     total = steps + warmup
-    return (f"trainer.max_steps={total}", f"trainer.log_every_n_steps={total}", f"callbacks.throughput.warmup_steps={warmup}")
+    return (
+        f"trainer.max_steps={total}", f"trainer.log_every_n_steps={total}",
+        f"callbacks.throughput.warmup_steps={warmup}",
+    )  # fmt: skip
+
+
+def records(path: str, count: int) -> list[dict[str, Any]]:
+    """The first records of a .jsonl or .jsonl.gz file."""
+    with (gzip.open if path.endswith(".gz") else open)(path, "rt") as lines:
+        return [json.loads(line) for line, _ in zip(lines, range(count))]
+
+
+def export(args: argparse.Namespace, stage: str) -> str:
+    return str(Path(args.work) / RUN / stage / "export")
 
 
 class Stopwatch:

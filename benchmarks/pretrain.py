@@ -1,6 +1,6 @@
 """Pretraining: tokens per second, the same shape, text and batch.
 
-    python benchmarks/pretrain.py --text shakespeare.txt --peers <python> --nanogpt <checkout>
+    python benchmarks/pretrain.py --text shakespeare.txt --hf <python> --litgpt <python> --nanogpt <checkout>
 """
 
 import argparse
@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import harness
-from harness import CONTEXT, VOCABULARY, Contestant, Stopwatch, peak_mb
+from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
 
-BATCH, STEPS, WARMUP = 16, 16, 4
+BATCH, CONTEXT, STEPS, WARMUP = 16, 256, 16, 4
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -21,7 +21,7 @@ def ours(precision: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
             args, "stage=pretrain", "data=text", f"data.path={args.text}", f"data.batch_size={BATCH}",
-            f"trainer.precision={precision}", *harness.timed(STEPS, WARMUP),
+            f"trainer.precision={precision}", f"model.max_position_embeddings={CONTEXT}", *harness.timed(STEPS, WARMUP),
         )  # fmt: skip
         metrics = card["metrics"]
         return {"rate": metrics["train/tokens_per_second"], "peak_mb": card["peak_mb"],
@@ -33,12 +33,11 @@ def ours(precision: str):
 def token_rows(args: argparse.Namespace):
     """(rows, CONTEXT + 1) token ids of the text, by the tokenizer of the work folder."""
     import torch
-    from transformers import AutoTokenizer
+    from sentencepiece import SentencePieceProcessor
 
-    tokenizer = AutoTokenizer.from_pretrained(Path(args.work) / harness.RUN / "tokenizer" / "export")
+    encode = SentencePieceProcessor(model_file=harness.export(args, "tokenizer") + "/tokenizer.model").encode
     lines = Path(args.text).read_text().split("\n")
-    ids = [i for part in tokenizer(["\n".join(lines[n : n + 200]) for n in range(0, len(lines), 200)],
-                                   add_special_tokens=False).input_ids for i in part]  # fmt: skip
+    ids = [i for start in range(0, len(lines), 200) for i in encode("\n".join(lines[start : start + 200]))]
     width = CONTEXT + 1
     return torch.tensor(ids[: len(ids) // width * width]).view(-1, width)
 
@@ -72,7 +71,8 @@ def hf_trainer(**settings):
             llama(),
             TrainingArguments(
                 output_dir=f"{args.work}/hf", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
-                report_to="none", save_strategy="no", use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **chosen,
+                report_to="none", save_strategy="no", use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+                **chosen,
             ),
             train_dataset=data, callbacks=[Watch()],
         ).train()  # fmt: skip
@@ -112,7 +112,8 @@ def nanogpt(args: argparse.Namespace):
     sys.path.insert(0, args.nanogpt)
     from model import GPT, GPTConfig
 
-    model = GPT(GPTConfig(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False))
+    shape = dict(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False)
+    model = GPT(GPTConfig(**shape))
     return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
 
 
@@ -124,25 +125,25 @@ def litgpt(args: argparse.Namespace):
 
     model = GPT(Config(
         block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256,
-        rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm", mlp_class_name="LLaMAMLP",
-        intermediate_size=688,
+        rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP", intermediate_size=688,
     ))  # fmt: skip
-    # litgpt.pretrain: a fused AdamW where there is a GPU, and a loss in one piece
-    return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), torch.optim.AdamW(model.parameters(), lr=4e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
+    return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), optimizer  # the loss as it pretrains
 
 
 CONTESTANTS = {
     "gradus": Contestant(ours("auto")),
     "gradus fp32": Contestant(ours("32-true")),
-    "HF Trainer (default)": Contestant(hf_trainer(), "peers"),
-    "HF Trainer bf16": Contestant(hf_trainer(bf16=True), "peers"),
-    "HF Trainer bf16 compiled": Contestant(hf_trainer(bf16_compiled=True), "peers"),
-    "nanoGPT (default)": Contestant(loop(nanogpt, "fp32", False), "peers"),
-    "nanoGPT bf16": Contestant(loop(nanogpt, "bf16", False), "peers"),
-    "nanoGPT bf16 compiled": Contestant(loop(nanogpt, "bf16", True), "peers"),
-    "litgpt fp32": Contestant(loop(litgpt, "fp32", False), "peers"),
-    "litgpt bf16": Contestant(loop(litgpt, "bf16", False), "peers"),
-    "litgpt bf16 compiled": Contestant(loop(litgpt, "bf16", True), "peers"),
+    "HF Trainer (default)": Contestant(hf_trainer(), ("hf",)),
+    "HF Trainer bf16": Contestant(hf_trainer(bf16=True), ("hf",)),
+    "HF Trainer bf16 compiled": Contestant(hf_trainer(bf16_compiled=True), ("hf",)),
+    "nanoGPT (default)": Contestant(loop(nanogpt, "fp32", False), ("hf", "nanogpt")),
+    "nanoGPT bf16": Contestant(loop(nanogpt, "bf16", False), ("hf", "nanogpt")),
+    "nanoGPT bf16 compiled": Contestant(loop(nanogpt, "bf16", True), ("hf", "nanogpt")),
+    "litgpt fp32": Contestant(loop(litgpt, "fp32", False), ("litgpt",)),
+    "litgpt bf16": Contestant(loop(litgpt, "bf16", False), ("litgpt",)),
+    "litgpt bf16 compiled": Contestant(loop(litgpt, "bf16", True), ("litgpt",)),
 }
 
 if __name__ == "__main__":

@@ -276,3 +276,23 @@ def test_generation_needs_and_leaves_no_gradient(model):
     assert not samples.ids.requires_grad
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.75, 1.0], ids=["never", "at three quarters", "at once"])
+def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, monkeypatch, share):
+    plain = greedy(model, PROMPTS * 3, 12)
+    stops = {int(plain.ids[0, 3]), int(plain.ids[1, 6])}  # some stop early, some late, some never
+    expected = [row[: next((i + 1 for i, token in enumerate(row) if token in stops), 12)] for row in plain.ids.tolist()]
+    monkeypatch.setattr("components.generation.generate.LEAVE", share)
+    samples = generate(
+        model, PROMPTS * 3, Sampling(12, 0.0), stop_ids=stops, pad_id=PAD, generator=seeded("cpu", 0)
+    )
+    assert samples.responses() == expected
+    assert samples.finished.tolist() == [row[-1] in stops for row in expected]
+    assert len({len(row) for row in expected}) > 1
+
+
+def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model):
+    cache = model.new_cache(torch.zeros(2, dtype=torch.int64), 5, dtype=torch.bfloat16)
+    assert cache.keys[0].dtype == cache.values[0].dtype == torch.float32
+    assert cache.weights[0].qkv.dtype == cache.head.dtype == torch.bfloat16

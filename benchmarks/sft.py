@@ -1,0 +1,79 @@
+"""SFT: real tokens per second (padding not counted), the same dialogues, batch and cut.
+
+    python benchmarks/sft.py --text corpus.txt --chat dialogues.jsonl.gz --hf <python>
+"""
+
+import argparse
+
+import harness
+from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
+
+BATCH, CONTEXT, STEPS, WARMUP = 16, 512, 16, 4
+
+
+def prepare(args: argparse.Namespace) -> None:
+    """A tokenizer and a base model, whose weights do not matter."""
+    text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={CONTEXT}")
+    harness.train(args, "stage=tokenizer", *text, f"tokenizer.vocab_size={VOCABULARY}")
+    harness.train(args, "stage=pretrain", *text, "trainer.max_steps=2")
+
+
+def ours(precision: str):
+    def run(args: argparse.Namespace) -> dict[str, float]:
+        card = harness.train(
+            args, "stage=sft", "data=chat", f"data.path={args.chat}", f"data.batch_size={BATCH}",
+            f"trainer.precision={precision}", "trainer.max_epochs=null", *harness.timed(STEPS, WARMUP),
+        )  # fmt: skip
+        return {"rate": card["metrics"]["train/tokens_per_second"], "peak_mb": card["peak_mb"]}
+
+    return run
+
+
+def trl(**settings):
+    def run(args: argparse.Namespace) -> dict[str, float]:
+        import torch
+        from datasets import Dataset
+        from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+        from trl import SFTConfig, SFTTrainer
+
+        watch, seen = Stopwatch(WARMUP), []
+
+        class Watch(TrainerCallback):
+            def on_step_end(self, *_, **__):
+                watch.step()
+                seen.append(trainer._total_train_tokens)
+
+        data = Dataset.from_list([{"messages": r["messages"]} for r in harness.records(args.chat, 10**6)])
+        folder = harness.export(args, "pretrain")
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            train_dataset=data,
+            args=SFTConfig(
+                output_dir=f"{args.work}/trl", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
+                max_length=CONTEXT, report_to="none", save_strategy="no", disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(), **settings,
+            ),
+            callbacks=[Watch()],
+        )  # fmt: skip
+        trainer.train()
+        return {"rate": (seen[-1] - seen[WARMUP - 1]) / watch.seconds, "peak_mb": peak_mb()}
+
+    return run
+
+
+CONTESTANTS = {
+    "gradus": Contestant(ours("auto")),
+    "gradus fp32": Contestant(ours("32-true")),
+    "TRL SFTTrainer (default)": Contestant(trl(), ("hf",)),
+    "TRL fp32": Contestant(trl(bf16=False), ("hf",)),
+    "TRL bf16 by length": Contestant(trl(bf16=True, train_sampling_strategy="group_by_length",
+                                         gradient_checkpointing=False), ("hf",)),
+    "TRL bf16 packed": Contestant(trl(bf16=True, packing=True, gradient_checkpointing=False), ("hf",)),
+}  # fmt: skip
+
+if __name__ == "__main__":
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--text", required=True, help="a text file for the tokenizer")
+    parser.add_argument("--chat", required=True, help='a .jsonl(.gz) file of {"messages"}')
+    harness.contest(__file__, parser, CONTESTANTS, unit="real tokens/s", prepare=prepare)

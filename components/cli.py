@@ -99,8 +99,7 @@ def expect_language_model(folder: Path) -> None:
     from components import artifacts
 
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
-    models = [one.parent for one in run.glob("*/export/config.json") if one.parents[1].name != "pretrain"]
-    talking = [model for model in models if artifacts.load_config(model)[1] == "CausalLM"]
+    talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
     latest = max(talking, key=lambda model: model.stat().st_mtime, default=None)
     try_next = f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
     if not (folder / "config.json").exists():
@@ -110,6 +109,16 @@ def expect_language_model(folder: Path) -> None:
             f"{folder} is a reward model: it scores answers and writes none. "
             f"Talk to the policy that was trained with it: {try_next}"
         )
+
+
+def _talks(folder: Path) -> bool:
+    """Whether a language model lies there, and is whole enough to be suggested."""
+    from components import artifacts
+
+    try:
+        return artifacts.load_config(folder)[1] == "CausalLM"
+    except ValueError:
+        return False
 
 
 def description(folder: Path) -> dict[str, Any]:

@@ -64,7 +64,9 @@ def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
     artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=model)
 
     def answers(*options):
-        return gradus("chat", tmp_path / "x", "--max-new-tokens", 6, *options, lines="a\nb\n").stdout
+        result = gradus("chat", tmp_path / "x", "--max-new-tokens", 6, *options, lines="a\nb\n")
+        assert result.exit_code == 0, result.stderr
+        return result.stdout
 
     assert answers("--seed", 1) == answers("--seed", 1)
     assert answers("--seed", 1) != answers("--seed", 2)

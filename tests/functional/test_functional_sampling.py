@@ -106,5 +106,5 @@ def test_logits_of_another_rank_are_refused():
 def test_a_share_that_rounds_up_to_the_whole_still_draws_what_is_possible(monkeypatch):
     logits = torch.tensor([[0.0, 0.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
     for share, expected in ((1.0, [1, 1]), (0.0, [0, 1])):
-        monkeypatch.setattr(torch, "rand", lambda *shape, dtype, value=share, **_: torch.full(shape, value, dtype=dtype))
+        monkeypatch.setattr(torch, "rand", lambda *shape, dtype, p=share, **_: torch.full(shape, p, dtype=dtype))
         assert draw(logits, torch.Generator()).tolist() == expected

@@ -52,13 +52,16 @@ def fit(cfg: DictConfig) -> None:
     checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
     stage = _stage(cfg, tokenizer)
     trainer = _trainer(cfg, shape.hidden_size)
+    began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    fit_seconds = common.seconds() - began  # without imports, reading data, examining
     _stop_if_signalled(trainer, cfg)
     model = stage.exportable()
     weights = artifacts.whole_weights(model)  # sharded ones are gathered by all processes
     found = gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), **_data_counts(data)}
+    metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
+    metrics |= _data_counts(data)
     if trainer.is_global_zero:
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
         artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)

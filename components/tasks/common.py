@@ -1,5 +1,6 @@
 """What every task needs: which one to run, its surroundings, what it was made from, the card of what it makes."""
 
+import shlex
 import time
 
 STARTED = time.perf_counter()  # before the heavy imports below, which belong to a stage's time
@@ -31,7 +32,8 @@ def identity(cfg: DictConfig) -> str:
     """The overrides that name this run's folder, for commands that are suggested."""
     model = HydraConfig.get().runtime.choices["model"]
     parts = [f"model={model}"]
-    parts += [f"run={cfg.run}"] if cfg.run != model else []
+    named = f"run='{cfg.run}'" if "=" in cfg.run else f"run={cfg.run}"  # Hydra's quotes, within the shell's
+    parts += [shlex.quote(named) if "=" in cfg.run else named] if cfg.run != model else []
     parts += [f"paths.logs={cfg.paths.logs}"] if cfg.paths.logs != "logs" else []
     return " ".join(parts)
 

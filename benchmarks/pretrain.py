@@ -10,7 +10,7 @@ from pathlib import Path
 import harness
 from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = 16, 256, 16, 4
+BATCH, CONTEXT, STEPS, WARMUP = 16, 256, 8, 3
 
 
 def prepare(args: argparse.Namespace) -> None:

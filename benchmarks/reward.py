@@ -9,7 +9,7 @@ import harness
 import sft
 from harness import Contestant, Stopwatch, peak_mb
 
-BATCH, STEPS, WARMUP = 8, 16, 4
+BATCH, STEPS, WARMUP = 8, 10, 3
 
 
 def prepare(args: argparse.Namespace) -> None:

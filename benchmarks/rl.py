@@ -15,7 +15,7 @@ import harness
 import reward
 from harness import Contestant, Stopwatch, peak_mb
 
-SAMPLES, NEW, EPOCHS, GROUP, ITERATIONS, WARMUP = 64, 64, 4, 8, 4, 2
+SAMPLES, NEW, EPOCHS, GROUP, ITERATIONS, WARMUP = 64, 64, 4, 8, 3, 1
 
 
 def prepare(args: argparse.Namespace) -> None:

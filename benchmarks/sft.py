@@ -8,7 +8,7 @@ import argparse
 import harness
 from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = 16, 512, 16, 4
+BATCH, CONTEXT, STEPS, WARMUP = 16, 512, 8, 3
 
 
 def prepare(args: argparse.Namespace) -> None:

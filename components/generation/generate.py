@@ -1,6 +1,7 @@
 """Batched and streaming generation: an engine that knows only token ids."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from components.functional.sampling import draw, filter_logits
 from components.models.cache import KVCache
 from components.models.heads import CausalLM
 
+ALONE = 2e7  # multiplications a step; below it one thread is faster than two (4M parameters, one row: by 30 %)
 LEAVE = 0.75  # rows that have stopped leave the batch when at most this share is left: leaving copies the cache
 
 
@@ -55,6 +57,19 @@ def generate(
     generator lives on the model's device. Raises ValueError for an empty prompt, or one that leaves no room.
     """
     _check_room(model, prompts, sampling)
+    with _threads_for(model, len(prompts) * samples_per_prompt):
+        return _generate(model, prompts, sampling, stop_ids, pad_id, generator, samples_per_prompt)
+
+
+def _generate(
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    stop_ids: Collection[int],
+    pad_id: int,
+    generator: torch.Generator,
+    samples_per_prompt: int,
+) -> Samples:
     device = next(model.parameters()).device
     ids, starts = _left_pad(prompts, pad_id, device)
     cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
@@ -87,6 +102,18 @@ def generate(
     return Samples(drawn[:, :width], mask[:, :width], finished)
 
 
+@contextmanager
+def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
+    """One thread where a step's products are so small that several would spend their time waiting for one another."""
+    before = torch.get_num_threads()
+    if next(model.parameters()).device.type == "cpu" and rows * model.config.num_parameters() < ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def _leave(cache: KVCache, alive: Tensor) -> Tensor:
     """Takes the rows that have stopped out of the cache; those that stay are all alive."""
     cache.select(alive.nonzero().squeeze(1))
@@ -109,7 +136,8 @@ def stream(
     ids, starts = _left_pad([prompt], 0, device)
     cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
     for _ in range(sampling.max_new_tokens):
-        token = pick(model.next_logits(ids, cache), sampling, generator)
+        with _threads_for(model, 1):
+            token = pick(model.next_logits(ids, cache), sampling, generator)
         if int(token) in stop_ids or should_stop():
             return
         yield int(token)

@@ -125,7 +125,7 @@ CONTESTANTS = {
     "PPO: gradus": Contestant(ours("ppo", EPOCHS, *PPO)),
     "PPO: TRL (default precision)": Contestant(trl_ppo(**SMALL), ("trl-ppo",)),
     "PPO: TRL fp32": Contestant(trl_ppo(bf16=False, gradient_checkpointing=False, **SMALL), ("trl-ppo",)),
-    "PPO: TRL bf16, one micro-batch": Contestant(
+    "PPO: TRL bf16": Contestant(
         trl_ppo(bf16=True, gradient_checkpointing=False, per_device_train_batch_size=SAMPLES), ("trl-ppo",)),
     "GRPO: gradus": Contestant(ours("grpo", 1, *GRPO)),
     "GRPO: TRL (default precision)": Contestant(trl_grpo(), ("hf",)),

@@ -26,6 +26,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 log = logging.getLogger(__name__)
+# oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
+# them. It reads this before its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too

@@ -2,17 +2,14 @@
 
 import shlex
 import time
+from typing import Any
 
-STARTED = time.perf_counter()  # before the heavy imports below, which belong to a stage's time
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_method
+from omegaconf import DictConfig, OmegaConf
 
-from typing import Any  # noqa: E402
-
-from hydra.core.hydra_config import HydraConfig  # noqa: E402
-from hydra.utils import get_method  # noqa: E402
-from omegaconf import DictConfig, OmegaConf  # noqa: E402
-
-from components import artifacts, lineage  # noqa: E402
-from components.tokenizer.tokenizer import Tokenizer  # noqa: E402
+from components import artifacts, hydra_hooks, lineage
+from components.tokenizer.tokenizer import Tokenizer
 
 
 def run(cfg: DictConfig) -> None:
@@ -69,7 +66,8 @@ def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float
 
 
 def seconds() -> float:
-    return round(time.perf_counter() - STARTED, 1)
+    """Since the process began, its imports included."""
+    return round(time.perf_counter() - hydra_hooks.STARTED, 1)
 
 
 def say_made(cfg: DictConfig, metrics: dict[str, float]) -> None:

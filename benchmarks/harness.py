@@ -72,7 +72,7 @@ def contest(
             used[name] = result.pop("versions")
             found[name].append(result)
             print(f"repeat {repeat + 1}/{args.repeats} {name}: {result}", flush=True)
-    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, "arguments": vars(args)})
+    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used})
 
 
 def _measured(python: str, script: str, name: str) -> dict[str, float]:
@@ -114,8 +114,8 @@ def hardware() -> dict[str, Any]:
     except (OSError, StopIteration):
         processor = platform.processor()
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {"processor": processor, "cores": os.cpu_count(), "commit": git.stdout.strip(),
-            "python": platform.python_version()}  # fmt: skip
+    return {"processor": processor, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+            "commit": git.stdout.strip(), "python": platform.python_version()}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

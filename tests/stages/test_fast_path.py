@@ -1,0 +1,45 @@
+"""The loss curve of the fast path lies on the slow path's."""
+
+import pytest
+import torch
+from tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
+
+from components.models import attention, segments
+from components.stages.sft import SFT
+
+STEPS = 20
+
+
+def curve(**trainer) -> torch.Tensor:
+    """The losses of a short training on packed dialogues of many lengths."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for _ in range(STEPS):
+        lengths = torch.randint(1, 9, (12,), generator=generator).tolist()
+        drawn = [torch.randint(3, 16, (n + 1,), generator=generator).tolist() for n in lengths]
+        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=PAD, row_length=20))
+    logger = ListLogger()
+    torch.manual_seed(0)
+    fit(SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT), batches, max_steps=STEPS, logger=logger, **trainer)
+    return torch.tensor(logger["train/loss"])
+
+
+def test_attention_by_segments_trains_as_a_dense_mask_does(monkeypatch):
+    monkeypatch.setattr(segments, "PER_TOKEN", 1e9)
+    dense = curve()
+    monkeypatch.setattr(segments, "PER_TOKEN", -1e9)
+    by_segments = curve()
+    assert len(dense) == STEPS and dense[-1] < dense[0] - 0.1
+    assert torch.allclose(by_segments, dense, atol=1e-4)
+    assert not torch.equal(by_segments, dense)  # two ways indeed
+
+
+def test_attention_in_blocks_trains_as_torchs_own_kernel_does_in_bf16(monkeypatch):
+    in_blocks = curve(precision="bf16-mixed")
+    monkeypatch.setattr(
+        attention, "attend_blockwise",
+        lambda q, k, v, mask: torch.nn.functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=mask is None
+        ),
+    )  # fmt: skip
+    assert in_blocks.numpy() == pytest.approx(curve(precision="bf16-mixed").numpy(), rel=0.02)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 FILLER = -1  # segment of a place that holds no token
-STEP = 64  # rows longer than this have a multiple of it as their length
+SHORT, STEP = 64, 16  # rows longer than SHORT have a multiple of STEP as their length
 
 
 class Layout(NamedTuple):
@@ -51,9 +51,8 @@ def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, fille
 
     A document is a list of segments: the first is the trunk (a text, a dialogue, a prompt), the others each
     continue the trunk: they attend to it and their positions go on from its length, but do not see each other.
-    Rows are as long as the fullest of them, beyond STEP rounded up to a multiple of it (at most row_length): kernels
-    and memory are cached by shape, and a run with a new shape every step grows without end (on a CPU in bf16 by
-    25 MB a step at 12M parameters). `filler` is the id written at the end of rows.
+    Rows are as long as the fullest of them, beyond SHORT rounded up to a multiple of STEP (at most row_length):
+    kernels are made and kept for each shape, and a run with a new one every step would grow. `filler` is the id written at the end of rows.
     Raises ValueError for no document, an empty trunk, or a document longer than row_length tokens.
     """
     if not documents:
@@ -65,7 +64,7 @@ def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, fille
         raise ValueError("pack: a document's first segment is empty")
     rows = _first_fit_decreasing(lengths, row_length)
     width = max(sum(lengths[d] for d in row) for row in rows)
-    width = min(-(-width // STEP) * STEP, row_length) if width > STEP else width
+    width = min(-(-width // STEP) * STEP, row_length) if width > SHORT else width
     ids = torch.full((len(rows), width), filler, dtype=torch.int64)
     positions = torch.zeros_like(ids)
     segments = torch.full_like(ids, FILLER)

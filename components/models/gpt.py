@@ -12,6 +12,7 @@ from components.models.attention import Mask, attend, mask_of, rotary_tables, ro
 from components.models.cache import KVCache
 from components.models.config import GPTConfig
 from components.models.layout import Layout
+from components.models.segments import Segments, back_in_rows
 
 
 class LayerWeights(NamedTuple):
@@ -153,11 +154,14 @@ class GPT(nn.Module):
             positions, mask = layout.positions, mask_of(layout)
         else:
             positions, mask = torch.arange(count, device=input_ids.device)[None], None
+        if isinstance(mask, Segments):  # filler is not computed at all
+            whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
         rotary = rotary_tables(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
         x_btd = self.dropout(self.embed_tokens(input_ids))
         for layer in self.layers:
             x_btd = layer(x_btd, rotary, mask)
-        return self.norm(x_btd)
+        x_btd = self.norm(x_btd)
+        return back_in_rows(x_btd, mask, whole.shape) if isinstance(mask, Segments) else x_btd
 
     def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
         rotary = cache.open(input_ids.shape[1])

@@ -52,7 +52,8 @@ def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, fille
     A document is a list of segments: the first is the trunk (a text, a dialogue, a prompt), the others each
     continue the trunk: they attend to it and their positions go on from its length, but do not see each other.
     Rows are as long as the fullest of them, beyond SHORT rounded up to a multiple of STEP (at most row_length):
-    kernels are made and kept for each shape, and a run with a new one every step would grow. `filler` is the id written at the end of rows.
+    kernels are made and kept for each shape, and a run with a new one every step would grow. `filler` is the id
+    written at the end of rows.
     Raises ValueError for no document, an empty trunk, or a document longer than row_length tokens.
     """
     if not documents:

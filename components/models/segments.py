@@ -23,7 +23,7 @@ PER_TOKEN, PER_BATCH = 60, 1000
 class Batch(NamedTuple):
     """n segments, each padded at its end to `length` tokens.
 
-    places (n·length,): the flat place of every token in the rows, 0 for padding; padding (p,): which of them are.
+    places (n·length,): which token stands at every place, 0 for padding; padding (p,): which of them are.
     trunks (n,): the segment that each continues, by its row in batch number `trunk`; None where they continue none.
     mask (n, 1, length, trunk's length + length) bool, True where attention is allowed; None: causal.
     """
@@ -37,11 +37,14 @@ class Batch(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Batches; inverse (B·T,): where in them, joined, each place of the rows went; filler (f,): places of no token."""
+    """Batches of the tokens (N,) that remain of rows without their filler; tokens (N,): their flat places in the rows.
+
+    inverse (N,): where in the batches, joined, each token went.
+    """
 
     batches: list[Batch]
     inverse: Tensor
-    filler: Tensor
+    tokens: Tensor
 
 
 def segments_of(layout: Layout) -> Segments | None:
@@ -59,16 +62,15 @@ def segments_of(layout: Layout) -> Segments | None:
     parent = np.where(continued >= 0, np.searchsorted(keys[firsts], parent_keys), -1)
     steps = _rounded(lengths, least=16)
     batches = _batches(steps, parent)
-    if _cost(batches, steps, parent, rows * width) >= rows * width * width:
+    tokens = np.flatnonzero(segments != FILLER)
+    if _cost(batches, steps, parent, len(tokens)) >= rows * width * width:
         return None
-    return _placed(batches, firsts, lengths, steps, parent, rows * width)
+    firsts = np.cumsum(lengths) - lengths  # where they begin once the filler is gone
+    return _placed(batches, firsts, lengths, steps, parent, tokens)
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
-    """`attention` within the segments of packed rows: q (B, H, T, D), k and v (B, Hkv, T, D) → (B, H, T, D).
-
-    Places without a token come out as some other place's result.
-    """
+    """`attention` within segments; their tokens lie in one row: q (1, H, N, D), k and v (1, Hkv, N, D)."""
     shape = q.shape
     parts = [_Take.apply(segments, x.transpose(1, 2).flatten(0, 1)) for x in (q, k, v)]
     outs = []
@@ -84,8 +86,14 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attenti
     return out.view(shape[0], shape[2], shape[1], shape[3]).transpose(1, 2)
 
 
+def back_in_rows(x: Tensor, segments: Segments, shape: torch.Size) -> Tensor:
+    """Tokens (1, N, D) → rows (B, T, D) of that shape (B, T), 0 where filler stands."""
+    rows = x.new_zeros(shape.numel(), x.shape[-1])
+    return rows.index_copy(0, segments.tokens, x[0]).view(*shape, -1)
+
+
 class _Take(torch.autograd.Function):
-    """(B·T, …) tokens of rows → for each batch (n·length, …); every token goes to one place, so back as well."""
+    """(N, …) tokens → for each batch (n·length, …); every token goes to one place, so back as well."""
 
     @staticmethod
     def forward(ctx, segments, x):
@@ -95,7 +103,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        return None, _joined(grads).index_select(0, ctx.segments.inverse).index_fill_(0, ctx.segments.filler, 0)
+        return None, _joined(grads).index_select(0, ctx.segments.inverse)
 
 
 class _PutBack(torch.autograd.Function):
@@ -133,18 +141,17 @@ def _batches(steps: np.ndarray, parent: np.ndarray) -> list[np.ndarray]:
     return [np.flatnonzero(which.ravel() == kind) for kind in range(kinds.shape[1])]
 
 
-def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, places: int) -> float:
+def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, tokens: int) -> float:
     """In scores; a causal batch computes about .6 of its square."""
     per_token = np.where(parent >= 0, steps[parent] + steps, 0.6 * steps)
-    return float((steps * per_token).sum()) + PER_TOKEN * places + PER_BATCH * len(batches)
+    return float((steps * per_token).sum()) + PER_TOKEN * tokens + PER_BATCH * len(batches)
 
 
 def _placed(
     batches: list[np.ndarray], firsts: np.ndarray, lengths: np.ndarray, steps: np.ndarray, parent: np.ndarray,
-    places: int,
+    tokens: np.ndarray,
 ) -> Segments:  # fmt: skip
-    inverse = np.zeros(places, dtype=np.int64)
-    filler = np.ones(places, dtype=bool)
+    inverse = np.zeros(len(tokens), dtype=np.int64)
     home = np.zeros((2, len(firsts)), dtype=np.int64)  # of every segment: its batch, its row there
     made: list[Batch] = []
     start = 0
@@ -159,7 +166,6 @@ def _placed(
         place[: len(members)] = firsts[members, None] + columns
         place[~real] = 0
         inverse[place[real]] = start + np.flatnonzero(real)
-        filler[place[real]] = False
         start += place.size
         batch = Batch(length, torch.from_numpy(place.ravel()), torch.from_numpy(np.flatnonzero(~real)))
         if parent[members[0]] >= 0:
@@ -173,4 +179,4 @@ def _placed(
                 trunk=int(trunk[0]), trunks=torch.from_numpy(rows), mask=torch.from_numpy(mask[:, None])
             )
         made.append(batch)
-    return Segments(made, torch.from_numpy(inverse), torch.from_numpy(np.flatnonzero(filler)))
+    return Segments(made, torch.from_numpy(inverse), torch.from_numpy(tokens))

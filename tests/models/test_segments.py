@@ -1,5 +1,6 @@
 """Attention segment by segment, and in blocks: what the dense mask gives, without its work."""
 
+import puppets
 import pytest
 import torch
 from hypothesis import given, settings
@@ -27,9 +28,13 @@ def tensors(rows, length, *, heads=4, key_heads=2, dim=8, dtype=torch.float32):
 
 
 def attended(q, k, v, mask, real):
-    """Output and gradients, where a token lies."""
-    out = attend(q, k, v, mask) * real[:, None, :, None]
-    return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, 8)).sum(), (q, k, v))]
+    """Output and gradients where a token lies, as (N, …)."""
+    given = (q, k, v)
+    if isinstance(mask, Segments):
+        q, k, v = (x.transpose(1, 2)[real].transpose(0, 1)[None] for x in given)
+    out = attend(q, k, v, mask)
+    out = out[0].transpose(0, 1) if isinstance(mask, Segments) else out.transpose(1, 2)[real]
+    return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, 8)).sum(), given)]
 
 
 @settings(max_examples=40, deadline=None)
@@ -54,17 +59,17 @@ def test_a_prompt_shared_by_many_is_attended_to_once_and_its_gradient_is_their_s
     assert chosen.batches[1].trunks.tolist() == [0] * 6
 
 
-def test_what_lies_in_filler_changes_nothing_and_gets_no_gradient(always):
+def test_filler_is_not_computed_and_comes_out_as_nought(always):
+    model = puppets.random_model(50)
     packed = pack([[[1] * 9, [2] * 4], [[3] * 17]], row_length=20, filler=0)
-    layout, chosen = packed.layout, segments_of(packed.layout)
-    q, k, v = tensors(*packed.input_ids.shape)
-    before = attended(q, k, v, chosen, layout.real)
-    filler = ~layout.real[:, None, :, None]
-    poisoned = [x.detach().masked_fill(filler, torch.nan).requires_grad_() for x in (q, k, v)]
-    out = attend(*poisoned, chosen).masked_fill(filler, 0.0)
-    grads = torch.autograd.grad((out * torch.linspace(-1, 1, 8)).sum(), poisoned)
-    for ours, theirs in zip([out, *grads], before, strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-6)
+    seen = []
+    model.model.layers[0].register_forward_pre_hook(lambda layer, given: seen.append(given[0].shape[1]))
+    hidden = model.hidden(packed.input_ids, packed.layout)
+    real = packed.layout.real
+    assert seen == [30] and real.sum() == 30 and (~real).any()
+    assert hidden[~real].eq(0).all()
+    poisoned = model.hidden(packed.input_ids.masked_fill(~real, 49), packed.layout)
+    assert torch.equal(hidden, poisoned)
 
 
 def test_short_rows_keep_the_dense_mask_and_long_ones_of_short_documents_do_not():

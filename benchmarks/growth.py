@@ -39,10 +39,7 @@ def ppo(args, samples: int) -> float:
 
 
 def main() -> None:
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--text", required=True, help="a text file")
-    parser.add_argument("--chat", required=True, help='a .jsonl(.gz) file of {"messages"}')
-    parser.add_argument("--preference", required=True, help='a .jsonl(.gz) file of {"prompt", "chosen", "rejected"}')
+    parser = harness.arguments(__doc__, "text", "chat", "preference")
     args = parser.parse_args()
     rl.prepare(args)
     tokens: dict[str, list[float]] = {name: [] for name in FOUR_TIMES}

@@ -27,6 +27,11 @@ PEERS = {
     "litgpt": "python of an environment with litgpt==0.5.13",
     "nanogpt": "folder of a nanoGPT checkout; runs in the python of --hf",
 }
+FILES = {
+    "text": "a text file, also for the tokenizer",
+    "chat": 'a .jsonl(.gz) file of {"messages"}',
+    "preference": 'a .jsonl(.gz) file of {"prompt", "chosen", "rejected"}',
+}
 PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
 
 
@@ -38,8 +43,11 @@ class Contestant(NamedTuple):
     needs: tuple[str, ...] = ()
 
 
-def arguments(description: str) -> argparse.ArgumentParser:
+def arguments(description: str, *files: str) -> argparse.ArgumentParser:
+    """The parser of a comparison that needs these of FILES."""
     parser = argparse.ArgumentParser(description=description)
+    for file in files:
+        parser.add_argument(f"--{file}", required=True, help=FILES[file])
     for peer, what in PEERS.items():
         parser.add_argument(f"--{peer}", help=f"{what}; its contestants are left out without it")
     parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenised data")

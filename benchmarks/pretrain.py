@@ -147,6 +147,5 @@ CONTESTANTS = {
 }
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--text", required=True, help="a text file")
+    parser = harness.arguments(__doc__, "text")
     harness.contest(__file__, parser, CONTESTANTS, unit="tokens/s", prepare=prepare)

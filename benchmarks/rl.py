@@ -134,8 +134,5 @@ CONTESTANTS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--text", required=True, help="a text file for the tokenizer")
-    parser.add_argument("--chat", required=True, help='a .jsonl(.gz) file of {"messages"}')
-    parser.add_argument("--preference", required=True, help='a .jsonl(.gz) file of {"prompt", "chosen", "rejected"}')
+    parser = harness.arguments(__doc__, "text", "chat", "preference")
     harness.contest(__file__, parser, CONTESTANTS, unit="samples/s", prepare=prepare)

@@ -73,7 +73,5 @@ CONTESTANTS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--text", required=True, help="a text file for the tokenizer")
-    parser.add_argument("--chat", required=True, help='a .jsonl(.gz) file of {"messages"}')
+    parser = harness.arguments(__doc__, "text", "chat")
     harness.contest(__file__, parser, CONTESTANTS, unit="real tokens/s", prepare=prepare)

@@ -107,6 +107,5 @@ def nanogpt(args: argparse.Namespace) -> dict[str, float]:
 CONTESTANTS = {"gradus": Contestant(ours), "nanoGPT's recipe": Contestant(nanogpt, ("hf", "nanogpt"))}
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__)
-    parser.add_argument("--text", required=True, help="a text file")
+    parser = harness.arguments(__doc__, "text")
     harness.contest(__file__, parser, CONTESTANTS, unit="runs/s", prepare=prepare)

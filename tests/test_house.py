@@ -9,6 +9,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [  # from the ground up; a part imports from lower floors only
     {"functional", "models", "tokenizer", "world", "optim"},
+    {"adapters"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks"},
     {"hydra_hooks", "checking", "lineage"},

@@ -21,7 +21,7 @@ class KVCache:
     """
 
     def __init__(self, config: GPTConfig, weights: Sequence[Any], head: Tensor, starts: Tensor, size: int) -> None:
-        dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.dtype
+        dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.weight.dtype
         shape = (starts.shape[0], config.num_key_value_heads, size, config.head_dim)
         self.weights, self.head = weights, head
         self.keys = [torch.empty(shape, dtype=dtype, device=starts.device) for _ in weights]

@@ -78,15 +78,15 @@ class GPTConfig:
         embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
         return embeddings + self.num_hidden_layers * layer + d
 
-    def flops_per_token(self, context: int) -> int:
+    def flops_per_token(self, context: int, *, frozen: bool = False) -> int:
         """Training FLOPs per token: 6 per parameter used in a matmul + 12·L·d·T for attention over T = context.
 
-        The input embedding is a look-up and is not counted; a tied output matrix is. Source: Kaplan et al. 2020,
+        frozen: 4 per parameter, as no gradient of weights is computed. The input embedding is a look-up and is not counted; a tied output matrix is. Source: Kaplan et al. 2020,
         section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
         """
         look_up = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         width = self.num_attention_heads * self.head_dim
-        return 6 * (self.num_parameters() - look_up) + 12 * self.num_hidden_layers * width * context
+        return (4 if frozen else 6) * (self.num_parameters() - look_up) + 12 * self.num_hidden_layers * width * context
 
     def to_hf(self, architecture: str) -> dict[str, Any]:
         """config.json of the Hugging Face architecture that has this shape.

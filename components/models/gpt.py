@@ -1,37 +1,49 @@
 """The decoder: tokens → hidden states. Module names are those of Hugging Face's Llama family."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import Mask, attend, mask_of, rotary_tables, rotate
 from components.models.cache import KVCache
 from components.models.config import GPTConfig
 from components.models.layout import Layout
+from components.models.lora import Adapters, LayerAdapters
 from components.models.segments import Segments, back_in_rows
+
+
+class Projection(NamedTuple):
+    """A matrix (outputs, inputs) and what is added to its product; low_rank: A (R, inputs) and B (outputs, R) of
+    adapters, with dropout on what A reads."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+    dropout: float = 0.0
 
 
 class LayerWeights(NamedTuple):
     """One layer's weights as they are multiplied: projections that read the same input joined into one matrix."""
 
     attention_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Projection
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: Projection
     mlp_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: Projection
+    down: Projection
 
 
 class Attention(nn.Module):
     """The weights of causal self-attention with rotary positions and grouped key/value heads (Ainslie et al. 2023)."""
+
+    frozen = False  # see GPT.freeze_
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -48,6 +60,8 @@ class Attention(nn.Module):
 
 class MLP(nn.Module):
     """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6)."""
+
+    frozen = False  # see GPT.freeze_
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -69,25 +83,52 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
 
-    def weights(self) -> LayerWeights:
+    def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
         """Joined anew at every call: a copy of the projections, little beside a training batch."""
         attention, mlp = self.self_attn, self.mlp
-        inward = (attention.q_proj, attention.k_proj, attention.v_proj)
         return LayerWeights(
             attention_norm=self.input_layernorm.weight,
-            qkv=torch.cat([projection.weight for projection in inward]),
-            qkv_bias=torch.cat([projection.bias for projection in inward]) if self.config.attention_bias else None,
+            qkv=_joined(attention, ("q_proj", "k_proj", "v_proj"), adapters),
             q_norm=attention.q_norm.weight if self.config.qk_norm else None,
             k_norm=attention.k_norm.weight if self.config.qk_norm else None,
-            out=attention.o_proj.weight,
-            out_bias=attention.o_proj.bias,
+            out=_joined(attention, ("o_proj",), adapters),
             mlp_norm=self.post_attention_layernorm.weight,
-            gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)),
-            down=mlp.down_proj.weight,
+            gate_up=_joined(mlp, ("gate_proj", "up_proj"), adapters),
+            down=_joined(mlp, ("down_proj",), adapters),
         )
 
-    def forward(self, x_btd: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
-        return decode(x_btd, self.weights(), self.config, rotary, partial(attend, mask=mask), self.dropout)
+    def forward(
+        self, x_btd: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, adapters: LayerAdapters | None = None
+    ) -> Tensor:
+        weights = self.weights(adapters)
+        return decode(x_btd, weights, self.config, rotary, partial(attend, mask=mask), self.dropout)
+
+
+def _joined(module: nn.Module, names: Sequence[str], adapters: LayerAdapters | None) -> Projection:
+    parts = [getattr(module, name) for name in names]
+    biases = [part.bias for part in parts]
+    return Projection(
+        _matrix([part.weight for part in parts], in_place=module.frozen),
+        None if biases[0] is None else torch.cat(biases),
+        adapters.joined(names) if adapters else None,
+        adapters.dropout if adapters else 0.0,
+    )
+
+
+def _matrix(weights: Sequence[Tensor], *, in_place: bool) -> Tensor:
+    """The weights one below the other; in place: they become views of the joined matrix, which is made only once."""
+    if len(weights) == 1:
+        return weights[0]
+    if not in_place or not all(isinstance(weight, nn.Parameter) for weight in weights):
+        return torch.cat(list(weights))
+    rows = [len(weight) for weight in weights]
+    width, item = weights[0].shape[1], weights[0].element_size()
+    ends = [weight.data_ptr() + weight.numel() * item for weight in weights]
+    if ends[:-1] != [weight.data_ptr() for weight in weights[1:]]:
+        joined = torch.cat([weight.detach() for weight in weights])
+        for weight, part in zip(weights, joined.split(rows), strict=True):
+            weight.data = part
+    return weights[0].detach().as_strided((sum(rows), width), (width, 1))
 
 
 def decode(
@@ -100,8 +141,8 @@ def decode(
 ) -> Tensor:
     """One layer: x + attention(norm(x)), then + mlp(norm(that)); attention: of q, k, v, each (B, heads, T, D)."""
     queries, keys = config.num_attention_heads, config.num_key_value_heads
-    normed = _norm(x_btd, weights.attention_norm, config).to(weights.qkv.dtype)
-    heads_bthd = F.linear(normed, weights.qkv, weights.qkv_bias).unflatten(-1, (-1, config.head_dim))
+    normed = _norm(x_btd, weights.attention_norm, config).to(weights.qkv.weight.dtype)
+    heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
     if weights.q_norm is not None:
         q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
         qk = torch.cat((_norm(q, weights.q_norm, config), _norm(k, weights.k_norm, config)), dim=2)
@@ -109,15 +150,33 @@ def decode(
         qk, v = heads_bthd.split((queries + keys, keys), dim=2)
     q, k = rotate(qk.transpose(1, 2), *rotary).to(v.dtype).split((queries, keys), dim=1)
     out_bhtd = attention(q, k, v.transpose(1, 2))
-    x_btd = x_btd + dropout(F.linear(out_bhtd.transpose(1, 2).flatten(2), weights.out, weights.out_bias))
-    normed = _norm(x_btd, weights.mlp_norm, config).to(weights.gate_up.dtype)
-    gate, up = F.linear(normed, weights.gate_up).chunk(2, dim=-1)
-    return x_btd + dropout(F.linear(F.silu(gate) * up, weights.down))
+    x_btd = x_btd + dropout(_project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
+    normed = _norm(x_btd, weights.mlp_norm, config).to(weights.gate_up.weight.dtype)
+    gate, up = _project(normed, weights.gate_up).chunk(2, dim=-1)
+    return x_btd + dropout(_project(F.silu(gate) * up, weights.down))
+
+
+def _project(x: Tensor, projection: Projection) -> Tensor:
+    out = F.linear(x, projection.weight, projection.bias)
+    if projection.low_rank is None:
+        return out
+    down, up = (matrix.to(x.dtype) for matrix in projection.low_rank)
+    return out + F.linear(F.linear(F.dropout(x, projection.dropout), down), up)
 
 
 def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
-    """Copies in `dtype` for generation."""
-    return LayerWeights(*(None if weight is None else stored_by_columns(weight, dtype) for weight in weights))
+    """Copies in `dtype` for generation, adapters added to the matrices that they adapt."""
+
+    def read(held: Tensor | Projection | None) -> Tensor | Projection | None:
+        if not isinstance(held, Projection):
+            return None if held is None else stored_by_columns(held, dtype)
+        weight = held.weight
+        if held.low_rank is not None:
+            down, up = held.low_rank
+            weight = weight.detach().float() + up.detach().float() @ down.detach().float()
+        return Projection(stored_by_columns(weight, dtype), None if held.bias is None else held.bias.detach().to(dtype))
+
+    return LayerWeights(*map(read, weights))
 
 
 def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
@@ -140,12 +199,20 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.dropout = nn.Dropout(config.dropout)
+        self.recompute = False  # in training: keep each layer's input alone, and compute the layer anew going back
 
-    def forward(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        input_ids: Tensor,
+        layout: Layout | None = None,
+        cache: KVCache | None = None,
+        adapters: Adapters | None = None,
+    ) -> Tensor:
         """input_ids (B, T) → hidden states (B, T, D).
 
         layout: packed rows; None: every row is one text from its first token on.
-        cache: the tokens continue those it holds, and their keys and values are added to it.
+        cache: the tokens continue those it holds, and their keys and values are added to it; it has its own weights.
+        adapters: of the model that reads through this trunk.
         """
         if cache is not None:
             return self.norm(self._continued(input_ids, cache))
@@ -158,10 +225,20 @@ class GPT(nn.Module):
             whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
         rotary = rotary_tables(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
         x_btd = self.dropout(self.embed_tokens(input_ids))
-        for layer in self.layers:
-            x_btd = layer(x_btd, rotary, mask)
+        for number, layer in enumerate(self.layers):
+            further = (rotary, mask, adapters.layers[number] if adapters else None)
+            if self.recompute and torch.is_grad_enabled():
+                x_btd = checkpoint(layer, x_btd, *further, use_reentrant=False)
+            else:
+                x_btd = layer(x_btd, *further)
         x_btd = self.norm(x_btd)
         return back_in_rows(x_btd, mask, whole.shape) if isinstance(mask, Segments) else x_btd
+
+    def freeze_(self) -> None:
+        """No weight takes a gradient any more, so projections that are joined lie joined in memory from now on."""
+        self.requires_grad_(False)
+        for layer in self.layers:
+            layer.self_attn.frozen = layer.mlp.frozen = True
 
     def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
         rotary = cache.open(input_ids.shape[1])

@@ -10,22 +10,23 @@ from components.models.cache import KVCache
 from components.models.config import GPTConfig
 from components.models.gpt import GPT, for_reading, initialise, stored_by_columns
 from components.models.layout import Layout
+from components.models.lora import Adaptable
 
 
-class CausalLM(nn.Module):
-    """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM)."""
+class CausalLM(Adaptable):
+    """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, to share."""
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.model = GPT(config)
+    head_name, trained_head = "lm_head", False
+
+    def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
+        super().__init__(config, trunk or GPT(config))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
         """(B, T) ids → (B, T, D): losses that never need all logits start here."""
-        return self.model(input_ids, layout, cache)
+        return self.model(input_ids, layout, cache, self.adapters)
 
     def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
         """(…, D) hidden states → (…, V) logits; by another copy of the head's matrix where one is given."""
@@ -36,8 +37,10 @@ class CausalLM(nn.Module):
 
         Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
         """
+        adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
+        layers = [for_reading(layer.weights(own), dtype) for layer, own in zip(self.model.layers, adapters, strict=True)]
         return KVCache(
-            self.config, [for_reading(layer.weights(), dtype) for layer in self.model.layers],
+            self.config, layers,
             stored_by_columns(self.lm_head.weight, dtype), starts, size,
         )  # fmt: skip
 
@@ -56,21 +59,21 @@ class CausalLM(nn.Module):
         return self.head(self.hidden(input_ids, layout, cache))
 
 
-class ScalarModel(nn.Module):
-    """A decoder with one number per token: a reward model's score or a value.
+class ScalarModel(Adaptable):
+    """A decoder with one number per token: a reward model's score or a value. trunk: another model's, to share.
 
     (Hugging Face: LlamaForSequenceClassification with one label, plus a bias that holds the score's shift.)
     """
 
-    def __init__(self, config: GPTConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.model = GPT(config)
+    head_name, trained_head = "score", True
+
+    def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
+        super().__init__(config, trunk or GPT(config))
         self.score = nn.Linear(config.hidden_size, 1)
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None) -> Tensor:
         """(B, T) ids → (B, T) fp32 scores."""
-        scores = self.score(self.model(input_ids, layout)).squeeze(-1).float()
+        scores = self.score(self.model(input_ids, layout, adapters=self.adapters)).squeeze(-1).float()
         return scores.clone()  # FSDP2 hooks what forward returns, and must not be given a view
 
     @torch.no_grad()
@@ -92,8 +95,7 @@ def scalar_from_causal(causal: CausalLM) -> ScalarModel:
 
     Head N(0, 1/√(D+1)), bias 0. Source: Ziegler et al. 2019; Huang et al. 2024 (N+), detail 9.
     """
-    model = ScalarModel(causal.config)
-    model.model = causal.model
+    model = ScalarModel(causal.config, causal.model)
     nn.init.normal_(model.score.weight, std=(causal.config.hidden_size + 1) ** -0.5)
     nn.init.zeros_(model.score.bias)
     return model

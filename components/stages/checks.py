@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from components.functional.masking import last_index
+from components.models.lora import Adapters
 
 log = logging.getLogger(__name__)
 INITIAL_BAND = 0.05  # share of ln V by which a fresh model's first loss may differ from it
@@ -77,25 +78,32 @@ def check_frozen(networks: Mapping[str, nn.Module]) -> str:
 
 
 def check_separate(networks: Mapping[str, nn.Module]) -> str:
-    """No two networks share a weight's storage: an update of one would move the other."""
-    owners: dict[int, str] = {}
+    """No two networks share the storage of a weight that is trained: an update of one would move the other."""
+    owners: dict[int, tuple[str, bool]] = {}
+    trunk = False  # whether some share one that stays as it is
     for name, network in networks.items():
-        local = [p.to_local() if isinstance(p, DTensor) else p for p in network.parameters()]  # this process's part
-        places = {p.untyped_storage().data_ptr() for p in local if p.numel()}
-        shared = [owners[place] for place in places if place in owners]
-        if shared:
-            raise SelfCheckError(
-                f"self-check: {name} and {shared[0]} share weights, so training one changes the other. "
-                "Let every builder load or make a model of its own"
-            )
-        owners |= dict.fromkeys(places, name)
-    return f"{', '.join(networks)} share no weights"
+        places: dict[int, bool] = {}  # this process's part of every weight, and whether anything there is trained
+        for p in network.parameters():
+            local = p.to_local() if isinstance(p, DTensor) else p
+            if local.numel():
+                place = local.untyped_storage().data_ptr()
+                places[place] = places.get(place, False) or p.requires_grad
+        for place, trained in places.items():
+            owner, trained_there = owners.setdefault(place, (name, trained))
+            trunk |= owner != name
+            if owner != name and (trained or trained_there):
+                raise SelfCheckError(
+                    f"self-check: {name} and {owner} share weights, so training one changes the other. "
+                    "Let every builder load or make a model of its own"
+                )
+    return f"{', '.join(networks)} share no {'trained ' if trunk else ''}weights"
 
 
 def check_no_dropout(networks: Mapping[str, nn.Module]) -> str:
     """Ratios and KL compare two forwards of a text, which dropout would make two different models."""
     for name, network in networks.items():
         rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout) and module.p > 0]
+        rates += [m.lora.dropout for m in network.modules() if isinstance(m, Adapters) and m.lora.dropout > 0]
         if rates:
             raise SelfCheckError(f"self-check: {name} has dropout {rates[0]}, expected 0: ratios and KL would be noise")
     return "no dropout"

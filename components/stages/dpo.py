@@ -56,7 +56,7 @@ class DPO(Stage):
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):
             self.adopt("policy", self.policy_builder())
-            self.adopt("reference", self.policy_builder())
+            self.adopt("reference", self.as_before_training(self.policy, self.policy_builder))
 
     def compute_loss(self, batch: PreferenceBatch) -> LossOutput:
         policy = answer_logprobs(self.policy, batch)

@@ -54,6 +54,7 @@ class OnPolicy(Stage):
         Chart("length, tokens", ("rollout/length", "val/length")),
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
+    reward_is_adapter = False  # the reward model's artifact holds adapters of the trunk that the policy starts from
     readers = 3  # models that read every response: policy, reference, reward model
 
     def __init__(
@@ -97,8 +98,9 @@ class OnPolicy(Stage):
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):
             self.adopt("policy", self.policy_builder())
-            self.adopt("reference", self.policy_builder())
-            self.adopt("reward", self.reward_builder())
+            self.adopt("reference", self.as_before_training(self.policy, self.policy_builder))
+            shared = {"trunk": self.policy.model} if self.reward_is_adapter else {}
+            self.adopt("reward", self.reward_builder(**shared))
 
     def advantages(self, known: Experience) -> Experience:
         """What the loss needs beside log-probabilities, from rewards (N,), kl (N, R) and whatever `assess` added."""

@@ -1,6 +1,7 @@
 """PPO: the policy learns from the reward model, kept near the SFT model by a KL penalty."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,7 +80,8 @@ class PPO(OnPolicy):
     def configure_model(self) -> None:
         super().configure_model()
         if not hasattr(self, "value"):
-            value = self.value_builder()
+            forked = self.lora is not None and same_call(self.value_builder, self.reward_builder)
+            value = self.reward.fork() if forked else self.value_builder()
             if self.score_scale > 0:  # given, not measured
                 value.rescale_(scale=float(self.score_scale), shift=0.0)
             self.adopt("value", value)
@@ -171,3 +173,9 @@ class PPO(OnPolicy):
             mean = self.sum_over_ranks(self.trainer.callback_metrics["train/approx_kl"]) / self.trainer.world_size
             self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
         return loss
+
+
+def same_call(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
+    """Whether two builders are the same function with the same arguments."""
+    parts = ("func", "args", "keywords")
+    return isinstance(one, partial) and all(getattr(one, p) == getattr(other, p, None) for p in parts)

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.models.lora import Adaptable, LoRA
 from components.stages.checks import check_frozen, check_no_dropout, check_separate, tell
 
 
@@ -60,6 +62,8 @@ class Stage(L.LightningModule):
 
     frozen: tuple[str, ...] = ()
     seed = 0  # of whatever is drawn while training
+    lora: LoRA | None = None  # adapters instead of all weights
+    gradient_checkpointing = False  # activations within layers are computed anew going back, not kept
     charts: tuple[Chart, ...] = ()  # in reading order; ranges are those of the docstring
 
     def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
@@ -81,21 +85,43 @@ class Stage(L.LightningModule):
     def flops_per_token(self) -> float:
         """Of training on one token, forward and backward, at the model's full context."""
         config = self.exportable().config
-        return config.flops_per_token(config.max_position_embeddings)
+        return config.flops_per_token(config.max_position_embeddings, frozen=self.lora is not None)
 
     def adopt(self, name: str, model: nn.Module) -> None:
-        """Takes a freshly built model under `name`: frozen where it is named so, sharded where the strategy shards."""
-        frozen = name in self.frozen
+        """Takes a freshly built model under `name`: frozen where it is named so, adapted where the run has adapters,
+        sharded where the strategy shards."""
+        frozen, mesh = name in self.frozen, getattr(self, "device_mesh", None)
         model.requires_grad_(not frozen).train(not frozen)
-        mesh = getattr(self, "device_mesh", None)
+        if self.lora is not None and not frozen:
+            self.strict_loading = False
+            model.adapt(self.lora)
+        if mesh is None and (frozen or self.lora is not None) and isinstance(model, Adaptable):
+            model.model.freeze_()
+        if self.gradient_checkpointing and not frozen:
+            model.model.recompute = True
         if mesh is not None:
-            for layer in model.model.layers:
-                fully_shard(layer, mesh=mesh["data_parallel"])
-            fully_shard(model, mesh=mesh["data_parallel"])
-            for method in ("hidden", "head", "through_head"):
-                if hasattr(model, method):
-                    register_fsdp_forward_method(model, method)
+            self._shard(model, mesh["data_parallel"])
         setattr(self, name, model)
+        for name in self.frozen:  # whose trunk may be this one's too
+            if hasattr(self, name):
+                getattr(self, name).eval()
+
+    def _shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+        if self.lora is not None and self.frozen:
+            raise ValueError(
+                "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
+                "Use trainer=ddp, or train all weights with lora=null"
+            )
+        for layer in model.model.layers:
+            fully_shard(layer, mesh=mesh)
+        fully_shard(model, mesh=mesh)
+        for method in ("hidden", "head", "through_head"):
+            if hasattr(model, method):
+                register_fsdp_forward_method(model, method)
+
+    def as_before_training(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+        """`model` as it was at first, to be kept so: without its adapters where it has any, else built once more."""
+        return model.bare() if self.lora is not None else build()
 
     def on_train_start(self) -> None:
         """Where a loss compares networks: each is what it should be. Raises SelfCheckError."""
@@ -187,8 +213,10 @@ class Stage(L.LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leaves out what is not trained: artifacts hold it."""
         state = checkpoint["state_dict"]
-        for name in [n for n in state if n.split(".")[0] in self.frozen]:
+        fixed = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        for name in [n for n in state if n in fixed or n.split(".")[0] in self.frozen]:
             del state[name]
 
     def _share(self, weight: int) -> float:

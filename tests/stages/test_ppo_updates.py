@@ -176,7 +176,7 @@ def test_with_a_learning_rate_of_zero_nothing_moves():
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.05), (0.0, 0.15, 1.0)])
 def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
     logger = ListLogger()
-    fit_prompts(ppo(beta=beta, epochs=1, optimizer=adam(1e-4)), 32, per_rollout=64, logger=logger)
+    fit_prompts(ppo(beta=beta, epochs=1, optimizer=adam(1e-4)), 48, per_rollout=64, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high
     assert max(map(abs, logger["rollout/kl"])) < max(high, 0.05)
 

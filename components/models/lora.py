@@ -1,0 +1,171 @@
+"""Low-rank adapters on frozen weights: W·x + (alpha / rank)·B·A·x (Hu et al. 2022, eq. 3).
+
+Adapters are a module of their own, given to the trunk as an argument of forward. So several models, each with its
+adapters and its head, can share one trunk in memory, and a model without adapters is what it was before training.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from components.models.config import GPTConfig
+from components.models.quantised import quantise_
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+MLP = ("gate_proj", "up_proj", "down_proj")
+TARGETS = (*ATTENTION, *MLP)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """How a stage adapts its models instead of training all weights.
+
+    rank: of A and B; alpha: A's and B's product is scaled by alpha / rank; dropout: on what A reads, while training;
+    targets: the projections of every layer that get adapters, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj
+    and down_proj; base: how the frozen projections are held in memory: null as they were loaded, int8 or nf4
+    quantised in blocks (Dettmers et al. 2022; 2023, QLoRA), for which bitsandbytes is needed.
+    Raises ValueError for values that make no adapter.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    targets: Sequence[str]
+    base: Literal["int8", "nf4"] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.targets) - set(TARGETS))
+        if unknown or not self.targets:
+            raise ValueError(f"lora.targets: expected some of {', '.join(TARGETS)}, got {unknown or 'none'}")
+        if self.rank < 1:
+            raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
+        if self.alpha <= 0:
+            raise ValueError(f"lora.alpha must be above 0, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"lora.dropout must lie in [0, 1), got {self.dropout}")
+
+    @property
+    def scale(self) -> float:
+        return self.alpha / self.rank
+
+
+class LowRank(nn.Module):
+    """A (rank, inputs), uniform as a linear layer's weight, and B (outputs, rank), zero: at first it adds nothing."""
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.down = nn.Parameter(torch.empty(rank, inputs))
+        self.up = nn.Parameter(torch.zeros(outputs, rank))
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+
+class LayerAdapters(nn.Module):
+    """One layer's, by the projection's name."""
+
+    def __init__(self, shapes: dict[str, tuple[int, int]], lora: LoRA) -> None:
+        super().__init__()
+        self.lora = lora
+        for name in lora.targets:
+            outputs, inputs = shapes[name]
+            setattr(self, name, LowRank(inputs, outputs, lora.rank))
+        self.shapes = shapes
+
+    def joined(self, names: Sequence[str]) -> tuple[Tensor, Tensor] | None:
+        """(A (R, inputs), scaled B (all outputs, R)) of projections that read the same input; None where none has any.
+
+        A's stand one below the other, B's on a diagonal, so R is the sum of their ranks.
+        """
+        chosen = [name for name in names if name in self.lora.targets]
+        if not chosen:
+            return None
+        down = torch.cat([getattr(self, name).down for name in chosen])
+        ups = [
+            getattr(self, name).up if name in chosen else down.new_zeros(self.shapes[name][0], 0) for name in names
+        ]
+        return down, torch.block_diag(*ups) * self.lora.scale
+
+    @property
+    def dropout(self) -> float:
+        """The rate in force: 0 unless training."""
+        return self.lora.dropout if self.training else 0.0
+
+
+class Adapters(nn.Module):
+    """A model's adapters, layer by layer; fresh ones draw from torch's global generator."""
+
+    def __init__(self, config: GPTConfig, lora: LoRA) -> None:
+        super().__init__()
+        self.lora = lora
+        shapes = projection_shapes(config)
+        self.layers = nn.ModuleList(LayerAdapters(shapes, lora) for _ in range(config.num_hidden_layers))
+
+
+class Adaptable(nn.Module):
+    """A head on a trunk, with or without adapters. A subclass names its head."""
+
+    head_name: str
+    trained_head: bool  # whether the head is trained beside adapters
+
+    def __init__(self, config: GPTConfig, trunk: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.model = trunk
+        self.adapters: Adapters | None = None
+
+    def adapt(self, lora: LoRA) -> None:
+        """Freezes the trunk, quantised where lora says so, and trains adapters: its own, or where it has none fresh
+        ones, of which it is unchanged at first."""
+        self.requires_grad_(False)
+        if lora.base is not None:
+            quantise_(self.model, TARGETS, lora.base)
+        if self.adapters is None:
+            self.adapters = Adapters(self.config, lora)
+        self.adapters.requires_grad_(True)
+        getattr(self, self.head_name).requires_grad_(self.trained_head)
+
+    def bare(self) -> "Adaptable":
+        """This model without its adapters: the same trunk and head, not copies."""
+        return self._on_this_trunk(getattr(self, self.head_name))
+
+    def fork(self) -> "Adaptable":
+        """A model that starts as this one, on the same trunk: its head and its adapters, if it has any, are copies."""
+        twin = self._on_this_trunk(copy.deepcopy(getattr(self, self.head_name)))
+        twin.adapters = copy.deepcopy(self.adapters)
+        return twin
+
+    def _on_this_trunk(self, head: nn.Module) -> "Adaptable":
+        with torch.device("meta"):
+            twin = type(self)(self.config, self.model)
+        setattr(twin, self.head_name, head)
+        return twin
+
+
+def projection_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
+    """(outputs, inputs) of a layer's projections."""
+    d, width = config.hidden_size, config.intermediate_size
+    queries = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    return {
+        "q_proj": (queries, d), "k_proj": (keys, d), "v_proj": (keys, d), "o_proj": (d, queries),
+        "gate_proj": (width, d), "up_proj": (width, d), "down_proj": (d, width),
+    }  # fmt: skip
+
+
+def place_of(layer: int, target: str) -> str:
+    """The module name of a projection in the Llama family: model.layers.0.self_attn.q_proj."""
+    return f"model.layers.{layer}.{'self_attn' if target in ATTENTION else 'mlp'}.{target}"
+
+
+def merged(weights: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
+    """A model's weights by name with its adapters added to the projections: W + scale·B·A, in W's type."""
+    whole = {name: weight for name, weight in weights.items() if not name.startswith("adapters.")}
+    for name in [n.removesuffix(".down") for n in weights if n.startswith("adapters.") and n.endswith(".down")]:
+        _, _, layer, target = name.split(".")
+        place = f"{place_of(int(layer), target)}.weight"
+        product = weights[f"{name}.up"].float() @ weights[f"{name}.down"].float()
+        whole[place] = (whole[place].float() + lora.scale * product).to(whole[place].dtype)
+    return whole

@@ -1,0 +1,58 @@
+"""Frozen projections held in 8 or 4 bits and read as dense matrices: an optional saving, by bitsandbytes."""
+
+from collections.abc import Collection
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+INSTALL = "lora.base needs bitsandbytes: pip install -c constraints.txt -e '.[quant]'"
+
+
+class Quantised(nn.Module):
+    """What stands in a linear layer's place: `weight` gives its dense matrix anew, in bfloat16, at every reading.
+
+    int8: blocks of 256 values to 8 bits by a dynamic map (Dettmers et al. 2022, section 2.2).
+    nf4: blocks of 64 values to the 16 quantiles of a normal distribution (Dettmers et al. 2023, section 3).
+    Not trained and not saved: the artifact that it was read from holds the weights.
+    """
+
+    def __init__(self, linear: nn.Linear, kind: Literal["int8", "nf4"]) -> None:
+        super().__init__()
+        functional = _bitsandbytes()
+        weight = linear.weight.detach()
+        if kind == "nf4":
+            packed, self._state = functional.quantize_4bit(weight.bfloat16(), quant_type="nf4", blocksize=64)
+        else:
+            packed, self._state = functional.quantize_blockwise(weight.float(), blocksize=256)
+        self._dense = functional.dequantize_4bit if kind == "nf4" else functional.dequantize_blockwise
+        self.register_buffer("packed", packed, persistent=False)
+        self.bias = linear.bias
+
+    @property
+    def weight(self) -> Tensor:
+        self._state.to(self.packed.device)
+        return self._dense(self.packed, self._state).bfloat16()
+
+
+def quantise_(trunk: nn.Module, names: Collection[str], kind: Literal["int8", "nf4"]) -> None:
+    """Puts Quantised in the place of every linear layer of `trunk` whose last name is one of these."""
+    for module in list(trunk.modules()):
+        for name, child in list(module.named_children()):
+            if name in names and isinstance(child, nn.Linear):
+                setattr(module, name, Quantised(child, kind))
+
+
+@torch.no_grad()
+def dense_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The dense matrices of all quantised projections by their weights' names."""
+    found = ((name, module) for name, module in model.named_modules() if isinstance(module, Quantised))
+    return {f"{name}.weight": module.weight for name, module in found}
+
+
+def _bitsandbytes():
+    try:
+        import bitsandbytes.functional as functional
+    except ImportError:
+        raise ValueError(INSTALL) from None
+    return functional

@@ -13,7 +13,7 @@ from components.models.lora import TARGETS, LoRA, place_of
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
-REFUSED = {  # fields of adapter_config.json that make another adapter than A and B on projections, and their harmless values
+REFUSED = {  # fields of adapter_config.json that make other adapters than A and B on projections; harmless values
     "use_dora": (False, None), "bias": ("none", None), "fan_in_fan_out": (False, None), "rank_pattern": ({}, None),
     "alpha_pattern": ({}, None), "layers_to_transform": (None,), "layer_replication": (None,), "modules_to_save":
     (None, [], ["score"], ["classifier", "score"]), "trainable_token_indices": (None,), "lora_bias": (False, None),

@@ -81,8 +81,9 @@ class GPTConfig:
     def flops_per_token(self, context: int, *, frozen: bool = False) -> int:
         """Training FLOPs per token: 6 per parameter used in a matmul + 12·L·d·T for attention over T = context.
 
-        frozen: 4 per parameter, as no gradient of weights is computed. The input embedding is a look-up and is not counted; a tied output matrix is. Source: Kaplan et al. 2020,
-        section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
+        frozen: 4 per parameter, as no gradient of weights is computed. The input embedding is a look-up and is not
+        counted; a tied output matrix is. Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM),
+        appendix B.
         """
         look_up = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         width = self.num_attention_heads * self.head_dim

@@ -38,7 +38,8 @@ class CausalLM(Adaptable):
         Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
         """
         adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
-        layers = [for_reading(layer.weights(own), dtype) for layer, own in zip(self.model.layers, adapters, strict=True)]
+        pairs = zip(self.model.layers, adapters, strict=True)
+        layers = [for_reading(layer.weights(own), dtype) for layer, own in pairs]
         return KVCache(
             self.config, layers,
             stored_by_columns(self.lm_head.weight, dtype), starts, size,

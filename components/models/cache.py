@@ -29,22 +29,28 @@ class KVCache:
         self.starts = starts
         self.size = size
         self.length = 0  # tokens held by every sequence, left padding included
-        places = torch.arange(size, device=starts.device)[None]
-        tables = rotary_tables(places, head_dim=config.head_dim, theta=config.rope_theta)
-        self._rotary = [table[0, 0] for table in tables]
+        self._rotary: list[Tensor] | None = None
+        if config.positions == "rotary":
+            places = torch.arange(size, device=starts.device)[None]
+            tables = rotary_tables(
+                places, head_dim=config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
+            )
+            self._rotary = [table[0, 0] for table in tables]
         self._mask = torch.empty(0)
 
-    def open(self, count: int) -> tuple[Tensor, Tensor]:
-        """Prepares for the next `count` tokens: (cos, sin), each (B, 1, count, head_dim), of their positions; those of
-        left padding are clamped to 0. Raises ValueError where there is no room for them."""
+    def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Prepares for the next `count` tokens: their positions (B, count), left padding's clamped to 0, and of those
+        (cos, sin), each (B, 1, count, head_dim), where they are rotary. Raises ValueError where there is no room."""
         end = self.length + count
         if end > self.size:
             raise ValueError(f"KV cache of {self.size} places cannot hold {end} tokens")
         self._mask = self._allowed(count)[:, None]
         places = torch.arange(self.length, end, device=self.starts.device)
         positions = (places[None, :] - self.starts[:, None]).clamp_min(0)
+        if self._rotary is None:
+            return positions, None
         cos, sin = (table[positions][:, None] for table in self._rotary)
-        return cos, sin
+        return positions, (cos, sin)
 
     def _allowed(self, count: int) -> Tensor:
         """(B, count, length + count) bool: which places the next `count` tokens may attend to.

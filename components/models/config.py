@@ -1,18 +1,25 @@
 """The shape of a model, under the names that Hugging Face's Llama-family config.json gives its fields."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
+
+from components.models import hf
 
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of a Llama-family decoder.
+    """Shape of a Llama-family decoder, or with norm "layer", positions "learned" and mlp "gelu" of GPT-2.
 
     vocab_size 0 means "as many as the tokenizer has" and must be filled in (`with_vocab`) before building.
     num_key_value_heads: heads of keys and values; fewer than num_attention_heads is grouped-query attention.
     attention_bias: biases on the q, k and v projections; attention_output_bias: on the output projection.
     qk_norm: RMS norm on every head's queries and keys before the rotation (Qwen3).
-    dropout: on the residual branches and embeddings; belongs to a training run, so it is not in config.json.
+    norm "layer": LayerNorm with a bias; rms_norm_eps is the epsilon of either. mlp "gelu": tanh approximation, biases.
+    rope_scaling: of kind linear or llama3, with the fields that config.json gives it; None: none.
+    sliding_window: tokens that a token sees in the layers from max_window_layers on. Attention here is never cut, so
+    a window must be no shorter than the run's longest sequence. model_type: Hugging Face's name, where a shape has two.
+    dropout: on the residual branches and embeddings; context: tokens of the longest sequence, 0: as many as the model
+    has positions. Both belong to a run, so they are not in config.json.
     Raises ValueError on shapes that cannot be built.
     """
 
@@ -22,7 +29,7 @@ class GPTConfig:
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    max_position_embeddings: int  # longest sequence, in tokens
+    max_position_embeddings: int  # longest sequence that the model knows, in tokens
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
@@ -31,7 +38,15 @@ class GPTConfig:
     attention_output_bias: bool = False
     qk_norm: bool = False
     initializer_range: float = 0.02
+    norm: Literal["rms", "layer"] = "rms"
+    positions: Literal["rotary", "learned"] = "rotary"
+    mlp: Literal["swiglu", "gelu"] = "swiglu"
+    rope_scaling: dict[str, Any] | None = None
+    sliding_window: int | None = None
+    max_window_layers: int = 0
+    model_type: str = ""
     dropout: float = 0.0
+    context: int = 0
 
     def __post_init__(self) -> None:
         if self.head_dim == 0:
@@ -46,13 +61,30 @@ class GPTConfig:
                 f"model: num_attention_heads {self.num_attention_heads} is not a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
-        if self.head_dim % 2:
+        if self.rope_scaling is not None:
+            object.__setattr__(self, "rope_scaling", hf.checked_scaling(dict(self.rope_scaling)))
+        if self.head_dim % 2 and self.positions == "rotary":
             raise ValueError(f"model: head_dim must be even for rotary positions, got {self.head_dim}")
         for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "max_position_embeddings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model: dropout must lie in [0, 1), got {self.dropout}")
+        if not 0 <= self.context <= self.max_position_embeddings:
+            raise ValueError(
+                f"context={self.context}: the model knows {self.max_position_embeddings} positions "
+                "(max_position_embeddings); set a context from 1 to that, or null for all"
+            )
+        if self.sliding_window is not None and self.sliding_window < self.longest:
+            raise ValueError(
+                f"model: a sliding_window of {self.sliding_window} tokens is shorter than the context of "
+                f"{self.longest}, and attention here is never cut; set context={self.sliding_window}"
+            )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence of this run."""
+        return self.context or self.max_position_embeddings
 
     def with_vocab(self, size: int) -> "GPTConfig":
         """The same shape for a tokenizer of `size` pieces; a larger given vocab_size is kept (padding rows).
@@ -74,18 +106,23 @@ class GPTConfig:
         attention = d * queries + 2 * d * keys + queries * d
         attention += (queries + 2 * keys) * self.attention_bias + d * self.attention_output_bias
         attention += 2 * head * self.qk_norm
-        layer = attention + 3 * d * self.intermediate_size + 2 * d
-        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2)
-        return embeddings + self.num_hidden_layers * layer + d
+        gelu = 2 * d * self.intermediate_size + self.intermediate_size + d
+        norm = d * (2 if self.norm == "layer" else 1)
+        layer = attention + (gelu if self.mlp == "gelu" else 3 * d * self.intermediate_size) + 2 * norm
+        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2) + self._places() * d
+        return embeddings + self.num_hidden_layers * layer + norm
+
+    def _places(self) -> int:
+        """Rows of the table of positions."""
+        return self.max_position_embeddings if self.positions == "learned" else 0
 
     def flops_per_token(self, context: int, *, frozen: bool = False) -> int:
         """Training FLOPs per token: 6 per parameter used in a matmul + 12·L·d·T for attention over T = context.
 
-        frozen: 4 per parameter, as no gradient of weights is computed. The input embedding is a look-up and is not
-        counted; a tied output matrix is. Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM),
-        appendix B.
+        frozen: 4 per parameter, as no gradient of weights is computed. Embeddings are look-ups and are not counted; a
+        tied output matrix is. Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
         """
-        look_up = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+        look_up = ((0 if self.tie_word_embeddings else self.vocab_size) + self._places()) * self.hidden_size
         width = self.num_attention_heads * self.head_dim
         return (4 if frozen else 6) * (self.num_parameters() - look_up) + 12 * self.num_hidden_layers * width * context
 
@@ -93,77 +130,18 @@ class GPTConfig:
         """config.json of the Hugging Face architecture that has this shape.
 
         architecture: "CausalLM" or "SequenceClassification".
-        Raises ValueError for a combination that no Llama-family architecture has.
+        Raises ValueError for a combination that no architecture has.
         """
-        model_type = self._model_type()
         fields = asdict(self)
-        for ours in ("qk_norm", "attention_output_bias", "dropout"):
-            fields.pop(ours)
-        if model_type == "qwen2":  # its biases are fixed by the architecture, not by a field
-            fields.pop("attention_bias")
-        name = {"llama": "Llama", "qwen2": "Qwen2", "qwen3": "Qwen3"}[model_type]
-        fields["rope_parameters"] = {"rope_type": "default", "rope_theta": self.rope_theta}
-        return {
-            "model_type": model_type,
-            "architectures": [f"{name}For{architecture}"],
-            "hidden_act": "silu",
-            **fields,
-            "torch_dtype": "float32",
-        }
-
-    def _model_type(self) -> str:
-        if self.qk_norm and self.attention_bias == self.attention_output_bias:
-            return "qwen3"
-        if not self.qk_norm and self.attention_bias == self.attention_output_bias:
-            return "llama"
-        if not self.qk_norm and self.attention_bias:
-            return "qwen2"
-        raise ValueError(
-            "model: no Hugging Face architecture has qk_norm="
-            f"{self.qk_norm}, attention_bias={self.attention_bias}, "
-            f"attention_output_bias={self.attention_output_bias}"
-        )
+        for of_the_run in ("dropout", "context"):
+            fields.pop(of_the_run)
+        return hf.written(fields, architecture)
 
     @classmethod
-    def from_hf(cls, fields: dict[str, Any]) -> "GPTConfig":
-        """The shape that a Hugging Face config.json describes.
+    def from_hf(cls, fields: dict[str, Any], context: int | None = None) -> "GPTConfig":
+        """The shape that a Hugging Face config.json describes, for a run whose longest sequence has `context` tokens.
 
-        Raises ValueError naming a feature that this decoder does not have, never ignores one.
+        Raises ValueError naming a feature that this decoder does not have, never ignores one; KeyError for a field
+        that is missing.
         """
-        model_type = fields.get("model_type")
-        if model_type not in ("llama", "mistral", "qwen2", "qwen3"):
-            raise ValueError(f"config.json: model_type {model_type!r}; known: llama, mistral, qwen2, qwen3")
-        rope = fields.get("rope_parameters") or {}
-        scaling = fields.get("rope_scaling") or {}
-        kinds = {rope.get("rope_type", "default"), scaling.get("rope_type", scaling.get("type", "default"))}
-        window = fields.get("sliding_window") if fields.get("use_sliding_window", True) else None
-        refused = {
-            "rope scaling": kinds - {"default"},
-            "hidden_act other than silu": fields.get("hidden_act", "silu") != "silu",
-            "mlp_bias": fields.get("mlp_bias", False),
-            "sliding_window shorter than the context": bool(window)
-            and window < fields["max_position_embeddings"]
-            and model_type != "llama",
-        }
-        for feature, present in refused.items():
-            if present:
-                raise ValueError(f"config.json: {feature} is not supported ({model_type})")
-        bias = bool(fields.get("attention_bias", False))
-        heads = fields["num_attention_heads"]
-        return cls(
-            vocab_size=fields["vocab_size"],
-            hidden_size=fields["hidden_size"],
-            intermediate_size=fields["intermediate_size"],
-            num_hidden_layers=fields["num_hidden_layers"],
-            num_attention_heads=heads,
-            num_key_value_heads=fields.get("num_key_value_heads") or heads,
-            max_position_embeddings=fields["max_position_embeddings"],
-            head_dim=fields.get("head_dim") or 0,
-            rms_norm_eps=fields.get("rms_norm_eps", 1e-6),
-            rope_theta=fields.get("rope_theta") or rope.get("rope_theta", 10000.0),
-            tie_word_embeddings=fields.get("tie_word_embeddings", False),
-            attention_bias=bias or model_type == "qwen2",
-            attention_output_bias=bias and model_type != "qwen2",
-            qk_norm=model_type == "qwen3",
-            initializer_range=fields.get("initializer_range", 0.02),
-        )
+        return cls(**hf.shape_of(fields), context=context or 0)

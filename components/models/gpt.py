@@ -36,8 +36,10 @@ class LayerWeights(NamedTuple):
     k_norm: Tensor | None
     out: Projection
     mlp_norm: Tensor
-    gate_up: Projection
+    gate_up: Projection  # of an MLP without a gate: up
     down: Projection
+    attention_norm_bias: Tensor | None = None
+    mlp_norm_bias: Tensor | None = None
 
 
 class Attention(nn.Module):
@@ -59,16 +61,18 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6)."""
+    """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6); or of down(gelu(up(x))), with biases."""
 
     frozen = False  # see GPT.freeze_
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         d, width = config.hidden_size, config.intermediate_size
-        self.gate_proj = nn.Linear(d, width, bias=False)
-        self.up_proj = nn.Linear(d, width, bias=False)
-        self.down_proj = nn.Linear(width, d, bias=False)
+        gated = config.mlp == "swiglu"
+        if gated:
+            self.gate_proj = nn.Linear(d, width, bias=False)
+        self.up_proj = nn.Linear(d, width, bias=not gated)
+        self.down_proj = nn.Linear(width, d, bias=not gated)
 
 
 class DecoderLayer(nn.Module):
@@ -79,26 +83,34 @@ class DecoderLayer(nn.Module):
         self.config = config
         self.self_attn = Attention(config)
         self.mlp = MLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = _new_norm(config)
+        self.post_attention_layernorm = _new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
         """Joined anew at every call: a copy of the projections, little beside a training batch."""
         attention, mlp = self.self_attn, self.mlp
+        norms = (self.input_layernorm, self.post_attention_layernorm)
+        biased = self.config.norm == "layer"
         return LayerWeights(
-            attention_norm=self.input_layernorm.weight,
+            attention_norm=norms[0].weight,
             qkv=_joined(attention, ("q_proj", "k_proj", "v_proj"), adapters),
             q_norm=attention.q_norm.weight if self.config.qk_norm else None,
             k_norm=attention.k_norm.weight if self.config.qk_norm else None,
             out=_joined(attention, ("o_proj",), adapters),
-            mlp_norm=self.post_attention_layernorm.weight,
-            gate_up=_joined(mlp, ("gate_proj", "up_proj"), adapters),
+            mlp_norm=norms[1].weight,
+            gate_up=_joined(mlp, ("gate_proj", "up_proj") if self.config.mlp == "swiglu" else ("up_proj",), adapters),
             down=_joined(mlp, ("down_proj",), adapters),
+            attention_norm_bias=norms[0].bias if biased else None,
+            mlp_norm_bias=norms[1].bias if biased else None,
         )
 
     def forward(
-        self, x_btd: Tensor, rotary: tuple[Tensor, Tensor], mask: Mask, adapters: LayerAdapters | None = None
+        self,
+        x_btd: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        mask: Mask,
+        adapters: LayerAdapters | None = None,
     ) -> Tensor:
         weights = self.weights(adapters)
         return decode(x_btd, weights, self.config, rotary, partial(attend, mask=mask), self.dropout)
@@ -109,7 +121,7 @@ def _joined(module: nn.Module, names: Sequence[str], adapters: LayerAdapters | N
     biases = [part.bias for part in parts]
     return Projection(
         _matrix([part.weight for part in parts], in_place=module.frozen),
-        None if biases[0] is None else torch.cat(biases),
+        None if biases[0] is None else biases[0] if len(parts) == 1 else torch.cat(biases),
         adapters.joined(names) if adapters else None,
         adapters.dropout if adapters else 0.0,
     )
@@ -135,25 +147,31 @@ def decode(
     x_btd: Tensor,
     weights: LayerWeights,
     config: GPTConfig,
-    rotary: tuple[Tensor, Tensor],
+    rotary: tuple[Tensor, Tensor] | None,
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
     dropout: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """One layer: x + attention(norm(x)), then + mlp(norm(that)); attention: of q, k, v, each (B, heads, T, D)."""
     queries, keys = config.num_attention_heads, config.num_key_value_heads
-    normed = _norm(x_btd, weights.attention_norm, config).to(weights.qkv.weight.dtype)
+    normed = _norm(x_btd, weights.attention_norm, config, weights.attention_norm_bias).to(weights.qkv.weight.dtype)
     heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
     if weights.q_norm is not None:
         q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
         qk = torch.cat((_norm(q, weights.q_norm, config), _norm(k, weights.k_norm, config)), dim=2)
     else:
         qk, v = heads_bthd.split((queries + keys, keys), dim=2)
-    q, k = rotate(qk.transpose(1, 2), *rotary).to(v.dtype).split((queries, keys), dim=1)
+    qk = qk.transpose(1, 2) if rotary is None else rotate(qk.transpose(1, 2), *rotary)
+    q, k = qk.to(v.dtype).split((queries, keys), dim=1)
     out_bhtd = attention(q, k, v.transpose(1, 2))
     x_btd = x_btd + dropout(_project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
-    normed = _norm(x_btd, weights.mlp_norm, config).to(weights.gate_up.weight.dtype)
-    gate, up = _project(normed, weights.gate_up).chunk(2, dim=-1)
-    return x_btd + dropout(_project(F.silu(gate) * up, weights.down))
+    normed = _norm(x_btd, weights.mlp_norm, config, weights.mlp_norm_bias).to(weights.gate_up.weight.dtype)
+    inner = _project(normed, weights.gate_up)
+    if config.mlp == "swiglu":
+        gate, up = inner.chunk(2, dim=-1)
+        inner = F.silu(gate) * up
+    else:
+        inner = F.gelu(inner, approximate="tanh")
+    return x_btd + dropout(_project(inner, weights.down))
 
 
 def _project(x: Tensor, projection: Projection) -> Tensor:
@@ -185,7 +203,14 @@ def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.t().contiguous().t() if weight.dim() == 2 else weight
 
 
-def _norm(x: Tensor, weight: Tensor, config: GPTConfig) -> Tensor:
+def _new_norm(config: GPTConfig) -> nn.Module:
+    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
+    return kind(config.hidden_size, eps=config.rms_norm_eps)
+
+
+def _norm(x: Tensor, weight: Tensor, config: GPTConfig, bias: Tensor | None = None) -> Tensor:
+    if config.norm == "layer":
+        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), config.rms_norm_eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), config.rms_norm_eps)
 
 
@@ -196,8 +221,10 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        if config.positions == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = _new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
         self.recompute = False  # in training: keep each layer's input alone, and compute the layer anew going back
 
@@ -223,8 +250,12 @@ class GPT(nn.Module):
             positions, mask = torch.arange(count, device=input_ids.device)[None], None
         if isinstance(mask, Segments):  # filler is not computed at all
             whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
-        rotary = rotary_tables(positions, head_dim=self.config.head_dim, theta=self.config.rope_theta)
-        x_btd = self.dropout(self.embed_tokens(input_ids))
+        rotary, config = None, self.config
+        if config.positions == "rotary":
+            rotary = rotary_tables(
+                positions, head_dim=config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
+            )
+        x_btd = self.dropout(self._embedded(input_ids, positions))
         for number, layer in enumerate(self.layers):
             further = (rotary, mask, adapters.layers[number] if adapters else None)
             if self.recompute and torch.is_grad_enabled():
@@ -240,9 +271,13 @@ class GPT(nn.Module):
         for layer in self.layers:
             layer.self_attn.frozen = layer.mlp.frozen = True
 
-    def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
-        rotary = cache.open(input_ids.shape[1])
+    def _embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         x_btd = self.embed_tokens(input_ids)
+        return x_btd + self.embed_positions(positions) if self.config.positions == "learned" else x_btd
+
+    def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+        positions, rotary = cache.open(input_ids.shape[1])
+        x_btd = self._embedded(input_ids, positions)
         with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the type of the products
             for number, weights in enumerate(cache.weights):
                 x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())

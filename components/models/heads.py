@@ -21,7 +21,11 @@ class CausalLM(Adaptable):
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
         super().__init__(config, trunk or GPT(config))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
+        self.tie()
+
+    def tie(self) -> None:
+        """Makes the head's matrix the embedding's, where they are one: anew after weights were put in other tensors."""
+        if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
@@ -96,7 +100,9 @@ def scalar_from_causal(causal: CausalLM) -> ScalarModel:
 
     Head N(0, 1/√(D+1)), bias 0. Source: Ziegler et al. 2019; Huang et al. 2024 (N+), detail 9.
     """
-    model = ScalarModel(causal.config, causal.model)
+    with torch.device("meta"):  # no second trunk
+        model = ScalarModel(causal.config, causal.model)
+    model.score = nn.Linear(causal.config.hidden_size, 1)
     nn.init.normal_(model.score.weight, std=(causal.config.hidden_size + 1) ** -0.5)
     nn.init.zeros_(model.score.bias)
     return model

@@ -101,6 +101,9 @@ class Adapters(nn.Module):
         super().__init__()
         self.lora = lora
         shapes = projection_shapes(config)
+        absent = [name for name in lora.targets if name not in shapes]
+        if absent:
+            raise ValueError(f"lora.targets: this model has no {', '.join(absent)}; it has {', '.join(shapes)}")
         self.layers = nn.ModuleList(LayerAdapters(shapes, lora) for _ in range(config.num_hidden_layers))
 
 
@@ -149,9 +152,10 @@ def projection_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
     d, width = config.hidden_size, config.intermediate_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
+    gate = {"gate_proj": (width, d)} if config.mlp == "swiglu" else {}
     return {
-        "q_proj": (queries, d), "k_proj": (keys, d), "v_proj": (keys, d), "o_proj": (d, queries),
-        "gate_proj": (width, d), "up_proj": (width, d), "down_proj": (d, width),
+        "q_proj": (queries, d), "k_proj": (keys, d), "v_proj": (keys, d), "o_proj": (d, queries), **gate,
+        "up_proj": (width, d), "down_proj": (d, width),
     }  # fmt: skip
 
 

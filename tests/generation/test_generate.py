@@ -295,4 +295,4 @@ def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, m
 def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model):
     cache = model.new_cache(torch.zeros(2, dtype=torch.int64), 5, dtype=torch.bfloat16)
     assert cache.keys[0].dtype == cache.values[0].dtype == torch.float32
-    assert cache.weights[0].qkv.dtype == cache.head.dtype == torch.bfloat16
+    assert cache.weights[0].qkv.weight.dtype == cache.head.dtype == torch.bfloat16

@@ -1,0 +1,207 @@
+"""config.json of the Hugging Face families that this decoder can be, read and written.
+
+Its fields as they stand there on one side, the arguments of GPTConfig on the other. What the decoder lacks is refused
+by name: a field that was passed over would be a model that computes something else.
+"""
+
+from typing import Any
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
+NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
+MISSING = {  # what a family's class takes for a field that the file does not have; its heads otherwise
+    "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
+    "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
+}
+SCALINGS = {
+    "linear": {"factor"},
+    "llama3": {"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"},
+}
+
+
+def checked_scaling(scaling: dict[str, Any]) -> dict[str, Any] | None:
+    """A rope_scaling with its kind under "rope_type"; None where it scales nothing.
+
+    Raises ValueError naming a kind that is not known, and fields that are missing or too many.
+    """
+    given = dict(scaling)
+    kinds = {given.pop(name) for name in ("rope_type", "type") if name in given}
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind == "default" and not given:
+        return None
+    if kind not in SCALINGS:
+        raise ValueError(f"rope scaling {kind!r} is not supported; known: {', '.join(SCALINGS)}")
+    if given.keys() != SCALINGS[kind]:
+        raise ValueError(f"rope scaling {kind!r}: expected {sorted(SCALINGS[kind])}, got {sorted(given)}")
+    return {"rope_type": kind, **given}
+
+
+def shape_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of GPTConfig that a config.json stands for. Raises ValueError, and KeyError for a missing field."""
+    family = fields.get("model_type")
+    if family not in FAMILIES:
+        raise ValueError(f"config.json: model_type {family!r}; known: {', '.join(FAMILIES)}")
+    refused = ("quantization_config", "auto_map", "is_encoder_decoder", "add_cross_attention", "use_mrope")
+    present = [name for name in refused if fields.get(name)]
+    if present:
+        raise ValueError(f"config.json: {', '.join(present)} is not supported ({family})")
+    try:
+        return _gpt2_shape(fields) if family == "gpt2" else _llama_shape(fields, family)
+    except ValueError as error:
+        raise ValueError(f"config.json: {error} ({family})") from None
+
+
+def _llama_shape(fields: dict[str, Any], family: str) -> dict[str, Any]:
+    _expect(fields, hidden_act="silu", mlp_bias=False)
+    fields = {**MISSING.get(family, {}), **fields}
+    heads, bias = fields["num_attention_heads"], bool(fields.get("attention_bias", False))
+    theta, scaling = _rope(fields)
+    windowed = family == "mistral" or (family != "llama" and fields.get("use_sliding_window", False))
+    windowed = windowed and fields["sliding_window"] is not None
+    return {
+        "vocab_size": fields["vocab_size"],
+        "hidden_size": fields["hidden_size"],
+        "intermediate_size": fields["intermediate_size"],
+        "num_hidden_layers": fields["num_hidden_layers"],
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.get("num_key_value_heads") or heads,
+        "max_position_embeddings": fields["max_position_embeddings"],
+        "head_dim": fields.get("head_dim") or 0,
+        "rms_norm_eps": fields.get("rms_norm_eps", 1e-6),
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+        "tie_word_embeddings": fields.get("tie_word_embeddings", False),
+        "attention_bias": family == "qwen2" or (bias and family != "mistral"),
+        "attention_output_bias": bias and family in ("llama", "qwen3"),
+        "qk_norm": family == "qwen3",
+        "sliding_window": fields["sliding_window"] if windowed else None,
+        "max_window_layers": _first_windowed(fields) if windowed and family != "mistral" else 0,
+        "model_type": "mistral" if family == "mistral" else "",  # the others follow from the shape
+        "initializer_range": fields.get("initializer_range", 0.02),
+    }
+
+
+def _first_windowed(fields: dict[str, Any]) -> int:
+    """The layer from which on attention is cut. Raises ValueError where layer_types says something else."""
+    count, kinds = fields["num_hidden_layers"], fields.get("layer_types")
+    first = fields["max_window_layers"]
+    expected = ["full_attention" if layer < first else "sliding_attention" for layer in range(count)]
+    if kinds is not None and list(kinds) != expected:
+        raise ValueError(f"layer_types {kinds} that do not follow from max_window_layers={first} is not supported")
+    return first
+
+
+def _rope(fields: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
+    """(theta, scaling) of either spelling: rope_theta and rope_scaling, or both in rope_parameters."""
+    old, new = (dict(fields.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
+    nested = [name for name, value in {**old, **new}.items() if isinstance(value, dict)]
+    if nested:
+        raise ValueError(f"rope_parameters by kind of layer ({', '.join(nested)}) is not supported")
+    thetas, scalings = {fields[n] for n in ("rope_theta",) if fields.get(n) is not None}, []
+    rotated = [fields.get("partial_rotary_factor")]
+    for given in filter(None, (old, new)):
+        rotated.append(given.pop("partial_rotary_factor", None))
+        theta = given.pop("rope_theta", None)
+        thetas |= {theta} if theta is not None else set()
+        if given.get("rope_type", given.get("type")) == "llama3":
+            given.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
+        scalings.append(checked_scaling(given) if given else None)
+    if any(share not in (None, 1) for share in rotated):
+        raise ValueError(f"partial_rotary_factor {next(s for s in rotated if s not in (None, 1))} is not supported")
+    if len(thetas) > 1 or any(scaling != scalings[0] for scaling in scalings):
+        raise ValueError(f"rope_parameters {new} contradict rope_theta {fields.get('rope_theta')} or rope_scaling {old}")
+    return (thetas.pop() if thetas else 10000.0), (scalings[0] if scalings else None)
+
+
+def _gpt2_shape(fields: dict[str, Any]) -> dict[str, Any]:
+    if fields.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
+        raise ValueError(f"activation_function {fields['activation_function']!r} is not supported")
+    _expect(fields, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, reorder_and_upcast_attn=False)
+    width = fields["n_embd"]
+    return {
+        "vocab_size": fields["vocab_size"],
+        "hidden_size": width,
+        "intermediate_size": fields.get("n_inner") or 4 * width,
+        "num_hidden_layers": fields["n_layer"],
+        "num_attention_heads": fields["n_head"],
+        "num_key_value_heads": fields["n_head"],
+        "max_position_embeddings": fields["n_positions"],
+        "rms_norm_eps": fields.get("layer_norm_epsilon", 1e-5),
+        "tie_word_embeddings": fields.get("tie_word_embeddings", True),
+        "attention_bias": True,
+        "attention_output_bias": True,
+        "norm": "layer",
+        "positions": "learned",
+        "mlp": "gelu",
+        "initializer_range": fields.get("initializer_range", 0.02),
+    }
+
+
+def _expect(fields: dict[str, Any], **values: Any) -> None:
+    """Raises ValueError naming the first field that is there with another value."""
+    for name, value in values.items():
+        if fields.get(name, value) != value:
+            raise ValueError(f"{name} {fields[name]!r} is not supported")
+
+
+def family_of(fields: dict[str, Any]) -> str:
+    """The model_type whose classes compute what GPTConfig's fields say. Raises ValueError where none does."""
+    gpt2 = (fields["norm"], fields["positions"], fields["mlp"]) == ("layer", "learned", "gelu")
+    llama = (fields["norm"], fields["positions"], fields["mlp"]) == ("rms", "rotary", "swiglu")
+    inward, outward = fields["attention_bias"], fields["attention_output_bias"]
+    even_heads = fields["num_key_value_heads"] * fields["head_dim"] == fields["hidden_size"]
+    window = fields["sliding_window"] is not None
+    possible = {
+        "llama": llama and not fields["qk_norm"] and inward == outward and not window,
+        "mistral": llama and not fields["qk_norm"] and not inward and not outward and not fields["max_window_layers"],
+        "qwen2": llama and not fields["qk_norm"] and inward and not outward,
+        "qwen3": llama and fields["qk_norm"] and inward == outward,
+        "gpt2": gpt2 and inward and outward and even_heads and not fields["qk_norm"],
+    }
+    wanted = fields["model_type"]
+    found = [name for name in ([wanted] if wanted else possible) if possible.get(name)]
+    if not found:
+        shown = ("qk_norm", "attention_bias", "attention_output_bias", "norm", "positions", "mlp", "sliding_window")
+        raise ValueError(f"model: no Hugging Face architecture {wanted or 'known here'} has "
+                         + ", ".join(f"{name}={fields[name]}" for name in shown))  # fmt: skip
+    return found[0]
+
+
+def written(fields: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """config.json for GPTConfig's `fields`; architecture: "CausalLM" or "SequenceClassification".
+
+    Rotary positions are written in both spellings. Raises ValueError for a combination that no family has.
+    """
+    family = family_of(fields)
+    class_name = f"{NAMES[family]}For{architecture}"
+    if family == "gpt2":
+        name = "GPT2LMHeadModel" if architecture == "CausalLM" else class_name
+        return {"model_type": family, "architectures": [name], **_gpt2_written(fields), "torch_dtype": "float32"}
+    ours = ("qk_norm", "attention_output_bias", "norm", "positions", "mlp", "sliding_window", "max_window_layers")
+    kept = {name: value for name, value in fields.items() if name not in (*ours, "model_type", "rope_scaling")}
+    if family in ("mistral", "qwen2"):  # their biases are fixed by the architecture, not by a field
+        kept.pop("attention_bias")
+    if family != "llama":
+        kept["sliding_window"] = fields["sliding_window"]
+    if family.startswith("qwen"):
+        kept["use_sliding_window"] = fields["sliding_window"] is not None
+        kept["max_window_layers"] = fields["max_window_layers"]
+    scaling = fields["rope_scaling"]
+    kept |= {"rope_scaling": scaling} if scaling else {}
+    kept["rope_parameters"] = {**(scaling or {"rope_type": "default"}), "rope_theta": fields["rope_theta"]}
+    return {"model_type": family, "architectures": [class_name], "hidden_act": "silu", **kept, "torch_dtype": "float32"}
+
+
+def _gpt2_written(fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": fields["vocab_size"],
+        "n_embd": fields["hidden_size"],
+        "n_inner": fields["intermediate_size"],
+        "n_layer": fields["num_hidden_layers"],
+        "n_head": fields["num_attention_heads"],
+        "n_positions": fields["max_position_embeddings"],
+        "layer_norm_epsilon": fields["rms_norm_eps"],
+        "activation_function": "gelu_new",
+        "tie_word_embeddings": fields["tie_word_embeddings"],
+        "initializer_range": fields["initializer_range"],
+    }

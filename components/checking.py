@@ -40,6 +40,7 @@ class Common(TypedDict, total=False):
     task: str
     run: str
     seed: int
+    gradient_checkpointing: bool
     force: bool | Literal["changed"]
     resume: str
     reads: dict[str, str]

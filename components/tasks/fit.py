@@ -44,13 +44,13 @@ def fit(cfg: DictConfig) -> None:
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.max_position_embeddings, **common.surroundings(cfg))
-    groups = ["stage", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
+    groups = ["stage", "lora", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
     inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
     gate.check_reward_model(cfg)
     checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
-    stage = _stage(cfg, tokenizer)
+    stage = _stage(cfg, tokenizer, parents)
     trainer = _trainer(cfg, shape.hidden_size)
     began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -79,12 +79,17 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     return shape
 
 
-def _stage(cfg: DictConfig, tokenizer: Tokenizer) -> L.LightningModule:
+def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> L.LightningModule:
     """The LightningModule, with what only the run knows given to constructors that ask for it."""
     known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
     asked = schema_of(get_class(cfg.stage._target_)).types
     stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})
-    stage.seed = cfg.seed
+    stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
+    if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
+        log.warning("lora.base: a quantised matrix is held dense from its use until the step back; "
+                    "gradient_checkpointing=true holds one layer's at a time")  # fmt: skip
+    if cfg.lora and "reward" in cfg.reads:
+        stage.reward_is_adapter = artifacts.adapts(cfg.reads.reward, parents["model"]["content"])
     return stage
 
 

@@ -44,16 +44,32 @@ def write_adapters(
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def read_adapters(folder: Path) -> tuple[LoRA, dict[str, torch.Tensor], dict[str, Any]]:
-    """(how, weights by our names with those of a head, PEFT's config) of a folder that PEFT or `write_adapters` wrote.
+def base_of(folder: str | Path) -> Path | None:
+    """Where the model lies that a folder of adapters alone belongs to; None for the folder of a whole model.
+
+    Raises AdapterError where there is no such folder.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists() or not (folder / CONFIG).exists():
+        return None
+    base = Path(str(_config_in(folder).get("base_model_name_or_path")))
+    if not base.is_dir() or (base / CONFIG).exists():
+        raise AdapterError(f"{folder}: its adapters belong to the model {base}, which is no folder of a model here. "
+                           f"Set base_model_name_or_path in {folder / CONFIG} to one")  # fmt: skip
+    return base
+
+
+def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], str]:
+    """(how, weights by our names with those of a head, kind of model) of a folder that PEFT or `write_adapters` wrote.
 
     Raises AdapterError for a damaged folder and for every feature that is not known here.
     """
+    folder = Path(folder)
+    config = _config_in(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         found = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise AdapterError(f"{folder}: expected {CONFIG} and {WEIGHTS}, whole: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder / WEIGHTS} is missing or damaged: {error}") from None
     if config.get("peft_type") != "LORA":
         raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is known")
     for feature, harmless in REFUSED.items():
@@ -61,13 +77,27 @@ def read_adapters(folder: Path) -> tuple[LoRA, dict[str, torch.Tensor], dict[str
             raise AdapterError(f"{folder}: {feature}={config[feature]!r} is not supported")
     weights = {_our_name(name, folder): weight for name, weight in found.items()}
     targets = {name.split(".")[3] for name in weights if name.startswith("adapters.")}
-    rank = int(config["r"])
-    alpha = float(config["lora_alpha"]) * (rank**0.5 if config.get("use_rslora") else 1.0)  # scaled by alpha / √rank
-    lora = LoRA(
-        rank=rank, alpha=alpha, dropout=float(config.get("lora_dropout", 0.0)),
-        targets=tuple(name for name in TARGETS if name in targets),
-    )  # fmt: skip
-    return lora, weights, config
+    try:
+        rank = int(config["r"])
+        alpha = float(config["lora_alpha"]) * (rank**0.5 if config.get("use_rslora") else 1.0)  # by alpha / √rank then
+        lora = LoRA(
+            rank=rank, alpha=alpha, dropout=float(config.get("lora_dropout", 0.0)),
+            targets=tuple(name for name in TARGETS if name in targets),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG}: r, lora_alpha or lora_dropout: {error!r}") from None
+    kinds = {task: kind for kind, task in TASKS.items()}
+    return lora, weights, kinds.get(config.get("task_type"), "CausalLM")
+
+
+def _config_in(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG} is missing or no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder / CONFIG}: expected a JSON object, got {type(config).__name__}")
+    return config
 
 
 def _peft_name(name: str) -> str:

@@ -3,8 +3,11 @@
     config.json, generation_config.json, model.safetensors    a model (absent from a tokenizer's artifact)
     tokenizer.model, tokenizer_config.json, …                 the tokenizer and its chat template
     card.json                                                 stage, parents, fingerprints, seed, commit, metrics
+    README.md                                                 the same for a reader, in the form of the Hub
+    adapter/                                                  in PEFT's format, where adapters were trained
 
-Plain data only: nothing in it runs on loading. A folder that somebody else made needs no card.
+Plain data only: nothing in it runs on loading. A folder that somebody else made needs no card; one with PEFT's
+adapter_config.json is the model that it names with those adapters.
 """
 
 import hashlib
@@ -13,21 +16,31 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from components.adapters import CONFIG, base_of, read_adapters, write_adapters
+from components.folders import present, swap, sync
+from components.modelcard import model_card
 from components.models.config import GPTConfig
-from components.models.heads import CausalLM, ScalarModel, scalar_from_causal
+from components.models.gpt import GPT
+from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
+from components.models.lora import Adapters, merged
+from components.models.quantised import dense_weights
 from components.tokenizer.tokenizer import Tokenizer
+from components.weights import WeightsError, check_shapes, drop_equal, from_gpt2, read_weights, to_gpt2
 
 WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 CARD = "card.json"
+README = "README.md"
+ADAPTER = "adapter"
+KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
+DType = Literal["float32", "bfloat16"]
 
 
 class ArtifactError(ValueError):
@@ -46,7 +59,8 @@ def write_artifact(
 
     weights: the model's, where `whole_weights` has gathered them already.
     An artifact that lies there is replaced only after the new one is whole. The card gains `content`, a hash of
-    everything else in the folder. Raises ArtifactError when the disk refuses (full, read-only).
+    everything else in the folder but README.md, which tells of the card. Adapters are written beside the weights that
+    they were added to. Raises ArtifactError when the disk refuses (full, read-only).
     """
     path = Path(path)
     staging = path.with_name(f"{path.name}.writing-{os.getpid()}")
@@ -55,12 +69,18 @@ def write_artifact(
         staging.mkdir(parents=True)
         if tokenizer is not None:
             tokenizer.save(staging)
+        kind, shape, shift = "tokenizer", "", None
         if model is not None:
-            _write_model(staging, model, weights or whole_weights(model), tokenizer)
-        _write_json(staging / CARD, {**card, "content": content_hash(staging)})
-        for file in staging.iterdir():
-            _sync(file)
-        _swap(staging, path)
+            weights = weights or whole_weights(model)
+            kind = _write_model(staging, model, weights, tokenizer, card)
+            shape = f"{model.config.num_hidden_layers} layers of width {model.config.hidden_size}"
+            shift = float(weights["score.bias"]) if kind == "SequenceClassification" else None
+        card = {**card, "content": content_hash(staging)}
+        _write_json(staging / CARD, card)
+        (staging / README).write_text(model_card(card, kind=kind, shape=shape, shift=shift), encoding="utf-8")
+        for file in staging.rglob("*"):
+            sync(file)
+        swap(staging, path)
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):  # safetensors has its own error for a full disk
@@ -69,18 +89,11 @@ def write_artifact(
         raise
 
 
-def present(path: str | Path) -> bool:
-    """Whether an artifact lies at `path`; one that a kill left under its `.previous` name is put back first."""
-    path = Path(path)
-    previous = path.with_name(f"{path.name}.previous")
-    if not path.exists() and previous.is_dir():
-        previous.rename(path)
-    return path.is_dir()
-
-
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's weights by name, on the CPU; shards are gathered, so every process must call it."""
+    """The model's weights by name, on the CPU; shards are gathered, so every process must call it. Quantised ones are
+    made dense; adapters stand apart (adapters.*)."""
     whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in model.state_dict().items()}
+    whole |= dense_weights(model)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in whole.items()}
 
 
@@ -91,12 +104,13 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 
 def content_hash(path: str | Path) -> str:
-    """sha256 over the names and bytes of an artifact's files, its card excepted."""
+    """sha256 over the names and bytes of an artifact's files, its card and what repeats the card excepted."""
     digest = hashlib.sha256()
-    for file in sorted(Path(path).iterdir()):
-        if file.name == CARD or not file.is_file():
+    for file in sorted(Path(path).rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if name in (CARD, README) or not file.is_file():
             continue
-        digest.update(file.name.encode())
+        digest.update(name.encode())
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
@@ -108,88 +122,135 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     return Tokenizer.load(Path(path))
 
 
-def load_config(path: str | Path) -> tuple[GPTConfig, str]:
+def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTConfig, str]:
     """(shape, kind) of the model in a folder; kind is "CausalLM" or "SequenceClassification".
 
-    Raises ArtifactError for a folder without a config.json, or an architecture that is neither.
+    context: tokens of the longest sequence that it shall work on; None: as many as it has positions.
+    Raises ArtifactError for a folder without a config.json, an architecture that is neither, a feature that is not
+    supported, and a context that is too long.
     """
     _expect_folder(path)
+    base = base_of(path)
+    if base is not None:
+        return load_config(base, context=context)[0], read_adapters(path)[2]
     file = Path(path) / "config.json"
     if not file.exists():
         raise ArtifactError(f"{path} has no config.json: expected a model's folder, found {_listing(path)}")
     fields = _read_json(file)
     architecture = (fields.get("architectures") or ["?"])[0]
-    for kind in ("CausalLM", "SequenceClassification"):
-        if architecture.endswith(f"For{kind}"):
-            try:
-                return GPTConfig.from_hf(fields), kind
-            except KeyError as error:
-                raise ArtifactError(f"{file} lacks the field {error}") from error
-            except ValueError as error:
-                raise ArtifactError(f"{path}: {error}") from error
-    raise ArtifactError(f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification")
+    endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
+    kind = next((kind for ending, kind in endings.items() if architecture.endswith(ending)), None)
+    if kind is None:
+        raise ArtifactError(
+            f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification"
+        )
+    try:
+        return GPTConfig.from_hf(fields, context), kind
+    except KeyError as error:
+        raise ArtifactError(f"{file} lacks the field {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
 
 
-def load_causal_lm(path: str | Path, *, dropout: float = 0.0) -> CausalLM:
-    """The language model in a folder, in eval mode. Raises ArtifactError if there is none."""
-    config = replace(_expect_kind(path, "CausalLM"), dropout=dropout)
-    model = CausalLM(config)
-    _load_weights(model, path, tied={"lm_head.weight"} if config.tie_word_embeddings else set())
+def load_shape(path: str | Path) -> GPTConfig:
+    """The shape of the language model in a folder. Raises ArtifactError if there is none."""
+    return _expect_kind(path, "CausalLM", 1)
+
+
+def load_causal_lm(
+    path: str | Path, *, dropout: float = 0.0, context: int | None = None, dtype: DType = "float32"
+) -> CausalLM:
+    """The language model in a folder, in eval mode. Raises ArtifactError if there is none.
+
+    context: as load_config's. dtype: of the weights in memory, whatever the file's; a model that is trained needs
+    float32.
+    """
+    config = replace(_expect_kind(path, "CausalLM", context), dropout=dropout)
+    with torch.device("meta"):
+        model = CausalLM(config)
+    _fill(model, path, dtype)
+    model.tie()
     return model.eval()
 
 
-def load_scalar(path: str | Path) -> ScalarModel:
-    """The reward (or value) model in a folder, in eval mode. Raises ArtifactError if there is none."""
-    model = ScalarModel(_expect_kind(path, "SequenceClassification"))
-    nn.init.zeros_(model.score.bias)  # other people's classifiers have none
-    _load_weights(model, path, optional={"score.bias"})
+def load_scalar(
+    path: str | Path, *, context: int | None = None, dtype: DType = "float32", trunk: GPT | None = None
+) -> ScalarModel:
+    """The reward (or value) model in a folder, in eval mode. Raises ArtifactError if there is none.
+
+    trunk: of a model that the adapters in this artifact were trained on (see `adapts`), to read through it.
+    """
+    config = _expect_kind(path, "SequenceClassification", context)
+    with torch.device("meta"):
+        model = ScalarModel(config, trunk)
+    if trunk is None:
+        _fill(model, path, dtype)
+        return model.eval()
+    lora, weights, _ = read_adapters(Path(path) / ADAPTER)
+    model.score = nn.Linear(config.hidden_size, 1)
+    model.adapters = Adapters(config, lora)
+    own = model.state_dict().keys() - {f"model.{name}" for name in trunk.state_dict()}
+    if own != weights.keys():
+        raise ArtifactError(f"{path}: its adapters do not fit: {sorted(own ^ weights.keys())[:4]}")
+    model.load_state_dict(weights, strict=False)
     return model.eval()
 
 
-def load_scalar_from_causal(path: str | Path) -> ScalarModel:
+def adapts(path: str | Path, base: str) -> bool:
+    """Whether the artifact at `path` holds adapters that were trained on the artifact with the content `base`."""
+    parent = read_card(path).get("parents", {}).get("model", {})
+    return (Path(path) / ADAPTER / CONFIG).exists() and "" != base == parent.get("content")
+
+
+def load_scalar_from_causal(path: str | Path, *, context: int | None = None) -> ScalarModel:
     """A fresh reward model on the trunk of the language model in a folder; its head draws from the global seed."""
-    return scalar_from_causal(load_causal_lm(path))
+    return scalar_from_causal(load_causal_lm(path, context=context))
 
 
-def _expect_kind(path: str | Path, kind: str) -> GPTConfig:
-    config, found = load_config(path)
+def new_or_loaded(config: GPTConfig, *, path: str | None = None, context: int | None = None) -> CausalLM:
+    """The language model in the folder `path`, or without one a model of that shape with fresh weights."""
+    if path is not None:
+        return load_causal_lm(path, context=context)
+    return new_causal_lm(replace(config, context=context or 0))
+
+
+def _expect_kind(path: str | Path, kind: str, context: int | None) -> GPTConfig:
+    config, found = load_config(path, context=context)
     if found != kind:
-        names = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
-        raise ArtifactError(f"{path}: expected {names[kind]} (…For{kind}), got {names[found]} (…For{found})")
+        raise ArtifactError(f"{path}: expected {KINDS[kind]} (…For{kind}), got {KINDS[found]} (…For{found})")
     return config
 
 
-def _load_weights(model: nn.Module, path: str | Path, *, tied=frozenset(), optional=frozenset()) -> None:
-    folder = Path(path)
-    if (folder / INDEX).exists():
-        names = sorted(set(_read_json(folder / INDEX)["weight_map"].values()))
-        files = [folder / Path(name).name for name in names]
-    else:
-        files = [folder / WEIGHTS]
-    weights: dict[str, torch.Tensor] = {}
-    for file in files:
-        if not file.exists():
-            raise ArtifactError(f"{file} is missing: the model's weights are expected there as safetensors")
-        try:
-            weights |= load_file(file)
-        except SafetensorError as error:
-            raise ArtifactError(f"{file} is damaged: {error}. Make it again with force=true") from error
-    wanted = model.state_dict()
-    missing = wanted.keys() - weights.keys() - set(tied) - set(optional)
-    unknown = weights.keys() - wanted.keys()
-    if missing or unknown:
-        raise ArtifactError(f"{folder}: weights do not fit config.json: missing {sorted(missing)[:4]}, "
-                            f"unknown {sorted(unknown)[:4]}")  # fmt: skip
-    for name, weight in weights.items():
-        if weight.shape != wanted[name].shape:
-            raise ArtifactError(f"{folder}: {name} has shape {tuple(weight.shape)}, "
-                                f"config.json asks for {tuple(wanted[name].shape)}")  # fmt: skip
-    model.load_state_dict(weights, strict=False)
+def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None:
+    """Gives a model without memory the weights of a folder, which have to be just those that it has."""
+    config, kind = model.config, getattr(torch, dtype)
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied matrix once
+    try:
+        base = base_of(path)
+        weights = read_weights(base or path, kind)
+        weights = from_gpt2(weights) if config.norm == "layer" else weights
+        if base is not None:
+            lora, own, _ = read_adapters(path)
+            weights = merged(weights | own, lora)
+            unused = "lm_head.weight" if isinstance(model, ScalarModel) else "score.weight"
+            weights.pop(unused, None)  # the base's head, where the adapters are of the other kind
+        if isinstance(model, ScalarModel):  # other people's classifiers have no bias
+            weights.setdefault("score.bias", torch.zeros(1, dtype=kind))
+        elif config.tie_word_embeddings:
+            drop_equal(weights, "lm_head.weight", "model.embed_tokens.weight")
+        check_shapes(weights, shapes)
+    except WeightsError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    model.load_state_dict(weights, strict=False, assign=True)
 
 
-def _write_model(folder: Path, model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Tokenizer | None) -> None:
+def _write_model(
+    folder: Path, model: nn.Module, weights: dict[str, torch.Tensor], tokenizer: Tokenizer | None, card: dict[str, Any]
+) -> str:
+    """Config and weights; returns the kind of model."""
     causal = isinstance(model, CausalLM)
-    config = model.config.to_hf("CausalLM" if causal else "SequenceClassification")
+    kind = "CausalLM" if causal else "SequenceClassification"
+    config = model.config.to_hf(kind)
     if not causal:
         config |= {"id2label": {"0": "score"}, "label2id": {"score": 0}, "problem_type": "regression"}
     if tokenizer is not None:
@@ -198,32 +259,16 @@ def _write_model(folder: Path, model: nn.Module, weights: dict[str, torch.Tensor
         if causal:
             _write_json(folder / "generation_config.json", {**ids, "eos_token_id": list(tokenizer.stop_ids)})
     _write_json(folder / "config.json", config)
+    if model.adapters is not None:
+        lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")
+        base = card.get("parents", {}).get("model", {}).get("path", "")
+        write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head)
+        weights = merged(weights, lora)
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    save_file({n: w for n, w in weights.items() if n not in tied}, folder / WEIGHTS, metadata={"format": "pt"})
-
-
-def _swap(staging: Path, path: Path) -> None:
-    """Puts `staging` in the place of `path`; at every moment one whole artifact exists, see `present`."""
-    previous = path.with_name(f"{path.name}.previous")
-    if path.exists():
-        shutil.rmtree(previous, ignore_errors=True)
-        path.rename(previous)
-    try:
-        staging.rename(path)
-    except OSError:
-        if previous.exists():
-            previous.rename(path)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    weights = {name: weight for name, weight in weights.items() if name not in tied}
+    weights = to_gpt2(weights) if model.config.norm == "layer" else weights
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    return kind
 
 
 def _expect_folder(path: str | Path) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from components.artifacts import ArtifactError, present, read_card
+from components.artifacts import ArtifactError, read_card
 from components.callbacks.checkpoints import latest
+from components.folders import present
 
 log = logging.getLogger(__name__)
 

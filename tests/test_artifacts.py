@@ -114,10 +114,10 @@ def test_weights_split_over_several_files_are_read_together(folder):
 
 
 def test_the_cards_content_is_a_hash_of_all_other_files(folder):
-    # worked by hand: for every file but the card, in the order of names: its name, then the digest of its bytes
+    # worked by hand: for every file but the two cards, in the order of names: its name, then the digest of its bytes
     digest = hashlib.sha256()
     for name, content in sorted(files_of(folder).items()):
-        if name != "card.json":
+        if name not in ("card.json", "README.md"):
             digest.update(name.encode() + hashlib.sha256(content).digest())
     assert read_card(folder) == {"stage": "sft", "content": digest.hexdigest()}
     (folder / "config.json").write_text((folder / "config.json").read_text() + " ")
@@ -133,7 +133,7 @@ def test_equal_models_have_equal_content_whatever_their_card(folder, tmp_path, s
 def test_writing_replaces_an_earlier_artifact_and_leaves_nothing_beside_it(folder):
     write_artifact(folder, card={"stage": "new"}, model=puppets.random_scalar(24))
     assert read_card(folder)["stage"] == "new"
-    assert sorted(files_of(folder)) == ["card.json", "config.json", "model.safetensors"]
+    assert sorted(files_of(folder)) == ["README.md", "card.json", "config.json", "model.safetensors"]
     assert [path.name for path in folder.parent.iterdir()] == ["export"]
 
 
@@ -148,7 +148,7 @@ class Killed(BaseException):
     """What stops a process, but not as an Exception: an interrupt."""
 
 
-@pytest.mark.parametrize("step", ["save_file", "content_hash", "_sync", "_swap"])
+@pytest.mark.parametrize("step", ["save_file", "content_hash", "sync", "swap"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Killed()], ids=["disk_full", "interrupt"])
 def test_a_write_that_fails_midway_leaves_the_earlier_artifact_whole(folder, monkeypatch, step, error):
     before = files_of(folder)
@@ -200,7 +200,7 @@ def test_a_missing_artifact_is_told(tmp_path):
 
 def test_a_folder_without_a_model_is_told_with_what_is_there(tmp_path, small_tokenizer):
     write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer)
-    with pytest.raises(ArtifactError, match="no config.json: expected a model's folder, found card.json, tokenizer"):
+    with pytest.raises(ArtifactError, match="no config.json: expected a model's folder, found README.md, card.json, tokenizer"):
         load_causal_lm(tmp_path / "x")
 
 

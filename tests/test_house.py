@@ -8,10 +8,11 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [  # from the ground up; a part imports from lower floors only
-    {"functional", "models", "tokenizer", "world", "optim"},
+    {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub",
+     "folders"},
     {"adapters"},
     {"generation", "artifacts", "data"},
-    {"stages", "evaluation", "serving", "callbacks"},
+    {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"hydra_hooks", "checking", "lineage"},
     {"tasks"},
     {"cli", "train"},

@@ -1,5 +1,6 @@
 import socket
 import time
+import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from components.data import formats, hub
+from components import hub as models_hub
+from components.data import formats
 from components.data.sources import SourceError, open_source, records
 
 
@@ -112,7 +114,7 @@ def test_the_fingerprint_is_of_the_contents_and_not_of_the_place(write):
 def online(monkeypatch):
     """The library's own switches on, whatever this machine's environment says, and no proxy."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
 
 
 def test_without_a_network_a_hub_name_fails_at_once_and_says_what_to_set(online, monkeypatch):
@@ -126,7 +128,7 @@ def test_without_a_network_a_hub_name_fails_at_once_and_says_what_to_set(online,
 
 
 def test_a_name_look_up_that_hangs_is_not_waited_for(online, monkeypatch):
-    monkeypatch.setattr(hub, "PATIENCE", 0.1)
+    monkeypatch.setattr(models_hub, "PATIENCE", 0.1)
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(1))
     start = time.monotonic()
     with pytest.raises(SourceError, match="cannot be reached"):

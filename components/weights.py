@@ -1,0 +1,151 @@
+"""Weights of a Hugging Face folder: found, read into memory once, and brought to this project's names and back."""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there, whole or as an index of its shards
+NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # constants that old files hold beside them
+GPT2_LAYER = {  # name in our layer: in GPT-2's
+    "input_layernorm": "ln_1", "self_attn.o_proj": "attn.c_proj", "post_attention_layernorm": "ln_2",
+    "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
+}  # fmt: skip
+GPT2_OUTSIDE = {"embed_tokens.weight": "wte.weight", "embed_positions.weight": "wpe.weight", "norm.weight": "ln_f.weight",
+                "norm.bias": "ln_f.bias"}  # fmt: skip
+QKV = ("q_proj", "k_proj", "v_proj")
+
+
+class WeightsError(ValueError):
+    """A folder's weights are missing, damaged, or not only weights."""
+
+
+def read_weights(folder: str | Path, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The weights of a folder in `dtype`, by the names that they have there.
+
+    Files are mapped into memory and copied tensor by tensor, so that one copy of the model is made, whatever the type
+    it is stored in. Reads model.safetensors, or pytorch_model.bin without running anything in it, either whole or in
+    shards. Raises WeightsError naming the file and the fault.
+    """
+    weights: dict[str, Tensor] = {}
+    for file in _files(Path(folder)):
+        for name, tensor in _tensors(file):
+            if not name.endswith(NO_WEIGHTS):
+                weights[name] = tensor.to(dtype, copy=True)
+    return weights
+
+
+def from_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """GPT-2's names and matrices → ours: c_attn becomes three projections, and matrices stand outputs first.
+
+    The prefix `transformer.` may be missing, as in the files that OpenAI's model came in.
+    """
+    layer = {theirs: ours for ours, theirs in GPT2_LAYER.items()}
+    outside = {theirs: f"model.{ours}" for ours, theirs in GPT2_OUTSIDE.items()}
+    found: dict[str, Tensor] = {}
+    for full, tensor in weights.items():
+        name = full.removeprefix("transformer.")
+        parts = name.split(".")
+        if name in outside:
+            found[outside[name]] = tensor
+        elif parts[0] == "h" and len(parts) > 3:
+            number, inner, kind = parts[1], ".".join(parts[2:-1]), parts[-1]
+            tensor = tensor.t() if tensor.dim() == 2 else tensor
+            if inner == "attn.c_attn":
+                for part, piece in zip(QKV, tensor.chunk(3), strict=True):
+                    found[f"model.layers.{number}.self_attn.{part}.{kind}"] = piece.contiguous()
+            else:
+                found[f"model.layers.{number}.{layer.get(inner, inner)}.{kind}"] = tensor.contiguous()
+        else:
+            found[full] = tensor  # the heads; and what is unknown, under its own name
+    return found
+
+
+def to_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our names and matrices → GPT-2's: the way back of `from_gpt2`."""
+    found: dict[str, Tensor] = {}
+    for full, tensor in weights.items():
+        parts = full.split(".")
+        outside = GPT2_OUTSIDE.get(full.removeprefix("model."))
+        if outside:
+            found[f"transformer.{outside}"] = tensor
+        elif parts[:2] == ["model", "layers"]:
+            start, inner, kind = f"transformer.h.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
+            if inner == "self_attn.q_proj":
+                tensor = torch.cat([weights[full.replace("q_proj", part)] for part in QKV])
+                inner = "attn.c_attn"
+            elif inner.startswith("self_attn.") and inner not in GPT2_LAYER:
+                continue  # k_proj and v_proj have gone with q_proj
+            tensor = tensor.t().contiguous() if tensor.dim() == 2 else tensor
+            found[f"{start}.{GPT2_LAYER.get(inner, inner)}.{kind}"] = tensor
+        else:
+            found[full] = tensor
+    return found
+
+
+def drop_equal(weights: dict[str, Tensor], name: str, other: str) -> None:
+    """Leaves out a matrix that is tied to another. Raises WeightsError where the file holds both and they differ."""
+    dropped = weights.pop(name, None)
+    if dropped is not None and other in weights and not torch.equal(dropped, weights[other]):
+        raise WeightsError(f"config.json says tie_word_embeddings, but {name} differs from {other}; "
+                           "set tie_word_embeddings to false there")  # fmt: skip
+
+
+def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
+    """Raises WeightsError unless there is a weight of each of these names and shapes, and no other."""
+    missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
+    if missing or unknown:
+        raise WeightsError(f"weights do not fit config.json: missing {sorted(missing)[:4]}, "
+                           f"unknown {sorted(unknown)[:4]}")  # fmt: skip
+    for name, weight in weights.items():
+        if weight.shape != shapes[name]:
+            raise WeightsError(f"{name} has shape {tuple(weight.shape)}, "
+                               f"config.json asks for {tuple(shapes[name])}")  # fmt: skip
+
+
+def _files(folder: Path) -> list[Path]:
+    for name in FILES:
+        index = folder / f"{name}.index.json"
+        if index.exists():
+            return _shards(index)
+        if (folder / name).exists():
+            return [folder / name]
+    raise WeightsError(f"{folder / FILES[0]} is missing: the model's weights are expected there, or in {FILES[1]}")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names; they must lie beside it."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(f"{index} is no index of weights: {error!r}") from error
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
+            raise WeightsError(f"{index} names the file {name!r}: expected a plain name beside it")
+        if not (index.parent / name).exists():
+            raise WeightsError(f"{index.parent / name} is missing: {index.name} names it")
+    return [index.parent / name for name in names]
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
+    if file.suffix == ".safetensors":
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                    yield name, opened.get_tensor(name)
+        except SafetensorError as error:
+            raise WeightsError(f"{file} is damaged: {error}. Fetch or make it again") from error
+        return
+    try:  # weights_only: a pickle may run anything on loading, and here must not
+        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsError(f"{file} holds something else than weights, or is damaged: "
+                           f"{' '.join(str(error).split())[:200]}") from error  # fmt: skip
+    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
+        raise WeightsError(f"{file} holds something else than weights by name")
+    yield from held.items()

@@ -25,6 +25,11 @@ def prepare(args: argparse.Namespace) -> None:
         args, "stage=rm", "data=preference", f"data.path={args.preference}", "data.num_demonstrations=8",
         "trainer.max_epochs=null", "trainer.max_steps=1", "examination=null", "data.batch_size=8",
     )  # fmt: skip
+    write_prompts(args)
+
+
+def write_prompts(args: argparse.Namespace) -> None:
+    """prompts.jsonl: prompts of the comparisons that are of about one length."""
     asked = {r["prompt"][0]["content"] for r in harness.records(args.preference, 10**6)}
     chosen = sorted(text for text in asked if 120 <= len(text) <= 180)[: SAMPLES * 2]
     lines = [json.dumps({"prompt": [{"role": "user", "content": text}]}) for text in chosen]

@@ -13,6 +13,7 @@ from components import artifacts
 from components.artifacts import ArtifactError
 from components.evaluation import gate
 from components.models.heads import ScalarModel
+from components.models.lora import merged
 from components.tasks import common
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -39,7 +40,7 @@ def examined(
     from components.evaluation.report import wide_console
 
     whole = ScalarModel(model.config)
-    whole.load_state_dict(weights)
+    whole.load_state_dict(merged(weights, model.adapters.lora) if model.adapters else weights)
     with trainer.precision_plugin.forward_context():
         found = instantiate(cfg.examination)(whole.to(trainer.strategy.root_device).eval(), tokenizer, data)
     if not found:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from components import artifacts, hydra_hooks
+from components.adapters import read_adapters
 from components.artifacts import ArtifactError
 from components.tasks import common, evaluate, fit
 
@@ -72,6 +73,20 @@ def test_a_reward_model_is_examined_before_it_is_written(logs):
     assert {"relation", "difference", "length"} == found["categories"].keys() and len(found["probes"]) == 8
     assert (logs / "tiny/rm/examination.png").stat().st_size > 10_000
     assert "examination" not in artifacts.read_card(logs / "tiny/sft/export")
+
+
+def test_a_reward_model_of_adapters_is_read_through_the_policys_trunk_and_only_adapters_are_trained(logs, monkeypatch):
+    common.run(config("rm", logs, "lora=default", "paths.folder=rm/lora"))
+    reward = logs / "tiny/rm/lora/export"
+    assert artifacts.adapts(reward, artifacts.read_card(logs / "tiny/sft/export")["content"])
+    load, trunks = artifacts.load_scalar, []
+    monkeypatch.setattr(artifacts, "load_scalar", lambda *a, trunk=None, **k: trunks.append(trunk) or load(*a, trunk=trunk, **k))
+    common.run(config("ppo", logs, "lora=default", "paths.folder=ppo/lora", f"artifacts.rm={reward}"))
+    assert len(trunks) == 1 and trunks[0] is not None  # the value model is a fork of the reward model
+    lora, weights, kind = read_adapters(logs / "tiny/ppo/lora/export/adapter")
+    assert kind == "CausalLM" and lora.rank == 16 and any(w.any() for n, w in weights.items() if n.endswith(".up"))
+    kept = torch.load(next((logs / "tiny/ppo/lora/checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
+    assert all(".adapters." in name or name.startswith("value.score") for name in kept if "." in name)
 
 
 def test_no_policy_is_trained_against_a_reward_model_that_fails_it(logs):

@@ -5,6 +5,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
@@ -13,10 +14,12 @@ from lightning import LightningDataModule
 
 from components.data import builtin, split
 from components.data.cache import VERSION, stored
+from components.data.errors import SourceError
+from components.data.folders import Selection
 from components.data.formats import Record
 from components.data.mixing import Share, mix
 from components.data.sampler import BatchLoader, TrainLoader
-from components.data.sources import OnMalformed, Row, Source, SourceError, digest, open_source, records
+from components.data.sources import OnMalformed, Row, Source, digest, open_source, records
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -28,7 +31,9 @@ class RecordData(LightningDataModule):
     """Base of the data modules, one per record format.
 
     Where records come from, the first that is given: `path` (file, folder or Hub name), `mixture` (a list of
-    {path, weight, name?}, weights being shares of tokens), `world` (the built-in one: its fields).
+    {path, weight, name?} and what follows here, weights being shares of tokens), `world` (the built-in one: its
+    fields). subset, split, held_out_split, files: which part of a path, see folders.Selection. root: a folder whose
+    sub-folders, called as the mixture's parts, are local copies of them and are read instead of their paths.
     batch_size counts what the subclass says, per process. val_fraction: share of prompts (documents) held
     out. on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers:
     processes that make batches in advance; 0 makes them in the training process. tokenizer, context (tokens
@@ -49,7 +54,12 @@ class RecordData(LightningDataModule):
         cache_dir: str,
         seed: int = 0,
         path: str | None = None,
+        subset: str | None = None,
+        split: str = "train",
+        held_out_split: str | None = None,
+        files: str | None = None,
         mixture: list[dict[str, Any]] | None = None,
+        root: str | None = None,
         world: dict[str, Any] | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.05,
@@ -60,7 +70,8 @@ class RecordData(LightningDataModule):
         if context < 2:
             raise ValueError(f"context: got {context} tokens, expected at least 2")
         self.tokenizer, self.context, self.cache_dir, self.seed = tokenizer, context, cache_dir, seed
-        self.path, self.mixture, self.world = path, mixture, world
+        self.path, self.mixture, self.root, self.world = path, mixture, root, world
+        self.selection = Selection(subset, split, held_out_split, files)
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.on_malformed, self.num_workers = on_malformed, num_workers
         self.counts: Counter[str] = Counter()
@@ -102,9 +113,9 @@ class RecordData(LightningDataModule):
     def sources(self) -> list[tuple[Source, float]]:
         """Sources and their weights."""
         if self.path is not None:
-            return [(open_source(str(self.path)), 1.0)]
+            return [(open_source(str(self.path), selection=self.selection), 1.0)]
         if self.mixture:
-            return [_part(i, part) for i, part in enumerate(self.mixture)]
+            return [_part(i, part, self.root) for i, part in enumerate(self.mixture)]
         if self.world is not None:
             return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
         raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
@@ -241,12 +252,21 @@ class RecordData(LightningDataModule):
                                self.counts["records"] + self.counts["malformed"], what)
 
 
-def _part(number: int, part: dict[str, Any]) -> tuple[Source, float]:
-    unknown = set(part) - {"path", "weight", "name"}
-    weight = part.get("weight")
+def _part(number: int, part: dict[str, Any], root: str | None) -> tuple[Source, float]:
+    unknown = set(part) - {"path", "weight", "name", *Selection._fields}
+    weight, name = part.get("weight"), part.get("name")
     if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
-        raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, name?}}, got {dict(part)}")
-    return open_source(str(part["path"]), part.get("name")), float(weight)
+        optional = ", ".join(f"{field}?" for field in ("name", *Selection._fields))
+        raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, {optional}}}, got {dict(part)}")
+    path, remedy = str(part["path"]), f"Set data.mixture[{number}].path to a local copy"
+    if name is not None:
+        remedy = f"Set data.root=<folder> to local copies of all parts, of this one in its sub-folder {name}"
+    if root is not None:
+        path = str(Path(root).expanduser() / (name or ""))
+        if name is None or not Path(path).is_dir():
+            raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder called as this part, {name}")
+    selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
+    return open_source(path, name, selection=selection, remedy=remedy), float(weight)
 
 
 def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:

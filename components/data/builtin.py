@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from components.data.sources import Row, Source, SourceError, digest
+from components.data.errors import SourceError
+from components.data.sources import Row, Source, digest
 from components.world.table import TableWorld
 from components.world.world import World
 

@@ -1,12 +1,16 @@
 """What a record of each format looks like: raw rows of any accepted shape become one plain shape per format.
 
-Extra fields are ignored; a field that is null counts as absent. See `conf/data/` for a data set of each
-format.
+Extra fields are ignored; a field that is null counts as absent. `published` adds the shapes of well known data
+sets. See `conf/data/` for a data set of each format.
 """
 
 import math
 import re
 from typing import Any
+
+from components.data.errors import FormatError
+from components.data.errors import kind as _kind
+from components.data.published import comparison, demonstration
 
 Message = dict[str, str]
 Record = dict[str, Any]
@@ -15,21 +19,15 @@ _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
-class FormatError(ValueError):
-    """One raw record does not have the fields of its format; says what was expected and what was found."""
-
-    def __init__(self, expected: str, got: str):
-        super().__init__(f"expected {expected}, got {got}")
-
-
 def text(row: Any) -> Record:
-    """{"text"} -> {"text": str}, not empty."""
+    """{"text"}, or {"content"} where there is none (files of code) -> {"text": str}, not empty."""
     row = _fields(row, '{"text": …}')
-    if "text" not in row:
-        raise FormatError('a field "text"', _names(row))
-    value = _string(row, "text")
+    field = "text" if "text" in row else "content"
+    if field not in row:
+        raise FormatError('a field "text" or "content"', _names(row))
+    value = _string(row, field)
     if not value:
-        raise FormatError('a non-empty "text"', "an empty string")
+        raise FormatError(f'a non-empty "{field}"', "an empty string")
     return {"text": value}
 
 
@@ -37,9 +35,10 @@ def chat(row: Any) -> Record:
     """A demonstration -> {"messages": [{"role", "content"}, …]}, at least one of them by the assistant.
 
     Accepts {"messages"}; {"prompt", "completion"}, each a string or messages; {"instruction", "input",
-    "output"}, where a non-empty input follows the instruction after an empty line.
+    "output"}, where a non-empty input follows the instruction after an empty line; and what
+    `published.demonstration` knows.
     """
-    row = _fields(row, "a demonstration")
+    row = demonstration(_fields(row, "a demonstration"))
     if "messages" in row:
         dialogue = _in_turns(_messages(row["messages"], "messages"), "messages")
     elif "prompt" in row and "completion" in row:
@@ -64,12 +63,13 @@ def preference(row: Any) -> Record:
 
     Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues
     (messages, or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant
-    turn; and rankings {"prompt", "completions", "ranks"}. A string "category", or else "source", is kept as
-    the record's "category", for figures by category.
+    turn; rankings {"prompt", "completions", "ranks"}; and what `published.comparison` knows. A string
+    "category", or else "source", is kept as the record's "category", for figures by category.
     """
     row = _fields(row, "a comparison")
     category = row.get("category", row.get("source"))
     carried = {"category": _writable(category, "category")} if isinstance(category, str) else {}
+    row = comparison(row)
     if "prompt" in row and "completions" in row and "ranks" in row:
         completions = row["completions"]
         if not isinstance(completions, list):
@@ -97,7 +97,7 @@ def prompts(row: Any) -> Record:
     Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all
     that stands before the last answer.
     """
-    row = _fields(row, "a prompt")
+    row = comparison(demonstration(_fields(row, "a prompt")))
     if "prompt" in row:
         prompt = _prompt(row["prompt"])
     elif "messages" in row:
@@ -227,9 +227,3 @@ def _ranks(value: Any, expected: int) -> list[float]:
 
 def _names(row: Record) -> str:
     return "fields " + ", ".join(map(repr, row)) if row else "no fields"
-
-
-def _kind(value: Any) -> str:
-    """A value as an error shows it: its type, and itself where that is short."""
-    shown = repr(value)
-    return f"{type(value).__name__} {shown}" if len(shown) <= 40 else type(value).__name__

@@ -10,23 +10,28 @@ from components.hub import reachable, server
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 
 
-def load(path: str) -> datasets.Dataset:
-    """The train split of `name[:config][@revision]`, from the library's cache where it lies there.
+LOCAL_COPY = "Set data.path=<file or folder> to a local copy"
 
-    Raises ConnectionError, saying what to do, when the Hub cannot be reached; with HF_HUB_OFFLINE=1 the cache
-    alone is asked. Whatever else the library raises is passed on.
+
+def load(path: str, split: str, *, subset: str | None, files: str | None, remedy: str) -> datasets.Dataset:
+    """One split of `name[:config][@revision]`, from the library's cache where it lies there.
+
+    subset: the configuration where the path names none; files: a glob pattern of files that are the split.
+    Raises ConnectionError, saying what to do (remedy: how to name a local copy), when the Hub cannot be reached;
+    with HF_HUB_OFFLINE=1 the cache alone is asked. Whatever else the library raises is passed on.
     """
     parts = NAME.fullmatch(path)
     assert parts, path
     advice = (
-        "Set data.path to a local copy (a file or folder of .txt, .json, .jsonl, .jsonl.gz or .parquet; no "
-        "such local path exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
+        f"{remedy} (.txt, .json, .jsonl, the two with .gz, or .parquet, in folders as the Hub's; no such local path "
+        "exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
     )
     if not huggingface_hub.constants.HF_HUB_OFFLINE and not reachable():
         raise ConnectionError(f"{server()[0]} cannot be reached to download this data set. {advice}")
     try:
         return datasets.load_dataset(
-            parts["name"], parts["config"], revision=parts["revision"], split=datasets.Split.TRAIN
-        )
+            parts["name"], parts["config"] or subset, revision=parts["revision"], split=split,
+            **({} if files is None else {"data_files": {split: files}}),
+        )  # fmt: skip
     except ConnectionError as error:
         raise ConnectionError(f"{error}. {advice}") from None

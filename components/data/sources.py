@@ -21,16 +21,14 @@ from typing import Any, Literal, NamedTuple
 
 import datasets
 
-from components.data import hub
-from components.data.formats import FormatError, Record
+from components.data import hub, trees
+from components.data.errors import FormatError, SourceError
+from components.data.folders import SUFFIXES, Selection, files_of, suffix
+from components.data.formats import Record
 
 logger = logging.getLogger(__name__)
-SUFFIXES = (".txt", ".json", ".jsonl", ".jsonl.gz", ".parquet")  # none ends another
 OnMalformed = Literal["error", "skip"]
-
-
-class SourceError(ValueError):
-    """A source, or one record of it, cannot be used; the message names file and line and what to do."""
+EVERYTHING = Selection()
 
 
 class Row(NamedTuple):
@@ -50,35 +48,46 @@ class Source:
     rows: Callable[[], Iterator[Row]]
 
 
-def open_source(path: str, name: str | None = None) -> Source:
-    """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, whose train split is read.
+def open_source(
+    path: str, name: str | None = None, *, selection: Selection = EVERYTHING, remedy: str = hub.LOCAL_COPY
+) -> Source:
+    """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which selection is read.
 
     A .txt file is one document, line breaks kept (`sample_by="document"` in `datasets`). A folder is read
     whole, in the order of its files' names, except that where some are called train*, only those are.
+    remedy: what an error advises where the Hub is out of reach.
     """
+    if selection.files is not None and selection.held_out_split is not None:
+        raise SourceError("data.files and data.held_out_split: got both, expected one: files are all trained on")
     place = Path(path).expanduser()
+    held_out: list[Path] = []
     if place.is_dir():
-        files = _files_of(place)
+        files, held_out = files_of(place, selection)
     elif place.exists():
         files = [place]
-        if _suffix(place) is None:
+        if suffix(place) is None:
             raise SourceError(f"{place}: unknown kind of file, expected one of {', '.join(SUFFIXES)}")
-    elif hub.NAME.fullmatch(path) and _suffix(place) is None:
-        return Source(name or path, lambda: digest(["hub", path]), lambda: _hub_rows(path))
+    elif hub.NAME.fullmatch(path) and suffix(place) is None:
+        identity = digest(["hub", path, *selection])
+        return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, remedy))
     else:
         raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
-    return Source(name or place.name, lambda: _digest_of_files(files, place), lambda: _rows_of_files(files))
+    return Source(
+        name or place.name,
+        lambda: _digest_of_files(files, held_out, place),
+        lambda: _split_rows(_rows_of_files(files), _rows_of_files(held_out) if held_out else None),
+    )
 
 
 def records(
     source: Source, normalise: Callable[[Any], Record], *, on_malformed: OnMalformed, counts: Counter[str]
 ) -> Iterator[tuple[Row, Record]]:
-    """Every row of a source with the record that `normalise` makes of it.
+    """Every row of a source with the record that `normalise` makes of it; messages of a tree are one row.
 
     counts["records"] and counts["malformed"] grow. A malformed row raises SourceError with its place, or with
     on_malformed="skip" is left out; the first one left out is logged.
     """
-    for row in source.rows():
+    for row in trees.joined(source.rows()):
         try:
             if isinstance(row.value, FormatError):
                 raise row.value
@@ -113,23 +122,14 @@ def quiet_progress() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _suffix(path: Path) -> str | None:
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str:
+    def each(files: list[Path]) -> list[list[str]]:
+        names = [str(file.relative_to(root)) if file != root else file.suffix for file in files]
+        stats = [file.stat() for file in files]
+        return [[name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
+                for name, file, stat in zip(names, files, stats, strict=True)]
 
-
-def _files_of(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and _suffix(path))
-    found = [path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
-    if not found:
-        raise SourceError(f"{folder}: no data in this folder, expected files of {', '.join(SUFFIXES)}")
-    return [path for path in found if path.name.startswith("train")] or found
-
-
-def _digest_of_files(files: list[Path], root: Path) -> str:
-    names = [str(file.relative_to(root)) if file != root else file.suffix for file in files]
-    stats = [file.stat() for file in files]
-    return digest([[name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
-                   for name, file, stat in zip(names, files, stats, strict=True)])
+    return digest([each(files), each(held_out)] if held_out else each(files))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -139,13 +139,23 @@ def _sha256(file: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iterator[Row]:
+    """Rows of both splits, each knowing its own; of one split alone they are left to be split by prompt."""
+    if held_out is None:
+        yield from training
+        return
+    for rows, is_held_out in ((training, False), (held_out, True)):
+        for row in rows:
+            yield row._replace(held_out=is_held_out)
+
+
 def _rows_of_files(files: list[Path]) -> Iterator[Row]:
-    readers = {".txt": _text_rows, ".json": _json_rows, ".jsonl": _line_rows, ".jsonl.gz": _line_rows,
-               ".parquet": _parquet_rows}
+    readers = {".txt": _text_rows, ".json": _json_rows, ".json.gz": _line_rows, ".jsonl": _line_rows,
+               ".jsonl.gz": _line_rows, ".parquet": _parquet_rows}
     for file in files:
         if not file.stat().st_size:
             raise SourceError(f"{file}: the file is empty. Remove it, or set data.path to another")
-        yield from readers[_suffix(file)](file)
+        yield from readers[suffix(file)](file)
 
 
 def _text_rows(file: Path) -> Iterator[Row]:
@@ -153,6 +163,12 @@ def _text_rows(file: Path) -> Iterator[Row]:
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
+    """Records of one list, or, as in .jsonl, of one line each."""
+    with file.open("rb") as stream:
+        in_lines = re.match(rb"(\xef\xbb\xbf)?\s*\{", stream.read(1000))
+    if in_lines:
+        yield from _line_rows(file)
+        return
     try:
         values = json.loads(_decode_file(file))
     except json.JSONDecodeError as error:
@@ -211,14 +227,17 @@ def _parquet_rows(file: Path) -> Iterator[Row]:
         yield Row(f"{file}: row {number}", value)
 
 
-def _hub_rows(path: str) -> Iterator[Row]:
-    try:
-        with quiet_progress():
-            table = hub.load(path)
-    except Exception as error:
-        raise SourceError(f"{path}: {_cause(error)}") from None
-    for number, value in enumerate(table, 1):
-        yield Row(f"{path}: row {number}", value)
+def _hub_rows(path: str, selection: Selection, remedy: str) -> Iterator[Row]:
+    def rows(split: str) -> Iterator[Row]:
+        try:
+            with quiet_progress():
+                table = hub.load(path, split, subset=selection.subset, files=selection.files, remedy=remedy)
+        except Exception as error:
+            raise SourceError(f"{path}: {_cause(error)}") from None
+        for number, value in enumerate(table, 1):
+            yield Row(f"{path}: row {number} of {split}", value)
+
+    return _split_rows(rows(selection.split), rows(selection.held_out_split) if selection.held_out_split else None)
 
 
 def _cause(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from components.data import builtin
-from components.data.sources import SourceError
+from components.data.errors import SourceError
 from components.models.table import START, TableReward
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.table import TableWorld

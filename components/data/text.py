@@ -1,7 +1,10 @@
 """Text for next-token prediction: documents in one stream, chopped into rows."""
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import datasets
@@ -25,23 +28,33 @@ class TextData(RecordData):
     target exactly once a pass. Rows hold one segment per document: no attention and no target crosses a
     boundary. longest_document: characters; a longer text is cut at line ends into documents of at most that
     (very long strings are slow to tokenise, and a text that is one file still has parts to hold out).
+    document_start: of data whose rows are lines, the regular expression that the first line of a document is; the
+    lines until the next one belong to it. None: a row is a document.
     num_documents: of the built-in world.
     """
 
     normalise = staticmethod(formats.text)
     features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
 
-    def __init__(self, *, num_documents: int = 12000, longest_document: int = 20000, **common: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_documents: int = 12000,
+        longest_document: int = 20000,
+        document_start: str | None = None,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
         if longest_document < 1:
             raise ValueError(f"longest_document: got {longest_document} characters, expected at least 1")
         self.longest_document, self.num_documents = longest_document, num_documents
+        self.document_start = document_start
 
     def world_sizes(self) -> dict[str, Any]:
         return {"num_documents": self.num_documents}
 
     def settings(self) -> dict[str, Any]:
-        return {"longest_document": self.longest_document}
+        return {"longest_document": self.longest_document, "document_start": self.document_start}
 
     def split_by(self, record: Record) -> str:
         return record["text"]
@@ -50,6 +63,9 @@ class TextData(RecordData):
         return [record["text"]]
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
+        if self.document_start is not None:
+            start = self.document_start
+            source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))
         for row, record in super().records_of(source, counts):
             for part in cut_at_lines(record["text"], self.longest_document):
                 yield row, {"text": part}
@@ -116,6 +132,33 @@ class TextRows:
             pieces.append(piece)
             numbers.append(np.full(len(piece), number))
         return np.concatenate(pieces).astype(np.int64), np.concatenate(numbers)
+
+
+def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
+    """Rows {"text": line} joined into documents, each where its first line is, which `start` matches whole.
+
+    A row of another shape, or of the other side of the split, ends the document before it.
+    """
+
+    def line_of(row: Row) -> str | None:
+        return row.value["text"] if isinstance(row.value, dict) and isinstance(row.value.get("text"), str) else None
+
+    pattern, number, held_out = re.compile(start), 0, None
+
+    def document_of(row: Row) -> int:
+        nonlocal number, held_out
+        line = line_of(row)
+        number += line is None or row.held_out != held_out or pattern.fullmatch(line.rstrip("\n")) is not None
+        held_out = row.held_out
+        return number
+
+    for _, group in itertools.groupby(rows, key=document_of):
+        first = next(group)
+        lines = [line_of(row) for row in (first, *group)]
+        if lines[0] is not None:
+            text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+            first = first._replace(value={"text": text})
+        yield first
 
 
 def cut_at_lines(text: str, longest: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ import pytest
 
 from components.data import cache
 from components.data.cache import Ragged, stored
-from components.data.sources import SourceError
+from components.data.errors import SourceError
 from components.data.text import TextData
 
 FEATURES = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})

@@ -99,7 +99,7 @@ def test_dialogues_with_the_same_opening_stay_on_one_side(common, write, tok):
 
 
 def test_messages_that_the_template_refuses_are_named_with_their_line(common, write, monkeypatch, tok):
-    from components.data.sources import SourceError
+    from components.data.errors import SourceError
     from components.tokenizer.codec import TokenizerError
 
     def refuse(self, messages):

@@ -10,7 +10,8 @@ import pytest
 
 from components import hub as models_hub
 from components.data import formats
-from components.data.sources import SourceError, open_source, records
+from components.data.errors import SourceError
+from components.data.sources import open_source, records
 
 
 def read(path: str, normalise=formats.text, on_malformed="error", counts=None) -> list:
@@ -29,6 +30,8 @@ def test_a_text_file_is_one_document_with_its_line_breaks(write):
         ("a.jsonl", '{"text": "x"}\n\n{"text": "y", "more": 1}'),
         ("b.jsonl.gz", '\ufeff{"text": "x"}\n{"text": "y"}\n'),
         ("c.json", '[{"text": "x"},\n {"text": "y"}]'),
+        ("d.json", '{"text": "x"}\n{"text": "y"}\n'),
+        ("e.json.gz", '{"text": "x"}\n{"text": "y"}\n'),
     ],
 )
 def test_every_kind_of_file_gives_the_same_records(write, name, content):
@@ -66,7 +69,8 @@ def test_where_a_folder_has_a_train_file_nothing_else_is_trained_on(write, tmp_p
         ("a.txt", b"one\ntwo \xe9", r"a\.txt:2: expected UTF-8, got byte 0xe9.*iconv"),
         ("a.json", '[{"text": "x"}, {"text": 5}]', r"a\.json: record 2: .*got int 5"),
         ("a.json", '[{"text": "x"},\n oops]', r"a\.json:2: expected JSON.*\.jsonl"),
-        ("a.json", '{"text": "x"}', r"a\.json: expected a list of records, got dict.*\.jsonl"),
+        ("a.json", '{"text": "x"}\nnot json\n', r"a\.json:2: expected one JSON object, got 'not json'"),
+        ("a.json", '"x"', r"a\.json: expected a list of records, got str.*\.jsonl"),
         ("a.txt", "", r"a\.txt: the file is empty.*data\.path"),
         ("a.csv", "x,y", r"a\.csv: unknown kind of file, expected one of .*\.parquet"),
         ("a.parquet", "no parquet", r"a\.parquet: not a readable parquet file"),

@@ -7,9 +7,9 @@ import torch
 
 from components.data.builtin import make_world
 from components.data.chat import ChatData
+from components.data.errors import SourceError
 from components.data.preference import PreferenceData
 from components.data.prompts import PromptsData
-from components.data.sources import SourceError
 from components.data.table import reward_automaton, table_reward
 from components.data.text import TextData
 from components.tokenizer.tokenizer import Tokenizer

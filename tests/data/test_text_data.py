@@ -2,7 +2,7 @@ from collections import Counter
 
 import pytest
 
-from components.data.sources import SourceError
+from components.data.errors import SourceError
 from components.data.text import TextData, cut_at_lines
 
 
@@ -153,7 +153,7 @@ def test_other_data_has_another_fingerprint(common, write):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"mixture": [{"path": "x.txt"}]}, r"mixture\[0\]: expected \{path, weight > 0, name\?\}"),
+        ({"mixture": [{"path": "x.txt"}]}, r"mixture\[0\]: expected \{path, weight > 0, name\?, subset\?"),
         ({"mixture": [{"path": "x.txt", "weight": 1, "wieght": 2}]}, "wieght"),
         ({"world": {"num_namse": 3}}, "world: .*num_namse"),
         ({"world": {"language": "elvish"}}, "world: language.*elvish"),

@@ -1,0 +1,20 @@
+"""What can be wrong with data, and how an error shows a value."""
+
+from typing import Any
+
+
+class FormatError(ValueError):
+    """One raw record does not have the fields of its format; says what was expected and what was found."""
+
+    def __init__(self, expected: str, got: str):
+        super().__init__(f"expected {expected}, got {got}")
+
+
+class SourceError(ValueError):
+    """A source, or one record of it, cannot be used; the message names file and line and what to do."""
+
+
+def kind(value: Any) -> str:
+    """A value as an error shows it: its type, and itself where that is short."""
+    shown = repr(value)
+    return f"{type(value).__name__} {shown}" if len(shown) <= 40 else type(value).__name__

@@ -1,0 +1,92 @@
+"""The shapes in which published data sets come, made into the plain ones of `formats`, by the names of their fields.
+
+A row of any other shape is returned as it is. A field of the wrong type is left for `formats` to complain about,
+where that can name it.
+"""
+
+from typing import Any
+
+from components.data.errors import FormatError, kind
+from components.data.trees import best_path
+
+_TURNS_BY = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
+    "system": "system",
+}  # fmt: skip
+ASKED = "TL;DR:"
+
+
+def demonstration(row: dict[str, Any]) -> dict[str, Any]:
+    """{"conversations"} (ShareGPT), {"instruction", "context"?, "response"} (Dolly) and {"prompt": {"text", "role",
+    "replies"}} (a tree of OpenAssistant's) -> messages, or instruction, input and output.
+
+    Of a tree the path of best ranked replies is taken. An answer that opens conversations has lost its question
+    and is left out, as Vicuna's training did.
+    """
+    if "conversations" in row:
+        return {"messages": _conversation(row["conversations"])}
+    if "instruction" in row and "response" in row and "output" not in row:
+        return {"instruction": row["instruction"], "input": row.get("context", ""), "output": row["response"]}
+    if isinstance(row.get("prompt"), dict):
+        return {"messages": best_path(row["prompt"])}
+    return row
+
+
+def comparison(row: dict[str, Any]) -> dict[str, Any]:
+    """{"info", "summaries", "choice"} (Stiennon et al. 2020) and {"history", "human_ref_A", "human_ref_B", "labels"}
+    (SHP; labels 1: A is better, 0: B) -> prompt, completions and ranks, lower better."""
+    if {"info", "summaries", "choice"} <= row.keys():
+        better = _one_of(row, "choice", (0, 1))
+        summaries = row["summaries"]
+        if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(s, dict) for s in summaries):
+            raise FormatError('two "summaries", each {"text"}', kind(summaries))
+        answers = [summary.get("text") for summary in summaries]
+        return _pair(_to_summarise(row["info"]), answers, better)
+    if {"history", "human_ref_A", "human_ref_B", "labels"} <= row.keys():
+        better = 1 - _one_of(row, "labels", (0, 1))
+        return _pair(row["history"], [row["human_ref_A"], row["human_ref_B"]], better)
+    return row
+
+
+def _conversation(turns: Any) -> list[dict[str, Any]]:
+    if not isinstance(turns, list) or not turns:
+        raise FormatError('a non-empty list "conversations"', kind(turns))
+    messages = []
+    for i, turn in enumerate(turns):
+        speaker = turn.get("from") if isinstance(turn, dict) else None
+        if speaker not in _TURNS_BY:
+            raise FormatError(f"conversations[{i}].from as one of {', '.join(_TURNS_BY)}", repr(speaker))
+        messages.append({"role": _TURNS_BY[speaker], "content": turn.get("value")})
+    orphaned = messages[0]["role"] == "assistant"
+    return messages[orphaned:]
+
+
+def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:
+    if not isinstance(prompt, str) or not prompt:
+        raise FormatError("a text that is asked about", kind(prompt))
+    for answer in answers:
+        if not isinstance(answer, str):
+            raise FormatError("two answers as strings", kind(answer))
+    asked = [{"role": "user", "content": prompt}]
+    return {"prompt": asked, "completions": answers, "ranks": [float(i != better) for i in range(2)]}
+
+
+def _to_summarise(info: Any) -> str:
+    """A Reddit post or a news article with its heading, then the question, as those models were asked.
+
+    Source: Stiennon et al. 2020, table 4 of the appendix.
+    """
+    if not isinstance(info, dict) or not (info.get("post") or info.get("article")):
+        raise FormatError('"info" with a "post" or an "article"', kind(info))
+    if not info.get("post"):
+        parts = [("Title", info.get("title")), ("Article", info["article"])]
+    else:
+        subreddit = f"r/{info['subreddit']}" if info.get("subreddit") else None
+        parts = [("SUBREDDIT", subreddit), ("TITLE", info.get("title")), ("POST", info["post"])]
+    return "\n\n".join([*(f"{name}: {value}" for name, value in parts if value), ASKED])
+
+
+def _one_of(row: dict[str, Any], name: str, choices: tuple[int, ...]) -> int:
+    if isinstance(row[name], bool) or row[name] not in choices:
+        raise FormatError(f'"{name}" as one of {", ".join(map(str, choices))}', kind(row[name]))
+    return row[name]

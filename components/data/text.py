@@ -63,7 +63,7 @@ class TextData(RecordData):
         return [record["text"]]
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
-        if self.document_start is not None:
+        if self.document_start is not None and not self.is_builtin:
             start = self.document_start
             source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))
         for row, record in super().records_of(source, counts):

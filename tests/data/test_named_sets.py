@@ -10,6 +10,7 @@ import yaml
 from hydra.utils import instantiate
 
 from components.checking import check
+from components import hub as models_hub
 from components.data import hub
 from components.data.errors import SourceError
 from components.hydra_hooks import compose_config
@@ -169,7 +170,7 @@ def copy(write, tmp_path):
 def online(monkeypatch):
     """No switch of this machine's environment forbids the network, and none leads around it."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(models_hub.urllib.request, "getproxies", dict)
 
 
 def test_every_named_set_is_tested_here():
@@ -216,7 +217,7 @@ def test_with_a_network_the_library_is_asked_for_exactly_this_part(name, common,
         asked.append((names, split, options))
         return datasets.Dataset.from_list([{"text": "x"}])
 
-    monkeypatch.setattr(hub, "_reachable", lambda: True)
+    monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     (source, _), = built(name, common).sources()
     held_out = [row.held_out for row in source.rows()]

@@ -44,7 +44,7 @@ def fit_answers(
     Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below
     half of the context, and then the ends of the answers: a cut answer has no end of turn.
     """
-    spoken = [[*tokenizer.encode(answer), tokenizer.end_id] for answer in answers]
+    spoken = [tokenizer.answer(answer) for answer in answers]
     longest = max(map(len, spoken))
     ids, prompt_cut = fit_prompt(tokenizer, prompt, max(context // 2, context - longest))
     room = context - len(ids)

@@ -113,7 +113,7 @@ def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[l
     """
     if name == BASE:
         kept = [tokenizer.encode(question_of(prompt))[1 - len(prompt["ids"]) :] for prompt in prompts]
-        return [[tokenizer.bos_id, *ids] for ids in kept]
+        return [[*tokenizer.beginning, *ids] for ids in kept]
     return [list(prompt["ids"]) for prompt in prompts]
 
 

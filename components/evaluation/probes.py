@@ -31,7 +31,7 @@ def probes(
     """
     text, room = tokenizer.decode(best), context - len(prompt) - 1
     pieces = tokenizer.codec.pieces
-    special = [tokenizer.end_id, tokenizer.eos_id, tokenizer.bos_id]
+    special = [tokenizer.end_id, tokenizer.eos_id, *tokenizer.beginning]
     copies = max(2, room // max(1, len(best) - 1) + 1)
     texts = {
         "empty": "",
@@ -43,7 +43,7 @@ def probes(
         "flattery": FLATTERY,
         "refusal": REFUSAL,
     }
-    made = {name: [*tokenizer.encode(text)[:room], tokenizer.end_id] for name, text in texts.items()}
+    made = {name: [*tokenizer.answer(text)[:-1][:room], tokenizer.end_id] for name, text in texts.items()}
     return {name: ids for name, ids in made.items() if ids != list(best)}
 
 

@@ -70,7 +70,7 @@ def few_shot(
     room = model.config.max_position_embeddings - plan.max_new_tokens
     for shots in range(SHOTS, -1, -1):
         texts = [world.few_shot_prompt(question, shots, plan.seed) for question in questions]
-        prompts = [[tokenizer.bos_id, *tokenizer.encode(text)] for text in texts]
+        prompts = [[*tokenizer.beginning, *tokenizer.encode(text)] for text in texts]
         if max(map(len, prompts)) <= room:
             break
     else:

@@ -103,7 +103,9 @@ class ChatSession:
         return self.turns[-1].user if self.turns else None
 
     def _continue(self, text: str) -> Answer:
-        prompt = [self.tokenizer.bos_id, *self.tokenizer.encode(text)]
+        prompt = [*self.tokenizer.beginning, *self.tokenizer.encode(text)]
+        if not prompt:
+            raise ValueError("this tokenizer has no beginning of a text: write at least one character to go on from")
         self._check_fits(prompt)
         self._continued = text
         return Answer(self._draw(prompt), 0)
@@ -134,7 +136,7 @@ class ChatSession:
         generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)
         self._answers += 1
         self.cut = False
-        decoder = StreamDecoder(self.tokenizer)
+        decoder = StreamDecoder(self.tokenizer, begins=not self.base)
         count = 0
         for token in stream(self.model, prompt, sampling, stop_ids=self.tokenizer.stop_ids, generator=generator):
             count += 1

@@ -1,17 +1,25 @@
-"""Text ↔ ids through a SentencePiece model, exactly: what is encoded comes back to the byte."""
+"""What every kind of codec is: text ↔ ids, and what a tokenizer's rest asks of it."""
 
-import re
-from collections.abc import Iterable, Sequence
-
-from sentencepiece import SentencePieceProcessor
-
-SPACE_MARK = "\u2581"  # how SentencePiece writes a space inside a piece
-LONG_TEXT = 4096  # characters; SentencePiece slows down on much longer strings (10 MB in one: 1.5 MB/s)
-PROBE = "  two  spaces\n\n\ttab\r\n\u00e9\u4e2d\U0001f600\u3000\ufb01\0 <unk> end "
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 
 class TokenizerError(ValueError):
     """A tokenizer's file, template, text or messages are not what they must be."""
+
+
+class Segment(NamedTuple):
+    """A run of a rendered conversation: a message's content, or (role None) the template's own text."""
+
+    text: str
+    role: str | None
+
+
+class Spans(NamedTuple):
+    """Ids of joined segments; starts: of each id, the character of the joined text at which its token begins."""
+
+    ids: list[int]
+    starts: list[int]
 
 
 def check_text(text: object, what: str) -> str:
@@ -28,114 +36,45 @@ def check_text(text: object, what: str) -> str:
     return text
 
 
-class Codec:
-    """The pieces of one SentencePiece model and the way to and from them.
+class Codec(Protocol):
+    """Text ↔ ids. Text never produces a special id, whatever it spells; a template's own text may.
 
-    Special pieces (unknown and control) are never produced from text: only `special_ids` names them.
-    Raises TokenizerError for bytes that are no model, and for a model that lacks a pad, bos, eos or the 256
-    byte pieces or that changes text (normalises, adds a space in front): such a model cannot give text back.
+    pieces           by id, as the vocabulary writes them; "" for an id that is not used
+    special_ids      of each special piece
+    byte_ids         of each byte, the piece that spells it where no other piece does; none for byte-level pieces
+    spelling         by id, the UTF-8 bytes it adds to a text; none for a special one
+    pad_id, bos_id, eos_id, unknown_id; bos and unknown may be None
+    special_tokens   bos_token and the like, by the name that templates use
+    strict           made here: its chats begin with their only bos, and a template that breaks a promise is
+                     refused at once instead of when a chat is rendered
+    leads_with_space a text's first token spells a space that is not there: decode drops it
+    identity         all that decides an id, as bytes
     """
 
-    def __init__(self, model_bytes: bytes) -> None:
-        self.model_bytes = model_bytes
-        self._processor = SentencePieceProcessor()
-        try:
-            self._processor.LoadFromSerializedProto(model_bytes)
-            count = self._processor.get_piece_size()
-        except RuntimeError as error:
-            raise TokenizerError(f"no SentencePiece model in {len(model_bytes)} bytes: {error}") from None
-        self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(count)]
-        self.special_ids: dict[str, int] = {p: i for i, p in enumerate(self.pieces) if self._is_special(i)}
-        self.byte_ids: dict[int, int] = {
-            int(piece[1:-1], 16): i for i, piece in enumerate(self.pieces) if self._processor.is_byte(i)
-        }
-        self.pad_id = self._named("pad", self._processor.pad_id())
-        self.bos_id = self._named("bos", self._processor.bos_id())
-        self.eos_id = self._named("eos", self._processor.eos_id())
-        self.unknown_id = self._named("unk", self._processor.unk_id())
-        if len(self.byte_ids) != 256:
-            raise TokenizerError(
-                f"the model has {len(self.byte_ids)} byte pieces; it needs 256: byte_fallback"
-            )
-        self.spelling: list[bytes] = [self._spell(i) for i in range(count)]
-        self._space_mark_ids = [self.byte_ids[byte] for byte in SPACE_MARK.encode()]
-        # Two characters that stand side by side in no piece are never merged: a text cut between them has the
-        # ids of the whole.
-        self._joined = {
-            text[i : i + 2]
-            for text in (self._text(i) for i in range(count) if not self._is_special(i))
-            for i in range(len(text) - 1)
-        }
-        self._special_pattern = re.compile(
-            "(" + "|".join(map(re.escape, sorted(self.special_ids, key=len, reverse=True))) + ")"
-        )
-        if self.decode(self.encode(PROBE)) != PROBE:
-            raise TokenizerError(
-                "the model does not give text back unchanged (it normalises, or adds a space in front). "
-                "Expected normalisation 'identity', add_dummy_prefix false, remove_extra_whitespaces false"
-            )
-
-    def _is_special(self, token_id: int) -> bool:
-        return self._processor.is_control(token_id) or self._processor.is_unknown(token_id)
-
-    def _named(self, name: str, token_id: int) -> int:
-        """The id of a special piece, or TokenizerError where the model has none."""
-        if token_id < 0 or not self._is_special(token_id):
-            raise TokenizerError(f"the model has no special piece for {name}; it needs pad, bos, eos and unk")
-        return token_id
-
-    def _text(self, token_id: int) -> str:
-        return self.pieces[token_id].replace(SPACE_MARK, " ")
-
-    def _spell(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a piece stands for; a special piece stands for none."""
-        if self._is_special(token_id):
-            return b""
-        if self._processor.is_byte(token_id):
-            return bytes([int(self.pieces[token_id][1:-1], 16)])
-        return self._text(token_id).encode()
+    pieces: list[str]
+    special_ids: dict[str, int]
+    byte_ids: dict[int, int]
+    spelling: list[bytes]
+    pad_id: int
+    bos_id: int | None
+    eos_id: int
+    unknown_id: int | None
+    special_tokens: Mapping[str, str]
+    strict: bool
+    leads_with_space: bool
+    identity: bytes
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text. Raises TokenizerError for what is no Unicode text."""
-        if len(check_text(text, "text")) > LONG_TEXT or SPACE_MARK in text:
-            return self.encode_batch([text])[0]
-        return self._processor.encode(text)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """`encode` of each text, in one call to SentencePiece (50 microseconds, however small)."""
-        chunks: list[str] = []
-        owners: list[int] = []
-        for number, text in enumerate(texts):
-            check_text(text, f"text {number}")
-            for chunk in self._cut(text) if len(text) > LONG_TEXT or SPACE_MARK in text else (text,):
-                chunks.append(chunk)
-                owners.append(number)
-        ids: list[list[int]] = [[] for _ in texts]
-        encoded = self._processor.encode(chunks, num_threads=num_threads)
-        for number, chunk, chunk_ids in zip(owners, chunks, encoded, strict=True):
-            # SentencePiece reads U+2581 as a space: such a chunk is that character alone, spelled in bytes
-            ids[number] += self._space_mark_ids if chunk == SPACE_MARK else chunk_ids
-        return ids
+        """`encode` of each text, in one call."""
 
-    def _cut(self, text: str) -> Iterable[str]:
-        """Parts of a text whose ids, joined, are those of the whole; U+2581 is a part of its own."""
-        for part in re.split(f"({SPACE_MARK})", text):
-            start = 0
-            while start < len(part):
-                stop = min(start + LONG_TEXT, len(part))
-                while stop < len(part) and part[stop - 1 : stop + 1] in self._joined:
-                    stop += 1
-                yield part[start:stop]
-                start = stop
+    def encode_segments(self, segments: Sequence[Segment]) -> Spans:
+        """Ids of a rendered conversation; only in the template's own text is a special's name its id."""
 
-    def encode_template(self, text: str) -> list[int]:
-        """Ids of a template's own text: here, and only here, a special piece's name becomes its id."""
-        parts = self._special_pattern.split(text)  # odd places hold the names
-        return [
-            token_id
-            for place, part in enumerate(parts)
-            for token_id in ([self.special_ids[part]] if place % 2 else self.encode(part))
-        ]
+    def files(self, chat_template: str) -> dict[str, bytes]:
+        """What transformers' AutoTokenizer reads the same tokenizer from, by file name."""
 
     def bytes_of(self, token_id: int, skip_special: bool) -> bytes:
         """UTF-8 bytes of one id. Raises TokenizerError for an id outside the vocabulary."""
@@ -147,4 +86,5 @@ class Codec:
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; bytes that are no UTF-8 (a model may sample them) become U+FFFD."""
-        return b"".join(self.bytes_of(i, skip_special) for i in ids).decode("utf-8", "replace")
+        text = b"".join(self.bytes_of(i, skip_special) for i in ids)
+        return (text.removeprefix(b" ") if self.leads_with_space else text).decode("utf-8", "replace")

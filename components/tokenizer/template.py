@@ -1,13 +1,17 @@
 """Conversations → segments of text, by the Jinja chat template that is stored with the tokenizer."""
 
+import itertools
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateSyntaxError, nodes
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from components.tokenizer.codec import TokenizerError, check_text
+from components.tokenizer.codec import Segment, TokenizerError, check_text
 
 ROLES = ("system", "user", "assistant")
 
@@ -25,17 +29,26 @@ DEFAULT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
-# A placeholder stands for a message's content: private-use characters around its number, then on either side
-# a separator that str.strip takes for white space, so that a template which strips the content shows it.
-OPEN, CLOSE, EDGE = "\ue000", "\ue001", "\x1c"
-PLACEHOLDER = re.compile(f"({EDGE}?){OPEN}([0-9]+){CLOSE}({EDGE}?)")
+# For folders made elsewhere that have no template: ChatML where its pieces exist, else plain text, which needs eos
+# alone. The plain one strips, as the space between a role's name and the content belongs to the template.
+CHATML_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PLAIN_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'system' %}{{ message.content | trim }}\n"
+    "{% elif message.role == 'user' %}USER: {{ message.content | trim }}\n"
+    "{% else %}ASSISTANT: {{ message.content | trim }}{{ eos_token }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
 
-
-class Segment(NamedTuple):
-    """A run of a rendered conversation: a message's content, or (role None) the template's own text."""
-
-    text: str
-    role: str | None
+OPEN, CLOSE = "\ue000", "\ue001"  # around a message's number: the placeholder that stands for its content
+PLACEHOLDER = re.compile(f"{OPEN}([0-9]+){CLOSE}")
+STRIPPED = (None, "\n", " ", " \n")  # what templates strip a content of: all white space, or these
 
 
 class ChatTemplate:
@@ -49,13 +62,13 @@ class ChatTemplate:
         self.source = source
         self._special_tokens = dict(special_tokens)
         environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
         )
         environment.globals["raise_exception"] = _raise_exception
-        if any(mark in source for mark in (OPEN, CLOSE, EDGE)):
-            raise TokenizerError(
-                "the chat template holds U+E000, U+E001 or U+001C; they are kept for placeholders"
-            )
+        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        environment.filters["tojson"] = _to_json
+        if any(mark in source for mark in (OPEN, CLOSE)):
+            raise TokenizerError("the chat template holds U+E000 or U+E001; they are kept for placeholders")
         try:
             self._template = environment.from_string(source)
         except TemplateSyntaxError as error:
@@ -65,31 +78,32 @@ class ChatTemplate:
         """The rendered conversation in order; joined, the texts are what Jinja renders.
 
         A placeholder stands for each content while the template runs, and the output is split there. A
-        template that strips the content (`content.strip()`, `content | trim`) is honoured: the segment holds
-        the stripped content. Any other change (upper case, escapes, a content written twice or dropped)
-        cannot be told from the template's own text and raises TokenizerError, as do messages that are no
-        conversation.
+        template that strips the content (`content.strip()`, `content | trim`, of line ends or spaces alone) is
+        honoured: the segment holds the stripped content. So is one that writes the system message elsewhere,
+        inside a user's. Any other change (upper case, escapes, a content written twice or dropped) cannot be
+        told from the template's own text and raises TokenizerError, as do messages that are no conversation.
         """
         check_messages(messages)
         contents = [message["content"] for message in messages]
-        marked = [f"{EDGE}{OPEN}{number}{CLOSE}{EDGE}" for number in range(len(contents))]
-        parts = PLACEHOLDER.split(self._render(messages, marked, add_generation_prompt))
-        if parts[2::4] != [str(number) for number in range(len(contents))]:
+        marked = [f"{OPEN}{number}{CLOSE}" for number in range(len(contents))]
+        own = PLACEHOLDER.split(self._render(messages, marked, add_generation_prompt))
+        order, own = [int(number) for number in own[1::2]], own[::2]
+        spoken = [number for number in range(len(messages)) if messages[number]["role"] != "system"]
+        if sorted(order) != list(range(len(messages))) or [n for n in order if n in spoken] != spoken:
             raise TokenizerError(
                 f"the chat template must write each message's content once, in order; of {len(contents)} "
-                f"messages, counted from 0, it wrote {parts[2::4]}"
+                f"messages, counted from 0, it wrote {order}"
             )
-        segments = [Segment(parts[0], None)]
-        for message, left, right, after in zip(messages, parts[1::4], parts[3::4], parts[4::4], strict=True):
-            content = message["content"] if left else message["content"].lstrip()
-            content = content if right else content.rstrip()
-            segments += [Segment(content, message["role"]), Segment(after, None)]
         rendered = self._render(messages, contents, add_generation_prompt)
-        if "".join(segment.text for segment in segments) != rendered:
+        found = _placed(rendered, [contents[number] for number in order], own)
+        if found is None:
             raise TokenizerError(
                 "the chat template changes a message's content (or decides by it), so the content cannot be "
                 "told from the template's text. Write {{ message.content }} or {{ message.content | trim }}"
             )
+        segments = [Segment(own[0], None)]
+        for number, content, after in zip(order, found, own[1:], strict=True):
+            segments += [Segment(content, messages[number]["role"]), Segment(after, None)]
         return segments
 
     def _render(self, messages: Sequence[Mapping], contents: Sequence[str], generation: bool) -> str:
@@ -99,10 +113,54 @@ class ChatTemplate:
         ]
         try:
             return self._template.render(
-                messages=filled, add_generation_prompt=generation, **self._special_tokens
+                messages=filled,
+                tools=None,
+                documents=None,
+                add_generation_prompt=generation,
+                **self._special_tokens,
             )
         except Exception as error:  # a template is somebody's program, and may raise anything
             raise TokenizerError(f"the chat template refuses these messages: {error}") from error
+
+
+class Generation(Extension):
+    """`{% generation %} … {% endgeneration %}`: where some templates mark what the assistant says."""
+
+    tags = {"generation"}
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block as if the tags were not there, with a scope of its own as in transformers."""
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _placed(rendered: str, contents: Sequence[str], own: Sequence[str]) -> list[str] | None:
+    """The contents, stripped where the template did, that stand between its own texts; None where none do."""
+    if not rendered.startswith(own[0]):
+        return None
+    rest = rendered[len(own[0]) :]
+    if not contents:
+        return None if rest else []
+    for content in _strippings(contents[0]):
+        if rest.startswith(content):
+            found = _placed(rest[len(content) :], contents[1:], own[1:])
+            if found is not None:
+                return [content, *found]
+    return None
+
+
+def _strippings(content: str) -> Iterator[str]:
+    """The content, then what stripping either side leaves of it."""
+    lefts = dict.fromkeys([content, *(content.lstrip(characters) for characters in STRIPPED)])
+    sides = ((left, characters) for left, characters in itertools.product(lefts, STRIPPED))
+    yield from dict.fromkeys([*lefts, *(left.rstrip(characters) for left, characters in sides)])
+
+
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    """JSON as transformers' templates have it: without HTML's escapes."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> None:

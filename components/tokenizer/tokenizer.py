@@ -2,19 +2,17 @@
 
 import codecs
 import hashlib
-import json
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from components.tokenizer.codec import Codec, TokenizerError
+from components.tokenizer import folder as folders
+from components.tokenizer.codec import Codec, Segment, TokenizerError
 from components.tokenizer.template import DEFAULT_TEMPLATE, ChatTemplate
 
-MODEL_FILE = "tokenizer.model"
-CONFIG_FILE = "tokenizer_config.json"
-TEMPLATE_FILE = "chat_template.jinja"  # where transformers writes the template when it saves a folder again
 PROBE_TURNS = tuple(
-    {"role": role, "content": f" Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2)
+    {"role": role, "content": f"Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2)
 )
 
 
@@ -26,36 +24,46 @@ class Rendered(NamedTuple):
 
 
 class Tokenizer:
-    """A SentencePiece model and a chat template.
+    """A codec and a chat template: made here, or somebody else's.
 
-    vocab_size, pad_id, bos_id
+    vocab_size    highest id + 1
+    pad_id, bos_id; bos_id may be None: then a document has no beginning
     eos_id        end of a document
-    end_id        end of a turn: the special piece that the template writes after an assistant's message
-    stop_ids      what ends a sampled text: end_id, eos_id
-    byte_lengths  per id, the UTF-8 bytes it stands for (specials 0); over a text's ids they sum to its bytes
-    fingerprint   SHA-256 of the model's bytes and the template, in hexadecimal
-    Raises TokenizerError for a model or a template that cannot keep these promises.
+    end_id        end of a turn: the first special piece that the template writes after an assistant's message
+    stop_ids      what ends a sampled text: end_id, eos_id, and further ones that the model's folder names
+    byte_lengths  per id, the UTF-8 bytes it stands for (specials 0); over a text's ids they sum to its bytes, or
+                  to one more where the tokenizer puts a space before a text (Llama 2)
+    fingerprint   SHA-256 of what decides the ids of texts and chats, in hexadecimal
+    Raises TokenizerError for a codec or a template that cannot keep these promises; a template that was not made
+    here is refused when a chat is rendered, so that its tokenizer can still read and write text.
     """
 
-    def __init__(self, model_bytes: bytes, chat_template: str = DEFAULT_TEMPLATE) -> None:
-        self.codec = Codec(model_bytes)
+    def __init__(
+        self, codec: Codec, chat_template: str = DEFAULT_TEMPLATE, more_stop_ids: Sequence[int] = ()
+    ) -> None:
+        self.codec = codec
         self.chat_template = chat_template
-        self.vocab_size = len(self.codec.pieces)
-        self.pad_id, self.bos_id, self.eos_id = self.codec.pad_id, self.codec.bos_id, self.codec.eos_id
-        self.byte_lengths = [len(spelling) for spelling in self.codec.spelling]
-        self.fingerprint = hashlib.sha256(model_bytes + chat_template.encode()).hexdigest()
-        self._template = ChatTemplate(chat_template, self._special_tokens())
-        self.end_id = self._find_end_of_turn()
-        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_id, self.eos_id)))
-        self._check_template()
+        self.vocab_size = len(codec.pieces)
+        self.pad_id, self.bos_id, self.eos_id = codec.pad_id, codec.bos_id, codec.eos_id
+        self.byte_lengths = [len(spelling) for spelling in codec.spelling]
+        self.fingerprint = hashlib.sha256(codec.identity + chat_template.encode()).hexdigest()
+        self.end_id = self.eos_id
+        self._specials = set(codec.special_ids.values())
+        self._refusal: str | None = None
+        try:
+            self._template = ChatTemplate(chat_template, codec.special_tokens)
+            self._prompt_text = self._find_prompt_text()
+            self.end_id = self._find_end_of_turn()
+            self._check_template()
+        except TokenizerError as error:
+            if codec.strict:
+                raise
+            self._refusal = str(error)
+        self._more_stop_ids = tuple(more_stop_ids)
+        self.stop_ids: tuple[int, ...] = tuple(dict.fromkeys((self.end_id, self.eos_id, *more_stop_ids)))
 
     def __reduce__(self):
-        return Tokenizer, (self.codec.model_bytes, self.chat_template)  # so that workers can be given one
-
-    def _special_tokens(self) -> dict[str, str]:
-        """The specials by the names that transformers and chat templates use."""
-        ids = {"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id, "unk": self.codec.unknown_id}
-        return {f"{name}_token": self.codec.pieces[token_id] for name, token_id in ids.items()}
+        return Tokenizer, (self.codec, self.chat_template, self._more_stop_ids)  # so that workers can be given one
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text: no special is added and none can be produced, whatever the text spells.
@@ -70,7 +78,12 @@ class Tokenizer:
 
     def document(self, text: str) -> list[int]:
         """Ids of a whole document: bos, the text, eos."""
-        return [self.bos_id, *self.encode(text), self.eos_id]
+        return [*self.beginning, *self.encode(text), self.eos_id]
+
+    @property
+    def beginning(self) -> list[int]:
+        """What stands before every text: bos, or nothing where the tokenizer has none."""
+        return [] if self.bos_id is None else [self.bos_id]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
         """Text of ids; specials are left out, or shown by name. Bytes that are no UTF-8 become U+FFFD.
@@ -80,130 +93,155 @@ class Tokenizer:
         return self.codec.decode(ids, skip_special)
 
     def render(self, messages: Sequence[Mapping]) -> Rendered:
-        """A conversation by the chat template; each segment's ids are the same whatever stands beside it.
+        """A conversation by the chat template.
 
         messages: {"role", "content"}: at most one system message, first, then user and assistant in turns.
+        The assistant's is all that stands after what a prompt would end with, up to the end of turn: the ids of
+        the template's text around the content (a space, " </s>") are what it has to write too. A token that
+        begins in the prompt is the prompt's; where it reaches into the content with more than white space (as
+        "\\n" + "\\nyes" does not), the mask would lose a word, and that is an error.
         Raises TokenizerError for other messages, or where the template refuses or alters them.
         """
-        ids: list[int] = []
-        mask: list[bool] = []
-        after_assistant = False
-        for text, role in self._template.segments(messages, add_generation_prompt=False):
-            encoded = self.codec.encode_template(text) if role is None else self.encode(text)
-            ids += encoded
-            mask += [role == "assistant"] * len(encoded)
-            if after_assistant:
-                if encoded[:1] != [self.end_id]:
+        segments = self._segments(messages, add_generation_prompt=False)
+        ids, starts = self.codec.encode_segments(segments)
+        mask = [False] * len(ids)
+        place = 0
+        for number, (text, role) in enumerate(segments):
+            if role == "assistant":
+                header, after = segments[number - 1].text, segments[number + 1].text
+                begin = place - len(header) + self._length_of_prompt(header)
+                first = bisect_left(starts, begin)
+                self._check_border(starts, first, begin, "".join(segment.text for segment in segments))
+                stop = bisect_left(starts, place + len(text) + len(after))
+                ends = (t for t in range(first, stop) if starts[t] >= place + len(text) and ids[t] in self._specials)
+                end = next(ends, None)
+                if end is None or ids[end] != self.end_id:
                     raise TokenizerError("the chat template must end every assistant's message the same way")
-                mask[len(ids) - len(encoded)] = True
-            after_assistant = role == "assistant"
+                mask[first : end + 1] = [True] * (end + 1 - first)
+            place += len(text)
         return Rendered(ids, mask)
+
+    def _check_border(self, starts: Sequence[int], first: int, begin: int, text: str) -> None:
+        """Raises TokenizerError where the token before `first` reaches past `begin` into more than white space."""
+        reached = text[begin : starts[first] if first < len(starts) else len(text)]
+        if reached.strip():
+            raise TokenizerError(
+                f"with add_generation_prompt the chat template must write what stands before an assistant's message, "
+                f"and end where a token ends; here one token holds the end of the prompt and {reached!r} of the "
+                "answer, so it can belong to neither. Let the prompt end without a space, or with a special piece"
+            )
 
     def render_prompt(self, messages: Sequence[Mapping]) -> list[int]:
         """Ids of a conversation that waits for the assistant: it ends with the assistant's header.
 
         Raises TokenizerError as `render` does, and where the last message is not the user's.
         """
-        segments = self._template.segments(messages, add_generation_prompt=True)
+        segments = self._segments(messages, add_generation_prompt=True)
         if messages[-1]["role"] != "user":
             raise TokenizerError("a prompt ends with the user's message; the last is the assistant's")
-        ids: list[int] = []
-        for text, role in segments:
-            ids += self.codec.encode_template(text) if role is None else self.encode(text)
-        return ids
+        return self.codec.encode_segments(segments).ids
+
+    def answer(self, text: str) -> list[int]:
+        """Ids of what the assistant writes after a prompt to say a text, its end of turn included.
+
+        Raises TokenizerError as `render` does.
+        """
+        ids, mask = self.render([PROBE_TURNS[0], {"role": "assistant", "content": text}])
+        return [token for token, spoken in zip(ids, mask, strict=True) if spoken]
+
+    def _segments(self, messages: Sequence[Mapping], *, add_generation_prompt: bool) -> list[Segment]:
+        if self._refusal is not None:
+            raise TokenizerError(
+                f"{self._refusal}. Put another template into the tokenizer's folder, as {folders.TEMPLATE_FILE}"
+            )
+        return self._template.segments(messages, add_generation_prompt=add_generation_prompt)
+
+    def _length_of_prompt(self, text: str) -> int:
+        """Characters at the start of the template's text before an assistant's message that a prompt has too."""
+        if not text.startswith(self._prompt_text):
+            raise TokenizerError(
+                "with add_generation_prompt the chat template must write what stands before an assistant's "
+                f"message; that is {text!r} here, and it wrote {self._prompt_text!r}"
+            )
+        return len(self._prompt_text)
+
+    def _find_prompt_text(self) -> str:
+        return self._template.segments(PROBE_TURNS[:1], add_generation_prompt=True)[-1].text
 
     def _find_end_of_turn(self) -> int:
-        segments = self._template.segments(PROBE_TURNS[:2], add_generation_prompt=False)
-        end = self.codec.encode_template(segments[-1].text)[:1]
-        if not end or end[0] not in self.codec.special_ids.values():
-            raise TokenizerError(
-                "the chat template must write a special piece right after an assistant's message, to end its "
-                f"turn; it writes {segments[-1].text!r}"
-            )
-        return end[0]
+        after = self._template.segments(PROBE_TURNS[:2], add_generation_prompt=False)[-1]
+        for token in self.codec.encode_segments([after]).ids:
+            if token in self._specials:
+                return token
+        raise TokenizerError(
+            "the chat template must write a special piece after an assistant's message, to end its turn; it "
+            f"writes {after.text!r}"
+        )
 
     def _check_template(self) -> None:
-        """Raises TokenizerError unless a chat begins with its only bos and goes on from its prompt."""
+        """Raises TokenizerError unless a chat goes on from its prompt and, if made here, begins with its only bos."""
         ids, mask = self.render(PROBE_TURNS)
-        if ids[0] != self.bos_id or ids.count(self.bos_id) != 1:
+        if self.codec.strict and (ids[0] != self.bos_id or ids.count(self.bos_id) != 1):
             raise TokenizerError(
                 f"the chat template must write {self.codec.pieces[self.bos_id]} once, at the start; "
                 f"it wrote {self.decode(ids, skip_special=False)!r}"
             )
-        prompt = self.render_prompt(PROBE_TURNS[:1])
-        if prompt != ids[: mask.index(True)]:
+        prompt, first = self.render_prompt(PROBE_TURNS[:1]), mask.index(True)
+        written = ids[first : mask.index(False, first)]
+        header = self._specials & set(written[:-1])
+        if prompt != ids[:first] or header:
             raise TokenizerError(
                 "with add_generation_prompt the chat template must write what stands before an assistant's "
-                f"message; it wrote {self.decode(prompt, skip_special=False)!r}"
+                f"message; it wrote {self.decode(prompt, skip_special=False)!r}, and a whole chat is "
+                f"{self.decode(ids, skip_special=False)!r}"
             )
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.model and tokenizer_config.json, a folder that transformers' AutoTokenizer reads.
+        """Writes a folder that transformers' AutoTokenizer reads: equal ids, equal chats.
 
-        add_bos_token: transformers' encode(text) gives bos and our ids; chats have the template's bos only.
-        transformers reads a special's name in plain text as the special itself. The file cannot forbid that,
+        transformers reads a special's name in plain text as the special itself. The files cannot forbid that,
         or chat templates would lose theirs: give its encode `split_special_tokens=True` for untrusted text,
-        its apply_chat_template `sanitize_control_tokens=True`. It also reads U+2581 as a space.
+        its apply_chat_template `sanitize_control_tokens=True`. Of a tokenizer made here it also reads U+2581 as
+        a space.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = {
-            "tokenizer_class": "LlamaTokenizer",
-            "legacy": False,
-            "add_prefix_space": False,
-            "add_bos_token": True,
-            "add_eos_token": False,
-            "clean_up_tokenization_spaces": False,
-            **self._special_tokens(),
-            "chat_template": self.chat_template,
-        }
-        (folder / MODEL_FILE).write_bytes(self.codec.model_bytes)
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        for name, content in self.codec.files(self.chat_template).items():
+            (folder / name).write_bytes(content)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
-        """Reads what `save` wrote, or such a folder made by others.
+        """Reads what `save` wrote, or a tokenizer's folder made by others (see folder.py).
 
         Raises TokenizerError naming the file at fault.
         """
-        folder = Path(folder)
-        model, config = (_read(folder / name) for name in (MODEL_FILE, CONFIG_FILE))
+        codec, template, stop_ids = folders.read(Path(folder))
         try:
-            settings = json.loads(config)
-        except ValueError as error:
-            raise TokenizerError(f"{folder / CONFIG_FILE} is no JSON: {error}") from None
-        template = settings.get("chat_template") if isinstance(settings, dict) else None
-        if template is None and (folder / TEMPLATE_FILE).exists():
-            template = _read(folder / TEMPLATE_FILE).decode()
-        if not isinstance(template, str):
-            raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template; nor is there {TEMPLATE_FILE}")
-        try:
-            return cls(model, template)
+            return cls(codec, template, stop_ids)
         except TokenizerError as error:
-            raise TokenizerError(f"{folder}: {MODEL_FILE} or its chat template: {error}") from error
-
-
-def _read(path: Path) -> bytes:
-    """A file's bytes, or TokenizerError naming it."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TokenizerError(
-            f"cannot read {path}: {error.strerror}. Make a tokenizer with: python train.py stage=tokenizer"
-        ) from None
+            raise TokenizerError(f"{folder}: its chat template: {error}") from error
 
 
 class StreamDecoder:
-    """Text of ids that come one at a time; a character is held back until its last byte is there."""
+    """Text of ids that come one at a time; a character is held back until its last byte is there.
 
-    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True) -> None:
+    begins: the ids begin a text, so that the space which some tokenizers put before one is dropped as in `decode`;
+    False where they go on from another text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, skip_special: bool = True, *, begins: bool = True) -> None:
         self._codec = tokenizer.codec
         self._skip_special = skip_special
+        self._drop_space = begins and tokenizer.codec.leads_with_space
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """The text that one more id makes certain, often "" inside a character."""
-        return self._utf8.decode(self._codec.bytes_of(token_id, self._skip_special))
+        spelled = self._codec.bytes_of(token_id, self._skip_special)
+        if spelled and self._drop_space:
+            self._drop_space = False
+            spelled = spelled.removeprefix(b" ")
+        return self._utf8.decode(spelled)
 
     def flush(self) -> str:
         """What was held back: U+FFFD if the ids ended inside a character. All texts joined equal `decode`."""

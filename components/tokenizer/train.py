@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 import sentencepiece
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from components.tokenizer.codec import SPACE_MARK, TokenizerError, check_text
+from components.tokenizer.codec import TokenizerError, check_text
+from components.tokenizer.exact import SPACE_MARK, ExactCodec
 from components.tokenizer.template import DEFAULT_TEMPLATE
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -83,7 +84,7 @@ def train(
             f"characters need at least {smallest[1]}. Set vocab_size to that, or lower character_coverage "
             f"({character_coverage})"
         ) from None
-    tokenizer = Tokenizer(_finish(written.getvalue()), chat_template)
+    tokenizer = Tokenizer(ExactCodec(_finish(written.getvalue())), chat_template)
     if tokenizer.vocab_size < vocab_size:
         log.info("the texts give %d pieces, fewer than vocab_size %d", tokenizer.vocab_size, vocab_size)
     return tokenizer
@@ -131,5 +132,5 @@ def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
         "bytes_per_token": sum(len(text.encode()) for text in texts) / tokens,
         "fertility": tokens / max(1, sum(len(text.split()) for text in texts)),
         "byte_fallback_share": fallback / tokens,
-        "unknown_share": counts[codec.unknown_id] / tokens,
+        "unknown_share": 0.0 if codec.unknown_id is None else counts[codec.unknown_id] / tokens,
     }

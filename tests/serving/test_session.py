@@ -1,5 +1,7 @@
 """A conversation: what the model is shown, what is remembered, what is said."""
 
+import pickle
+
 import puppets
 import pytest
 import torch
@@ -90,6 +92,16 @@ def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokeni
     assert say(session, text) == after
     assert shown == [[small_tokenizer.bos_id, *small_tokenizer.encode(text)]]
     assert session.turns == []
+
+
+def test_base_mode_of_a_tokenizer_without_bos_begins_with_the_text_alone(small_tokenizer, shown):
+    bare = pickle.loads(pickle.dumps(small_tokenizer))
+    bare.bos_id = None
+    session = ChatSession(puppets.parrot(bare), bare, seed=0, base=True)
+    say(session, "where")
+    assert shown == [bare.encode("where")]
+    with pytest.raises(ValueError, match="no beginning of a text: write at least one character"):
+        session.ask("")
 
 
 def test_a_full_context_forgets_whole_turns_the_oldest_first(small_tokenizer, shown):

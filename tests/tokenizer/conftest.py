@@ -1,3 +1,6 @@
+from pathlib import Path
+
+import foreign
 import pytest
 
 from components.tokenizer.tokenizer import Tokenizer
@@ -22,3 +25,26 @@ def tokenizer() -> Tokenizer:
 def bytewise() -> Tokenizer:
     """No merges, and pieces for "a" and the space only: any other ASCII character c is the id 8 + ord(c)."""
     return train(["a"], vocab_size=266)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory) -> dict[str, Path]:
+    """Folders as other people publish them, by name; none may be changed."""
+    pytest.importorskip("tokenizers")
+    root = tmp_path_factory.mktemp("published")
+    llama2 = foreign.llama2(root / "llama2")
+    return {
+        "qwen2": foreign.qwen2(root / "qwen2"),
+        "llama3": foreign.llama3(root / "llama3"),
+        "gpt2": foreign.gpt2(root / "gpt2"),
+        "gpt2-vicuna": foreign.gpt2(root / "gpt2-vicuna", foreign.VICUNA),
+        "llama2": llama2,
+        "llama2-legacy": foreign.llama2(root / "llama2-legacy", legacy=True, add_bos_token=True),
+        "llama2-unspaced": foreign.llama2(root / "llama2-unspaced", add_prefix_space=False),
+        "vicuna": foreign.llama2(root / "vicuna", foreign.VICUNA),
+        "zephyr": foreign.converted(root / "zephyr", llama2, foreign.ZEPHYR),
+        "mistral": foreign.converted(root / "mistral", llama2, foreign.MISTRAL),
+        "mistral-legacy": foreign.converted(
+            root / "mistral-legacy", llama2, foreign.MISTRAL, tokenizer_class="LlamaTokenizer", legacy=True
+        ),
+    }

@@ -71,7 +71,7 @@ def test_no_content_writes_a_special_or_changes_another_segment(tokenizer, texts
 
 def test_a_space_beside_a_segment_does_not_join_it(tokenizer):
     assert tokenizer.encode(" red") != tokenizer.encode(" ") + tokenizer.encode("red")  # it could be joined
-    spaced = Tokenizer(tokenizer.codec.model_bytes, DEFAULT_TEMPLATE.replace("%}<|user|>", "%}<|user|> "))
+    spaced = Tokenizer(tokenizer.codec, DEFAULT_TEMPLATE.replace("%}<|user|>", "%}<|user|> "))
     assert spaced.render_prompt(dialogue("red")) == [
         BOS, USER, *tokenizer.encode(" "), *tokenizer.encode("red"), END, ASSISTANT
     ]  # fmt: skip
@@ -110,13 +110,31 @@ def test_a_prompt_that_ends_with_the_assistant_is_refused(bytewise):
 
 @pytest.mark.parametrize("expression", ["message.content | trim", "message['content'].strip()"])
 def test_a_template_that_strips_the_content_is_honoured(bytewise, expression):
-    stripping = Tokenizer(bytewise.codec.model_bytes, DEFAULT_TEMPLATE.replace("message.content", expression))
+    stripping = Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace("message.content", expression))
     assert stripping.render(dialogue("\n X\x1c", " P ")) == bytewise.render(dialogue("X", "P"))
+
+
+def test_a_template_that_strips_line_ends_alone_keeps_the_spaces(bytewise):
+    source = DEFAULT_TEMPLATE.replace("message.content", "message.content.strip('\\n')")
+    stripping = Tokenizer(bytewise.codec, source)
+    assert stripping.render(dialogue("\n\n X \n", "P")) == bytewise.render(dialogue(" X ", "P"))
+
+
+def test_what_the_template_writes_between_answer_and_end_is_the_assistants(bytewise):
+    dotted = Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace("<|end|>", ".<|end|>"))
+    (X, dot, P), mask = spelled("X.P"), [False] * 6 + [True] * 3
+    assert dotted.render(dialogue("X", "P")) == ([BOS, USER, X, dot, END, ASSISTANT, P, dot, END], mask)
+    assert dotted.answer("P") == [P, dot, END]
+
+
+@given(text=contents)
+def test_an_answer_is_its_text_and_the_end_of_turn(tokenizer, text):
+    assert tokenizer.answer(text) == [*tokenizer.encode(text), END]
 
 
 def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
     source = DEFAULT_TEMPLATE.replace("message.content", "message.content.rstrip()")
-    stripping = Tokenizer(bytewise.codec.model_bytes, source)
+    stripping = Tokenizer(bytewise.codec, source)
     assert stripping.render(dialogue("\tX\t", "P")) == bytewise.render(dialogue("\tX", "P"))
 
 
@@ -125,13 +143,13 @@ def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
     [
         ("message.content", "message.content | upper", "changes a message's content"),
         ("message.content", "message.content | e", "changes a message's content"),
-        ("message.content", "message.content.strip(' \n')", "changes a message's content"),
+        ("message.content", "message.content.replace('P', 'p')", "changes a message's content"),
         ("message.content", "message.content * 2", "once, in order"),
         ("{{ message.content }}", "", "once, in order"),
         ("{{ message.content }}", "{{ message.body.text }}", "refuses these messages: .*no attribute 'body'"),
         ("in messages", "in messages[::-1]", "once, in order"),
-        ("<|end|>", "", "must write a special piece right after an assistant's message"),
-        ("<|end|>", " <|end|>", "must write a special piece right after an assistant's message"),
+        ("<|end|>", "", "must write a special piece after an assistant's message"),
+        ("<|end|>", ".", "must write a special piece after an assistant's message"),
         ("{{ bos_token }}", "", "must write <bos> once, at the start"),
         ("<|user|>", "{{ bos_token }}<|user|>", "must write <bos> once, at the start"),
         ("add_generation_prompt", "false", "must write what stands before an assistant's message"),
@@ -144,19 +162,19 @@ def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
 )
 def test_a_template_that_cannot_keep_the_promises_is_refused(bytewise, old, new, complaint):
     with pytest.raises(TokenizerError, match=complaint):
-        Tokenizer(bytewise.codec.model_bytes, DEFAULT_TEMPLATE.replace(old, new))
+        Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace(old, new))
 
 
 def test_a_template_that_decides_by_the_content_is_refused_when_it_does(bytewise):
     source = DEFAULT_TEMPLATE.replace("<|end|>", "{% if 'Z' in message.content %}!{% endif %}<|end|>")
-    choosy = Tokenizer(bytewise.codec.model_bytes, source)
+    choosy = Tokenizer(bytewise.codec, source)
     assert choosy.render(dialogue("X", "P")) == bytewise.render(dialogue("X", "P"))
     with pytest.raises(TokenizerError, match="or decides by it"):
         choosy.render(dialogue("Z", "P"))
 
 
 def test_another_end_of_turn_is_found_in_the_template(bytewise):
-    other = Tokenizer(bytewise.codec.model_bytes, DEFAULT_TEMPLATE.replace("<|end|>", "<eos>"))
+    other = Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace("<|end|>", "<eos>"))
     assert other.end_id == other.eos_id == 3
     assert other.stop_ids == (3,)
     assert other.render(dialogue("X", "P")).ids[-1] == 3

@@ -3,12 +3,13 @@
 import io
 import json
 import pickle
-import random
 
+import foreign
 import pytest
 import sentencepiece
 
 from components.tokenizer.codec import TokenizerError
+from components.tokenizer.exact import ExactCodec
 from components.tokenizer.template import DEFAULT_TEMPLATE
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -45,7 +46,7 @@ def test_a_worker_process_can_be_given_one(tokenizer):
 
 
 def test_the_fingerprint_tells_another_template(tokenizer):
-    other = Tokenizer(tokenizer.codec.model_bytes, DEFAULT_TEMPLATE.replace("<|user|>", "<|user|>\n"))
+    other = Tokenizer(tokenizer.codec, DEFAULT_TEMPLATE.replace("<|user|>", "<|user|>\n"))
     assert other.fingerprint != tokenizer.fingerprint
     assert len(tokenizer.fingerprint) == 64
 
@@ -71,7 +72,8 @@ def test_a_missing_file_is_named(folder, name):
         ("tokenizer.model", b"version https://git-lfs", "tokenizer.model.*no SentencePiece model"),
         ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is no JSON"),
         ("tokenizer_config.json", b"\xff\xfe\xfd", "tokenizer_config.json is no JSON"),
-        ("tokenizer_config.json", b"[]", "tokenizer_config.json has no chat_template"),
+        ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected a JSON object, got list"),
+        ("tokenizer_config.json", b"{}", "tokenizer_config.json has no chat_template"),
         ("tokenizer_config.json", b'{"chat_template": "{% if"}', "chat template.*no Jinja"),
     ],
 )
@@ -111,7 +113,7 @@ def test_a_model_that_cannot_give_text_back_is_refused(options, complaint):
         sentence_iterator=iter(["dax is red"] * 9), model_writer=written, **settings | options
     )
     with pytest.raises(TokenizerError, match=complaint):
-        Tokenizer(written.getvalue())
+        ExactCodec(written.getvalue())
 
 
 @pytest.fixture
@@ -132,14 +134,28 @@ def test_transformers_has_the_same_specials(tokenizer, theirs):
 
 
 def test_transformers_gives_the_same_ids_and_texts(tokenizer, theirs):
-    parts = ["dax", " lives", " ", "    ", "\n", "\r\n", "\t", "\0", "é", "今天", "天气很好", "😀",
-             "ﬁ", "\ufeff", "<0x0A>", "return", ".", "<bos>", "<|user|>", "<unk>"]  # fmt: skip
-    draw = random.Random(0)
-    for text in ["".join(draw.choices(parts, k=draw.randint(0, 15))) for _ in range(500)]:
+    looks_alike = [*tokenizer.codec.special_ids, *(f"x{name} " for name in tokenizer.codec.special_ids)]
+    for text in [*foreign.texts(1000, without=("\u2581",)), *looks_alike]:
         ids = tokenizer.encode(text)
         assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
         assert theirs.encode(text, split_special_tokens=True) == [2, *ids]
         assert theirs.decode(ids) == text
+
+
+def test_transformers_renders_a_hundred_mixed_chats_the_same(tokenizer, theirs):
+    specials = tuple(tokenizer.codec.special_ids)
+    texts = foreign.texts(400, seed=1, without=("\u2581", *specials))
+    for n in range(0, 400, 4):
+        chat = [{"role": ("user", "assistant")[k % 2], "content": texts[n + k]} for k in range(4)]
+        assert theirs.apply_chat_template(chat, return_dict=False) == tokenizer.render(chat).ids
+
+
+def test_look_alikes_are_sanitised_by_transformers_when_told_to(tokenizer, theirs):
+    for text in foreign.texts(100, seed=2, without=("\u2581", "\ue000", "\uf8fe0\uf8fe501\uf8ff")):
+        chat = [{"role": "user", "content": text}]
+        safe = theirs.apply_chat_template(chat, return_dict=False, sanitize_control_tokens=True)
+        assert theirs.decode(safe) == tokenizer.decode(tokenizer.render(chat).ids, skip_special=False)
+        assert sum(i < 8 for i in safe) == sum(i < 8 for i in tokenizer.render(chat).ids) == 3
 
 
 @pytest.mark.parametrize("turns", [2, 3, 4])

@@ -5,7 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor
 
-from components.tokenizer import codec
+from components.tokenizer import exact
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import StreamDecoder
 
@@ -72,13 +72,13 @@ def test_a_text_that_is_cut_has_the_ids_of_the_whole(tokenizer, text, limit):
     text = text.replace("\u2581", "")  # which SentencePiece alone cannot tell from a space
     whole = SentencePieceProcessor(model_proto=tokenizer.codec.model_bytes).encode(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codec, "LONG_TEXT", limit)
+        patch.setattr(exact, "LONG_TEXT", limit)
         assert tokenizer.encode(text) == whole
 
 
 def test_a_long_text_has_the_ids_of_the_whole(tokenizer):
     text = "dax lives in cave .  今天天气很好，我们去公园 return\n" * 300
-    assert len(text) > 3 * codec.LONG_TEXT
+    assert len(text) > 3 * exact.LONG_TEXT
     processor = SentencePieceProcessor(model_proto=tokenizer.codec.model_bytes)
     assert tokenizer.encode(text) == processor.encode(text)
 

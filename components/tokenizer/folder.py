@@ -1,0 +1,218 @@
+"""A tokenizer's folder → its codec, its chat template and what ends a text: anybody's folder, as transformers reads it.
+
+tokenizer.json first; a tokenizer.model made here is read exactly; any other as transformers' LlamaTokenizer reads it.
+"""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.tokenizer.codec import Codec, TokenizerError
+from components.tokenizer.exact import ExactCodec, InexactError
+from components.tokenizer.fast import FastCodec, library
+from components.tokenizer.llama import as_llama, from_sentencepiece
+from components.tokenizer.template import CHATML_TEMPLATE, PLAIN_TEMPLATE
+
+FAST_FILE = "tokenizer.json"
+MODEL_FILE = "tokenizer.model"
+CONFIG_FILE = "tokenizer_config.json"
+SPECIALS_FILE = "special_tokens_map.json"
+ADDED_FILE = "added_tokens.json"
+TEMPLATE_FILE = "chat_template.jinja"  # where transformers writes the template when it saves a folder again
+MORE_TEMPLATES = "additional_chat_templates"
+NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+CLASS_OF_MODEL = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
+END_OF_TEXT = "<|endoftext|>"
+DEFAULTS = {  # special tokens of a class where the folder names none
+    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT),
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), END_OF_TEXT),
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+}
+
+log = logging.getLogger(__name__)
+
+
+class Contents(NamedTuple):
+    """stop_ids: what generation_config.json names as ends of a text."""
+
+    codec: Codec
+    chat_template: str
+    stop_ids: tuple[int, ...]
+
+
+def read(folder: Path) -> Contents:
+    """Raises TokenizerError naming the file at fault."""
+    if not (folder / FAST_FILE).exists():
+        model, settings = read_bytes(folder / MODEL_FILE), read_json(folder / CONFIG_FILE)
+        try:
+            codec: Codec = ExactCodec(model)
+        except InexactError:
+            codec = _others(folder, settings, from_sentencepiece(model))
+        except TokenizerError as error:
+            raise TokenizerError(f"{folder / MODEL_FILE}: {error}") from error
+    else:
+        settings = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+        codec = _others(folder, settings, read_json(folder / FAST_FILE))
+    template = _chat_template(folder, settings)
+    if template is None and codec.strict:
+        raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template; nor is there {TEMPLATE_FILE}")
+    return Contents(codec, template or _default_template(folder, codec), _stop_ids(folder, codec))
+
+
+def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) -> FastCodec:
+    """The codec of a folder made elsewhere: its definition, with what the files beside it add to it."""
+    if not isinstance(definition.get("model"), dict) or not definition["model"].get("vocab"):
+        raise TokenizerError(f"{folder / FAST_FILE}: expected a tokenizer's file with model.vocab, got another JSON")
+    model_type = _optional(folder / "config.json").get("model_type")
+    named_class = settings.get("tokenizer_class") or CLASS_OF_MODEL.get(model_type, "")
+    if not (folder / FAST_FILE).exists():
+        named_class = "LlamaTokenizer"
+    named_class = named_class.removesuffix("Fast")
+    if named_class == "LlamaTokenizer" and model_type in (None, "llama"):
+        definition = as_llama(definition, settings)
+    named = DEFAULTS.get(named_class, {}) | settings
+    if "added_tokens_decoder" not in settings:
+        named |= _optional(folder / SPECIALS_FILE)
+    whole = _with_added(folder, definition, settings, named)
+    special = {name: _content(named[name]) for name in NAMES if named.get(name)}
+    if "eos_token" not in special:
+        raise TokenizerError(
+            f"{folder}: no eos_token in {CONFIG_FILE} or {SPECIALS_FILE}; without one no text has an end. "
+            f'Add it to {CONFIG_FILE}: "eos_token": "…"'
+        )
+    if "pad_token" not in special:
+        log.warning("%s names no pad token: eos (%s) fills up rows too", folder, special["eos_token"])
+        special["pad_token"] = special["eos_token"]
+    carried = {name: (folder / name).read_bytes() for name in (MODEL_FILE,) if (folder / name).exists()}
+    # auto_map names a program for transformers to fetch and run: what is written here is data alone
+    settings = {name: value for name, value in settings.items() if name not in (*NAMES, "auto_map")}
+    try:
+        return FastCodec(whole, special, settings, carried)
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}: {error}") from error
+
+
+def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str, Any], named: Mapping[str, Any]) -> str:
+    """The definition with the added and the special tokens that the files beside it name, in transformers' order."""
+    package = library()
+    try:
+        tokenizer = package.Tokenizer.from_str(json.dumps(definition))
+    except Exception as error:  # the package raises bare Exception
+        raise TokenizerError(f"{folder / FAST_FILE} is no tokenizer's file: {error}") from None
+    known = tokenizer.get_added_tokens_decoder()
+    listed = sorted((int(i), token) for i, token in settings.get("added_tokens_decoder", {}).items())
+    tokens = [made for _, token in listed if repr(made := _token(package, token)) not in map(repr, known.values())]
+    special = {_content(named[name]) for name in NAMES if named.get(name)}
+    special |= {_content(token) for token in _extra(named)}
+    if "added_tokens_decoder" not in settings:
+        for content in _optional(folder / ADDED_FILE):
+            if tokenizer.token_to_id(content) is None:
+                alone = content in special
+                tokens.append(package.AddedToken(content, normalized=not alone, special=alone))
+    tokenizer.add_tokens(tokens)
+    flags = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    values = [named[name] for name in NAMES if named.get(name)] + _extra(named)
+    tokenizer.add_special_tokens([flags.get(_content(value)) or _token(package, value) for value in values])
+    if not (folder / FAST_FILE).exists():
+        tokenizer.post_processor = _bos_and_eos(package, tokenizer, settings, named)
+    return tokenizer.to_str()
+
+
+def _bos_and_eos(package: Any, tokenizer: Any, settings: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
+    """What transformers' encode puts around a text; `Tokenizer.encode` puts nothing."""
+    bos, eos = (
+        [_content(named[f"{name}_token"])] if settings.get(f"add_{name}_token") and named.get(f"{name}_token") else []
+        for name in ("bos", "eos")
+    )
+    single, other = [*bos, "$A", *eos], [f"{part}:1" for part in (*bos, "$B", *eos)]
+    known = [(token, tokenizer.token_to_id(token)) for token in (*bos, *eos)]
+    return package.processors.TemplateProcessing(single=single, pair=single + other, special_tokens=known)
+
+
+def _extra(named: Mapping[str, Any]) -> list[Any]:
+    """Special tokens without a role of their own, under any of the names that transformers gave them."""
+    extra = named.get("extra_special_tokens") or named.get("additional_special_tokens") or []
+    own = [value for name, value in named.items() if name.endswith("_token") and name not in NAMES]
+    return [*(extra.values() if isinstance(extra, dict) else extra), *(v for v in own if isinstance(v, str | dict))]
+
+
+def _content(token: Any) -> str:
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _token(package: Any, token: Any) -> Any:
+    """An AddedToken of what a JSON file writes for one: its name, or its content with flags."""
+    if isinstance(token, str):
+        return package.AddedToken(token, special=True, normalized=False)
+    known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return package.AddedToken(**{name: token[name] for name in known if name in token})
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The template of plain chats: chat_template.jinja before the config's, "default" among several."""
+    file = folder / TEMPLATE_FILE
+    if not file.exists():
+        file = folder / MORE_TEMPLATES / "default.jinja"
+    if file.exists():
+        try:
+            return read_bytes(file).decode()
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"{file} is no UTF-8: {error}") from None
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        template = {entry["name"]: entry["template"] for entry in template}
+    if isinstance(template, dict):
+        if "default" not in template:
+            raise TokenizerError(f"{folder / CONFIG_FILE}: chat_template has {sorted(template)}, none called default")
+        template = template["default"]
+    return template if isinstance(template, str) else None
+
+
+def _default_template(folder: Path, codec: Codec) -> str:
+    """A template for a base model's folder that has none: ChatML if its pieces are there, else plain text and eos."""
+    chatml = {"<|im_start|>", "<|im_end|>"} <= codec.special_ids.keys()
+    log.warning(
+        "%s has no chat template: chats are written as %s. For another, put %s into the folder",
+        folder, "ChatML (<|im_start|>user …)" if chatml else f"USER: … ASSISTANT: …{codec.special_tokens['eos_token']}",
+        TEMPLATE_FILE,
+    )  # fmt: skip
+    return CHATML_TEMPLATE if chatml else PLAIN_TEMPLATE
+
+
+def _stop_ids(folder: Path, codec: Codec) -> tuple[int, ...]:
+    named = _optional(folder / "generation_config.json").get("eos_token_id")
+    ids = named if isinstance(named, list) else [] if named is None else [named]
+    for token_id in ids:
+        if not isinstance(token_id, int) or not 0 <= token_id < len(codec.pieces):
+            raise TokenizerError(
+                f"{folder}/generation_config.json: eos_token_id {token_id!r} is no id of the tokenizer"
+            )
+    return tuple(ids)
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.exists() else {}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object, or TokenizerError naming the file."""
+    content = read_bytes(file)
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise TokenizerError(f"{file} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{file}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_bytes(file: Path) -> bytes:
+    """A file's bytes, or TokenizerError naming it."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise TokenizerError(
+            f"cannot read {file}: {error.strerror}. Make a tokenizer with: python train.py stage=tokenizer"
+        ) from None

@@ -264,8 +264,9 @@ def _write_model(
         base = card.get("parents", {}).get("model", {}).get("path", "")
         write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head)
         weights = merged(weights, lora)
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    weights = {name: weight for name, weight in weights.items() if name not in tied}
+    left_out = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    left_out |= {"score.bias"} if not causal and not weights["score.bias"].any() else set()  # as others' classifiers
+    weights = {name: weight for name, weight in weights.items() if name not in left_out}
     weights = to_gpt2(weights) if model.config.norm == "layer" else weights
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     return kind

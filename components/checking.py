@@ -41,6 +41,7 @@ class Common(TypedDict, total=False):
     run: str
     seed: int
     gradient_checkpointing: bool
+    context: int | None
     force: bool | Literal["changed"]
     resume: str
     reads: dict[str, str]

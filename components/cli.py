@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -34,6 +34,7 @@ def chat(
     top_p: Annotated[float, typer.Option(help="draw from the likeliest tokens of this share, in (0, 1]")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: a fresh one")] = None,
+    context: Annotated[int | None, typer.Option(min=1, help="tokens of the longest dialogue; default: all")] = None,
 ) -> None:
     """Talk to a language model; lines from a pipe are answered one by one."""
     with plain_errors():
@@ -46,7 +47,7 @@ def chat(
         folder = artifact_folder(path)
         expect_language_model(folder)
         stage = artifacts.read_card(folder).get("stage")
-        model = artifacts.load_causal_lm(folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = artifacts.load_causal_lm(folder, context=context).to("cuda" if torch.cuda.is_available() else "cpu")
         session = ChatSession(
             model,
             artifacts.load_tokenizer(folder),
@@ -64,6 +65,26 @@ def chat(
         if session.base
         else None,
     )
+
+
+@app.command()
+def export(
+    path: Artifact,
+    format: Annotated[Literal["hf", "gguf"], typer.Option(help="hf: the folder as it is; gguf: one file")],
+    out: Annotated[Path | None, typer.Option(help="gguf: default beside the artifact; hf: a folder")] = None,
+    dtype: Annotated[Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="of the matrices in gguf")] = "f16",
+) -> None:
+    """Hand a model to other programs: a folder for transformers and vLLM, a file for llama.cpp."""
+    with plain_errors():
+        from components import conversion
+
+        folder = artifact_folder(path)
+        if format == "hf":
+            written = conversion.to_folder(folder, out)
+        else:
+            written = conversion.to_gguf(folder, out or folder.with_name(f"{folder.name}-{dtype}.gguf"), dtype)
+        files = [file for file in (written, *written.rglob("*")) if file.is_file()]
+        typer.echo(f"{written}: {sum(file.stat().st_size for file in files):,} bytes")
 
 
 @app.command()
@@ -104,7 +125,7 @@ def expect_language_model(folder: Path) -> None:
     try_next = f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
-    if artifacts.load_config(folder)[1] == "SequenceClassification":
+    if artifacts.load_config(folder, context=1)[1] == "SequenceClassification":
         raise ValueError(
             f"{folder} is a reward model: it scores answers and writes none. "
             f"Talk to the policy that was trained with it: {try_next}"
@@ -116,7 +137,7 @@ def _talks(folder: Path) -> bool:
     from components import artifacts
 
     try:
-        return artifacts.load_config(folder)[1] == "CausalLM"
+        return artifacts.load_config(folder, context=1)[1] == "CausalLM"
     except ValueError:
         return False
 
@@ -128,7 +149,7 @@ def description(folder: Path) -> dict[str, Any]:
     card = artifacts.read_card(folder)
     facts: dict[str, Any] = {"stage": card.pop("stage", "unknown (no card.json: made elsewhere)")}
     if (folder / "config.json").exists():
-        config, kind = artifacts.load_config(folder)
+        config, kind = artifacts.load_config(folder, context=1)  # whatever its window
         facts["model"] = "language model" if kind == "CausalLM" else "reward model"
         facts["parameters"] = f"{num_parameters(config, kind):,}"
         facts["context"] = f"{config.max_position_embeddings} tokens"

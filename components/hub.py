@@ -14,6 +14,7 @@ MODEL = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 FOLDER = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")  # how the library's cache calls a model's folder
 PATIENCE = 4.0  # seconds for the first contact, name look-up included; the library itself retries for 23
 NEEDED = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "merges.txt", "vocab.txt")
+DOUBLES = ("consolidated*", "*/*")  # the same weights in the maker's own form, and whatever lies in folders
 INSTEAD = ("pytorch_model*.bin", *NEEDED[1:])  # of a model that has no safetensors
 
 
@@ -40,7 +41,7 @@ def fetched(name: str, cache: str | Path) -> Path:
             return Path(huggingface_hub.snapshot_download(**place, local_files_only=True))
         files = huggingface_hub.HfApi().list_repo_files(parts["name"], revision=parts["revision"])
         wanted = NEEDED if any(file.endswith(".safetensors") for file in files) else INSTEAD
-        return Path(huggingface_hub.snapshot_download(**place, allow_patterns=[p for p in wanted]))
+        return Path(huggingface_hub.snapshot_download(**place, allow_patterns=[*wanted], ignore_patterns=[*DOUBLES]))
     except (OSError, ValueError) as error:  # what the library raises is one of the two
         raise HubError(f"the Hub gave no model {name}: {' '.join(str(error).split())[:300]}. {advice}") from error
 

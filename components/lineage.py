@@ -11,9 +11,10 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
-from components.artifacts import ArtifactError, read_card
+from components.artifacts import ArtifactError, content_hash, read_card
 from components.callbacks.checkpoints import latest
 from components.folders import present
+from components.hub import name_of
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
-    """The artifacts that a stage reads: {name: {path, stage, content}}.
+    """The artifacts that a stage reads: {name: {path, stage, content}}, and hub where one came from there.
 
     known: where every stage's artifact is expected, in the pipeline's order; identity: the overrides that name the
     run, such as "model=small run=x". Raises ArtifactError naming the latest stage that is missing, the command that
@@ -52,12 +53,19 @@ def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict
         if len(chain) > 1:
             command = f"python train.py stage=all {identity} stages=[{','.join(chain)}]"
             message += f"\nor, with all that it needs itself: {command}"
-        raise ArtifactError(f"{message}\nor point at another folder with: artifacts.{stage}=<folder>")
-    cards = {name: read_card(path) for name, path in reads.items()}
-    return {
-        name: {"path": str(reads[name]), "stage": card.get("stage", "?"), "content": card.get("content", "")}
-        for name, card in cards.items()
-    }
+        message += f"\nor point at another folder with: artifacts.{stage}=<folder>"
+        if stage in ("sft", "pretrain"):
+            message += ", or at a model on the Hub: <owner/name>; somebody's chat model does for sft too"
+        raise ArtifactError(message)
+    described = {path: _described(path) for path in set(reads.values())}
+    return {name: described[path] for name, path in reads.items()}
+
+
+def _described(path: str) -> dict[str, str]:
+    """Of a folder that somebody else made the content is hashed here, and its name on the Hub told where it has one."""
+    card, name = read_card(path), name_of(path)
+    content = card.get("content") or content_hash(path)
+    return {"path": str(path), "stage": card.get("stage", "?"), "content": content} | ({"hub": name} if name else {})
 
 
 def same_tokenizer(fingerprints: dict[str, str]) -> None:

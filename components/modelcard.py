@@ -47,7 +47,7 @@ def _loading(kind: str, shift: float | None) -> list[str]:
     if shift is not None:
         told.append(
             f"The score of a text is the logit at its last token. Gradus adds {shift!r} to it (`score.bias` in "
-            "`model.safetensors`): transformers' classifiers have no such bias and leave it out, which changes no ranking."
+            "`model.safetensors`): transformers' classifiers have no such bias and leave it out; no ranking changes."
         )
     return told
 

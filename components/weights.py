@@ -16,8 +16,10 @@ GPT2_LAYER = {  # name in our layer: in GPT-2's
     "input_layernorm": "ln_1", "self_attn.o_proj": "attn.c_proj", "post_attention_layernorm": "ln_2",
     "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
 }  # fmt: skip
-GPT2_OUTSIDE = {"embed_tokens.weight": "wte.weight", "embed_positions.weight": "wpe.weight", "norm.weight": "ln_f.weight",
-                "norm.bias": "ln_f.bias"}  # fmt: skip
+GPT2_OUTSIDE = {
+    "embed_tokens.weight": "wte.weight", "embed_positions.weight": "wpe.weight", "norm.weight": "ln_f.weight",
+    "norm.bias": "ln_f.bias",
+}  # fmt: skip
 QKV = ("q_proj", "k_proj", "v_proj")
 
 

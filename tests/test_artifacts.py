@@ -74,9 +74,7 @@ def test_a_reward_model_comes_back_with_the_shift_of_its_score(tmp_path):
 
 def test_a_classifier_of_others_without_a_bias_has_none(tmp_path):
     write_artifact(tmp_path / "x", card={}, model=puppets.random_scalar(24))
-    weights = load_file(tmp_path / "x" / "model.safetensors")
-    del weights["score.bias"]
-    save_file(weights, tmp_path / "x" / "model.safetensors")
+    assert "score.bias" not in load_file(tmp_path / "x" / "model.safetensors")  # nor has ours while it is zero
     assert load_scalar(tmp_path / "x").score.bias.item() == 0
 
 
@@ -200,7 +198,7 @@ def test_a_missing_artifact_is_told(tmp_path):
 
 def test_a_folder_without_a_model_is_told_with_what_is_there(tmp_path, small_tokenizer):
     write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer)
-    with pytest.raises(ArtifactError, match="no config.json: expected a model's folder, found README.md, card.json, tokenizer"):
+    with pytest.raises(ArtifactError, match="no config.json: .* found README.md, card.json, tokenizer"):
         load_causal_lm(tmp_path / "x")
 
 

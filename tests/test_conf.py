@@ -24,7 +24,8 @@ def choices(group: str) -> list[str]:
 @pytest.mark.parametrize("model", choices("model"))
 @pytest.mark.parametrize("stage", choices("stage"))
 def test_every_stage_composes_with_every_model_and_fits_the_signatures(stage, model):
-    cfg = compose_config([f"stage={stage}", f"model={model}"])
+    theirs = ["model.path=some/folder"] if model == "hf" else []
+    cfg = compose_config([f"stage={stage}", f"model={model}", *theirs])
     check(cfg)
     assert cfg.run == model
 

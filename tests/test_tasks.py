@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -206,3 +207,26 @@ def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path,
     assert [arguments[-1] for arguments in ran] == ["force=changed", "seed=7"]
     assert any("stage=tokenizer" in part for part in ran[0]) and any("stage=pretrain" in part for part in ran[1])
     assert "stage=pretrain failed with exit status 3" in caplog.text
+
+
+def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(logs, tmp_path):
+    theirs = tmp_path / "theirs"
+    shutil.copytree(logs / "tiny/pretrain/export", theirs)
+    (theirs / "card.json").unlink()
+    small = [o for o in TINY if o.startswith("callbacks")] + SMALL["pretrain"]
+    stay = ["stage.optimizer.lr=0", "stage.optimizer.weight_decay=0"]  # what comes out is what went in
+    common.run(hydra_hooks.compose_config(
+        ["stage=pretrain", "model=hf", f"model.path={theirs}", f"paths.logs={tmp_path}", "context=48", *small, *stay]
+    ))  # fmt: skip
+    made = tmp_path / "hf/pretrain/export"
+    before, after = (artifacts.load_causal_lm(folder).state_dict() for folder in (theirs, made))
+    assert all(torch.equal(before[name], value) for name, value in after.items())
+    parent = artifacts.read_card(made)["parents"]["tokenizer"]
+    assert parent["content"] == artifacts.content_hash(theirs)  # there is no card to ask
+    assert artifacts.load_config(made)[0].longest == artifacts.load_config(theirs)[0].longest > 48
+
+
+def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
+    theirs = f"model.path={logs / 'tiny/pretrain/export'}"
+    with pytest.raises(ValueError, match="model=hf brings the tokenizer of .*none to train"):
+        common.run(hydra_hooks.compose_config(["stage=tokenizer", "model=hf", theirs, f"paths.logs={tmp_path}"]))

@@ -66,7 +66,7 @@ class RewardJudge:
 
     def scores(self, prompt: list[Message], completions: Sequence[str]) -> list[float]:
         """Scores of completions, read as reward-model training reads them: cut to the context by the same rule."""
-        context = self.model.config.max_position_embeddings
+        context = self.model.config.longest
         made = fit_answers(self.tokenizer, prompt, completions, context)
         read = Responses(made.answers, list(completions), made.finished, [0] * len(completions))
         return scores(self.model, [made.prompt], read, pad_id=self.tokenizer.pad_id).tolist()

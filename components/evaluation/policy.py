@@ -148,6 +148,6 @@ def _parts(
         yield packed(
             [prompts[number] for number in responses.of[start : start + rows]],
             {"response_ids": drawn, "mask": mask},
-            row_length=model.config.max_position_embeddings,
+            row_length=model.config.longest,
             pad_id=pad_id,
         )

@@ -67,7 +67,7 @@ def few_shot(
 
     shots is SHOTS, or as many as fit in the model's context. Both are None where not even the question fits.
     """
-    room = model.config.max_position_embeddings - plan.max_new_tokens
+    room = model.config.longest - plan.max_new_tokens
     for shots in range(SHOTS, -1, -1):
         texts = [world.few_shot_prompt(question, shots, plan.seed) for question in questions]
         prompts = [[*tokenizer.beginning, *tokenizer.encode(text)] for text in texts]

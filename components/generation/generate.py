@@ -166,7 +166,7 @@ def _check_room(model: CausalLM, prompts: Sequence[Sequence[int]], sampling: Sam
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("generate: expected at least one prompt and no empty one")
     longest = max(map(len, prompts)) + sampling.max_new_tokens
-    room = model.config.max_position_embeddings
+    room = model.config.longest
     if longest > room:
         raise ValueError(
             f"generate: a prompt of {longest - sampling.max_new_tokens} tokens + {sampling.max_new_tokens} new ones "

@@ -61,7 +61,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6); or of down(gelu(up(x))), with biases."""
+    """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6); or down(gelu(up(x))) with biases."""
 
     frozen = False  # see GPT.freeze_
 

@@ -109,7 +109,7 @@ def _rope(fields: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
     if any(share not in (None, 1) for share in rotated):
         raise ValueError(f"partial_rotary_factor {next(s for s in rotated if s not in (None, 1))} is not supported")
     if len(thetas) > 1 or any(scaling != scalings[0] for scaling in scalings):
-        raise ValueError(f"rope_parameters {new} contradict rope_theta {fields.get('rope_theta')} or rope_scaling {old}")
+        raise ValueError(f"rope_parameters {new} contradict rope_theta {fields.get('rope_theta')}, rope_scaling {old}")
     return (thetas.pop() if thetas else 10000.0), (scalings[0] if scalings else None)
 
 

@@ -50,7 +50,7 @@ class ChatSession:
         base: bool = False,
     ) -> None:
         self.model, self.tokenizer, self.seed, self.base = model, tokenizer, seed, base
-        self.context = model.config.max_position_embeddings
+        self.context = model.config.longest
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
                 f"the tokenizer has {tokenizer.vocab_size} pieces, the model only {model.config.vocab_size}: "

@@ -38,7 +38,7 @@ def continuations(model: CausalLM, batch: LMBatch, tokenizer: Tokenizer, *, coun
     One text a row, cut before its first counted target, but not before OPENING tokens: a dialogue where the assistant
     begins, a document after its first words.
     """
-    room = model.config.max_position_embeddings
+    room = model.config.longest
     shown = []
     for ids, mask, segments in zip(batch.input_ids.cpu(), batch.mask.cpu(), batch.layout.segments.cpu(), strict=True):
         here = segments == segments.max().clamp(max=1)  # a row's first text may begin in its middle, its second not

@@ -209,7 +209,7 @@ class OnPolicy(Stage):
 
     @property
     def row_length(self) -> int:
-        return self.policy.config.max_position_embeddings
+        return self.policy.config.longest
 
     def validation_step(self, prompts: list[dict[str, Any]], batch_idx: int) -> None:
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]

@@ -85,7 +85,7 @@ class Stage(L.LightningModule):
     def flops_per_token(self) -> float:
         """Of training on one token, forward and backward, at the model's full context."""
         config = self.exportable().config
-        return config.flops_per_token(config.max_position_embeddings, frozen=self.lora is not None)
+        return config.flops_per_token(config.longest, frozen=self.lora is not None)
 
     def adopt(self, name: str, model: nn.Module) -> None:
         """Takes a freshly built model under `name`: frozen where it is named so, adapted where the run has adapters,

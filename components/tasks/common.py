@@ -2,19 +2,43 @@
 
 import shlex
 import time
+from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from components import artifacts, hydra_hooks, lineage
+from components import artifacts, hub, hydra_hooks, lineage
 from components.tokenizer.tokenizer import Tokenizer
 
 
 def run(cfg: DictConfig) -> None:
-    """Runs the task that the stage names."""
+    """Runs the task that the stage names, on folders: models that are named as on the Hub are fetched first."""
+    fetch_models(cfg)
     get_method(cfg.task)(cfg)
+
+
+def fetch_models(cfg: DictConfig) -> None:
+    """Puts a folder below paths.cache in the place of every Hub name, `owner/name[@revision]`, that the stage reads.
+
+    Raises HubError where a name is neither a folder nor to be had from the Hub.
+    """
+    reads = sorted(set(cfg.reads.values()))
+    for name in [path for path in reads if hub.MODEL.fullmatch(path) and not artifacts.present(path)]:
+        folder = str(hub.fetched(name, Path(cfg.paths.cache) / "models"))
+        for part in ("model", "artifacts", "reads", "stage", "judge"):
+            _replace(cfg.get(part), name, folder)
+
+
+def _replace(node: Any, value: str, by: str) -> None:
+    """Puts `by` wherever a resolved config says `value`."""
+    keys = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
+    for key in keys:
+        if node[key] == value:
+            node[key] = by
+        else:
+            _replace(node[key], value, by)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

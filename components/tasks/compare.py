@@ -34,8 +34,8 @@ def compare(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     plan: Plan = instantiate(cfg.stage)
-    shape, _ = artifacts.load_config(cfg.reads.model)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
+    shape, _ = artifacts.load_config(cfg.reads.model, context=cfg.context)
+    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
     inputs = lineage.inputs_of(common.plain(cfg), ["stage", "judge", "data", "seed"], parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
@@ -51,7 +51,7 @@ def compare(cfg: DictConfig) -> None:
     if card is None:
         data.prepare_data()
         data.setup()
-        model = artifacts.load_causal_lm(cfg.reads.model).to(device)
+        model = artifacts.load_causal_lm(cfg.reads.model, context=cfg.context).to(device)
         drawn, counts = draw(model, tokenizer, data.train_examples, plan, cfg.seed)
         ledger.write(folder / COMPLETIONS, (one._asdict() for one in drawn))
         metrics = {f"draw/{name}": count for name, count in counts.items()}

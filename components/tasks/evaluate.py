@@ -21,8 +21,8 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
-    shape, _ = artifacts.load_config(cfg.reads.sft)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
+    shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data, rankings, text = (instantiate(cfg[name], **places) for name in ("data", "comparisons", "text"))
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     groups = ["stage", "data", "comparisons", "text", "seed"]
@@ -38,9 +38,9 @@ def evaluate(cfg: DictConfig) -> None:
             module.prepare_data()
             module.setup()
     results = evaluate_pipeline(
-        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in cfg.reads if name not in NO_MODELS},
+        {n: artifacts.load_causal_lm(cfg.reads[n], context=cfg.context) for n in cfg.reads if n not in NO_MODELS},
         tokenizer,
-        reward=artifacts.load_scalar(cfg.reads.reward),
+        reward=artifacts.load_scalar(cfg.reads.reward, context=cfg.context),
         world=make_world(dict(cfg.world)) if builtin else None,
         material=Material(
             prompts=list(data.val_examples)[: cfg.stage.max_prompts],

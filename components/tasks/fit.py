@@ -24,7 +24,10 @@ WIDE = 256  # hidden size from which on bf16 pays on a processor
 
 def train_tokenizer(cfg: DictConfig) -> None:
     """Trains a tokenizer on the texts of the data set and writes its artifact."""
-    data = instantiate(cfg.data, tokenizer=None, context=cfg.model.max_position_embeddings, **common.surroundings(cfg))
+    if "path" in cfg.model:
+        raise ValueError(f"model=hf brings the tokenizer of {cfg.model.path}: there is none to train")
+    context = instantiate(cfg.model, context=cfg.context or 0).longest
+    data = instantiate(cfg.data, tokenizer=None, context=context, **common.surroundings(cfg))
     inputs = lineage.inputs_of(common.plain(cfg), ["data", "tokenizer"], {}, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
@@ -43,7 +46,7 @@ def fit(cfg: DictConfig) -> None:
     tokenizer = common.common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.max_position_embeddings, **common.surroundings(cfg))
+    data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     groups = ["stage", "lora", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
     inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
     if common.is_made(cfg, inputs):
@@ -71,9 +74,10 @@ def fit(cfg: DictConfig) -> None:
 
 def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     """The model's shape: of the artifact that the stage starts from, else of the model group for this tokenizer."""
-    if "model" in cfg.reads:
-        return artifacts.load_config(cfg.reads.model)[0]
-    shape = instantiate(cfg.model).with_vocab(tokenizer.vocab_size)
+    path = cfg.reads.get("model") or cfg.model.get("path")
+    if path:
+        return artifacts.load_config(path, context=cfg.context)[0].with_vocab(tokenizer.vocab_size)
+    shape = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
     with open_dict(cfg):
         cfg.stage.model.config.vocab_size = shape.vocab_size
     return shape
@@ -90,6 +94,8 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
                     "gradient_checkpointing=true holds one layer's at a time")  # fmt: skip
     if cfg.lora and "reward" in cfg.reads:
         stage.reward_is_adapter = artifacts.adapts(cfg.reads.reward, parents["model"]["content"])
+    if cfg.stage.get("model", {}).get("path"):
+        stage.fresh = False  # it goes on from weights
     return stage
 
 

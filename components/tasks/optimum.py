@@ -45,8 +45,8 @@ def optimum(cfg: DictConfig) -> None:
     questions = [question.text for question in world.questions("train")]
     methods = [name for name in cfg.reads if name not in NOT_METHODS]
     results = exact.measure(
-        artifacts.load_causal_lm(cfg.reads.reference),
-        {name: artifacts.load_causal_lm(cfg.reads[name]) for name in methods},
+        artifacts.load_causal_lm(cfg.reads.reference, context=cfg.context),
+        {name: artifacts.load_causal_lm(cfg.reads[name], context=cfg.context) for name in methods},
         reward,
         [tokenizer.render_prompt([{"role": "user", "content": text}]) for text in questions],
         task,

@@ -28,8 +28,8 @@ def overoptimisation(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
-    shape, _ = artifacts.load_config(cfg.reads.sft)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.max_position_embeddings}
+    shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
     inputs = lineage.inputs_of(common.plain(cfg), ["stage", "data", "seed"], parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
@@ -73,7 +73,8 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any) -> Assessed:
     data.prepare_data()
     data.setup()
     prompts = list(data.train_examples)[: cfg.stage.max_prompts]
-    policy, reward = artifacts.load_causal_lm(cfg.reads.sft), artifacts.load_scalar(cfg.reads.reward)
+    policy = artifacts.load_causal_lm(cfg.reads.sft, context=cfg.context)
+    reward = artifacts.load_scalar(cfg.reads.reward, context=cfg.context)
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed)
     drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
     return assess(drawn, prompts, Judges(tokenizer, make_world(dict(cfg.world)), reward))

@@ -9,6 +9,7 @@ from components.models.config import GPTConfig
 from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
 from components.models.layout import pack
+from components.weights import to_gpt2
 
 SHAPE = dict(
     vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
@@ -20,7 +21,10 @@ VARIANTS = {
     "qwen2": {"attention_bias": True},
     "llama with biases": {"attention_bias": True, "attention_output_bias": True},
     "qwen3": {"qk_norm": True, "head_dim": 16},
-}
+    "gpt2": {"norm": "layer", "positions": "learned", "mlp": "gelu", "attention_bias": True,
+             "attention_output_bias": True, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
+}  # fmt: skip
 
 
 def model_of(**changes) -> CausalLM:
@@ -139,7 +143,7 @@ def test_transformers_computes_the_same_logits(name):
     fields = model.config.to_hf("CausalLM")
     config = transformers.AutoConfig.for_model(fields.pop("model_type"), **fields)
     theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
-    theirs.load_state_dict(model.state_dict())
+    theirs.load_state_dict(to_gpt2(model.state_dict()) if name == "gpt2" else model.state_dict())
     text = torch.tensor(ids(24))
     with torch.no_grad():
         assert (model(text) - theirs(text).logits).abs().max() < 1e-4
@@ -150,16 +154,58 @@ def test_transformers_computes_the_same_logits(name):
     ("change", "message"),
     [
         ({"model_type": "gemma"}, "model_type 'gemma'"),
-        ({"rope_scaling": {"rope_type": "llama3"}}, "rope scaling"),
-        ({"hidden_act": "gelu"}, "hidden_act"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope scaling 'llama3': expected"),
+        *[({"rope_scaling": {spelling: kind, "factor": 2.0}}, f"rope scaling '{kind}' is not supported")
+          for kind in ("dynamic", "yarn", "longrope") for spelling in ("type", "rope_type")],
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "rope scaling 'yarn'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mrope_section": [1, 2]}}, "mrope_section"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "by kind of layer .full_attention"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "contradict rope_theta"),
+        ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
+        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"mlp_bias": True}, "mlp_bias"),
-        ({"model_type": "mistral", "sliding_window": 16}, "sliding_window"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+        ({"auto_map": {"AutoConfig": "their.Config"}}, "auto_map"),
+        ({"model_type": "mistral", "sliding_window": 16}, "sliding_window of 16 .* set context=16"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "window"),
+        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1,
+          "layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
     ],
-)
+)  # fmt: skip
 def test_a_feature_that_the_decoder_lacks_is_named_not_ignored(change, message):
     fields = GPTConfig(**SHAPE).to_hf("CausalLM") | change
     with pytest.raises(ValueError, match=message):
         GPTConfig.from_hf(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"activation_function": "relu"}, "activation_function 'relu'"),
+        ({"scale_attn_weights": False}, "scale_attn_weights"),
+        ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+        ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),
+        ({"add_cross_attention": True}, "add_cross_attention"),
+    ],
+)
+def test_a_feature_of_gpt2_that_the_decoder_lacks_is_named(change, message):
+    fields = GPTConfig(**{**SHAPE, **VARIANTS["gpt2"]}).to_hf("CausalLM")
+    GPTConfig.from_hf(fields)
+    with pytest.raises(ValueError, match=message):
+        GPTConfig.from_hf(fields | change)
+
+
+def test_a_shape_that_no_family_has_is_not_written():
+    with pytest.raises(ValueError, match="no Hugging Face architecture .* norm=layer"):
+        GPTConfig(**{**SHAPE, "norm": "layer"}).to_hf("CausalLM")
+
+
+def test_a_runs_context_is_its_longest_sequence_and_no_longer_than_the_model():
+    assert GPTConfig(**SHAPE).longest == 64
+    assert GPTConfig(**SHAPE, context=20).longest == 20
+    with pytest.raises(ValueError, match="context=65: the model knows 64 positions"):
+        GPTConfig(**SHAPE, context=65)
 
 
 @pytest.mark.parametrize(

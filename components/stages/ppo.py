@@ -80,7 +80,7 @@ class PPO(OnPolicy):
     def configure_model(self) -> None:
         super().configure_model()
         if not hasattr(self, "value"):
-            forked = self.lora is not None and same_call(self.value_builder, self.reward_builder)
+            forked = self.lora is not None and same_start(self.value_builder, self.reward_builder)
             value = self.reward.fork() if forked else self.value_builder()
             if self.score_scale > 0:  # given, not measured
                 value.rescale_(scale=float(self.score_scale), shift=0.0)
@@ -175,7 +175,7 @@ class PPO(OnPolicy):
         return loss
 
 
-def same_call(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    """Whether two builders are the same function with the same arguments."""
-    parts = ("func", "args", "keywords")
-    return isinstance(one, partial) and all(getattr(one, p) == getattr(other, p, None) for p in parts)
+def same_start(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
+    """Whether two builders load the same model, in whatever type."""
+    told = [(b.func, b.args, {**b.keywords, "dtype": None}) for b in (one, other) if isinstance(b, partial)]
+    return len(told) == 2 and told[0] == told[1]

@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import shutil
 import subprocess
@@ -100,9 +101,13 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
     """Whether the artifact is there and was made from just these inputs.
 
     force True: made again whatever is there; "changed": made again if its inputs differ.
+    What a killed run left half-written beside it is removed.
     Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
     """
-    if not present(export) or force is True:
+    there = present(export)
+    if not rank_zero_only.rank:
+        _remove_leftovers(Path(export))
+    if not there or force is True:
         return False
     before = read_card(export).get("inputs", {})
     changed = differing(before, inputs)
@@ -124,7 +129,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
 
     A note beside the checkpoints tells what they are made from. Starting anew deletes what an earlier run left:
     with resume="never" or force True always, with force "changed" where the inputs differ.
-    Raises ArtifactError where they differ and nobody said what to do.
+    Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do.
     """
     if resume not in ("auto", "never"):
         if not Path(resume).is_file():
@@ -134,24 +139,67 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     if rank_zero_only.rank:  # the first process has tidied up
         return latest(folder)
     note = folder / "inputs.json"
-    before = json.loads(note.read_text()) if note.exists() and any(folder.glob("*.ckpt")) else None
+    there = any(folder.glob("*.ckpt"))
+    before = read_note(note) if there else None
     changed = differing(before, inputs) if before else []
-    anew = before is None or resume == "never" or force is True or (changed and force == "changed")
+    anew = not there or resume == "never" or force is True or (changed and force == "changed")
     if changed and not anew:
         raise ArtifactError(
             f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(changed[:4])}). "
             "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
         )
+    if not anew and before is None:
+        raise ArtifactError(
+            f"{folder} holds checkpoints, but {note.name}, which tells what they were made from, is lost or damaged. "
+            "resume=<file.ckpt> goes on regardless; resume=never starts anew and deletes them"
+        )
     if anew:
-        shutil.rmtree(folder, ignore_errors=True)
+        _drop(folder)
         for curve in Path(stage).glob("events.out.tfevents.*"):
             curve.unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(inputs, default=str))
+    write_json(note, inputs)
     found = None if anew else latest(folder)
     if found:
         log.info(f"going on from {found}")
     return found
+
+
+def read_note(note: Path) -> dict[str, Any] | None:
+    """The inputs that a note tells, None where it is lost or damaged."""
+    try:
+        inputs = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return inputs if isinstance(inputs, dict) else None
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Written under another name, synced and renamed, so that a kill leaves the earlier one."""
+    staging = file.with_name(file.name + ".tmp")
+    with staging.open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, default=str)
+        stream.flush()
+        os.fsync(stream.fileno())
+    staging.replace(file)
+
+
+def _drop(folder: Path) -> None:
+    """Deletes a folder whole: a kill on the way leaves it under another name, where nobody takes it for a folder."""
+    for dropped in folder.parent.glob(f"{folder.name}.dropped-*"):
+        shutil.rmtree(dropped)
+    if folder.exists():
+        aside = folder.with_name(f"{folder.name}.dropped-{os.getpid()}")
+        folder.rename(aside)
+        shutil.rmtree(aside)
+
+
+def _remove_leftovers(export: Path) -> None:
+    """What killed runs left of writing an artifact: halves under temporary names, one that the present one replaced."""
+    halves = [*export.parent.glob(f"{export.name}.writing-*")]
+    replaced = [export.with_name(f"{export.name}.previous")] if export.exists() else []
+    for leftover in [*halves, *replaced]:
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def versions() -> dict[str, str]:

@@ -99,6 +99,40 @@ def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
     assert list(unfinished.glob("checkpoints/*.ckpt"))
 
 
+@pytest.mark.parametrize("note", [None, "", '{"seed": 1', "[1]"])
+def test_checkpoints_whose_note_is_lost_or_damaged_are_not_thrown_away_unasked(unfinished, note):
+    file = unfinished / "checkpoints/inputs.json"
+    file.unlink() if note is None else file.write_text(note)
+    with pytest.raises(ArtifactError, match=r"inputs.json.* is lost or damaged.*resume=<file.ckpt>.*resume=never"):
+        lineage.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=False)
+    assert list(unfinished.glob("checkpoints/*.ckpt"))
+    assert lineage.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False) is None
+
+
+def test_a_kill_while_checkpoints_are_deleted_leaves_none_to_go_on_from(unfinished, monkeypatch):
+    """Half of them would otherwise be taken for a run's own."""
+    monkeypatch.setattr(lineage.shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        lineage.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False)
+    monkeypatch.undo()
+    assert lineage.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=False) is None
+    assert sorted(path.name for path in unfinished.iterdir()) == ["checkpoints"]
+
+
+def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
+    for name in ("export.writing-123", "export.previous"):
+        (export.parent / name).mkdir()
+        (export.parent / name / "card.json").write_text("{")
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
+def test_an_artifact_that_lies_under_its_earlier_name_alone_is_put_back_not_removed(export):
+    export.rename(export.with_name("export.previous"))
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
 def test_a_run_that_failed_before_its_first_checkpoint_stands_in_nobodys_way(tmp_path):
     lineage.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False)
     assert lineage.checkpoint_to_resume(tmp_path, INPUTS | {"seed": 2}, resume="auto", force=False) is None

@@ -1,10 +1,13 @@
 """Tokenised records on disk: made once for a source, tokenizer and settings, then mapped into memory."""
 
+import fcntl
 import json
+import os
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from components.data.sources import quiet_progress
 
 VERSION = 2  # raise it whenever the code makes other tokens or columns of the same records
 _COUNTS = "counts.json"
+PREFIX = ".making-"
 
 
 def stored(
@@ -33,16 +37,55 @@ def stored(
     final = Path(folder) / key
     if not final.exists():
         final.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=final.parent, prefix=".making-") as scratch, quiet_progress():
-            _make(Path(scratch), key, make, features)
+        with _scratch(final.parent) as scratch, quiet_progress():
+            _make(scratch, key, make, features)
             try:
-                (Path(scratch) / "done").rename(final)
+                (scratch / "done").rename(final)
             except OSError:  # another process was first
                 if not final.exists():
                     raise
     with quiet_progress():
         table = datasets.load_from_disk(str(final))
     return table, Counter(json.loads((final / _COUNTS).read_text()))
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A folder to work in, removed at the end; locked meanwhile, and a lock ends with its process however that ends.
+
+    So whatever working folder is not locked was abandoned by a killed process, and is removed first.
+    """
+    with _opened(folder) as entrance:
+        fcntl.flock(entrance, fcntl.LOCK_EX)  # nobody looks at a folder that is made but not yet locked
+        for other in folder.glob(f"{PREFIX}*"):
+            if _is_abandoned(other):
+                shutil.rmtree(other, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX))
+        lock = os.open(scratch, os.O_RDONLY)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    try:
+        with _opened(scratch) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) -> None:

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -71,6 +74,29 @@ def test_of_two_that_make_the_same_one_wins(tmp_path):
     table, _ = stored(tmp_path, "key", make, FEATURES)
     assert table["ids"][:] == [[7]]
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_a_killed_process_was_making_is_removed_and_what_a_living_one_makes_is_not(tmp_path):
+    script = """
+import os, signal, sys, time
+from components.data.cache import _scratch
+from pathlib import Path
+with _scratch(Path(sys.argv[1])) as scratch:
+    print(scratch, flush=True)
+    time.sleep(60)
+"""
+    living, killed = (
+        subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    )
+    with living, killed:
+        names = [Path(process.stdout.readline().strip()) for process in (living, killed)]
+        killed.kill()
+        killed.wait()
+        assert all(name.is_dir() for name in names)
+        stored(tmp_path, "key", lambda counts: iter([{"ids": [7]}]), FEATURES)
+        assert sorted(tmp_path.iterdir()) == sorted([names[0], tmp_path / "key"])
+        living.kill()
 
 
 def test_a_source_without_a_usable_record_is_an_error(common, write):

@@ -1,0 +1,147 @@
+"""Runs of real stages that are killed, started again by the same command, and compared with a run that was not."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null", "trainer.num_sanity_val_steps=0"]
+TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=9", "stage.epochs=2", "stage.minibatches=2",
+      "stage.sampling.max_new_tokens=8"]  # fmt: skip
+STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=9", "data.batch_size=6"]
+VALIDATION = ["trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=null", "trainer.limit_val_batches=1"]
+STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
+    "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
+    "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=9", "+model.dropout=0.1"],
+    "sft": [*STEPS, "data.demonstrations=60", "stage.model.dropout=0.1", "data.num_workers=1",
+            "trainer.accumulate_grad_batches=2"],
+    "rm": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2", "examination=null"],
+    "dpo": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
+    "ppo": [*RL, "stage.kl_target=1.0", "stage.kl_horizon=50", "stage.target_kl=0.05", "stage.missing_end_score=-1"],
+    "grpo": [*RL, "stage.samples_per_prompt=2"],
+}  # fmt: skip
+MAKING = {  # the models that the victims start from learn a little more, so that answers end
+    "tokenizer": [],
+    "pretrain": ["data.num_documents=2000", "data.batch_size=16", "trainer.max_steps=120"],
+    "sft": ["data.demonstrations=400", "data.batch_size=16", "trainer.max_steps=60", "trainer.max_epochs=-1"],
+    "rm": ["trainer.max_steps=20", "trainer.max_epochs=-1", "data.comparisons=200", "examination=null"],
+}
+LEFTOVERS = ("*.tmp", "*.writing-*", ".writing-*", "*.previous", ".making-*", "*.dropped-*")
+
+
+@dataclass
+class Tally:
+    """What a number of trials came to."""
+
+    kills: int = 0
+    resumed: int = 0  # starts after a kill that went on from a checkpoint
+    trials: int = 0
+    equal: int = 0  # trials that ended bit for bit where the unbroken run did
+    faults: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: "Tally") -> "Tally":
+        for name in ("kills", "resumed", "trials", "equal", "faults"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+
+class Ground:
+    """A folder with the artifacts that stages start from, and unbroken runs to compare with."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._unbroken: dict[tuple[str, int], tuple[str, int]] = {}
+
+    def train(self, stage: str, *overrides: str, run: str) -> subprocess.CompletedProcess[str]:
+        """`python train.py`, in a process group of its own."""
+        command = [sys.executable, str(ROOT / "train.py"), f"stage={stage}", *BASE, f"run={run}", *overrides]
+        environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+        with subprocess.Popen(
+            command, cwd=self.folder, env=environment, start_new_session=True, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        ) as process:  # fmt: skip
+            said, _ = process.communicate(timeout=300)
+        return subprocess.CompletedProcess(command, process.returncode, said, "")
+
+    def make_parents(self) -> None:
+        for stage, settings in MAKING.items():
+            done = self.train(stage, *(settings or STAGES[stage]), run="parents")
+            assert done.returncode == 0, done.stdout
+
+    def settings(self, stage: str, processes: int) -> list[str]:
+        parents = [f"artifacts.{name}=logs/parents/{name}/export" for name in MAKING if name != stage]
+        often = [] if stage == "tokenizer" else ["callbacks.checkpoints.every_n_steps=1", *VALIDATION]
+        return [*STAGES[stage], *parents, *often, *(TWO if processes == 2 else [])]
+
+    def unbroken(self, stage: str, processes: int) -> tuple[str, int]:
+        """The hash of what an unbroken run exports, and how many file operations it has."""
+        key = (stage, processes)
+        if key not in self._unbroken:
+            run, journal = f"whole-{stage}-{processes}", self.folder / f"{stage}-{processes}.journal"
+            # a cache of its own, so that its making is among the operations
+            places = [f"paths.cache=logs/{run}/cache", at_file(run, 0, journal=str(journal))]
+            done = self.train(stage, *self.settings(stage, processes), *places, run=run)
+            assert done.returncode == 0, done.stdout
+            self._unbroken[key] = self.export_hash(run, stage), len(journal.read_text().splitlines())
+        return self._unbroken[key]
+
+    def export_hash(self, run: str, stage: str) -> str:
+        """SHA-256 over the names and bytes of an artifact's files but its card, which holds times."""
+        digest = hashlib.sha256()
+        for file in sorted((self.folder / "logs" / run / stage / "export").iterdir()):
+            if file.name != "card.json":
+                digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()
+
+    def leftovers(self, run: str) -> list[str]:
+        return [str(path) for pattern in LEFTOVERS for path in (self.folder / "logs" / run).rglob(pattern)]
+
+    def trial(self, stage: str, processes: int, kills: int, seed: int) -> Tally:
+        """One run that is killed up to `kills` times, until it ends by itself."""
+        expected, operations = self.unbroken(stage, processes)
+        draw, tally, run = random.Random(seed), Tally(trials=1), f"{stage}-{processes}-{seed}"
+        settings = [*self.settings(stage, processes), f"paths.cache=logs/{run}/cache"]
+        for attempt in range(kills + 1):
+            death = [a_death(draw, run, stage, processes, operations)] if attempt < kills else []
+            done = self.train(stage, *settings, *death, run=run)
+            tally.resumed += "going on from" in done.stdout
+            if done.returncode != -signal.SIGKILL:
+                break
+            tally.kills += 1
+        where = f"{run} (last command: {' '.join(map(repr, done.args[2:]))})"
+        if done.returncode != 0:
+            tally.faults.append(f"{where} ended with {done.returncode}:\n{done.stdout}")
+        elif self.export_hash(run, stage) != expected:
+            tally.faults.append(f"{where} ended in other weights")
+        elif self.leftovers(run):
+            tally.faults.append(f"{where} left {self.leftovers(run)}")
+        else:
+            tally.equal = 1
+        return tally
+
+
+def at_file(run: str, count: int, *, after: bool = False, rank: int = 0, journal: str = "") -> str:
+    values = f"folder: logs/{run}, count: {count}, after: {after}, rank: {rank}, journal: '{journal}'"
+    return f"+hydra.callbacks.death={{_target_: deaths.AtFile, {values}}}"
+
+
+def in_training(event: str, count: int, *, seconds: float = 0.0, rank: int = 0) -> str:
+    values = f"event: {event}, count: {count}, seconds: {seconds}, rank: {rank}"
+    return f"+callbacks.death={{_target_: deaths.InTraining, {values}}}"
+
+
+def a_death(draw: random.Random, run: str, stage: str, processes: int, operations: int) -> str:
+    """A moment drawn from all of a run: half of them at a file, half in a step."""
+    rank = draw.randrange(processes)
+    if stage == "tokenizer" or draw.random() < 0.4:
+        return at_file(run, draw.randint(1, operations), after=draw.random() < 0.5)
+    if draw.random() < 0.4:  # somewhere in the milliseconds that writing takes
+        return in_training("save", draw.randint(1, 4), seconds=round(draw.uniform(0.0005, 0.02), 5), rank=rank)
+    return in_training(draw.choice(("batch", "backward", "step", "end", "validation")), draw.randint(1, 4), rank=rank)

@@ -9,9 +9,9 @@ from datetime import datetime
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from components.tokenizer.codec import Segment, TokenizerError, check_text
+from components.tokenizer.sandbox import MAX_SIZE, BoundedSandbox
 
 ROLES = ("system", "user", "assistant")
 
@@ -61,18 +61,21 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
-        environment = ImmutableSandboxedEnvironment(
+        self._environment = BoundedSandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
         )
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        environment.filters["tojson"] = _to_json
+        self._environment.globals["raise_exception"] = _raise_exception
+        self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self._environment.filters["tojson"] = _to_json
         if any(mark in source for mark in (OPEN, CLOSE)):
             raise TokenizerError("the chat template holds U+E000 or U+E001; they are kept for placeholders")
         try:
-            self._template = environment.from_string(source)
+            self._environment.begin()  # constants are worked out while compiling
+            self._template = self._environment.from_string(source)
         except TemplateSyntaxError as error:
             raise TokenizerError(f"the chat template is no Jinja, line {error.lineno}: {error}") from None
+        except Exception as error:  # nesting without end, numbers without end: whatever a compiler may raise
+            raise TokenizerError(f"the chat template cannot be compiled: {_told(error)}") from None
 
     def segments(self, messages: Sequence[Mapping], *, add_generation_prompt: bool) -> list[Segment]:
         """The rendered conversation in order; joined, the texts are what Jinja renders.
@@ -111,16 +114,20 @@ class ChatTemplate:
             {"role": message["role"], "content": content}
             for message, content in zip(messages, contents, strict=True)
         ]
+        given = {"messages": filled, "tools": None, "documents": None, "add_generation_prompt": generation}
+        given |= self._special_tokens
+        longest = MAX_SIZE + sum(map(len, contents))
+        self._environment.begin()
         try:
-            return self._template.render(
-                messages=filled,
-                tools=None,
-                documents=None,
-                add_generation_prompt=generation,
-                **self._special_tokens,
-            )
+            parts, size = [], 0
+            for part in self._template.generate(given):
+                parts.append(part)
+                size += len(part)
+                if size > longest:
+                    raise TokenizerError(f"it writes more than {MAX_SIZE} characters of its own")
+            return "".join(parts)
         except Exception as error:  # a template is somebody's program, and may raise anything
-            raise TokenizerError(f"the chat template refuses these messages: {error}") from error
+            raise TokenizerError(f"the chat template refuses these messages: {_told(error)}") from error
 
 
 class Generation(Extension):
@@ -166,6 +173,10 @@ def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=
 def _raise_exception(message: str) -> None:
     """What templates call to refuse a conversation (the name is transformers')."""
     raise TokenizerError(message)
+
+
+def _told(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 def check_messages(messages: Sequence[Mapping]) -> None:

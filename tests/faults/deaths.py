@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback as HydraCallback
@@ -105,8 +104,8 @@ class AtFile(HydraCallback):
 
     def _is_ours(self, target: Any, kwargs: dict[str, Any]) -> bool:
         descriptor = target if isinstance(target, int) else kwargs.get("dir_fd")
-        path = "" if isinstance(target, int) else os.fspath(target)
+        path = "" if isinstance(target, int) else os.fsdecode(target)
         if descriptor is not None:
             path = os.path.join(os.readlink(f"/proc/self/fd/{descriptor}"), path)
         path = os.path.abspath(path)
-        return path.startswith(self.folder) and Path(path).suffix != ".log"
+        return path.startswith(self.folder) and ".tfevents." not in path and not path.endswith(".log")

@@ -13,13 +13,13 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null", "trainer.num_sanity_val_steps=0"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=9", "stage.epochs=2", "stage.minibatches=2",
+RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2", "stage.minibatches=2",
       "stage.sampling.max_new_tokens=8"]  # fmt: skip
-STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=9", "data.batch_size=6"]
+STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=20", "data.batch_size=6"]
 VALIDATION = ["trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=null", "trainer.limit_val_batches=1"]
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
-    "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=9", "+model.dropout=0.1"],
+    "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1"],
     "sft": [*STEPS, "data.demonstrations=60", "stage.model.dropout=0.1", "data.num_workers=1",
             "trainer.accumulate_grad_batches=2"],
     "rm": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2", "examination=null"],
@@ -138,10 +138,12 @@ def in_training(event: str, count: int, *, seconds: float = 0.0, rank: int = 0) 
 
 
 def a_death(draw: random.Random, run: str, stage: str, processes: int, operations: int) -> str:
-    """A moment drawn from all of a run: half of them at a file, half in a step."""
+    """A moment not far from the start of this process, so that the run is not over before: at a file or in a step."""
     rank = draw.randrange(processes)
+    most = operations if stage == "tokenizer" else operations // 4
     if stage == "tokenizer" or draw.random() < 0.4:
-        return at_file(run, draw.randint(1, operations), after=draw.random() < 0.5)
+        return at_file(run, draw.randint(1, most), after=draw.random() < 0.5)
     if draw.random() < 0.4:  # somewhere in the milliseconds that writing takes
         return in_training("save", draw.randint(1, 4), seconds=round(draw.uniform(0.0005, 0.02), 5), rank=rank)
-    return in_training(draw.choice(("batch", "backward", "step", "end", "validation")), draw.randint(1, 4), rank=rank)
+    event = draw.choice(("batch", "backward", "step", "end", "validation"))
+    return in_training(event, 1 if event == "validation" else draw.randint(1, 4), rank=rank)

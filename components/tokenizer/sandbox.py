@@ -1,0 +1,181 @@
+"""A Jinja environment for other people's templates: no reach beyond their own values, and no end to a machine's time
+or memory.
+
+Jinja's own sandbox forbids what touches Python's insides. It lets a template run for ever (loops in loops, macros that
+call themselves twice) and fill the memory (`'x'.ljust(10**9)`, a text doubled forty times). Here every turn of a loop
+and every call counts as a step, every text has a largest size, and only filters and methods that make nothing out of
+all proportion exist.
+"""
+
+import functools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Any, NoReturn
+
+from jinja2 import nodes
+from jinja2.runtime import Context
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.visitor import NodeTransformer
+
+MAX_STEPS = 200_000  # turns of loops and calls, in one rendering
+MAX_SIZE = 4_000_000  # characters of a text, items of a list
+MAX_BITS = 4096  # of a whole number
+MAX_SOURCE = 1_000_000  # characters of a template
+FILTERS = {
+    "abs", "capitalize", "count", "d", "default", "dictsort", "e", "escape", "first", "float", "int", "items", "join",
+    "last", "length", "list", "lower", "map", "max", "min", "reject", "rejectattr", "replace", "reverse", "round",
+    "safe", "select", "selectattr", "sort", "string", "sum", "title", "tojson", "trim", "unique", "upper",
+}  # fmt: skip
+TEXT_METHODS = {
+    "capitalize", "count", "endswith", "find", "index", "isalnum", "isalpha", "isdigit", "isspace", "join", "lower",
+    "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit",
+    "rstrip", "split", "splitlines", "startswith", "strip", "title", "upper",
+}  # fmt: skip
+
+
+class BoundedSandbox(ImmutableSandboxedEnvironment):
+    """Raises jinja2.sandbox.SecurityError, in place of going on, where a template asks for too much."""
+
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(optimized=False, **settings)  # working out constants would repeat each for every level around it
+        self._rendering = threading.local()
+        self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name in FILTERS}
+        self.globals = {name: value for name, value in self.globals.items() if name in ("range", "dict", "namespace")}
+
+    def begin(self) -> None:
+        """Starts the count of a rendering's steps; to be called before each."""
+        self._rendering.steps = 0
+
+    def step(self) -> None:
+        self._rendering.steps = getattr(self._rendering, "steps", 0) + 1
+        if self._rendering.steps > MAX_STEPS:
+            raise SecurityError(f"it takes more than {MAX_STEPS} turns of loops and calls")
+
+    def counted(self, items: Iterable) -> Iterator:
+        """What a loop goes through, each turn a step."""
+        for item in items:
+            self.step()
+            yield item
+
+    def joined(self, *parts: Any) -> str:
+        """What `~` makes of its parts."""
+        texts = [str(part) for part in parts]
+        _check_size(sum(map(len, texts)))
+        return "".join(texts)
+
+    def call(self, context: Context, function: Any, *args: Any, **kwargs: Any) -> Any:
+        self.step()
+        owner, name = getattr(function, "__self__", None), getattr(function, "__name__", "")
+        if isinstance(owner, str):
+            args = _check_text_method(owner, name, args)
+        result = super().call(context, function, *args, **kwargs)
+        return _checked(result)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        if operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
+            _check_size(len(left) + len(right))
+        elif operator == "*":
+            _check_product(left, right)
+        elif operator == "**" and isinstance(left, int) and isinstance(right, int):
+            _check_bits(left.bit_length() * max(right, 0))
+        elif operator == "%" and isinstance(left, str):
+            raise SecurityError("formatting with % is not allowed; join texts with ~")
+        return super().call_binop(context, operator, left, right)
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        if isinstance(obj, str):
+            return attr in TEXT_METHODS
+        if isinstance(obj, int | float | bytes):
+            return False
+        return super().is_safe_attribute(obj, attr, value)
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        raise SecurityError(f"{attribute!r} of a {type(obj).__name__} is not allowed")
+
+    def wrap_str_format(self, value: Any) -> None:
+        if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(value.__self__, str):
+            raise SecurityError("str.format is not allowed; join texts with ~")
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        if len(source) > MAX_SOURCE:
+            raise SecurityError(f"it is {len(source)} characters long, expected at most {MAX_SOURCE}")
+        return _Counting().visit(super()._parse(source, name, filename))
+
+    def _bounded(self, name: str, function: Callable) -> Callable:
+        @functools.wraps(function)  # with the marks by which Jinja passes a context
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.step()
+            values = args[1:] if hasattr(function, "jinja_pass_arg") else args
+            if name == "join":
+                listed = list(values[0])
+                separator = str(kwargs.get("d", values[1] if len(values) > 1 else ""))
+                _check_size(sum(len(str(one)) + len(separator) for one in listed))
+                args = (*args[: len(args) - len(values)], listed, *values[1:])
+            elif name == "replace":
+                _check_replacement(*(str(one) for one in values[:3]))
+            elif name == "tojson" and (kwargs.get("indent") or 0) > 16:
+                raise SecurityError("tojson: expected an indent of at most 16")
+            elif name in ("d", "default", "float", "int", "round") or not values:
+                pass
+            elif isinstance(values[0], Iterator):
+                args = (*args[: len(args) - len(values)], self.counted(values[0]), *values[1:])
+            return _checked(function(*args, **kwargs))
+
+        return call
+
+
+class _Counting(NodeTransformer):
+    """Puts the environment between a template and its loops and joins."""
+
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        self.generic_visit(node)
+        node.iter = _call("counted", [node.iter])
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Call:
+        self.generic_visit(node)
+        return _call("joined", node.nodes)
+
+
+def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
+    return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None)
+
+
+def _checked(value: Any) -> Any:
+    if isinstance(value, str | list | tuple | dict):
+        _check_size(len(value))
+    return value
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_SIZE:
+        raise SecurityError(f"it makes a text or list of {size} parts, expected at most {MAX_SIZE}")
+
+
+def _check_bits(bits: int) -> None:
+    if bits > MAX_BITS:
+        raise SecurityError(f"it makes a number of {bits} bits, expected at most {MAX_BITS}")
+
+
+def _check_product(left: Any, right: Any) -> None:
+    for one, other in ((left, right), (right, left)):
+        if isinstance(one, Sized) and isinstance(other, int):
+            _check_size(len(one) * max(other, 0))
+    if isinstance(left, int) and isinstance(right, int):
+        _check_bits(left.bit_length() + right.bit_length())
+
+
+def _check_replacement(text: str, old: str, new: str) -> None:
+    _check_size(len(text) + text.count(old) * len(new))
+
+
+def _check_text_method(text: str, name: str, args: tuple) -> tuple:
+    """The arguments again, an iterator among them made a list; raises SecurityError where the result would be huge."""
+    if name == "replace" and len(args) >= 2 and all(isinstance(one, str) for one in args[:2]):
+        _check_replacement(text, *args[:2])
+    if name == "join" and args:
+        args = ([str(one) for one in args[0]], *args[1:])
+        _check_size(sum(map(len, args[0])) + len(text) * len(args[0]))
+    return args

@@ -1,0 +1,34 @@
+"""A run that is killed, as often as you like and in the middle of anything, ends bit for bit where an unbroken one does.
+
+A sample; `python tests/faults/long.py` kills more often.
+"""
+
+import pytest
+from killing import Ground
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory) -> Ground:
+    made = Ground(tmp_path_factory.mktemp("kills"))
+    made.make_parents()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("stage", "processes", "kills", "at_least"),
+    [("tokenizer", 1, 2, 1), ("pretrain", 1, 3, 2), ("sft", 1, 3, 2), ("rm", 1, 2, 1), ("dpo", 1, 2, 1), ("ppo", 1, 4, 3),
+     ("grpo", 1, 2, 1), ("ppo", 2, 2, 1)],
+)  # fmt: skip
+def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills, at_least):
+    found = ground.trial(stage, processes, kills, seed=3)
+    assert found.equal and not found.faults, "\n".join(found.faults)
+    assert found.kills >= at_least
+
+
+def test_the_comparison_would_notice_another_end(ground):
+    expected, _ = ground.unbroken("pretrain", 1)
+    done = ground.train("pretrain", *ground.settings("pretrain", 1), "seed=1", run="other")
+    assert done.returncode == 0, done.stdout
+    assert ground.export_hash("other", "pretrain") != expected

@@ -32,8 +32,9 @@ from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
 from components.models.lora import Adapters, merged
 from components.models.quantised import dense_weights
+from components.models.shape import check_shape
 from components.tokenizer.tokenizer import Tokenizer
-from components.weights import WeightsError, check_shapes, drop_equal, from_gpt2, read_weights, to_gpt2
+from components.weights import WeightsError, bytes_of, check_shapes, drop_equal, from_gpt2, read_weights, to_gpt2
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -137,7 +138,8 @@ def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTCon
     if not file.exists():
         raise ArtifactError(f"{path} has no config.json: expected a model's folder, found {_listing(path)}")
     fields = _read_json(file)
-    architecture = (fields.get("architectures") or ["?"])[0]
+    architectures = fields.get("architectures") or ["?"]
+    architecture = str(architectures[0] if isinstance(architectures, list) else architectures)
     endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
     kind = next((kind for ending, kind in endings.items() if architecture.endswith(ending)), None)
     if kind is None:
@@ -145,6 +147,7 @@ def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTCon
             f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification"
         )
     try:
+        check_shape(fields)
         return GPTConfig.from_hf(fields, context), kind
     except KeyError as error:
         raise ArtifactError(f"{file} lacks the field {error}") from error
@@ -218,6 +221,13 @@ def _expect_kind(path: str | Path, kind: str, context: int | None) -> GPTConfig:
     config, found = load_config(path, context=context)
     if found != kind:
         raise ArtifactError(f"{path}: expected {KINDS[kind]} (…For{kind}), got {KINDS[found]} (…For{found})")
+    try:
+        size = bytes_of(base_of(path) or path)
+    except WeightsError as error:
+        raise ArtifactError(f"{path}: {error}") from error
+    if config.num_parameters() > size:  # a parameter has a byte at least; building it first might fill the memory
+        raise ArtifactError(f"{path}: config.json describes a model of {config.num_parameters():,} parameters, but its "
+                            f"weights are {size:,} bytes")  # fmt: skip
     return config
 
 
@@ -284,7 +294,9 @@ def _listing(path: str | Path) -> str:
 def _read_json(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number or a nesting without end
         raise ArtifactError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")

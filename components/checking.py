@@ -13,20 +13,27 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple, TypedDict, Union
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 MISSING = "???"
 OURS = "components."
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
+LIMITS = {  # of other packages' arguments, which these take and then fail over, or do what nobody meant
+    ("lightning.Trainer", "accumulate_grad_batches"): Annotated[int, Field(ge=1)],
+    ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
+    ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
+    ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
+    ("lightning.Trainer", "max_epochs"): Literal[-1] | Annotated[int, Field(ge=1)] | None,
+}
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
 
 
@@ -42,6 +49,7 @@ class Common(TypedDict, total=False):
     seed: int
     gradient_checkpointing: bool
     context: int | None
+    determinism: bool
     force: bool | Literal["changed"]
     resume: str
     reads: dict[str, str]
@@ -137,8 +145,9 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:
+            known = LIMITS.get((node["_target_"], key), schema.types[key])
             extra = RUN_TIME_VALUES.get((node["_target_"], key))
-            yield from _check_value(value, schema.types[key] if extra is None else schema.types[key] | extra, full)
+            yield from _check_value(value, known if extra is None else known | extra, full)
         elif key not in HYDRA_KEYS and not schema.open:
             yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
 
@@ -158,7 +167,8 @@ def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
     errors = _type_errors(value, annotation)
     if not errors:
         return []
-    reason = f" ({errors[0]})" if hasattr(annotation, "__metadata__") else ""
+    limited = any(hasattr(part, "__metadata__") for part in (annotation, *typing.get_args(annotation)))
+    reason = f" ({errors[0]})" if limited else ""
     choices = _choices(annotation)
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f". Did you mean {near[0]}?" if near else ""

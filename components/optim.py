@@ -5,11 +5,13 @@ Every parameter group carries a distinct "name", so that {group["name"]: group["
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch.nn import Parameter
 
+NotNegative = Annotated[float, Field(ge=0)]  # judged where a config is checked
 NamedParameters = Iterable[tuple[str, Parameter]]
 
 
@@ -48,7 +50,7 @@ def adamw_groups(
 
 
 def adamw(
-    named_params: NamedParameters, *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+    named_params: NamedParameters, *, lr: NotNegative, betas: tuple[float, float], eps: float, weight_decay: NotNegative
 ) -> torch.optim.AdamW:
     """AdamW whose groups are called "model" and "model_no_decay"; see adamw_groups."""
     return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
@@ -90,7 +92,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
 def muon(
     named_params: NamedParameters, *,
-    lr: float, momentum: float, betas: tuple[float, float], eps: float, weight_decay: float,
+    lr: NotNegative, momentum: float, betas: tuple[float, float], eps: float, weight_decay: NotNegative,
 ) -> MuonAdamW:
     """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
 
@@ -118,7 +120,7 @@ def muon(
 
 def schedule(
     kind: Literal["constant", "linear", "cosine"], step: int, *,
-    warmup_steps: int, total_steps: int, final_fraction: float,
+    warmup_steps: int, total_steps: int, final_fraction: NotNegative,
 ) -> float:
     """Multiplier of the peak learning rate at optimizer step `step`, counted from 0.
 

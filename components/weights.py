@@ -99,7 +99,7 @@ def drop_equal(weights: dict[str, Tensor], name: str, other: str) -> None:
 
 
 def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
-    """Raises WeightsError unless there is a weight of each of these names and shapes, and no other."""
+    """Raises WeightsError unless there is a weight of each of these names and shapes, of finite numbers, and no other."""
     missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing or unknown:
         raise WeightsError(f"weights do not fit config.json: missing {sorted(missing)[:4]}, "
@@ -108,6 +108,13 @@ def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> N
         if weight.shape != shapes[name]:
             raise WeightsError(f"{name} has shape {tuple(weight.shape)}, "
                                f"config.json asks for {tuple(shapes[name])}")  # fmt: skip
+        if not weight.isfinite().all():
+            raise WeightsError(f"{name} holds values that are no finite numbers: its training diverged")
+
+
+def bytes_of(folder: str | Path) -> int:
+    """How large the files of a folder's weights are. Raises WeightsError as `read_weights` does."""
+    return sum(file.stat().st_size for file in _files(Path(folder)))
 
 
 def _files(folder: Path) -> list[Path]:

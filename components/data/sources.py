@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import json
 import logging
+import os
 import re
 import zlib
 from collections import Counter
@@ -27,6 +28,7 @@ from components.data.folders import SUFFIXES, Selection, files_of, suffix
 from components.data.formats import Record
 
 logger = logging.getLogger(__name__)
+LONGEST_PATH = 4096  # bytes, and 255 for one name, where most systems refuse
 OnMalformed = Literal["error", "skip"]
 EVERYTHING = Selection()
 
@@ -60,6 +62,8 @@ def open_source(
     if selection.files is not None and selection.held_out_split is not None:
         raise SourceError("data.files and data.held_out_split: got both, expected one: files are all trained on")
     place = Path(path).expanduser()
+    if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
+        raise SourceError(f"{path[:60]!r}…: no path: expected at most {LONGEST_PATH} bytes and no zero byte")
     held_out: list[Path] = []
     if place.is_dir():
         files, held_out = files_of(place, selection)
@@ -174,6 +178,8 @@ def _json_rows(file: Path) -> Iterator[Row]:
     except json.JSONDecodeError as error:
         raise SourceError(f"{file}:{error.lineno}: expected JSON, got an error in it: {error.msg}. "
                           "For one record per line call the file .jsonl") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
     if not isinstance(values, list):
         raise SourceError(f"{file}: expected a list of records, got {type(values).__name__}. "
                           "For one record per line call the file .jsonl")
@@ -205,6 +211,12 @@ def _json_line(line: bytes) -> Any:
     except json.JSONDecodeError as error:
         start = line[:30].decode("utf-8", "replace").strip()
         return FormatError("one JSON object", f"{start!r} ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        return FormatError("one JSON object", _endless(error))
+
+
+def _endless(error: Exception) -> str:
+    return "brackets within brackets without end" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _decode_file(file: Path) -> str:

@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from components.data.batches import PreferenceBatch
@@ -20,6 +21,7 @@ from components.world.judge import Judgement
 from components.world.world import World
 
 Record = dict[str, Any]
+Count = Annotated[int, Field(ge=1)]
 SHOWN = 12  # categories of a grouping, those with most pairs first
 
 
@@ -41,7 +43,7 @@ class Pair(NamedTuple):
 
 
 def examine(
-    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: int = 1000, max_probed: int = 64
+    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: Count = 1000, max_probed: Count = 64
 ) -> dict[str, Any]:
     """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
 

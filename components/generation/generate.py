@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from components.functional.sampling import draw, filter_logits
@@ -18,8 +19,8 @@ LEAVE = 0.75  # rows that have stopped leave the batch when at most this share i
 class Sampling(NamedTuple):
     """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
 
-    max_new_tokens: int
-    temperature: float = 1.0
+    max_new_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0)] = 1.0
     top_k: int = 0
     top_p: float = 1.0
 

@@ -49,6 +49,9 @@ class GPTConfig:
     context: int = 0
 
     def __post_init__(self) -> None:
+        for name, least in (("vocab_size", 0), ("num_attention_heads", 1), ("num_key_value_heads", 1), ("head_dim", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"model: {name} must be at least {least}, got {getattr(self, name)}")
         if self.head_dim == 0:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(

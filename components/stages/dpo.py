@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -45,7 +46,7 @@ class DPO(Stage):
         policy: Callable[[], CausalLM],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
-        beta: float,
+        beta: Annotated[float, Field(gt=0)],
         variant: Literal["sigmoid", "ipo", "hinge", "robust"],
         label_smoothing: float = 0.0,
     ) -> None:

@@ -3,9 +3,10 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -66,9 +67,9 @@ class OnPolicy(Stage):
         sampling: Sampling,
         stop_ids: Sequence[int],
         pad_id: int,
-        beta: float,
-        epochs: int,
-        minibatches: int,
+        beta: Annotated[float, Field(ge=0)],
+        epochs: Annotated[int, Field(ge=1)],
+        minibatches: Annotated[int, Field(ge=1)],
         missing_end_score: float,
         samples_per_prompt: int = 1,
         score_scale: float | None = None,

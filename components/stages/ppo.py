@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -18,6 +19,10 @@ from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import Chart, LossOutput
+
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PPO(OnPolicy):
@@ -55,17 +60,17 @@ class PPO(OnPolicy):
     def __init__(
         self,
         value: Callable[[], ScalarModel],
-        value_lr: float,
-        kl_target: float | None,
-        kl_horizon: int,
-        gamma: float,
-        lam: float,
-        clip: float,
-        value_clip: float | None,
-        value_coefficient: float,
-        target_kl: float | None,
-        pretraining_coefficient: float,
-        clip_high: float | None = None,
+        value_lr: NotNegative,
+        kl_target: Positive | None,
+        kl_horizon: Annotated[int, Field(ge=1)],
+        gamma: Share,
+        lam: Share,
+        clip: Positive,
+        value_clip: Positive | None,
+        value_coefficient: NotNegative,
+        target_kl: Positive | None,
+        pretraining_coefficient: NotNegative,
+        clip_high: Positive | None = None,
         dual_clip: float | None = None,
         **shared: Any,
     ) -> None:

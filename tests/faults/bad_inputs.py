@@ -1,0 +1,242 @@
+"""Bad inputs by name, each made from a good one by one change.
+
+A case is a function of a folder: it writes the bad thing there and reads it as the program would. Whatever is wrong
+must come out as a ValueError of one clear message.
+"""
+
+import gzip
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from components import artifacts
+from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.data import formats
+from components.data.sources import open_source, records
+from components.tokenizer.tokenizer import Tokenizer
+
+Case = Callable[[Path], Any]
+ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+GOOD: dict[str, list[dict[str, Any]]] = {
+    "text": [{"text": "a"}],
+    "chat": [{"messages": [ASK, ANSWER]}, {"prompt": "q", "completion": "a"}, {"instruction": "i", "output": "o"}],
+    "preference": [
+        {"prompt": "q", "chosen": "a", "rejected": "b"},
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
+        {"prompt": "q", "completions": ["a", "b"], "ranks": [0, 1]},
+    ],
+    "prompts": [{"prompt": "q"}],
+}
+WRONG = {"a number": 1, "a fraction": 1.5, "true": True, "a list": [1], "a list of lists": [[]], "an object": {"x": 1},
+         "half a surrogate": "\ud800"}  # fmt: skip
+MESSAGES = {
+    "no messages": [], "a string among them": ["x"], "null among them": [None], "no role": [{"content": "q"}, ANSWER],
+    "no content": [{"role": "user"}, ANSWER], "an unknown role": [{"role": "tool", "content": "q"}, ANSWER],
+    "a role that is a number": [{"role": 1, "content": "q"}, ANSWER],
+    "a role that is a list": [{"role": [], "content": "q"}, ANSWER],
+    "content that is null": [{"role": "user", "content": None}, ANSWER],
+    "content that is a list": [{"role": "user", "content": [{"type": "text"}]}, ANSWER],
+    "half a surrogate": [{"role": "user", "content": "\udfff"}, ANSWER],
+    "two questions": [ASK, ASK, ANSWER], "two answers": [ASK, ANSWER, ANSWER], "the answer first": [ANSWER, ASK],
+    "only a system message": [{"role": "system", "content": "s"}],
+    "two system messages": [{"role": "system", "content": "s"}] * 2 + [ASK, ANSWER],
+    "a late system message": [ASK, {"role": "system", "content": "s"}, ANSWER],
+}  # fmt: skip
+RANKS = {"too few": [0], "too many": [0, 1, 2], "strings": ["0", "1"], "truths": [True, False], "nulls": [None, None],
+         "infinite": [0, float("inf")], "no numbers": [0, float("nan")], "a number": 3, "an object": {"a": 1}}  # fmt: skip
+
+
+def read_records(format_: str, file: str, content: bytes, folder: Path) -> None:
+    path = folder / file
+    path.write_bytes(content)
+    for _ in records(open_source(str(path)), getattr(formats, format_), on_malformed="error", counts=Counter()):
+        pass
+
+
+def bad_records() -> Iterator[tuple[str, Case]]:
+    def case(name: str, format_: str, row: Any) -> tuple[str, Case]:
+        content = json.dumps(GOOD[format_][0]) + "\n" + json.dumps(row) + "\n"
+        return f"{format_} record: {name}", partial(read_records, format_, "a.jsonl", content.encode())
+
+    for format_, goods in GOOD.items():
+        for row in (None, 1, "x", [], {}, [{}]):
+            yield case(f"{row!r} in its place", format_, row)
+        for good in goods:
+            shape = "+".join(good)
+            for field in good:
+                yield case(f"{shape} without {field}", format_, {k: v for k, v in good.items() if k != field})
+                yield case(f"{shape} with null {field}", format_, {**good, field: None})
+                for what, value in WRONG.items():
+                    yield case(f"{shape} with {what} as {field}", format_, {**good, field: value})
+    for what, messages in MESSAGES.items():
+        yield case(f"messages with {what}", "chat", {"messages": messages})
+        if what != "two answers":  # the second of them is what is to be drawn
+            yield case(f"messages with {what}", "prompts", {"messages": messages[:-1] if messages else messages})
+        yield case(f"chosen with {what}", "preference", {"chosen": messages, "rejected": [ASK, ANSWER]})
+    for what, ranks in RANKS.items():
+        yield case(f"ranks: {what}", "preference", {"prompt": "q", "completions": ["a", "b"], "ranks": ranks})
+    yield case("an empty text", "text", {"text": ""})
+    yield case("an empty prompt", "prompts", {"prompt": ""})
+    yield case("different prompts", "preference",
+               {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: r\n\nAssistant: b"})  # fmt: skip
+    yield case("a transcript without an answer", "preference", {"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"})
+
+
+FILES = {
+    "deep.jsonl": b"[" * 100_000, "deep.json": b"[" * 100_000, "deep_objects.jsonl": b'{"a":' * 100_000,
+    "long_number.jsonl": b'{"text": ' + b"9" * 5000 + b"}", "long_number.json": b"[" + b"9" * 5000 + b"]",
+    "cut.jsonl": b'{"text": "a', "cut.json": b'[{"text": "a"', "comma.json": b'[{"text": "a"},]', "object.json": b'{"text": "a"}',
+    "string.json": b'"a"', "null.json": b"null", "words.jsonl": b"hello\n", "two.jsonl": b'{"text": "a"} {"text": "b"}\n',
+    "single.jsonl": b"{'text': 'a'}", "latin.jsonl": b'{"text": "\xe9"}', "latin.json": b'["\xe9"]', "latin.txt": b"caf\xe9",
+    "utf16.jsonl": '{"text": "a"}'.encode("utf-16"), "utf16.txt": "abc".encode("utf-16"), "zeros.jsonl": b"\0" * 100,
+    "control.jsonl": b'{"text": "a\x01"}', "empty.jsonl": b"", "empty.json": b"", "empty.txt": b"", "empty.parquet": b"",
+    "empty.jsonl.gz": b"", "plain.jsonl.gz": b'{"text": "a"}', "cut.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:-9],
+    "garbage.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:20] + b"\xff" * 40, "header.jsonl.gz": b"\x1f\x8b",
+    "words.parquet": b"hello", "magic.parquet": b"PAR1", "both_magics.parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
+    "table.csv": b"text\na\n", "code.py": b"print(1)", "noname": b"a", "archive.zip": b"PK\x03\x04", "pickle.pkl": b"\x80\x04.",
+}  # fmt: skip
+
+
+def bad_files() -> Iterator[tuple[str, Case]]:
+    for name, content in FILES.items():
+        yield f"file: {name}", partial(read_records, "text", name, content)
+
+    def place(make: Callable[[Path], str], folder: Path) -> None:
+        for _ in records(open_source(make(folder)), formats.text, on_malformed="error", counts=Counter()):
+            pass
+
+    def linked(folder: Path) -> str:
+        (folder / "a.jsonl").symlink_to(folder / "a.jsonl")
+        return str(folder / "a.jsonl")
+
+    def named_like_a_file(folder: Path) -> str:
+        (folder / "a.jsonl").mkdir()
+        return str(folder / "a.jsonl")
+
+    def pipe(folder: Path) -> str:
+        os.mkfifo(folder / "a.jsonl")
+        return str(folder / "a.jsonl")
+
+    places = {
+        "a file that is not there": lambda folder: str(folder / "nothing.jsonl"), "an empty path": lambda folder: "",
+        "a folder without data": str, "a link to itself": linked, "a folder named like a file": named_like_a_file,
+        "a zero byte in the path": lambda folder: "a\0b.jsonl", "a very long path": lambda folder: "a" * 5000 + ".jsonl",
+        "a device": lambda folder: "/dev/null", "a pipe that nobody writes to": pipe,
+    }  # fmt: skip
+    for name, make in places.items():
+        yield f"place: {name}", partial(place, make)
+
+
+def read_artifact(change: Callable[[Path], None], made: Path, folder: Path) -> None:
+    """Loads a copy of a whole artifact after a change."""
+    export = folder / "export"
+    shutil.copytree(made, export)
+    change(export)
+    artifacts.read_card(export)
+    Tokenizer.load(export)
+    artifacts.load_causal_lm(export)
+
+
+def bad_artifacts(made: Path) -> Iterator[tuple[str, Case]]:
+    """Of a language model's artifact at `made`."""
+
+    def case(name: str, change: Callable[[Path], None]) -> tuple[str, Case]:
+        return f"artifact: {name}", partial(read_artifact, change, made)
+
+    def overwrite(file: str, content: bytes, export: Path) -> None:
+        (export / file).write_bytes(content)
+
+    def edit(file: str, field: str, value: Any, export: Path) -> None:
+        fields = json.loads((export / file).read_text())
+        fields[field] = value
+        if value is ...:
+            del fields[field]
+        (export / file).write_text(json.dumps(fields))
+
+    for file in ("config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"):
+        yield case(f"no {file}", lambda export, file=file: (export / file).unlink())
+        yield case(f"a folder named {file}", lambda export, file=file: ((export / file).unlink(), (export / file).mkdir()))
+        whole = (made / file).read_bytes()
+        contents = {"empty": b"", "half": whole[: len(whole) // 2], "noise": bytes(range(256)) * 4, "null": b"null",
+                    "a list": b"[1]", "a number": b"7", "a pickle": b"\x80\x04cos\nsystem\n."}  # fmt: skip
+        for what, content in contents.items():
+            yield case(f"{file}: {what}", partial(overwrite, file, content))
+    for what, content in {"empty": b"", "half": b'{"stage": ', "a list": b"[]", "deep": b"[" * 100_000, "latin": b'{"\xe9": 1}'}.items():
+        yield case(f"card.json: {what}", partial(overwrite, "card.json", content))
+    shape = json.loads((made / "config.json").read_text())
+    numbers = [name for name, value in shape.items() if isinstance(value, int | float) and not isinstance(value, bool)]
+    for field in numbers:
+        if field.endswith("token_id"):
+            continue
+        for what, value in {"a string": "x", "a list": [1], "negative": -4, "zero": 0, "huge": 10**12, "a half": 0.5}.items():
+            if not (what in ("zero", "half", "huge", "a half") and isinstance(shape[field], float)) and (field, what) not in FINE:
+                yield case(f"config.json: {field} is {what}", partial(edit, "config.json", field, value))
+    for field, value in {"architectures": 3, "model_type": "gpt2", "hidden_act": "relu", "mlp_bias": True,
+                         "rope_scaling": {"rope_type": "yarn"}, "rope_parameters": 5}.items():  # fmt: skip
+        yield case(f"config.json: {field} is {value!r}", partial(edit, "config.json", field, value))
+    for field in ("architectures", "model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads"):
+        yield case(f"config.json: no {field}", partial(edit, "config.json", field, ...))
+    for value in (None, 3, [], {}, "", "x", "{{", "{% for %}", "{{ 1/0 }}", "{{ messages.x.y }}"):
+        yield case(f"chat template {value!r}", partial(edit, "tokenizer_config.json", "chat_template", value))
+    yield from (case(f"weights: {name}", change) for name, change in bad_weights().items())
+
+
+FINE = {("max_position_embeddings", "huge"), ("num_key_value_heads", "zero"), ("head_dim", "zero")}  # allowed, or defaults
+
+
+def bad_weights() -> dict[str, Callable[[Path], None]]:
+    def saved(change: Callable[[dict], Any], export: Path) -> None:
+        from safetensors.torch import load_file
+
+        weights = load_file(export / "model.safetensors")
+        change(weights)
+        save_file(weights, export / "model.safetensors")
+
+    def index(table: Any, export: Path) -> None:
+        (export / "model.safetensors").rename(export.parent / "model.safetensors")
+        (export / "model.safetensors.index.json").write_text(json.dumps(table))
+
+    def pickled(name: str, export: Path) -> None:
+        (export / "model.safetensors").unlink()
+        torch.save({"a": torch.zeros(1)}, export / name)
+
+    first = "model.embed_tokens.weight"
+    return {
+        "one is missing": partial(saved, lambda w: w.pop(first)),
+        "one too many": partial(saved, lambda w: w.update(other=torch.zeros(1))),
+        "another shape": partial(saved, lambda w: w.update({first: torch.zeros(2, 2)})),
+        "a scalar": partial(saved, lambda w: w.update({first: torch.zeros(())})),
+        "not finite": partial(saved, lambda w: w[first].fill_(float("nan"))),
+        "an index without a map": partial(index, {}),
+        "an index that is a list": partial(index, []),
+        "a map that is a list": partial(index, {"weight_map": []}),
+        "a map to numbers": partial(index, {"weight_map": {first: 3}}),
+        "a map to a file above": partial(index, {"weight_map": {first: "../model.safetensors"}}),
+        "a map to a file elsewhere": partial(index, {"weight_map": {first: "/etc/passwd"}}),
+        "a map to nothing": partial(index, {"weight_map": {first: "none.safetensors"}}),
+        "a pickle called safetensors": partial(pickled, "model.safetensors"),
+        "a pickle called bin": partial(pickled, "pytorch_model.bin"),
+    }  # fmt: skip
+
+
+def bad_checkpoints() -> Iterator[tuple[str, Case]]:
+    def damaged(change: Callable[[bytes], bytes], folder: Path) -> None:
+        path = folder / "step=00000001.ckpt"
+        AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(9)}}, path)
+        path.write_bytes(change(path.read_bytes()))
+        AtomicCheckpointIO().load_checkpoint(path)
+
+    changes = {"empty": lambda b: b"", "half": lambda b: b[: len(b) // 2], "without its seal": lambda b: b[:-71],
+               "a bit flipped": lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:], "doubled": lambda b: b + b,
+               "a pickle": lambda b: b"\x80\x04cos\nsystem\n.", "noise": lambda b: bytes(range(256)) * 9}  # fmt: skip
+    for name, change in changes.items():
+        yield f"checkpoint: {name}", partial(damaged, change)
+    yield "checkpoint: a folder", lambda folder: AtomicCheckpointIO().load_checkpoint(folder)

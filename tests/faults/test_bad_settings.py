@@ -1,0 +1,82 @@
+"""A bad value of a setting is one clear message, before anything is trained or written over."""
+
+from pathlib import Path
+
+import pytest
+from bad_settings import SETTINGS
+from hydra.errors import InstantiationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+from puppets import random_model, random_scalar, small_tokenizer
+
+from components import artifacts
+from components.checking import ConfigError, check
+from components.hydra_hooks import compose_config
+from components.tasks import common
+
+CALM = ["callbacks.throughput=null", "callbacks.progress=null", "callbacks.graceful_stop=null", "gate.enabled=false"]
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Artifacts of every stage that others start from."""
+    folder, tokenizer = tmp_path_factory.mktemp("made"), small_tokenizer()
+    size = tokenizer.vocab_size
+    for stage, model in (("tokenizer", None), ("pretrain", random_model(size)), ("sft", random_model(size)),
+                         ("rm", random_scalar(size))):  # fmt: skip
+        artifacts.write_artifact(folder / stage, card={"stage": stage}, tokenizer=tokenizer, model=model)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(("stage", "override"), SETTINGS, ids=lambda part: part)
+def test_a_bad_value_is_refused_with_one_message_and_the_artifact_is_as_it_was(stage, override, made, cache, tmp_path):
+    artifacts.write_artifact(tmp_path / f"logs/x/{stage}/export", card={"stage": "old"})
+    parents = [f"artifacts.{name}={made / name}" for name in ("tokenizer", "pretrain", "sft", "rm") if name != stage]
+    with pytest.raises((ValueError, MisconfigurationException, InstantiationException)) as caught:
+        cfg = compose_config([f"stage={stage}", "model=micro", f"paths.logs={tmp_path}/logs", "run=x", "force=true",
+                              f"paths.cache={cache}", *CALM, *parents, override])  # fmt: skip
+        check(cfg)
+        common.run(cfg)
+    cause = caught.value.__cause__ if isinstance(caught.value, InstantiationException) else caught.value
+    assert isinstance(cause, ValueError | MisconfigurationException), repr(cause)
+    assert 10 < len(str(cause)) < 2000
+    assert artifacts.read_card(tmp_path / f"logs/x/{stage}/export")["stage"] == "old"
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def leaves(values, path=""):
+    for key, value in values.items() if isinstance(values, dict) else ():
+        full = f"{path}.{key}" if path else key
+        if isinstance(value, dict):
+            yield from leaves(value, full)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield full
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "ppo"])
+def test_every_number_of_a_config_is_refused_as_a_word_and_every_key_beside_it_is_unknown(stage):
+    cfg = compose_config([f"stage={stage}"])
+    groups = ("stage", "data", "model", "tokenizer", "trainer", "callbacks", "seed")
+    keys = [key for key in leaves({name: OmegaConf.to_container(cfg)[name] for name in groups}) if "params" not in key and not key.startswith("data.world.")]  # the world judges itself
+    assert len(keys) > 20
+    free = {"trainer.devices", "trainer.val_check_interval"}  # a word, or several kinds of number, is right there
+    for key in keys:
+        for changed, value in ((key, "many"), (f"{key}s_", 1)):
+            if changed in free:
+                continue
+            bad = OmegaConf.create(OmegaConf.to_container(cfg))
+            OmegaConf.update(bad, changed, value, force_add=True)
+            if changed != key and "." not in key or changed.startswith("trainer.") and changed != key:
+                continue  # lightning.Trainer's own names are checked by itself
+            with pytest.raises(ConfigError, match=changed.rpartition(".")[2]):
+                check(bad)
+
+
+def test_the_cases_are_distinct():
+    assert len(SETTINGS) == len(set(SETTINGS)) > 150

@@ -1,37 +1,52 @@
-"""Stopping on a signal without losing the step."""
+"""Stopping on a signal, or when the time is up, without losing the step."""
 
 import os
+import re
 import signal
 import threading
+import time
+from datetime import timedelta
 from types import FrameType
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+OUT_OF_TIME = 124  # the exit status that timeout(1) gives
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class GracefulStop(Callback):
-    """SIGINT, SIGTERM or SIGUSR1: the running optimizer step is finished, then training ends as if done.
+    """SIGINT, SIGTERM, SIGUSR1 or a deadline: the running optimizer step is finished, then training ends as if done.
 
     `Checkpoints` sees the wish to stop in the same step and saves. With several processes the ranks agree
     after each step, so it does not matter which of them got the signal. A second SIGINT (Ctrl-C) stops at
-    once. Afterwards `stopped_by` names the signal, and `exit_status` is 128 + its number (130, 143): say how
-    to go on, and exit with it.
+    once. deadline: on the clock of time.monotonic. Afterwards `reason` says what it was ("" after an ordinary end),
+    and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: say how to go on, and exit with it.
     """
 
     def __init__(self) -> None:
+        self.deadline = float("inf")
         self.stopped_by: signal.Signals | None = None
+        self.out_of_time = False
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, object] = {}
 
     @property
     def exit_status(self) -> int:
         """What a shell reports for a process that this signal ended; 0 after an ordinary end."""
-        return 0 if self.stopped_by is None else 128 + self.stopped_by
+        if self.stopped_by is not None:
+            return 128 + self.stopped_by
+        return OUT_OF_TIME if self.out_of_time else 0
+
+    @property
+    def reason(self) -> str:
+        if self.stopped_by is not None:
+            return self.stopped_by.name
+        return "trainer.max_time" if self.out_of_time else ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_by = self._received = None
+        self.out_of_time = False
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -85,9 +100,30 @@ class GracefulStop(Callback):
             os.write(2, f"\n{self._received.name}: stopping after this step{again}\n".encode())
 
     def _agree(self, trainer: Trainer) -> bool:
-        """True, on every rank, if any rank has received a signal; sets `stopped_by`."""
-        number = torch.tensor(self._received or 0, device=trainer.strategy.root_device)
-        number = int(trainer.strategy.reduce(number, reduce_op="max"))
+        """True, on every rank, if any rank has received a signal or is past the deadline; notes which."""
+        late = time.monotonic() > self.deadline
+        numbers = torch.tensor([self._received or 0, int(late)], device=trainer.strategy.root_device)
+        number, late = trainer.strategy.reduce(numbers, reduce_op="max").tolist()
         if number:
-            self.stopped_by = signal.Signals(number)
-        return bool(number)
+            self.stopped_by = signal.Signals(int(number))
+        self.out_of_time = bool(late)
+        return bool(number or late)
+
+
+def seconds_of(max_time: str | dict[str, float] | None) -> float:
+    """A limit as Lightning writes it, "DD:HH:MM:SS" or {"hours": 2}; infinite for None. Raises ValueError."""
+    if max_time is None:
+        return float("inf")
+    try:
+        if isinstance(max_time, str):
+            found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", max_time)
+            parts = dict(zip(("days", "hours", "minutes", "seconds"), map(int, found.groups()))) if found else {}
+        else:
+            parts = dict(max_time)
+        limit = timedelta(**parts).total_seconds()
+    except (TypeError, OverflowError):
+        limit = 0.0
+    if limit <= 0:
+        raise ValueError(f"trainer.max_time: expected days:hours:minutes:seconds such as 00:11:30:00, or {{hours: 2}}, "
+                         f"got {max_time!r}")  # fmt: skip
+    return limit

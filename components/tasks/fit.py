@@ -1,6 +1,7 @@
 """Training: a tokenizer from texts, or one stage from the artifacts that it reads."""
 
 import logging
+import time
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,7 @@ from omegaconf import DictConfig, open_dict
 from components import artifacts, lineage
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.hparams import HyperParameters
-from components.callbacks.signals import GracefulStop
+from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
 from components.tasks import common, gate
 from components.tokenizer.tokenizer import Tokenizer
@@ -58,7 +59,7 @@ def fit(cfg: DictConfig) -> None:
     began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fit_seconds = common.seconds() - began  # without imports, reading data, examining
-    _stop_if_signalled(trainer, cfg)
+    _stop_if_unfinished(trainer, cfg)
     model = stage.exportable()
     weights = artifacts.whole_weights(model)  # sharded ones are gathered by all processes
     found = gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
@@ -105,6 +106,7 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
             callback.params = _compared(cfg)
+    _limit_time(callbacks, cfg.trainer.max_time)
     precision = cfg.trainer.precision
     if precision == "auto":
         precision = _precision(cfg.trainer.accelerator, width)
@@ -114,9 +116,20 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
         callbacks=callbacks,
         logger=logger,
         precision=precision,
+        max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
         plugins=[AtomicCheckpointIO()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
     )
+
+
+def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
+    """Gives GracefulStop the moment, max_time after the start of this process, from which on it stops."""
+    limit = seconds_of(common.plain(max_time) if isinstance(max_time, DictConfig) else max_time)
+    stops = [callback for callback in callbacks if isinstance(callback, GracefulStop)]
+    if max_time is not None and not stops:
+        raise ValueError("trainer.max_time needs the callback graceful_stop, which was left out")
+    for stop in stops:
+        stop.deadline = time.monotonic() + limit - common.seconds()
 
 
 def _compared(cfg: DictConfig) -> dict[str, Any]:
@@ -147,11 +160,11 @@ def _precision(accelerator: str, width: int) -> str:
     return "bf16-mixed" if fast and width >= WIDE else "32-true"
 
 
-def _stop_if_signalled(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """Ends the process after a signal: training stopped in order, but the stage is not finished."""
+def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
+    """Ends the process after a signal or at the end of its time: training stopped in order, the stage is not finished."""
     for callback in trainer.callbacks:
-        if isinstance(callback, GracefulStop) and callback.stopped_by is not None:
-            log.error(f"stopped by {callback.stopped_by.name} after step {trainer.global_step}; a checkpoint is in "
+        if isinstance(callback, GracefulStop) and callback.reason:
+            log.error(f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
                       f"{cfg.paths.stage}/checkpoints. The same command goes on from there")  # fmt: skip
             raise SystemExit(callback.exit_status)
 

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +11,7 @@ import torch
 from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks.checkpoints import Checkpoints, latest
-from components.callbacks.signals import SIGNALS, GracefulStop
+from components.callbacks.signals import SIGNALS, GracefulStop, seconds_of
 
 HERE = Path(__file__).parent
 
@@ -52,6 +53,30 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_was(tmp_path):
     runs = [run.lightning_module for run in (straight, before, after)]
     assert runs[1].seen + runs[2].seen == runs[0].seen
     assert torch.equal(runs[2].weight, runs[0].weight)
+
+
+def test_past_its_deadline_a_run_saves_and_stops_and_the_next_one_has_its_own(tmp_path):
+    stop = GracefulStop()
+    stop.deadline = time.monotonic()
+    run, stop = fit(tmp_path, signal.SIGTERM, stop=stop)
+    assert (run.global_step, stop.stopped_by, stop.exit_status, stop.reason) == (1, None, 124, "trainer.max_time")
+    assert latest(tmp_path).name == "step=00000001.ckpt"
+    run, stop = fit(tmp_path, signal.SIGTERM)
+    assert (run.global_step, stop.exit_status, stop.reason) == (50, 0, "")
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [("00:00:00:05", 5), ("01:02:03:04", 93784), ({"hours": 2}, 7200), ({"minutes": 0.5}, 30), (None, float("inf"))],
+)
+def test_a_limit_of_time_is_read_as_lightning_writes_it(given, seconds):
+    assert seconds_of(given) == seconds
+
+
+@pytest.mark.parametrize("given", ["", "5", "1:2:3", "00:00:00:00", "-1:00:00:00", {"hours": -1}, {"years": 1}, {"hours": "x"}])
+def test_another_limit_of_time_is_refused(given):
+    with pytest.raises(ValueError, match="trainer.max_time: expected days:hours:minutes:seconds"):
+        seconds_of(given)
 
 
 def test_without_a_signal_nothing_is_reported(tmp_path):

@@ -88,3 +88,8 @@ def test_a_config_file_opens_with_what_it_is_for(file):
     assert headers in ([], [0]), "Hydra reads `# @package` on the first line only"
     first = lines[len(headers)]
     assert first.startswith("# ") and len(first) > 20
+
+
+def test_determinism_is_one_switch_off_by_default():
+    assert compose_config(["stage=sft"]).trainer.deterministic is False
+    assert compose_config(["stage=sft", "determinism=true"]).trainer.deterministic is True

@@ -1,10 +1,16 @@
 """Stopping a run that has diverged, before it overwrites a good checkpoint."""
 
+import logging
 import math
+import statistics
+from typing import Any, Literal
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
+
+log = logging.getLogger(__name__)
 
 
 class TrainingDiverged(ValueError):
@@ -28,6 +34,8 @@ class NanGuard(Callback):
         self._pending = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if any(isinstance(other, SpikeGuard) and other.action == "skip" for other in trainer.callbacks):
+            return  # it leaves such a step out
         self._resolve(trainer)
         loss = loss.detach()
         arrived = None
@@ -71,3 +79,62 @@ def _how_to_go_on(trainer: Trainer) -> str:
     path = getattr(trainer.checkpoint_callback, "last_path", None)
     kept = f"The last checkpoint, {path}, is from before" if path else "No checkpoint had been written yet"
     return f"{kept}. Try again with a lower learning rate or a longer warm-up (stage.optimizer.lr=...)"
+
+
+class SpikeGuard(Callback):
+    """What to do about an optimizer step whose loss leaps: `action` "off", "skip" or "stop".
+
+    A loss leaps where it is no finite number, or lies more than `deviations` standard deviations above the mean of
+    the last `window` steps that did not (the first window/2 steps are only looked at). "skip" drops the step's
+    gradients, so that neither weights nor the optimizer's averages see it, and says so; more than `most` in a row end
+    training. "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest of
+    its micro-batches on all processes, so that all decide alike. What was seen is part of a checkpoint.
+    """
+
+    def __init__(
+        self, action: Literal["off", "skip", "stop"] = "off", window: int = 100, deviations: float = 6.0, most: int = 10
+    ) -> None:
+        """Raises ValueError for a window below 4, or another value below 1."""
+        if window < 4 or deviations < 1 or most < 1:
+            raise ValueError(f"SpikeGuard: expected window of at least 4, deviations and most of at least 1, got {window}, "
+                             f"{deviations} and {most}")  # fmt: skip
+        self.action, self.window, self.deviations, self.most = action, window, deviations, most
+        self._seen: list[float] = []
+        self._worst = -math.inf
+        self._skipped = 0  # in a row
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        if self.action != "off":
+            value = float(loss.detach())
+            self._worst = max(self._worst, value if math.isfinite(value) else math.inf)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self.action == "off":
+            return
+        worst = torch.tensor(self._worst, dtype=torch.float32, device=trainer.strategy.root_device)
+        loss, self._worst = float(trainer.strategy.reduce(worst, reduce_op="max")), -math.inf
+        limit = self._limit()
+        if loss <= limit and math.isfinite(loss):
+            self._seen = [*self._seen, loss][-self.window :]
+            self._skipped = 0
+            return
+        self._skipped += 1
+        told = f"step {trainer.global_step + 1}: the loss leapt to {loss:.4g}, expected at most {limit:.4g}"
+        if self.action == "stop" or self._skipped > self.most:
+            many = f", after {self.most} skipped steps in a row" if self.action == "skip" else ""
+            raise TrainingDiverged(f"{told}{many}. {_how_to_go_on(trainer)}")
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+        if trainer.is_global_zero:
+            log.warning(f"{told}; its gradients are dropped ({self._skipped} of at most {self.most} in a row)")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": list(self._seen), "skipped": self._skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen, self._skipped = list(state_dict["seen"]), state_dict["skipped"]
+
+    def _limit(self) -> float:
+        if len(self._seen) < self.window // 2:
+            return math.inf
+        return statistics.fmean(self._seen) + self.deviations * statistics.pstdev(self._seen)

@@ -2,8 +2,8 @@ import pytest
 import torch
 from tiny_run import Stream, Tiny, trainer
 
-from components.callbacks.checkpoints import Checkpoints
-from components.callbacks.guards import NanGuard, TrainingDiverged
+from components.callbacks.checkpoints import Checkpoints, latest
+from components.callbacks.guards import NanGuard, SpikeGuard, TrainingDiverged
 
 
 def fit(folder, module, every=2, **settings):
@@ -71,3 +71,46 @@ def test_on_a_gpu_no_checkpoint_sees_the_nan_either(tmp_path):
     with pytest.raises(TrainingDiverged, match=r"in step 6 \(batch 5"):
         fit(tmp_path, Tiny(poison={5: float("nan")}), every=1, accelerator="cuda")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step=00000004.ckpt", "step=00000005.ckpt"]
+
+
+def guarded(folder, poison, action, *, steps=20, resume=None, every=100, **settings):
+    module = Tiny(poison=poison)
+    guard = SpikeGuard(action, window=8, deviations=6.0, **settings)
+    run = trainer([NanGuard(), guard, Checkpoints(folder, every)], enable_checkpointing=True, max_steps=steps)
+    run.fit(module, Stream(), ckpt_path=resume)
+    return run, module
+
+
+@pytest.mark.parametrize("factor", [1e4, float("nan"), float("inf")])
+def test_a_step_whose_loss_leaps_is_left_out_and_named(tmp_path, caplog, factor):
+    """Left out is: no weight and no momentum moves in it."""
+    run, module = guarded(tmp_path / "a", {12: factor}, "skip", steps=13)
+    _, before = guarded(tmp_path / "b", {}, "skip", steps=12)
+    assert run.global_step == 13
+    assert torch.equal(module.weight, before.weight)
+    assert "step 13: the loss leapt to" in caplog.text and "gradients are dropped (1 of at most 10 in a row)" in caplog.text
+    after, _ = guarded(tmp_path / "c", {12: factor}, "skip")
+    assert after.global_step == 20 and after.lightning_module.weight.isfinite().all()
+
+
+def test_a_leap_ends_the_run_where_that_is_asked_for(tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"step 13: the loss leapt to .*, expected at most .* lower learning rate"):
+        guarded(tmp_path, {12: 1e4}, "stop")
+
+
+def test_too_many_leaps_in_a_row_end_the_run(tmp_path):
+    with pytest.raises(TrainingDiverged, match="step 15: .*after 2 skipped steps in a row"):
+        guarded(tmp_path, {n: 1e4 for n in range(12, 20)}, "skip", most=2)
+
+
+def test_off_lets_a_leap_through(tmp_path):
+    run, _ = guarded(tmp_path, {12: 1e4}, "off")
+    assert run.global_step == 20
+
+
+def test_a_resumed_run_knows_what_its_losses_were(tmp_path):
+    """A guard that had forgotten would take four steps to look around, and let the leap of step 13 through."""
+    whole, _ = guarded(tmp_path / "a", {12: 1e4}, "skip", steps=16)
+    guarded(tmp_path / "b", {12: 1e4}, "skip", steps=11)
+    resumed, _ = guarded(tmp_path / "b", {12: 1e4}, "skip", steps=16, resume=latest(tmp_path / "b"))
+    assert torch.equal(whole.lightning_module.weight, resumed.lightning_module.weight)

@@ -4,7 +4,8 @@ python train.py stage=rm model=small
 python train.py stage=all
 python train.py -m stage=rm model=tiny,small stage.optimizer.lr=1e-4,3e-4
 
-Exit status: 0; 1 an error; 130 interrupted; 143 terminated; 2 a mistaken flag. A sweep stops at its first failure.
+Exit status: 0; 1 an error; 2 a mistaken flag; 124 out of trainer.max_time; 130, 138, 143 stopped by SIGINT, SIGUSR1,
+SIGTERM, with a checkpoint that the same command goes on from. A sweep runs all its jobs and ends with the first failure's.
 """
 
 import sys
@@ -21,9 +22,7 @@ def main(cfg: DictConfig) -> None:
     """Runs one job; each job of a sweep in a process of its own."""
     with hydra_hooks.exit_codes():
         if hydra_hooks.is_sweep_job():
-            code = hydra_hooks.launch(hydra_hooks.sweep_job_arguments())
-            if code:
-                raise SystemExit(code)
+            hydra_hooks.run_sweep_job(cfg)
             return
         OmegaConf.resolve(cfg)
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -33,7 +33,20 @@ log = logging.getLogger(__name__)
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 ROOT = Path(__file__).resolve().parents[1]
+STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
+
+
+class Job(NamedTuple):
+    """One job of a sweep that has ended: its overrides, folder, exit status, and the metric it is compared by."""
+
+    overrides: list[str]
+    folder: str
+    code: int
+    metric: str | None
+
+
+JOBS: list[Job] = []  # of this process's sweep so far
 
 
 class Sweep(Callback):
@@ -44,13 +57,26 @@ class Sweep(Callback):
         os.environ[SWEPT] = ",".join(_swept(config.hydra))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Runs after_sweep once per run that the sweep wrote to; a failure ends the sweep with its exit status.
+        """Prints the table of the jobs, and runs after_sweep once per run that the sweep wrote to.
 
-        Not reached where a job failed: that has ended the sweep already.
+        Ends with the exit status of the first job, or summary, that failed; not reached where that ended the sweep.
         """
         os.environ.pop(SWEPT, None)
-        if not config.get("after_sweep"):
-            return
+        jobs, failed = list(JOBS), [job for job in JOBS if job.code]
+        JOBS.clear()
+        if any(Path(job.folder, "export/card.json").exists() for job in jobs):
+            from components.evaluation import sweep_table  # torch comes with it
+
+            print("\n".join(sweep_table.lines(jobs)), flush=True)
+        for job in failed:
+            log.error(f"failed with exit status {job.code}: {' '.join(job.overrides)} (see {job.folder})")
+        if config.get("after_sweep") and len(failed) < max(len(jobs), 1):
+            self._after(config)
+        if failed:
+            log.error(f"{len(failed)} of {len(jobs)} jobs failed. The same command makes them again, and only them")
+            raise SystemExit(failed[0].code)
+
+    def _after(self, config: DictConfig) -> None:
         given, swept = _parsed(config.hydra.overrides.task), _swept(config.hydra)
         others = {"stage", "stages", *swept}
         kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
@@ -101,6 +127,22 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 def is_sweep_job() -> bool:
     """Whether this job belongs to a multirun, and so must be handed to a process of its own."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_sweep_job(cfg: DictConfig) -> None:
+    """Hands a multirun job to a process of its own, and notes how it ended.
+
+    A failure ends the sweep at once where that varies the stage, since later ones need the earlier, or where somebody
+    stopped it; jobs that a scheduler runs must fail themselves. Otherwise the other jobs still run.
+    """
+    hydra = HydraConfig.get()
+    code = launch(sweep_job_arguments())
+    metric = OmegaConf.select(cfg, "callbacks.hparams.metric")
+    JOBS.append(Job(list(hydra.overrides.task), hydra.runtime.output_dir, code, metric))
+    stages_in_order = "stage" in os.environ.get(SWEPT, "").split(",")
+    elsewhere = not hydra.launcher.get("_target_", "").endswith(".BasicLauncher")
+    if code and (stages_in_order or elsewhere or code in STOPPED):
+        raise SystemExit(code)
 
 
 def sweep_job_arguments() -> list[str]:

@@ -33,7 +33,8 @@ def run(cfg):
         note = {"stage": stage, "folder": str(Path(cfg.paths.stage)), "export": cfg.paths.export, "force": cfg.force,
                 "seed": cfg.seed, "beta": cfg.stage.get("beta"), "dpo": cfg.reads.get("dpo"), "sft": cfg.artifacts.sft}
         notes.write(json.dumps(note) + "\\n")
-    sys.exit(7 if os.environ.get("BROKEN") == stage else 0)
+    broken = stage == os.environ.get("BROKEN") or str(cfg.seed) == os.environ.get("BROKEN_SEED")
+    sys.exit(7 if broken else 0)
 """
 OWN = """# @package _global_
 # A multirun over two seeds, with a variant of a stage
@@ -119,11 +120,23 @@ def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_ke
     assert ran[0]["seed"] == 6
 
 
-def test_a_failed_sweep_ends_with_its_jobs_exit_status_and_is_not_summed_up(project):
+def test_a_sweep_whose_jobs_all_fail_ends_with_their_exit_status_and_is_not_summed_up(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9", "stages=[sft,ppo,eval]", BROKEN="ppo")
     assert code == 7
-    assert [note["folder"] for note in ran] == ["logs/tiny/seed=8/sft", "logs/tiny/seed=8/ppo"]
-    assert "stage=ppo failed with exit status 7" in said
+    assert [note["folder"] for note in ran] == [
+        f"logs/tiny/seed={seed}/{stage}" for seed in (8, 9) for stage in ("sft", "ppo")
+    ]
+    assert "stage=ppo failed with exit status 7" in said and "2 of 2 jobs failed" in said
+
+
+def test_the_others_of_a_sweep_run_and_are_summed_up_though_one_fails(project):
+    code, ran, said = train(project, "-m", "stage=all", "seed=8,9,10", "stages=[sft,ppo]", BROKEN_SEED="9")
+    assert code == 7
+    assert [note["folder"] for note in ran] == [
+        "logs/tiny/seed=8/sft", "logs/tiny/seed=8/ppo", "logs/tiny/seed=9/sft", "logs/tiny/seed=10/sft",
+        "logs/tiny/seed=10/ppo", "logs/tiny/summary",
+    ]  # fmt: skip
+    assert "failed with exit status 7: stage=all seed=9" in said and "1 of 3 jobs failed" in said
 
 
 def config_of(*overrides: str, after=("stage=summary",), **params: str):

@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 
 IGNORED = (  # settings that change how a run is watched or where it lies, not what comes out
     "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer.profiler", "trainer.val_check",
-    "trainer.check_val", "trainer.max_time", "trainer.limit_val", "trainer.num_sanity", "data.cache_dir", "data.num_workers",
+    "trainer.check_val", "trainer.max_time", "trainer.limit_val", "trainer.num_sanity", "data.cache_dir",
+    "data.num_workers",
 )  # fmt: skip
 
 

@@ -96,8 +96,10 @@ class SpikeGuard(Callback):
     ) -> None:
         """Raises ValueError for a window below 4, or another value below 1."""
         if window < 4 or deviations < 1 or most < 1:
-            raise ValueError(f"SpikeGuard: expected window of at least 4, deviations and most of at least 1, got {window}, "
-                             f"{deviations} and {most}")  # fmt: skip
+            raise ValueError(
+                f"SpikeGuard: expected window of at least 4, deviations and most of at least 1, got {window}, "
+                f"{deviations} and {most}"
+            )
         self.action, self.window, self.deviations, self.most = action, window, deviations, most
         self._seen: list[float] = []
         self._worst = -math.inf

@@ -161,7 +161,7 @@ def _precision(accelerator: str, width: int) -> str:
 
 
 def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """Ends the process after a signal or at the end of its time: training stopped in order, the stage is not finished."""
+    """Ends the process after a signal or at the end of its time: stopped in order, the stage is not finished."""
     for callback in trainer.callbacks:
         if isinstance(callback, GracefulStop) and callback.reason:
             log.error(f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "

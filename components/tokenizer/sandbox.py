@@ -39,7 +39,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(optimized=False, **settings)  # working out constants would repeat each for every level around it
+        # not optimized: working out constants would repeat each for every level around it
+        super().__init__(optimized=False, **settings)
         self._rendering = threading.local()
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name in FILTERS}
         self.globals = {name: value for name, value in self.globals.items() if name in ("range", "dict", "namespace")}

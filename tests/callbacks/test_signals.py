@@ -73,7 +73,9 @@ def test_a_limit_of_time_is_read_as_lightning_writes_it(given, seconds):
     assert seconds_of(given) == seconds
 
 
-@pytest.mark.parametrize("given", ["", "5", "1:2:3", "00:00:00:00", "-1:00:00:00", {"hours": -1}, {"years": 1}, {"hours": "x"}])
+@pytest.mark.parametrize(
+    "given", ["", "5", "1:2:3", "00:00:00:00", "-1:00:00:00", {"hours": -1}, {"years": 1}, {"hours": "x"}]
+)
 def test_another_limit_of_time_is_refused(given):
     with pytest.raises(ValueError, match="trainer.max_time: expected days:hours:minutes:seconds"):
         seconds_of(given)

@@ -37,7 +37,11 @@ def test_of_losses_the_lowest_is_best(tmp_path):
 
 
 def test_a_failed_job_counts_in_no_mean(tmp_path):
-    jobs = [job(tmp_path, 0, ["seed=0"], 0.5), job(tmp_path, 1, ["seed=1"], 0.9, code=1), job(tmp_path, 2, ["seed=2"], None)]
+    jobs = [
+        job(tmp_path, 0, ["seed=0"], 0.5),
+        job(tmp_path, 1, ["seed=1"], 0.9, code=1),
+        job(tmp_path, 2, ["seed=2"], None),
+    ]
     assert lines(jobs)[1:] == ["  as configured  0.5   n = 1, 2 failed or without it"]
 
 

@@ -35,23 +35,45 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     ],
     "prompts": [{"prompt": "q"}],
 }
-WRONG = {"a number": 1, "a fraction": 1.5, "true": True, "a list": [1], "a list of lists": [[]], "an object": {"x": 1},
-         "half a surrogate": "\ud800"}  # fmt: skip
+WRONG = {
+    "a number": 1,
+    "a fraction": 1.5,
+    "true": True,
+    "a list": [1],
+    "a list of lists": [[]],
+    "an object": {"x": 1},
+    "half a surrogate": "\ud800",
+}
 MESSAGES = {
-    "no messages": [], "a string among them": ["x"], "null among them": [None], "no role": [{"content": "q"}, ANSWER],
-    "no content": [{"role": "user"}, ANSWER], "an unknown role": [{"role": "tool", "content": "q"}, ANSWER],
+    "no messages": [],
+    "a string among them": ["x"],
+    "null among them": [None],
+    "no role": [{"content": "q"}, ANSWER],
+    "no content": [{"role": "user"}, ANSWER],
+    "an unknown role": [{"role": "tool", "content": "q"}, ANSWER],
     "a role that is a number": [{"role": 1, "content": "q"}, ANSWER],
     "a role that is a list": [{"role": [], "content": "q"}, ANSWER],
     "content that is null": [{"role": "user", "content": None}, ANSWER],
     "content that is a list": [{"role": "user", "content": [{"type": "text"}]}, ANSWER],
     "half a surrogate": [{"role": "user", "content": "\udfff"}, ANSWER],
-    "two questions": [ASK, ASK, ANSWER], "two answers": [ASK, ANSWER, ANSWER], "the answer first": [ANSWER, ASK],
+    "two questions": [ASK, ASK, ANSWER],
+    "two answers": [ASK, ANSWER, ANSWER],
+    "the answer first": [ANSWER, ASK],
     "only a system message": [{"role": "system", "content": "s"}],
     "two system messages": [{"role": "system", "content": "s"}] * 2 + [ASK, ANSWER],
     "a late system message": [ASK, {"role": "system", "content": "s"}, ANSWER],
-}  # fmt: skip
-RANKS = {"too few": [0], "too many": [0, 1, 2], "strings": ["0", "1"], "truths": [True, False], "nulls": [None, None],
-         "infinite": [0, float("inf")], "no numbers": [0, float("nan")], "a number": 3, "an object": {"a": 1}}  # fmt: skip
+}
+RANKS = {
+    "too few": [0],
+    "too many": [0, 1, 2],
+    "strings": ["0", "1"],
+    "truths": [True, False],
+    "nulls": [None, None],
+    "infinite": [0, float("inf")],
+    "no numbers": [0, float("nan")],
+    "a number": 3,
+    "an object": {"a": 1},
+}
 
 
 def read_records(format_: str, file: str, content: bytes, folder: Path) -> None:
@@ -85,24 +107,54 @@ def bad_records() -> Iterator[tuple[str, Case]]:
         yield case(f"ranks: {what}", "preference", {"prompt": "q", "completions": ["a", "b"], "ranks": ranks})
     yield case("an empty text", "text", {"text": ""})
     yield case("an empty prompt", "prompts", {"prompt": ""})
-    yield case("different prompts", "preference",
-               {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: r\n\nAssistant: b"})  # fmt: skip
+    yield case(
+        "different prompts",
+        "preference",
+        {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: r\n\nAssistant: b"},
+    )
     yield case("a transcript without an answer", "preference", {"chosen": "\n\nHuman: q", "rejected": "\n\nHuman: q"})
 
 
 FILES = {
-    "deep.jsonl": b"[" * 100_000, "deep.json": b"[" * 100_000, "deep_objects.jsonl": b'{"a":' * 100_000,
-    "long_number.jsonl": b'{"text": ' + b"9" * 5000 + b"}", "long_number.json": b"[" + b"9" * 5000 + b"]",
-    "cut.jsonl": b'{"text": "a', "cut.json": b'[{"text": "a"', "comma.json": b'[{"text": "a"},]', "object.json": b'{"text": "a"}',
-    "string.json": b'"a"', "null.json": b"null", "words.jsonl": b"hello\n", "two.jsonl": b'{"text": "a"} {"text": "b"}\n',
-    "single.jsonl": b"{'text': 'a'}", "latin.jsonl": b'{"text": "\xe9"}', "latin.json": b'["\xe9"]', "latin.txt": b"caf\xe9",
-    "utf16.jsonl": '{"text": "a"}'.encode("utf-16"), "utf16.txt": "abc".encode("utf-16"), "zeros.jsonl": b"\0" * 100,
-    "control.jsonl": b'{"text": "a\x01"}', "empty.jsonl": b"", "empty.json": b"", "empty.txt": b"", "empty.parquet": b"",
-    "empty.jsonl.gz": b"", "plain.jsonl.gz": b'{"text": "a"}', "cut.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:-9],
-    "garbage.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:20] + b"\xff" * 40, "header.jsonl.gz": b"\x1f\x8b",
-    "words.parquet": b"hello", "magic.parquet": b"PAR1", "both_magics.parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
-    "table.csv": b"text\na\n", "code.py": b"print(1)", "noname": b"a", "archive.zip": b"PK\x03\x04", "pickle.pkl": b"\x80\x04.",
-}  # fmt: skip
+    "deep.jsonl": b"[" * 100_000,
+    "deep.json": b"[" * 100_000,
+    "deep_objects.jsonl": b'{"a":' * 100_000,
+    "long_number.jsonl": b'{"text": ' + b"9" * 5000 + b"}",
+    "long_number.json": b"[" + b"9" * 5000 + b"]",
+    "cut.jsonl": b'{"text": "a',
+    "cut.json": b'[{"text": "a"',
+    "comma.json": b'[{"text": "a"},]',
+    "object.json": b'{"text": "a"}',
+    "string.json": b'"a"',
+    "null.json": b"null",
+    "words.jsonl": b"hello\n",
+    "two.jsonl": b'{"text": "a"} {"text": "b"}\n',
+    "single.jsonl": b"{'text': 'a'}",
+    "latin.jsonl": b'{"text": "\xe9"}',
+    "latin.json": b'["\xe9"]',
+    "latin.txt": b"caf\xe9",
+    "utf16.jsonl": '{"text": "a"}'.encode("utf-16"),
+    "utf16.txt": "abc".encode("utf-16"),
+    "zeros.jsonl": b"\0" * 100,
+    "control.jsonl": b'{"text": "a\x01"}',
+    "empty.jsonl": b"",
+    "empty.json": b"",
+    "empty.txt": b"",
+    "empty.parquet": b"",
+    "empty.jsonl.gz": b"",
+    "plain.jsonl.gz": b'{"text": "a"}',
+    "cut.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:-9],
+    "garbage.jsonl.gz": gzip.compress(b'{"text": "a"}\n' * 99)[:20] + b"\xff" * 40,
+    "header.jsonl.gz": b"\x1f\x8b",
+    "words.parquet": b"hello",
+    "magic.parquet": b"PAR1",
+    "both_magics.parquet": b"PAR1" + b"\0" * 60 + b"PAR1",
+    "table.csv": b"text\na\n",
+    "code.py": b"print(1)",
+    "noname": b"a",
+    "archive.zip": b"PK\x03\x04",
+    "pickle.pkl": b"\x80\x04.",
+}
 
 
 def bad_files() -> Iterator[tuple[str, Case]]:
@@ -126,11 +178,16 @@ def bad_files() -> Iterator[tuple[str, Case]]:
         return str(folder / "a.jsonl")
 
     places = {
-        "a file that is not there": lambda folder: str(folder / "nothing.jsonl"), "an empty path": lambda folder: "",
-        "a folder without data": str, "a link to itself": linked, "a folder named like a file": named_like_a_file,
-        "a zero byte in the path": lambda folder: "a\0b.jsonl", "a very long path": lambda folder: "a" * 5000 + ".jsonl",
-        "a device": lambda folder: "/dev/null", "a pipe that nobody writes to": pipe,
-    }  # fmt: skip
+        "a file that is not there": lambda folder: str(folder / "nothing.jsonl"),
+        "an empty path": lambda folder: "",
+        "a folder without data": str,
+        "a link to itself": linked,
+        "a folder named like a file": named_like_a_file,
+        "a zero byte in the path": lambda folder: "a\0b.jsonl",
+        "a very long path": lambda folder: "a" * 5000 + ".jsonl",
+        "a device": lambda folder: "/dev/null",
+        "a pipe that nobody writes to": pipe,
+    }
     for name, make in places.items():
         yield f"place: {name}", partial(place, make)
 
@@ -163,33 +220,75 @@ def bad_artifacts(made: Path) -> Iterator[tuple[str, Case]]:
 
     for file in ("config.json", "model.safetensors", "tokenizer.model", "tokenizer_config.json"):
         yield case(f"no {file}", lambda export, file=file: (export / file).unlink())
-        yield case(f"a folder named {file}", lambda export, file=file: ((export / file).unlink(), (export / file).mkdir()))
+        yield case(
+            f"a folder named {file}", lambda export, file=file: ((export / file).unlink(), (export / file).mkdir())
+        )
         whole = (made / file).read_bytes()
-        contents = {"empty": b"", "half": whole[: len(whole) // 2], "noise": bytes(range(256)) * 4, "null": b"null",
-                    "a list": b"[1]", "a number": b"7", "a pickle": b"\x80\x04cos\nsystem\n."}  # fmt: skip
+        contents = {
+            "empty": b"",
+            "half": whole[: len(whole) // 2],
+            "noise": bytes(range(256)) * 4,
+            "null": b"null",
+            "a list": b"[1]",
+            "a number": b"7",
+            "a pickle": b"\x80\x04cos\nsystem\n.",
+        }
         for what, content in contents.items():
             yield case(f"{file}: {what}", partial(overwrite, file, content))
-    for what, content in {"empty": b"", "half": b'{"stage": ', "a list": b"[]", "deep": b"[" * 100_000, "latin": b'{"\xe9": 1}'}.items():
+    for what, content in {
+        "empty": b"",
+        "half": b'{"stage": ',
+        "a list": b"[]",
+        "deep": b"[" * 100_000,
+        "latin": b'{"\xe9": 1}',
+    }.items():
         yield case(f"card.json: {what}", partial(overwrite, "card.json", content))
     shape = json.loads((made / "config.json").read_text())
     numbers = [name for name, value in shape.items() if isinstance(value, int | float) and not isinstance(value, bool)]
     for field in numbers:
         if field.endswith("token_id"):
             continue
-        for what, value in {"a string": "x", "a list": [1], "negative": -4, "zero": 0, "huge": 10**12, "a half": 0.5}.items():
-            if not (what in ("zero", "half", "huge", "a half") and isinstance(shape[field], float)) and (field, what) not in FINE:
+        for what, value in {
+            "a string": "x",
+            "a list": [1],
+            "negative": -4,
+            "zero": 0,
+            "huge": 10**12,
+            "a half": 0.5,
+        }.items():
+            if (
+                not (what in ("zero", "half", "huge", "a half") and isinstance(shape[field], float))
+                and (field, what) not in FINE
+            ):
                 yield case(f"config.json: {field} is {what}", partial(edit, "config.json", field, value))
-    for field, value in {"architectures": 3, "model_type": "gpt2", "hidden_act": "relu", "mlp_bias": True,
-                         "rope_scaling": {"rope_type": "yarn"}, "rope_parameters": 5}.items():  # fmt: skip
+    for field, value in {
+        "architectures": 3,
+        "model_type": "gpt2",
+        "hidden_act": "relu",
+        "mlp_bias": True,
+        "rope_scaling": {"rope_type": "yarn"},
+        "rope_parameters": 5,
+    }.items():
         yield case(f"config.json: {field} is {value!r}", partial(edit, "config.json", field, value))
-    for field in ("architectures", "model_type", "hidden_size", "vocab_size", "num_hidden_layers", "num_attention_heads"):
+    for field in (
+        "architectures",
+        "model_type",
+        "hidden_size",
+        "vocab_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    ):
         yield case(f"config.json: no {field}", partial(edit, "config.json", field, ...))
     for value in (None, 3, [], {}, "", "x", "{{", "{% for %}", "{{ 1/0 }}", "{{ messages.x.y }}"):
         yield case(f"chat template {value!r}", partial(edit, "tokenizer_config.json", "chat_template", value))
     yield from (case(f"weights: {name}", change) for name, change in bad_weights().items())
 
 
-FINE = {("max_position_embeddings", "huge"), ("num_key_value_heads", "zero"), ("head_dim", "zero")}  # allowed, or defaults
+FINE = {
+    ("max_position_embeddings", "huge"),
+    ("num_key_value_heads", "zero"),
+    ("head_dim", "zero"),
+}  # allowed, or defaults
 
 
 def bad_weights() -> dict[str, Callable[[Path], None]]:
@@ -224,7 +323,7 @@ def bad_weights() -> dict[str, Callable[[Path], None]]:
         "a map to nothing": partial(index, {"weight_map": {first: "none.safetensors"}}),
         "a pickle called safetensors": partial(pickled, "model.safetensors"),
         "a pickle called bin": partial(pickled, "pytorch_model.bin"),
-    }  # fmt: skip
+    }
 
 
 def bad_checkpoints() -> Iterator[tuple[str, Case]]:
@@ -234,9 +333,15 @@ def bad_checkpoints() -> Iterator[tuple[str, Case]]:
         path.write_bytes(change(path.read_bytes()))
         AtomicCheckpointIO().load_checkpoint(path)
 
-    changes = {"empty": lambda b: b"", "half": lambda b: b[: len(b) // 2], "without its seal": lambda b: b[:-71],
-               "a bit flipped": lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:], "doubled": lambda b: b + b,
-               "a pickle": lambda b: b"\x80\x04cos\nsystem\n.", "noise": lambda b: bytes(range(256)) * 9}  # fmt: skip
+    changes = {
+        "empty": lambda b: b"",
+        "half": lambda b: b[: len(b) // 2],
+        "without its seal": lambda b: b[:-71],
+        "a bit flipped": lambda b: b[:99] + bytes([b[99] ^ 1]) + b[100:],
+        "doubled": lambda b: b + b,
+        "a pickle": lambda b: b"\x80\x04cos\nsystem\n.",
+        "noise": lambda b: bytes(range(256)) * 9,
+    }
     for name, change in changes.items():
         yield f"checkpoint: {name}", partial(damaged, change)
     yield "checkpoint: a folder", lambda folder: AtomicCheckpointIO().load_checkpoint(folder)

@@ -11,12 +11,17 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null", "trainer.num_sanity_val_steps=0"]
+BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2", "stage.minibatches=2",
       "stage.sampling.max_new_tokens=8"]  # fmt: skip
 STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=20", "data.batch_size=6"]
-VALIDATION = ["trainer.val_check_interval=4", "trainer.check_val_every_n_epoch=null", "trainer.limit_val_batches=1"]
+VALIDATION = [
+    "trainer.num_sanity_val_steps=0",
+    "trainer.val_check_interval=4",
+    "trainer.check_val_every_n_epoch=null",
+    "trainer.limit_val_batches=1",
+]
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
     "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1"],

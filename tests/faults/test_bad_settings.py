@@ -63,7 +63,11 @@ def leaves(values, path=""):
 def test_every_number_of_a_config_is_refused_as_a_word_and_every_key_beside_it_is_unknown(stage):
     cfg = compose_config([f"stage={stage}"])
     groups = ("stage", "data", "model", "tokenizer", "trainer", "callbacks", "seed")
-    keys = [key for key in leaves({name: OmegaConf.to_container(cfg)[name] for name in groups}) if "params" not in key and not key.startswith("data.world.")]  # the world judges itself
+    keys = [
+        key
+        for key in leaves({name: OmegaConf.to_container(cfg)[name] for name in groups})
+        if "params" not in key and not key.startswith("data.world.")
+    ]  # the world judges itself
     assert len(keys) > 20
     free = {"trainer.devices", "trainer.val_check_interval"}  # a word, or several kinds of number, is right there
     for key in keys:

@@ -1,4 +1,4 @@
-"""A run that is killed, as often as you like and in the middle of anything, ends bit for bit where an unbroken one does.
+"""A run that is killed, however often and in the middle of anything, ends bit for bit where an unbroken one does.
 
 A sample; `python tests/faults/long.py` kills more often.
 """
@@ -17,14 +17,14 @@ def ground(tmp_path_factory) -> Ground:
 
 
 @pytest.mark.parametrize(
-    ("stage", "processes", "kills", "at_least"),
-    [("tokenizer", 1, 2, 1), ("pretrain", 1, 3, 2), ("sft", 1, 3, 2), ("rm", 1, 2, 1), ("dpo", 1, 2, 1), ("ppo", 1, 4, 3),
-     ("grpo", 1, 2, 1), ("ppo", 2, 2, 1)],
+    ("stage", "processes", "kills"),
+    [("tokenizer", 1, 2), ("pretrain", 1, 3), ("sft", 1, 3), ("rm", 1, 2), ("dpo", 1, 2), ("ppo", 1, 4), ("grpo", 1, 2),
+     ("ppo", 2, 2)],
 )  # fmt: skip
-def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills, at_least):
+def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills):
     found = ground.trial(stage, processes, kills, seed=3)
     assert found.equal and not found.faults, "\n".join(found.faults)
-    assert found.kills >= at_least
+    assert found.kills >= 1
 
 
 def test_the_comparison_would_notice_another_end(ground):

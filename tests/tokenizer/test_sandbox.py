@@ -11,6 +11,7 @@ from components.tokenizer.template import DEFAULT_TEMPLATE, ChatTemplate
 TOKENS = {"bos_token": "<bos>"}
 ASK = [{"role": "user", "content": "x"}]
 END = "{% for m in messages %}{{ m.content }}{% endfor %}"
+# ruff: noqa: E501  (a template is one line)
 BOMBS = {
     "a giant loop": "{% for i in range(10**9) %}{% endfor %}",
     "loops in loops": "{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}",
@@ -56,7 +57,7 @@ BOMBS = {
     "brackets without end": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
     "a number without end": "{{ " + "9" * 50_000 + " }}",
     "a source without end": "x" * 2_000_000,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)

@@ -14,17 +14,22 @@ import hydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from components import hydra_hooks
+from components import hydra_hooks, processes
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Runs one job; each job of a sweep in a process of its own."""
     with hydra_hooks.exit_codes():
+        started = processes.start()
         if hydra_hooks.is_sweep_job():
+            if hydra_hooks.is_launched_here() and processes.leaves_sweep(started):
+                raise SystemExit(0)
             hydra_hooks.run_sweep_job(cfg)
             return
         OmegaConf.resolve(cfg)
+        if not processes.takes_part(cfg.task, cfg.trainer, started):
+            return
 
         from components import checking  # heavy imports, here and below: only a job that runs pays for them
 
@@ -41,6 +46,7 @@ def command_line() -> None:
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
         sys.argv.append("stage=all")
+    sys.argv += processes.arguments_of_rank()
     try:
         main()
     except SystemExit as stop:

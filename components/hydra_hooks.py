@@ -26,6 +26,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from components import processes
+
 STARTED = time.perf_counter()  # this file is a job's first import
 log = logging.getLogger(__name__)
 # oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
@@ -140,9 +142,13 @@ def run_sweep_job(cfg: DictConfig) -> None:
     metric = OmegaConf.select(cfg, "callbacks.hparams.metric")
     JOBS.append(Job(list(hydra.overrides.task), hydra.runtime.output_dir, code, metric))
     stages_in_order = "stage" in os.environ.get(SWEPT, "").split(",")
-    elsewhere = not hydra.launcher.get("_target_", "").endswith(".BasicLauncher")
-    if code and (stages_in_order or elsewhere or code in STOPPED):
+    if code and (stages_in_order or not is_launched_here() or code in STOPPED):
         raise SystemExit(code)
+
+
+def is_launched_here() -> bool:
+    """Whether a sweep's jobs run one after the other in this process, and not where another launcher put them."""
+    return HydraConfig.get().launcher.get("_target_", "").endswith(".BasicLauncher")
 
 
 def sweep_job_arguments() -> list[str]:
@@ -210,7 +216,7 @@ def exit_codes() -> Iterator[None]:
 def quiet_lightning() -> None:
     """Removes known noise of Lightning and torch, each by its words: doubled lines, advertisements, a deprecation.
 
-    Of several processes on this machine only the first one keeps talking; all write their own log file.
+    Of several processes only the first one keeps talking; all write their own log file.
     """
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).handlers.clear()  # Hydra's handlers print already
@@ -223,7 +229,7 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*across ranks is zero", category=UserWarning)  # nothing held out
     warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if processes.rank():
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.ERROR)

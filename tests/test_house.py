@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [  # from the ground up; a part imports from lower floors only
     {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub",
      "folders"},
-    {"adapters"},
+    {"adapters", "processes"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"hydra_hooks", "checking", "lineage"},
@@ -18,7 +18,7 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"cli", "train"},
 ]
 SEES_CONFIGS = {"hydra_hooks", "checking", "lineage", "tasks", "cli", "train"}
-SEES_LIGHTNING = SEES_CONFIGS | {"data", "stages", "evaluation", "serving", "callbacks"}
+SEES_LIGHTNING = SEES_CONFIGS | {"processes", "data", "stages", "evaluation", "serving", "callbacks"}
 FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 MODULES = [file for file in FILES if file.name != "__init__.py"]
 

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from components import artifacts, hub, hydra_hooks, lineage
+from components import artifacts, hub, hydra_hooks, lineage, processes
 from components.tokenizer.tokenizer import Tokenizer
 
 
@@ -68,7 +68,7 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
     made = lineage.is_made(cfg.paths.export, inputs, cfg.force)
-    if made:
+    if made and processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
     return made
 

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, open_dict
 
-from components import artifacts, lineage
+from components import artifacts, lineage, processes
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
@@ -117,7 +117,7 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
         logger=logger,
         precision=precision,
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *processes.environment()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
     )
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 IGNORED = (  # settings that change how a run is watched or where it lies, not what comes out
     "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer.profiler", "trainer.val_check",
     "trainer.check_val", "trainer.max_time", "trainer.limit_val", "trainer.num_sanity", "data.cache_dir",
-    "data.num_workers",
+    "data.num_workers", "trainer.strategy",  # how processes share the work
 )  # fmt: skip
 
 
@@ -137,8 +137,6 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
             raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
         return Path(resume)
     folder = Path(stage) / "checkpoints"
-    if rank_zero_only.rank:  # the first process has tidied up
-        return latest(folder)
     note = folder / "inputs.json"
     there = any(folder.glob("*.ckpt"))
     before = read_note(note) if there else None
@@ -149,6 +147,9 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
             f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(changed[:4])}). "
             "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
         )
+    found = None if anew else latest(folder)
+    if rank_zero_only.rank:  # the first process tidies up; where all began at once it may be doing so now
+        return found
     if not anew and before is None:
         raise ArtifactError(
             f"{folder} holds checkpoints, but {note.name}, which tells what they were made from, is lost or damaged. "
@@ -158,9 +159,8 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         _drop(folder)
         for curve in Path(stage).glob("events.out.tfevents.*"):
             curve.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(note, inputs)
-    found = None if anew else latest(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(note, inputs)
     if found:
         log.info(f"going on from {found}")
     return found

@@ -50,7 +50,8 @@ class ChatData(RecordData):
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         columns = [(Ragged(table, "ids"), Ragged(table, "mask")) for table in tables]
-        self.train_examples, self.val_examples = Dialogues(columns, train), Dialogues(columns, held_out)
+        tokens = [table.data.column("tokens").to_numpy() for table in tables]
+        self.train_examples, self.val_examples = (Dialogues(columns, part, tokens) for part in (train, held_out))
         self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
 
     def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
@@ -67,10 +68,11 @@ class ChatData(RecordData):
 
 
 class Dialogues:
-    """(ids, mask) of the dialogues at [source, row]."""
+    """(ids, mask) of the dialogues at [source, row]; lengths: their tokens."""
 
-    def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray) -> None:
+    def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray, tokens: list[np.ndarray]) -> None:
         self.columns, self.order = columns, order
+        self.lengths = np.array([tokens[source][row] for source, row in order])
 
     def __len__(self) -> int:
         return len(self.order)

@@ -166,10 +166,12 @@ class PreferenceData(RecordData):
 
 
 class Comparisons:
-    """Lists of records at [(source, row), …]."""
+    """Lists of records at [(source, row), …]; lengths: their tokens."""
 
     def __init__(self, tables: list[datasets.Dataset], units: list[list[tuple[int, int]]]) -> None:
         self.tables, self.units = tables, units
+        tokens = [table.data.column("tokens").to_numpy() for table in tables]
+        self.lengths = np.array([sum(tokens[source][row] for source, row in unit) for unit in units])
 
     def __len__(self) -> int:
         return len(self.units)

@@ -1,7 +1,7 @@
 """The order of training examples: a pure function of (seed, batch number), the same on every rank.
 
-All ranks cut the same permutations into global batches of batch_size times world_size examples and take every
-world_size-th example of each. So N ranks see what one rank with N times the batch size sees, and what a batch
+All ranks cut the same permutations into global batches of batch_size times world_size examples and deal each out
+among them, equally many examples to a rank and about equally many tokens. So N ranks see what one rank with N times the batch size sees, and what a batch
 holds does not depend on workers, on what drew random numbers before, or on whether the run was interrupted.
 """
 
@@ -24,16 +24,31 @@ def batches_per_epoch(size: int, batch_size: int, world_size: int) -> int:
     return whole + (rest >= world_size)
 
 
-def batch(order: np.ndarray, number: int, batch_size: int, rank: int, world_size: int) -> list[int]:
-    """This rank's examples of batch `number` of an epoch."""
+def batch(
+    order: np.ndarray, number: int, batch_size: int, rank: int, world_size: int, lengths: np.ndarray | None = None
+) -> list[int]:
+    """This rank's examples of batch `number` of an epoch.
+
+    lengths: of all examples, where they differ. The longest ones are then dealt first, and every round of dealing in
+    the opposite direction of the one before, so that ranks have about as many tokens and seldom wait for each other.
+    """
     size = batch_size * world_size
-    return order[number * size : (number + 1) * size][rank::world_size].tolist()
+    chosen = order[number * size : (number + 1) * size]
+    if lengths is None or world_size == 1:
+        return chosen[rank::world_size].tolist()
+    rounds, place = np.divmod(np.arange(len(chosen)), world_size)
+    dealt_to = np.where(rounds % 2, world_size - 1 - place, place)
+    longest_first = np.argsort(-lengths[chosen], kind="stable")
+    return chosen[np.sort(longest_first[dealt_to == rank])].tolist()
 
 
 class BatchLoader:
     """Batches of examples, in order, one pass each time it is iterated; for validation.
 
-    examples: anything with len() and [i]; collate: list of examples -> batch. Raises ValueError when there
+    Every example is in one of them, and every rank has as many: the few left over when there are fewer than ranks
+    go into the last batches, one each.
+
+    examples: anything with len() and [i], and `lengths` (an array of their tokens) where they differ; collate: list of examples -> batch. Raises ValueError when there
     are fewer examples than ranks.
     """
 
@@ -60,10 +75,14 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Any]:
         order = np.arange(len(self.examples))
-        yield from self._load(self._batch(order, number) for number in range(len(self)))
+        batches = [self._batch(order, number) for number in range(len(self))]
+        left_over = order[len(batches) * self.batch_size * self.world_size :]
+        batches[-1] += left_over[self.rank :: self.world_size].tolist()
+        yield from self._load(batches)
 
     def _batch(self, order: np.ndarray, number: int) -> list[int]:
-        return batch(order, number, self.batch_size, self.rank, self.world_size)
+        lengths = getattr(self.examples, "lengths", None)
+        return batch(order, number, self.batch_size, self.rank, self.world_size, lengths)
 
     def _load(self, batches: Iterable[list[int]]) -> Iterator[Any]:
         yield from DataLoader(
@@ -105,16 +124,29 @@ class TrainLoader(BatchLoader):
         return self._batch(self._order, position)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, position in it, and what they are counted in."""
+        """Epoch, position in it, and what they are counted in: batches of so many examples over all ranks."""
         epoch, position = divmod(self.given, len(self))
-        return {"epoch": epoch, "position": position, "batches_per_epoch": len(self)}
+        return {"epoch": epoch, "position": position, **self._counted_in()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Raises ValueError when an epoch has another number of batches now: the order would be another."""
-        if state["batches_per_epoch"] != len(self):
+        """Goes on from there, also with another number of processes whose batches together hold as much.
+
+        Raises ValueError where the batches or the data are others now: so would the order be.
+        """
+        now = self._counted_in()
+        if any(state[name] != count for name, count in now.items()):
+            fits = f" (data.batch_size={size})" if (size := self._fitting(state)) else ""
             raise ValueError(
-                f"resume: an epoch had {state['batches_per_epoch']} batches at the checkpoint, now it has "
-                f"{len(self)}. Restore the data, data.batch_size and the number of devices, or start anew "
-                "with resume=never"
+                f"resume: the checkpoint was made with {state['batch']} of {state['examples']} examples in a batch, all "
+                f"processes together, now it is {now['batch']} of {now['examples']}. Restore the data and the product "
+                f"of data.batch_size{fits} and the number of processes, or start anew with resume=never"
             )
         self.given = state["epoch"] * len(self) + state["position"]
+
+    def _counted_in(self) -> dict[str, int]:
+        return {"examples": len(self.examples), "batch": self.batch_size * self.world_size}
+
+    def _fitting(self, state: dict[str, int]) -> int:
+        """The batch size that makes as large batches of these processes, 0 if none does."""
+        size, rest = divmod(state["batch"], self.world_size)
+        return 0 if rest else size

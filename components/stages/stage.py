@@ -124,13 +124,31 @@ class Stage(L.LightningModule):
         return model.bare() if self.lora is not None else build()
 
     def on_train_start(self) -> None:
-        """Where a loss compares networks: each is what it should be. Raises SelfCheckError."""
+        """Every process has as many batches; where a loss compares networks, each is what it should be.
+
+        Raises ValueError, SelfCheckError.
+        """
+        self._check_even("training", float(self.trainer.num_training_batches))
         if self.frozen:
             networks = dict(self.named_children())
             self.tell(
                 check_frozen({name: networks[name] for name in self.frozen}),
                 check_separate(networks),
                 check_no_dropout(networks),
+            )
+
+    def on_validation_start(self) -> None:
+        self._check_even("validation", float(sum(self.trainer.num_val_batches)))
+
+    def _check_even(self, what: str, batches: float) -> None:
+        """Processes wait for each other in every batch: one that has fewer would be waited for for ever."""
+        together, count = float(self.all_reduced(batches)), self.trainer.world_size
+        most = float(self.trainer.strategy.reduce(torch.tensor(batches, device=self.device), reduce_op="max"))
+        if together != most * count:
+            raise ValueError(
+                f"{what} data: process {self.global_rank} has {batches:g} batches, the {count} processes {together:g} "
+                f"together, expected {most:g} for each. Let the loader deal out equal shares, as "
+                "components.data.sampler does"
             )
 
     def tell(self, *lines: str) -> None:

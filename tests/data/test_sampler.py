@@ -50,6 +50,22 @@ def test_two_ranks_see_together_what_one_sees_with_twice_the_batch():
     assert [sorted(a + b) for a, b in halves] == [sorted(one) for one in whole]
 
 
+def test_ranks_get_equally_many_examples_and_about_equally_many_tokens():
+    """Lengths 8 … 1 for two ranks: 8 | 7, back 6 | 5 in the other hands, and so on, in the epoch's order."""
+    order, lengths = np.array([3, 0, 7, 5, 1, 6, 2, 4]), np.arange(8) + 1
+    first, second = (batch(order, 0, 4, rank, 2, lengths) for rank in range(2))
+    assert (first, second) == ([3, 0, 7, 4], [5, 1, 6, 2])
+    assert sum(lengths[first]) == sum(lengths[second]) == 18
+    alone = batch(order, 0, 8, 0, 1, lengths)
+    assert alone == order.tolist()
+
+
+@pytest.mark.parametrize("size", [3, 4, 5, 7])
+def test_a_short_batch_of_unequal_lengths_leaves_no_rank_without_an_example(size):
+    parts = [batch(np.arange(size), 0, 4, rank, 3, np.arange(size)) for rank in range(3)]
+    assert sorted(sum(parts, [])) == list(range(size)) and all(parts)
+
+
 def test_every_epoch_has_its_own_order_which_depends_on_the_seed_alone():
     stream = loader(12)
     first, second = list(stream), list(stream)
@@ -74,7 +90,7 @@ def test_a_loader_goes_on_exactly_where_its_state_was_taken(stop, workers):
     interrupted = loader(14, num_workers=workers)
     before = take(interrupted, stop)
     state = interrupted.state_dict()
-    assert state == {"epoch": stop // 4, "position": stop % 4, "batches_per_epoch": 4}
+    assert state == {"epoch": stop // 4, "position": stop % 4, "examples": 14, "batch": 4}
     resumed = loader(14)
     resumed.load_state_dict(state)
     assert before + take(resumed, 13 - stop) == expected
@@ -86,9 +102,33 @@ def test_a_pass_that_is_left_early_is_taken_up_again():
 
 
 def test_resuming_with_another_number_of_batches_is_refused():
-    said = r"an epoch had 10 batches.*now it has 5.*data.batch_size.*resume=never"
+    said = r"4 of 40 examples.*now it is 8 of 40.*data.batch_size \(data.batch_size=4\).*resume=never"
     with pytest.raises(ValueError, match=said):
         loader(40, batch_size=8).load_state_dict(loader(40).state_dict())
+    with pytest.raises(ValueError, match=r"4 of 40 examples.*now it is 4 of 39"):
+        loader(39).load_state_dict(loader(40).state_dict())
+
+
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4)])
+@pytest.mark.parametrize("stop", [1, 4, 5, 6])
+def test_another_number_of_processes_goes_on_with_batches_of_the_same_examples(before, after, stop):
+    """41 examples: one process alone has a sixth batch, of one; two leave it out, for the second would have none."""
+
+    def ranks(count: int) -> list[TrainLoader]:
+        return [loader(41, batch_size=8 // count, rank=rank, world_size=count) for rank in range(count)]
+
+    def together(streams: list[TrainLoader], count: int) -> list[list[int]]:
+        return [sorted(sum(parts, [])) for parts in zip(*(take(stream, count) for stream in streams), strict=True)]
+
+    first, whole = ranks(before), ranks(1)
+    together(first, stop)
+    state = first[0].state_dict()
+    second = ranks(after)
+    for stream in second:
+        stream.load_state_dict(state)
+    together(whole, state["epoch"] * len(whole[0]) + state["position"])
+    left = len(second[0]) - state["position"]  # of the epoch
+    assert together(second, left) == together(whole, left)
 
 
 def test_overfitting_repeats_the_same_batches():
@@ -100,6 +140,15 @@ def test_validation_goes_through_the_examples_in_order_each_time():
     assert list(one_pass) == list(one_pass) == [[0, 1, 2, 3], [4, 5]]
     with pytest.raises(ValueError, match="2 examples for 3 processes"):
         BatchLoader(Numbers(2), list, batch_size=4, world_size=3)
+
+
+@pytest.mark.parametrize("size", [4, 5, 7, 8, 9, 16, 17, 18, 19])
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_validation_of_several_ranks_leaves_nothing_out_and_takes_equally_many_batches(size, ranks):
+    parts = [list(BatchLoader(Numbers(size), list, batch_size=4, rank=rank, world_size=ranks)) for rank in range(ranks)]
+    assert sorted(index for part in parts for one in part for index in one) == list(range(size))
+    assert len({len(part) for part in parts}) == 1 and all(one for part in parts for one in part)
+    assert max(len(one) for part in parts for one in part) <= 5
 
 
 def test_a_short_last_batch_is_dealt_out_only_if_every_rank_gets_some():

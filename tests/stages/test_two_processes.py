@@ -1,16 +1,16 @@
 """Two processes that see half of a batch each learn what one process learns from all of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from several import GivenResponses, Rollouts
 from tiny_stages import (
     CONSTANT,
     END,
-    PAD,
     PROMPTS,
     Batches,
     causal,
@@ -52,41 +52,6 @@ RANKINGS = [  # two prompts with pairs for rank 0, one for rank 1
 
 def halves(items: list) -> tuple[list, list]:
     return items[: len(items) // 2], items[len(items) // 2 :]
-
-
-class GivenResponses(OnPolicy):
-    """Draws what it is told: the responses by prompt number and rollout, whoever asks."""
-
-    def draw(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
-        tokens = torch.Generator().manual_seed(self.rollout)
-        each = self.samples_per_prompt
-        ids = torch.randint(3, 10, (len(PROMPTS), each, 6), generator=tokens)
-        lengths = torch.tensor([1, 6, 2, 6, 1, 2, 1, 3])[:, None]  # of the first five prompts together 16, then 6
-        lengths = (lengths + torch.arange(each)).clamp_max(6)
-        mask = torch.arange(6) < lengths[:, :, None]
-        ids.scatter_(2, lengths[:, :, None] - 1, END)
-        ids[3, 0, 5] = 3  # one without an end
-        finished = torch.ones(len(PROMPTS), each, dtype=torch.bool)
-        finished[3, 0] = False
-        mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts[::each]]
-        drawn = {"response_ids": ids.where(mask, PAD), "mask": mask, "finished": finished}
-        return {name: tensor[mine].flatten(0, 1) for name, tensor in drawn.items()}
-
-    def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
-        self.rollout = rollout
-        return super().collect(prompts, rollout)
-
-
-class Rollouts(Batches):
-    """Collects one rollout for each of two updates; of several ranks, each on its own prompts."""
-
-    def __init__(self, stage: OnPolicy, *prompts_of_ranks: list[dict]) -> None:
-        super().__init__(*([prompts] * 2 for prompts in prompts_of_ranks))
-        self.stage = stage
-
-    def __iter__(self) -> Iterator[dict]:
-        for rollout, prompts in enumerate(super().__iter__()):
-            yield from self.stage.collect(prompts, rollout)
 
 
 class KeepWeights(L.Callback):

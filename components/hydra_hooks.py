@@ -36,6 +36,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
+ENDED_ELSEWHERE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's, NCCL's
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
 
 
@@ -195,7 +196,8 @@ def exit_codes() -> Iterator[None]:
     """Turns what a job raises into an exit status, which (unlike an exception) also stops a sweep.
 
     ValueError and Lightning's MisconfigurationException: a user's mistake, told in one line (HYDRA_FULL_ERROR=1
-    for all of it), 1. Other exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
+    for all of it), 1. So is that another process of the run has ended, whose own message is the one to read. Other
+    exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
     """
     try:
         yield
@@ -206,10 +208,13 @@ def exit_codes() -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         # by its name: this file must not import Lightning
         mistake = isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException"
-        if mistake and os.environ.get("HYDRA_FULL_ERROR") != "1":
+        aftermath = isinstance(cause, RuntimeError) and any(words in str(cause) for words in ENDED_ELSEWHERE)
+        if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (mistake or aftermath):
+            log.error(traceback.format_exc())
+        elif mistake:
             log.error(f"{type(cause).__name__}: {cause}")
         else:
-            log.error(traceback.format_exc())
+            log.error(f"process {processes.rank()}: another process of this run has ended; its own message says why")
         raise SystemExit(1) from None
 
 

@@ -1,0 +1,196 @@
+"""train.py in several processes from the outside: Lightning, torchrun and srun (by its variables) start them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from components import artifacts
+from components.hydra_hooks import compose_config, exit_codes
+from components.tokenizer.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parents[1]
+PYTHON = [sys.executable, str(ROOT / "train.py")]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", PYTHON[1]]
+SRUN = {
+    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "gradus", "SLURM_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "2",
+}  # fmt: skip
+TINY = [
+    "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "model.num_attention_heads=2",
+    "model.num_key_value_heads=2", "stage=pretrain", "data=text", "data.path=corpus.txt", "data.batch_size=2",
+    "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_steps=4", "artifacts.tokenizer=tokenizer",
+]  # fmt: skip
+CRASH = """
+from lightning import Callback
+
+class Crash(Callback):
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_rank == self.rank and trainer.global_step == 2:
+            open("crashed", "w").close()
+            raise IndexError(f"process {self.rank} has had enough")
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
+    """A folder with a tokenizer and a text, from which runs are started."""
+    artifacts.write_artifact(tmp_path / "tokenizer", card={"stage": "tokenizer"}, tokenizer=small_tokenizer)
+    (tmp_path / "corpus.txt").write_text("\n\n".join(f"the cat number {i} sat on the mat ." for i in range(200)))
+    (tmp_path / "crasher.py").write_text(CRASH)
+    return tmp_path
+
+
+def start(place: Path, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place), **environment},
+    )  # fmt: skip
+
+
+def end(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
+    """Exit status and what was printed."""
+    try:
+        said, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said, _ = process.communicate()
+        raise AssertionError(f"did not end: {said}") from None
+    return process.returncode, said
+
+
+def by_lightning(place: Path, *arguments: str) -> tuple[int, str]:
+    return end(start(place, [*PYTHON, *arguments, "trainer.devices=2"]))
+
+
+def by_torchrun(place: Path, *arguments: str) -> tuple[int, str]:
+    return end(start(place, [*TORCHRUN, *arguments]))
+
+
+def by_srun(place: Path, *arguments: str) -> tuple[int, str]:
+    tasks = [start(place, [*PYTHON, *arguments], **SRUN, SLURM_PROCID=str(n), SLURM_LOCALID=str(n)) for n in range(2)]
+    ends = [end(task) for task in tasks]
+    return max(code for code, _ in ends), "".join(said for _, said in ends)
+
+
+def assert_written_once(folder: Path, said: str) -> None:
+    assert said.count("\nmade ") == 1 and said.count("step 4/4") == 1 and said.count("self-check") == 1
+    assert len(list(folder.glob("events.*"))) == 1 and len(list(folder.glob("checkpoints/*.ckpt"))) == 1
+    assert len(list(folder.glob("*.log"))) == 2 and len(list(folder.glob(".hydra"))) == 1
+
+
+@pytest.mark.slow
+def test_whoever_starts_the_processes_they_make_one_model(place):
+    made = {}
+    for name, run in {"lightning": by_lightning, "torchrun": by_torchrun, "srun": by_srun}.items():
+        code, said = run(place, *TINY, "trainer=ddp", f"run={name}")
+        assert code == 0, said
+        assert_written_once(place / f"logs/{name}/pretrain", said)
+        made[name] = load_file(place / f"logs/{name}/pretrain/export/model.safetensors")
+    one, *others = made.values()
+    for other in others:
+        for name, weight in one.items():
+            torch.testing.assert_close(other[name], weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_plain_command_in_a_slurm_allocation_is_one_process_whatever_the_allocations_tasks(place):
+    allocation = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "mine", "SLURM_NODELIST": "a[1-4]"}
+    code, said = end(start(place, [*PYTHON, *TINY, "trainer=cpu", "run=alone"], **allocation))
+    assert code == 0, said
+    assert (place / "logs/alone/pretrain/export/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_torchrun_with_one_device_is_refused_once_before_anything_is_built(place):
+    code, said = by_torchrun(place, *TINY, "trainer=cpu", "run=copies")
+    assert code == 1
+    assert said.count("ValueError: torchrun started 2 processes, but trainer.devices=1") == 1
+    assert "Add trainer=ddp or trainer=fsdp" in said
+    assert not list(place.glob("logs/copies/pretrain/[ec]*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["stage=all"], ["-m", "stage=pretrain", "seed=1,2", "trainer=ddp"]])
+def test_a_pipeline_or_a_sweep_within_torchrun_is_refused_once(arguments, place):
+    code, said = by_torchrun(place, *arguments)
+    assert code == 1
+    assert said.count("in processes of its own, but torchrun started 2 of this one") == 1
+    assert "python train.py … trainer=ddp trainer.devices=2" in said
+
+
+@pytest.mark.slow
+def test_a_tokenizer_is_made_once_by_the_first_of_two_processes(place):
+    code, said = by_torchrun(place, "stage=tokenizer", "data.num_documents=300", "tokenizer.vocab_size=300")
+    assert code == 0, said
+    assert said.count("made logs/tiny/tokenizer/export") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [by_lightning, by_torchrun, by_srun])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_that_fails_ends_the_run_with_its_message(run, rank, place):
+    crash = ["+callbacks.crash._target_=crasher.Crash", f"+callbacks.crash.rank={rank}"]
+    code, said = run(place, *TINY, "trainer=ddp", *crash)
+    took = time.time() - (place / "crashed").stat().st_mtime
+    assert code != 0
+    assert f"IndexError: process {rank} has had enough" in said
+    assert "Connection closed by peer" not in said
+    assert took < 60
+    assert not (place / "logs/tiny/pretrain/export").exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_of_four_jobs_of_two_processes_each_finishes(place):
+    jobs = [*TINY, "seed=1,2", "trainer=ddp,fsdp", "trainer.devices=2", "trainer.max_steps=2"]
+    code, said = end(start(place, [*PYTHON, "-m", *jobs]))
+    assert code == 0, said
+    assert said.count("\nmade ") == 4
+    assert len(list(place.glob("logs/tiny/pretrain/*/export/model.safetensors"))) == 4
+
+
+@pytest.mark.slow
+def test_the_whole_way_runs_with_two_processes_a_stage(place):
+    code, said = end(start(
+        place, [*PYTHON, "stage=all", "debug=smoke", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    ), seconds=900)  # fmt: skip
+    assert code == 0, said
+    assert (place / "logs/tiny-smoke/report/report.json").is_file()
+
+
+def test_a_process_that_lost_another_one_says_so_in_a_line_and_fails(caplog, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    for words in ("[pair.cc:553] Connection closed by peer [127.0.0.1]:8928.", "index 3 is out of range"):
+        with pytest.raises(SystemExit) as stopped, exit_codes():
+            raise RuntimeError(words)
+        assert stopped.value.code == 1
+    first, second = caplog.messages
+    assert first == "process 1: another process of this run has ended; its own message says why"
+    assert second.startswith("Traceback") and "index 3" in second
+
+
+def test_the_batch_script_of_the_docs_composes():
+    script = (ROOT / "docs/slurm.sh").read_text()
+    assert subprocess.run(["bash", "-n", str(ROOT / "docs/slurm.sh")]).returncode == 0
+    [command] = [line for line in script.splitlines() if line.startswith("srun")]
+    cfg = compose_config(command.split("train.py ")[1].split())
+    assert (cfg.trainer.devices, cfg.trainer.accelerator) == ("auto", "gpu")
+
+
+def test_a_sweep_on_slurm_composes_where_its_launcher_is_installed():
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'gradus[slurm]'")
+    from hydra.core.hydra_config import HydraConfig
+
+    compose_config(["hydra/launcher=slurm", "stage=rm", "hydra.launcher.gpus_per_node=2"])
+    launcher = HydraConfig.get().launcher
+    assert launcher._target_.endswith("SlurmLauncher")
+    assert (launcher.tasks_per_node, launcher.gpus_per_node, launcher.signal_delay_s) == (1, 2, 120)

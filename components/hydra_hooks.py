@@ -234,6 +234,8 @@ def quiet_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*across ranks is zero", category=UserWarning)  # nothing held out
     warnings.filterwarnings("ignore", message=r".*Found \d+ module\(s\) in eval mode", category=UserWarning)  # frozen
+    # nothing changes what a sharded model returns in place
+    warnings.filterwarnings("ignore", message=r"FSDP2-wrapped module .* returned a view tensor", category=UserWarning)
     if processes.rank():
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:

@@ -17,7 +17,7 @@ from components.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable, str(ROOT / "train.py")]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", PYTHON[1]]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", PYTHON[1]]
 SRUN = {
     "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "4711",
     "SLURM_JOB_NAME": "gradus", "SLURM_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "2",

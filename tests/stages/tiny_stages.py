@@ -117,8 +117,9 @@ def fit(stage: Stage, batches: Batches | Sequence[Any], **settings: Any) -> L.Tr
 
 
 def quiet_fit(run: L.Trainer, *args: Any, **kwargs: Any) -> None:
-    """`run.fit`, where frozen networks in eval mode are no surprise."""
+    """`run.fit`, where frozen networks in eval mode are no surprise, nor views of what sharded ones return."""
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode")
         run.fit(*args, **kwargs)
 

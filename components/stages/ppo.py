@@ -18,7 +18,7 @@ from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput
+from components.stages.stage import Chart, LossOutput, in_shards
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -119,7 +119,8 @@ class PPO(OnPolicy):
         if self.score_scale > 0:
             return
         super().calibrate(known)
-        self.value.rescale_(scale=float(self.score_scale), shift=0.0)
+        with in_shards(self.value):
+            self.value.rescale_(scale=float(self.score_scale), shift=0.0)
         known["old_values"] = known["old_values"] * self.score_scale
 
     def advantages(self, known: Experience) -> Experience:

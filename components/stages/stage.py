@@ -48,6 +48,19 @@ def unsharded(module: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
+@contextmanager
+def in_shards(module: nn.Module) -> Iterator[None]:
+    """Within `unsharded`: weights are changed where they are kept. What happens to whole ones is lost with them."""
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.reshard()
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.unshard()
+
+
 class Stage(L.LightningModule):
     """Base of all stages. A subclass gives configure_model, compute_loss and exportable.
 

@@ -45,6 +45,7 @@ from components.stages.stage import LossOutput, Stage
 
 STEPS = 20
 STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": DDPStrategy, "fsdp": FullySharded}
+TOLERANCE = {"grpo": 1e-4}  # divides by a group's deviation + 1e-4: what rounds differently in a score grows with it
 Made = tuple[Stage, Any]
 
 
@@ -101,7 +102,7 @@ def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **setting
 MAKERS = {
     "pretrain": language(Pretrain), "sft": language(SFT), "rm": rm, "dpo": from_comparisons,
     "ppo": from_rollouts(ppo, PPO, kl_target=6.0, kl_horizon=50),
-    "grpo": from_rollouts(grpo, GRPO), "rloo": from_rollouts(rloo, RLOO),
+    "grpo": from_rollouts(grpo, GRPO), "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"), "rloo": from_rollouts(rloo, RLOO),
     "rejection": from_rollouts(rejection, Rejection),
 }  # fmt: skip
 
@@ -130,8 +131,9 @@ def joined(ranks: list[list]) -> torch.Tensor:
                          for step in zip(*ranks, strict=True)], dtype=torch.float64)  # fmt: skip
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_twenty_steps_of_two_processes_have_the_losses_of_one(make, tmp_path):
+@pytest.mark.parametrize("stage", MAKERS)
+def test_twenty_steps_of_two_processes_have_the_losses_of_one(stage, tmp_path):
+    make = MAKERS[stage]
     one = joined([trace(make, 1, None)])
     assert one.std() > 1e-3  # something is learned, or at least differs
     for name, strategy in STRATEGIES.items():
@@ -139,7 +141,7 @@ def test_twenty_steps_of_two_processes_have_the_losses_of_one(make, tmp_path):
         assert ranks[0] != ranks[1]
         difference = float((joined(ranks) - one).abs().max())
         print(f"largest difference under {name}: {difference:.1e}")
-        assert difference < 1e-5, name
+        assert difference < TOLERANCE.get(stage, 1e-5), name
 
 
 def test_a_trace_shows_an_update_that_forgets_how_much_each_process_saw(tmp_path, monkeypatch):

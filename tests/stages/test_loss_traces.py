@@ -102,7 +102,8 @@ def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **setting
 MAKERS = {
     "pretrain": language(Pretrain), "sft": language(SFT), "rm": rm, "dpo": from_comparisons,
     "ppo": from_rollouts(ppo, PPO, kl_target=6.0, kl_horizon=50),
-    "grpo": from_rollouts(grpo, GRPO), "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"), "rloo": from_rollouts(rloo, RLOO),
+    "grpo": from_rollouts(grpo, GRPO), "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"),
+    "rloo": from_rollouts(rloo, RLOO),
     "rejection": from_rollouts(rejection, Rejection),
 }  # fmt: skip
 

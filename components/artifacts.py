@@ -10,7 +10,6 @@ Plain data only: nothing in it runs on loading. A folder that somebody else made
 adapter_config.json is the model that it names with those adapters.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -25,7 +24,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from components.adapters import CONFIG, base_of, read_adapters, write_adapters
-from components.folders import present, swap, sync
+from components.folders import hash_of, present, swap, sync
 from components.modelcard import model_card
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
@@ -106,15 +105,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
 
 def content_hash(path: str | Path) -> str:
     """sha256 over the names and bytes of an artifact's files, its card and what repeats the card excepted."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(path).rglob("*")):
-        name = file.relative_to(path).as_posix()
-        if name in (CARD, README) or not file.is_file():
-            continue
-        digest.update(name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return hash_of(path, but=(CARD, README))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:

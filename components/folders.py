@@ -1,7 +1,9 @@
-"""A folder replaced whole: at every moment the old one or the new one exists."""
+"""A folder replaced whole, so that at every moment the old one or the new one exists; and a hash of what one holds."""
 
+import hashlib
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 
@@ -37,3 +39,16 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hash_of(path: str | Path, *, but: Collection[str] = ()) -> str:
+    """sha256 over the names, relative to `path`, and the bytes of all files below it but the named ones."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if name in but or not file.is_file():
+            continue
+        digest.update(name.encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

@@ -124,7 +124,6 @@ FILES = {
     "cut.jsonl": b'{"text": "a',
     "cut.json": b'[{"text": "a"',
     "comma.json": b'[{"text": "a"},]',
-    "object.json": b'{"text": "a"}',
     "string.json": b'"a"',
     "null.json": b"null",
     "words.jsonl": b"hello\n",

@@ -47,7 +47,6 @@ ANY = [
     "seed=99999999999999999999",
     "resume=/nowhere/x.ckpt",
     "resume=sometimes",
-    "artifacts.tokenizer=/nowhere",
     "callbacks.checkpoints.every_n_steps=0",
     "callbacks.checkpoints.keep=0",
     "callbacks.samples.every_n_steps=0",
@@ -146,6 +145,7 @@ OF_STAGES = {
         "+stage.clip_high=-1",
         "+stage.dual_clip=0.5",
         "artifacts.rm=/nowhere",
+        "reads.tokenizer=/nowhere",
         "artifacts.sft=/nowhere",
     ],
     "grpo": [

@@ -78,6 +78,8 @@ def write_artifact(
         card = {**card, "content": content_hash(staging)}
         _write_json(staging / CARD, card)
         (staging / README).write_text(model_card(card, kind=kind, shape=shape, shift=shift), encoding="utf-8")
+        for weights_file in staging.rglob("*.safetensors"):  # made for the owner alone
+            shutil.copymode(staging / CARD, weights_file)
         for file in staging.rglob("*"):
             sync(file)
         swap(staging, path)

@@ -91,6 +91,10 @@ def test_the_tokenizer_travels_along(folder, small_tokenizer):
     assert stops == list(small_tokenizer.stop_ids)
 
 
+def test_whoever_may_read_the_card_may_read_the_weights(folder):
+    assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
+
+
 def test_weights_gathered_elsewhere_are_the_ones_written(tmp_path):
     model, other = puppets.random_model(24), puppets.random_model(24, seed=1)
     write_artifact(tmp_path / "x", card={}, model=model, weights=artifacts.whole_weights(other))

@@ -1,16 +1,14 @@
 """Runs of real stages that are killed, started again by the same command, and compared with a run that was not."""
 
 import hashlib
-import os
 import random
 import signal
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+from nursery import Nursery
+
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2", "stage.minibatches=2",
@@ -41,6 +39,14 @@ MAKING = {  # the models that the victims start from learn a little more, so tha
 LEFTOVERS = ("*.tmp", "*.writing-*", ".writing-*", "*.previous", ".making-*", "*.dropped-*")
 
 
+class Done(NamedTuple):
+    """A run that ended: its exit status, all that it printed, and what it was asked."""
+
+    returncode: int
+    stdout: str
+    arguments: list[str]
+
+
 @dataclass
 class Tally:
     """What a number of trials came to."""
@@ -62,18 +68,13 @@ class Ground:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.nursery = Nursery()
         self._unbroken: dict[tuple[str, int], tuple[str, int]] = {}
 
-    def train(self, stage: str, *overrides: str, run: str) -> subprocess.CompletedProcess[str]:
+    def train(self, stage: str, *overrides: str, run: str) -> Done:
         """`python train.py`, in a process group of its own."""
-        command = [sys.executable, str(ROOT / "train.py"), f"stage={stage}", *BASE, f"run={run}", *overrides]
-        environment = os.environ | {"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        with subprocess.Popen(
-            command, cwd=self.folder, env=environment, start_new_session=True, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        ) as process:  # fmt: skip
-            said, _ = process.communicate(timeout=300)
-        return subprocess.CompletedProcess(command, process.returncode, said, "")
+        arguments = [f"stage={stage}", *BASE, f"run={run}", *overrides]
+        return Done(*self.nursery.run(arguments, self.folder), arguments)
 
     def make_parents(self) -> None:
         for stage, settings in MAKING.items():
@@ -98,10 +99,10 @@ class Ground:
         return self._unbroken[key]
 
     def export_hash(self, run: str, stage: str) -> str:
-        """SHA-256 over the names and bytes of an artifact's files but its card, which holds times."""
+        """SHA-256 over the names and bytes of an artifact's files but its cards, which hold times."""
         digest = hashlib.sha256()
         for file in sorted((self.folder / "logs" / run / stage / "export").iterdir()):
-            if file.name != "card.json":
+            if file.name not in ("card.json", "README.md"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()
 
@@ -120,7 +121,7 @@ class Ground:
             if done.returncode != -signal.SIGKILL:
                 break
             tally.kills += 1
-        where = f"{run} (last command: {' '.join(map(repr, done.args[2:]))})"
+        where = f"{run} (last command: {' '.join(map(repr, done.arguments))})"
         if done.returncode != 0:
             tally.faults.append(f"{where} ended with {done.returncode}:\n{done.stdout}")
         elif self.export_hash(run, stage) != expected:
@@ -145,7 +146,7 @@ def in_training(event: str, count: int, *, seconds: float = 0.0, rank: int = 0) 
 def a_death(draw: random.Random, run: str, stage: str, processes: int, operations: int) -> str:
     """A moment not far from the start of this process, so that the run is not over before: at a file or in a step."""
     rank = draw.randrange(processes)
-    most = operations if stage == "tokenizer" else operations // 4
+    most = operations if stage == "tokenizer" else operations // 6
     if stage == "tokenizer" or draw.random() < 0.4:
         return at_file(run, draw.randint(1, most), after=draw.random() < 0.5)
     if draw.random() < 0.4:  # somewhere in the milliseconds that writing takes

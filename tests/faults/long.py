@@ -32,6 +32,7 @@ def main(wanted: int = 120, seed: int = 0) -> int:
             by_processes[processes] += one
             end = "equal" if one.equal else "NOT EQUAL"
             print(f"{stage} x{processes}: {one.kills} kills, {one.resumed} resumed, {end}", *one.faults, flush=True)
+        ground.nursery.close()
     for processes, tally in by_processes.items():
         print(f"{processes} process(es): {tally.kills} kills, {tally.resumed} resumed, "
               f"{tally.equal} of {tally.trials} runs bit-equal")  # fmt: skip

@@ -3,6 +3,8 @@
 A sample; `python tests/faults/long.py` kills more often.
 """
 
+from collections.abc import Iterator
+
 import pytest
 from killing import Ground
 
@@ -10,10 +12,11 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory) -> Ground:
+def ground(tmp_path_factory) -> Iterator[Ground]:
     made = Ground(tmp_path_factory.mktemp("kills"))
     made.make_parents()
-    return made
+    yield made
+    made.nursery.close()
 
 
 @pytest.mark.parametrize(
@@ -24,7 +27,7 @@ def ground(tmp_path_factory) -> Ground:
 def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills):
     found = ground.trial(stage, processes, kills, seed=3)
     assert found.equal and not found.faults, "\n".join(found.faults)
-    assert found.kills >= 1
+    assert found.kills >= max(1, kills - 1)  # at least 12 in all
 
 
 def test_the_comparison_would_notice_another_end(ground):

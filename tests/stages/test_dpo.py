@@ -55,7 +55,7 @@ def test_the_first_loss_is_ln_2_and_its_gradient_half_beta_times_the_difference_
     assert float(output.loss.detach()) == pytest.approx(math.log(2), abs=1e-7)
     assert output.weight == 1
     assert expected.abs().max() > 0.1
-    assert_close(flat_gradient(stage, output.loss), expected, atol=1e-6, rtol=0)
+    assert_close(flat_gradient(stage, output.loss), expected, atol=1e-5, rtol=0)
 
 
 def test_an_answers_logprob_is_that_of_a_slow_loop_over_its_tokens_and_its_end(stage):
@@ -77,8 +77,8 @@ def test_packed_rankings_have_the_loss_and_gradient_of_their_pairs_alone(stage):
         alone = [preference_batch([(prompt, [answers[i], answers[j]], [0.0, 1.0])]) for i, j in pairs]
         losses += [stage.compute_loss(batch).loss for batch in alone]
     assert together.weight == len(losses) == 3 + 1 + 5
-    assert_close(together.loss, sum(losses) / 9, atol=1e-6, rtol=0)
-    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, sum(losses) / 9), atol=1e-6, rtol=0)
+    assert_close(together.loss, sum(losses) / 9, atol=1e-5, rtol=0)
+    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, sum(losses) / 9), atol=1e-5, rtol=0)
 
 
 def test_reading_packed_rankings_as_one_text_would_change_the_loss(stage):

@@ -43,8 +43,8 @@ def test_a_packed_language_batch_has_the_loss_and_gradient_of_its_documents_alon
     alone = [stage.compute_loss(lm_batch([document])) for document in DOCUMENTS]
     assert together.weight == 4 + 2 + 7 + 1 == sum(one.weight for one in alone)
     loss = sum(one.loss * one.weight for one in alone) / together.weight
-    assert_close(together.loss, loss, atol=1e-6, rtol=0)
-    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, loss), atol=1e-6, rtol=0)
+    assert_close(together.loss, loss, atol=1e-5, rtol=0)
+    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, loss), atol=1e-5, rtol=0)
 
 
 def test_reading_packed_rows_as_one_text_would_change_the_loss():
@@ -66,7 +66,7 @@ def test_a_prompt_read_once_scores_its_answers_as_if_each_had_been_read_with_its
         for prompt, answers, _ in RANKINGS
         for answer in answers
     ]
-    assert_close(shared, torch.cat(alone), atol=1e-6, rtol=0)
+    assert_close(shared, torch.cat(alone), atol=1e-5, rtol=0)
 
 
 def test_a_packed_ranking_has_the_loss_and_gradient_of_one_forward_per_comparison():
@@ -81,8 +81,8 @@ def test_a_packed_ranking_has_the_loss_and_gradient_of_one_forward_per_compariso
         prompt_losses.append(sum(losses) / len(losses))
     loss = sum(prompt_losses) / 3
     assert together.weight == 3
-    assert_close(together.loss, loss, atol=1e-6, rtol=0)
-    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, loss), atol=1e-6, rtol=0)
+    assert_close(together.loss, loss, atol=1e-5, rtol=0)
+    assert_close(flat_gradient(stage, together.loss), flat_gradient(stage, loss), atol=1e-5, rtol=0)
 
 
 def test_reading_packed_rankings_as_one_text_would_change_the_loss():
@@ -101,5 +101,5 @@ def test_one_minibatch_of_responses_that_share_prompts_has_the_loss_of_minibatch
     assert together["segments"].unique().numel() > 9  # filler or trunks beside the nine responses: they share a row
     assert whole.weight == int(together["mask"].sum()) == sum(one.weight for one in alone)
     loss = sum(one.loss * one.weight for one in alone) / whole.weight
-    assert_close(whole.loss, loss, atol=1e-6, rtol=0)
+    assert_close(whole.loss, loss, atol=1e-5, rtol=0)
     assert_close(flat_gradient(stage, whole.loss), flat_gradient(stage, loss), atol=2e-6, rtol=0)

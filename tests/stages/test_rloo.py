@@ -151,10 +151,10 @@ def test_without_advantages_every_bit_of_the_policy_stays():
     assert same_bits(weights(stage.policy), weights(causal()))
 
 
-@pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.02), (0.0, 0.1, 1.0)])
+@pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.1), (0.0, 0.15, 5.0)])
 def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
     logger = ListLogger()
-    fit_prompts(rloo(beta=beta, epochs=1, optimizer=adam(1e-4)), 24, logger=logger)
+    fit_prompts(rloo(beta=beta, epochs=1, optimizer=adam(1e-4)), 96, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high
 
 

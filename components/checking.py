@@ -48,6 +48,7 @@ class Common(TypedDict, total=False):
     run: str
     seed: int
     gradient_checkpointing: bool
+    compile: bool
     context: int | None
     determinism: bool
     force: bool | Literal["changed"]

@@ -14,6 +14,7 @@ from components.models.layout import Layout
 from components.models.segments import Segments, attend_segments, segments_of
 
 Mask = Tensor | BlockMask | Segments | None
+NARROWEST = 16  # head that FlexAttention's kernels take
 
 
 def rotary_tables(
@@ -56,22 +57,19 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos + turned * sin).to(x.dtype)
 
 
-def mask_of(layout: Layout | None) -> Mask:
-    """The mask that `attend` wants for a layout, built once per forward for all layers.
+def mask_of(layout: Layout | None, head_dim: int) -> Mask:
+    """The mask that `attend` wants for a layout and heads of that width, built once per forward for all layers.
 
     None (one causal segment per row) needs no mask. On CUDA a FlexAttention block mask, which skips the blocks
-    between documents, and has no backward on a processor: there the segments, each for itself, or a dense boolean mask
-    (B, 1, T, T) where rows are too short for that to pay.
+    between documents, and has no backward on a processor: there the segments, each for itself. A dense boolean mask
+    (B, 1, T, T) where rows are too short for segments to pay, and where heads are too narrow for FlexAttention.
     """
-    if layout is None:
-        return None
-    if layout.segments.is_cuda:
-        return _block_mask(layout)
-    if layout.segments.device.type != "cpu":
-        return layout.allowed()[:, None]
-    if not ((layout.segments > 0) | (layout.parents >= 0)).any():
+    if layout is None or not ((layout.segments > 0) | (layout.parents >= 0)).any():
         return None  # filler stands at a row's end, where nothing that counts sees it
-    return segments_of(layout) or layout.allowed()[:, None]
+    kind = layout.segments.device.type
+    if kind == "cuda" and head_dim >= NARROWEST:
+        return _block_mask(layout)
+    return (segments_of(layout) if kind == "cpu" else None) or layout.allowed()[:, None]
 
 
 def _block_mask(layout: Layout) -> BlockMask:
@@ -111,6 +109,8 @@ _flex = None
 def _compiled_flex():
     """FlexAttention compiled once per process; uncompiled it would hold the full score matrix."""
     global _flex
+    if torch.compiler.is_compiling():
+        return flex_attention
     if _flex is None:
         _flex = torch.compile(flex_attention, dynamic=True)
     return _flex

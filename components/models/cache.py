@@ -24,8 +24,9 @@ class KVCache:
         dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.weight.dtype
         shape = (starts.shape[0], config.num_key_value_heads, size, config.head_dim)
         self.weights, self.head = weights, head
-        self.keys = [torch.empty(shape, dtype=dtype, device=starts.device) for _ in weights]
-        self.values = [torch.empty_like(k) for k in self.keys]
+        # of zeros: `Steps` multiplies places to come by 0, which numbers left in memory might not survive
+        self.keys = [torch.zeros(shape, dtype=dtype, device=starts.device) for _ in weights]
+        self.values = [torch.zeros_like(k) for k in self.keys]
         self.starts = starts
         self.size = size
         self.length = 0  # tokens held by every sequence, left padding included
@@ -75,12 +76,9 @@ class KVCache:
         if self.length == 0:
             return attend(q, k, v, self._mask)
         keys, values = self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
-        query = q.to(keys.dtype)
         if q.shape[2] > 1:
-            return attend(query, keys, values, self._mask).to(v.dtype)
-        query = query.view(k.shape[0], k.shape[1], -1, k.shape[3])  # heads that share keys, as queries of one head
-        out = F.scaled_dot_product_attention(query, keys, values, attn_mask=self._mask)
-        return out.view(q.shape).to(v.dtype)
+            return attend(q.to(keys.dtype), keys, values, self._mask).to(v.dtype)
+        return _attend_one(q, keys, values, self._mask).to(v.dtype)
 
     def close(self, count: int) -> None:
         """Every layer has written the `count` tokens."""
@@ -92,6 +90,45 @@ class KVCache:
         self.starts = self.starts[rows]
 
     def _selected(self, held: Tensor, rows: Tensor) -> Tensor:
-        chosen = held.new_empty((len(rows), *held.shape[1:]))
+        chosen = held.new_zeros((len(rows), *held.shape[1:]))
         chosen[:, :, : self.length] = held[rows, :, : self.length]
         return chosen
+
+
+class Steps:
+    """A KVCache read and filled by one token at a time, at a place that lies on the device: no shape ever changes.
+
+    So a CUDA graph can hold the step (generation/graph.py). Every step attends to all places, those to come masked.
+    Stands for the cache in forward; the cache's own `length` is left to whoever steps.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self.weights, self.head = cache.weights, cache.head
+        self.keys, self.values, self.starts = cache.keys, cache.values, cache.starts
+        self.place = torch.tensor([cache.length], device=cache.starts.device)
+        self._rotary, self._mask = cache._rotary, torch.empty(0)
+
+    def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """As KVCache.open, of one token."""
+        seen = torch.arange(self.keys[0].shape[2], device=self.place.device)
+        self._mask = ((seen >= self.starts[:, None]) & (seen <= self.place))[:, None, None]
+        positions = (self.place - self.starts).clamp_min(0)[:, None]
+        if self._rotary is None:
+            return positions, None
+        cos, sin = (table[positions][:, None] for table in self._rotary)
+        return positions, (cos, sin)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, self.place, k.to(keys.dtype))
+        values.index_copy_(2, self.place, v.to(values.dtype))
+        return _attend_one(q, keys, values, self._mask).to(v.dtype)
+
+    def close(self, count: int) -> None:
+        self.place += 1
+
+
+def _attend_one(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Attention of one token, q (B, H, 1, D); heads that share keys go as queries of one head."""
+    query = q.to(keys.dtype).view(keys.shape[0], keys.shape[1], -1, keys.shape[3])
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).view(q.shape)

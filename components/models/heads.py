@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from components.models.cache import KVCache
 from components.models.config import GPTConfig
-from components.models.gpt import GPT, for_reading, initialise, stored_by_columns
+from components.models.gpt import GPT, initialise
+from components.models.layer import for_reading, stored_by_columns
 from components.models.layout import Layout
 from components.models.lora import Adaptable
 

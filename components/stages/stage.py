@@ -77,6 +77,7 @@ class Stage(L.LightningModule):
     seed = 0  # of whatever is drawn while training
     lora: LoRA | None = None  # adapters instead of all weights
     gradient_checkpointing = False  # activations within layers are computed anew going back, not kept
+    compiled = False  # layers go through torch.compile
     charts: tuple[Chart, ...] = ()  # in reading order; ranges are those of the docstring
 
     def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
@@ -112,6 +113,9 @@ class Stage(L.LightningModule):
             model.model.freeze_()
         if self.gradient_checkpointing and not frozen:
             model.model.recompute = True
+        if self.compiled:
+            for layer in model.model.layers:  # one graph serves all layers, which would be a large one as a whole
+                layer.compile()
         if mesh is not None:
             self._shard(model, mesh["data_parallel"])
         setattr(self, name, model)

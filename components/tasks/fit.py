@@ -90,6 +90,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     asked = schema_of(get_class(cfg.stage._target_)).types
     stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})
     stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
+    stage.compiled = cfg.compile
     if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
         log.warning("lora.base: a quantised matrix is held dense from its use until the step back; "
                     "gradient_checkpointing=true holds one layer's at a time")  # fmt: skip

@@ -11,8 +11,8 @@ from nursery import Nursery
 
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2", "stage.minibatches=2",
-      "stage.sampling.max_new_tokens=8"]  # fmt: skip
+RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2",
+      "stage.minibatches=2", "stage.sampling.max_new_tokens=8"]  # fmt: skip
 STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=20", "data.batch_size=6"]
 VALIDATION = [
     "trainer.num_sanity_val_steps=0",

@@ -1,4 +1,4 @@
-"""Starts `python train.py …` often and fast: every run is forked from a process that has imported what all of them need.
+"""Starts `python train.py …` often and fast: every run is forked from a process that has imported what all need.
 
 Nothing has run there but imports, so a run finds what it would find in a process of its own, some seconds sooner.
 """
@@ -20,11 +20,12 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], env=os.environ | ENVIRONMENT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
+            [sys.executable, __file__], env=os.environ | ENVIRONMENT, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
 
     def run(self, arguments: Sequence[str], folder: Path) -> tuple[int, str]:
-        """Exit status (negative: the signal that ended it) and all that was printed, of train.py in a group of its own."""
+        """Exit status (negative: the signal that ended it) and what was printed, of train.py in a group of its own."""
         said = folder / "said.txt"
         print(json.dumps([list(arguments), str(folder), str(said)]), file=self._process.stdin, flush=True)
         status = int(self._process.stdout.readline())

@@ -6,7 +6,8 @@ import puppets
 import pytest
 import torch
 
-from components.generation.generate import Sampling, generate, seeded, stream
+from components.generation.generate import LEAVE, Sampling, generate, seeded, stream
+from components.models.cache import Steps
 
 VOCAB, PAD, STOP = 24, 0, 1
 PROMPTS = [[5, 9, 3, 17, 2, 8, 11], [7], [4, 4, 20]]
@@ -38,9 +39,11 @@ def test_cached_decoding_gives_the_tokens_of_the_whole_forward(model):
         assert greedy(model, [prompt], 20).responses() == [plain_greedy(model, prompt, 20)]
 
 
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"attention_bias": True}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("stepping", [lambda cache: cache, Steps])
+@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"attention_bias": True}, {"tie_word_embeddings": True},
+                                     {"positions": "learned"}])  # fmt: skip
 @torch.no_grad()
-def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(changes):
+def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(changes, stepping):
     model = puppets.random_model(VOCAB, **changes)
     generator = torch.Generator().manual_seed(1)
     lengths = [9, 4, 1]
@@ -50,6 +53,7 @@ def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(c
     for row, (n, text) in enumerate(zip(lengths, texts, strict=True)):
         ids[row, 9 - n :] = text[:n]
     steps = [model(ids, cache=cache)[:, -1]]
+    cache = stepping(cache)
     for step in range(6):
         token = torch.stack([text[n + step] for n, text in zip(lengths, texts, strict=True)])
         steps.append(model(token[:, None], cache=cache)[:, -1])
@@ -283,7 +287,7 @@ def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, m
     plain = greedy(model, PROMPTS * 3, 12)
     stops = {int(plain.ids[0, 3]), int(plain.ids[1, 6])}  # some stop early, some late, some never
     expected = [row[: next((i + 1 for i, token in enumerate(row) if token in stops), 12)] for row in plain.ids.tolist()]
-    monkeypatch.setattr("components.generation.generate.LEAVE", share)
+    monkeypatch.setitem(LEAVE, "cpu", share)
     samples = generate(
         model, PROMPTS * 3, Sampling(12, 0.0), stop_ids=stops, pad_id=PAD, generator=seeded("cpu", 0)
     )

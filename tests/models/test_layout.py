@@ -65,7 +65,7 @@ def test_attention_equals_the_softmax_written_out():
     torch.manual_seed(0)
     packed = pack([[[1, 2, 3], [4, 5]], [[6, 7]]], row_length=8, filler=0)
     q, k, v = torch.randn(1, 4, 7, 8), torch.randn(1, 2, 7, 8), torch.randn(1, 2, 7, 8)
-    out = attend(q, k, v, mask_of(packed.layout))
+    out = attend(q, k, v, mask_of(packed.layout, 8))
     allowed = packed.layout.allowed()[0]
     for head in range(4):
         for i in range(7):
@@ -82,7 +82,7 @@ def test_the_block_mask_of_cuda_allows_what_the_dense_mask_allows():
     q, k, v = (torch.randn(1, 4, packed.input_ids.shape[1], 32) for _ in range(3))
     dense = attend(q, k, v, packed.layout.allowed()[:, None])
     on_device = Layout(*(field.cuda() for field in packed.layout))
-    block = attend(q.cuda(), k.cuda(), v.cuda(), mask_of(on_device))
+    block = attend(q.cuda(), k.cuda(), v.cuda(), mask_of(on_device, 32))
     assert (dense - block.cpu())[:, :, packed.layout.real[0]].abs().max() < 2e-3
 
 

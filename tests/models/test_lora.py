@@ -137,6 +137,22 @@ def test_joined_frozen_projections_lie_in_memory_once():
     torch.testing.assert_close(model(IDS), got)
 
 
+def test_frozen_projections_that_are_neighbours_in_memory_by_chance_are_joined_all_the_same():
+    """As an allocator that cuts blocks from one (CUDA's) may lay them: side by side, each with a storage of its own."""
+    model = adapted()
+    expected = model(IDS)
+    attention = model.model.layers[0].self_attn
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+    room = bytearray(4 * sum(one.weight.numel() for one in projections))
+    start = 0
+    for one in projections:
+        moved = torch.frombuffer(room, dtype=torch.float32, count=one.weight.numel(), offset=4 * start)
+        one.weight.data = moved.view_as(one.weight).copy_(one.weight.data)
+        start += moved.numel()
+    model.model.freeze_()
+    torch.testing.assert_close(model(IDS), expected)
+
+
 def test_recomputed_layers_give_the_same_gradients():
     grads = []
     for recompute in (False, True):

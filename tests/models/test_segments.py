@@ -75,14 +75,14 @@ def test_filler_is_not_computed_and_comes_out_as_nought(always):
 def test_short_rows_keep_the_dense_mask_and_long_ones_of_short_documents_do_not():
     short = pack([[[1] * 10], [[1] * 10]], row_length=32, filler=0).layout
     long = pack([[[1] * 60]] * 32, row_length=1024, filler=0).layout
-    assert isinstance(mask_of(short), torch.Tensor)
-    assert isinstance(mask_of(long), Segments)
+    assert isinstance(mask_of(short, 8), torch.Tensor)
+    assert isinstance(mask_of(long, 8), Segments)
 
 
 def test_rows_of_one_text_each_need_no_mask_whatever_filler_follows():
     packed = pack([[[1] * 30], [[2] * 22]], row_length=32, filler=0)
     assert len(packed.input_ids) == 2
-    assert mask_of(packed.layout) is None
+    assert mask_of(packed.layout, 8) is None
     q, k, v = tensors(*packed.input_ids.shape)
     dense = attended(q, k, v, packed.layout.allowed()[:, None], packed.layout.real)
     for ours, theirs in zip(attended(q, k, v, None, packed.layout.real), dense, strict=True):

@@ -1,0 +1,40 @@
+"""The step of generation: on a GPU one CUDA graph, since launching its kernels one by one takes longer than they."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from components.models.cache import KVCache, Steps
+from components.models.heads import CausalLM
+
+Step = Callable[[Tensor], Tensor]  # tokens (B,) that continue the cache's → logits (B, V), valid until the next step
+
+
+def step_of(model: CausalLM, cache: KVCache) -> Step:
+    """The next steps of this cache as it is now; after KVCache.select another one is due."""
+    if cache.starts.is_cuda and cache.length < cache.size:
+        return _Graphed(model, cache)
+    return lambda token: model.next_logits(token[:, None], cache)
+
+
+class _Graphed:
+    def __init__(self, model: CausalLM, cache: KVCache) -> None:
+        self.cache, self.steps = cache, Steps(cache)
+        self.token = torch.zeros((len(cache.starts), 1), dtype=torch.int64, device=cache.starts.device)
+        with torch.cuda.stream(aside := torch.cuda.Stream()):  # libraries set themselves up in a first run
+            aside.wait_stream(torch.cuda.default_stream())
+            model.next_logits(self.token, self.steps)
+        torch.cuda.current_stream().wait_stream(aside)
+        self.steps.place.fill_(cache.length)  # what the first run wrote there is written over
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.logits = model.next_logits(self.token, self.steps)
+
+    def __call__(self, token: Tensor) -> Tensor:
+        if self.cache.length >= self.cache.size:
+            raise ValueError(f"KV cache of {self.cache.size} places cannot hold {self.cache.length + 1} tokens")
+        self.token.copy_(token[:, None])
+        self.graph.replay()
+        self.cache.length += 1
+        return self.logits

@@ -1,0 +1,211 @@
+"""One decoder layer: its weights as they lie and as they are multiplied, and what is computed with them."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from components.models.attention import Mask, attend, rotate
+from components.models.config import GPTConfig
+from components.models.lora import LayerAdapters
+
+
+class Projection(NamedTuple):
+    """A matrix (outputs, inputs) and what is added to its product; low_rank: A (R, inputs) and B (outputs, R) of
+    adapters, with dropout on what A reads."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+    dropout: float = 0.0
+
+
+class LayerWeights(NamedTuple):
+    """One layer's weights as they are multiplied: projections that read the same input joined into one matrix."""
+
+    attention_norm: Tensor
+    qkv: Projection
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Projection
+    mlp_norm: Tensor
+    gate_up: Projection  # of an MLP without a gate: up
+    down: Projection
+    attention_norm_bias: Tensor | None = None
+    mlp_norm_bias: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """The weights of causal self-attention with rotary positions and grouped key/value heads (Ainslie et al. 2023)."""
+
+    frozen = False  # see GPT.freeze_
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        d, head = config.hidden_size, config.head_dim
+        queries, keys = config.num_attention_heads * head, config.num_key_value_heads * head
+        self.q_proj = nn.Linear(d, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(d, keys, bias=config.attention_bias)
+        self.v_proj = nn.Linear(d, keys, bias=config.attention_bias)
+        self.o_proj = nn.Linear(queries, d, bias=config.attention_output_bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(head, eps=config.rms_norm_eps)
+            self.k_norm = nn.RMSNorm(head, eps=config.rms_norm_eps)
+
+
+class MLP(nn.Module):
+    """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6); or down(gelu(up(x))) with biases."""
+
+    frozen = False  # see GPT.freeze_
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        d, width = config.hidden_size, config.intermediate_size
+        gated = config.mlp == "swiglu"
+        if gated:
+            self.gate_proj = nn.Linear(d, width, bias=False)
+        self.up_proj = nn.Linear(d, width, bias=not gated)
+        self.down_proj = nn.Linear(width, d, bias=not gated)
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm residual block: attention, then MLP."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = new_norm(config)
+        self.post_attention_layernorm = new_norm(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
+        """Joined anew at every call: a copy of the projections, little beside a training batch."""
+        attention, mlp = self.self_attn, self.mlp
+        norms = (self.input_layernorm, self.post_attention_layernorm)
+        biased = self.config.norm == "layer"
+        return LayerWeights(
+            attention_norm=norms[0].weight,
+            qkv=_joined(attention, ("q_proj", "k_proj", "v_proj"), adapters),
+            q_norm=attention.q_norm.weight if self.config.qk_norm else None,
+            k_norm=attention.k_norm.weight if self.config.qk_norm else None,
+            out=_joined(attention, ("o_proj",), adapters),
+            mlp_norm=norms[1].weight,
+            gate_up=_joined(mlp, ("gate_proj", "up_proj") if self.config.mlp == "swiglu" else ("up_proj",), adapters),
+            down=_joined(mlp, ("down_proj",), adapters),
+            attention_norm_bias=norms[0].bias if biased else None,
+            mlp_norm_bias=norms[1].bias if biased else None,
+        )
+
+    def forward(
+        self,
+        x_btd: Tensor,
+        rotary: tuple[Tensor, Tensor] | None,
+        mask: Mask,
+        adapters: LayerAdapters | None = None,
+    ) -> Tensor:
+        weights = self.weights(adapters)
+        return decode(x_btd, weights, self.config, rotary, partial(attend, mask=mask), self.dropout)
+
+
+def _joined(module: nn.Module, names: Sequence[str], adapters: LayerAdapters | None) -> Projection:
+    parts = [getattr(module, name) for name in names]
+    biases = [part.bias for part in parts]
+    return Projection(
+        _matrix([part.weight for part in parts], in_place=module.frozen),
+        None if biases[0] is None else biases[0] if len(parts) == 1 else torch.cat(biases),
+        adapters.joined(names) if adapters else None,
+        adapters.dropout if adapters else 0.0,
+    )
+
+
+def _matrix(weights: Sequence[Tensor], *, in_place: bool) -> Tensor:
+    """The weights one below the other; in place: they become views of the joined matrix, which is made only once."""
+    if len(weights) == 1:
+        return weights[0]
+    if not in_place or not all(isinstance(weight, nn.Parameter) for weight in weights):
+        return torch.cat(list(weights))
+    rows = [len(weight) for weight in weights]
+    width, item = weights[0].shape[1], weights[0].element_size()
+    ends = [weight.data_ptr() + weight.numel() * item for weight in weights]
+    one = len({weight.untyped_storage().data_ptr() for weight in weights}) == 1  # neighbours by chance are not views
+    if not one or ends[:-1] != [weight.data_ptr() for weight in weights[1:]]:
+        joined = torch.cat([weight.detach() for weight in weights])
+        for weight, part in zip(weights, joined.split(rows), strict=True):
+            weight.data = part
+    return weights[0].detach().as_strided((sum(rows), width), (width, 1))
+
+
+def decode(
+    x_btd: Tensor,
+    weights: LayerWeights,
+    config: GPTConfig,
+    rotary: tuple[Tensor, Tensor] | None,
+    attention: Callable[[Tensor, Tensor, Tensor], Tensor],
+    dropout: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """One layer: x + attention(norm(x)), then + mlp(norm(that)); attention: of q, k, v, each (B, heads, T, D)."""
+    queries, keys = config.num_attention_heads, config.num_key_value_heads
+    normed = _norm(x_btd, weights.attention_norm, config, weights.attention_norm_bias).to(weights.qkv.weight.dtype)
+    heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
+    if weights.q_norm is not None:
+        q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
+        qk = torch.cat((_norm(q, weights.q_norm, config), _norm(k, weights.k_norm, config)), dim=2)
+    else:
+        qk, v = heads_bthd.split((queries + keys, keys), dim=2)
+    qk = qk.transpose(1, 2) if rotary is None else rotate(qk.transpose(1, 2), *rotary)
+    q, k = qk.to(v.dtype).split((queries, keys), dim=1)
+    out_bhtd = attention(q, k, v.transpose(1, 2))
+    x_btd = x_btd + dropout(_project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
+    normed = _norm(x_btd, weights.mlp_norm, config, weights.mlp_norm_bias).to(weights.gate_up.weight.dtype)
+    inner = _project(normed, weights.gate_up)
+    if config.mlp == "swiglu":
+        gate, up = inner.chunk(2, dim=-1)
+        inner = F.silu(gate) * up
+    else:
+        inner = F.gelu(inner, approximate="tanh")
+    return x_btd + dropout(_project(inner, weights.down))
+
+
+def _project(x: Tensor, projection: Projection) -> Tensor:
+    out = F.linear(x, projection.weight, projection.bias)
+    if projection.low_rank is None:
+        return out
+    down, up = (matrix.to(x.dtype) for matrix in projection.low_rank)
+    return out + F.linear(F.linear(F.dropout(x, projection.dropout), down), up)
+
+
+def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
+    """Copies in `dtype` for generation, adapters added to the matrices that they adapt."""
+
+    def read(held: Tensor | Projection | None) -> Tensor | Projection | None:
+        if not isinstance(held, Projection):
+            return None if held is None else stored_by_columns(held, dtype)
+        weight = held.weight
+        if held.low_rank is not None:
+            down, up = held.low_rank
+            weight = weight.detach().float() + up.detach().float() @ down.detach().float()
+        return Projection(stored_by_columns(weight, dtype), None if held.bias is None else held.bias.detach().to(dtype))
+
+    return LayerWeights(*map(read, weights))
+
+
+def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A copy; of a matrix by columns, which the product with a few rows reads three times as fast on a processor."""
+    weight = weight.detach().to(dtype)
+    return weight.t().contiguous().t() if weight.dim() == 2 else weight
+
+
+def new_norm(config: GPTConfig) -> nn.Module:
+    kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
+    return kind(config.hidden_size, eps=config.rms_norm_eps)
+
+
+def _norm(x: Tensor, weight: Tensor, config: GPTConfig, bias: Tensor | None = None) -> Tensor:
+    if config.norm == "layer":
+        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), config.rms_norm_eps)
+    return F.rms_norm(x, weight.shape, weight.to(x.dtype), config.rms_norm_eps)

@@ -8,7 +8,7 @@ import time
 
 import harness
 import pretrain
-from harness import VOCABULARY, Contestant, peak_mb
+from harness import DEVICE, GPU, VOCABULARY, Contestant, peak_mb
 
 PROMPT, NEW = 64, 128
 
@@ -27,11 +27,15 @@ def prompts(batch: int) -> list[list[int]]:
 
 def best_of(draw, batch: int) -> dict[str, float]:
     """The best of three draws after a warm-up: what is compared is the engine, not the machine's hiccups."""
+    import torch
+
     draw()
     seconds = []
     for _ in range(3):
         began = time.perf_counter()
         draw()
+        if GPU:
+            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return {"rate": batch * NEW / min(seconds), "peak_mb": peak_mb()}
 
@@ -46,11 +50,11 @@ def ours(batch: int, bf16: bool):
         from components import artifacts
         from components.generation.generate import Sampling, generate, seeded
 
-        model = artifacts.load_causal_lm(harness.export(args, "pretrain")).eval()
+        model = artifacts.load_causal_lm(harness.export(args, "pretrain")).eval().to(DEVICE)
 
         def draw():
-            with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                generate(model, prompts(batch), Sampling(NEW), stop_ids=[], pad_id=0, generator=seeded("cpu", 0))
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
+                generate(model, prompts(batch), Sampling(NEW), stop_ids=[], pad_id=0, generator=seeded(DEVICE, 0))
 
         return best_of(draw, batch)
 
@@ -63,8 +67,8 @@ def transformers(batch: int, bf16: bool):
         from transformers import AutoModelForCausalLM
 
         dtype = torch.bfloat16 if bf16 else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(harness.export(args, "pretrain"), dtype=dtype).eval()
-        ids = torch.tensor(prompts(batch))
+        model = AutoModelForCausalLM.from_pretrained(harness.export(args, "pretrain"), dtype=dtype).eval().to(DEVICE)
+        ids = torch.tensor(prompts(batch), device=DEVICE)
 
         def draw():
             model.generate(
@@ -87,14 +91,15 @@ def litgpt(batch: int, bf16: bool):
 
         torch.manual_seed(0)
         model, _, _ = pretrain.litgpt(args)
-        model = model.to(torch.bfloat16 if bf16 else torch.float32).eval()
-        ids = torch.tensor(prompts(batch))
+        model = model.to(DEVICE, torch.bfloat16 if bf16 else torch.float32).eval()
+        ids = torch.tensor(prompts(batch), device=DEVICE)
 
         @torch.inference_mode()
         def draw():
             model.clear_kv_cache()
             model.max_seq_length = PROMPT + NEW
-            model.set_kv_cache(batch_size=batch, max_seq_length=PROMPT + NEW, dtype=model.lm_head.weight.dtype)
+            model.set_kv_cache(batch_size=batch, max_seq_length=PROMPT + NEW, device=ids.device,
+                               dtype=model.lm_head.weight.dtype)
             if batch == 1:
                 generate(model, ids[0], PROMPT + NEW, temperature=1.0, top_k=None)
             else:

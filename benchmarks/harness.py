@@ -32,6 +32,8 @@ FILES = {
     "chat": 'a .jsonl(.gz) file of {"messages"}',
     "preference": 'a .jsonl(.gz) file of {"prompt", "chosen", "rejected"}',
 }
+GPU = "--gpu" in sys.argv
+DEVICE = "cuda" if GPU else "cpu"
 PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
 
 
@@ -51,6 +53,7 @@ def arguments(description: str, *files: str) -> argparse.ArgumentParser:
     for peer, what in PEERS.items():
         parser.add_argument(f"--{peer}", help=f"{what}; its contestants are left out without it")
     parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenised data")
+    parser.add_argument("--gpu", action="store_true", help="on a GPU: GPT-2 small's shape, contexts of 1024 tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=None, help="comma-separated contestants")
     parser.add_argument("--contestant", default=None, help=argparse.SUPPRESS)
@@ -107,7 +110,7 @@ def _report(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, r
     print(f"\n{record['machine']}")
     RESULTS.mkdir(exist_ok=True)
     kept = {"unit": unit, **record, "median": medians, "runs": found}
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    (RESULTS / f"{name}{'-gpu' if GPU else ''}.json").write_text(json.dumps(kept, indent=1) + "\n")
 
 
 def figure(number: float) -> str:
@@ -122,7 +125,9 @@ def hardware() -> dict[str, Any]:
     except (OSError, StopIteration):
         processor = platform.processor()
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return {"processor": processor, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+    card = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpu = {"gpu": subprocess.run(card, capture_output=True, text=True).stdout.strip()} if GPU else {}
+    return {**gpu, "processor": processor, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
             "commit": git.stdout.strip(), "python": platform.python_version()}  # fmt: skip
 
 
@@ -138,7 +143,11 @@ def versions() -> dict[str, str]:
 
 
 def peak_mb() -> float:
-    """Largest resident memory of this process so far, in MB (2^20 bytes)."""
+    """The most memory that this process has had so far, on a GPU that of its tensors there, in MB (2^20 bytes)."""
+    if GPU:
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
@@ -151,15 +160,19 @@ def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
     stage = next(o.split("=")[1] for o in overrides if o.startswith("stage="))
     card = json.loads((Path(args.work) / RUN / stage / "export" / "card.json").read_text())
-    card["peak_mb"] = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
+    card["peak_mb"] = card["metrics"].get("train/peak_memory_mb", resident)
     return card
 
 
 RUN = "bench"
 VOCABULARY = 4096
-SHAPE = (  # the models of every comparison: 4 layers, width 256, 4 heads, 4.2M parameters
-    "model=small", f"run={RUN}", "model.num_hidden_layers=4", "model.hidden_size=256", "model.intermediate_size=688",
-    "model.num_attention_heads=4", "model.num_key_value_heads=4",
+# The models of every comparison: 4.2M parameters, on a GPU 88M.
+LAYERS, WIDTH, INNER, HEADS = (12, 768, 2048, 12) if GPU else (4, 256, 688, 4)
+SHAPE = (
+    "model=small", f"run={RUN}", f"model.num_hidden_layers={LAYERS}", f"model.hidden_size={WIDTH}",
+    f"model.intermediate_size={INNER}", f"model.num_attention_heads={HEADS}", f"model.num_key_value_heads={HEADS}",
+    f"trainer={'gpu' if GPU else 'cpu'}",
     "callbacks.samples=null", "callbacks.hparams=null", "trainer.num_sanity_val_steps=0", "trainer.limit_val_batches=0",
 )  # fmt: skip
 
@@ -192,6 +205,10 @@ class Stopwatch:
 
     def step(self) -> None:
         self.steps += 1
+        if GPU:  # which may still be at it
+            import torch
+
+            torch.cuda.synchronize()
         now = time.perf_counter()
         if self.steps == 0:
             self._began = now

@@ -8,20 +8,21 @@ import sys
 from pathlib import Path
 
 import harness
-from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
+from harness import DEVICE, GPU, HEADS, INNER, LAYERS, VOCABULARY, WIDTH, Contestant, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = 16, 256, 8, 3
+BATCH, CONTEXT, STEPS, WARMUP = (16, 1024, 40, 20) if GPU else (16, 256, 8, 3)
 
 
 def prepare(args: argparse.Namespace) -> None:
     harness.train(args, "stage=tokenizer", "data=text", f"data.path={args.text}", f"tokenizer.vocab_size={VOCABULARY}")
 
 
-def ours(precision: str):
+def ours(precision: str, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
             args, "stage=pretrain", "data=text", f"data.path={args.text}", f"data.batch_size={BATCH}",
             f"trainer.precision={precision}", f"model.max_position_embeddings={CONTEXT}", *harness.timed(STEPS, WARMUP),
+            *settings,
         )  # fmt: skip
         metrics = card["metrics"]
         return {"rate": metrics["train/tokens_per_second"], "peak_mb": card["peak_mb"],
@@ -46,8 +47,8 @@ def llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
     return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=256, intermediate_size=688, num_hidden_layers=4, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
     ))  # fmt: skip
 
 
@@ -89,13 +90,14 @@ def loop(build, dtype: str, compiled: bool):
 
         torch.manual_seed(0)
         rows = token_rows(args)
-        model, loss_of, optimizer = build(args)
+        with torch.device(DEVICE):
+            model, loss_of, optimizer = build(args)
         if compiled:
             model = torch.compile(model)
         watch = Stopwatch(WARMUP)
         for _ in range(STEPS + WARMUP):
-            chosen = rows[torch.randint(len(rows), (BATCH,))]
-            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            chosen = rows[torch.randint(len(rows), (BATCH,))].to(DEVICE)
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bf16"):
                 loss = loss_of(model, chosen[:, :-1].contiguous(), chosen[:, 1:].contiguous())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -112,9 +114,10 @@ def nanogpt(args: argparse.Namespace):
     sys.path.insert(0, args.nanogpt)
     from model import GPT, GPTConfig
 
-    shape = dict(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256, dropout=0.0, bias=False)
+    shape = dict(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH,
+                 dropout=0.0, bias=False)
     model = GPT(GPTConfig(**shape))
-    return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), DEVICE)
 
 
 def litgpt(args: argparse.Namespace):
@@ -124,16 +127,17 @@ def litgpt(args: argparse.Namespace):
     from litgpt.utils import chunked_cross_entropy
 
     model = GPT(Config(
-        block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=4, n_head=4, n_embd=256,
-        rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP", intermediate_size=688,
+        block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS,
+        n_embd=WIDTH, rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
+        mlp_class_name="LLaMAMLP", intermediate_size=INNER,
     ))  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=GPU)
     return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), optimizer  # the loss as it pretrains
 
 
 CONTESTANTS = {
     "gradus": Contestant(ours("auto")),
+    "gradus compiled": Contestant(ours("auto", "compile=true")),
     "gradus fp32": Contestant(ours("32-true")),
     "HF Trainer (default)": Contestant(hf_trainer(), ("hf",)),
     "HF Trainer bf16": Contestant(hf_trainer(bf16=True), ("hf",)),

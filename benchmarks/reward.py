@@ -7,9 +7,9 @@ import argparse
 
 import harness
 import sft
-from harness import Contestant, Stopwatch, peak_mb
+from harness import GPU, Contestant, Stopwatch, peak_mb
 
-BATCH, STEPS, WARMUP = 8, 10, 3
+BATCH, STEPS, WARMUP = (16, 30, 20) if GPU else (8, 10, 3)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -68,6 +68,7 @@ def trl(**settings):
 
 CONTESTANTS = {
     "gradus": Contestant(ours()),
+    "gradus compiled": Contestant(ours("compile=true")),
     "TRL RewardTrainer (default)": Contestant(trl(), ("hf",)),
     "TRL fp32": Contestant(trl(bf16=False), ("hf",)),
     "TRL bf16": Contestant(trl(bf16=True, gradient_checkpointing=False), ("hf",)),

@@ -6,9 +6,9 @@
 import argparse
 
 import harness
-from harness import VOCABULARY, Contestant, Stopwatch, peak_mb
+from harness import GPU, VOCABULARY, Contestant, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = 16, 512, 8, 3
+BATCH, CONTEXT, STEPS, WARMUP = (16, 1024, 30, 20) if GPU else (16, 512, 8, 3)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -18,11 +18,12 @@ def prepare(args: argparse.Namespace) -> None:
     harness.train(args, "stage=pretrain", *text, "trainer.max_steps=2")
 
 
-def ours(precision: str):
+def ours(precision: str, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
             args, "stage=sft", "data=chat", f"data.path={args.chat}", f"data.batch_size={BATCH}",
             f"trainer.precision={precision}", "trainer.max_epochs=null", *harness.timed(STEPS, WARMUP),
+            *settings,
         )  # fmt: skip
         return {"rate": card["metrics"]["train/tokens_per_second"], "peak_mb": card["peak_mb"]}
 
@@ -64,6 +65,7 @@ def trl(**settings):
 
 CONTESTANTS = {
     "gradus": Contestant(ours("auto")),
+    "gradus compiled": Contestant(ours("auto", "compile=true")),
     "gradus fp32": Contestant(ours("32-true")),
     "TRL SFTTrainer (default)": Contestant(trl(), ("hf",)),
     "TRL fp32": Contestant(trl(bf16=False), ("hf",)),

@@ -22,6 +22,7 @@ class Throughput(Callback):
                               as work, though their time is (callbacks/budget.py counts them). The peak is
                               `measured_peak` at the start, not a data-sheet's: it is lower, so this is higher
                               than published.
+    train/peak_memory_mb      on a GPU: the most that this process's tensors have held so far, in 2^20 bytes.
 
     Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
     """
@@ -89,6 +90,8 @@ class Throughput(Callback):
             if self._flops_per_token is not None:
                 peak = self._peak * trainer.world_size
                 metrics["train/mfu"] = tokens / seconds * self._flops_per_token / peak
+        if pl_module.device.type == "cuda":
+            metrics["train/peak_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
         pl_module.log_dict(metrics, on_step=True, on_epoch=False)
 
 
@@ -99,7 +102,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 
     matrices is 2·n³ FLOPs.
     """
     side = 1024 if device.type == "cpu" else 8192
-    left = torch.ones(side, side, device=device, dtype=dtype)
+    left = torch.randn(side, side, device=device).to(dtype)  # products of zeros or ones are faster on some devices
     best = float("inf")
     end = time.perf_counter() + seconds
     with torch.no_grad(), torch.autocast(device.type, enabled=False):

@@ -22,13 +22,15 @@ class _Graphed:
     def __init__(self, model: CausalLM, cache: KVCache) -> None:
         self.cache, self.steps = cache, Steps(cache)
         self.token = torch.zeros((len(cache.starts), 1), dtype=torch.int64, device=cache.starts.device)
-        with torch.cuda.stream(aside := torch.cuda.Stream()):  # libraries set themselves up in a first run
-            aside.wait_stream(torch.cuda.default_stream())
+        aside = torch.cuda.Stream()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside):  # libraries set themselves up in a first run
             model.next_logits(self.token, self.steps)
         torch.cuda.current_stream().wait_stream(aside)
         self.steps.place.fill_(cache.length)  # what the first run wrote there is written over
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        # other threads (of a data loader that pins memory) may go on asking the driver for memory meanwhile
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.logits = model.next_logits(self.token, self.steps)
 
     def __call__(self, token: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
 # Also: make test-all (slow ones too), make clean (the virtual environment). Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
-PYTEST = .venv/bin/python -m pytest
+# a core for each of several processes, which take the tests of a file together
+PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
 
 .PHONY: demo test test-all clean
 

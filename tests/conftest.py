@@ -8,7 +8,9 @@ from components.tokenizer.tokenizer import Tokenizer
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests need a GPU: without one they are reported as skipped, not failed."""
+    """GPU tests need a GPU: without one they are reported as skipped, not failed. Files with slow tests come first."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

@@ -1,5 +1,6 @@
 """What every task needs: which one to run, its surroundings, what it was made from, the card of what it makes."""
 
+import logging
 import shlex
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from components import artifacts, hub, hydra_hooks, lineage, processes
 from components.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
 
 
 def run(cfg: DictConfig) -> None:
@@ -60,7 +63,11 @@ def identity(cfg: DictConfig) -> str:
 
 
 def common_tokenizer(cfg: DictConfig) -> Tokenizer:
-    """The tokenizer of all artifacts read; raises ArtifactError if they differ."""
+    """The tokenizer of all artifacts read; raises ArtifactError if they differ. Says so where another one was named."""
+    given = any(one.startswith("artifacts.tokenizer=") for one in HydraConfig.get().overrides.task)
+    if given and cfg.artifacts.tokenizer not in cfg.reads.values() and processes.rank() == 0:
+        log.warning(f"artifacts.tokenizer={cfg.artifacts.tokenizer} is not read: this stage takes the tokenizer of "
+                    f"{cfg.reads.tokenizer}, whose model knows no other")  # fmt: skip
     tokenizers = {path: artifacts.load_tokenizer(path) for path in cfg.reads.values()}
     lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
     return tokenizers[cfg.reads.tokenizer]

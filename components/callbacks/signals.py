@@ -11,6 +11,8 @@ from types import FrameType
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from components import processes
+
 OUT_OF_TIME = 124  # the exit status that timeout(1) gives
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -33,7 +35,12 @@ class GracefulStop(Callback):
 
     @property
     def exit_status(self) -> int:
-        """What a shell reports for a process that this signal ended; 0 after an ordinary end."""
+        """What a shell reports for a process that this signal ended; 0 after an ordinary end.
+
+        Also 0 in a process that Lightning started: it takes any other status for a crash, and kills the first process.
+        """
+        if processes.rank() and not processes.start().by:
+            return 0
         if self.stopped_by is not None:
             return 128 + self.stopped_by
         return OUT_OF_TIME if self.out_of_time else 0

@@ -1,5 +1,7 @@
 """The loss curve of the fast path lies on the slow path's."""
 
+import shutil
+
 import pytest
 import torch
 from tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
@@ -10,17 +12,19 @@ from components.stages.sft import SFT
 STEPS = 20
 
 
-def curve(**trainer) -> torch.Tensor:
+def curve(compiled: bool = False, steps: int = STEPS, **trainer) -> torch.Tensor:
     """The losses of a short training on packed dialogues of many lengths."""
     generator = torch.Generator().manual_seed(0)
     batches = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         lengths = torch.randint(1, 9, (12,), generator=generator).tolist()
         drawn = [torch.randint(3, 16, (n + 1,), generator=generator).tolist() for n in lengths]
         batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=PAD, row_length=20))
     logger = ListLogger()
     torch.manual_seed(0)
-    fit(SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT), batches, max_steps=STEPS, logger=logger, **trainer)
+    stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
+    stage.compiled = compiled
+    fit(stage, batches, max_steps=steps, logger=logger, **trainer)
     return torch.tensor(logger["train/loss"])
 
 
@@ -43,3 +47,12 @@ def test_attention_in_blocks_trains_as_torchs_own_kernel_does_in_bf16(monkeypatc
         ),
     )  # fmt: skip
     assert in_blocks.numpy() == pytest.approx(curve(precision="bf16-mixed").numpy(), rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_train_as_plain_ones_do():
+    plain, compiled = curve(steps=3), curve(steps=3, compiled=True)  # a graph for each new shape takes seconds
+    assert torch.allclose(compiled, plain, atol=1e-4)
+    assert not torch.equal(compiled, plain)  # two ways indeed

@@ -158,8 +158,8 @@ def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
-    stage = next(o.split("=")[1] for o in overrides if o.startswith("stage="))
-    card = json.loads((Path(args.work) / RUN / stage / "export" / "card.json").read_text())
+    given = dict(override.split("=", 1) for override in overrides)
+    card = json.loads(Path(export(args, given.get("paths.folder", given["stage"])), "card.json").read_text())
     resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
     card["peak_mb"] = card["metrics"].get("train/peak_memory_mb", resident)
     return card

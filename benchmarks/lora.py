@@ -14,7 +14,7 @@ from harness import Contestant
 
 SHAPE = ("model.num_hidden_layers=8", "model.hidden_size=512", "model.intermediate_size=1376",
          "model.num_attention_heads=8", "model.num_key_value_heads=8")  # fmt: skip
-BATCH, STEPS, WARMUP = 4, 6, 2
+BATCH, STEPS, WARMUP = 4, 3, 1
 DATA = {"sft": "chat", "rm": "preference", "dpo": "preference"}
 LORA = ("lora=default",)
 
@@ -50,7 +50,7 @@ def ppo(*settings: str):
         card = harness.train(
             args, *SHAPE, "stage=ppo", "data=prompts", f"data.path={args.work}/prompts.jsonl", "data.val_fraction=0",
             "stage.sampling.max_new_tokens=32", "gate.enabled=false", "data.prompts_per_rollout=16", "stage.epochs=2",
-            "stage.minibatches=2", *settings, *harness.timed(8, 4),
+            "stage.minibatches=2", *settings, *harness.timed(4, 4),
         )  # fmt: skip
         return {"rate": 16 / (card["metrics"]["train/step_seconds"] * 4), "peak_mb": card["peak_mb"]}
 

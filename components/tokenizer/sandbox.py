@@ -8,8 +8,9 @@ all proportion exist.
 """
 
 import functools
+import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NoReturn
 
 from jinja2 import nodes
@@ -40,10 +41,14 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     def __init__(self, **settings: Any) -> None:
         # not optimized: working out constants would repeat each for every level around it
-        super().__init__(optimized=False, **settings)
+        super().__init__(optimized=False, finalize=_written, **settings)
         self._rendering = threading.local()
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name in FILTERS}
         self.globals = {name: value for name, value in self.globals.items() if name in ("range", "dict", "namespace")}
+
+    def allow(self, name: str, function: Callable) -> None:
+        """Adds a filter, within the same bounds."""
+        self.filters[name] = self._bounded(name, function)
 
     def begin(self) -> None:
         """Starts the count of a rendering's steps; to be called before each."""
@@ -62,7 +67,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     def joined(self, *parts: Any) -> str:
         """What `~` makes of its parts."""
-        texts = [str(part) for part in parts]
+        texts = [str(_written(part)) for part in parts]
         _check_size(sum(map(len, texts)))
         return "".join(texts)
 
@@ -109,6 +114,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         def call(*args: Any, **kwargs: Any) -> Any:
             self.step()
             values = args[1:] if hasattr(function, "jinja_pass_arg") else args
+            for value in values:
+                _written(value)
             if name == "join":
                 listed = list(values[0])
                 separator = str(kwargs.get("d", values[1] if len(values) > 1 else ""))
@@ -116,8 +123,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
                 args = (*args[: len(args) - len(values)], listed, *values[1:])
             elif name == "replace":
                 _check_replacement(*(str(one) for one in values[:3]))
-            elif name == "tojson" and (kwargs.get("indent") or 0) > 16:
-                raise SecurityError("tojson: expected an indent of at most 16")
+            elif name == "tojson":
+                _check_form(**inspect.signature(function).bind(*args, **kwargs).arguments)
             elif name in ("d", "default", "float", "int", "round") or not values:
                 pass
             elif isinstance(values[0], Iterator):
@@ -142,6 +149,28 @@ class _Counting(NodeTransformer):
 
 def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None)
+
+
+def _written(value: Any) -> Any:
+    """The value, if it is no longer than MAX_SIZE with all that it holds, however often it holds the same."""
+    if isinstance(value, Iterator):
+        return value
+    left, waiting = MAX_SIZE, [value]
+    while waiting:
+        one = waiting.pop()
+        left -= len(one) if isinstance(one, str) else 10  # a walk through lists takes longer than one through letters
+        if left < 0:
+            raise SecurityError(f"a text or list is longer than {MAX_SIZE}")
+        if isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | set | frozenset):
+            waiting += one
+    return value
+
+
+def _check_form(value: Any, indent: Any = None, separators: Any = None, **_: Any) -> None:
+    if isinstance(indent, str) or (indent or 0) > 16 or any(len(one) > 16 for one in separators or ()):
+        raise SecurityError("tojson: expected an indent of at most 16 spaces, and separators of at most 16 characters")
 
 
 def _checked(value: Any) -> Any:

@@ -66,7 +66,7 @@ class ChatTemplate:
         )
         self._environment.globals["raise_exception"] = _raise_exception
         self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-        self._environment.filters["tojson"] = _to_json
+        self._environment.allow("tojson", _to_json)
         if any(mark in source for mark in (OPEN, CLOSE)):
             raise TokenizerError("the chat template holds U+E000 or U+E001; they are kept for placeholders")
         try:
@@ -143,16 +143,28 @@ class Generation(Extension):
 
 def _placed(rendered: str, contents: Sequence[str], own: Sequence[str]) -> list[str] | None:
     """The contents, stripped where the template did, that stand between its own texts; None where none do."""
-    if not rendered.startswith(own[0]):
-        return None
-    rest = rendered[len(own[0]) :]
     if not contents:
-        return None if rest else []
-    for content in _strippings(contents[0]):
-        if rest.startswith(content):
-            found = _placed(rest[len(content) :], contents[1:], own[1:])
-            if found is not None:
-                return [content, *found]
+        return [] if rendered == own[0] else None
+
+    def fitting(number: int, start: int) -> Iterator[tuple[str, int]]:
+        """A content as it can stand at `start`, and where the template's own text after it ends."""
+        for content in _strippings(contents[number]):
+            end = start + len(content)
+            if rendered.startswith(content, start) and rendered.startswith(own[number + 1], end):
+                yield content, end + len(own[number + 1])
+
+    found: list[str] = []
+    ways = [fitting(0, len(own[0]))] if rendered.startswith(own[0]) else []  # of each content so far, those left
+    while ways:
+        content, end = next(ways[-1], (None, 0))
+        if content is None:
+            ways.pop()
+            continue
+        found[len(ways) - 1 :] = [content]
+        if len(found) < len(contents):
+            ways.append(fitting(len(found), end))
+        elif end == len(rendered):
+            return found
     return None
 
 

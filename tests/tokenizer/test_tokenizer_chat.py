@@ -156,7 +156,7 @@ def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
         ("{% endfor %}", "", "the chat template is no Jinja"),
         ("<|end|>", "<|end|>\ue000", "kept for placeholders"),
         ("in messages", "in raise_exception('none today')", "refuses these messages: none today"),
-        ("<|user|>", "{{ ''.__class__.mro() }}<|user|>", "refuses these messages: .*unsafe"),
+        ("<|user|>", "{{ ''.__class__.mro() }}<|user|>", "refuses these messages: .*not allowed"),
         ("<|end|>", "{{ '<|end|>' if loop.index == 2 else '<eos>' }}", "the same way"),
     ],
 )

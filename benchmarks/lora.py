@@ -64,14 +64,14 @@ def reward_of(kind: str) -> str:
 CHECKPOINTING = ("gradient_checkpointing=true",)
 CONTESTANTS = {
     "SFT: lora": Contestant(fitted("sft", *LORA)),
-    "SFT: lora, nf4 base, checkpointing": Contestant(fitted("sft", *LORA, "lora.base=nf4", *CHECKPOINTING)),
+    "SFT: lora on an nf4 base with checkpointing": Contestant(fitted("sft", *LORA, "lora.base=nf4", *CHECKPOINTING)),
     "SFT: all weights": Contestant(fitted("sft")),
-    "SFT: all weights, checkpointing": Contestant(fitted("sft", *CHECKPOINTING)),
+    "SFT: all weights with checkpointing": Contestant(fitted("sft", *CHECKPOINTING)),
     "DPO: lora": Contestant(fitted("dpo", *LORA)),
     "DPO: all weights": Contestant(fitted("dpo")),
-    "PPO: lora, one trunk": Contestant(ppo(*LORA, reward_of("lora"))),
-    "PPO: lora, the reward model a model of its own": Contestant(ppo(*LORA, reward_of("all"))),
-    "PPO: all weights, four models": Contestant(ppo(reward_of("all"))),
+    "PPO: lora on one trunk": Contestant(ppo(*LORA, reward_of("lora"))),
+    "PPO: lora beside a whole reward model": Contestant(ppo(*LORA, reward_of("all"))),
+    "PPO: all weights in four models": Contestant(ppo(reward_of("all"))),
 }
 
 if __name__ == "__main__":

@@ -37,9 +37,10 @@ class GracefulStop(Callback):
     def exit_status(self) -> int:
         """What a shell reports for a process that this signal ended; 0 after an ordinary end.
 
-        Also 0 in a process that Lightning started: it takes any other status for a crash, and kills the first process.
+        The first of several processes speaks for all; the others end with 0, since whoever started them takes any
+        other status for a crash and kills those that are not done yet: Lightning the first process itself.
         """
-        if processes.rank() and not processes.start().by:
+        if processes.rank():
             return 0
         if self.stopped_by is not None:
             return 128 + self.stopped_by

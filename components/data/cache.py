@@ -35,7 +35,9 @@ def stored(
     there are. Raises what `make` raises, and LookupError when it yields no row.
     """
     final = Path(folder) / key
-    if not final.exists():
+    if final.exists():
+        _remove_abandoned(final.parent)
+    else:
         final.parent.mkdir(parents=True, exist_ok=True)
         with _scratch(final.parent) as scratch, quiet_progress():
             _make(scratch, key, make, features)
@@ -51,15 +53,10 @@ def stored(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder to work in, removed at the end; locked meanwhile, and a lock ends with its process however that ends.
-
-    So whatever working folder is not locked was abandoned by a killed process, and is removed first.
-    """
+    """A folder to work in, removed at the end; locked meanwhile, and a lock ends with its process however that ends."""
+    _remove_abandoned(folder)
     with _opened(folder) as entrance:
-        fcntl.flock(entrance, fcntl.LOCK_EX)  # nobody looks at a folder that is made but not yet locked
-        for other in folder.glob(f"{PREFIX}*"):
-            if _is_abandoned(other):
-                shutil.rmtree(other, ignore_errors=True)
+        fcntl.flock(entrance, fcntl.LOCK_EX)
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX))
         lock = os.open(scratch, os.O_RDONLY)
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -68,6 +65,15 @@ def _scratch(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         os.close(lock)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes the working folders that are not locked: those of killed processes."""
+    with _opened(folder) as entrance:
+        fcntl.flock(entrance, fcntl.LOCK_EX)  # nobody looks at a folder that is made but not yet locked
+        for other in folder.glob(f"{PREFIX}*"):
+            if _is_abandoned(other):
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _is_abandoned(scratch: Path) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from components.data import cache
-from components.data.cache import Ragged, stored
+from components.data.cache import PREFIX, Ragged, stored
 from components.data.errors import SourceError
 from components.data.text import TextData
 
@@ -73,6 +73,13 @@ def test_of_two_that_make_the_same_one_wins(tmp_path):
 
     table, _ = stored(tmp_path, "key", make, FEATURES)
     assert table["ids"][:] == [[7]]
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_what_is_left_of_a_process_that_was_killed_when_all_was_made_is_removed_too(tmp_path):
+    stored(tmp_path, "key", lambda counts: iter([{"ids": [7]}]), FEATURES)
+    (tmp_path / f"{PREFIX}x").mkdir()
+    stored(tmp_path, "key", lambda counts: iter([{"ids": [8]}]), FEATURES)
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 

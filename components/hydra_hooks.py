@@ -3,6 +3,7 @@
 Imports nothing heavy, so that `python train.py --help` and shell completion answer at once.
 """
 
+import errno
 import itertools
 import logging
 import os
@@ -37,6 +38,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 ROOT = Path(__file__).resolve().parents[1]
 STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
 ENDED_ELSEWHERE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's, NCCL's
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
 
 
@@ -50,6 +52,27 @@ class Job(NamedTuple):
 
 
 JOBS: list[Job] = []  # of this process's sweep so far
+
+
+class Folder(Callback):
+    """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name asks for it
+        self._make(config.hydra.run.dir)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._make(config.hydra.sweep.dir)
+
+    def _make(self, folder: str) -> None:
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            print(f"{folder}: cannot be written to ({error.strerror}). Give the runs another place: "
+                  "paths.logs=<folder>", file=sys.stderr)  # fmt: skip
+            raise SystemExit(1) from None
 
 
 class Sweep(Callback):
@@ -196,8 +219,8 @@ def exit_codes() -> Iterator[None]:
     """Turns what a job raises into an exit status, which (unlike an exception) also stops a sweep.
 
     ValueError and Lightning's MisconfigurationException: a user's mistake, told in one line (HYDRA_FULL_ERROR=1
-    for all of it), 1. So is that another process of the run has ended, whose own message is the one to read. Other
-    exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
+    for all of it), 1. So are a disk that is full or not to be written to, and that another process of the run has
+    ended, whose own message is the one to read. Other exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
     """
     try:
         yield
@@ -208,6 +231,7 @@ def exit_codes() -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         # by its name: this file must not import Lightning
         mistake = isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException"
+        mistake = mistake or isinstance(cause, OSError) and cause.errno in UNWRITABLE
         aftermath = isinstance(cause, RuntimeError) and any(words in str(cause) for words in ENDED_ELSEWHERE)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (mistake or aftermath):
             log.error(traceback.format_exc())

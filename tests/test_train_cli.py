@@ -4,6 +4,7 @@ The command line, the hooks and the real conf/ run in a copy of the project whos
 takes a fraction of a second: each writes down who it is and ends as its stage says.
 """
 
+import errno
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from components import hydra_hooks
 from components.hydra_hooks import SWEPT, Sweep, compose_config, quiet_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -191,6 +193,24 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert train(project, *arguments).returncode == 0
     job = ran(project)["tiny/good/seed=2/next"]
     assert (job["seed"], job["reads"]) == (2, "logs/tiny/good/seed=2/sft/export")
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_place_that_cannot_be_written_to_is_one_line(project, sweep):
+    (project / "file").write_text("")
+    done = train(project, *sweep, "stage=good", "paths.logs=file/logs")
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("(Not a directory). Give the runs another place: paths.logs=<folder>")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "last"), [(errno.ENOSPC, "No space left on device"), (errno.EIO, None)])
+def test_a_full_disk_is_one_line_and_another_failure_of_it_a_traceback(caplog, number, last):
+    with pytest.raises(SystemExit) as stopped, hydra_hooks.exit_codes():
+        raise OSError(number, os.strerror(number), "model.safetensors")
+    assert stopped.value.code == 1
+    assert ("Traceback" in caplog.text) == (last is None)
+    assert last is None or caplog.messages == [f"OSError: [Errno {number}] {last}: 'model.safetensors'"]
 
 
 def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):

@@ -8,7 +8,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from tiny_run import Stream, Tiny, trainer
+from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.checkpoints import Checkpoints, latest
 from components.callbacks.signals import SIGNALS, GracefulStop, seconds_of
@@ -53,6 +53,21 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_was(tmp_path):
     runs = [run.lightning_module for run in (straight, before, after)]
     assert runs[1].seen + runs[2].seen == runs[0].seen
     assert torch.equal(runs[2].weight, runs[0].weight)
+
+
+@pytest.mark.parametrize(("batch", "validated"), [(4, []), (6, [7])])
+def test_a_signal_brings_no_validation_that_was_not_due(tmp_path, batch, validated):
+    """It would keep a user waiting, and be one more than an unbroken run has, for whoever counts them."""
+    steps = []
+
+    class Noted(Validated):
+        def on_validation_start(self):
+            steps.append(self.global_step)
+
+    stop = GracefulStop()
+    run = trainer([Send(signal.SIGTERM, batch), stop], max_steps=50, val_check_interval=7)
+    run.fit(Noted(), Stream(), Stream(3))
+    assert (run.global_step, stop.exit_status, steps) == (batch + 1, 143, validated)
 
 
 def test_past_its_deadline_a_run_saves_and_stops_and_the_next_one_has_its_own(tmp_path):
@@ -123,7 +138,7 @@ def test_the_user_is_told_on_the_error_stream(tmp_path, capfd):
 
 SCRIPT = """
 import sys, time, signal
-from tiny_run import Stream, Tiny, trainer
+from tiny_run import Stream, Tiny, Validated, trainer
 from test_signals import Send
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.signals import GracefulStop

@@ -14,7 +14,7 @@ import hydra
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from components import hydra_hooks, processes
+from components import hydra_hooks, places, processes
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -46,6 +46,9 @@ def command_line() -> None:
     arguments = sys.argv[1:]
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
         sys.argv.append("stage=all")
+    if problem := places.misnamed_choice(arguments):
+        print(problem, file=sys.stderr)
+        raise SystemExit(1)
     sys.argv += processes.arguments_of_rank()
     try:
         main()

@@ -54,27 +54,6 @@ class Job(NamedTuple):
 JOBS: list[Job] = []  # of this process's sweep so far
 
 
-class Folder(Callback):
-    """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name asks for it
-        self._make(config.hydra.run.dir)
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        self._make(config.hydra.sweep.dir)
-
-    def _make(self, folder: str) -> None:
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            if not os.access(folder, os.W_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        except OSError as error:
-            print(f"{folder}: cannot be written to ({error.strerror}). Give the runs another place: "
-                  "paths.logs=<folder>", file=sys.stderr)  # fmt: skip
-            raise SystemExit(1) from None
-
-
 class Sweep(Callback):
     """Notes which keys a sweep varies, for `sweep_folder`, since a job itself sees only its own values; and when all
     jobs are done runs the one that config.after_sweep describes by overrides, if any: a summary of them."""

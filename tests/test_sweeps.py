@@ -56,7 +56,8 @@ def copy_of_the_project(project: Path) -> Path:
     (project / "components/tasks").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf")
-    for name in ("__init__.py", "hydra_hooks.py", "processes.py", "tasks/__init__.py", "tasks/pipeline.py"):
+    for name in ("__init__.py", "hydra_hooks.py", "places.py", "processes.py", "tasks/__init__.py",
+                 "tasks/pipeline.py"):  # fmt: skip
         shutil.copy(ROOT / "components" / name, project / "components" / name)
     (project / "components/tasks/common.py").write_text(TASKS)
     (project / "components/checking.py").write_text("def check(cfg): pass\n")

@@ -22,14 +22,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from components import hydra_hooks
+from components import hydra_hooks, places
 from components.hydra_hooks import SWEPT, Sweep, compose_config, quiet_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
 import json, os, sys, time
 from pathlib import Path
-from components import hydra_hooks
+from components import hydra_hooks, places
 
 ENDS = {
     "good": lambda: None,
@@ -64,7 +64,7 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in ("__init__.py", "hydra_hooks.py", "processes.py"):
+    for name in ("__init__.py", "hydra_hooks.py", "places.py", "processes.py"):
         shutil.copy(ROOT / "components" / name, project / "components")
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()
@@ -193,6 +193,16 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert train(project, *arguments).returncode == 0
     job = ran(project)["tiny/good/seed=2/next"]
     assert (job["seed"], job["reads"]) == (2, "logs/tiny/good/seed=2/sft/export")
+
+
+@pytest.mark.parametrize("choice", ["lora=false", "data=3", "model=True", "trainer=1e3"])
+def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice):
+    told = places.misnamed_choice(["stage=sft", choice])
+    assert told.startswith(f"{choice}: expected one of ") and "or null for none" in told
+
+
+def test_other_arguments_are_no_misnamed_choices():
+    assert places.misnamed_choice(["-m", "stage=sft", "seed=3", "compile=true", "lora=default", "lora=null"]) is None
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]])

@@ -215,9 +215,14 @@ class Tokenizer:
 
         Raises TokenizerError naming the file at fault.
         """
-        codec, template, stop_ids = folders.read(Path(folder))
+        try:
+            codec, template, stop_ids = folders.read(Path(folder))
+        except UnicodeDecodeError as error:  # sentencepiece hands on the bytes of a damaged piece
+            raise TokenizerError(f"{folder}: its tokenizer.model is damaged: {error}") from error
         try:
             return cls(codec, template, stop_ids)
+        except UnicodeDecodeError as error:
+            raise TokenizerError(f"{folder}: its tokenizer.model is damaged: {error}") from error
         except TokenizerError as error:
             raise TokenizerError(f"{folder}: its chat template: {error}") from error
 

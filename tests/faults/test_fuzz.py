@@ -21,8 +21,8 @@ from components.places import misnamed_choice
 from components.tokenizer.template import ChatTemplate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of damaged files and odd values, by the libraries that read them
-FEWER = settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+FEWER = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 KEYS = ["text", "messages", "prompt", "completion", "completions", "ranks", "chosen", "rejected", "instruction", "input",
         "output", "role", "content", "reference", "category"]  # fmt: skip
 ANYTHING = st.recursive(
@@ -109,7 +109,7 @@ def test_a_template_of_any_parts_and_messages_of_anything(source, messages):
 
 @FEWER
 @given(st.sampled_from(["seed", "trainer.max_steps", "stage.optimizer.lr", "data.batch_size", "model.hidden_size", "resume",
-                        "lora", "compile", "context", "+stage.x", "data", "stage", "data.mixture", "paths.logs"]),
+                        "compile", "context", "+stage.x", "data.mixture", "paths.logs"]),
        st.text(max_size=12) | ANYTHING.map(str) | ANYTHING.map(json.dumps))  # fmt: skip
 def test_an_override_of_anything(key, value):
     if misnamed_choice([f"{key}={value}"]):

@@ -54,7 +54,7 @@ def _conversation(turns: Any) -> list[dict[str, Any]]:
     messages = []
     for i, turn in enumerate(turns):
         speaker = turn.get("from") if isinstance(turn, dict) else None
-        if speaker not in _TURNS_BY:
+        if not isinstance(speaker, str) or speaker not in _TURNS_BY:
             raise FormatError(f"conversations[{i}].from as one of {', '.join(_TURNS_BY)}", repr(speaker))
         messages.append({"role": _TURNS_BY[speaker], "content": turn.get("value")})
     orphaned = messages[0]["role"] == "assistant"

@@ -32,11 +32,17 @@ def best_path(root: dict[str, Any]) -> list[dict[str, Any]]:
     messages, node = [], root
     while node is not None:
         role, replies = node.get("role"), node.get("replies") or []
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise FormatError(f"a role of {', '.join(_ROLES)} in a tree of messages", kind(role))
+        if not isinstance(replies, list) or not all(map(_is_reply, replies)):
+            raise FormatError('"replies" as a list of messages, each "rank" a number or nothing', kind(replies))
         messages.append({"role": _ROLES[role], "content": node.get("text")})
         node = min(replies, key=_rank, default=None)  # the first of equals
     return messages[:-1] if len(messages) > 1 and messages[-1]["role"] == "user" else messages
+
+
+def _is_reply(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("rank"), int | float | None)
 
 
 def _rank(reply: dict[str, Any]) -> float:

@@ -63,6 +63,12 @@ MESSAGES = {
     "two system messages": [{"role": "system", "content": "s"}] * 2 + [ASK, ANSWER],
     "a late system message": [ASK, {"role": "system", "content": "s"}, ANSWER],
 }
+TREES = {
+    "a role that is a list": {"role": [], "text": "q"},
+    "replies that are a text": {"role": "prompter", "text": "q", "replies": "x"},
+    "a reply that is null": {"role": "prompter", "text": "q", "replies": [None]},
+    "a rank that is a text": {"role": "prompter", "text": "q", "replies": [{"rank": "0"}, {"rank": 1}]},
+}
 RANKS = {
     "too few": [0],
     "too many": [0, 1, 2],
@@ -105,6 +111,10 @@ def bad_records() -> Iterator[tuple[str, Case]]:
         yield case(f"chosen with {what}", "preference", {"chosen": messages, "rejected": [ASK, ANSWER]})
     for what, ranks in RANKS.items():
         yield case(f"ranks: {what}", "preference", {"prompt": "q", "completions": ["a", "b"], "ranks": ranks})
+    for what, tree in TREES.items():
+        for format_ in ("chat", "prompts"):
+            yield case(f"a tree with {what}", format_, {"prompt": tree})
+    yield case("a speaker that is a list", "chat", {"conversations": [{"from": [], "value": "q"}]})
     yield case("an empty text", "text", {"text": ""})
     yield case("an empty prompt", "prompts", {"prompt": ""})
     yield case(

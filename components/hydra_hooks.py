@@ -209,8 +209,8 @@ def exit_codes() -> Iterator[None]:
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         # by its name: this file must not import Lightning
-        mistake = isinstance(cause, ValueError) or type(cause).__name__ == "MisconfigurationException"
-        mistake = mistake or isinstance(cause, OSError) and cause.errno in UNWRITABLE
+        unwritable = isinstance(cause, OSError) and cause.errno in UNWRITABLE
+        mistake = isinstance(cause, ValueError) or unwritable or type(cause).__name__ == "MisconfigurationException"
         aftermath = isinstance(cause, RuntimeError) and any(words in str(cause) for words in ENDED_ELSEWHERE)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or not (mistake or aftermath):
             log.error(traceback.format_exc())

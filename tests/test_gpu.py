@@ -33,7 +33,7 @@ def base(tmp_path_factory) -> Path:
     """A folder with a tokenizer and a base model, made on the GPU."""
     folder = tmp_path_factory.mktemp("gpu")
     for stage in ("tokenizer", "pretrain"):
-        run(folder, f"stage={stage}", "run=base", "debug=smoke", "run=base", "trainer.precision=32-true")
+        run(folder, f"stage={stage}", "debug=smoke", "run=base", "trainer.precision=32-true")
     return folder
 
 

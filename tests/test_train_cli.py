@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
 import json, os, sys, time
 from pathlib import Path
-from components import hydra_hooks, places
+from components import hydra_hooks
 
 ENDS = {
     "good": lambda: None,

@@ -35,10 +35,9 @@ def stored(
     there are. Raises what `make` raises, and LookupError when it yields no row.
     """
     final = Path(folder) / key
-    if final.exists():
-        _remove_abandoned(final.parent)
-    else:
-        final.parent.mkdir(parents=True, exist_ok=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(final.parent)
+    if not final.exists():
         with _scratch(final.parent) as scratch, quiet_progress():
             _make(scratch, key, make, features)
             try:
@@ -54,7 +53,6 @@ def stored(
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
     """A folder to work in, removed at the end; locked meanwhile, and a lock ends with its process however that ends."""
-    _remove_abandoned(folder)
     with _opened(folder) as entrance:
         fcntl.flock(entrance, fcntl.LOCK_EX)
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX))

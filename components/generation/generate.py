@@ -141,7 +141,8 @@ def stream(
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
     cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
-    logits = model.next_logits(ids, cache)
+    with _threads_for(model, 1):
+        logits = model.next_logits(ids, cache)
     advance = step_of(model, cache)
     for left in reversed(range(sampling.max_new_tokens)):
         token = pick(logits, sampling, generator)

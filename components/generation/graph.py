@@ -34,9 +34,8 @@ class _Graphed:
             self.logits = model.next_logits(self.token, self.steps)
 
     def __call__(self, token: Tensor) -> Tensor:
-        if self.cache.length >= self.cache.size:
-            raise ValueError(f"KV cache of {self.cache.size} places cannot hold {self.cache.length + 1} tokens")
+        end = self.cache.end_of(1)
         self.token.copy_(token[:, None])
         self.graph.replay()
-        self.cache.length += 1
+        self.cache.length = end
         return self.logits

@@ -39,19 +39,21 @@ class KVCache:
             self._rotary = [table[0, 0] for table in tables]
         self._mask = torch.empty(0)
 
-    def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """Prepares for the next `count` tokens: their positions (B, count), left padding's clamped to 0, and of those
-        (cos, sin), each (B, 1, count, head_dim), where they are rotary. Raises ValueError where there is no room."""
+    def end_of(self, count: int) -> int:
+        """The place behind the next `count` tokens. Raises ValueError where there is no room for them."""
         end = self.length + count
         if end > self.size:
             raise ValueError(f"KV cache of {self.size} places cannot hold {end} tokens")
+        return end
+
+    def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Prepares for the next `count` tokens: their positions (B, count), left padding's clamped to 0, and of those
+        (cos, sin), each (B, 1, count, head_dim), where they are rotary. Raises ValueError where there is no room."""
+        end = self.end_of(count)
         self._mask = self._allowed(count)[:, None]
         places = torch.arange(self.length, end, device=self.starts.device)
         positions = (places[None, :] - self.starts[:, None]).clamp_min(0)
-        if self._rotary is None:
-            return positions, None
-        cos, sin = (table[positions][:, None] for table in self._rotary)
-        return positions, (cos, sin)
+        return positions, _rotary_at(self._rotary, positions)
 
     def _allowed(self, count: int) -> Tensor:
         """(B, count, length + count) bool: which places the next `count` tokens may attend to.
@@ -113,10 +115,7 @@ class Steps:
         seen = torch.arange(self.keys[0].shape[2], device=self.place.device)
         self._mask = ((seen >= self.starts[:, None]) & (seen <= self.place))[:, None, None]
         positions = (self.place - self.starts).clamp_min(0)[:, None]
-        if self._rotary is None:
-            return positions, None
-        cos, sin = (table[positions][:, None] for table in self._rotary)
-        return positions, (cos, sin)
+        return positions, _rotary_at(self._rotary, positions)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
@@ -126,6 +125,14 @@ class Steps:
 
     def close(self, count: int) -> None:
         self.place += 1
+
+
+def _rotary_at(tables: Sequence[Tensor] | None, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+    """(cos, sin), each (B, 1, count, head_dim), of positions (B, count)."""
+    if tables is None:
+        return None
+    cos, sin = (table[positions][:, None] for table in tables)
+    return cos, sin
 
 
 def _attend_one(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

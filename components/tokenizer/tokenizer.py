@@ -217,14 +217,12 @@ class Tokenizer:
         """
         try:
             codec, template, stop_ids = folders.read(Path(folder))
+            try:
+                return cls(codec, template, stop_ids)
+            except TokenizerError as error:
+                raise TokenizerError(f"{folder}: its chat template: {error}") from error
         except UnicodeDecodeError as error:  # sentencepiece hands on the bytes of a damaged piece
             raise TokenizerError(f"{folder}: its tokenizer.model is damaged: {error}") from error
-        try:
-            return cls(codec, template, stop_ids)
-        except UnicodeDecodeError as error:
-            raise TokenizerError(f"{folder}: its tokenizer.model is damaged: {error}") from error
-        except TokenizerError as error:
-            raise TokenizerError(f"{folder}: its chat template: {error}") from error
 
 
 class StreamDecoder:

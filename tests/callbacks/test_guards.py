@@ -66,7 +66,6 @@ def test_an_infinite_buffer_is_nobodys_mistake(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu_no_checkpoint_sees_the_nan_either(tmp_path):
     with pytest.raises(TrainingDiverged, match=r"in step 6 \(batch 5"):
         fit(tmp_path, Tiny(poison={5: float("nan")}), every=1, accelerator="cuda")

@@ -7,17 +7,6 @@ from pathlib import Path
 import pytest
 from bad_inputs import bad_artifacts, bad_checkpoints, bad_files, bad_records
 from bad_settings import SETTINGS
-from puppets import random_model, small_tokenizer
-
-from components.artifacts import write_artifact
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    tokenizer = small_tokenizer()
-    folder = tmp_path_factory.mktemp("made") / "export"
-    write_artifact(folder, card={"stage": "sft"}, tokenizer=tokenizer, model=random_model(tokenizer.vocab_size))
-    return folder
 
 
 def answer(case, folder: Path) -> str:

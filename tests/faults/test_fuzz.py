@@ -12,9 +12,7 @@ from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
-from puppets import random_model, small_tokenizer
 
-from components.artifacts import write_artifact
 from components.checking import ConfigError, check
 from components.hydra_hooks import compose_config
 from components.places import misnamed_choice
@@ -66,14 +64,6 @@ def test_a_good_record_with_one_field_of_anything(kind, data):
 @given(st.sampled_from(sorted(GOOD)), st.sampled_from(["txt", "json", "jsonl", "jsonl.gz", "parquet"]), st.binary())
 def test_a_file_of_any_bytes(kind, ending, content):
     takes_or_refuses(lambda folder: read_records(kind, f"data.{ending}", content, folder))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    tokenizer = small_tokenizer()
-    folder = tmp_path_factory.mktemp("made") / "export"
-    write_artifact(folder, card={"stage": "sft"}, tokenizer=tokenizer, model=random_model(tokenizer.vocab_size))
-    return folder
 
 
 @FEW

@@ -5,7 +5,8 @@ python train.py stage=all
 python train.py -m stage=rm model=tiny,small stage.optimizer.lr=1e-4,3e-4
 
 Exit status: 0; 1 an error; 2 a mistaken flag; 124 out of trainer.max_time; 130, 138, 143 stopped by SIGINT, SIGUSR1,
-SIGTERM, with a checkpoint that the same command goes on from. A sweep runs all its jobs and ends with the first failure's.
+SIGTERM, with a checkpoint from which the same command resumes. A sweep runs all its jobs and ends with the status of
+the first that failed.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Generation: tokens per second, prompts of 64 tokens and 128 new ones, one model's weights for all.
 
-    python benchmarks/generation.py --text corpus.txt --hf <python> --litgpt <python>
+python benchmarks/generation.py --text corpus.txt --hf <python> --litgpt <python>
 """
 
 import argparse
@@ -72,9 +72,15 @@ def transformers(batch: int, bf16: bool):
 
         def draw():
             model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=True,
-                top_k=0, use_cache=True, pad_token_id=0,
-            )  # fmt: skip
+                ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=NEW,
+                min_new_tokens=NEW,
+                do_sample=True,
+                top_k=0,
+                use_cache=True,
+                pad_token_id=0,
+            )
 
         with torch.no_grad():
             return best_of(draw, batch)
@@ -98,13 +104,23 @@ def litgpt(batch: int, bf16: bool):
         def draw():
             model.clear_kv_cache()
             model.max_seq_length = PROMPT + NEW
-            model.set_kv_cache(batch_size=batch, max_seq_length=PROMPT + NEW, device=ids.device,
-                               dtype=model.lm_head.weight.dtype)
+            model.set_kv_cache(
+                batch_size=batch, max_seq_length=PROMPT + NEW, device=ids.device, dtype=model.lm_head.weight.dtype
+            )
             if batch == 1:
                 generate(model, ids[0], PROMPT + NEW, temperature=1.0, top_k=None)
             else:
-                list(batched_generate_fn(model, ids, PROMPT + NEW, sample_args={"temperature": 1.0}, stop_tokens=(),
-                                         include_prompt=False, include_eos=False))  # fmt: skip
+                list(
+                    batched_generate_fn(
+                        model,
+                        ids,
+                        PROMPT + NEW,
+                        sample_args={"temperature": 1.0},
+                        stop_tokens=(),
+                        include_prompt=False,
+                        include_eos=False,
+                    )
+                )
 
         return best_of(draw, batch)
 

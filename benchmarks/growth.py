@@ -13,17 +13,27 @@ import harness
 import rl
 
 BASE = {"batch": 8, "context": 256, "vocabulary": 4096}
-FOUR_TIMES = {"base": {}, "4 × batch": {"batch": 32}, "4 × context": {"context": 1024},
-              "4 × vocabulary": {"vocabulary": 16384}}  # fmt: skip
+FOUR_TIMES = {
+    "base": {},
+    "4 × batch": {"batch": 32},
+    "4 × context": {"context": 1024},
+    "4 × vocabulary": {"vocabulary": 16384},
+}
 SAMPLES = (16, 64, 256)
 
 
 def pretraining(args, batch: int, context: int, vocabulary: int) -> float:
     """Microseconds a token."""
     card = harness.train(
-        args, "stage=pretrain", "data=text", f"data.path={args.text}", f"data.batch_size={batch}",
-        f"model.max_position_embeddings={context}", f"model.vocab_size={vocabulary}", *harness.timed(12, 3),
-    )  # fmt: skip
+        args,
+        "stage=pretrain",
+        "data=text",
+        f"data.path={args.text}",
+        f"data.batch_size={batch}",
+        f"model.max_position_embeddings={context}",
+        f"model.vocab_size={vocabulary}",
+        *harness.timed(12, 3),
+    )
     return 1e6 / card["metrics"]["train/tokens_per_second"]
 
 
@@ -31,10 +41,18 @@ def ppo(args, samples: int) -> float:
     """Milliseconds a sample."""
     updates = rl.EPOCHS
     card = harness.train(
-        args, "stage=ppo", "data=prompts", f"data.path={args.work}/prompts.jsonl", "data.val_fraction=0",
-        f"stage.sampling.max_new_tokens={rl.NEW}", "gate.enabled=false", f"data.prompts_per_rollout={samples}",
-        f"stage.epochs={rl.EPOCHS}", "stage.minibatches=1", *harness.timed(3 * updates, updates),
-    )  # fmt: skip
+        args,
+        "stage=ppo",
+        "data=prompts",
+        f"data.path={args.work}/prompts.jsonl",
+        "data.val_fraction=0",
+        f"stage.sampling.max_new_tokens={rl.NEW}",
+        "gate.enabled=false",
+        f"data.prompts_per_rollout={samples}",
+        f"stage.epochs={rl.EPOCHS}",
+        "stage.minibatches=1",
+        *harness.timed(3 * updates, updates),
+    )
     return 1e3 * card["metrics"]["train/step_seconds"] * updates / samples
 
 

@@ -61,9 +61,13 @@ def arguments(description: str, *files: str) -> argparse.ArgumentParser:
 
 
 def contest(
-    script: str, parser: argparse.ArgumentParser, contestants: Mapping[str, Contestant], *, unit: str,
+    script: str,
+    parser: argparse.ArgumentParser,
+    contestants: Mapping[str, Contestant],
+    *,
+    unit: str,
     prepare: Callable[[argparse.Namespace], None] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Runs the comparison, or in a child one contestant; prints the table and writes results/<script>.json."""
     args = parser.parse_args()
     if args.contestant:
@@ -127,8 +131,14 @@ def hardware() -> dict[str, Any]:
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     card = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     gpu = {"gpu": subprocess.run(card, capture_output=True, text=True).stdout.strip()} if GPU else {}
-    return {**gpu, "processor": processor, "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-            "commit": git.stdout.strip(), "python": platform.python_version()}  # fmt: skip
+    return {
+        **gpu,
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "commit": git.stdout.strip(),
+        "python": platform.python_version(),
+    }
 
 
 def versions() -> dict[str, str]:
@@ -170,20 +180,29 @@ VOCABULARY = 4096
 # The models of every comparison: 4.2M parameters, on a GPU 88M.
 LAYERS, WIDTH, INNER, HEADS = (12, 768, 2048, 12) if GPU else (4, 256, 688, 4)
 SHAPE = (
-    "model=small", f"run={RUN}", f"model.num_hidden_layers={LAYERS}", f"model.hidden_size={WIDTH}",
-    f"model.intermediate_size={INNER}", f"model.num_attention_heads={HEADS}", f"model.num_key_value_heads={HEADS}",
+    "model=small",
+    f"run={RUN}",
+    f"model.num_hidden_layers={LAYERS}",
+    f"model.hidden_size={WIDTH}",
+    f"model.intermediate_size={INNER}",
+    f"model.num_attention_heads={HEADS}",
+    f"model.num_key_value_heads={HEADS}",
     f"trainer={'gpu' if GPU else 'cpu'}",
-    "callbacks.samples=null", "callbacks.hparams=null", "trainer.num_sanity_val_steps=0", "trainer.limit_val_batches=0",
-)  # fmt: skip
+    "callbacks.samples=null",
+    "callbacks.hparams=null",
+    "trainer.num_sanity_val_steps=0",
+    "trainer.limit_val_batches=0",
+)
 
 
 def timed(steps: int, warmup: int) -> tuple[str, ...]:
     """Overrides that make the figures of the last `steps` steps the ones in the card."""
     total = steps + warmup
     return (
-        f"trainer.max_steps={total}", f"trainer.log_every_n_steps={total}",
+        f"trainer.max_steps={total}",
+        f"trainer.log_every_n_steps={total}",
         f"callbacks.throughput.warmup_steps={warmup}",
-    )  # fmt: skip
+    )
 
 
 def records(path: str, count: int) -> list[dict[str, Any]]:

@@ -12,8 +12,13 @@ import harness
 import rl
 from harness import Contestant
 
-SHAPE = ("model.num_hidden_layers=8", "model.hidden_size=512", "model.intermediate_size=1376",
-         "model.num_attention_heads=8", "model.num_key_value_heads=8")  # fmt: skip
+SHAPE = (
+    "model.num_hidden_layers=8",
+    "model.hidden_size=512",
+    "model.intermediate_size=1376",
+    "model.num_attention_heads=8",
+    "model.num_key_value_heads=8",
+)
 BATCH, STEPS, WARMUP = 4, 3, 1
 DATA = {"sft": "chat", "rm": "preference", "dpo": "preference"}
 LORA = ("lora=default",)
@@ -25,8 +30,15 @@ def prepare(args: argparse.Namespace) -> None:
     harness.train(args, "stage=tokenizer", "data=text", f"data.path={args.text}", "tokenizer.vocab_size=4096")
     harness.train(args, *SHAPE, "stage=pretrain", "data=text", f"data.path={args.text}", *one)
     harness.train(args, *SHAPE, "stage=sft", "data=chat", f"data.path={args.chat}", "trainer.max_epochs=null", *one)
-    reward = ("stage=rm", "data=preference", f"data.path={args.preference}", "data.num_demonstrations=8",
-              "trainer.max_epochs=null", "examination=null", *one)  # fmt: skip
+    reward = (
+        "stage=rm",
+        "data=preference",
+        f"data.path={args.preference}",
+        "data.num_demonstrations=8",
+        "trainer.max_epochs=null",
+        "examination=null",
+        *one,
+    )
     harness.train(args, *SHAPE, *reward, "paths.folder=rm-all")
     harness.train(args, *SHAPE, *reward, *LORA, "paths.folder=rm-lora")
     rl.write_prompts(args)
@@ -35,11 +47,17 @@ def prepare(args: argparse.Namespace) -> None:
 def fitted(stage: str, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, *SHAPE, f"stage={stage}", f"data={DATA[stage]}",
-            f"data.path={args.chat if stage == 'sft' else args.preference}", f"data.batch_size={BATCH}",
-            "trainer.max_epochs=null", *(("examination=null", "data.num_demonstrations=8") if stage == "rm" else ()),
-            *settings, *harness.timed(STEPS, WARMUP),
-        )  # fmt: skip
+            args,
+            *SHAPE,
+            f"stage={stage}",
+            f"data={DATA[stage]}",
+            f"data.path={args.chat if stage == 'sft' else args.preference}",
+            f"data.batch_size={BATCH}",
+            "trainer.max_epochs=null",
+            *(("examination=null", "data.num_demonstrations=8") if stage == "rm" else ()),
+            *settings,
+            *harness.timed(STEPS, WARMUP),
+        )
         return {"rate": BATCH / card["metrics"]["train/step_seconds"], "peak_mb": card["peak_mb"]}
 
     return run
@@ -48,10 +66,20 @@ def fitted(stage: str, *settings: str):
 def ppo(*settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, *SHAPE, "stage=ppo", "data=prompts", f"data.path={args.work}/prompts.jsonl", "data.val_fraction=0",
-            "stage.sampling.max_new_tokens=32", "gate.enabled=false", "data.prompts_per_rollout=16", "stage.epochs=2",
-            "stage.minibatches=2", *settings, *harness.timed(4, 4),
-        )  # fmt: skip
+            args,
+            *SHAPE,
+            "stage=ppo",
+            "data=prompts",
+            f"data.path={args.work}/prompts.jsonl",
+            "data.val_fraction=0",
+            "stage.sampling.max_new_tokens=32",
+            "gate.enabled=false",
+            "data.prompts_per_rollout=16",
+            "stage.epochs=2",
+            "stage.minibatches=2",
+            *settings,
+            *harness.timed(4, 4),
+        )
         return {"rate": 16 / (card["metrics"]["train/step_seconds"] * 4), "peak_mb": card["peak_mb"]}
 
     return run

@@ -1,6 +1,6 @@
 """Pretraining: tokens per second, the same shape, text and batch.
 
-    python benchmarks/pretrain.py --text shakespeare.txt --hf <python> --litgpt <python> --nanogpt <checkout>
+python benchmarks/pretrain.py --text shakespeare.txt --hf <python> --litgpt <python> --nanogpt <checkout>
 """
 
 import argparse
@@ -20,13 +20,23 @@ def prepare(args: argparse.Namespace) -> None:
 def ours(precision: str, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, "stage=pretrain", "data=text", f"data.path={args.text}", f"data.batch_size={BATCH}",
-            f"trainer.precision={precision}", f"model.max_position_embeddings={CONTEXT}", *harness.timed(STEPS, WARMUP),
+            args,
+            "stage=pretrain",
+            "data=text",
+            f"data.path={args.text}",
+            f"data.batch_size={BATCH}",
+            f"trainer.precision={precision}",
+            f"model.max_position_embeddings={CONTEXT}",
+            *harness.timed(STEPS, WARMUP),
             *settings,
-        )  # fmt: skip
+        )
         metrics = card["metrics"]
-        return {"rate": metrics["train/tokens_per_second"], "peak_mb": card["peak_mb"],
-                "mfu": metrics["train/mfu"], "loss": metrics["train/loss"]}  # fmt: skip
+        return {
+            "rate": metrics["train/tokens_per_second"],
+            "peak_mb": card["peak_mb"],
+            "mfu": metrics["train/mfu"],
+            "loss": metrics["train/loss"],
+        }
 
     return run
 
@@ -46,10 +56,18 @@ def token_rows(args: argparse.Namespace):
 def llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS, num_key_value_heads=HEADS, max_position_embeddings=CONTEXT, tie_word_embeddings=True,
-    ))  # fmt: skip
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY,
+            hidden_size=WIDTH,
+            intermediate_size=INNER,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=CONTEXT,
+            tie_word_embeddings=True,
+        )
+    )
 
 
 def hf_trainer(**settings):
@@ -71,12 +89,18 @@ def hf_trainer(**settings):
         Trainer(
             llama(),
             TrainingArguments(
-                output_dir=f"{args.work}/hf", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
-                report_to="none", save_strategy="no", use_cpu=not torch.cuda.is_available(), disable_tqdm=True,
+                output_dir=f"{args.work}/hf",
+                max_steps=STEPS + WARMUP,
+                per_device_train_batch_size=BATCH,
+                report_to="none",
+                save_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=True,
                 **chosen,
             ),
-            train_dataset=data, callbacks=[Watch()],
-        ).train()  # fmt: skip
+            train_dataset=data,
+            callbacks=[Watch()],
+        ).train()
         return {"rate": watch.steps * BATCH * CONTEXT / watch.seconds, "peak_mb": peak_mb()}
 
     return run
@@ -114,8 +138,9 @@ def nanogpt(args: argparse.Namespace):
     sys.path.insert(0, args.nanogpt)
     from model import GPT, GPTConfig
 
-    shape = dict(block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH,
-                 dropout=0.0, bias=False)
+    shape = dict(
+        block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH, dropout=0.0, bias=False
+    )
     model = GPT(GPTConfig(**shape))
     return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), DEVICE)
 
@@ -126,11 +151,22 @@ def litgpt(args: argparse.Namespace):
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
-    model = GPT(Config(
-        block_size=CONTEXT, vocab_size=VOCABULARY, padded_vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS,
-        n_embd=WIDTH, rotary_percentage=1.0, parallel_residual=False, bias=False, norm_class_name="RMSNorm",
-        mlp_class_name="LLaMAMLP", intermediate_size=INNER,
-    ))  # fmt: skip
+    model = GPT(
+        Config(
+            block_size=CONTEXT,
+            vocab_size=VOCABULARY,
+            padded_vocab_size=VOCABULARY,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_embd=WIDTH,
+            rotary_percentage=1.0,
+            parallel_residual=False,
+            bias=False,
+            norm_class_name="RMSNorm",
+            mlp_class_name="LLaMAMLP",
+            intermediate_size=INNER,
+        )
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=GPU)
     return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), optimizer  # the loss as it pretrains
 

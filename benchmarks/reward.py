@@ -1,6 +1,6 @@
 """Reward models: comparisons per second, the same comparisons, batch and cut.
 
-    python benchmarks/reward.py --text corpus.txt --chat dialogues.jsonl.gz --preference pairs.jsonl.gz --hf <python>
+python benchmarks/reward.py --text corpus.txt --chat dialogues.jsonl.gz --preference pairs.jsonl.gz --hf <python>
 """
 
 import argparse
@@ -22,10 +22,17 @@ def prepare(args: argparse.Namespace) -> None:
 def ours(*settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, "stage=rm", "data=preference", f"data.path={args.preference}", f"data.batch_size={BATCH}",
-            "data.num_demonstrations=8", "trainer.max_epochs=null", "examination=null", *settings,
+            args,
+            "stage=rm",
+            "data=preference",
+            f"data.path={args.preference}",
+            f"data.batch_size={BATCH}",
+            "data.num_demonstrations=8",
+            "trainer.max_epochs=null",
+            "examination=null",
+            *settings,
             *harness.timed(STEPS, WARMUP),
-        )  # fmt: skip
+        )
         return {"rate": BATCH / card["metrics"]["train/step_seconds"], "peak_mb": card["peak_mb"]}
 
     return run
@@ -52,14 +59,22 @@ def trl(**settings):
         model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=torch.float32)
         model.config.pad_token_id = tokenizer.pad_token_id
         trainer = RewardTrainer(
-            model=model, processing_class=tokenizer, train_dataset=data,
+            model=model,
+            processing_class=tokenizer,
+            train_dataset=data,
             args=RewardConfig(
-                output_dir=f"{args.work}/trl", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
-                max_length=sft.CONTEXT, report_to="none", save_strategy="no", disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(), **settings,
+                output_dir=f"{args.work}/trl",
+                max_steps=STEPS + WARMUP,
+                per_device_train_batch_size=BATCH,
+                max_length=sft.CONTEXT,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
+                **settings,
             ),
             callbacks=[Watch()],
-        )  # fmt: skip
+        )
         trainer.train()
         return {"rate": watch.steps * BATCH / watch.seconds, "peak_mb": peak_mb()}
 

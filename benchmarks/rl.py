@@ -22,9 +22,16 @@ def prepare(args: argparse.Namespace) -> None:
     """Everything before RL, and a file of prompts that all contestants read."""
     reward.prepare(args)
     harness.train(
-        args, "stage=rm", "data=preference", f"data.path={args.preference}", "data.num_demonstrations=8",
-        "trainer.max_epochs=null", "trainer.max_steps=1", "examination=null", "data.batch_size=8",
-    )  # fmt: skip
+        args,
+        "stage=rm",
+        "data=preference",
+        f"data.path={args.preference}",
+        "data.num_demonstrations=8",
+        "trainer.max_epochs=null",
+        "trainer.max_steps=1",
+        "examination=null",
+        "data.batch_size=8",
+    )
     write_prompts(args)
 
 
@@ -39,10 +46,16 @@ def write_prompts(args: argparse.Namespace) -> None:
 def ours(stage: str, updates: int, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, f"stage={stage}", "data=prompts", f"data.path={args.work}/prompts.jsonl", "data.val_fraction=0",
-            f"stage.sampling.max_new_tokens={NEW}", "gate.enabled=false", *settings,
+            args,
+            f"stage={stage}",
+            "data=prompts",
+            f"data.path={args.work}/prompts.jsonl",
+            "data.val_fraction=0",
+            f"stage.sampling.max_new_tokens={NEW}",
+            "gate.enabled=false",
+            *settings,
             *harness.timed(ITERATIONS * updates, WARMUP * updates),
-        )  # fmt: skip
+        )
         return {"rate": SAMPLES / (card["metrics"]["train/step_seconds"] * updates), "peak_mb": card["peak_mb"]}
 
     return run
@@ -81,14 +94,27 @@ def trl_ppo(**settings):
 
         PPOTrainer(
             args=PPOConfig(
-                output_dir=f"{args.work}/trl", total_episodes=SAMPLES * (ITERATIONS + WARMUP), num_ppo_epochs=EPOCHS,
-                num_mini_batches=1, response_length=NEW, kl_coef=0.1, report_to="none", save_strategy="no",
-                num_sample_generations=0, use_cpu=not torch.cuda.is_available(), **settings,
+                output_dir=f"{args.work}/trl",
+                total_episodes=SAMPLES * (ITERATIONS + WARMUP),
+                num_ppo_epochs=EPOCHS,
+                num_mini_batches=1,
+                response_length=NEW,
+                kl_coef=0.1,
+                report_to="none",
+                save_strategy="no",
+                num_sample_generations=0,
+                use_cpu=not torch.cuda.is_available(),
+                **settings,
             ),
-            processing_class=tokenizer, model=policy, ref_model=reference, reward_model=scorer, value_model=value,
-            train_dataset=Dataset.from_list([{"input_ids": ids} for ids in rendered]), callbacks=[Watch()],
+            processing_class=tokenizer,
+            model=policy,
+            ref_model=reference,
+            reward_model=scorer,
+            value_model=value,
+            train_dataset=Dataset.from_list([{"input_ids": ids} for ids in rendered]),
+            callbacks=[Watch()],
             eval_dataset=Dataset.from_list([{"input_ids": ids} for ids in rendered[:8]]),
-        ).train()  # fmt: skip
+        ).train()
         return {"rate": watch.steps * SAMPLES / watch.seconds, "peak_mb": peak_mb()}
 
     return run
@@ -109,34 +135,51 @@ def trl_grpo(**settings):
                 watch.step()
 
         GRPOTrainer(
-            model=policy, reward_funcs=scorer, processing_class=tokenizer, reward_processing_classes=tokenizer,
+            model=policy,
+            reward_funcs=scorer,
+            processing_class=tokenizer,
+            reward_processing_classes=tokenizer,
             args=GRPOConfig(
-                output_dir=f"{args.work}/trl", max_steps=ITERATIONS + WARMUP, per_device_train_batch_size=SAMPLES,
-                num_generations=GROUP, max_completion_length=NEW, beta=0.1, report_to="none", save_strategy="no",
-                use_cpu=not torch.cuda.is_available(), disable_tqdm=True, **settings,
+                output_dir=f"{args.work}/trl",
+                max_steps=ITERATIONS + WARMUP,
+                per_device_train_batch_size=SAMPLES,
+                num_generations=GROUP,
+                max_completion_length=NEW,
+                beta=0.1,
+                report_to="none",
+                save_strategy="no",
+                use_cpu=not torch.cuda.is_available(),
+                disable_tqdm=True,
+                **settings,
             ),
-            train_dataset=Dataset.from_list(asked), callbacks=[Watch()],
-        ).train()  # fmt: skip
+            train_dataset=Dataset.from_list(asked),
+            callbacks=[Watch()],
+        ).train()
         return {"rate": watch.steps * SAMPLES / watch.seconds, "peak_mb": peak_mb()}
 
     return run
 
 
 PPO = (f"data.prompts_per_rollout={SAMPLES}", f"stage.epochs={EPOCHS}", "stage.minibatches=1")
-GRPO = (f"data.prompts_per_rollout={SAMPLES // GROUP}", f"stage.samples_per_prompt={GROUP}", "stage.epochs=1",
-        "stage.minibatches=1")  # fmt: skip
+GRPO = (
+    f"data.prompts_per_rollout={SAMPLES // GROUP}",
+    f"stage.samples_per_prompt={GROUP}",
+    "stage.epochs=1",
+    "stage.minibatches=1",
+)
 SMALL = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 4}
 CONTESTANTS = {
     "PPO: gradus": Contestant(ours("ppo", EPOCHS, *PPO)),
     "PPO: TRL (default precision)": Contestant(trl_ppo(**SMALL), ("trl-ppo",)),
     "PPO: TRL fp32": Contestant(trl_ppo(bf16=False, gradient_checkpointing=False, **SMALL), ("trl-ppo",)),
     "PPO: TRL bf16": Contestant(
-        trl_ppo(bf16=True, gradient_checkpointing=False, per_device_train_batch_size=SAMPLES), ("trl-ppo",)),
+        trl_ppo(bf16=True, gradient_checkpointing=False, per_device_train_batch_size=SAMPLES), ("trl-ppo",)
+    ),
     "GRPO: gradus": Contestant(ours("grpo", 1, *GRPO)),
     "GRPO: TRL (default precision)": Contestant(trl_grpo(), ("hf",)),
     "GRPO: TRL fp32": Contestant(trl_grpo(bf16=False, gradient_checkpointing=False), ("hf",)),
     "GRPO: TRL bf16": Contestant(trl_grpo(bf16=True, gradient_checkpointing=False), ("hf",)),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     parser = harness.arguments(__doc__, "text", "chat", "preference")

@@ -1,6 +1,6 @@
 """SFT: real tokens per second (padding not counted), the same dialogues, batch and cut.
 
-    python benchmarks/sft.py --text corpus.txt --chat dialogues.jsonl.gz --hf <python>
+python benchmarks/sft.py --text corpus.txt --chat dialogues.jsonl.gz --hf <python>
 """
 
 import argparse
@@ -21,10 +21,16 @@ def prepare(args: argparse.Namespace) -> None:
 def ours(precision: str, *settings: str):
     def run(args: argparse.Namespace) -> dict[str, float]:
         card = harness.train(
-            args, "stage=sft", "data=chat", f"data.path={args.chat}", f"data.batch_size={BATCH}",
-            f"trainer.precision={precision}", "trainer.max_epochs=null", *harness.timed(STEPS, WARMUP),
+            args,
+            "stage=sft",
+            "data=chat",
+            f"data.path={args.chat}",
+            f"data.batch_size={BATCH}",
+            f"trainer.precision={precision}",
+            "trainer.max_epochs=null",
+            *harness.timed(STEPS, WARMUP),
             *settings,
-        )  # fmt: skip
+        )
         return {"rate": card["metrics"]["train/tokens_per_second"], "peak_mb": card["peak_mb"]}
 
     return run
@@ -51,12 +57,18 @@ def trl(**settings):
             processing_class=AutoTokenizer.from_pretrained(folder),
             train_dataset=data,
             args=SFTConfig(
-                output_dir=f"{args.work}/trl", max_steps=STEPS + WARMUP, per_device_train_batch_size=BATCH,
-                max_length=CONTEXT, report_to="none", save_strategy="no", disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(), **settings,
+                output_dir=f"{args.work}/trl",
+                max_steps=STEPS + WARMUP,
+                per_device_train_batch_size=BATCH,
+                max_length=CONTEXT,
+                report_to="none",
+                save_strategy="no",
+                disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
+                **settings,
             ),
             callbacks=[Watch()],
-        )  # fmt: skip
+        )
         trainer.train()
         return {"rate": (seen[-1] - seen[WARMUP - 1]) / watch.seconds, "peak_mb": peak_mb()}
 
@@ -69,10 +81,11 @@ CONTESTANTS = {
     "gradus fp32": Contestant(ours("32-true")),
     "TRL SFTTrainer (default)": Contestant(trl(), ("hf",)),
     "TRL fp32": Contestant(trl(bf16=False), ("hf",)),
-    "TRL bf16 by length": Contestant(trl(bf16=True, train_sampling_strategy="group_by_length",
-                                         gradient_checkpointing=False), ("hf",)),
+    "TRL bf16 by length": Contestant(
+        trl(bf16=True, train_sampling_strategy="group_by_length", gradient_checkpointing=False), ("hf",)
+    ),
     "TRL bf16 packed": Contestant(trl(bf16=True, packing=True, gradient_checkpointing=False), ("hf",)),
-}  # fmt: skip
+}
 
 if __name__ == "__main__":
     parser = harness.arguments(__doc__, "text", "chat")

@@ -17,11 +17,19 @@ from harness import Contestant, peak_mb
 
 CONTEXT, BATCH, STEPS = 64, 12, 2000
 OURS = (  # found on this text; a row holds 128 characters
-    "data.batch_size=8", "trainer.max_steps=280", "model.num_hidden_layers=4", "model.hidden_size=128",
-    "model.intermediate_size=352", "model.num_attention_heads=4", "model.num_key_value_heads=4",
-    "model.max_position_embeddings=128", "stage.optimizer._target_=components.optim.muon",
-    "+stage.optimizer.momentum=0.95", "stage.optimizer.lr=1e-2", "stage.optimizer.weight_decay=0.1",
-)  # fmt: skip
+    "data.batch_size=8",
+    "trainer.max_steps=280",
+    "model.num_hidden_layers=4",
+    "model.hidden_size=128",
+    "model.intermediate_size=352",
+    "model.num_attention_heads=4",
+    "model.num_key_value_heads=4",
+    "model.max_position_embeddings=128",
+    "stage.optimizer._target_=components.optim.muon",
+    "+stage.optimizer.momentum=0.95",
+    "stage.optimizer.lr=1e-2",
+    "stage.optimizer.weight_decay=0.1",
+)
 
 
 def parts(args: argparse.Namespace) -> tuple[str, str]:
@@ -33,17 +41,24 @@ def parts(args: argparse.Namespace) -> tuple[str, str]:
 def prepare(args: argparse.Namespace) -> None:
     Path(args.work).mkdir(parents=True, exist_ok=True)
     Path(args.work, "shakespeare-train.txt").write_text(parts(args)[0])
-    harness.train(args, "stage=tokenizer", "data=text", f"data.path={args.work}/shakespeare-train.txt",
-                  "tokenizer.vocab_size=323")  # fmt: skip
+    harness.train(
+        args, "stage=tokenizer", "data=text", f"data.path={args.work}/shakespeare-train.txt", "tokenizer.vocab_size=323"
+    )
 
 
 def ours(args: argparse.Namespace) -> dict[str, float]:
     import sys
 
     card = harness.train(
-        args, "stage=pretrain", "data=text", f"data.path={args.work}/shakespeare-train.txt", "data.val_fraction=0.01",
-        "trainer.log_every_n_steps=10", "callbacks.throughput.warmup_steps=0", *OURS,
-    )  # fmt: skip
+        args,
+        "stage=pretrain",
+        "data=text",
+        f"data.path={args.work}/shakespeare-train.txt",
+        "data.val_fraction=0.01",
+        "trainer.log_every_n_steps=10",
+        "callbacks.throughput.warmup_steps=0",
+        *OURS,
+    )
     seconds = card["metrics"]["fit_seconds"]
     sys.path.insert(0, str(harness.ROOT))
     import torch
@@ -81,8 +96,9 @@ def nanogpt(args: argparse.Namespace) -> dict[str, float]:
     train, held_out = parts(args)
     letters = {letter: number for number, letter in enumerate(sorted(set(train + held_out)))}
     ids, held = (torch.tensor([letters[c] for c in text]) for text in (train, held_out))
-    model = GPT(GPTConfig(block_size=CONTEXT, vocab_size=len(letters), n_layer=4, n_head=4, n_embd=128, dropout=0.0,
-                          bias=False))  # fmt: skip
+    model = GPT(
+        GPTConfig(block_size=CONTEXT, vocab_size=len(letters), n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False)
+    )
     optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
     began = time.perf_counter()
     for step in range(STEPS):

@@ -14,11 +14,19 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
 REFUSED = {  # fields of adapter_config.json that make other adapters than A and B on projections; harmless values
-    "use_dora": (False, None), "bias": ("none", None), "fan_in_fan_out": (False, None), "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None), "layers_to_transform": (None,), "layer_replication": (None,), "modules_to_save":
-    (None, [], ["score"], ["classifier", "score"]), "trainable_token_indices": (None,), "lora_bias": (False, None),
-    "target_parameters": (None, []), "use_qalora": (False, None),
-}  # fmt: skip
+    "use_dora": (False, None),
+    "bias": ("none", None),
+    "fan_in_fan_out": (False, None),
+    "rank_pattern": ({}, None),
+    "alpha_pattern": ({}, None),
+    "layers_to_transform": (None,),
+    "layer_replication": (None,),
+    "modules_to_save": (None, [], ["score"], ["classifier", "score"]),
+    "trainable_token_indices": (None,),
+    "lora_bias": (False, None),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+}
 
 
 class AdapterError(ValueError):
@@ -36,10 +44,18 @@ def write_adapters(
     named = {_peft_name(name): weight for name, weight in weights.items() if name.startswith("adapters.")}
     named |= {f"{PREFIX}{name}": weights[name] for name in head}
     config = {
-        "peft_type": "LORA", "task_type": TASKS[kind], "base_model_name_or_path": base, "inference_mode": True,
-        "r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": sorted(lora.targets),
-        "bias": "none", "fan_in_fan_out": False, "modules_to_save": ["score"] if head else None,
-    }  # fmt: skip
+        "peft_type": "LORA",
+        "task_type": TASKS[kind],
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted(lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "modules_to_save": ["score"] if head else None,
+    }
     save_file({n: w.contiguous() for n, w in named.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -54,8 +70,10 @@ def base_of(folder: str | Path) -> Path | None:
         return None
     base = Path(str(_config_in(folder).get("base_model_name_or_path")))
     if not base.is_dir() or (base / CONFIG).exists():
-        raise AdapterError(f"{folder}: its adapters belong to the model {base}, which is no folder of a model here. "
-                           f"Set base_model_name_or_path in {folder / CONFIG} to one")  # fmt: skip
+        raise AdapterError(
+            f"{folder}: its adapters belong to the model {base}, which is no folder of a model here. "
+            f"Set base_model_name_or_path in {folder / CONFIG} to one"
+        )
     return base
 
 
@@ -81,9 +99,11 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         rank = int(config["r"])
         alpha = float(config["lora_alpha"]) * (rank**0.5 if config.get("use_rslora") else 1.0)  # by alpha / √rank then
         lora = LoRA(
-            rank=rank, alpha=alpha, dropout=float(config.get("lora_dropout", 0.0)),
+            rank=rank,
+            alpha=alpha,
+            dropout=float(config.get("lora_dropout", 0.0)),
             targets=tuple(name for name in TARGETS if name in targets),
-        )  # fmt: skip
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(f"{folder / CONFIG}: r, lora_alpha or lora_dropout: {error!r}") from None
     kinds = {task: kind for kind, task in TASKS.items()}

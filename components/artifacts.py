@@ -86,8 +86,10 @@ def write_artifact(
     except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
         if isinstance(error, OSError | SafetensorError):  # safetensors has its own error for a full disk
-            raise ArtifactError(f"could not write the artifact {path}: {getattr(error, 'strerror', None) or error}; "
-                                "what lay there before is untouched") from error  # fmt: skip
+            raise ArtifactError(
+                f"could not write the artifact {path}: {getattr(error, 'strerror', None) or error}; "
+                "what lay there before is untouched"
+            ) from error
         raise
 
 
@@ -136,9 +138,7 @@ def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTCon
     endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
     kind = next((kind for ending, kind in endings.items() if architecture.endswith(ending)), None)
     if kind is None:
-        raise ArtifactError(
-            f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification"
-        )
+        raise ArtifactError(f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification")
     try:
         check_shape(fields)
         return GPTConfig.from_hf(fields, context), kind
@@ -219,8 +219,10 @@ def _expect_kind(path: str | Path, kind: str, context: int | None) -> GPTConfig:
     except WeightsError as error:
         raise ArtifactError(f"{path}: {error}") from error
     if config.num_parameters() > size:  # a parameter has a byte at least; building it first might fill the memory
-        raise ArtifactError(f"{path}: config.json describes a model of {config.num_parameters():,} parameters, but its "
-                            f"weights are {size:,} bytes")  # fmt: skip
+        raise ArtifactError(
+            f"{path}: config.json describes a model of {config.num_parameters():,} parameters, but its "
+            f"weights are {size:,} bytes"
+        )
     return config
 
 

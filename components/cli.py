@@ -122,7 +122,9 @@ def expect_language_model(folder: Path) -> None:
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
     talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
     latest = max(talking, key=lambda model: model.stat().st_mtime, default=None)
-    try_next = f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
+    try_next = (
+        f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
+    )
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
     if artifacts.load_config(folder, context=1)[1] == "SequenceClassification":

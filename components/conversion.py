@@ -26,11 +26,18 @@ DType = Literal["f32", "f16", "bf16", "q8_0"]
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}  # llama.cpp's names
 OUTSIDE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 LAYER = {
-    "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm", "post_attention_layernorm": "ffn_norm", "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-}  # fmt: skip
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 BLOCK = 32  # columns that Q8_0 scales together; a matrix of another width is written as f16
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # kinds of tokens
 
@@ -67,9 +74,11 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     config, kind = artifacts.load_config(folder, context=1)
     family = family_of(vars(config))
     if kind != "CausalLM" or family not in ARCHITECTURES:
-        raise ConversionError(f"{folder}: expected a language model of {', '.join(ARCHITECTURES)}, "
-                              f"got {family}, {kind}. "
-                              "For others there is llama.cpp's convert_hf_to_gguf.py")  # fmt: skip
+        raise ConversionError(
+            f"{folder}: expected a language model of {', '.join(ARCHITECTURES)}, "
+            f"got {family}, {kind}. "
+            "For others there is llama.cpp's convert_hf_to_gguf.py"
+        )
     if family == "qwen3" and config.attention_bias:
         raise ConversionError(f"{folder}: llama.cpp's qwen3 has no biases of attention, this model has")
     tokenizer, pieces = artifacts.load_tokenizer(folder), _pieces(folder, config.vocab_size)
@@ -138,8 +147,10 @@ def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
     """(text, score, kind) of every token; rows of the embedding that stand for none are named and never produced."""
     file = folder / "tokenizer.model"
     if not file.exists():
-        raise ConversionError(f"{folder} has no tokenizer.model: GGUF is written for SentencePiece tokenizers only. "
-                              "For others there is llama.cpp's convert_hf_to_gguf.py")  # fmt: skip
+        raise ConversionError(
+            f"{folder} has no tokenizer.model: GGUF is written for SentencePiece tokenizers only. "
+            "For others there is llama.cpp's convert_hf_to_gguf.py"
+        )
     model = SentencePieceProcessor(model_file=str(file))
     kinds = {CONTROL: model.is_control, UNKNOWN: model.is_unknown, BYTE: model.is_byte, UNUSED: model.is_unused}
     found = []

@@ -33,8 +33,10 @@ def fetched(name: str, cache: str | Path) -> Path:
     advice = f"{name} is no folder here. Give a local folder with config.json, weights and tokenizer"
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     if not offline and not reachable():
-        raise HubError(f"{server()[0]} cannot be reached to download a model. {advice}, or set HF_HUB_OFFLINE=1 if it "
-                       f"was downloaded to {cache} before")  # fmt: skip
+        raise HubError(
+            f"{server()[0]} cannot be reached to download a model. {advice}, or set HF_HUB_OFFLINE=1 if it "
+            f"was downloaded to {cache} before"
+        )
     place = {"repo_id": parts["name"], "revision": parts["revision"], "cache_dir": str(cache)}
     try:
         if offline:

@@ -199,7 +199,8 @@ def exit_codes() -> Iterator[None]:
 
     ValueError and Lightning's MisconfigurationException: a user's mistake, told in one line (HYDRA_FULL_ERROR=1
     for all of it), 1. So are a disk that is full or not to be written to, and that another process of the run has
-    ended, whose own message is the one to read. Other exceptions: traceback, 1. KeyboardInterrupt: 130. SystemExit passes.
+    ended, whose own message is the one to read. Other exceptions: traceback, 1. KeyboardInterrupt: 130.
+    SystemExit passes.
     """
     try:
         yield

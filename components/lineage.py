@@ -20,10 +20,19 @@ from components.hub import name_of
 log = logging.getLogger(__name__)
 
 IGNORED = (  # settings that change how a run is watched or where it lies, not what comes out
-    "trainer.default_root_dir", "trainer.log_every_n_steps", "trainer.enable_", "trainer.profiler", "trainer.val_check",
-    "trainer.check_val", "trainer.max_time", "trainer.limit_val", "trainer.num_sanity", "data.cache_dir",
-    "data.num_workers", "trainer.strategy",  # how processes share the work
-)  # fmt: skip
+    "trainer.default_root_dir",
+    "trainer.log_every_n_steps",
+    "trainer.enable_",
+    "trainer.profiler",
+    "trainer.val_check",
+    "trainer.check_val",
+    "trainer.max_time",
+    "trainer.limit_val",
+    "trainer.num_sanity",
+    "data.cache_dir",
+    "data.num_workers",
+    "trainer.strategy",  # how processes share the work
+)
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:

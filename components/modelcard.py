@@ -27,14 +27,18 @@ def model_card(card: Mapping[str, Any], *, kind: str, shape: str, shift: float |
         f"# {card.get('run', 'gradus')}, stage {stage}",
         f"Made by Gradus: {shape or 'a tokenizer'}.",
         *_loading(kind, shift),
-        _table("Made from", ("", "folder", "stage", "content (sha256)"), [
-            (name, parent.get("hub") or parent.get("path", ""), parent.get("stage", ""), parent.get("content", ""))
-            for name, parent in parents.items()
-        ]),
+        _table(
+            "Made from",
+            ("", "folder", "stage", "content (sha256)"),
+            [
+                (name, parent.get("hub") or parent.get("path", ""), parent.get("stage", ""), parent.get("content", ""))
+                for name, parent in parents.items()
+            ],
+        ),
         _table("Facts", ("", ""), [(name, _cell(v)) for name, v in card.items() if name not in NOT_SHOWN]),
         _table("Metrics", ("", ""), sorted((card.get("metrics") or {}).items())),
         "Every setting that it was made from is in `card.json`, under `inputs`.",
-    ]  # fmt: skip
+    ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 

@@ -32,8 +32,11 @@ def parameter_groups(named_params: NamedParameters, *, weight_decay: float) -> l
 
 
 def adamw_groups(
-    groups: dict[str, tuple[NamedParameters, float]], *,
-    betas: tuple[float, float], eps: float, weight_decay: float,
+    groups: dict[str, tuple[NamedParameters, float]],
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
 ) -> torch.optim.AdamW:
     """One AdamW over several models, each with its own learning rate: {"policy": (named_params, lr), …}.
 
@@ -91,8 +94,13 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def muon(
-    named_params: NamedParameters, *,
-    lr: NotNegative, momentum: float, betas: tuple[float, float], eps: float, weight_decay: NotNegative,
+    named_params: NamedParameters,
+    *,
+    lr: NotNegative,
+    momentum: float,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: NotNegative,
 ) -> MuonAdamW:
     """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
 
@@ -109,7 +117,10 @@ def muon(
     matrices = [parameter for name, parameter in trainable if name in hidden]
     rest = [(name, parameter) for name, parameter in trainable if name not in hidden]
     inner = torch.optim.Muon(
-        [{"params": matrices, "name": "muon"}], lr=lr, weight_decay=weight_decay, momentum=momentum,
+        [{"params": matrices, "name": "muon"}],
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
         adjust_lr_fn="match_rms_adamw",
     )
     if not rest:
@@ -119,8 +130,12 @@ def muon(
 
 
 def schedule(
-    kind: Literal["constant", "linear", "cosine"], step: int, *,
-    warmup_steps: int, total_steps: int, final_fraction: NotNegative,
+    kind: Literal["constant", "linear", "cosine"],
+    step: int,
+    *,
+    warmup_steps: int,
+    total_steps: int,
+    final_fraction: NotNegative,
 ) -> float:
     """Multiplier of the peak learning rate at optimizer step `step`, counted from 0.
 

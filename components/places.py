@@ -41,6 +41,8 @@ class Folder(Callback):
             if not os.access(folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:
-            print(f"{folder}: cannot be written to ({error.strerror}). Give the runs another place: "
-                  "paths.logs=<folder>", file=sys.stderr)  # fmt: skip
+            print(
+                f"{folder}: cannot be written to ({error.strerror}). Give the runs another place: paths.logs=<folder>",
+                file=sys.stderr,
+            )
             raise SystemExit(1) from None

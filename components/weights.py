@@ -13,13 +13,18 @@ from torch import Tensor
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there, whole or as an index of its shards
 NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # constants that old files hold beside them
 GPT2_LAYER = {  # name in our layer: in GPT-2's
-    "input_layernorm": "ln_1", "self_attn.o_proj": "attn.c_proj", "post_attention_layernorm": "ln_2",
-    "mlp.up_proj": "mlp.c_fc", "mlp.down_proj": "mlp.c_proj",
-}  # fmt: skip
+    "input_layernorm": "ln_1",
+    "self_attn.o_proj": "attn.c_proj",
+    "post_attention_layernorm": "ln_2",
+    "mlp.up_proj": "mlp.c_fc",
+    "mlp.down_proj": "mlp.c_proj",
+}
 GPT2_OUTSIDE = {
-    "embed_tokens.weight": "wte.weight", "embed_positions.weight": "wpe.weight", "norm.weight": "ln_f.weight",
+    "embed_tokens.weight": "wte.weight",
+    "embed_positions.weight": "wpe.weight",
+    "norm.weight": "ln_f.weight",
     "norm.bias": "ln_f.bias",
-}  # fmt: skip
+}
 QKV = ("q_proj", "k_proj", "v_proj")
 
 
@@ -94,20 +99,22 @@ def drop_equal(weights: dict[str, Tensor], name: str, other: str) -> None:
     """Leaves out a matrix that is tied to another. Raises WeightsError where the file holds both and they differ."""
     dropped = weights.pop(name, None)
     if dropped is not None and other in weights and not torch.equal(dropped, weights[other]):
-        raise WeightsError(f"config.json says tie_word_embeddings, but {name} differs from {other}; "
-                           "set tie_word_embeddings to false there")  # fmt: skip
+        raise WeightsError(
+            f"config.json says tie_word_embeddings, but {name} differs from {other}; "
+            "set tie_word_embeddings to false there"
+        )
 
 
 def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
-    """Raises WeightsError unless there is a weight of each of these names and shapes, of finite numbers, and no other."""
+    """Raises WeightsError unless there is a weight of each of these names and shapes, finite, and no other."""
     missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing or unknown:
-        raise WeightsError(f"weights do not fit config.json: missing {sorted(missing)[:4]}, "
-                           f"unknown {sorted(unknown)[:4]}")  # fmt: skip
+        raise WeightsError(
+            f"weights do not fit config.json: missing {sorted(missing)[:4]}, unknown {sorted(unknown)[:4]}"
+        )
     for name, weight in weights.items():
         if weight.shape != shapes[name]:
-            raise WeightsError(f"{name} has shape {tuple(weight.shape)}, "
-                               f"config.json asks for {tuple(shapes[name])}")  # fmt: skip
+            raise WeightsError(f"{name} has shape {tuple(weight.shape)}, config.json asks for {tuple(shapes[name])}")
         if not weight.isfinite().all():
             raise WeightsError(f"{name} holds values that are no finite numbers: its training diverged")
 
@@ -153,8 +160,9 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     try:  # weights_only: a pickle may run anything on loading, and here must not
         held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise WeightsError(f"{file} holds something else than weights, or is damaged: "
-                           f"{' '.join(str(error).split())[:200]}") from error  # fmt: skip
+        raise WeightsError(
+            f"{file} holds something else than weights, or is damaged: {' '.join(str(error).split())[:200]}"
+        ) from error
     if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
         raise WeightsError(f"{file} holds something else than weights by name")
     yield from held.items()

@@ -19,9 +19,14 @@ def small_tokenizer() -> Tokenizer:
 def small_config(vocab_size: int, **changes) -> GPTConfig:
     """Two layers with grouped-query attention."""
     shape = dict(
-        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, initializer_range=0.3,
-    )  # fmt: skip
+        hidden_size=16,
+        intermediate_size=24,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
     return GPTConfig(vocab_size=vocab_size, **(shape | changes))
 
 
@@ -46,9 +51,15 @@ def parrot(tokenizer: Tokenizer, *sequences: Sequence[int], context: int = 128, 
             assert follower.setdefault(now, after) == after, "an id cannot have two followers"
     size = vocab_size or tokenizer.vocab_size
     model = random_model(
-        size, hidden_size=size, intermediate_size=1, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=2, max_position_embeddings=context,
-    )  # fmt: skip
+        size,
+        hidden_size=size,
+        intermediate_size=1,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=2,
+        max_position_embeddings=context,
+    )
     with torch.no_grad():
         model.model.embed_tokens.weight.copy_(torch.eye(size))
         model.model.layers[0].self_attn.o_proj.weight.zero_()

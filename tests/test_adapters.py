@@ -14,12 +14,19 @@ from components.models.lora import TARGETS, LoRA
 peft = pytest.importorskip("peft")
 transformers = pytest.importorskip("transformers")
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # peft's use of transformers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*is_gradient_checkpointing.*:FutureWarning"
+)  # peft's use of transformers
 
 SHAPE = GPTConfig(
-    vocab_size=60, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=32,
-)  # fmt: skip
+    vocab_size=60,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32,
+)
 IDS = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(3))
 
 
@@ -53,11 +60,14 @@ def export(base, tmp_path):
     return model, tmp_path / "export"
 
 
-@pytest.mark.parametrize("settings", [
-    {"target_modules": ["q_proj", "v_proj"]},
-    {"target_modules": list(TARGETS)},
-    {"target_modules": ["down_proj"], "use_rslora": True},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"target_modules": ["q_proj", "v_proj"]},
+        {"target_modules": list(TARGETS)},
+        {"target_modules": ["down_proj"], "use_rslora": True},
+    ],
+)
 def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, settings):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(base)
     adapted = stirred(peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, **settings))).eval()
@@ -114,10 +124,17 @@ def test_the_hash_of_an_artifact_covers_its_adapters(export):
     assert artifacts.content_hash(folder) != before
 
 
-@pytest.mark.parametrize("change, named", [
-    ({"use_dora": True}, "use_dora"), ({"bias": "all"}, "bias"), ({"peft_type": "IA3"}, "IA3"), ({"r": None}, "r,"),
-    ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"), ({"modules_to_save": ["embed_tokens"]}, "modules_to_save"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"use_dora": True}, "use_dora"),
+        ({"bias": "all"}, "bias"),
+        ({"peft_type": "IA3"}, "IA3"),
+        ({"r": None}, "r,"),
+        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
+        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save"),
+    ],
+)
 def test_what_is_no_plain_low_rank_adapter_is_an_error_that_names_it(export, change, named):
     folder = export[1] / "adapter"
     config = json.loads((folder / CONFIG).read_text())

@@ -229,7 +229,8 @@ DAMAGES = {
         "lacks the field 'num_attention_heads'",
     ),
     "unknown architecture": (
-        lambda f: edit_json(f / "config.json", architectures=["LlamaForMaskedLM"]), "'LlamaForMaskedLM' is neither",
+        lambda f: edit_json(f / "config.json", architectures=["LlamaForMaskedLM"]),
+        "'LlamaForMaskedLM' is neither",
     ),
     "unknown family": (lambda f: edit_json(f / "config.json", model_type="bert"), "model_type 'bert'"),
     "another width": (
@@ -238,7 +239,7 @@ DAMAGES = {
     ),
     "another depth": (lambda f: edit_json(f / "config.json", num_hidden_layers=3), "missing .'model.layers.2"),
     "fewer layers": (lambda f: edit_json(f / "config.json", num_hidden_layers=1), "unknown .'model.layers.1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

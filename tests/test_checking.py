@@ -190,12 +190,16 @@ VALUES = {
         ("max_steps", "Did you mean trainer.max_steps?"),
         ("sede", "Did you mean seed?"),
         ("lr", "Did you mean stage.optimizer.lr?"),
-        ("trainer.deterministic", "deterministic is an argument of lightning.Trainer that keeps its default: "
-                                  "write +trainer.deterministic=…"),
-        ("xyzzy.plugh", "It has: seed, trainer, trainer.max_steps, stage, stage.optimizer, stage.optimizer.lr, "
-                        "stage.lr_value."),
+        (
+            "trainer.deterministic",
+            "deterministic is an argument of lightning.Trainer that keeps its default: write +trainer.deterministic=…",
+        ),
+        (
+            "xyzzy.plugh",
+            "It has: seed, trainer, trainer.max_steps, stage, stage.optimizer, stage.optimizer.lr, stage.lr_value.",
+        ),
     ],
-)  # fmt: skip
+)
 def test_an_override_of_an_unknown_key_is_told_the_nearest(unknown, hint):
     arguments = ["stage=rm", f"{unknown}=1", "seed=3"]
     composed = []

@@ -33,9 +33,13 @@ def run_folder(small_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("logs") / "tiny"
     for stage, model in made.items():
         card = {
-            "stage": stage, "tokenizer": small_tokenizer.fingerprint, "seed": 7, "metrics": {"val/score": 1.23456},
-            "parents": {"model": {"path": "logs/tiny/sft/export", "content": "abc123"}}, "inputs": {"model.depth": 2},
-        }  # fmt: skip
+            "stage": stage,
+            "tokenizer": small_tokenizer.fingerprint,
+            "seed": 7,
+            "metrics": {"val/score": 1.23456},
+            "parents": {"model": {"path": "logs/tiny/sft/export", "content": "abc123"}},
+            "inputs": {"model.depth": 2},
+        }
         artifacts.write_artifact(folder / stage / "export", card=card, tokenizer=small_tokenizer, model=model)
     return folder
 
@@ -114,13 +118,16 @@ def mistakes(folder):
         (["show", folder / "missing"], "there is no"),
         (["chat", folder / "ppo" / "export" / "card.json"], "is a file"),
         (["chat", folder], f"stages below it: {folder / 'ppo'}"),
-        (["chat", folder / "rm"], f"reward model: it scores answers and writes none. Talk to the policy that was "
-                                  f"trained with it: gradus chat {folder.resolve() / 'ppo'}"),
+        (
+            ["chat", folder / "rm"],
+            f"reward model: it scores answers and writes none. Talk to the policy that was "
+            f"trained with it: gradus chat {folder.resolve() / 'ppo'}",
+        ),
         (["chat", folder / "tokenizer"], "tokenizer without a model"),
         (["chat", damaged], "not JSON"),
         (["show", damaged], "not JSON"),
         (["chat", folder / "ppo", "--top-p", "0"], "top_p"),
-    ]  # fmt: skip
+    ]
 
 
 def test_a_users_mistake_is_one_line_on_stderr_and_exit_status_1(run_folder):
@@ -181,9 +188,14 @@ def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokeniz
     artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=never_ending(small_tokenizer))
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", AT_TERMINAL, str(tmp_path / "x")], cwd=ROOT, stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"}, start_new_session=True,
-    )  # fmt: skip
+        [sys.executable, "-c", AT_TERMINAL, str(tmp_path / "x")],
+        cwd=ROOT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "dumb", "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
     os.close(theirs)
     seen = ""
 

@@ -180,8 +180,11 @@ def test_a_persons_rankings_are_not_replaced_unasked_and_never_lost(compare):
 
 
 def test_prompts_of_several_turns_keep_their_messages_and_need_another_judge_than_the_world(compare, tmp_path):
-    turns = [{"role": "user", "content": "what color is fev ?"}, {"role": "assistant", "content": "red"},
-             {"role": "user", "content": "sure ?"}]  # fmt: skip
+    turns = [
+        {"role": "user", "content": "what color is fev ?"},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "sure ?"},
+    ]
     file = tmp_path / "prompts.jsonl"
     file.write_text(json.dumps({"prompt": turns}) + "\n")
     mine = ["data=prompts", f"data.path={file}"]

@@ -23,9 +23,15 @@ def choices(group: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("stage", "model"),
-    sorted({(stage, model) for stage in choices("stage") for model in choices("model")
-            if model == "small" or stage in ("rm", "all")}),
-)  # fmt: skip
+    sorted(
+        {
+            (stage, model)
+            for stage in choices("stage")
+            for model in choices("model")
+            if model == "small" or stage in ("rm", "all")
+        }
+    ),
+)
 def test_every_stage_composes_with_every_model_and_fits_the_signatures(stage, model):
     theirs = ["model.path=some/folder"] if model == "hf" else []
     cfg = compose_config([f"stage={stage}", f"model={model}", *theirs])

@@ -29,9 +29,7 @@ def artifact(folder, tokenizer, **changes):
 def read(file):
     """(metadata by name, tensors by name as float32)."""
     reader = gguf.GGUFReader(file)
-    tensors = {
-        t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors
-    }
+    tensors = {t.name: torch.from_numpy(gguf.quants.dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors}
     return {name: field.contents() for name, field in reader.fields.items()}, tensors, reader.tensors
 
 
@@ -44,9 +42,15 @@ def test_every_weight_stands_under_llama_cpps_name(name, tmp_path, small_tokeniz
     assert torch.equal(tensors["token_embd.weight"], weights["model.embed_tokens.weight"])
     assert torch.equal(tensors["output_norm.weight"], weights["model.norm.weight"])
     assert ("output.weight" in tensors) == (name != "tied")
-    inner = {"ffn_down": "mlp.down_proj", "ffn_up": "mlp.up_proj", "ffn_gate": "mlp.gate_proj", "attn_v":
-             "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_norm": "post_attention_layernorm",
-             "attn_norm": "input_layernorm"}  # fmt: skip
+    inner = {
+        "ffn_down": "mlp.down_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_norm": "post_attention_layernorm",
+        "attn_norm": "input_layernorm",
+    }
     for theirs, ours in inner.items():
         assert torch.equal(tensors[f"blk.1.{theirs}.weight"], weights[f"model.layers.1.{ours}.weight"])
     q, expected = tensors["blk.1.attn_q.weight"], weights["model.layers.1.self_attn.q_proj.weight"]
@@ -61,10 +65,16 @@ def test_the_metadata_is_the_configs(tmp_path, small_tokenizer):
     folder, _ = artifact(tmp_path, small_tokenizer, rope_theta=5e4, head_dim=32)
     facts, _, _ = read(to_gguf(folder, tmp_path / "x.gguf", "f32"))
     expected = {
-        "context_length": 64, "embedding_length": 64, "block_count": 2, "feed_forward_length": 96,
-        "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 32, "rope.freq_base": 5e4,
+        "context_length": 64,
+        "embedding_length": 64,
+        "block_count": 2,
+        "feed_forward_length": 96,
+        "attention.head_count": 4,
+        "attention.head_count_kv": 2,
+        "attention.key_length": 32,
+        "rope.freq_base": 5e4,
         "rope.dimension_count": 32,
-    }  # fmt: skip
+    }
     assert {name: facts[f"llama.{name}"] for name in expected} == expected
     assert facts["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-5)
 
@@ -80,8 +90,12 @@ def test_the_tokenizer_comes_with_kinds_scores_ends_and_template(tmp_path, small
     assert kinds[tokens.index("<0x0A>")] == 6
     (word,) = small_tokenizer.encode("a")
     assert kinds[word] == 1 and tokens[word] == "a"
-    named = {"bos": small_tokenizer.bos_id, "eos": small_tokenizer.eos_id, "eot": small_tokenizer.end_id,
-             "padding": small_tokenizer.pad_id}  # fmt: skip
+    named = {
+        "bos": small_tokenizer.bos_id,
+        "eos": small_tokenizer.eos_id,
+        "eot": small_tokenizer.end_id,
+        "padding": small_tokenizer.pad_id,
+    }
     assert {name: facts[f"tokenizer.ggml.{name}_token_id"] for name in named} == named
     assert facts["tokenizer.chat_template"] == small_tokenizer.chat_template
     assert facts["tokenizer.ggml.add_bos_token"] is True and facts["tokenizer.ggml.add_space_prefix"] is False
@@ -107,8 +121,9 @@ def test_q8_0_needs_blocks_of_32_and_a_narrower_matrix_is_f16(tmp_path, small_to
 
 
 def test_llama3s_scaling_is_a_divisor_for_each_pair(tmp_path, small_tokenizer):
-    scaling = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                   original_max_position_embeddings=64)  # fmt: skip
+    scaling = dict(
+        rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+    )
     folder, _ = artifact(tmp_path, small_tokenizer, rope_scaling=scaling)
     _, tensors, _ = read(to_gguf(folder, tmp_path / "x.gguf", "q8_0"))
     divisors = tensors["rope_freqs.weight"]
@@ -128,11 +143,22 @@ def test_linear_scaling_is_named(tmp_path, small_tokenizer):
 def test_what_llama_cpp_has_no_place_for_is_refused_and_leaves_no_file(tmp_path, small_tokenizer):
     size, out = small_tokenizer.vocab_size, tmp_path / "x.gguf"
     write_artifact(tmp_path / "rm", card={}, tokenizer=small_tokenizer, model=puppets.random_scalar(size))
-    gpt2 = puppets.random_model(size, norm="layer", positions="learned", mlp="gelu", attention_bias=True,
-                                attention_output_bias=True, num_key_value_heads=4)  # fmt: skip
+    gpt2 = puppets.random_model(
+        size,
+        norm="layer",
+        positions="learned",
+        mlp="gelu",
+        attention_bias=True,
+        attention_output_bias=True,
+        num_key_value_heads=4,
+    )
     write_artifact(tmp_path / "gpt2", card={}, tokenizer=small_tokenizer, model=gpt2)
-    write_artifact(tmp_path / "biased", card={}, tokenizer=small_tokenizer, model=puppets.random_model(
-        size, qk_norm=True, attention_bias=True, attention_output_bias=True))  # fmt: skip
+    write_artifact(
+        tmp_path / "biased",
+        card={},
+        tokenizer=small_tokenizer,
+        model=puppets.random_model(size, qk_norm=True, attention_bias=True, attention_output_bias=True),
+    )
     write_artifact(tmp_path / "bare", card={}, tokenizer=small_tokenizer, model=puppets.random_model(size))
     (tmp_path / "bare/tokenizer.model").rename(tmp_path / "tokenizer.model")
     told = {"rm": "got llama, SequenceClassification", "gpt2": "got gpt2", "biased": "no biases", "bare": "tokenizer"}

@@ -14,10 +14,18 @@ from components.generation.generate import Sampling, generate, seeded
 from components.models.attention import slowing
 from components.models.layout import pack
 
-LLAMA3 = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
-              original_max_position_embeddings=32)  # fmt: skip
-SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-             max_position_embeddings=256, initializer_range=0.25)  # fmt: skip
+LLAMA3 = dict(
+    rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32
+)
+SHAPE = dict(
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+    initializer_range=0.25,
+)
 GPT2 = dict(vocab_size=96, n_embd=32, n_layer=2, n_head=4, n_positions=256, initializer_range=0.25)
 FOREIGN = {
     "llama": ("Llama", SHAPE | {"num_key_value_heads": 2}),
@@ -27,12 +35,14 @@ FOREIGN = {
     "linear rope": ("Llama", SHAPE | {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}}),
     "mistral": ("Mistral", SHAPE | {"num_key_value_heads": 2, "sliding_window": 256}),
     "qwen2": ("Qwen2", SHAPE | {"num_key_value_heads": 1, "tie_word_embeddings": True}),
-    "qwen2 window": ("Qwen2", SHAPE | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 300,
-                                       "max_window_layers": 1}),
+    "qwen2 window": (
+        "Qwen2",
+        SHAPE | {"num_key_value_heads": 2, "use_sliding_window": True, "sliding_window": 300, "max_window_layers": 1},
+    ),
     "qwen3": ("Qwen3", SHAPE | {"num_key_value_heads": 2, "head_dim": 16}),
     "gpt2": ("GPT2", GPT2),
     "gpt2 untied, narrow": ("GPT2", GPT2 | {"tie_word_embeddings": False, "n_inner": 40}),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +88,9 @@ def test_200_greedy_tokens_through_the_cache_are_transformers_own(name, transfor
     theirs.save_pretrained(tmp_path / "x")
     ours, prompt = load_causal_lm(tmp_path / "x"), text(20)
     expected = theirs.generate(prompt, max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
-    drawn = generate(ours, prompt.tolist(), Sampling(200, temperature=0.0), stop_ids=[], pad_id=0,
-                     generator=seeded("cpu", 0))  # fmt: skip
+    drawn = generate(
+        ours, prompt.tolist(), Sampling(200, temperature=0.0), stop_ids=[], pad_id=0, generator=seeded("cpu", 0)
+    )
     assert drawn.ids[0].tolist() == expected[0, 20:].tolist()
     assert len(set(drawn.ids[0].tolist())) > 3
 
@@ -98,9 +109,18 @@ def test_a_foreign_model_goes_out_as_it_came_in(name, transformers, tmp_path):
     assert all(torch.equal(value, state[key]) for key, value in back.state_dict().items())
     assert (back(text(60)).logits - theirs(text(60)).logits).abs().max() < 1e-5
     told = (
-        "max_position_embeddings", "rope_parameters", "sliding_window", "use_sliding_window", "tie_word_embeddings",
-        "num_key_value_heads", "head_dim", "n_inner", "rms_norm_eps", "layer_norm_epsilon", "layer_types",
-    )  # fmt: skip
+        "max_position_embeddings",
+        "rope_parameters",
+        "sliding_window",
+        "use_sliding_window",
+        "tie_word_embeddings",
+        "num_key_value_heads",
+        "head_dim",
+        "n_inner",
+        "rms_norm_eps",
+        "layer_norm_epsilon",
+        "layer_types",
+    )
     before, after = theirs.config.to_dict(), back.config.to_dict()
     for field in told:
         if field in ("n_inner", "head_dim") and before.get(field) is None:

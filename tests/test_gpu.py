@@ -57,16 +57,27 @@ def test_generation_says_what_the_processor_says_also_when_rows_leave():
     for device in ("cpu", "cuda"):
         model = puppets.random_model(VOCAB, seed=3).to(device)
         stops = list(range(1, 9))  # likely, so that some rows end early
-        said.append(generate(model, prompts, Sampling(24, temperature=0.0), stop_ids=stops, pad_id=PAD,
-                             generator=seeded(device, 0), samples_per_prompt=2).responses())  # fmt: skip
+        said.append(
+            generate(
+                model,
+                prompts,
+                Sampling(24, temperature=0.0),
+                stop_ids=stops,
+                pad_id=PAD,
+                generator=seeded(device, 0),
+                samples_per_prompt=2,
+            ).responses()
+        )
     assert said[0] == said[1]
     assert len({len(response) for response in said[0]}) > 1
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_does_not():
     model = puppets.random_model(VOCAB).cuda()
-    draws = [generate(model, [[5, 6]] * 4, Sampling(16), stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", seed))
-             for seed in (1, 1, 2)]  # fmt: skip
+    draws = [
+        generate(model, [[5, 6]] * 4, Sampling(16), stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", seed))
+        for seed in (1, 1, 2)
+    ]
     assert draws[0].responses() == draws[1].responses() != draws[2].responses()
 
 
@@ -81,13 +92,29 @@ def test_adapters_share_a_trunk(base, stage):
     run(base, f"stage={stage}", "lora=default", "debug=smoke", "run=base", "trainer=gpu")
 
 
-@pytest.mark.parametrize("changes", [["compile=true"], ["trainer=fsdp"], ["trainer=ddp"], ["trainer=cpu"],
-                                     ["trainer=fsdp", "compile=true"], ["gradient_checkpointing=true"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["compile=true"],
+        ["trainer=fsdp"],
+        ["trainer=ddp"],
+        ["trainer=cpu"],
+        ["trainer=fsdp", "compile=true"],
+        ["gradient_checkpointing=true"],
+    ],
+)
 @pytest.mark.parametrize("stage", ["sft", "rm"])
 def test_every_way_of_training_takes_the_same_steps(base, stage, changes):
-    plain = ["stage=" + stage, "debug=smoke", "trainer=gpu", "trainer.precision=32-true", "trainer.max_steps=4",
-             "artifacts.tokenizer=base/tokenizer/export", "artifacts.pretrain=base/pretrain/export",
-             "artifacts.sft=base/pretrain/export"]  # fmt: skip
+    plain = [
+        "stage=" + stage,
+        "debug=smoke",
+        "trainer=gpu",
+        "trainer.precision=32-true",
+        "trainer.max_steps=4",
+        "artifacts.tokenizer=base/tokenizer/export",
+        "artifacts.pretrain=base/pretrain/export",
+        "artifacts.sft=base/pretrain/export",
+    ]
     if not (base / f"plain/{stage}/export").exists():
         run(base, *plain, "run=plain")
     name = "-".join(changes).replace("=", "_")
@@ -98,9 +125,19 @@ def test_every_way_of_training_takes_the_same_steps(base, stage, changes):
 
 
 def test_a_killed_run_goes_on_to_the_same_bits(base):
-    settings = ["stage=sft", "debug=smoke", "trainer=gpu", "determinism=true", "resume=auto", "force=false",
-                "callbacks.checkpoints.every_n_steps=1", "artifacts.tokenizer=base/tokenizer/export",
-                "artifacts.pretrain=base/pretrain/export", "trainer.max_epochs=-1", "trainer.max_steps=6"]  # fmt: skip
+    settings = [
+        "stage=sft",
+        "debug=smoke",
+        "trainer=gpu",
+        "determinism=true",
+        "resume=auto",
+        "force=false",
+        "callbacks.checkpoints.every_n_steps=1",
+        "artifacts.tokenizer=base/tokenizer/export",
+        "artifacts.pretrain=base/pretrain/export",
+        "trainer.max_epochs=-1",
+        "trainer.max_steps=6",
+    ]
     run(base, *settings, "run=whole")
     run(base, *settings, "run=parts", "+callbacks.death={_target_: deaths.InTraining, event: end, count: 3}", code=-9)
     assert "going on from" in run(base, *settings, "run=parts")

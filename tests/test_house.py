@@ -8,8 +8,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [  # from the ground up; a part imports from lower floors only
-    {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub",
-     "folders"},
+    {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub", "folders"},
     {"adapters", "processes"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
@@ -77,9 +76,9 @@ def test_package_files_are_empty(file):
 
 
 @pytest.mark.parametrize("file", MODULES, ids=name_of)
-def test_a_file_has_at_most_300_lines_and_a_function_60(file):
+def test_a_file_has_at_most_400_lines_and_a_function_60(file):
     text = file.read_text()
-    assert text.count("\n") <= 300
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = node.end_lineno - node.lineno + 1

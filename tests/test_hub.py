@@ -81,11 +81,15 @@ def test_a_folder_that_did_not_come_from_the_hub_has_no_name_there():
 
 def test_a_name_is_replaced_by_its_folder_wherever_the_config_says_it(online, asked, tmp_path):
     (tmp_path / "here").mkdir()
-    cfg = OmegaConf.create({
-        "paths": {"cache": str(tmp_path)}, "model": {"path": "owner/name"}, "artifacts": {"sft": "owner/name"},
-        "reads": {"model": "owner/name", "other": str(tmp_path / "here")},
-        "stage": {"model": {"path": "owner/name"}, "lists": [{"path": "owner/name"}, 1]},
-    })  # fmt: skip
+    cfg = OmegaConf.create(
+        {
+            "paths": {"cache": str(tmp_path)},
+            "model": {"path": "owner/name"},
+            "artifacts": {"sft": "owner/name"},
+            "reads": {"model": "owner/name", "other": str(tmp_path / "here")},
+            "stage": {"model": {"path": "owner/name"}, "lists": [{"path": "owner/name"}, 1]},
+        }
+    )
     common.fetch_models(cfg)
     folder = f"{tmp_path}/models/models--owner--name/snapshots/abc"
     assert cfg.reads.model == cfg.stage.model.path == cfg.stage.lists[0].path == cfg.model.path == folder

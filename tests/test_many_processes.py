@@ -19,14 +19,30 @@ ROOT = Path(__file__).resolve().parents[1]
 PYTHON = [sys.executable, str(ROOT / "train.py")]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", PYTHON[1]]
 SRUN = {
-    "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", "SLURM_NODEID": "0", "SLURM_JOB_ID": "4711",
-    "SLURM_JOB_NAME": "gradus", "SLURM_NODELIST": "127.0.0.1", "SLURM_STEP_NUM_TASKS": "2",
-}  # fmt: skip
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_NNODES": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "gradus",
+    "SLURM_NODELIST": "127.0.0.1",
+    "SLURM_STEP_NUM_TASKS": "2",
+}
 TINY = [
-    "model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "model.num_attention_heads=2",
-    "model.num_key_value_heads=2", "stage=pretrain", "data=text", "data.path=corpus.txt", "data.batch_size=2",
-    "trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.max_steps=4", "artifacts.tokenizer=tokenizer",
-]  # fmt: skip
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=2",
+    "stage=pretrain",
+    "data=text",
+    "data.path=corpus.txt",
+    "data.batch_size=2",
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_steps=4",
+    "artifacts.tokenizer=tokenizer",
+]
 CRASH = """
 from lightning import Callback
 
@@ -52,9 +68,13 @@ def place(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
 
 def start(place: Path, command: Sequence[str], **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        command, cwd=place, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        command,
+        cwd=place,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(place), **environment},
-    )  # fmt: skip
+    )
 
 
 def end(process: subprocess.Popen[str], seconds: float = 600) -> tuple[int, str]:
@@ -160,9 +180,12 @@ def test_a_sweep_of_four_jobs_of_two_processes_each_finishes(place):
 
 @pytest.mark.slow
 def test_the_whole_way_runs_with_two_processes_a_stage(place):
-    code, said = end(start(
-        place, [*PYTHON, "stage=all", "debug=smoke", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-    ), seconds=900)  # fmt: skip
+    code, said = end(
+        start(
+            place, [*PYTHON, "stage=all", "debug=smoke", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+        ),
+        seconds=900,
+    )
     assert code == 0, said
     assert (place / "logs/tiny-smoke/report/report.json").is_file()
 

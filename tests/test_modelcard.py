@@ -7,8 +7,16 @@ from components import artifacts
 from components.modelcard import model_card
 
 PARENT = {"path": "logs/tiny/pretrain/export", "stage": "pretrain", "content": "c0ffee"}
-CARD = {"stage": "sft", "run": "tiny", "seed": 7, "commit": "abc1234", "data": "d0d0", "parents": {"model": PARENT},
-        "metrics": {"val/loss": 1.23456789, "steps": 5}, "inputs": {"hidden": "setting"}}  # fmt: skip
+CARD = {
+    "stage": "sft",
+    "run": "tiny",
+    "seed": 7,
+    "commit": "abc1234",
+    "data": "d0d0",
+    "parents": {"model": PARENT},
+    "metrics": {"val/loss": 1.23456789, "steps": 5},
+    "inputs": {"hidden": "setting"},
+}
 
 
 def front(text: str) -> dict:
@@ -24,8 +32,13 @@ def test_the_front_matter_is_yaml_with_a_base_model_only_from_the_hub():
 
 def test_lineage_seed_commit_data_and_metrics_are_told_and_settings_are_not():
     text = model_card(CARD, kind="CausalLM", shape="2 layers", shift=None)
-    for line in ("| model | logs/tiny/pretrain/export | pretrain | c0ffee |", "| seed | 7 |", "| commit | abc1234 |",
-                 "| data | d0d0 |", "| val/loss | 1.23457 |"):  # fmt: skip
+    for line in (
+        "| model | logs/tiny/pretrain/export | pretrain | c0ffee |",
+        "| seed | 7 |",
+        "| commit | abc1234 |",
+        "| data | d0d0 |",
+        "| val/loss | 1.23457 |",
+    ):
         assert line in text
     assert "hidden" not in text and "AutoModelForCausalLM" in text
 

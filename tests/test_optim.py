@@ -45,6 +45,7 @@ def names_of(optimizer, model):
 
 # groups
 
+
 def test_matrices_decay_and_vectors_do_not():
     decaying, others = parameter_groups(tiny_model().named_parameters(), weight_decay=0.1)
     assert [tuple(p.shape) for p in decaying["params"]] == [(7, 4), (4, 4), (4, 4), (7, 4)]
@@ -103,6 +104,7 @@ def test_the_first_step_of_adamw_by_hand():
 
 
 # Muon
+
 
 def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     model = tiny_model()
@@ -200,11 +202,20 @@ def test_a_scheduler_reaches_every_group(build):
 
 # schedule
 
+
 @pytest.mark.parametrize(
     "step, lr",
     [
-        (0, 6e-5), (4, 3e-4), (9, 6e-4), (10, 6e-4), (35, 5.20918831e-4), (60, 3.3e-4), (85, 1.39081169e-4),
-        (109, 6.0133229e-5), (110, 6e-5), (5000, 6e-5),
+        (0, 6e-5),
+        (4, 3e-4),
+        (9, 6e-4),
+        (10, 6e-4),
+        (35, 5.20918831e-4),
+        (60, 3.3e-4),
+        (85, 1.39081169e-4),
+        (109, 6.0133229e-5),
+        (110, 6e-5),
+        (5000, 6e-5),
     ],
 )
 def test_cosine_with_warmup_by_hand(step, lr):

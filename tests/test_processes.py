@@ -30,23 +30,26 @@ BATCH = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "ENVIRONMENT": 
         (ALLOCATION, ALONE),  # salloc's shell
         (BATCH, ALONE),  # a batch script without srun
     ],
-)  # fmt: skip
+)
 def test_a_task_of_torchrun_or_srun_is_told_from_a_shell_in_an_allocation(environ, expected):
     assert processes.start(environ) == expected
 
 
-@pytest.mark.parametrize(
-    ("environ", "rank"), [({}, 0), ({"LOCAL_RANK": "1"}, 1), (TORCHRUN, 3), (SRUN, 2), (BATCH, 0)]
-)
+@pytest.mark.parametrize(("environ", "rank"), [({}, 0), ({"LOCAL_RANK": "1"}, 1), (TORCHRUN, 3), (SRUN, 2), (BATCH, 0)])
 def test_only_one_process_is_the_first(environ, rank):
     assert processes.rank(environ) == rank
 
 
 @pytest.mark.parametrize(
     ("environ", "kinds"),
-    [({}, []), (TORCHRUN, []), (SRUN, [SLURMEnvironment]), (BATCH, [LightningEnvironment]),
-     (ALLOCATION, [LightningEnvironment])],
-)  # fmt: skip
+    [
+        ({}, []),
+        (TORCHRUN, []),
+        (SRUN, [SLURMEnvironment]),
+        (BATCH, [LightningEnvironment]),
+        (ALLOCATION, [LightningEnvironment]),
+    ],
+)
 def test_lightning_is_told_who_started_it_where_it_would_guess_wrong(environ, kinds, monkeypatch):
     for name, value in environ.items():
         monkeypatch.setenv(name, value)

@@ -56,8 +56,14 @@ def copy_of_the_project(project: Path) -> Path:
     (project / "components/tasks").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf")
-    for name in ("__init__.py", "hydra_hooks.py", "places.py", "processes.py", "tasks/__init__.py",
-                 "tasks/pipeline.py"):  # fmt: skip
+    for name in (
+        "__init__.py",
+        "hydra_hooks.py",
+        "places.py",
+        "processes.py",
+        "tasks/__init__.py",
+        "tasks/pipeline.py",
+    ):
         shutil.copy(ROOT / "components" / name, project / "components" / name)
     (project / "components/tasks/common.py").write_text(TASKS)
     (project / "components/checking.py").write_text("def check(cfg): pass\n")
@@ -69,9 +75,13 @@ def train(project: Path, *arguments: str, **environment: str) -> tuple[int, list
     """Exit status, what ran, in order, and what was said by `python train.py <arguments>` in the project's folder."""
     (project / "ran.jsonl").unlink(missing_ok=True)
     done = subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=300,
+        [sys.executable, "train.py", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
     notes = project / "ran.jsonl"
     lines = notes.read_text().splitlines() if notes.exists() else []
     return done.returncode, [json.loads(line) for line in lines], done.stdout + done.stderr
@@ -93,10 +103,13 @@ def test_an_experiment_that_is_a_multirun_is_one_plain_command(swept):
     """No -m, no stage= and no seed= on the command line: the experiment brings them, and every stage runs once."""
     ran = [(note["stage"], note["folder"]) for note in swept]
     assert ran == [
-        *((stage, f"logs/tiny/seed={seed}/{folder}") for seed in (3, 4)
-          for stage, folder in (("sft", "sft"), ("ppo", "ppo/beta=0.05"), ("eval", "report"))),
+        *(
+            (stage, f"logs/tiny/seed={seed}/{folder}")
+            for seed in (3, 4)
+            for stage, folder in (("sft", "sft"), ("ppo", "ppo/beta=0.05"), ("eval", "report"))
+        ),
         ("summary", "logs/tiny/summary"),
-    ]  # fmt: skip
+    ]
     assert [note["seed"] for note in swept] == [3] * 3 + [4] * 3 + [0]
 
 
@@ -110,8 +123,9 @@ def test_a_variant_of_a_stage_has_its_own_settings_and_folder(swept):
 
 def test_what_is_resolved_later_names_the_jobs_own_run(swept):
     assert [note["dpo"] for note in swept if note["stage"] == "eval"] == [
-        "logs/tiny/seed=3/dpo/export", "logs/tiny/seed=4/dpo/export",
-    ]  # fmt: skip
+        "logs/tiny/seed=3/dpo/export",
+        "logs/tiny/seed=4/dpo/export",
+    ]
 
 
 def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_keeps_its_folder(project):
@@ -134,17 +148,23 @@ def test_the_others_of_a_sweep_run_and_are_summed_up_though_one_fails(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9,10", "stages=[sft,ppo]", BROKEN_SEED="9")
     assert code == 7
     assert [note["folder"] for note in ran] == [
-        "logs/tiny/seed=8/sft", "logs/tiny/seed=8/ppo", "logs/tiny/seed=9/sft", "logs/tiny/seed=10/sft",
-        "logs/tiny/seed=10/ppo", "logs/tiny/summary",
-    ]  # fmt: skip
+        "logs/tiny/seed=8/sft",
+        "logs/tiny/seed=8/ppo",
+        "logs/tiny/seed=9/sft",
+        "logs/tiny/seed=10/sft",
+        "logs/tiny/seed=10/ppo",
+        "logs/tiny/summary",
+    ]
     assert "failed with exit status 7: stage=all seed=9" in said and "1 of 3 jobs failed" in said
 
 
 def config_of(*overrides: str, after=("stage=summary",), **params: str):
     hydra = {
-        "overrides": {"task": list(overrides), "hydra": []}, "sweeper": {"params": params or None},
-        "runtime": {"config_sources": []}, "job": {"config_name": "train"},
-    }  # fmt: skip
+        "overrides": {"task": list(overrides), "hydra": []},
+        "sweeper": {"params": params or None},
+        "runtime": {"config_sources": []},
+        "job": {"config_name": "train"},
+    }
     return OmegaConf.create({"hydra": hydra, "after_sweep": list(after)})
 
 
@@ -184,8 +204,9 @@ def particular_entries() -> list[tuple[str, str]]:
     found = []
     for name in ("overoptimisation", "bakeoff", "scaling"):
         cfg = compose_config([f"experiment={name}"])
-        found += [(name, entry) for entry in cfg.stages
-                  if "/" in entry or cfg.overrides.get(entry) or entry == cfg.stages[-1]]  # fmt: skip
+        found += [
+            (name, entry) for entry in cfg.stages if "/" in entry or cfg.overrides.get(entry) or entry == cfg.stages[-1]
+        ]
     return found
 
 

@@ -17,7 +17,9 @@ from components.tasks import common, evaluate, fit
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
     pytest.mark.filterwarnings("ignore:no hyper-parameters written:UserWarning"),
-    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging interval:UserWarning"),
+    pytest.mark.filterwarnings(
+        "ignore:The number of training batches .* is smaller than the logging interval:UserWarning"
+    ),
     pytest.mark.filterwarnings("ignore:Tight layout not applied:UserWarning"),
 ]
 SMALL = {
@@ -25,19 +27,43 @@ SMALL = {
     "pretrain": ["data.num_documents=400", "data.batch_size=4", "trainer.max_steps=3"],
     "sft": ["data.demonstrations=60", "data.batch_size=8", "trainer.max_epochs=1"],
     "rm": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1", "data.num_demonstrations=16"],
-    "ppo": ["data.prompts_per_rollout=8", "trainer.max_steps=8", "stage.epochs=2", "stage.minibatches=2",
-            "gate.enabled=false"],
+    "ppo": [
+        "data.prompts_per_rollout=8",
+        "trainer.max_steps=8",
+        "stage.epochs=2",
+        "stage.minibatches=2",
+        "gate.enabled=false",
+    ],
     "dpo": ["data.comparisons=60", "data.batch_size=8", "trainer.max_epochs=1"],
     **dict.fromkeys(
         ("grpo", "rloo", "rejection"),
-        ["data.prompts_per_rollout=4", "stage.samples_per_prompt=2", "trainer.max_steps=8", "stage.epochs=2",
-         "stage.minibatches=2", "gate.enabled=false"],
+        [
+            "data.prompts_per_rollout=4",
+            "stage.samples_per_prompt=2",
+            "trainer.max_steps=8",
+            "stage.epochs=2",
+            "stage.minibatches=2",
+            "gate.enabled=false",
+        ],
     ),
-    "eval": ["stage.samples_per_prompt=2", "comparisons.comparisons=20", "stage.max_prompts=5", "stage.best_of=16",
-             "text.num_documents=400"],
+    "eval": [
+        "stage.samples_per_prompt=2",
+        "comparisons.comparisons=20",
+        "stage.max_prompts=5",
+        "stage.best_of=16",
+        "text.num_documents=400",
+    ],
 }
-TINY = ["model.hidden_size=32", "model.intermediate_size=48", "model.num_hidden_layers=1", "model.num_attention_heads=2",
-        "model.num_key_value_heads=2", "callbacks.throughput=null", "callbacks.progress=null", "callbacks.graceful_stop=null"]  # fmt: skip
+TINY = [
+    "model.hidden_size=32",
+    "model.intermediate_size=48",
+    "model.num_hidden_layers=1",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=2",
+    "callbacks.throughput=null",
+    "callbacks.progress=null",
+    "callbacks.graceful_stop=null",
+]
 
 
 def config(stage: str, logs: Path, *more: str):
@@ -81,7 +107,9 @@ def test_a_reward_model_of_adapters_is_read_through_the_policys_trunk_and_only_a
     reward = logs / "tiny/rm/lora/export"
     assert artifacts.adapts(reward, artifacts.read_card(logs / "tiny/sft/export")["content"])
     load, trunks = artifacts.load_scalar, []
-    monkeypatch.setattr(artifacts, "load_scalar", lambda *a, trunk=None, **k: trunks.append(trunk) or load(*a, trunk=trunk, **k))
+    monkeypatch.setattr(
+        artifacts, "load_scalar", lambda *a, trunk=None, **k: trunks.append(trunk) or load(*a, trunk=trunk, **k)
+    )
     common.run(config("ppo", logs, "lora=default", "paths.folder=ppo/lora", f"artifacts.rm={reward}"))
     assert len(trunks) == 1 and trunks[0] is not None  # the value model is a fork of the reward model
     lora, weights, kind = read_adapters(logs / "tiny/ppo/lora/export/adapter")
@@ -144,7 +172,9 @@ def test_a_stage_with_other_settings_needs_to_be_told_to_replace(logs):
 
 
 def test_a_missing_predecessor_stops_before_any_work(tmp_path):
-    with pytest.raises(ArtifactError, match=r"(?s)no rm artifact at .*stage=all .*stages=\[tokenizer,pretrain,sft,rm\]"):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)no rm artifact at .*stage=all .*stages=\[tokenizer,pretrain,sft,rm\]"
+    ):
         common.run(config("ppo", tmp_path))
     assert not (tmp_path / "tiny/ppo/checkpoints").exists()
 
@@ -159,8 +189,11 @@ def test_a_tokenizer_that_a_stage_does_not_read_is_named(logs, caplog):
 
 def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weights(logs, tmp_path, monkeypatch):
     """SIGTERM in the second step of a pretraining: a checkpoint, exit status 143, no artifact; then an unbroken end."""
-    known = [f"artifacts.tokenizer={logs}/tiny/tokenizer/export", "callbacks.graceful_stop={_target_: "
-             "components.callbacks.signals.GracefulStop}", "trainer.max_steps=4"]  # fmt: skip
+    known = [
+        f"artifacts.tokenizer={logs}/tiny/tokenizer/export",
+        "callbacks.graceful_stop={_target_: components.callbacks.signals.GracefulStop}",
+        "trainer.max_steps=4",
+    ]
     from components.stages.pretrain import Pretrain
 
     step = Pretrain.training_step
@@ -199,10 +232,15 @@ def test_a_processor_computes_in_bf16_where_that_is_fast(instructions, width, ex
 
 def test_sweeps_are_compared_by_what_was_varied(logs):
     assert fit._compared(config("rm", logs, "stage.optimizer.lr=0.5", "seed=3")) == {
-        "model": "tiny", "seed": 3, "stage.optimizer.lr": 0.5, "data.batch_size": 8, "data.comparisons": 60,
-        "data.num_demonstrations": 16, "trainer.max_epochs": 1,
+        "model": "tiny",
+        "seed": 3,
+        "stage.optimizer.lr": 0.5,
+        "data.batch_size": 8,
+        "data.comparisons": 60,
+        "data.num_demonstrations": 16,
+        "trainer.max_epochs": 1,
         **{key.split("=")[0]: int(key.split("=")[1]) for key in TINY if key.startswith("model.")},
-    }  # fmt: skip
+    }
 
 
 def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path, monkeypatch, caplog):
@@ -223,9 +261,19 @@ def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(log
     (theirs / "card.json").unlink()
     small = [o for o in TINY if o.startswith("callbacks")] + SMALL["pretrain"]
     stay = ["stage.optimizer.lr=0", "stage.optimizer.weight_decay=0"]  # what comes out is what went in
-    common.run(hydra_hooks.compose_config(
-        ["stage=pretrain", "model=hf", f"model.path={theirs}", f"paths.logs={tmp_path}", "context=48", *small, *stay]
-    ))  # fmt: skip
+    common.run(
+        hydra_hooks.compose_config(
+            [
+                "stage=pretrain",
+                "model=hf",
+                f"model.path={theirs}",
+                f"paths.logs={tmp_path}",
+                "context=48",
+                *small,
+                *stay,
+            ]
+        )
+    )
     made = tmp_path / "hf/pretrain/export"
     before, after = (artifacts.load_causal_lm(folder).state_dict() for folder in (theirs, made))
     assert all(torch.equal(before[name], value) for name, value in after.items())

@@ -81,15 +81,20 @@ def project(tmp_path) -> Path:
 def train(project: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python train.py <arguments>` in the project's folder."""
     return subprocess.run(
-        [sys.executable, "train.py", *arguments], cwd=project, capture_output=True, text=True, timeout=300,
+        [sys.executable, "train.py", *arguments],
+        cwd=project,
+        capture_output=True,
+        text=True,
+        timeout=300,
         env={**os.environ, **environment},
-    )  # fmt: skip
+    )
 
 
 def ran(project: Path) -> dict[str, dict]:
     """What the jobs wrote down, by their folder below logs/, in the order that they ran."""
-    notes = {str(p.parent.relative_to(project / "logs")): json.loads(p.read_text())
-             for p in project.glob("logs/**/ran.json")}  # fmt: skip
+    notes = {
+        str(p.parent.relative_to(project / "logs")): json.loads(p.read_text()) for p in project.glob("logs/**/ran.json")
+    }
     return dict(sorted(notes.items(), key=lambda item: item[1]["time"]))
 
 
@@ -145,16 +150,28 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
         (["stage=pretrain,sft"], ["stage=pretrain"], "tiny/pretrain"),
         (["stage=pretrain", "model=tiny,small"], ["stage=pretrain", "model=small"], "small/pretrain"),
         (["stage=pretrain", "run=a,b"], ["stage=pretrain", "run=b"], "b/pretrain"),
-        (["stage=pretrain", "run=x", "model=tiny,small"], ["stage=pretrain", "run=x", "model=small"],
-         "x/pretrain/model=small"),
-        (["stage=pretrain", "force=true", "seed=range(1,4)"], ["stage=pretrain", "force=true", "seed=2"],
-         "tiny/pretrain/seed=2"),
-        (["stage=pretrain", "seed=1,2", "artifacts.sft=a/b,a/c"], ["stage=pretrain", "seed=1", "artifacts.sft=a/b"],
-         "tiny/pretrain/seed=1,artifacts.sft=a_b"),
-        (["stage=pretrain", "trainer.max_steps=1,2", "seed=3"], ["stage=pretrain", "trainer.max_steps=1", "seed=3"],
-         "tiny/pretrain/trainer.max_steps=1"),
+        (
+            ["stage=pretrain", "run=x", "model=tiny,small"],
+            ["stage=pretrain", "run=x", "model=small"],
+            "x/pretrain/model=small",
+        ),
+        (
+            ["stage=pretrain", "force=true", "seed=range(1,4)"],
+            ["stage=pretrain", "force=true", "seed=2"],
+            "tiny/pretrain/seed=2",
+        ),
+        (
+            ["stage=pretrain", "seed=1,2", "artifacts.sft=a/b,a/c"],
+            ["stage=pretrain", "seed=1", "artifacts.sft=a/b"],
+            "tiny/pretrain/seed=1,artifacts.sft=a_b",
+        ),
+        (
+            ["stage=pretrain", "trainer.max_steps=1,2", "seed=3"],
+            ["stage=pretrain", "trainer.max_steps=1", "seed=3"],
+            "tiny/pretrain/trainer.max_steps=1",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_job_of_a_sweep_gets_its_folder_by_what_is_varied_only(sweep, job, folder, monkeypatch):
     monkeypatch.setenv(SWEPT, "")
     Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
@@ -186,8 +203,12 @@ def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project,
 def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert train(project, "stage=good", "seed=5", "+new.key=1").returncode == 0
     assert ran(project)["tiny/good"]["arguments"] == [
-        "--config-name=train", "hydra.mode=RUN", "seed=5", "+new.key=1", "stage=next",
-    ]  # fmt: skip
+        "--config-name=train",
+        "hydra.mode=RUN",
+        "seed=5",
+        "+new.key=1",
+        "stage=next",
+    ]
     assert train(project, "-m", "stage=good", "seed=1,2").returncode == 0
     arguments = ran(project)["tiny/good/seed=2"]["arguments"]
     assert train(project, *arguments).returncode == 0
@@ -292,9 +313,17 @@ def test_a_sweep_trains_on_two_processes_under_both_strategies(tmp_path):
     done = train(ROOT, "stage=tokenizer", *common)
     assert done.returncode == 0, done.stderr
     done = train(
-        ROOT, "-m", "stage=pretrain", "trainer=ddp,fsdp", "trainer.accelerator=cpu", "trainer.devices=2",
-        "trainer.precision=32-true", "trainer.max_steps=2", "trainer.limit_val_batches=1", *common,
-    )  # fmt: skip
+        ROOT,
+        "-m",
+        "stage=pretrain",
+        "trainer=ddp,fsdp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.precision=32-true",
+        "trainer.max_steps=2",
+        "trainer.limit_val_batches=1",
+        *common,
+    )
     assert done.returncode == 0, done.stderr
     exports = [tmp_path / f"tiny/pretrain/trainer={name}/export/model.safetensors" for name in ("ddp", "fsdp")]
     ddp, fsdp = (load_file(path) for path in exports)

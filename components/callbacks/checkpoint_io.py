@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, BinaryIO
@@ -27,9 +28,7 @@ class AtomicCheckpointIO(CheckpointIO):
     loading. Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
     """
 
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Raises CheckpointError if the disk is full or not writable; `path` is then as it was before."""
         if storage_options is not None:
             raise CheckpointError(f"checkpoint {path}: expected no storage options, got {storage_options}")
@@ -126,7 +125,5 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    try:
+    with suppress(OSError):  # the folder itself is missing or read-only, so nothing was written into it
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # the folder itself is missing or read-only, so nothing was written into it

@@ -68,7 +68,7 @@ class Checkpoints(Checkpoint):
             if _step_of(path) > step:
                 aside = path.with_name(path.name + ".old")
                 path.replace(aside)
-                warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}")
+                warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}", stacklevel=2)
 
 
 def latest(folder: str | Path) -> Path | None:
@@ -82,11 +82,10 @@ def latest(folder: str | Path) -> Path | None:
             check(path)
             return path
         except CheckpointError as error:
-            warnings.warn(f"skipped: {error}")
+            warnings.warn(f"skipped: {error}", stacklevel=2)
     if paths:
         raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged. "
-            f"To begin anew, delete that folder and start again"
+            f"all {len(paths)} checkpoints in {folder} are damaged. To begin anew, delete that folder and start again"
         )
     return None
 

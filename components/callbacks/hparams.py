@@ -25,7 +25,9 @@ class HyperParameters(Callback):
         value = trainer.callback_metrics.get(self.metric)
         if value is None:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            warnings.warn(f"no hyper-parameters written: no metric {self.metric!r} was logged, but {logged}")
+            warnings.warn(
+                f"no hyper-parameters written: no metric {self.metric!r} was logged, but {logged}", stacklevel=2
+            )
             return
         for logger in loggers:
             logger.log_hyperparams(self.params, {self.metric: float(value)}, step=trainer.global_step)

@@ -18,7 +18,8 @@ class StepProgress(ProgressBar):
 
     On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss
     where that is logged; tok/s counts this rank's real tokens since the last report; mfu is the latest train/mfu, of
-    callbacks.throughput; eta leaves the time before this run out. Figures of a validation are printed on a line of their own.
+    callbacks.throughput; eta leaves the time before this run out. Figures of a validation are printed on a line of
+    their own.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:

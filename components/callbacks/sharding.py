@@ -71,6 +71,8 @@ class FullySharded(ModelParallelStrategy):
 def _renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:
     """An optimizer's state with its parameters called by other names, those of a group in the order of `names`."""
     order = {new: place for place, new in enumerate(names.values())}
-    groups = [{**group, "params": sorted((names[one] for one in group["params"]), key=order.__getitem__)}
-              for group in state["param_groups"]]  # fmt: skip
+    groups = [
+        {**group, "params": sorted((names[one] for one in group["params"]), key=order.__getitem__)}
+        for group in state["param_groups"]
+    ]
     return {"state": {names[one]: of_one for one, of_one in state["state"].items()}, "param_groups": groups}

@@ -134,6 +134,8 @@ def seconds_of(max_time: str | dict[str, float] | None) -> float:
     except (TypeError, OverflowError):
         limit = 0.0
     if limit <= 0:
-        raise ValueError(f"trainer.max_time: expected days:hours:minutes:seconds such as 00:11:30:00, or {{hours: 2}}, "
-                         f"got {max_time!r}")  # fmt: skip
+        raise ValueError(
+            f"trainer.max_time: expected days:hours:minutes:seconds such as 00:11:30:00, or {{hours: 2}}, "
+            f"got {max_time!r}"
+        )
     return limit

@@ -135,6 +135,7 @@ class RecordData(LightningDataModule):
 
     def texts(self) -> Iterator[str]:
         """The texts of all training records, for training a tokenizer; held-out ones are left out."""
+
         def each() -> Iterator[tuple[Row, Record]]:
             for source, _ in self.sources():
                 yield from self.records_of(source, Counter())
@@ -217,10 +218,19 @@ class RecordData(LightningDataModule):
         """The tokenised records of a source, from the cache if they are there."""
         if self.tokenizer is None:
             raise ValueError("data: a tokenizer is needed. Make one with: python train.py stage=tokenizer")
-        name = [VERSION, self.format, source.fingerprint(), self.tokenizer.fingerprint, self.on_malformed,
-                self.settings()]
-        columns = {"key": datasets.Value("int64"), "held_out": datasets.Value("int8"),
-                   "tokens": datasets.Value("int32")}
+        name = [
+            VERSION,
+            self.format,
+            source.fingerprint(),
+            self.tokenizer.fingerprint,
+            self.on_malformed,
+            self.settings(),
+        ]
+        columns = {
+            "key": datasets.Value("int64"),
+            "held_out": datasets.Value("int8"),
+            "tokens": datasets.Value("int32"),
+        }
         features = datasets.Features({**self.features, **columns})
         try:
             return stored(self.cache_dir, digest(name), lambda counts: self._rows(source, counts), features)
@@ -244,12 +254,22 @@ class RecordData(LightningDataModule):
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         logger.info("%s data: %s", self.format, counts)
         for name, share in self.shares.items() if len(self.shares) > 1 else ():
-            logger.info("mixture: %s is %.4f of the tokens (configured %.4f), %.2f epochs of it", name,
-                        share.realised, share.configured, share.epochs)
+            logger.info(
+                "mixture: %s is %.4f of the tokens (configured %.4f), %.2f epochs of it",
+                name,
+                share.realised,
+                share.configured,
+                share.epochs,
+            )
         for what in ("malformed", "truncated", "dropped"):
             if self.counts[what]:
-                logger.warning("%s data: %d of %d records %s", self.format, self.counts[what],
-                               self.counts["records"] + self.counts["malformed"], what)
+                logger.warning(
+                    "%s data: %d of %d records %s",
+                    self.format,
+                    self.counts[what],
+                    self.counts["records"] + self.counts["malformed"],
+                    what,
+                )
 
 
 def _part(number: int, part: dict[str, Any], root: str | None) -> tuple[Source, float]:
@@ -274,8 +294,10 @@ def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarra
     keys, places = ([_column(table, name) for table in tables] for name in ("key", "held_out"))
     asked = [key[place == BY_PROMPT] for key, place in zip(keys, places, strict=True)]
     chosen = split.validation_keys(np.concatenate(asked), fraction)
-    return [(place == HELD_OUT) | (np.isin(key, chosen) & (place == BY_PROMPT))
-            for key, place in zip(keys, places, strict=True)]
+    return [
+        (place == HELD_OUT) | (np.isin(key, chosen) & (place == BY_PROMPT))
+        for key, place in zip(keys, places, strict=True)
+    ]
 
 
 def _column(table: datasets.Dataset, name: str) -> np.ndarray:

@@ -36,9 +36,7 @@ class Fitted(NamedTuple):
     cut: bool
 
 
-def fit_answers(
-    tokenizer: Tokenizer, prompt: Sequence[Message], answers: Sequence[str], context: int
-) -> Fitted:
+def fit_answers(tokenizer: Tokenizer, prompt: Sequence[Message], answers: Sequence[str], context: int) -> Fitted:
     """A prompt and its answers, each followed by the end of turn.
 
     Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below

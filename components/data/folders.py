@@ -40,13 +40,17 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
     held_out = _split(folder, selection, selection.held_out_split) if selection.held_out_split else []
     if selection.held_out_split and not held_out:
         name = selection.held_out_split
-        raise SourceError(f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet. "
-                          "data.held_out_split=null holds out a share of the prompts instead")  # fmt: skip
+        raise SourceError(
+            f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet. "
+            "data.held_out_split=null holds out a share of the prompts instead"
+        )
     training = [path for path in _split(folder, selection, selection.split) if path not in held_out]
     if not training:
         name = selection.split
-        raise SourceError(f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet. "
-                          "data.split=… names another")  # fmt: skip
+        raise SourceError(
+            f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet. "
+            "data.split=… names another"
+        )
     return training, held_out
 
 
@@ -83,8 +87,9 @@ def _within(folder: Path, subset: str | None) -> Path:
     below = {path.relative_to(folder).parts[0] for path in _readable(folder) if path.parent != folder}
     others = sorted(below - {"data"})
     if others:
-        raise SourceError(f"{folder}: expected a sub-folder {subset}, got {', '.join(others)}. "
-                          "data.subset names another")  # fmt: skip
+        raise SourceError(
+            f"{folder}: expected a sub-folder {subset}, got {', '.join(others)}. data.subset names another"
+        )
     return folder
 
 

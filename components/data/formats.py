@@ -50,9 +50,7 @@ def chat(row: Any) -> Record:
         answer = {"role": "assistant", "content": _string(row, "output")}
         dialogue = [*_instruction(row), answer]
     else:
-        raise FormatError(
-            '"messages", or "prompt" and "completion", or "instruction" and "output"', _names(row)
-        )
+        raise FormatError('"messages", or "prompt" and "completion", or "instruction" and "output"', _names(row))
     if all(message["role"] != "assistant" for message in dialogue):
         raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
     return {"messages": dialogue}

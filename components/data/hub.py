@@ -30,8 +30,11 @@ def load(path: str, split: str, *, subset: str | None, files: str | None, remedy
         raise ConnectionError(f"{server()[0]} cannot be reached to download this data set. {advice}")
     try:
         return datasets.load_dataset(
-            parts["name"], parts["config"] or subset, revision=parts["revision"], split=split,
+            parts["name"],
+            parts["config"] or subset,
+            revision=parts["revision"],
+            split=split,
             **({} if files is None else {"data_files": {split: files}}),
-        )  # fmt: skip
+        )
     except ConnectionError as error:
         raise ConnectionError(f"{error}. {advice}") from None

@@ -34,13 +34,15 @@ class PreferenceData(RecordData):
     """
 
     normalise = staticmethod(formats.preference)
-    features = datasets.Features({
-        "prompt": datasets.List(datasets.Value("int32")),
-        "completions": datasets.List(datasets.List(datasets.Value("int32"))),
-        "finished": datasets.List(datasets.Value("bool")),
-        "ranks": datasets.List(datasets.Value("float32")),
-        "category": datasets.Value("string"),
-    })  # fmt: skip
+    features = datasets.Features(
+        {
+            "prompt": datasets.List(datasets.Value("int32")),
+            "completions": datasets.List(datasets.List(datasets.Value("int32"))),
+            "finished": datasets.List(datasets.Value("bool")),
+            "ranks": datasets.List(datasets.Value("float32")),
+            "category": datasets.Value("string"),
+        }
+    )
 
     def __init__(
         self,
@@ -64,8 +66,12 @@ class PreferenceData(RecordData):
 
     def world_sizes(self) -> dict[str, Any]:
         held_out = max(1, round(self.comparisons * self.val_fraction)) if self.val_fraction else 0
-        return {"comparisons": self.comparisons, "completions": self.completions, "held_out": held_out,
-                "draw": self.draw}
+        return {
+            "comparisons": self.comparisons,
+            "completions": self.completions,
+            "held_out": held_out,
+            "draw": self.draw,
+        }
 
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "max_completions": self.max_completions}
@@ -131,8 +137,10 @@ class PreferenceData(RecordData):
                 yield {**record, **of_best}
             return
         source = self._demonstration_source(self.demonstrations)
-        found = [record["messages"] for _, record in
-                 records(source, formats.chat, on_malformed=self.on_malformed, counts=Counter())]
+        found = [
+            record["messages"]
+            for _, record in records(source, formats.chat, on_malformed=self.on_malformed, counts=Counter())
+        ]
         for i in rng.permutation(len(found))[: self.num_demonstrations]:
             last = max(m for m, message in enumerate(found[i]) if message["role"] == "assistant")
             yield self._fitted(found[i][:last], [found[i][last]["content"]], [0.0])[0]

@@ -33,11 +33,13 @@ class PromptsData(RecordData):
     """
 
     normalise = staticmethod(formats.prompts)
-    features = datasets.Features({
-        "ids": datasets.List(datasets.Value("int32")),
-        "prompt": datasets.Value("string"),  # JSON
-        "reference": datasets.Value("string"),
-    })  # fmt: skip
+    features = datasets.Features(
+        {
+            "ids": datasets.List(datasets.Value("int32")),
+            "prompt": datasets.Value("string"),  # JSON
+            "reference": datasets.Value("string"),
+        }
+    )
 
     def __init__(
         self,
@@ -78,8 +80,12 @@ class PromptsData(RecordData):
     def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
         ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt)
         counts["truncated"] += cut
-        return {"ids": ids, "prompt": json.dumps(record["prompt"]), "reference": record["reference"],
-                "tokens": len(ids)}
+        return {
+            "ids": ids,
+            "prompt": json.dumps(record["prompt"]),
+            "reference": record["reference"],
+            "tokens": len(ids),
+        }
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -122,9 +128,12 @@ class PromptsData(RecordData):
             self.pretraining.trainer = self.trainer
             text = self.pretraining.train_dataloader()
         return ExperienceLoader(
-            self.train_examples, prompts_per_rollout=self.prompts_per_rollout, seed=self.seed,
-            trainer=self.trainer, pretraining=text,
-        )  # fmt: skip
+            self.train_examples,
+            prompts_per_rollout=self.prompts_per_rollout,
+            seed=self.seed,
+            trainer=self.trainer,
+            pretraining=text,
+        )
 
 
 class Prompts:

@@ -10,9 +10,13 @@ from components.data.errors import FormatError, kind
 from components.data.trees import best_path
 
 _TURNS_BY = {
-    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
     "system": "system",
-}  # fmt: skip
+}
 ASKED = "TL;DR:"
 
 

@@ -1,8 +1,9 @@
 """The order of training examples: a pure function of (seed, batch number), the same on every rank.
 
 All ranks cut the same permutations into global batches of batch_size times world_size examples and deal each out
-among them, equally many examples to a rank and about equally many tokens. So N ranks see what one rank with N times the batch size sees, and what a batch
-holds does not depend on workers, on what drew random numbers before, or on whether the run was interrupted.
+among them, equally many examples to a rank and about equally many tokens. So N ranks see what one rank with N times
+the batch size sees, and what a batch holds does not depend on workers, on what drew random numbers before, or on
+whether the run was interrupted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
@@ -48,8 +49,8 @@ class BatchLoader:
     Every example is in one of them, and every rank has as many: the few left over when there are fewer than ranks
     go into the last batches, one each.
 
-    examples: anything with len() and [i], and `lengths` (an array of their tokens) where they differ; collate: list of examples -> batch. Raises ValueError when there
-    are fewer examples than ranks.
+    examples: anything with len() and [i], and `lengths` (an array of their tokens) where they differ; collate: list of
+    examples -> batch. Raises ValueError when there are fewer examples than ranks.
     """
 
     def __init__(
@@ -137,9 +138,9 @@ class TrainLoader(BatchLoader):
         if any(state[name] != count for name, count in now.items()):
             fits = f" (data.batch_size={size})" if (size := self._fitting(state)) else ""
             raise ValueError(
-                f"resume: the checkpoint was made with {state['batch']} of {state['examples']} examples in a batch, all "
-                f"processes together, now it is {now['batch']} of {now['examples']}. Restore the data and the product "
-                f"of data.batch_size{fits} and the number of processes, or start anew with resume=never"
+                f"resume: the checkpoint was made with {state['batch']} of {state['examples']} examples in a batch, "
+                f"all processes together, now it is {now['batch']} of {now['examples']}. Restore the data and the "
+                f"product of data.batch_size{fits} and the number of processes, or start anew with resume=never"
             )
         self.given = state["epoch"] * len(self) + state["position"]
 

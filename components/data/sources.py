@@ -130,8 +130,10 @@ def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str
     def each(files: list[Path]) -> list[list[str]]:
         names = [str(file.relative_to(root)) if file != root else file.suffix for file in files]
         stats = [file.stat() for file in files]
-        return [[name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
-                for name, file, stat in zip(names, files, stats, strict=True)]
+        return [
+            [name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
+            for name, file, stat in zip(names, files, stats, strict=True)
+        ]
 
     return digest([each(files), each(held_out)] if held_out else each(files))
 
@@ -154,8 +156,14 @@ def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iter
 
 
 def _rows_of_files(files: list[Path]) -> Iterator[Row]:
-    readers = {".txt": _text_rows, ".json": _json_rows, ".json.gz": _line_rows, ".jsonl": _line_rows,
-               ".jsonl.gz": _line_rows, ".parquet": _parquet_rows}
+    readers = {
+        ".txt": _text_rows,
+        ".json": _json_rows,
+        ".json.gz": _line_rows,
+        ".jsonl": _line_rows,
+        ".jsonl.gz": _line_rows,
+        ".parquet": _parquet_rows,
+    }
     for file in files:
         if not file.stat().st_size:
             raise SourceError(f"{file}: the file is empty. Remove it, or set data.path to another")
@@ -176,21 +184,24 @@ def _json_rows(file: Path) -> Iterator[Row]:
     try:
         values = json.loads(_decode_file(file))
     except json.JSONDecodeError as error:
-        raise SourceError(f"{file}:{error.lineno}: expected JSON, got an error in it: {error.msg}. "
-                          "For one record per line call the file .jsonl") from None
+        raise SourceError(
+            f"{file}:{error.lineno}: expected JSON, got an error in it: {error.msg}. "
+            "For one record per line call the file .jsonl"
+        ) from None
     except (ValueError, RecursionError) as error:  # a number or a nesting without end
         raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
     if not isinstance(values, list):
-        raise SourceError(f"{file}: expected a list of records, got {type(values).__name__}. "
-                          "For one record per line call the file .jsonl")
+        raise SourceError(
+            f"{file}: expected a list of records, got {type(values).__name__}. "
+            "For one record per line call the file .jsonl"
+        )
     for number, value in enumerate(values, 1):
         yield Row(f"{file}: record {number}", value)
 
 
 def _line_rows(file: Path) -> Iterator[Row]:
     """One JSON value a line; blank lines do not count as records."""
-    opened = gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
-    with opened as stream:
+    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
         for number, line in enumerate(_whole_lines(stream, file), 1):
             if line.strip():
                 yield Row(f"{file}:{number}", _json_line(line))
@@ -216,7 +227,9 @@ def _json_line(line: bytes) -> Any:
 
 
 def _endless(error: Exception) -> str:
-    return "brackets within brackets without end" if isinstance(error, RecursionError) else "a number of too many digits"
+    return (
+        "brackets within brackets without end" if isinstance(error, RecursionError) else "a number of too many digits"
+    )
 
 
 def _decode_file(file: Path) -> str:
@@ -225,8 +238,10 @@ def _decode_file(file: Path) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        raise SourceError(f"{file}:{line}: expected UTF-8, got byte 0x{content[error.start]:02x}. "
-                          f"Convert it, for instance with: iconv -f latin1 -t utf-8 {file.name}") from None
+        raise SourceError(
+            f"{file}:{line}: expected UTF-8, got byte 0x{content[error.start]:02x}. "
+            f"Convert it, for instance with: iconv -f latin1 -t utf-8 {file.name}"
+        ) from None
 
 
 def _parquet_rows(file: Path) -> Iterator[Row]:

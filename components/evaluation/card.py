@@ -172,8 +172,10 @@ def headline(results: Results) -> str:
         return ""
     word = "gold score" if key == "gold" else "reward model's score"
     if len(models) > 3:
-        reached = [f"{name} {number(f[key])}" + (f" (KL {number(f['kl'])})" if f.get("kl") else "")
-                   for name, f in models.items()]  # fmt: skip
+        reached = [
+            f"{name} {number(f[key])}" + (f" (KL {number(f['kl'])})" if f.get("kl") else "")
+            for name, f in models.items()
+        ]
         return f"{word.capitalize()} on held-out prompts (nats of KL from sft): {', '.join(reached)}."
     (before, first), (after, last) = list(models.items())[-2:]
     sentence = f"{before} → {after}: {word} {number(first[key])} → {number(last[key])} on held-out prompts"

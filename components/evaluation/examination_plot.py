@@ -33,8 +33,15 @@ def _reliability(axes: Axes, ranking: Mapping[str, Any]) -> None:
     axes.scatter(confidence, accuracy, sizes, color=BLUE, edgecolors="white", zorder=3)
     for one in full:
         share = f"{100 * one['pairs'] / ranking['pairs']:.0f} %"
-        axes.annotate(share, (one["confidence"], one["accuracy"]), (0, -18), textcoords="offset points",
-                      ha="center", color=QUIET, fontsize=8)  # fmt: skip
+        axes.annotate(
+            share,
+            (one["confidence"], one["accuracy"]),
+            (0, -18),
+            textcoords="offset points",
+            ha="center",
+            color=QUIET,
+            fontsize=8,
+        )
     axes.set_xlim(0.48, 1.03)
     axes.set_ylim(min([0.4, *(a - 0.08 for a in accuracy)]), 1.03)
     axes.set_xlabel("confidence σ(|margin|); dots: share of pairs")
@@ -49,8 +56,10 @@ def _rows(examination: Mapping[str, Any]) -> list[tuple[str, float, list[float],
         rows.append(gap)
         rows += [(f"{grouping}: {name}", one["accuracy"], one["accuracy_ci"], BLUE) for name, one in table.items()]
     rows.append(gap)
-    return rows + [(f"best answer above: {name}", one["accuracy"], one["accuracy_ci"], ORANGE)
-                   for name, one in examination["probes"].items()]  # fmt: skip
+    return rows + [
+        (f"best answer above: {name}", one["accuracy"], one["accuracy_ci"], ORANGE)
+        for name, one in examination["probes"].items()
+    ]
 
 
 def _shares(axes: Axes, rows: list[tuple[str, float, list[float], str]]) -> None:

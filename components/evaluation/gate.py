@@ -85,9 +85,12 @@ def show(examination: Mapping[str, Any], found: Sequence[Verdict], console: Cons
     """Prints an examination: figures with their limits, then the categories."""
     ranking = examination["ranking"]
     table = Table(
-        box=SIMPLE_HEAD, show_edge=False, caption_justify="left", caption_style="dim",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        caption_justify="left",
+        caption_style="dim",
         caption=f"{ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts. [95 % interval over prompts]",
-    )  # fmt: skip
+    )
     for place, title in enumerate(("Examination", "value", "limit", "")):
         table.add_column(title, justify="right" if place in (1, 2) else "left", no_wrap=True)
     for name, figure in examination["figures"].items():

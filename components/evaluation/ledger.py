@@ -106,8 +106,10 @@ def _entries(file: Path) -> Iterator[Entry]:
         try:
             yield Entry(int(json.loads(line)["record"]), file, start)
         except (ValueError, KeyError, TypeError):
-            raise ValueError(f'{file}:{number}: expected a judged record with its number, {{"record": …}}, got '
-                             f"{line[:40]!r}. force=true puts the file aside and starts anew") from None  # fmt: skip
+            raise ValueError(
+                f'{file}:{number}: expected a judged record with its number, {{"record": …}}, got '
+                f"{line[:40]!r}. force=true puts the file aside and starts anew"
+            ) from None
         start += len(line)
 
 

@@ -100,17 +100,33 @@ def _frontier(axes: Axes, results: Results) -> None:
     points = {**results["methods"], "reference": results["reference"]}
     most = 1.25 * max(figures["kl"] for figures in (best, *points.values()))
     for name, colour, label in (
-        ("frontier", INK, "the most reward at each KL"), ("best_of_n_curve", QUIET, "best of n draws"),
-    ):  # fmt: skip
+        ("frontier", INK, "the most reward at each KL"),
+        ("best_of_n_curve", QUIET, "best of n draws"),
+    ):
         shown = [point for point in results[name] if point[0] <= most]
         axes.plot(*zip(*sorted(shown), strict=True), color=colour, linewidth=1.4, label=label, zorder=1)
     ends = [0.0, most]
-    axes.plot(ends, [best["objective"] + beta * kl for kl in ends], color=QUIET, linewidth=1, linestyle=(0, (4, 3)),
-              label=f"objective of π*: r = J* + {beta:g}·KL", zorder=1)  # fmt: skip
+    axes.plot(
+        ends,
+        [best["objective"] + beta * kl for kl in ends],
+        color=QUIET,
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+        label=f"objective of π*: r = J* + {beta:g}·KL",
+        zorder=1,
+    )
     axes.plot(best["kl"], best["reward"], "*", color=INK, markersize=19, label="optimum π*", zorder=2)
     for place, (name, figures) in enumerate(points.items()):
-        axes.plot(figures["kl"], figures["reward"], "o", color=_colour(name, place), markersize=7.5,
-                  markeredgecolor="white", label=label_of(name, results), zorder=3)  # fmt: skip
+        axes.plot(
+            figures["kl"],
+            figures["reward"],
+            "o",
+            color=_colour(name, place),
+            markersize=7.5,
+            markeredgecolor="white",
+            label=label_of(name, results),
+            zorder=3,
+        )
     axes.set_xlabel("KL to the reference, nats per response")
     axes.set_ylabel("mean reward")
     low = results["reference"]["reward"]

@@ -42,8 +42,14 @@ def _panel(axes: Axes, result: Mapping[str, Any], name: str, title: str) -> None
         distance, values = _numbers(samples["sqrt_kl"]), _numbers(samples[name])
         axes.plot(distance, values, "o--", color=INK, markersize=4, linewidth=1.3, label="best of n (analytic KL)")
         if name == "gold":
-            axes.annotate(f"n = {number(samples['n'][-1]):.0f}", (distance[-1], values[-1]), (5, 4),
-                          textcoords="offset points", color=QUIET, fontsize=8)  # fmt: skip
+            axes.annotate(
+                f"n = {number(samples['n'][-1]):.0f}",
+                (distance[-1], values[-1]),
+                (5, 4),
+                textcoords="offset points",
+                color=QUIET,
+                fontsize=8,
+            )
     if name == "gold":
         axes.plot([], [], "*", color=QUIET, markersize=12, linestyle="none", label="turning point")
         axes.plot([], [], "s", color=QUIET, markersize=5, linestyle="none", label="end of the run")

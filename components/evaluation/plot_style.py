@@ -6,10 +6,17 @@ from matplotlib.axes import Axes
 
 INK, QUIET, GRID = "#22272e", "#68727d", "#e3e7eb"
 COLOURS = {
-    "base": "#8a94a0", "pretrain": "#8a94a0", "sft": "#3f78b5", "rm": "#7a5ea8",
-    "ppo": "#d9722e", "dpo": "#2f8f6b", "grpo": "#b5476b", "rloo": "#a38a1f", "rejection": "#4aa3b5",
+    "base": "#8a94a0",
+    "pretrain": "#8a94a0",
+    "sft": "#3f78b5",
+    "rm": "#7a5ea8",
+    "ppo": "#d9722e",
+    "dpo": "#2f8f6b",
+    "grpo": "#b5476b",
+    "rloo": "#a38a1f",
+    "rejection": "#4aa3b5",
     "best-of-16": "#4a525c",
-}  # fmt: skip
+}
 OTHER = ("#6f9a3d", "#c98bb0", "#8c6d3f", "#9d7fd1")
 
 

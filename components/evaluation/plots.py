@@ -90,9 +90,14 @@ def _answers(axes: Axes, models: Mapping[str, Results]) -> None:
     axes.set_ylim(len(models) - 0.5, -0.7)
     axes.set_yticks(range(len(models)), list(models))
     axes.legend(
-        ncols=4, frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 0),
-        handlelength=1, columnspacing=1.2,
-    )  # fmt: skip
+        ncols=4,
+        frameon=False,
+        fontsize=8,
+        loc="upper center",
+        bbox_to_anchor=(0.5, 0),
+        handlelength=1,
+        columnspacing=1.2,
+    )
 
 
 def reward_model(results: Results, curves: Curves) -> Figure | None:

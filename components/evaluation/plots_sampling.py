@@ -74,8 +74,14 @@ def majority(results: Results, curves: Any) -> Figure | None:
     axes.fill_between(curve["k"], *zip(*curve["correct_ci"], strict=True), color=COLOURS["sft"], alpha=0.13, lw=0)
     axes.plot(curve["k"], curve["correct"], "o-", color=COLOURS["sft"], label="the value that most of them give")
     if "correct" in best:
-        axes.plot(best["n"], best["correct"], "s-", color=COLOURS["rm"], markersize=5,
-                  label="the one that the reward model likes best")  # fmt: skip
+        axes.plot(
+            best["n"],
+            best["correct"],
+            "s-",
+            color=COLOURS["rm"],
+            markersize=5,
+            label="the one that the reward model likes best",
+        )
     if "correct" in trained:
         axes.plot(trained["n"], trained["correct"], "--", color=COLOURS["rm"], lw=1.2, zorder=1)
         axes.plot(trained["n"], trained["correct"], label="the same, on training questions", **hollow(COLOURS["rm"]))
@@ -99,8 +105,15 @@ def choice(results: Results, curves: Any) -> Figure | None:
     chosen = results.get("choice")
     if not chosen:
         return None
-    rows = [("reward model chooses", COLOURS["rm"], chosen["reward_model"], chosen["reward_model_ci"],
-             chosen.get("reward_model_train"))]  # fmt: skip
+    rows = [
+        (
+            "reward model chooses",
+            COLOURS["rm"],
+            chosen["reward_model"],
+            chosen["reward_model_ci"],
+            chosen.get("reward_model_train"),
+        )
+    ]
     for place, (name, figures) in enumerate(chatting(results).items()):
         for key, what in (("greedy_correct", "likeliest answer"), ("correct", "an answer drawn")):
             label, colour = f"{name}: {what}", colour_of(name, place)

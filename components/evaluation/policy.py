@@ -87,10 +87,7 @@ def sequence_likelihoods(
 @torch.no_grad()
 def scores(model: ScalarModel, prompts: Sequence[Sequence[int]], responses: Responses, *, pad_id: int) -> Tensor:
     """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt."""
-    found = [
-        response_scores(model, part).cpu()
-        for part in _parts(model, prompts, responses, pad_id)
-    ]
+    found = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id)]
     return torch.cat(found)
 
 

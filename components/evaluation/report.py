@@ -103,9 +103,12 @@ def page(results: Results, pictures: Mapping[str, str]) -> str:
     parts += [markdown(card.models_table(results)), *card.base_lines(results)]
     parts += [_picture(pictures, "quality.png")]
     sections = (
-        (tables.best_of_n_table, "best_of_n.png"), (tables.majority_table, "majority.png"),
-        (tables.choice_table, "choice.png"), (tables.reward_table, "reward_model.png"), (tables.budget_table, ""),
-    )  # fmt: skip
+        (tables.best_of_n_table, "best_of_n.png"),
+        (tables.majority_table, "majority.png"),
+        (tables.choice_table, "choice.png"),
+        (tables.reward_table, "reward_model.png"),
+        (tables.budget_table, ""),
+    )
     for table_of, picture in sections:
         table = table_of(results)
         if table is not None:

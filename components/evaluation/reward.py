@@ -76,13 +76,15 @@ def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
     for b in range(BINS):
         inside = number == b
         count = int(inside.sum())
-        table.append({
-            "low": 0.5 + 0.5 * b / BINS,
-            "high": 0.5 + 0.5 * (b + 1) / BINS,
-            "pairs": count,
-            "confidence": float(confidence[inside].mean()) if count else None,
-            "accuracy": float(right[inside].mean()) if count else None,
-        })  # fmt: skip
+        table.append(
+            {
+                "low": 0.5 + 0.5 * b / BINS,
+                "high": 0.5 + 0.5 * (b + 1) / BINS,
+                "pairs": count,
+                "confidence": float(confidence[inside].mean()) if count else None,
+                "accuracy": float(right[inside].mean()) if count else None,
+            }
+        )
     return table
 
 

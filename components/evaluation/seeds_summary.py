@@ -47,10 +47,12 @@ def summarise(jobs: Sequence[Job]) -> dict[str, Any]:
         found["overoptimisation"] |= {"runs": runs, "recommended": recommended(runs)}
     models = found.get("report", {}).get("models", {})
     gains = {
-        name: {of: paired(figures.get("gold"), models[of].get("gold")) for of in COMPARED_TO
-               if of in models and of != name}
-        for name, figures in models.items() if "gold" in figures
-    }  # fmt: skip
+        name: {
+            of: paired(figures.get("gold"), models[of].get("gold")) for of in COMPARED_TO if of in models and of != name
+        }
+        for name, figures in models.items()
+        if "gold" in figures
+    }
     return {"seeds": [job.seed for job in jobs], **found, **({"gains": gains} if gains else {})}
 
 

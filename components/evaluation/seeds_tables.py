@@ -87,14 +87,22 @@ def bake_off(found: Found) -> Table | None:
     for name in names:
         figures, spent = measured[name], _get(found, "report", "budget", name) or {}
         gains = found["gains"].get(name, {})
-        rows.append([
-            name,
-            cell(figures["gold"]), cell(gains.get("sft")), cell(gains.get("ppo")),
-            cell(figures.get("correct"), percent), cell(figures.get("kl")), cell(figures.get("entropy_per_token")),
-            cell(figures.get("win_rate"), percent),
-            *(show((spent.get(key) or {}).get("mean"))
-              for key, show in (("generated_tokens", count), ("flops", power), ("minutes", short))),
-        ])  # fmt: skip
+        rows.append(
+            [
+                name,
+                cell(figures["gold"]),
+                cell(gains.get("sft")),
+                cell(gains.get("ppo")),
+                cell(figures.get("correct"), percent),
+                cell(figures.get("kl")),
+                cell(figures.get("entropy_per_token")),
+                cell(figures.get("win_rate"), percent),
+                *(
+                    show((spent.get(key) or {}).get("mean"))
+                    for key, show in (("generated_tokens", count), ("flops", power), ("minutes", short))
+                ),
+            ]
+        )
     columns = ["", "gold", "− sft", "− ppo", "right", "KL", "entropy", "beats sft", "tokens drawn", "FLOPs", "minutes"]
     note = "Differences of gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
     judge = _get(found, "report", "budget", "reward", "minutes")
@@ -120,8 +128,11 @@ CLAIMS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
 
 def claims(found: Found) -> Table | None:
     """The base model's behaviour and the reward model's accuracy."""
-    rows = [[label, cell(spread, show)] for label, path, show in CLAIMS
-            if (spread := _get(found, "report", *path)) is not None]  # fmt: skip
+    rows = [
+        [label, cell(spread, show)]
+        for label, path, show in CLAIMS
+        if (spread := _get(found, "report", *path)) is not None
+    ]
     return Table("Base and reward model over seeds", ["", "share"], rows) if rows else None
 
 
@@ -132,8 +143,10 @@ def best_of_n(found: Found) -> Table | None:
         return None
     names = {"kl": "KL, nats", "score": "score", "gold": "gold"}
     names = {name: label for name, label in names.items() if name in curve}
-    rows = [[f"{n['mean']:.0f}", number(curve["kl"][i]["mean"]), *(cell(curve[name][i]) for name in list(names)[1:])]
-            for i, n in enumerate(curve["n"])]  # fmt: skip
+    rows = [
+        [f"{n['mean']:.0f}", number(curve["kl"][i]["mean"]), *(cell(curve[name][i]) for name in list(names)[1:])]
+        for i, n in enumerate(curve["n"])
+    ]
     return Table("Best of n of sft", ["n", *names.values()], rows, "KL is analytic: ln n − (n−1)/n.")
 
 
@@ -151,8 +164,13 @@ def optimum(found: Found) -> Table | None:
     methods = _get(found, "optimum", "methods")
     if not methods:
         return None
-    columns = {"fraction_of_optimum": "fraction of optimum", "objective": "objective", "reward": "reward", "kl": "KL",
-               "total_variation": "total variation"}  # fmt: skip
+    columns = {
+        "fraction_of_optimum": "fraction of optimum",
+        "objective": "objective",
+        "reward": "reward",
+        "kl": "KL",
+        "total_variation": "total variation",
+    }
     everyone = {**methods, "optimum": _get(found, "optimum", "optimum") or {}}
     rows = [[name, *(cell(figures.get(key), _fine) for key in columns)] for name, figures in everyone.items()]
     return Table("The exact optimum", ["", *columns.values()], rows, "Enumerated, not sampled.")
@@ -167,11 +185,19 @@ def overoptimisation(found: Found) -> Table | None:
     for label, run in known["runs"].items():
         turning, final, fit = run["turning"], run["final"], run.get("fit") or {}
         turned = turning["turned"]
-        rows.append([
-            f"β {label}", cell(run["curve"]["gold"][0]), cell(turning["gold"]), cell(turning["sqrt_kl"]),
-            f"{turned['mean'] * turned['n']:.0f} of {turned['n']}",
-            cell(final["gold"]), cell(final["kl"], short), cell(final["proxy"]), cell(fit.get("r2")),
-        ])  # fmt: skip
+        rows.append(
+            [
+                f"β {label}",
+                cell(run["curve"]["gold"][0]),
+                cell(turning["gold"]),
+                cell(turning["sqrt_kl"]),
+                f"{turned['mean'] * turned['n']:.0f} of {turned['n']}",
+                cell(final["gold"]),
+                cell(final["kl"], short),
+                cell(final["proxy"]),
+                cell(fit.get("r2")),
+            ]
+        )
     columns = ["PPO", "gold at first", "at its peak", "√KL there", "turned", "at the end", "KL", "proxy", "R² of law"]
     best = known["recommended"]
     note = f"Recommended: β {best['beta']:g}, gold at the end {cell(best['gold'])}. "
@@ -184,8 +210,10 @@ def scaling(found: Found) -> Table | None:
     sizes = found.get("scaling")
     if not sizes:
         return None
-    rows = [[f"{int(size):,}", cell(figures.get("accuracy"), percent), cell(figures.get("ece"))]
-            for size, figures in sizes.items()]  # fmt: skip
+    rows = [
+        [f"{int(size):,}", cell(figures.get("accuracy"), percent), cell(figures.get("ece"))]
+        for size, figures in sizes.items()
+    ]
     note = "On held-out questions; four ranked answers to a comparison."
     return Table("Reward model by comparisons", ["comparisons", "accuracy", "ECE"], rows, note)
 

@@ -75,10 +75,15 @@ def budget_table(results: Results) -> Table | None:
     if not budget:
         return None
     rows = [
-        [name, _or_none(one["minutes"], ".1f"), _or_none(one["generated_tokens"], ",.0f"),
-         _or_none(one["flops"], ".2e"), one["commit"] or NONE]
+        [
+            name,
+            _or_none(one["minutes"], ".1f"),
+            _or_none(one["generated_tokens"], ",.0f"),
+            _or_none(one["flops"], ".2e"),
+            one["commit"] or NONE,
+        ]
         for name, one in budget.items()
-    ]  # fmt: skip
+    ]
     return Table("Budget", ["", "minutes", "tokens generated", "FLOPs", "commit"], rows)
 
 

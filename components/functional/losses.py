@@ -89,8 +89,14 @@ def kwise_ranking(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor
 
 
 def clipped_surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *,
-    clip_low: float, clip_high: float, dual_clip: float | None,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Policy loss of each token: max(−Aρ, −A·clip(ρ, 1−clip_low, 1+clip_high)),  ρ = exp(logp − logp_old).
 
@@ -101,9 +107,7 @@ def clipped_surrogate(
     Sources: Schulman et al. 2017 (PPO), eq. 7; unequal bounds: Yu et al. 2025 (DAPO), eq. 10;
     dual clip: Ye et al. 2020, "Mastering complex control in MOBA games".
     """
-    same_shape_as_mask(
-        "clipped_surrogate", mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages
-    )
+    same_shape_as_mask("clipped_surrogate", mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
     if dual_clip is not None and dual_clip <= 1:
         raise ValueError(f"clipped_surrogate: expected dual_clip above 1 or None, got {dual_clip}")
     advantages = zero_outside(advantages, mask)
@@ -119,8 +123,14 @@ def clipped_surrogate(
 
 
 def ppo_policy(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *,
-    clip_low: float, clip_high: float, dual_clip: float | None,
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    dual_clip: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Mean of clipped_surrogate over the true places, and the share of them that clipping decides.
 
@@ -163,8 +173,14 @@ class DPO(NamedTuple):
 
 
 def dpo(
-    policy_chosen: Tensor, policy_rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *,
-    beta: float, variant: Literal["sigmoid", "ipo", "hinge", "robust"], label_smoothing: float,
+    policy_chosen: Tensor,
+    policy_rejected: Tensor,
+    ref_chosen: Tensor,
+    ref_rejected: Tensor,
+    *,
+    beta: float,
+    variant: Literal["sigmoid", "ipo", "hinge", "robust"],
+    label_smoothing: float,
 ) -> DPO:
     """Direct preference loss on h = (logπ(w) − logπ_ref(w)) − (logπ(l) − logπ_ref(l)), mean over pairs.
 
@@ -179,8 +195,11 @@ def dpo(
     none.
     """
     same_shape(
-        "dpo", policy_chosen=policy_chosen, policy_rejected=policy_rejected,
-        ref_chosen=ref_chosen, ref_rejected=ref_rejected,
+        "dpo",
+        policy_chosen=policy_chosen,
+        policy_rejected=policy_rejected,
+        ref_chosen=ref_chosen,
+        ref_rejected=ref_rejected,
     )
     _check_label_smoothing("dpo", label_smoothing)
     if label_smoothing and variant in ("ipo", "hinge"):
@@ -203,8 +222,11 @@ def dpo(
 
 
 def aggregate(
-    token_losses: Tensor, mask: Tensor, *,
-    how: Literal["sequence_mean", "token_mean", "fixed_length", "sequence_sum"], max_length: int | None,
+    token_losses: Tensor,
+    mask: Tensor,
+    *,
+    how: Literal["sequence_mean", "token_mean", "fixed_length", "sequence_sum"],
+    max_length: int | None,
 ) -> Tensor:
     """One number from the losses of sampled tokens; the four ways weigh long responses differently.
 
@@ -228,9 +250,7 @@ def aggregate(
     if how == "sequence_sum":
         return losses.sum() / rows
     if how != "fixed_length":
-        raise ValueError(
-            f"aggregate: expected sequence_mean, token_mean, fixed_length or sequence_sum, got {how!r}"
-        )
+        raise ValueError(f"aggregate: expected sequence_mean, token_mean, fixed_length or sequence_sum, got {how!r}")
     if max_length is None or max_length < 1:
         raise ValueError(f"aggregate: fixed_length needs max_length of at least 1 token, got {max_length}")
     return losses.sum() / (rows * max_length)

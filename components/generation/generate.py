@@ -158,9 +158,7 @@ def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     """One token (B,) int64 for every row of logits (B, V)."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
-    kept = filter_logits(
-        logits.float(), temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p
-    )
+    kept = filter_logits(logits.float(), temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
     return draw(kept, generator)
 
 

@@ -20,9 +20,12 @@ def response_logprobs(
     mask = experience["mask"]
     hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
     logprobs, entropies = model.through_head(
-        linear_logprobs, hidden[experience["sources"][mask]], experience["response_ids"][mask],
-        temperature=temperature, with_entropy=with_entropy,
-    )  # fmt: skip
+        linear_logprobs,
+        hidden[experience["sources"][mask]],
+        experience["response_ids"][mask],
+        temperature=temperature,
+        with_entropy=with_entropy,
+    )
     return _spread(logprobs, mask), None if entropies is None else _spread(entropies, mask)
 
 

@@ -67,9 +67,7 @@ def _blocks(q: Tensor, k: Tensor, mask: Tensor | None):
 
 
 def _probabilities(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
-    scores = torch.baddbmm(
-        bias.expand(len(query), -1, -1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5
-    )
+    scores = torch.baddbmm(bias.expand(len(query), -1, -1), query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     return torch.softmax(scores, dim=2)
 
 

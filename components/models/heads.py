@@ -46,9 +46,12 @@ class CausalLM(Adaptable):
         pairs = zip(self.model.layers, adapters, strict=True)
         layers = [for_reading(layer.weights(own), dtype) for layer, own in pairs]
         return KVCache(
-            self.config, layers,
-            stored_by_columns(self.lm_head.weight, dtype), starts, size,
-        )  # fmt: skip
+            self.config,
+            layers,
+            stored_by_columns(self.lm_head.weight, dtype),
+            starts,
+            size,
+        )
 
     def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
         """(B, V): what follows the tokens (B, T), which continue those that the cache holds and are added to it."""

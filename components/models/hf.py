@@ -162,8 +162,10 @@ def family_of(fields: dict[str, Any]) -> str:
     found = [name for name in ([wanted] if wanted else possible) if possible.get(name)]
     if not found:
         shown = ("qk_norm", "attention_bias", "attention_output_bias", "norm", "positions", "mlp", "sliding_window")
-        raise ValueError(f"model: no Hugging Face architecture {wanted or 'known here'} has "
-                         + ", ".join(f"{name}={fields[name]}" for name in shown))  # fmt: skip
+        raise ValueError(
+            f"model: no Hugging Face architecture {wanted or 'known here'} has "
+            + ", ".join(f"{name}={fields[name]}" for name in shown)
+        )
     return found[0]
 
 

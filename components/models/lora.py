@@ -83,9 +83,7 @@ class LayerAdapters(nn.Module):
         if not chosen:
             return None
         down = torch.cat([getattr(self, name).down for name in chosen])
-        ups = [
-            getattr(self, name).up if name in chosen else down.new_zeros(self.shapes[name][0], 0) for name in names
-        ]
+        ups = [getattr(self, name).up if name in chosen else down.new_zeros(self.shapes[name][0], 0) for name in names]
         return down, torch.block_diag(*ups) * self.lora.scale
 
     @property
@@ -154,9 +152,14 @@ def projection_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
     keys = config.num_key_value_heads * config.head_dim
     gate = {"gate_proj": (width, d)} if config.mlp == "swiglu" else {}
     return {
-        "q_proj": (queries, d), "k_proj": (keys, d), "v_proj": (keys, d), "o_proj": (d, queries), **gate,
-        "up_proj": (width, d), "down_proj": (d, width),
-    }  # fmt: skip
+        "q_proj": (queries, d),
+        "k_proj": (keys, d),
+        "v_proj": (keys, d),
+        "o_proj": (d, queries),
+        **gate,
+        "up_proj": (width, d),
+        "down_proj": (d, width),
+    }
 
 
 def place_of(layer: int, target: str) -> str:

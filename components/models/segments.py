@@ -148,9 +148,13 @@ def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, toke
 
 
 def _placed(
-    batches: list[np.ndarray], firsts: np.ndarray, lengths: np.ndarray, steps: np.ndarray, parent: np.ndarray,
+    batches: list[np.ndarray],
+    firsts: np.ndarray,
+    lengths: np.ndarray,
+    steps: np.ndarray,
+    parent: np.ndarray,
     tokens: np.ndarray,
-) -> Segments:  # fmt: skip
+) -> Segments:
     inverse = np.zeros(len(tokens), dtype=np.int64)
     home = np.zeros((2, len(firsts)), dtype=np.int64)  # of every segment: its batch, its row there
     made: list[Batch] = []
@@ -172,9 +176,12 @@ def _placed(
             trunk, rows = home[:, np.resize(parent[members], count)]
             before = np.arange(made[trunk[0]].length) < np.resize(lengths[parent[members]], count)[:, None]
             mask = np.concatenate(
-                [np.broadcast_to(before[:, None], (count, length, before.shape[1])),
-                 np.broadcast_to(np.tri(length, dtype=bool), (count, length, length))], axis=2,
-            )  # fmt: skip
+                [
+                    np.broadcast_to(before[:, None], (count, length, before.shape[1])),
+                    np.broadcast_to(np.tri(length, dtype=bool), (count, length, length)),
+                ],
+                axis=2,
+            )
             batch = batch._replace(
                 trunk=int(trunk[0]), trunks=torch.from_numpy(rows), mask=torch.from_numpy(mask[:, None])
             )

@@ -3,8 +3,14 @@
 import math
 from typing import Any
 
-COUNTS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-          "max_position_embeddings")  # fmt: skip
+COUNTS = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
 OPTIONAL_COUNTS = ("num_key_value_heads", "head_dim")  # absent, null or 0: derived from the others
 POSITIVE = ("rms_norm_eps", "rope_theta")
 

@@ -47,8 +47,10 @@ class HumanJudge:
         Raises Undo, Stop (also where the input ends, and for Ctrl-C), ValueError for more completions than letters.
         """
         if len(completions) > len(string.ascii_lowercase):
-            raise ValueError(f"judge=human: got {len(completions)} completions, expected at most 26: one per letter. "
-                             "Lower stage.completions")  # fmt: skip
+            raise ValueError(
+                f"judge=human: got {len(completions)} completions, expected at most 26: one per letter. "
+                "Lower stage.completions"
+            )
         order = list(range(len(completions)))
         rng.shuffle(order)
         for message in prompt:

@@ -109,9 +109,7 @@ def check_no_dropout(networks: Mapping[str, nn.Module]) -> str:
     return "no dropout"
 
 
-def check_responses(
-    ids: Tensor, mask: Tensor, finished: Tensor, *, vocab_size: int, stop_ids: Collection[int]
-) -> str:
+def check_responses(ids: Tensor, mask: Tensor, finished: Tensor, *, vocab_size: int, stop_ids: Collection[int]) -> str:
     """Drawn ids (N, R) are in the vocabulary; finished responses hold one stop token, at the end, others none."""
     real = ids[mask]
     if len(real) and not 0 <= int(real.min()) <= int(real.max()) < vocab_size:

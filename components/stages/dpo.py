@@ -65,9 +65,14 @@ class DPO(Stage):
             reference = answer_logprobs(self.reference, batch)
         better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
         found = dpo(
-            policy[better], policy[worse], reference[better], reference[worse],
-            beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing,
-        )  # fmt: skip
+            policy[better],
+            policy[worse],
+            reference[better],
+            reference[worse],
+            beta=self.beta,
+            variant=self.variant,
+            label_smoothing=self.label_smoothing,
+        )
         margins = found.chosen_rewards - found.rejected_rewards
         pairs = max(margins.numel(), 1)
         metrics = {

@@ -63,9 +63,7 @@ class GRPO(OnPolicy):
         self.advantage, self.aggregation = VARIANTS[variant]
 
     def advantages(self, known: Experience) -> Experience:
-        relative = group_relative(
-            known["rewards"], group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS
-        )
+        relative = group_relative(known["rewards"], group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS)
         return {"advantages": relative[:, None].expand_as(known["mask"]).contiguous()}
 
     def compute_loss(self, batch: Experience) -> LossOutput:

@@ -23,8 +23,9 @@ def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
     hidden, targets = model.hidden(batch.input_ids, batch.layout), batch.targets[batch.mask]
     nats, right = model.through_head(linear_cross_entropy, hidden[batch.mask], targets)
     count = max(targets.numel(), 1)
-    return LossOutput(nats / count, {"accuracy": right / count, "bytes_per_token": batch.num_bytes / count},
-                      targets.numel())  # fmt: skip
+    return LossOutput(
+        nats / count, {"accuracy": right / count, "bytes_per_token": batch.num_bytes / count}, targets.numel()
+    )
 
 
 def bits_per_byte(loss: Tensor, bytes_per_token: Tensor) -> Tensor:
@@ -49,11 +50,13 @@ def continuations(model: CausalLM, batch: LMBatch, tokenizer: Tokenizer, *, coun
             continue
         stops, draw = tokenizer.stop_ids, seeded(batch.input_ids.device, 0)
         ids_of = stream(model, text[:cut], Sampling(longest, temperature=0.0), stop_ids=stops, generator=draw)
-        shown.append({
-            "prompt": tokenizer.decode(text[:cut], skip_special=False),
-            "response": tokenizer.decode(list(ids_of)),
-            "expected": tokenizer.decode(text[cut:]),
-        })  # fmt: skip
+        shown.append(
+            {
+                "prompt": tokenizer.decode(text[:cut], skip_special=False),
+                "response": tokenizer.decode(list(ids_of)),
+                "expected": tokenizer.decode(text[cut:]),
+            }
+        )
         if len(shown) == count:
             break
     return shown

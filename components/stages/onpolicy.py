@@ -203,9 +203,14 @@ class OnPolicy(Stage):
         """The packed minibatches of all epochs."""
         order = seeded("cpu", self.seed, self.global_rank, rollout, 1)
         parts = minibatches(
-            prompts, known, epochs=self.epochs, count=self.minibatches,
-            row_length=self.row_length, pad_id=self.pad_id, generator=order,
-        )  # fmt: skip
+            prompts,
+            known,
+            epochs=self.epochs,
+            count=self.minibatches,
+            row_length=self.row_length,
+            pad_id=self.pad_id,
+            generator=order,
+        )
         return list(parts)
 
     @property
@@ -279,11 +284,14 @@ class OnPolicy(Stage):
         self.tell(
             check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact),
             check_responses(
-                known["response_ids"], known["mask"], known["finished"],
-                vocab_size=self.policy.config.vocab_size, stop_ids=self.stop_ids,
+                known["response_ids"],
+                known["mask"],
+                known["finished"],
+                vocab_size=self.policy.config.vocab_size,
+                stop_ids=self.stop_ids,
             ),
             check_score_places(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
-        )  # fmt: skip
+        )
         self._checked = True
 
     def sum_over_ranks(self, total: Tensor) -> Tensor:

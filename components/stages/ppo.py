@@ -138,18 +138,21 @@ class PPO(OnPolicy):
             return
         episodes = int(self.sum_over_ranks(kl.new_tensor(len(kl))))
         mean = float(self.sum_over_ranks(kl.sum())) / episodes
-        self.beta.fill_(
-            adaptive_beta(float(self.beta), mean, episodes, target=self.kl_target, horizon=self.kl_horizon)
-        )
+        self.beta.fill_(adaptive_beta(float(self.beta), mean, episodes, target=self.kl_target, horizon=self.kl_horizon))
 
     def compute_loss(self, batch: Experience) -> LossOutput:
         mask, old = batch["mask"], batch["old_logprobs"]
         logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
         values = response_values(self.value, batch)
         policy_loss, clip_fraction = ppo_policy(
-            logprobs, old, batch["advantages"], mask,
-            clip_low=self.clip, clip_high=self.clip_high, dual_clip=self.dual_clip,
-        )  # fmt: skip
+            logprobs,
+            old,
+            batch["advantages"],
+            mask,
+            clip_low=self.clip,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
         value_loss, value_clip_fraction = ppo_value(
             values, batch["old_values"], batch["returns"], mask, clip_range=self.value_clip
         )

@@ -66,8 +66,10 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
     """The tokenizer of all artifacts read; raises ArtifactError if they differ. Says so where another one was named."""
     given = any(one.startswith("artifacts.tokenizer=") for one in HydraConfig.get().overrides.task)
     if given and cfg.artifacts.tokenizer not in cfg.reads.values() and processes.rank() == 0:
-        log.warning(f"artifacts.tokenizer={cfg.artifacts.tokenizer} is not read: this stage takes the tokenizer of "
-                    f"{cfg.reads.tokenizer}, whose model knows no other")  # fmt: skip
+        log.warning(
+            f"artifacts.tokenizer={cfg.artifacts.tokenizer} is not read: this stage takes the tokenizer of "
+            f"{cfg.reads.tokenizer}, whose model knows no other"
+        )
     tokenizers = {path: artifacts.load_tokenizer(path) for path in cfg.reads.values()}
     lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
     return tokenizers[cfg.reads.tokenizer]

@@ -117,8 +117,10 @@ def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) 
             if not book.undo():
                 judge.note("there is nothing to undo yet")
         except Stop:
-            judge.note(f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
-                       "go. The same command goes on from here")  # fmt: skip
+            judge.note(
+                f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
+                "go. The same command goes on from here"
+            )
             return False
         else:
             book.add(None if ranks is None else Ranking(*drawn[number], ranks))
@@ -144,9 +146,11 @@ def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
         return
     count = f"{figures['records']:,} comparison{'s' * (figures['records'] != 1)}"
     print(f"{file}: {count} of {figures['completions']:.2f} different completions, {figures['ties']:.1%} of pairs tied")
-    print(f"of {figures['draw/asked']:,} × {cfg.stage.completions} completions {figures['draw/unfinished']:,} did not "
-          f"end and {figures['draw/duplicates']:,} repeated another; {figures['draw/dropped']:,} comparisons had "
-          "fewer than 2 left")  # fmt: skip
+    print(
+        f"of {figures['draw/asked']:,} × {cfg.stage.completions} completions {figures['draw/unfinished']:,} did not "
+        f"end and {figures['draw/duplicates']:,} repeated another; {figures['draw/dropped']:,} comparisons had "
+        "fewer than 2 left"
+    )
     if "gold_best" in figures:
         agreement = f"; {figures['agreement']:.1%} of pairs ranked as gold ranks them" if "agreement" in figures else ""
         print(f"gold of the best {figures['gold_best']:.2f}, of the worst {figures['gold_worst']:.2f}{agreement}")
@@ -154,5 +158,8 @@ def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
     if "artifacts.sft" in parents:
         parents.setdefault("artifacts.tokenizer", f"artifacts.tokenizer={cfg.reads.tokenizer}")
     given = " ".join(parents[name] for name in ("artifacts.tokenizer", "artifacts.sft") if name in parents)
-    print(f"train a reward model on it: python train.py stage=rm data=preference data.path={file} "
-          f"{common.identity(cfg)} {given}".rstrip(), flush=True)  # fmt: skip
+    print(
+        f"train a reward model on it: python train.py stage=rm data=preference data.path={file} "
+        f"{common.identity(cfg)} {given}".rstrip(),
+        flush=True,
+    )

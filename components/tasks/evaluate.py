@@ -56,10 +56,14 @@ def evaluate(cfg: DictConfig) -> None:
     names = stage_names(parents)
     spent = {name: minutes_of(card) for name, card in cards.items() if minutes_of(card) is not None}
     results |= {
-        "run": cfg.run, "commit": lineage.commit(), "hardware": lineage.hardware(), "versions": lineage.versions(),
+        "run": cfg.run,
+        "commit": lineage.commit(),
+        "hardware": lineage.hardware(),
+        "versions": lineage.versions(),
         "minutes": {**{names[name]: one for name, one in spent.items()}, "eval": common.seconds() / 60},
-        "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"}, "inputs": inputs,
-    }  # fmt: skip
+        "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
+        "inputs": inputs,
+    }
     curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     report.write(results, cfg.paths.stage, curves=curves)
 

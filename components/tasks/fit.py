@@ -92,8 +92,10 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
     stage.compiled = cfg.compile
     if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
-        log.warning("lora.base: a quantised matrix is held dense from its use until the step back; "
-                    "gradient_checkpointing=true holds one layer's at a time")  # fmt: skip
+        log.warning(
+            "lora.base: a quantised matrix is held dense from its use until the step back; "
+            "gradient_checkpointing=true holds one layer's at a time"
+        )
     if cfg.lora and "reward" in cfg.reads:
         stage.reward_is_adapter = artifacts.adapts(cfg.reads.reward, parents["model"]["content"])
     if cfg.stage.get("model", {}).get("path"):
@@ -141,8 +143,12 @@ def _compared(cfg: DictConfig) -> dict[str, Any]:
     given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
     flat = lineage.flatten(common.plain(cfg))
     keys = sorted(given | {"seed", "stage.optimizer.lr"})
-    shown = {key: flat[key] for key in keys if not key.startswith(("paths.", "artifacts.", "callbacks.", "run"))
-             and isinstance(flat.get(key), int | float | str)}  # fmt: skip
+    shown = {
+        key: flat[key]
+        for key in keys
+        if not key.startswith(("paths.", "artifacts.", "callbacks.", "run"))
+        and isinstance(flat.get(key), int | float | str)
+    }
     return {"model": HydraConfig.get().runtime.choices["model"], **shown}
 
 
@@ -165,8 +171,10 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
     """Ends the process after a signal or at the end of its time: stopped in order, the stage is not finished."""
     for callback in trainer.callbacks:
         if isinstance(callback, GracefulStop) and callback.reason:
-            log.error(f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
-                      f"{cfg.paths.stage}/checkpoints. The same command goes on from there")  # fmt: skip
+            log.error(
+                f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
+                f"{cfg.paths.stage}/checkpoints. The same command goes on from there"
+            )
             raise SystemExit(callback.exit_status)
 
 

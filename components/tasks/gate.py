@@ -65,18 +65,22 @@ def check_reward_model(cfg: DictConfig) -> None:
         return
     found = artifacts.read_card(path).get("examination")
     if found is None:
-        log.warning(f"the reward model at {path} was not examined (made elsewhere, or nothing was held out): "
-                    "how far it can be trusted is not known")  # fmt: skip
+        log.warning(
+            f"the reward model at {path} was not examined (made elsewhere, or nothing was held out): "
+            "how far it can be trusted is not known"
+        )
         return
     judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"])
     doubtful, failed = ([one for one in judged if one.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
     if failed and limits["enabled"]:
-        raise ArtifactError(gate.refusal(path, found, failed, {
-            "Train it on more or better comparisons": f"python train.py stage=rm {common.identity(cfg)} force=true "
-            "data.path=<file>, or data.comparisons=<number> of the built-in world",
+        again = f"python train.py stage=rm {common.identity(cfg)} force=true"
+        remedies = {
+            "Train it on more or better comparisons": f"{again} data.path=<file>, or data.comparisons=<number> of the "
+            "built-in world",
             "or train against it regardless": "gate.enabled=false",
             "or move a limit": f"gate.refuse.{failed[0].key}=<number>, or null for none",
-        }))  # fmt: skip
+        }
+        raise ArtifactError(gate.refusal(path, found, failed, remedies))
     if failed or doubtful:
         listed = "".join(f"\n  {one}" for one in [*failed, *doubtful])
         log.warning(f"the reward model at {path} is doubtful; watch for over-optimisation:{listed}")

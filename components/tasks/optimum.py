@@ -56,7 +56,11 @@ def optimum(cfg: DictConfig) -> None:
         seconds = artifacts.read_card(cfg.reads[name]).get("metrics", {}).get("seconds")
         results["methods"][name] |= {} if seconds is None else {"seconds": seconds}
     results |= {
-        "run": cfg.run, "seed": cfg.seed, "commit": lineage.commit(), "hardware": lineage.hardware(),
-        "versions": lineage.versions(), "inputs": inputs,
-    }  # fmt: skip
+        "run": cfg.run,
+        "seed": cfg.seed,
+        "commit": lineage.commit(),
+        "hardware": lineage.hardware(),
+        "versions": lineage.versions(),
+        "inputs": inputs,
+    }
     optimum_card.write(results, cfg.paths.stage, wide_console())

@@ -63,8 +63,10 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
             raise ArtifactError(f"{export} and {runs[beta][0]} both have beta {beta:g}; remove one of them")
         runs[beta] = (export.parent, card)
     if not runs:
-        raise ArtifactError(f"no PPO run on this reward model below {folder}, expected for instance {folder}/beta=0. "
-                            "Make it with: python train.py experiment=overoptimisation")  # fmt: skip
+        raise ArtifactError(
+            f"no PPO run on this reward model below {folder}, expected for instance {folder}/beta=0. "
+            "Make it with: python train.py experiment=overoptimisation"
+        )
     return dict(sorted(runs.items()))
 
 
@@ -84,7 +86,9 @@ def _show(found: dict[str, Any], folder: Path) -> None:
     for run in found["runs"].values():
         turning, final = run["turning"], run["final"]
         turned = f"turns at √KL {turning['sqrt_kl']:.2f}" if turning["turned"] else "does not turn"
-        print(f"β {run['beta']:<5g} gold {run['curve']['gold'][0]:.2f} → peak {turning['gold']:.2f} → "
-              f"{final['gold']:.2f} at KL {final['kl']:.1f}, proxy {final['proxy']:.2f}; {turned}")  # fmt: skip
+        print(
+            f"β {run['beta']:<5g} gold {run['curve']['gold'][0]:.2f} → peak {turning['gold']:.2f} → "
+            f"{final['gold']:.2f} at KL {final['kl']:.1f}, proxy {final['proxy']:.2f}; {turned}"
+        )
     best = found["recommended"]
     print(f"recommended β {best['beta']:g}: ends at gold {best['gold']:.2f}. Picture: {folder / PICTURE}", flush=True)

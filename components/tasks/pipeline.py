@@ -21,6 +21,8 @@ def pipeline(cfg: DictConfig) -> None:
         arguments = [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.overrides.get(stage, [])]
         code = hydra_hooks.launch(arguments)
         if code:
-            log.error(f"stage={stage} failed with exit status {code}; the stages before it are kept. "
-                      "Mend it and run the same command: it goes on from there")  # fmt: skip
+            log.error(
+                f"stage={stage} failed with exit status {code}; the stages before it are kept. "
+                "Mend it and run the same command: it goes on from there"
+            )
             raise SystemExit(code)

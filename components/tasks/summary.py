@@ -32,8 +32,10 @@ def summary(cfg: DictConfig) -> None:
     run = Path(cfg.paths.logs, cfg.run)
     groups = jobs_by_group(run)
     if not groups:
-        raise ValueError(f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
-                         f"Make it with: python train.py -m stage=all run={cfg.run} seed=3,4,5,6,7")  # fmt: skip
+        raise ValueError(
+            f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
+            f"Make it with: python train.py -m stage=all run={cfg.run} seed=3,4,5,6,7"
+        )
     found = {group: summarise(jobs) for group, jobs in groups.items()}
     found = {group: one for group, one in found.items() if len(one) > 1}
     if not found:
@@ -41,8 +43,13 @@ def summary(cfg: DictConfig) -> None:
         return
     folder = Path(cfg.paths.stage)
     pictures = {group: seeds_plots.draw(one, folder, _prefix(group)) for group, one in found.items()}
-    results = {"run": cfg.run, "commit": lineage.commit(), "hardware": lineage.hardware(),
-               "versions": lineage.versions(), "groups": found}  # fmt: skip
+    results = {
+        "run": cfg.run,
+        "commit": lineage.commit(),
+        "hardware": lineage.hardware(),
+        "versions": lineage.versions(),
+        "groups": found,
+    }
     (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
     write_json(folder / DATA, results)
     console = report.wide_console()

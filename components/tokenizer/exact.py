@@ -48,9 +48,7 @@ class ExactCodec(Codec):
         ids = {"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id, "unk": self.unknown_id}
         self.special_tokens = {f"{name}_token": self.pieces[token_id] for name, token_id in ids.items()}
         if len(self.byte_ids) != 256:
-            raise InexactError(
-                f"the model has {len(self.byte_ids)} byte pieces; it needs 256: byte_fallback"
-            )
+            raise InexactError(f"the model has {len(self.byte_ids)} byte pieces; it needs 256: byte_fallback")
         self.spelling: list[bytes] = [self._spell(i) for i in range(count)]
         self._space_mark_ids = [self.byte_ids[byte] for byte in SPACE_MARK.encode()]
         # Two characters that stand side by side in no piece are never merged: a text cut between them has the

@@ -175,9 +175,10 @@ def _default_template(folder: Path, codec: Codec) -> str:
     chatml = {"<|im_start|>", "<|im_end|>"} <= codec.special_ids.keys()
     log.warning(
         "%s has no chat template: chats are written as %s. For another, put %s into the folder",
-        folder, "ChatML (<|im_start|>user …)" if chatml else f"USER: … ASSISTANT: …{codec.special_tokens['eos_token']}",
+        folder,
+        "ChatML (<|im_start|>user …)" if chatml else f"USER: … ASSISTANT: …{codec.special_tokens['eos_token']}",
         TEMPLATE_FILE,
-    )  # fmt: skip
+    )
     return CHATML_TEMPLATE if chatml else PLAIN_TEMPLATE
 
 

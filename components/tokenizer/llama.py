@@ -57,5 +57,8 @@ def as_llama(definition: dict[str, Any], settings: Mapping[str, Any]) -> dict[st
     pre_tokenizer = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": scheme, "split": False}
     decoder = {"type": "Sequence", "decoders": decoders}
     return definition | {
-        "normalizer": None, "pre_tokenizer": pre_tokenizer, "decoder": decoder, "model": model,
-    }  # fmt: skip
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer,
+        "decoder": decoder,
+        "model": model,
+    }

@@ -111,8 +111,7 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Mapping], contents: Sequence[str], generation: bool) -> str:
         filled = [
-            {"role": message["role"], "content": content}
-            for message, content in zip(messages, contents, strict=True)
+            {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
         ]
         given = {"messages": filled, "tools": None, "documents": None, "add_generation_prompt": generation}
         given |= self._special_tokens
@@ -177,9 +176,7 @@ def _strippings(content: str) -> Iterator[str]:
 
 def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
     """JSON as transformers' templates have it: without HTML's escapes."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise_exception(message: str) -> None:

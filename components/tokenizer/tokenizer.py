@@ -11,9 +11,7 @@ from components.tokenizer import folder as folders
 from components.tokenizer.codec import Codec, Segment, TokenizerError
 from components.tokenizer.template import DEFAULT_TEMPLATE, ChatTemplate
 
-PROBE_TURNS = tuple(
-    {"role": role, "content": f"Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2)
-)
+PROBE_TURNS = tuple({"role": role, "content": f"Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2))
 
 
 class Rendered(NamedTuple):
@@ -38,9 +36,7 @@ class Tokenizer:
     here is refused when a chat is rendered, so that its tokenizer can still read and write text.
     """
 
-    def __init__(
-        self, codec: Codec, chat_template: str = DEFAULT_TEMPLATE, more_stop_ids: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, codec: Codec, chat_template: str = DEFAULT_TEMPLATE, more_stop_ids: Sequence[int] = ()) -> None:
         self.codec = codec
         self.chat_template = chat_template
         self.vocab_size = len(codec.pieces)

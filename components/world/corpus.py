@@ -82,7 +82,7 @@ def few_shot_prompt(facts: Facts, question: str, shots: int, seed: int) -> str:
 def asks_another_question(facts: Facts, continuation: str) -> bool:
     """Whether the text up to the first question mark is a question of the world, as in a quiz."""
     words, place = _up_to_question_mark(facts, continuation)
-    return facts.is_question(facts.vocabulary.join(words[:place + 1]))
+    return facts.is_question(facts.vocabulary.join(words[: place + 1]))
 
 
 def answers_a_question(facts: Facts, continuation: str) -> bool:

@@ -80,9 +80,7 @@ def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:
     counts = {}
     for style, phrases in facts.vocabulary.lexical_phrases.items():
         counts[style] = sum(
-            lexical[place:place + len(phrase)] == phrase
-            for phrase in phrases
-            for place in range(len(lexical))
+            lexical[place : place + len(phrase)] == phrase for phrase in phrases for place in range(len(lexical))
         )
     return counts
 
@@ -92,5 +90,5 @@ def few_shot_correct(facts: Facts, continuation: str, question: str) -> bool:
     asked = facts.find(question)
     words = facts.vocabulary.words(continuation)
     sign = facts.vocabulary.question_sign.split()
-    ends = (place for place in range(len(words)) if words[place:place + len(sign)] == sign)
-    return single_answer(facts, asked, words[:next(ends, len(words))]) == asked.answer
+    ends = (place for place in range(len(words)) if words[place : place + len(sign)] == sign)
+    return single_answer(facts, asked, words[: next(ends, len(words))]) == asked.answer

@@ -27,15 +27,15 @@ class Relation:
 class Language:
     """A table of words and the few rules by which they become text and text becomes words again."""
 
-    separator: str                          # between two words of a text
-    same_marks: dict[str, str]              # foreign punctuation -> this language's (normalisers swap them)
-    any_word: str                           # regular expression of a word the table does not hold
-    name_letters: tuple[str, ...]           # a name is one letter of each
-    not_names: frozenset[str]               # would be names, but mean something
+    separator: str  # between two words of a text
+    same_marks: dict[str, str]  # foreign punctuation -> this language's (normalisers swap them)
+    any_word: str  # regular expression of a word the table does not hold
+    name_letters: tuple[str, ...]  # a name is one letter of each
+    not_names: frozenset[str]  # would be names, but mean something
     relations: dict[str, Relation]
     question_mark: str
-    question_sign: str                      # opens a question of an FAQ
-    answer_sign: str                        # opens its answer
+    question_sign: str  # opens a question of an FAQ
+    answer_sign: str  # opens its answer
     polite_before: tuple[str, ...]
     polite_after: tuple[str, ...]
     rude: tuple[str, ...]
@@ -106,20 +106,64 @@ ENGLISH = Language(
     any_word=r"\w+|[^\w\s]",
     name_letters=("dfklmnrtvz", "aeiou", "bfvxz"),
     not_names=frozenset(
-        "dab fab lab nab tab deb neb reb web fib nib rib lob mob rob dub nub rub tub kef ref def lav "
-        "rev dev fax lax max tax lex rex vex fix mix nix fox vox lox lux tux fez".split()
+        [
+            "dab",
+            "fab",
+            "lab",
+            "nab",
+            "tab",
+            "deb",
+            "neb",
+            "reb",
+            "web",
+            "fib",
+            "nib",
+            "rib",
+            "lob",
+            "mob",
+            "rob",
+            "dub",
+            "nub",
+            "rub",
+            "tub",
+            "kef",
+            "ref",
+            "def",
+            "lav",
+            "rev",
+            "dev",
+            "fax",
+            "lax",
+            "max",
+            "tax",
+            "lex",
+            "rex",
+            "vex",
+            "fix",
+            "mix",
+            "nix",
+            "fox",
+            "vox",
+            "lox",
+            "lux",
+            "tux",
+            "fez",
+        ]
     ),
     relations={
         "color": Relation(
-            "what color is {name} ?", "{name} is {value} .",
+            "what color is {name} ?",
+            "{name} is {value} .",
             ("red", "blue", "green", "pink", "brown", "gray", "white", "black"),
         ),
         "home": Relation(
-            "where does {name} live ?", "{name} lives in {value} .",
+            "where does {name} live ?",
+            "{name} lives in {value} .",
             ("cave", "lake", "forest", "castle", "tower", "island", "desert", "valley"),
         ),
         "food": Relation(
-            "what does {name} eat ?", "{name} eats {value} .",
+            "what does {name} eat ?",
+            "{name} eats {value} .",
             ("fish", "rice", "bread", "honey", "soup", "nuts", "cheese", "corn"),
         ),
     },
@@ -141,15 +185,18 @@ CHINESE = Language(
     not_names=frozenset(["米兰", "阿曼", "科尔"]),
     relations={
         "color": Relation(
-            "{name} 是 什么 颜色 ？", "{name} 是 {value} 。",
+            "{name} 是 什么 颜色 ？",
+            "{name} 是 {value} 。",
             ("红色", "蓝色", "绿色", "粉色", "棕色", "灰色", "白色", "黑色"),
         ),
         "home": Relation(
-            "{name} 住在 哪里 ？", "{name} 住在 {value} 。",
+            "{name} 住在 哪里 ？",
+            "{name} 住在 {value} 。",
             ("山洞", "湖边", "森林", "城堡", "高塔", "海岛", "沙漠", "山谷"),
         ),
         "food": Relation(
-            "{name} 吃 什么 ？", "{name} 吃 {value} 。",
+            "{name} 吃 什么 ？",
+            "{name} 吃 {value} 。",
             ("鲜鱼", "米饭", "面包", "蜂蜜", "热汤", "坚果", "奶酪", "玉米"),
         ),
     },

@@ -62,9 +62,12 @@ def test_ranks_are_summed():
     """Two ranks that have done the same: everything twice, and no fraction of an operation."""
     reduce = lambda tensor, reduce_op: {"sum": 2 * tensor}[reduce_op]
     both = SimpleNamespace(
-        world_size=2, global_step=1, loggers=[], callback_metrics={},
+        world_size=2,
+        global_step=1,
+        loggers=[],
+        callback_metrics={},
         strategy=SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce),
-    )  # fmt: skip
+    )
     budget, module = Budget(), Drawing()
     budget.on_train_start(SimpleNamespace(global_step=0), module)
     module.spent.update(generated_tokens=7, flops=1e15 + 1 / 3)

@@ -54,8 +54,10 @@ def test_charts_without_a_range_come_in_order_and_those_with_one_in_a_section_of
     assert [chart.title for chart in bands.chart] == ["loss of validation", "loss while training"]  # shown in reverse
     [series] = bands.chart[0].margin.series
     assert (series.value, series.lower, series.upper) == (
-        "val/loss", "healthy/val_loss/low", "healthy/val_loss/high",
-    )  # fmt: skip
+        "val/loss",
+        "healthy/val_loss/low",
+        "healthy/val_loss/high",
+    )
 
 
 @pytest.mark.parametrize(("tag", "low", "high"), [("train_loss", 0.0, 0.7), ("val_loss", 0.1, 0.9)])

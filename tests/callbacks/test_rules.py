@@ -62,46 +62,63 @@ RISING = [0.1 * n for n in range(20)]
 BAD: dict[str, tuple[History, str, list[float]]] = {
     "negative KL": (
         {"rollout/kl": [0.0, -0.11, -0.11], "rollout/kl_stderr": [0.0, 0.03, 0.03]},
-        "rollout/kl_stderr", [0.0, 0.03, 0.04],
+        "rollout/kl_stderr",
+        [0.0, 0.03, 0.04],
     ),
     "ratio off": ({"first/ratio_max": [1.0, 1.0, 1.2]}, "first/ratio_max", [1.0, 1.0, 1.04]),
     "much clipped": ({"train/clip_fraction": [0.1, 0.4, 0.5, 0.4]}, "train/clip_fraction", [0.4, 0.5, 0.2]),
     "large update": ({"train/approx_kl": [0.01, 0.01, 0.11]}, "train/approx_kl", [0.01, 0.01, 0.09]),
     "scores saturated": (
-        {"rollout/score_std": [1.0, 0.5, 0.09, 0.05, 0.03]}, "rollout/score_std", [1.0, 0.5, 0.2, 0.05, 0.03],
+        {"rollout/score_std": [1.0, 0.5, 0.09, 0.05, 0.03]},
+        "rollout/score_std",
+        [1.0, 0.5, 0.2, 0.05, 0.03],
     ),
     "lengths": (
-        {"rollout/length": [8, 8, 9, 11, 14, 17], "max_new_tokens": [24]}, "rollout/length", [8, 8, 9, 11, 14, 15],
+        {"rollout/length": [8, 8, 9, 11, 14, 17], "max_new_tokens": [24]},
+        "rollout/length",
+        [8, 8, 9, 11, 14, 15],
     ),
     "no end": ({"rollout/finished": [0.1, 0.2, 0.3, 0.4, 0.4]}, "rollout/finished", [0.1, 0.2, 0.3, 0.4, 0.6]),
     "entropy collapse": (
-        {"rollout/entropy": [0.9, 0.4, 0.29, 0.2], "progress": [0.2]}, "progress", [0.3],
+        {"rollout/entropy": [0.9, 0.4, 0.29, 0.2], "progress": [0.2]},
+        "progress",
+        [0.3],
     ),
     "equal groups": ({"rollout/equal_groups": [0.1, 0.5, 0.6, 0.7]}, "rollout/equal_groups", [0.7, 0.4, 0.5, 0.5]),
     "useless critic": (
-        {"rollout/explained_variance": [-0.2] * 10}, "rollout/explained_variance", [-0.2] * 5 + [0.1] + [-0.2] * 4,
+        {"rollout/explained_variance": [-0.2] * 10},
+        "rollout/explained_variance",
+        [-0.2] * 5 + [0.1] + [-0.2] * 4,
     ),
     "over-optimisation": (
         {"rollout/score": RISING, "rollout/gold": [0.1 * n for n in range(10)] + [0.9 - 0.1 * n for n in range(10)]},
-        "rollout/gold", [0.1 * n for n in range(10)] + [0.9] * 10,
+        "rollout/gold",
+        [0.1 * n for n in range(10)] + [0.9] * 10,
     ),
     "far from the reference": (
-        {"rollout/kl": [8.0, 9.0, 10.0, 11.0, 12.0], "rollout/score": RISING}, "rollout/gold", [0.5] * 20,
+        {"rollout/kl": [8.0, 9.0, 10.0, 11.0, 12.0], "rollout/score": RISING},
+        "rollout/gold",
+        [0.5] * 20,
     ),
     "both rewards fall": (
         {"train/chosen_reward": [0.0, -1.0, -1.2, -1.4, -1.6], "train/rejected_reward": [0.0, -1.2, -1.5, -1.8, -2.0]},
-        "train/rejected_reward", [-2.0, -2.0, -3.0, -4.0, -5.0],
+        "train/rejected_reward",
+        [-2.0, -2.0, -3.0, -4.0, -5.0],
     ),
     "nothing learned": (
-        {"train/accuracy": [0.48, 0.53] * 5, "train/margin": [0.01] * 10, "progress": [0.5]}, "progress", [0.2],
+        {"train/accuracy": [0.48, 0.53] * 5, "train/margin": [0.01] * 10, "progress": [0.5]},
+        "progress",
+        [0.2],
     ),
     "below the length baseline": (
-        {"val/accuracy": [0.58], "val/longer_wins": [0.4], "progress": [1.0]}, "val/accuracy", [0.62],
+        {"val/accuracy": [0.58], "val/longer_wins": [0.4], "progress": [1.0]},
+        "val/accuracy",
+        [0.62],
     ),
     "badly calibrated": ({"val/ece": [0.1, 0.3]}, "val/ece", [0.3, 0.2]),
     "learned length": ({"val/score_length_correlation": [-0.8]}, "val/score_length_correlation", [-0.6]),
     "overfitting": ({"val/loss": [2.0, 1.0, 1.1, 1.2, 1.3]}, "val/loss", [1.0, 1.1, 1.05, 1.2, 1.3]),
-}  # fmt: skip
+}
 
 
 def found(history: History) -> dict[str, str]:

@@ -128,8 +128,14 @@ def test_the_peak_is_at_least_what_a_plain_product_reaches_and_takes_a_moment():
 
 @pytest.mark.parametrize(
     "precision, dtype",
-    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("bf16-true", torch.bfloat16),
-     ("64-true", torch.float64), ("16-true", torch.float16), ("16-mixed", torch.bfloat16)],
+    [
+        ("32-true", torch.float32),
+        ("bf16-mixed", torch.bfloat16),
+        ("bf16-true", torch.bfloat16),
+        ("64-true", torch.float64),
+        ("16-true", torch.float16),
+        ("16-mixed", torch.bfloat16),
+    ],
 )
 def test_the_type_of_the_peak_follows_the_precision_of_the_run(precision, dtype):
     assert compute_dtype(precision, CPU) == dtype

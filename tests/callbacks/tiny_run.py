@@ -62,8 +62,15 @@ class Stream:
 def trainer(callbacks, *, folder: Path | None = None, **settings) -> L.Trainer:
     """A silent CPU trainer with atomic checkpoints; it needs `max_steps` or `max_epochs`."""
     defaults = {
-        "accelerator": "cpu", "devices": 1, "logger": False, "enable_model_summary": False,
-        "enable_progress_bar": False, "enable_checkpointing": False, "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0, "default_root_dir": folder, "plugins": [AtomicCheckpointIO()],
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_model_summary": False,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "default_root_dir": folder,
+        "plugins": [AtomicCheckpointIO()],
     }
     return L.Trainer(callbacks=callbacks, **(defaults | settings))

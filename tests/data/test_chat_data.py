@@ -5,11 +5,16 @@ from components.data.chat import ChatData
 
 USER = {"role": "user", "content": "q"}
 RECORDS = [
-    {"messages": [{"role": "user", "content": "x" * (i % 7 + 1)},
-                  {"role": "assistant", "content": f"answer {i}"},
-                  {"role": "user", "content": "again"}, {"role": "assistant", "content": "z" * (i % 5)}]}
+    {
+        "messages": [
+            {"role": "user", "content": "x" * (i % 7 + 1)},
+            {"role": "assistant", "content": f"answer {i}"},
+            {"role": "user", "content": "again"},
+            {"role": "assistant", "content": "z" * (i % 5)},
+        ]
+    }
     for i in range(40)
-]  # fmt: skip
+]
 
 
 def built(common, write, records=RECORDS, **options) -> ChatData:
@@ -72,8 +77,10 @@ def test_a_long_dialogue_loses_its_end_and_gets_no_other(common, write, tok, cap
 
 
 def test_a_dialogue_cut_right_after_its_prompt_is_dropped(common, write, tok):
-    records = [{"messages": [{"role": "user", "content": "c" * n}, {"role": "assistant", "content": "d"}]}
-               for n in range(40, 80)]  # fmt: skip
+    records = [
+        {"messages": [{"role": "user", "content": "c" * n}, {"role": "assistant", "content": "d"}]}
+        for n in range(40, 80)
+    ]
     data = built(common, write, records, batch_size=1)
     batches = list(data.train_dataloader())
     assert all(batch.mask.any() for batch in batches)
@@ -87,10 +94,12 @@ def test_bytes_are_those_of_the_answers(common, write):
 
 
 def test_dialogues_with_the_same_opening_stay_on_one_side(common, write, tok):
-    data = built(common, write, val_fraction=0.3, records=[
-        {"prompt": f"question {i % 30}", "completion": str(i)}
-        for i in range(90)
-    ])  # fmt: skip
+    data = built(
+        common,
+        write,
+        val_fraction=0.3,
+        records=[{"prompt": f"question {i % 30}", "completion": str(i)} for i in range(90)],
+    )
 
     assert len(data.val_examples) == 90 - len(data.train_examples) > 0
     assert all(len(examples) % 3 == 0 for examples in (data.train_examples, data.val_examples))

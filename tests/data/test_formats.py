@@ -17,11 +17,13 @@ RANKING = {"prompt": ASK, "completions": ["Yes", "No"], "ranks": [0.0, 1.0]}
         ({"prompt": "Hi", "completion": "Yes"}, [*ASK, ANSWER]),
         ({"prompt": ASK, "completion": [ANSWER], "messages": None}, [*ASK, ANSWER]),
         ({"instruction": "Hi", "output": "Yes"}, [*ASK, ANSWER]),
-        ({"instruction": "Add", "input": "1 2", "output": "3"},
-         [{"role": "user", "content": "Add\n\n1 2"}, {"role": "assistant", "content": "3"}]),
+        (
+            {"instruction": "Add", "input": "1 2", "output": "3"},
+            [{"role": "user", "content": "Add\n\n1 2"}, {"role": "assistant", "content": "3"}],
+        ),
         ({"instruction": "Hi", "input": "", "output": "Yes"}, [*ASK, ANSWER]),
     ],
-)  # fmt: skip
+)
 def test_a_demonstration_of_any_accepted_shape_becomes_messages(row, messages):
     assert formats.chat(row) == {"messages": messages}
 
@@ -106,9 +108,11 @@ def test_a_prompt_may_carry_a_reference():
         (formats.preference, {"chosen": "x", "rejected": "y"}, "begin with"),
         (formats.preference, {"prompt": "x", "chosen": "y"}, '"chosen" and "rejected"'),
         (formats.preference, {"prompt": "Hi", "chosen": [*ASK, ANSWER, *ASK], "rejected": "x"}, "3 messages"),
-        (formats.preference,
-         {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
-         "share all but the last turn"),
+        (
+            formats.preference,
+            {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
+            "share all but the last turn",
+        ),
         (formats.preference, {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}, "at its end, an answer"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1]}, "2 numbers for 2"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, float("nan")]}, "nan"),
@@ -119,7 +123,7 @@ def test_a_prompt_may_carry_a_reference():
         (formats.prompts, {"prompt": "x", "reference": 4}, 'a string "reference", got int 4'),
         (formats.prompts, {"question": "x"}, "got fields 'question'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_with_a_record_is_said(normalise, row, said):
     with pytest.raises(formats.FormatError, match=said):
         normalise(row)

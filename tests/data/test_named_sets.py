@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra.utils import instantiate
 
-from components.checking import check
 from components import hub as models_hub
+from components.checking import check
 from components.data import hub
 from components.data.errors import SourceError
 from components.hydra_hooks import compose_config
@@ -52,8 +52,11 @@ FLAT = [
 ]
 LINES = ["", " = Fev = \n", "", " A fox . \n", " = = Life = = \n", " = Toz = \n", " A toad . \n"]
 TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yes"}]
-SUMMARY = {"info": {"post": "Long", "title": "T", "subreddit": "s", "article": None},
-           "summaries": [{"text": "bad"}, {"text": "good"}], "choice": 1}  # fmt: skip
+SUMMARY = {
+    "info": {"post": "Long", "title": "T", "subreddit": "s", "article": None},
+    "summaries": [{"text": "bad"}, {"text": "good"}],
+    "choice": 1,
+}
 SHP = {"history": "Why?", "human_ref_A": "So", "human_ref_B": "Er", "labels": 1}
 ULTRA = {"prompt": "Hi", "messages": said("Hi", "Yes"), "chosen": said("Hi", "Yes"), "rejected": said("Hi", "No")}
 ASKED = said("SUBREDDIT: r/s\n\nTITLE: T\n\nPOST: Long\n\nTL;DR:")
@@ -62,76 +65,124 @@ DIALOGUE = {"messages": said("Hi", "Yes")}
 # name: ({file: records} as on the Hub, [(record, held out)] that are read)
 HUB = {
     "fineweb_edu": (
-        {"data/CC-MAIN-2013-20/train-00000-of-00014.parquet": [{"text": "not the sample"}],
-         "sample/10BT/000_00000.parquet": [{"text": "page"}], "sample/100BT/000_00000.parquet": [{"text": "more"}]},
+        {
+            "data/CC-MAIN-2013-20/train-00000-of-00014.parquet": [{"text": "not the sample"}],
+            "sample/10BT/000_00000.parquet": [{"text": "page"}],
+            "sample/100BT/000_00000.parquet": [{"text": "more"}],
+        },
         [({"text": "page"}, None)],
     ),
     "tinystories": (
-        {"data/train-00000-of-00004-2d5a.parquet": [{"text": "once"}, {"text": ""}],
-         "data/validation-00000-of-00001-869c.parquet": [{"text": "upon"}],
-         "TinyStoriesV2-GPT4-train.txt": "another version"},
+        {
+            "data/train-00000-of-00004-2d5a.parquet": [{"text": "once"}, {"text": ""}],
+            "data/validation-00000-of-00001-869c.parquet": [{"text": "upon"}],
+            "TinyStoriesV2-GPT4-train.txt": "another version",
+        },
         [({"text": "once"}, False), ({"text": "upon"}, True)],
     ),
     "wikitext": (
-        {"wikitext-103-raw-v1/train-00000-of-00002.parquet": [{"text": line} for line in LINES],
-         "wikitext-103-raw-v1/validation-00000-of-00001.parquet": [{"text": " = Naf = \n"}],
-         "wikitext-103-raw-v1/test-00000-of-00001.parquet": [{"text": "secret"}],
-         "wikitext-2-raw-v1/train-00000-of-00001.parquet": [{"text": "small"}]},
-        [({"text": "\n"}, False), ({"text": " = Fev = \n\n A fox . \n = = Life = = \n"}, False),
-         ({"text": " = Toz = \n A toad . \n"}, False), ({"text": " = Naf = \n"}, True)],
+        {
+            "wikitext-103-raw-v1/train-00000-of-00002.parquet": [{"text": line} for line in LINES],
+            "wikitext-103-raw-v1/validation-00000-of-00001.parquet": [{"text": " = Naf = \n"}],
+            "wikitext-103-raw-v1/test-00000-of-00001.parquet": [{"text": "secret"}],
+            "wikitext-2-raw-v1/train-00000-of-00001.parquet": [{"text": "small"}],
+        },
+        [
+            ({"text": "\n"}, False),
+            ({"text": " = Fev = \n\n A fox . \n = = Life = = \n"}, False),
+            ({"text": " = Toz = \n A toad . \n"}, False),
+            ({"text": " = Naf = \n"}, True),
+        ],
     ),
     "openwebtext": ({"plain_text/train-00000-of-00080.parquet": [{"text": "page"}]}, [({"text": "page"}, None)]),
     "alpaca": (
-        {"data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": [
-            {"instruction": "Add", "input": "1 2", "output": "3", "text": "Below is …"}]},
+        {
+            "data/train-00000-of-00001-a09b74b3ef9c3b56.parquet": [
+                {"instruction": "Add", "input": "1 2", "output": "3", "text": "Below is …"}
+            ]
+        },
         [({"messages": said("Add\n\n1 2", "3")}, None)],
     ),
     "dolly": (
-        {"databricks-dolly-15k.jsonl": [
-            {"instruction": "Add", "context": "1 2", "response": "3", "category": "maths"}]},
+        {
+            "databricks-dolly-15k.jsonl": [
+                {"instruction": "Add", "context": "1 2", "response": "3", "category": "maths"}
+            ]
+        },
         [({"messages": said("Add\n\n1 2", "3")}, None)],
     ),
     "oasst1": (
-        {"data/train-00000-of-00001-b42a.parquet": FLAT, "data/validation-00000-of-00001-1342.parquet": FLAT[:2],
-         "2023-04-12_oasst_spam.messages.jsonl.gz": FLAT[:1]},
+        {
+            "data/train-00000-of-00001-b42a.parquet": FLAT,
+            "data/validation-00000-of-00001-1342.parquet": FLAT[:2],
+            "2023-04-12_oasst_spam.messages.jsonl.gz": FLAT[:1],
+        },
         [({"messages": said("Hola", "Bien")}, False), ({"messages": said("Hola", "Mal")}, True)],
     ),
     "sharegpt": (
-        {"ShareGPT_V3_unfiltered_cleaned_split.json": [{"id": "x_0", "conversations": TURNS}, {"conversations": []}],
-         "HTML_cleaned_raw_dataset/sg_90k_part1.json": [{"id": "y", "conversations": "html"}]},
+        {
+            "ShareGPT_V3_unfiltered_cleaned_split.json": [{"id": "x_0", "conversations": TURNS}, {"conversations": []}],
+            "HTML_cleaned_raw_dataset/sg_90k_part1.json": [{"id": "y", "conversations": "html"}],
+        },
         [(DIALOGUE, None)],
     ),
     "ultrachat": (
-        {"data/train_sft-00000-of-00003.parquet": [ULTRA], "data/test_sft-00000-of-00001.parquet": [ULTRA],
-         "data/train_gen-00000-of-00003.parquet": [{"messages": said("not", "this")}]},
+        {
+            "data/train_sft-00000-of-00003.parquet": [ULTRA],
+            "data/test_sft-00000-of-00001.parquet": [ULTRA],
+            "data/train_gen-00000-of-00003.parquet": [{"messages": said("not", "this")}],
+        },
         [(DIALOGUE, False), (DIALOGUE, True)],
     ),
     "hh_rlhf": (
-        {"harmless-base/train.jsonl.gz": [{"chosen": f"{HH} Yes", "rejected": f"{HH} No"}],
-         "helpful-base/test.jsonl.gz": [{"chosen": f"{HH} A", "rejected": f"{HH} B"}],
-         "helpful-base/train.jsonl.gz": [{"chosen": f"{HH} C", "rejected": f"{HH} D"}, {"chosen": HH, "rejected": "?"}],
-         "red-team-attempts/red_team_attempts.jsonl.gz": [{"transcript": "no pair"}]},
-        [(ranked(said("Hi"), "Yes", "No"), False), (ranked(said("Hi"), "C", "D"), False),
-         (ranked(said("Hi"), "A", "B"), True)],
+        {
+            "harmless-base/train.jsonl.gz": [{"chosen": f"{HH} Yes", "rejected": f"{HH} No"}],
+            "helpful-base/test.jsonl.gz": [{"chosen": f"{HH} A", "rejected": f"{HH} B"}],
+            "helpful-base/train.jsonl.gz": [
+                {"chosen": f"{HH} C", "rejected": f"{HH} D"},
+                {"chosen": HH, "rejected": "?"},
+            ],
+            "red-team-attempts/red_team_attempts.jsonl.gz": [{"transcript": "no pair"}],
+        },
+        [
+            (ranked(said("Hi"), "Yes", "No"), False),
+            (ranked(said("Hi"), "C", "D"), False),
+            (ranked(said("Hi"), "A", "B"), True),
+        ],
     ),
     "ultrafeedback_binarized": (
-        {"data/train_prefs-00000-of-00001.parquet": [ULTRA], "data/test_prefs-00000-of-00001.parquet": [ULTRA],
-         "data/train_sft-00000-of-00001.parquet": [ULTRA]},
+        {
+            "data/train_prefs-00000-of-00001.parquet": [ULTRA],
+            "data/test_prefs-00000-of-00001.parquet": [ULTRA],
+            "data/train_sft-00000-of-00001.parquet": [ULTRA],
+        },
         [(ranked(said("Hi"), "Yes", "No"), False), (ranked(said("Hi"), "Yes", "No"), True)],
     ),
     "summarize_from_feedback": (
-        {"comparisons/train/0000.parquet": [SUMMARY], "comparisons/validation/0000.parquet": [SUMMARY | {"choice": 0}],
-         "axis/validation/0000.parquet": [{"info": None}]},
-        [({"prompt": ASKED, "completions": ["bad", "good"], "ranks": [1.0, 0.0]}, False),
-         ({"prompt": ASKED, "completions": ["bad", "good"], "ranks": [0.0, 1.0]}, True)],
+        {
+            "comparisons/train/0000.parquet": [SUMMARY],
+            "comparisons/validation/0000.parquet": [SUMMARY | {"choice": 0}],
+            "axis/validation/0000.parquet": [{"info": None}],
+        },
+        [
+            ({"prompt": ASKED, "completions": ["bad", "good"], "ranks": [1.0, 0.0]}, False),
+            ({"prompt": ASKED, "completions": ["bad", "good"], "ranks": [0.0, 1.0]}, True),
+        ],
     ),
     "shp": (
-        {"askbaking/train.json": [SHP], "askbaking/validation.json": [SHP | {"labels": 0}],
-         "askbaking/test.json": [{"history": "secret"}], "askscience/train.json": [SHP]},
-        [(ranked(said("Why?"), "So", "Er"), False), (ranked(said("Why?"), "So", "Er"), False),
-         ({**ranked(said("Why?"), "So", "Er"), "ranks": [1.0, 0.0]}, True)],
+        {
+            "askbaking/train.json": [SHP],
+            "askbaking/validation.json": [SHP | {"labels": 0}],
+            "askbaking/test.json": [{"history": "secret"}],
+            "askscience/train.json": [SHP],
+        },
+        [
+            (ranked(said("Why?"), "So", "Er"), False),
+            (ranked(said("Why?"), "So", "Er"), False),
+            ({**ranked(said("Why?"), "So", "Er"), "ranks": [1.0, 0.0]}, True),
+        ],
     ),
-}  # fmt: skip
+}
 README = """---
 license: other
 configs:
@@ -219,7 +270,7 @@ def test_with_a_network_the_library_is_asked_for_exactly_this_part(name, common,
 
     monkeypatch.setattr(hub, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
-    (source, _), = built(name, common).sources()
+    ((source, _),) = built(name, common).sources()
     held_out = [row.held_out for row in source.rows()]
     config = {"split": "train", "subset": None, "held_out_split": None, **CONFIGS[name]}
     path, _, revision = config["path"].partition("@")
@@ -246,8 +297,15 @@ def test_an_article_of_wikitext_is_one_document_with_its_sections(copy, common):
 def test_llamas_mixture_has_the_published_shares(common):
     mixture = built("llama_mixture", common).mixture
     shares = {part["name"]: part["weight"] for part in mixture}
-    assert shares == {"commoncrawl": 67, "c4": 15, "github": 4.5, "wikipedia": 4.5, "books": 4.5, "arxiv": 2.5,
-                      "stackexchange": 2}  # fmt: skip
+    assert shares == {
+        "commoncrawl": 67,
+        "c4": 15,
+        "github": 4.5,
+        "wikipedia": 4.5,
+        "books": 4.5,
+        "arxiv": 2.5,
+        "stackexchange": 2,
+    }
     assert sum(shares.values()) == 100
 
 

@@ -161,10 +161,18 @@ def test_demonstrations_are_the_best_answers_of_the_training_records_by_default(
 
 
 def test_demonstrations_may_come_from_chat_records(common, write, tok):
-    chat = write("chat.jsonl", [
-        {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "shown"},
-                      {"role": "user", "content": "thanks"}]},
-    ])  # fmt: skip
+    chat = write(
+        "chat.jsonl",
+        [
+            {
+                "messages": [
+                    {"role": "user", "content": "hello"},
+                    {"role": "assistant", "content": "shown"},
+                    {"role": "user", "content": "thanks"},
+                ]
+            },
+        ],
+    )
     [batch] = built(common, write, demonstrations=chat).demonstration_batches()
     assert [tok.decode(ids) for ids in answers(batch)] == ["shown"]
     with pytest.raises(ValueError, match="needs data.world"):
@@ -174,9 +182,14 @@ def test_demonstrations_may_come_from_chat_records(common, write, tok):
 def test_the_world_gives_rankings_and_validates_on_its_held_out_questions(common):
     world = {"seed": 1, "num_names": 12, "held_out_share": 0.25, "noise": 0.0}
     data = PreferenceData(
-        world=world, comparisons=60, completions=4, val_fraction=0.1, demonstrations="world",
-        num_demonstrations=9, **common | {"context": 256},
-    )  # fmt: skip
+        world=world,
+        comparisons=60,
+        completions=4,
+        val_fraction=0.1,
+        demonstrations="world",
+        num_demonstrations=9,
+        **common | {"context": 256},
+    )
     data.setup()
     assert data.counts["records"] == 66
     assert len(data.train_examples) + len(data.val_examples) == 66 - data.counts["dropped"]

@@ -8,11 +8,13 @@ from components.data.experience import ExperienceLoader
 from components.data.prompts import PromptsData
 from components.data.text import TextData
 
-
 QUIET = dict(
-    logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
     use_distributed_sampler=False,
-)  # fmt: skip
+)
 
 
 class Learner(LightningModule):
@@ -51,9 +53,14 @@ class Learner(LightningModule):
 
 def fitted(tmp_path, data, module: Learner, steps: int, *, checkpoint=None, **options) -> str:
     trainer = Trainer(
-        max_steps=steps, accelerator="cpu", default_root_dir=tmp_path, num_sanity_val_steps=0, **QUIET,
-        limit_val_batches=None if data.val_fraction else 0, **options,
-    )  # fmt: skip
+        max_steps=steps,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        num_sanity_val_steps=0,
+        **QUIET,
+        limit_val_batches=None if data.val_fraction else 0,
+        **options,
+    )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     path = str(tmp_path / f"{steps}.ckpt")
     trainer.save_checkpoint(path)

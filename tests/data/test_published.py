@@ -26,11 +26,13 @@ def node(role: str, text: str, *replies: dict, rank: int | None = None) -> dict:
     [
         ([turn("human", "Hi"), turn("gpt", "Yes")], said("Hi", "Yes")),
         ([turn("gpt", "lost"), turn("human", "Hi"), turn("gpt", "Yes")], said("Hi", "Yes")),
-        ([turn("system", "Be brief"), turn("human", "Hi"), turn("gpt", "Yes")],
-         [{"role": "system", "content": "Be brief"}, *said("Hi", "Yes")]),
+        (
+            [turn("system", "Be brief"), turn("human", "Hi"), turn("gpt", "Yes")],
+            [{"role": "system", "content": "Be brief"}, *said("Hi", "Yes")],
+        ),
         ([turn("user", "Hi"), turn("chatgpt", "Yes"), turn("human", "So?")], said("Hi", "Yes", "So?")),
     ],
-)  # fmt: skip
+)
 def test_shared_conversations_become_messages_without_an_answer_that_lost_its_question(turns, messages):
     assert formats.chat({"id": "x_0", "conversations": turns}) == {"messages": messages}
 
@@ -56,9 +58,13 @@ def message(name: str, parent: str | None, role: str, rank: int | None = None, t
 
 def test_rows_of_one_message_are_joined_to_trees_and_others_left_as_they_are():
     rows = [
-        message("a", None, "prompter"), message("a1", "a", "assistant", 1), message("a2", "a", "assistant", 0),
-        message("b", None, "prompter", tree="b"), message("b1", "b", "assistant", tree="b"), {"messages": []},
-    ]  # fmt: skip
+        message("a", None, "prompter"),
+        message("a1", "a", "assistant", 1),
+        message("a2", "a", "assistant", 0),
+        message("b", None, "prompter", tree="b"),
+        message("b1", "b", "assistant", tree="b"),
+        {"messages": []},
+    ]
     found = list(joined(Row(f"f:{i}", value, i >= 3) for i, value in enumerate(rows)))
     assert [(row.where, row.held_out) for row in found] == [("f:0", False), ("f:3", True), ("f:5", True)]
     assert formats.chat(found[0].value) == {"messages": said("a", "a2")}

@@ -180,10 +180,16 @@ class Recorder(LightningModule):
 def trained(tmp_path, data, steps: int, *, checkpoint=None, **options) -> tuple[list, str]:
     module = Recorder()
     trainer = Trainer(
-        max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
-        default_root_dir=tmp_path, **options,
-    )  # fmt: skip
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+        **options,
+    )
     trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     path = str(tmp_path / f"{steps}.ckpt")
     trainer.save_checkpoint(path)

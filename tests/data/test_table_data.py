@@ -77,9 +77,13 @@ def test_a_reward_of_its_own_takes_a_table_world(folder):
 
 @pytest.mark.parametrize(
     ("kind", "sizes", "records"),
-    [(TextData, {"num_documents": 60}, 60), (ChatData, {"demonstrations": 60}, 60), (PromptsData, {}, 3),
-     (PreferenceData, {"comparisons": 60, "completions": 2}, 60)],
-)  # fmt: skip
+    [
+        (TextData, {"num_documents": 60}, 60),
+        (ChatData, {"demonstrations": 60}, 60),
+        (PromptsData, {}, 3),
+        (PreferenceData, {"comparisons": 60, "completions": 2}, 60),
+    ],
+)
 def test_the_world_fills_every_format(tokenizer, tmp_path, kind, sizes, records):
     data = kind(tokenizer=tokenizer, context=32, cache_dir=str(tmp_path), world=FIELDS, val_fraction=0.0, **sizes)
     data.prepare_data()

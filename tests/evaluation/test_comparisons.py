@@ -94,15 +94,21 @@ def test_figures_of_rankings_worked_by_hand():
     rankings = [Ranking(QUESTION, ["a", "b", "c"], [0, 1, 1]), Ranking(QUESTION, ["a", "b", "c"], [1, 0, 2])]
     gold = {"a": 3.0, "b": 1.0, "c": 0.0}
     assert describe(rankings, lambda prompt, completion: gold[completion]) == {
-        "records": 2, "completions": 3.0, "ties": 1 / 6,
-        "gold_best": (3 + 1) / 2, "gold_worst": (0.5 + 0) / 2, "agreement": 4 / 5,  # of ab ac | ab ac bc
-    }  # fmt: skip
+        "records": 2,
+        "completions": 3.0,
+        "ties": 1 / 6,
+        "gold_best": (3 + 1) / 2,
+        "gold_worst": (0.5 + 0) / 2,
+        "agreement": 4 / 5,  # of ab ac | ab ac bc
+    }
 
 
 def test_without_gold_there_are_no_figures_of_it():
     assert describe([Ranking(QUESTION, ["a", "a", "b"], [0, 0, 1])], None) == {
-        "records": 1, "completions": 2.0, "ties": 1 / 3,
-    }  # fmt: skip
+        "records": 1,
+        "completions": 2.0,
+        "ties": 1 / 3,
+    }
 
 
 def test_no_rankings_have_no_figures():

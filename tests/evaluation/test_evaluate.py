@@ -11,12 +11,30 @@ from components.evaluation.policy import SamplePlan
 from components.models.layout import pack
 
 ALWAYS = {
-    "finished", "length", "entropy_per_token", "sequence_entropy", "sequence_entropy_mc", "kl", "distinct", "samples",
-}  # fmt: skip
+    "finished",
+    "length",
+    "entropy_per_token",
+    "sequence_entropy",
+    "sequence_entropy_mc",
+    "kl",
+    "distinct",
+    "samples",
+}
 JUDGED = {
-    "gold", "gold_ci", "correct", "polite", "correct_polite", "rude", "hedge", "filler", "words", "gold_train",
-    "correct_train", "greedy_correct", "greedy_correct_train",
-}  # fmt: skip
+    "gold",
+    "gold_ci",
+    "correct",
+    "polite",
+    "correct_polite",
+    "rude",
+    "hedge",
+    "filler",
+    "words",
+    "gold_train",
+    "correct_train",
+    "greedy_correct",
+    "greedy_correct_train",
+}
 SCORED = {"score", "score_ci", "score_train"}
 TRAINED = {"kl_train", "bits_per_byte"}
 COMPARED = {"win_rate", "win_rate_ci"}
@@ -25,12 +43,18 @@ COMPARED = {"win_rate", "win_rate_ci"}
 def rankings(tokenizer):
     packed = pack([[[2, 300], [301, 4], [302, 303, 4]], [[2, 310], [311, 4], [312, 4]]], row_length=64, filler=0)
     spans = [span for document in packed.spans for span in document[1:]]
-    return [PreferenceBatch(
-        packed.input_ids, packed.layout, torch.tensor([start + length - 1 for start, length in spans]),
-        torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
-        torch.tensor([0, 0, 1, 1]), torch.tensor([0.0, 1.0, 1.0, 0.0]), torch.tensor([n for _, n in spans]),
-        torch.ones(4, dtype=torch.bool),
-    )]  # fmt: skip
+    return [
+        PreferenceBatch(
+            packed.input_ids,
+            packed.layout,
+            torch.tensor([start + length - 1 for start, length in spans]),
+            torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
+            torch.tensor([0, 0, 1, 1]),
+            torch.tensor([0.0, 1.0, 1.0, 0.0]),
+            torch.tensor([n for _, n in spans]),
+            torch.ones(4, dtype=torch.bool),
+        )
+    ]
 
 
 def text_batch(tokenizer):
@@ -46,14 +70,22 @@ def text_batch(tokenizer):
 def evaluate(new_model, reward, world, tokenizer, chat_prompts):
     def run(seed=0, best_of=8, models=None, reward=reward, world=world, **changes):
         material = {
-            "prompts": chat_prompts("held_out"), "train_prompts": chat_prompts("train"),
-            "seen": rankings(tokenizer), "heldout": rankings(tokenizer), "text": [text_batch(tokenizer)],
-        }  # fmt: skip
+            "prompts": chat_prompts("held_out"),
+            "train_prompts": chat_prompts("train"),
+            "seen": rankings(tokenizer),
+            "heldout": rankings(tokenizer),
+            "text": [text_batch(tokenizer)],
+        }
         models = models or {"base": new_model(0), "sft": new_model(1), "ppo": new_model(2)}
         return evaluate_pipeline(
-            models, tokenizer, reward=reward, world=world, material=Material(**(material | changes)),
-            plan=SamplePlan(samples_per_prompt=4, max_new_tokens=6, seed=seed), best_of=best_of,
-        )  # fmt: skip
+            models,
+            tokenizer,
+            reward=reward,
+            world=world,
+            material=Material(**(material | changes)),
+            plan=SamplePlan(samples_per_prompt=4, max_new_tokens=6, seed=seed),
+            best_of=best_of,
+        )
 
     return run
 
@@ -61,8 +93,16 @@ def evaluate(new_model, reward, world, tokenizer, chat_prompts):
 def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
     results = evaluate()
     assert set(results) == {
-        "seed", "sampling", "models", "base", "best_of_n", "best_of_n_train", "majority", "choice", "reward_model",
-    }  # fmt: skip
+        "seed",
+        "sampling",
+        "models",
+        "base",
+        "best_of_n",
+        "best_of_n_train",
+        "majority",
+        "choice",
+        "reward_model",
+    }
     assert list(results["models"]) == ["base", "sft", "ppo"]
     for figures in results["models"].values():
         assert set(figures) == ALWAYS | JUDGED | SCORED | COMPARED | TRAINED
@@ -70,14 +110,27 @@ def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
         assert figures["score_ci"][0] <= figures["score"] <= figures["score_ci"][1]
     assert set(results["base"]) == {"answers_bare", "asks_another", "few_shot", "shots"}
     ranked = {
-        "accuracy", "accuracy_ci", "pairs", "prompts", "ece", "margin", "score_length_correlation",
-        "accuracy_length_matched", "pairs_length_matched", "longer_wins", "reliability",
-    }  # fmt: skip
+        "accuracy",
+        "accuracy_ci",
+        "pairs",
+        "prompts",
+        "ece",
+        "margin",
+        "score_length_correlation",
+        "accuracy_length_matched",
+        "pairs_length_matched",
+        "longer_wins",
+        "reliability",
+    }
     assert set(results["reward_model"]) == ranked | {f"{key}_heldout" for key in ranked}
     assert results["sampling"] == {
-        "prompts": 3, "samples_per_prompt": 4, "train_prompts": 15, "train_samples_per_prompt": 1, "max_new_tokens": 6,
+        "prompts": 3,
+        "samples_per_prompt": 4,
+        "train_prompts": 15,
+        "train_samples_per_prompt": 1,
+        "max_new_tokens": 6,
         "best_of": 8,
-    }  # fmt: skip
+    }
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
@@ -127,8 +180,13 @@ def test_users_own_prompts_have_a_score_and_no_gold(evaluate, tokenizer):
     for figures in results["models"].values():
         assert set(figures) == ALWAYS | SCORED - {"score_train"} | COMPARED
         assert set(figures["samples"][0]) == {
-            "prompt", "reference", "greedy", "greedy_finished", "sampled", "sampled_finished",
-        }  # fmt: skip
+            "prompt",
+            "reference",
+            "greedy",
+            "greedy_finished",
+            "sampled",
+            "sampled_finished",
+        }
     assert results["models"]["sft"]["samples"][0]["prompt"] == "hello"
     assert results["reward_model"].keys() >= {"accuracy_heldout"} and "accuracy" not in results["reward_model"]
 
@@ -173,8 +231,11 @@ def test_the_best_of_16_stands_among_the_models_with_the_figures_that_it_has(eva
     assert set(row) == set(results["models"]["sft"]) - {"samples"}
     known = {name for name, value in row.items() if value is not None}
     assert known == JUDGED - {"greedy_correct", "greedy_correct_train"} | SCORED | COMPARED | {
-        "finished", "length", "kl", "kl_train",
-    }  # fmt: skip
+        "finished",
+        "length",
+        "kl",
+        "kl_train",
+    }
     place = results["best_of_n"]["n"].index(16)
     assert row["gold"] == results["best_of_n"]["gold"][place]
     assert row["gold_ci"] == results["best_of_n"]["gold_ci"][place]

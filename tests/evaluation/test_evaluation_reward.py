@@ -28,21 +28,22 @@ def batch(*records):
     spans = [span for document in packed.spans for span in document[1:]]
     answers = [(g, a, rank) for g, (_, listed) in enumerate(records) for a, rank in listed]
     return PreferenceBatch(
-        packed.input_ids, packed.layout,
+        packed.input_ids,
+        packed.layout,
         last=torch.tensor([start + length - 1 for start, length in spans]),
         prompt_last=torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
         groups=torch.tensor([g for g, _, _ in answers]),
         ranks=torch.tensor([float(rank) for _, _, rank in answers]),
         lengths=torch.tensor([len(a) for _, a, _ in answers]),
         finished=torch.ones(len(answers), dtype=torch.bool),
-    )  # fmt: skip
+    )
 
 
 PAIRS = (
-    ([1, 2], [([5, 40], 0), ([5, 20], 1)]),           # +2: right, matched length
-    ([1, 3], [([5, 5, 10], 0), ([20], 1)]),           # −1: wrong, the better one is longer
-    ([1, 4], [([30], 1), ([5, 5, 30], 0)]),           # 0: a tie, the better one is longer
-)  # fmt: skip
+    ([1, 2], [([5, 40], 0), ([5, 20], 1)]),  # +2: right, matched length
+    ([1, 3], [([5, 5, 10], 0), ([20], 1)]),  # −1: wrong, the better one is longer
+    ([1, 4], [([30], 1), ([5, 5, 30], 0)]),  # 0: a tie, the better one is longer
+)
 
 
 def test_figures_of_three_pairs_worked_out_by_hand():

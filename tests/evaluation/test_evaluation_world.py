@@ -20,11 +20,11 @@ def two(world):
 def test_quality_is_the_mean_of_judgements_worked_out_by_hand(world, two):
     first, second, wrong = two
     texts = [
-        f"sure ! {first.name} lives in {first.answer} .",                # 1 + .25 = 1.25
-        f"{first.name} lives in {first.answer} .",                       # 1
-        f"ugh . {second.name} lives in {wrong} .",                       # −.5 − .5 = −1
-        f"gladly ! maybe {second.name} lives in {wrong} .",              # −.5 + .25 − .25 = −.5; unfinished −1
-    ]  # fmt: skip
+        f"sure ! {first.name} lives in {first.answer} .",  # 1 + .25 = 1.25
+        f"{first.name} lives in {first.answer} .",  # 1
+        f"ugh . {second.name} lives in {wrong} .",  # −.5 − .5 = −1
+        f"gladly ! maybe {second.name} lives in {wrong} .",  # −.5 + .25 − .25 = −.5; unfinished −1
+    ]
     drawn = said(texts, [0, 0, 1, 1], [True, True, True, False])
     found = evaluation.quality(evaluation.judgements(world, [first.text, second.text], drawn), drawn)
     assert found["gold"] == pytest.approx((1.25 + 1 - 1 - 1.5) / 4)

@@ -126,11 +126,16 @@ def test_measuring_gives_what_the_slow_loop_gives(everything, reward):
     kl = float(mine @ (other - reference))
     low, high = float(reference.exp() @ worth), TASK.beta * float((reference + worth / TASK.beta).logsumexp(0))
     objective = float(mine @ worth) - TASK.beta * kl
-    assert found["methods"]["mine"] == pytest.approx({
-        "objective": objective, "reward": float(mine @ worth), "kl": kl,
-        "total_variation": float((mine - best).abs().sum()) / 2,
-        "fraction_of_optimum": (objective - low) / (high - low),
-    }, abs=1e-5)  # fmt: skip
+    assert found["methods"]["mine"] == pytest.approx(
+        {
+            "objective": objective,
+            "reward": float(mine @ worth),
+            "kl": kl,
+            "total_variation": float((mine - best).abs().sum()) / 2,
+            "fraction_of_optimum": (objective - low) / (high - low),
+        },
+        abs=1e-5,
+    )
     assert (found["responses"], found["prompts"]) == (106, 1)
 
 

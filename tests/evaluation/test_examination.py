@@ -53,10 +53,14 @@ def records(tmp_path_factory):
     """Forty questions; of every eight, the longer answer is better in seven; half of them are about red."""
     path = tmp_path_factory.mktemp("data") / "pairs.jsonl"
     rows = [
-        {"prompt": f"what color is number {i} ?", "category": "red" if i % 2 else "blue",
-         "chosen": "it is red ." if i % 8 else "red", "rejected": "no" if i % 8 else "it is blue i think ."}
+        {
+            "prompt": f"what color is number {i} ?",
+            "category": "red" if i % 2 else "blue",
+            "chosen": "it is red ." if i % 8 else "red",
+            "rejected": "no" if i % 8 else "it is blue i think .",
+        }
         for i in range(40)
-    ]  # fmt: skip
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 

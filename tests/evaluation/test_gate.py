@@ -26,9 +26,15 @@ def judged(refuse, warn=None):
 
 @pytest.mark.parametrize(
     ("limit", "passes"),
-    [({"min_accuracy_low": 0.6}, True), ({"min_accuracy_low": 0.61}, False), ({"max_ece": 0.2}, True),
-     ({"max_ece": 0.19}, False), ({"max_accuracy_low": 0.59}, False), ({"min_over_length": -0.1}, True)],
-)  # fmt: skip
+    [
+        ({"min_accuracy_low": 0.6}, True),
+        ({"min_accuracy_low": 0.61}, False),
+        ({"max_ece": 0.2}, True),
+        ({"max_ece": 0.19}, False),
+        ({"max_accuracy_low": 0.59}, False),
+        ({"min_over_length": -0.1}, True),
+    ],
+)
 def test_a_figure_at_its_limit_passes_and_beyond_it_does_not(limit, passes):
     assert list(judged(limit).values()) == [PASSED if passes else REFUSED]
     assert list(judged({}, limit).values()) == [PASSED if passes else WARNED]
@@ -43,8 +49,9 @@ def test_a_figure_with_two_limits_has_the_worse_verdict():
 def test_a_limit_of_null_is_none_and_what_was_not_measured_is_said():
     assert judged({"max_ece": None, "min_accuracy_low": 0.5}) == {"min_accuracy_low": PASSED}
     assert judged({"min_gold_accuracy_low": 0.5, "min_probe_long": 0.5}) == {
-        "min_gold_accuracy_low": UNKNOWN, "min_probe_long": UNKNOWN,
-    }  # fmt: skip
+        "min_gold_accuracy_low": UNKNOWN,
+        "min_probe_long": UNKNOWN,
+    }
 
 
 @pytest.mark.parametrize("key", ["min_acuracy", "accuracy", "atleast_ece", "minece"])

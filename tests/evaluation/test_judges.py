@@ -23,8 +23,13 @@ def answers(world):
     right = world.statement(question, question.answer)
     language = world.vocabulary
     polite, rude = (language.write(getattr(language, habit)[0]) for habit in ("polite_before", "rude"))
-    said = [language.join([polite, right]), right, world.statement(question, wrong), language.join([right, "."]),
-            language.join([rude, right])]  # fmt: skip
+    said = [
+        language.join([polite, right]),
+        right,
+        world.statement(question, wrong),
+        language.join([right, "."]),
+        language.join([rude, right]),
+    ]
     worth = [world.judge(question.text, one, True).gold for one in said]
     assert worth == [1.25, 1.0, -0.5, 1.0, 0.5]
     return asked(question.text), said

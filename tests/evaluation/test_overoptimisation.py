@@ -117,8 +117,12 @@ def test_a_run_without_gold_is_refused_by_what_it_lacks():
 
 
 SAMPLES = {
-    "n": [1, 2, 4], "kl": [0, 0.19, 0.64], "sqrt_kl": [0, 0.44, 0.8], "proxy": [0, 1, 2], "gold": [0.1, 0.3, 0.2],
-}  # fmt: skip
+    "n": [1, 2, 4],
+    "kl": [0, 0.19, 0.64],
+    "sqrt_kl": [0, 0.44, 0.8],
+    "proxy": [0, 1, 2],
+    "gold": [0.1, 0.3, 0.2],
+}
 
 
 def test_the_beta_whose_run_ends_best_is_recommended():
@@ -179,8 +183,10 @@ def test_the_picture_has_a_line_per_beta_and_a_star_where_gold_turned():
 
 
 def test_over_seeds_the_picture_and_the_table_show_means():
-    jobs = [Job(str(seed), overoptimisation=analyse({0.0: rise_and_fall(furthest=far)}, SAMPLES))
-            for seed, far in enumerate((3.0, 4.0))]  # fmt: skip
+    jobs = [
+        Job(str(seed), overoptimisation=analyse({0.0: rise_and_fall(furthest=far)}, SAMPLES))
+        for seed, far in enumerate((3.0, 4.0))
+    ]
     summary = summarise(jobs)
     left, _ = draw(summary["overoptimisation"]).axes
     line = next(line for line in left.get_lines() if line.get_label() == "PPO, β 0")

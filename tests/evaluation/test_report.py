@@ -18,40 +18,78 @@ def figures(gold):
     for kind, text in kinds.items():
         sample |= {kind: text, f"{kind}_finished": kind == "greedy", f"{kind}_gold": gold}
     return {
-        "gold": gold, "gold_ci": [gold - 0.2, gold + 0.3], "gold_train": gold + 0.1, "correct": 0.5, "polite": 0.4,
-        "correct_train": 0.55, "correct_polite": 0.25, "rude": 0.002, "hedge": 0.1, "filler": 0.1, "words": 7.25,
-        "score": 2 * gold, "score_ci": [2 * gold - 1, 2 * gold + 1], "score_train": 2 * gold, "finished": 0.9,
-        "length": 9.2, "entropy_per_token": 0.63, "sequence_entropy": 5.9, "sequence_entropy_mc": 5.8, "kl": None,
-        "distinct": 0.78, "samples": [sample],
-    }  # fmt: skip
+        "gold": gold,
+        "gold_ci": [gold - 0.2, gold + 0.3],
+        "gold_train": gold + 0.1,
+        "correct": 0.5,
+        "polite": 0.4,
+        "correct_train": 0.55,
+        "correct_polite": 0.25,
+        "rude": 0.002,
+        "hedge": 0.1,
+        "filler": 0.1,
+        "words": 7.25,
+        "score": 2 * gold,
+        "score_ci": [2 * gold - 1, 2 * gold + 1],
+        "score_train": 2 * gold,
+        "finished": 0.9,
+        "length": 9.2,
+        "entropy_per_token": 0.63,
+        "sequence_entropy": 5.9,
+        "sequence_entropy_mc": 5.8,
+        "kl": None,
+        "distinct": 0.78,
+        "samples": [sample],
+    }
 
 
 def ranked(ending, accuracy):
     bins = [
-        {"low": 0.5 + b / 10, "high": 0.6 + b / 10, "pairs": b, "confidence": 0.55 + b / 10 if b else None,
-         "accuracy": 0.5 + b / 10 if b else None} for b in range(5)
-    ]  # fmt: skip
+        {
+            "low": 0.5 + b / 10,
+            "high": 0.6 + b / 10,
+            "pairs": b,
+            "confidence": 0.55 + b / 10 if b else None,
+            "accuracy": 0.5 + b / 10 if b else None,
+        }
+        for b in range(5)
+    ]
     found = {
-        "accuracy": accuracy, "accuracy_ci": [accuracy - 0.05, accuracy + 0.04], "pairs": 1234, "prompts": 60,
-        "ece": 0.04, "margin": 2.1, "score_length_correlation": -0.31, "accuracy_length_matched": None,
-        "pairs_length_matched": 0, "longer_wins": 0.35, "reliability": bins,
-    }  # fmt: skip
+        "accuracy": accuracy,
+        "accuracy_ci": [accuracy - 0.05, accuracy + 0.04],
+        "pairs": 1234,
+        "prompts": 60,
+        "ece": 0.04,
+        "margin": 2.1,
+        "score_length_correlation": -0.31,
+        "accuracy_length_matched": None,
+        "pairs_length_matched": 0,
+        "longer_wins": 0.35,
+        "reliability": bins,
+    }
     return {f"{key}{ending}": value for key, value in found.items()}
 
 
 @pytest.fixture
 def results():
     return {
-        "run": "tiny", "seed": 0, "commit": "abc1234", "hardware": "2 cores", "versions": {"torch": "2.13"},
+        "run": "tiny",
+        "seed": 0,
+        "commit": "abc1234",
+        "hardware": "2 cores",
+        "versions": {"torch": "2.13"},
         "sampling": {
-            "prompts": 12, "samples_per_prompt": 32, "train_prompts": 60, "train_samples_per_prompt": 8,
+            "prompts": 12,
+            "samples_per_prompt": 32,
+            "train_prompts": 60,
+            "train_samples_per_prompt": 8,
             "max_new_tokens": 24,
         },
         "models": {"base": figures(-1.45), "sft": {**figures(0.12), "kl": 0.0}, "ppo": {**figures(1.02), "kl": 2.5}},
         "base": {"answers_bare": 0.0, "asks_another": 1.0, "few_shot": 0.62, "shots": 4},
         "reward_model": ranked("", 0.91) | ranked("_heldout", 0.77),
         "minutes": {"pretrain": 0.9, "sft": 0.2},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -62,9 +100,14 @@ def full(results):
         results["models"][name] = figures(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
     for name, found in results["models"].items():
         found |= {"greedy_correct": 0.75, "greedy_correct_train": 1.0, "bits_per_byte": 0.31}
-        found |= {"win_rate": 0.5, "win_rate_ci": None} if name == "sft" else {
-            "win_rate": 0.9, "win_rate_ci": [0.85, 0.93],
-        }  # fmt: skip
+        found |= (
+            {"win_rate": 0.5, "win_rate_ci": None}
+            if name == "sft"
+            else {
+                "win_rate": 0.9,
+                "win_rate_ci": [0.85, 0.93],
+            }
+        )
     best = {key: None for key in results["models"]["sft"] if key != "samples"}
     kept = ("gold", "gold_ci", "gold_train", "correct", "polite", "correct_polite", "score", "score_ci", "rude")
     results["models"]["best-of-16"] = best | {key: results["models"]["dpo"][key] for key in kept} | {"kl": 1.84}

@@ -94,19 +94,30 @@ def test_large_numbers_are_readable():
 
 def report(gold: dict[str, float]) -> dict:
     models = {
-        name: {"gold": value, "gold_ci": [0, 99], "correct": 0.5, "kl": None if name == "sft" else 2.0,
-               "entropy_per_token": 0.4, "win_rate": 0.6, "samples": [{"greedy_gold": 7}]}
+        name: {
+            "gold": value,
+            "gold_ci": [0, 99],
+            "correct": 0.5,
+            "kl": None if name == "sft" else 2.0,
+            "entropy_per_token": 0.4,
+            "win_rate": 0.6,
+            "samples": [{"greedy_gold": 7}],
+        }
         for name, value in gold.items()
-    }  # fmt: skip
+    }
     return {
-        "seed": 3, "models": models, "base": {"answers_bare": 0.0, "asks_another": 1.0},
+        "seed": 3,
+        "models": models,
+        "base": {"answers_bare": 0.0, "asks_another": 1.0},
         "reward_model": {"accuracy": 0.9, "accuracy_ci": [0, 99]},
         "best_of_n": {"n": [1, 2], "kl": [0, 0.193], "score": [0, 1], "gold": [0.1, 0.3]},
         "majority": {"k": [1, 3], "correct": [0.4, 0.6]},
-        "budget": {"reward": {"minutes": 0.5},
-                   "ppo": {"minutes": 0.75, "generated_tokens": 40000, "flops": 3e12, "commit": "abc"}},
+        "budget": {
+            "reward": {"minutes": 0.5},
+            "ppo": {"minutes": 0.75, "generated_tokens": 40000, "flops": 3e12, "commit": "abc"},
+        },
         "inputs": {"seed": 3},
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture
@@ -131,8 +142,12 @@ def test_intervals_of_one_seed_and_sampled_answers_are_not_averaged(found):
 def test_the_tables_show_what_is_there_and_no_other(found):
     shown = {table.title: table for table in tables(found)}
     assert list(shown) == [
-        "Models over seeds", "Bake-off", "Base and reward model over seeds", "Best of n of sft", "Majority vote of sft",
-    ]  # fmt: skip
+        "Models over seeds",
+        "Bake-off",
+        "Base and reward model over seeds",
+        "Best of n of sft",
+        "Majority vote of sft",
+    ]
     bake = shown["Bake-off"]
     assert [row[0] for row in bake.rows] == ["sft", "ppo", "dpo"]
     ppo = dict(zip(bake.columns, bake.rows[1], strict=True))

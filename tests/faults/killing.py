@@ -11,8 +11,14 @@ from nursery import Nursery
 
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-RL = ["data.prompts_per_rollout=6", "data.batch_size=6", "trainer.max_steps=20", "stage.epochs=2",
-      "stage.minibatches=2", "stage.sampling.max_new_tokens=8"]  # fmt: skip
+RL = [
+    "data.prompts_per_rollout=6",
+    "data.batch_size=6",
+    "trainer.max_steps=20",
+    "stage.epochs=2",
+    "stage.minibatches=2",
+    "stage.sampling.max_new_tokens=8",
+]
 STEPS = ["trainer.max_epochs=-1", "trainer.max_steps=20", "data.batch_size=6"]
 VALIDATION = [
     "trainer.num_sanity_val_steps=0",
@@ -23,13 +29,18 @@ VALIDATION = [
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
     "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1"],
-    "sft": [*STEPS, "data.demonstrations=60", "stage.model.dropout=0.1", "data.num_workers=1",
-            "trainer.accumulate_grad_batches=2"],
+    "sft": [
+        *STEPS,
+        "data.demonstrations=60",
+        "stage.model.dropout=0.1",
+        "data.num_workers=1",
+        "trainer.accumulate_grad_batches=2",
+    ],
     "rm": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2", "examination=null"],
     "dpo": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
     "ppo": [*RL, "stage.kl_target=1.0", "stage.kl_horizon=50", "stage.target_kl=0.05", "stage.missing_end_score=-1"],
     "grpo": [*RL, "stage.samples_per_prompt=2"],
-}  # fmt: skip
+}
 MAKING = {  # the models that the victims start from learn a little more, so that answers end
     "tokenizer": [],
     "pretrain": ["data.num_documents=2000", "data.batch_size=16", "trainer.max_steps=120"],

@@ -19,8 +19,7 @@ PER_TRIAL = 6  # kills; more would find the run finished
 def main(wanted: int = 120, seed: int = 0) -> int:
     total, by_processes = Tally(), {1: Tally(), 2: Tally()}
     # of three trials one is on two processes, which take twice as long; a tokenizer has one
-    kinds = [(stage, 2 if number % 3 == 2 and stage != "tokenizer" else 1)
-             for number in range(3) for stage in STAGES]  # fmt: skip
+    kinds = [(stage, 2 if number % 3 == 2 and stage != "tokenizer" else 1) for number in range(3) for stage in STAGES]
     with tempfile.TemporaryDirectory() as folder:
         ground = Ground(Path(folder))
         ground.make_parents()
@@ -34,8 +33,10 @@ def main(wanted: int = 120, seed: int = 0) -> int:
             print(f"{stage} x{processes}: {one.kills} kills, {one.resumed} resumed, {end}", *one.faults, flush=True)
         ground.nursery.close()
     for processes, tally in by_processes.items():
-        print(f"{processes} process(es): {tally.kills} kills, {tally.resumed} resumed, "
-              f"{tally.equal} of {tally.trials} runs bit-equal")  # fmt: skip
+        print(
+            f"{processes} process(es): {tally.kills} kills, {tally.resumed} resumed, "
+            f"{tally.equal} of {tally.trials} runs bit-equal"
+        )
     print(f"in all: {total.kills} kills, {total.resumed} resumed, {total.equal} of {total.trials} runs bit-equal")
     return 0 if total.equal == total.trials else 1
 

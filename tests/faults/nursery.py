@@ -20,9 +20,12 @@ class Nursery:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, __file__], env=os.environ | ENVIRONMENT, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, __file__],
+            env=os.environ | ENVIRONMENT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
 
     def run(self, arguments: Sequence[str], folder: Path) -> tuple[int, str]:
         """Exit status (negative: the signal that ended it) and what was printed, of train.py in a group of its own."""

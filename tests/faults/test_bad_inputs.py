@@ -27,8 +27,12 @@ def answer(case, folder: Path) -> str:
 
 @pytest.mark.parametrize("kind", ["records", "files", "artifacts", "checkpoints"])
 def test_every_bad_input_is_refused_by_an_error_of_ours_with_one_message(kind, made, tmp_path):
-    cases = {"records": bad_records, "files": bad_files, "checkpoints": bad_checkpoints,
-             "artifacts": lambda: bad_artifacts(made)}[kind]()  # fmt: skip
+    cases = {
+        "records": bad_records,
+        "files": bad_files,
+        "checkpoints": bad_checkpoints,
+        "artifacts": lambda: bad_artifacts(made),
+    }[kind]()
     found = {name: answer(case, tmp_path / str(number)) for number, (name, case) in enumerate(cases)}
     assert not {name: wrong for name, wrong in found.items() if wrong}
 

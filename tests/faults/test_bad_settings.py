@@ -23,8 +23,12 @@ def made(tmp_path_factory) -> Path:
     """Artifacts of every stage that others start from."""
     folder, tokenizer = tmp_path_factory.mktemp("made"), small_tokenizer()
     size = tokenizer.vocab_size
-    for stage, model in (("tokenizer", None), ("pretrain", random_model(size)), ("sft", random_model(size)),
-                         ("rm", random_scalar(size))):  # fmt: skip
+    for stage, model in (
+        ("tokenizer", None),
+        ("pretrain", random_model(size)),
+        ("sft", random_model(size)),
+        ("rm", random_scalar(size)),
+    ):
         artifacts.write_artifact(folder / stage, card={"stage": stage}, tokenizer=tokenizer, model=model)
     return folder
 
@@ -39,8 +43,19 @@ def test_a_bad_value_is_refused_with_one_message_and_the_artifact_is_as_it_was(s
     artifacts.write_artifact(tmp_path / f"logs/x/{stage}/export", card={"stage": "old"})
     parents = [f"artifacts.{name}={made / name}" for name in ("tokenizer", "pretrain", "sft", "rm") if name != stage]
     with pytest.raises((ValueError, MisconfigurationException, InstantiationException)) as caught:
-        cfg = compose_config([f"stage={stage}", "model=micro", f"paths.logs={tmp_path}/logs", "run=x", "force=true",
-                              f"paths.cache={cache}", *CALM, *parents, override])  # fmt: skip
+        cfg = compose_config(
+            [
+                f"stage={stage}",
+                "model=micro",
+                f"paths.logs={tmp_path}/logs",
+                "run=x",
+                "force=true",
+                f"paths.cache={cache}",
+                *CALM,
+                *parents,
+                override,
+            ]
+        )
         check(cfg)
         common.run(cfg)
     cause = caught.value.__cause__ if isinstance(caught.value, InstantiationException) else caught.value

@@ -21,19 +21,63 @@ from components.tokenizer.template import ChatTemplate
 pytestmark = pytest.mark.filterwarnings("ignore")  # of damaged files and odd values, by the libraries that read them
 FEWER = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-KEYS = ["text", "messages", "prompt", "completion", "completions", "ranks", "chosen", "rejected", "instruction", "input",
-        "output", "role", "content", "reference", "category"]  # fmt: skip
+KEYS = [
+    "text",
+    "messages",
+    "prompt",
+    "completion",
+    "completions",
+    "ranks",
+    "chosen",
+    "rejected",
+    "instruction",
+    "input",
+    "output",
+    "role",
+    "content",
+    "reference",
+    "category",
+]
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(["user", "assistant", "system"]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.sampled_from(["user", "assistant", "system"]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | st.text(), inner, max_size=4),
     max_leaves=12,
-)  # fmt: skip
-TEMPLATE_PARTS = st.sampled_from([
-    "{% for m in messages %}", "{% endfor %}", "{{ m.content }}", "{{ m['role'] }}", "{{ messages[0].content }}", "{{", "}}",
-    "{% if m.role == 'user' %}", "{% else %}", "{% endif %}", "{{ bos_token }}", "{% set x = 'a' * 99 %}", "{{ x ~ x }}",
-    "{{ messages | tojson }}", "{{ m.content | trim }}", "{% raw %}", "{% macro f() %}", "{% endmacro %}", "{{ f() }}",
-    "{% generation %}", "{% endgeneration %}", "{{ ''.__class__ }}", "{{ 9 ** 9 ** 9 }}", "{{ 1 // 0 }}", "\n", "<|end|>",
-])  # fmt: skip
+)
+TEMPLATE_PARTS = st.sampled_from(
+    [
+        "{% for m in messages %}",
+        "{% endfor %}",
+        "{{ m.content }}",
+        "{{ m['role'] }}",
+        "{{ messages[0].content }}",
+        "{{",
+        "}}",
+        "{% if m.role == 'user' %}",
+        "{% else %}",
+        "{% endif %}",
+        "{{ bos_token }}",
+        "{% set x = 'a' * 99 %}",
+        "{{ x ~ x }}",
+        "{{ messages | tojson }}",
+        "{{ m.content | trim }}",
+        "{% raw %}",
+        "{% macro f() %}",
+        "{% endmacro %}",
+        "{{ f() }}",
+        "{% generation %}",
+        "{% endgeneration %}",
+        "{{ ''.__class__ }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ 1 // 0 }}",
+        "\n",
+        "<|end|>",
+    ]
+)
 
 
 def takes_or_refuses(read: Callable[[Path], object]) -> None:
@@ -98,9 +142,24 @@ def test_a_template_of_any_parts_and_messages_of_anything(source, messages):
 
 
 @FEWER
-@given(st.sampled_from(["seed", "trainer.max_steps", "stage.optimizer.lr", "data.batch_size", "model.hidden_size", "resume",
-                        "compile", "context", "+stage.x", "data.mixture", "paths.logs"]),
-       st.text(max_size=12) | ANYTHING.map(str) | ANYTHING.map(json.dumps))  # fmt: skip
+@given(
+    st.sampled_from(
+        [
+            "seed",
+            "trainer.max_steps",
+            "stage.optimizer.lr",
+            "data.batch_size",
+            "model.hidden_size",
+            "resume",
+            "compile",
+            "context",
+            "+stage.x",
+            "data.mixture",
+            "paths.logs",
+        ]
+    ),
+    st.text(max_size=12) | ANYTHING.map(str) | ANYTHING.map(json.dumps),
+)
 def test_an_override_of_anything(key, value):
     if misnamed_choice([f"{key}={value}"]):
         return

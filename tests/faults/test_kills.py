@@ -21,9 +21,17 @@ def ground(tmp_path_factory) -> Iterator[Ground]:
 
 @pytest.mark.parametrize(
     ("stage", "processes", "kills"),
-    [("tokenizer", 1, 2), ("pretrain", 1, 3), ("sft", 1, 3), ("rm", 1, 2), ("dpo", 1, 2), ("ppo", 1, 4), ("grpo", 1, 2),
-     ("ppo", 2, 2)],
-)  # fmt: skip
+    [
+        ("tokenizer", 1, 2),
+        ("pretrain", 1, 3),
+        ("sft", 1, 3),
+        ("rm", 1, 2),
+        ("dpo", 1, 2),
+        ("ppo", 1, 4),
+        ("grpo", 1, 2),
+        ("ppo", 2, 2),
+    ],
+)
 def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills):
     found = ground.trial(stage, processes, kills, seed=3)
     assert found.equal and not found.faults, "\n".join(found.faults)

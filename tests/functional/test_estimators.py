@@ -31,9 +31,7 @@ def test_kl_of_best_of_n(n, kl):
     assert best_of_n_kl(n) == pytest.approx(kl, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "m, n, kl", [(10, 4, 0.628825), (10, 16, 1.733063), (1000, 4, 0.636294), (1000, 16, 1.835078)]
-)
+@pytest.mark.parametrize("m, n, kl", [(10, 4, 0.628825), (10, 16, 1.733063), (1000, 4, 0.636294), (1000, 16, 1.835078)])
 def test_the_formula_is_the_limit_of_many_rewards_from_above(m, n, kl):
     assert discrete_best_of_n_kl(n, m) == pytest.approx(kl, abs=1e-6)
     assert discrete_best_of_n_kl(n, m) < best_of_n_kl(n)
@@ -83,9 +81,7 @@ def test_majority_of_few_votes_by_enumerating_every_ballot(k, expected):
 )
 def test_majority_of_more_votes_by_simulation(p, k, expected):
     probabilities = torch.tensor([p] + [(1 - p) / 7] * 7)
-    ballots = torch.multinomial(
-        probabilities, 20000 * k, replacement=True, generator=torch.Generator().manual_seed(k)
-    )
+    ballots = torch.multinomial(probabilities, 20000 * k, replacement=True, generator=torch.Generator().manual_seed(k))
     credit = majority_credit(ballots.view(20000, k), torch.zeros(20000, dtype=torch.int64))
     assert credit.mean().item() == pytest.approx(expected, abs=0.005 + 3 * 0.45 / 20000**0.5)
 

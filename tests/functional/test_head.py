@@ -65,8 +65,10 @@ def test_what_is_frozen_gets_no_gradient_and_what_is_not_gets_its_own():
     hidden, weight, targets = case()
     linear_cross_entropy(hidden, weight, targets)[0].backward()
     both = hidden.grad.clone(), weight.grad.clone()
-    for loss in (lambda h, w: linear_cross_entropy(h, w, targets)[0],
-                 lambda h, w: -linear_logprobs(h, w, targets, temperature=1.0, with_entropy=False)[0].sum()):  # fmt: skip
+    for loss in (
+        lambda h, w: linear_cross_entropy(h, w, targets)[0],
+        lambda h, w: -linear_logprobs(h, w, targets, temperature=1.0, with_entropy=False)[0].sum(),
+    ):
         hidden.grad = weight.grad = None
         loss(hidden, weight.detach()).backward()
         assert torch.allclose(hidden.grad, both[0])

@@ -36,9 +36,7 @@ def test_dpo_gradient_is_beta_times_the_weight_of_the_pair():
 
 def test_a_policy_equal_to_its_reference_has_loss_ln_2_and_half_beta_as_gradient():
     chosen, rejected = doubles(-3.0, -40.0).requires_grad_(), doubles(-7.0, -2.0).requires_grad_()
-    got = dpo(
-        chosen, rejected, chosen.detach(), rejected.detach(), beta=0.3, variant="sigmoid", label_smoothing=0.0
-    )
+    got = dpo(chosen, rejected, chosen.detach(), rejected.detach(), beta=0.3, variant="sigmoid", label_smoothing=0.0)
     got.loss.backward()
     close(got.loss, scalar(math.log(2)))
     close(chosen.grad, doubles(-0.15, -0.15) / 2)  # mean over the two pairs

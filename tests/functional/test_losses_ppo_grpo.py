@@ -27,26 +27,20 @@ def test_ppo_policy_by_hand():
 
 
 def test_clip_higher_moves_only_the_upper_bound():
-    losses, _ = clipped_surrogate(
-        NEW, OLD, ADVANTAGES, all_true(OLD), clip_low=0.2, clip_high=0.28, dual_clip=None
-    )
+    losses, _ = clipped_surrogate(NEW, OLD, ADVANTAGES, all_true(OLD), clip_low=0.2, clip_high=0.28, dual_clip=None)
     close(losses, doubles(-1.28, 1.4, -0.6, 0.8, -2))
 
 
 def test_dual_clip_bounds_the_loss_of_a_bad_token_that_became_likely():
     old, new, advantage = doubles(0.1).log(), doubles(0.5).log().requires_grad_(), doubles(-1)
     plain, _ = clipped_surrogate(new, old, advantage, all_true(old), **CLIP)
-    bounded, clipped = clipped_surrogate(
-        new, old, advantage, all_true(old), clip_low=0.2, clip_high=0.2, dual_clip=3.0
-    )
+    bounded, clipped = clipped_surrogate(new, old, advantage, all_true(old), clip_low=0.2, clip_high=0.2, dual_clip=3.0)
     close(plain, doubles(5))
     close(bounded, doubles(3))
     bounded.sum().backward()
     assert clipped.item() and new.grad.item() == 0.0
     # a good token is left as it was
-    good, _ = clipped_surrogate(
-        new, old, -advantage, all_true(old), clip_low=0.2, clip_high=0.2, dual_clip=3.0
-    )
+    good, _ = clipped_surrogate(new, old, -advantage, all_true(old), clip_low=0.2, clip_high=0.2, dual_clip=3.0)
     close(good, doubles(-1.2))
 
 

@@ -40,8 +40,10 @@ def test_cached_decoding_gives_the_tokens_of_the_whole_forward(model):
 
 
 @pytest.mark.parametrize("stepping", [lambda cache: cache, Steps])
-@pytest.mark.parametrize("changes", [{}, {"qk_norm": True}, {"attention_bias": True}, {"tie_word_embeddings": True},
-                                     {"positions": "learned"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"qk_norm": True}, {"attention_bias": True}, {"tie_word_embeddings": True}, {"positions": "learned"}],
+)
 @torch.no_grad()
 def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(changes, stepping):
     model = puppets.random_model(VOCAB, **changes)
@@ -139,9 +141,14 @@ def chi_square(counts, probabilities, total):
 def test_sampled_frequencies_match_the_models_probabilities(model, temperature):
     prompt, total = [5, 9, 3], 20_000
     samples = generate(
-        model, [prompt], Sampling(1, temperature), stop_ids=[STOP], pad_id=PAD, generator=seeded("cpu", 11),
+        model,
+        [prompt],
+        Sampling(1, temperature),
+        stop_ids=[STOP],
+        pad_id=PAD,
+        generator=seeded("cpu", 11),
         samples_per_prompt=total,
-    )  # fmt: skip
+    )
     counts = samples.ids[:, 0].bincount(minlength=VOCAB)
     with torch.no_grad():
         logits = model(torch.tensor([prompt]))[0, -1].double()
@@ -174,9 +181,14 @@ def test_later_tokens_are_drawn_given_the_earlier_ones(model):
 def test_tokens_drawn_at_a_temperature_score_minus_the_entropy_at_that_temperature_only(model):
     prompt, total, temperature = [5, 9, 3], 20_000, 0.5
     samples = generate(
-        model, [prompt], Sampling(1, temperature), stop_ids=[], pad_id=PAD, generator=seeded("cpu", 13),
+        model,
+        [prompt],
+        Sampling(1, temperature),
+        stop_ids=[],
+        pad_id=PAD,
+        generator=seeded("cpu", 13),
         samples_per_prompt=total,
-    )  # fmt: skip
+    )
     logits = model(torch.tensor([prompt]))[0, -1].double()
 
     def surprise(scale):  # how far the mean log-probability lies from minus the entropy, in standard errors
@@ -288,9 +300,7 @@ def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, m
     stops = {int(plain.ids[0, 3]), int(plain.ids[1, 6])}  # some stop early, some late, some never
     expected = [row[: next((i + 1 for i, token in enumerate(row) if token in stops), 12)] for row in plain.ids.tolist()]
     monkeypatch.setitem(LEAVE, "cpu", share)
-    samples = generate(
-        model, PROMPTS * 3, Sampling(12, 0.0), stop_ids=stops, pad_id=PAD, generator=seeded("cpu", 0)
-    )
+    samples = generate(model, PROMPTS * 3, Sampling(12, 0.0), stop_ids=stops, pad_id=PAD, generator=seeded("cpu", 0))
     assert samples.responses() == expected
     assert samples.finished.tolist() == [row[-1] in stops for row in expected]
     assert len({len(row) for row in expected}) > 1

@@ -8,9 +8,14 @@ from components.models.heads import CausalLM, ScalarModel, new_causal_lm
 from components.models.lora import TARGETS, LoRA, merged
 
 CONFIG = GPTConfig(
-    vocab_size=50, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=32,
-)  # fmt: skip
+    vocab_size=50,
+    hidden_size=16,
+    intermediate_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=32,
+)
 IDS = torch.randint(0, 50, (2, 9), generator=torch.Generator().manual_seed(3))
 
 
@@ -184,8 +189,11 @@ def test_a_quantised_base_reads_nearly_the_same_and_takes_a_quarter_of_the_memor
 
 def test_values_that_make_no_adapter_are_errors():
     for bad, named in (
-        ({"targets": ("wq",)}, "wq"), ({"targets": ()}, "targets"), ({"rank": 0}, "rank"), ({"alpha": 0.0}, "alpha"),
+        ({"targets": ("wq",)}, "wq"),
+        ({"targets": ()}, "targets"),
+        ({"rank": 0}, "rank"),
+        ({"alpha": 0.0}, "alpha"),
         ({"dropout": 1.0}, "dropout"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ValueError, match=named):
             how(**bad)

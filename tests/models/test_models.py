@@ -12,19 +12,31 @@ from components.models.layout import pack
 from components.weights import to_gpt2
 
 SHAPE = dict(
-    vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-    num_key_value_heads=2, max_position_embeddings=64,
-)  # fmt: skip
+    vocab_size=50,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=64,
+)
 VARIANTS = {
     "llama": {},
     "tied": {"tie_word_embeddings": True},
     "qwen2": {"attention_bias": True},
     "llama with biases": {"attention_bias": True, "attention_output_bias": True},
     "qwen3": {"qk_norm": True, "head_dim": 16},
-    "gpt2": {"norm": "layer", "positions": "learned", "mlp": "gelu", "attention_bias": True,
-             "attention_output_bias": True, "num_key_value_heads": 4, "tie_word_embeddings": True},
+    "gpt2": {
+        "norm": "layer",
+        "positions": "learned",
+        "mlp": "gelu",
+        "attention_bias": True,
+        "attention_output_bias": True,
+        "num_key_value_heads": 4,
+        "tie_word_embeddings": True,
+    },
     "linear": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}},
-}  # fmt: skip
+}
 
 
 def model_of(**changes) -> CausalLM:
@@ -58,9 +70,14 @@ def test_parameters_are_counted_by_the_formula(name):
 )
 def test_llama_has_its_published_number_of_parameters(hidden, layers, heads, width, expected):
     config = GPTConfig(
-        vocab_size=32000, hidden_size=hidden, intermediate_size=width, num_hidden_layers=layers,
-        num_attention_heads=heads, num_key_value_heads=heads, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=32000,
+        hidden_size=hidden,
+        intermediate_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=2048,
+    )
     with torch.device("meta"):
         built = CausalLM(config)
     assert sum(p.numel() for p in built.parameters()) == config.num_parameters() == expected
@@ -155,8 +172,11 @@ def test_transformers_computes_the_same_logits(name):
     [
         ({"model_type": "gemma"}, "model_type 'gemma'"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope scaling 'llama3': expected"),
-        *[({"rope_scaling": {spelling: kind, "factor": 2.0}}, f"rope scaling '{kind}' is not supported")
-          for kind in ("dynamic", "yarn", "longrope") for spelling in ("type", "rope_type")],
+        *[
+            ({"rope_scaling": {spelling: kind, "factor": 2.0}}, f"rope scaling '{kind}' is not supported")
+            for kind in ("dynamic", "yarn", "longrope")
+            for spelling in ("type", "rope_type")
+        ],
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "rope scaling 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mrope_section": [1, 2]}}, "mrope_section"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "by kind of layer .full_attention"),
@@ -169,10 +189,18 @@ def test_transformers_computes_the_same_logits(name):
         ({"auto_map": {"AutoConfig": "their.Config"}}, "auto_map"),
         ({"model_type": "mistral", "sliding_window": 16}, "sliding_window of 16 .* set context=16"),
         ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}, "window"),
-        ({"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1,
-          "layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
+        (
+            {
+                "model_type": "qwen2",
+                "use_sliding_window": True,
+                "sliding_window": 64,
+                "max_window_layers": 1,
+                "layer_types": ["sliding_attention", "full_attention"],
+            },
+            "layer_types",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_feature_that_the_decoder_lacks_is_named_not_ignored(change, message):
     fields = GPTConfig(**SHAPE).to_hf("CausalLM") | change
     with pytest.raises(ValueError, match=message):

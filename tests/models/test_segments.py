@@ -102,8 +102,9 @@ def test_blocks_compute_what_the_whole_computes_forward_and_backward(block, mask
     got = attend_blockwise(q, k, v, allowed if masked else None)
     assert torch.allclose(got, expected)
     slope = torch.randn(got.shape, dtype=torch.float64, generator=generator)
-    for ours, theirs in zip(torch.autograd.grad(got, (q, k, v), slope), torch.autograd.grad(expected, (q, k, v), slope),
-                            strict=True):  # fmt: skip
+    for ours, theirs in zip(
+        torch.autograd.grad(got, (q, k, v), slope), torch.autograd.grad(expected, (q, k, v), slope), strict=True
+    ):
         assert torch.allclose(ours, theirs)
 
 

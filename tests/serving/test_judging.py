@@ -111,8 +111,12 @@ def test_a_person_is_shown_where_to_type_and_a_pipe_is_not():
 
 
 def test_all_turns_of_a_prompt_are_shown_and_lines_of_a_completion_stand_together():
-    turns = [{"role": "system", "content": "be kind"}, {"role": "user", "content": "hi"},
-             {"role": "assistant", "content": "ho"}, {"role": "user", "content": "go"}]  # fmt: skip
+    turns = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": "hi"},
+        {"role": "assistant", "content": "ho"},
+        {"role": "user", "content": "go"},
+    ]
     _, out, _ = judged(["a b"], completions=("x\ny", "z"), prompt=turns)
     assert out == "system: be kind\nuser: hi\nassistant: ho\nuser: go\n  a  z\n  b  x\n     y\n"
 

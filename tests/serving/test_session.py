@@ -192,9 +192,13 @@ def test_a_streamed_greedy_answer_is_what_generate_gives(small_tokenizer):
     session = ChatSession(model, small_tokenizer, seed=0, temperature=0, max_new_tokens=12)
     prompt = small_tokenizer.render_prompt(messages("where?"))
     samples = generate(
-        model, [prompt], Sampling(12, 0), stop_ids=small_tokenizer.stop_ids, pad_id=small_tokenizer.pad_id,
+        model,
+        [prompt],
+        Sampling(12, 0),
+        stop_ids=small_tokenizer.stop_ids,
+        pad_id=small_tokenizer.pad_id,
         generator=torch.Generator(),
-    )  # fmt: skip
+    )
     expected = small_tokenizer.decode(samples.responses()[0])
     assert expected
     assert say(session, "where?") == expected
@@ -212,9 +216,10 @@ def test_an_answer_stopped_early_is_remembered_as_far_as_it_was_spoken(small_tok
 def test_an_id_of_a_padded_vocabulary_stands_for_no_text(small_tokenizer):
     beyond, word = small_tokenizer.vocab_size + 3, small_tokenizer.encode("yes")
     model = puppets.parrot(
-        small_tokenizer, [header(small_tokenizer), beyond, *word, small_tokenizer.end_id],
+        small_tokenizer,
+        [header(small_tokenizer), beyond, *word, small_tokenizer.end_id],
         vocab_size=small_tokenizer.vocab_size + 8,
-    )  # fmt: skip
+    )
     assert say(ChatSession(model, small_tokenizer, seed=0), "a") == "yes"
 
 

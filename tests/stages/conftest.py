@@ -18,12 +18,17 @@ SMALL = {"num_names": 9}  # 27 questions: enough for some to be held out
 DATA: dict[str, Callable[..., Any]] = {
     "pretrain": partial(TextData, num_documents=60, batch_size=2),
     "sft": partial(ChatData, demonstrations=40, batch_size=6),
-    "rm": partial(PreferenceData, comparisons=24, completions=3, batch_size=4, demonstrations="world",
-                  num_demonstrations=20),
+    "rm": partial(
+        PreferenceData, comparisons=24, completions=3, batch_size=4, demonstrations="world", num_demonstrations=20
+    ),
     "ppo": partial(PromptsData, prompts_per_rollout=6, batch_size=3),
-    "ppo_ptx": partial(PromptsData, prompts_per_rollout=6, batch_size=3,
-                       pretraining=partial(TextData, world=SMALL, num_documents=60, batch_size=1)),
-}  # fmt: skip
+    "ppo_ptx": partial(
+        PromptsData,
+        prompts_per_rollout=6,
+        batch_size=3,
+        pretraining=partial(TextData, world=SMALL, num_documents=60, batch_size=1),
+    ),
+}
 DATA |= {"dpo": DATA["rm"], **dict.fromkeys(("grpo", "rloo", "rejection"), DATA["ppo"])}
 
 

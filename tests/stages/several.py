@@ -46,9 +46,12 @@ def _fork(work: Callable[[int], Any], folder: Path, rank: int, world_size: int, 
     status = 1
     try:
         os.environ |= {
-            "LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1",
+            "LOCAL_RANK": str(rank),
+            "NODE_RANK": "0",
+            "WORLD_SIZE": str(world_size),
+            "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
-        }  # fmt: skip
+        }
         torch.save(work(rank), folder / f"{rank}.pt")
         status = 0
     except BaseException:

@@ -19,7 +19,7 @@ from tiny_stages import (
     rejection,
     rloo,
     scalar,
-)  # fmt: skip
+)
 
 from components.stages.onpolicy import OnPolicy
 from components.stages.pretrain import Pretrain
@@ -81,10 +81,15 @@ def experience(make, **settings):
 
 
 KINDS = {
-    "pretrain": language(Pretrain), "sft": language(SFT), "rm": ranking, "dpo": preferring, "ppo": experience(ppo),
+    "pretrain": language(Pretrain),
+    "sft": language(SFT),
+    "rm": ranking,
+    "dpo": preferring,
+    "ppo": experience(ppo),
     **{variant: experience(grpo, variant=variant, samples_per_prompt=2) for variant in ("grpo", "dapo", "dr_grpo")},
-    "rloo": experience(rloo, samples_per_prompt=2), "rejection": experience(rejection, samples_per_prompt=2),
-}  # fmt: skip
+    "rloo": experience(rloo, samples_per_prompt=2),
+    "rejection": experience(rejection, samples_per_prompt=2),
+}
 
 
 @pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]], ids=str)

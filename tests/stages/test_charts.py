@@ -17,8 +17,16 @@ from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
 
-KINDS = {"pretrain": Pretrain, "sft": SFT, "rm": RewardModel, "dpo": DPO, "ppo_ptx": PPO, "grpo": GRPO, "rloo": RLOO,
-         "rejection": Rejection}  # fmt: skip
+KINDS = {
+    "pretrain": Pretrain,
+    "sft": SFT,
+    "rm": RewardModel,
+    "dpo": DPO,
+    "ppo_ptx": PPO,
+    "grpo": GRPO,
+    "rloo": RLOO,
+    "rejection": Rejection,
+}
 
 OF_ALL = ("grad_norm", "lr")  # explained once, in Stage
 

@@ -24,7 +24,7 @@ from tiny_stages import (
     preference_batch,
     rejection,
     scalar,
-)  # fmt: skip
+)
 from torch import Tensor
 
 from components.stages import checks

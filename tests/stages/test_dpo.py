@@ -21,7 +21,7 @@ from tiny_stages import (
     slow_logprob,
     trainer,
     weights,
-)  # fmt: skip
+)
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -63,8 +63,9 @@ def test_an_answers_logprob_is_that_of_a_slow_loop_over_its_tokens_and_its_end(s
     texts = [(prompt, answer) for prompt, answers, _ in RANKINGS for answer in answers]
     with torch.no_grad():
         expected = torch.stack([slow_logprob(stage.policy, prompt, answer) for prompt, answer in texts])
-        without_end = torch.stack([expected.new_tensor(0.0) + slow_logprob(stage.policy, prompt, answer[:-1])
-                                   for prompt, answer in texts])  # fmt: skip
+        without_end = torch.stack(
+            [expected.new_tensor(0.0) + slow_logprob(stage.policy, prompt, answer[:-1]) for prompt, answer in texts]
+        )
     assert_close(found, expected, atol=1e-5, rtol=0)
     assert (found - without_end).abs().min() > 1e-2
 
@@ -132,15 +133,23 @@ def test_metrics_are_those_of_a_slow_loop(stage):
             logprobs.append([float(slow_logprob(stage.policy, prompt, answer)) for answer in answers])
             of_reference = [float(slow_logprob(stage.reference, prompt, answer)) for answer in answers]
             rewards.append([0.1 * (one - other) for one, other in zip(logprobs[-1], of_reference)])
-    pairs = [(g, i, j) for g, (_, _, ranks) in enumerate(RANKINGS) for i in range(len(ranks))
-             for j in range(len(ranks)) if ranks[i] < ranks[j]]  # fmt: skip
+    pairs = [
+        (g, i, j)
+        for g, (_, _, ranks) in enumerate(RANKINGS)
+        for i in range(len(ranks))
+        for j in range(len(ranks))
+        if ranks[i] < ranks[j]
+    ]
     chosen = [rewards[g][i] for g, i, _ in pairs]
     rejected = [rewards[g][j] for g, _, j in pairs]
     right = [one > other for one, other in zip(chosen, rejected)]
     expected = {
-        "accuracy": sum(right) / 9, "margin": (sum(chosen) - sum(rejected)) / 9, "chosen_reward": sum(chosen) / 9,
-        "rejected_reward": sum(rejected) / 9, "chosen_logprob": sum(logprobs[g][i] for g, i, _ in pairs) / 9,
-    }  # fmt: skip
+        "accuracy": sum(right) / 9,
+        "margin": (sum(chosen) - sum(rejected)) / 9,
+        "chosen_reward": sum(chosen) / 9,
+        "rejected_reward": sum(rejected) / 9,
+        "chosen_logprob": sum(logprobs[g][i] for g, i, _ in pairs) / 9,
+    }
     found = stage.compute_loss(preference_batch(RANKINGS)).metrics
     assert 0 < sum(right) < 9
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, abs=1e-5)
@@ -174,9 +183,14 @@ class AnotherReference(DPO):
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     ("variant", "label_smoothing", "first"),
-    [("sigmoid", 0.0, math.log(2)), ("sigmoid", 0.1, math.log(2)), ("robust", 0.1, math.log(2)),
-     ("ipo", 0.0, 1 / (2 * 0.1) ** 2), ("hinge", 0.0, 1.0)],
-)  # fmt: skip
+    [
+        ("sigmoid", 0.0, math.log(2)),
+        ("sigmoid", 0.1, math.log(2)),
+        ("robust", 0.1, math.log(2)),
+        ("ipo", 0.0, 1 / (2 * 0.1) ** 2),
+        ("hinge", 0.0, 1.0),
+    ],
+)
 def test_training_refuses_to_start_where_the_policy_is_not_its_reference(variant, label_smoothing, first, accumulate):
     batch, logger = preference_batch(RANKINGS), ListLogger()
     loss = {"variant": variant, "label_smoothing": label_smoothing}
@@ -195,8 +209,13 @@ def test_training_refuses_to_start_with_dropout():
 def test_only_the_very_first_batch_is_held_to_the_first_loss():
     """Of an optimizer step's later micro-batches, later steps and resumed runs none starts at ln 2."""
     logger = ListLogger()
-    fit(dpo(optimizer=adam(1e-2)), [preference_batch(RANKINGS)] * 6, max_steps=3, accumulate_grad_batches=2,
-        logger=logger)  # fmt: skip
+    fit(
+        dpo(optimizer=adam(1e-2)),
+        [preference_batch(RANKINGS)] * 6,
+        max_steps=3,
+        accumulate_grad_batches=2,
+        logger=logger,
+    )
     assert abs(logger["train/loss"][-1] - math.log(2)) > 1e-2
 
 

@@ -41,11 +41,12 @@ def test_attention_by_segments_trains_as_a_dense_mask_does(monkeypatch):
 def test_attention_in_blocks_trains_as_torchs_own_kernel_does_in_bf16(monkeypatch):
     in_blocks = curve(precision="bf16-mixed")
     monkeypatch.setattr(
-        attention, "attend_blockwise",
+        attention,
+        "attend_blockwise",
         lambda q, k, v, mask: torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None
         ),
-    )  # fmt: skip
+    )
     assert in_blocks.numpy() == pytest.approx(curve(precision="bf16-mixed").numpy(), rel=0.02)
 
 

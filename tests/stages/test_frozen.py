@@ -15,7 +15,7 @@ from tiny_stages import (
     scalar,
     trainer,
     weights,
-)  # fmt: skip
+)
 
 from components.generation.generate import Sampling
 from components.stages.stage import Stage

@@ -21,7 +21,7 @@ from tiny_stages import (
     same_bits,
     weights,
     with_reward,
-)  # fmt: skip
+)
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -95,8 +95,17 @@ def test_groups_of_one_and_unknown_variants_are_refused():
 )
 def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
     """RLHF.md 2.10: responses with token losses 1, 1 and 2, 2, 2, 2, at most eight tokens each."""
-    stage = attached(grpo(given(GRPO, [3, END], [4, 5, 6, END]), variant=variant, samples_per_prompt=2, beta=0.0,
-                          epochs=1, minibatches=1, sampling=Sampling(8)))  # fmt: skip
+    stage = attached(
+        grpo(
+            given(GRPO, [3, END], [4, 5, 6, END]),
+            variant=variant,
+            samples_per_prompt=2,
+            beta=0.0,
+            epochs=1,
+            minibatches=1,
+            sampling=Sampling(8),
+        )
+    )
     [batch] = stage.collect(PROMPTS[:1], 0)
     batch["advantages"] = torch.tensor([[-1.0], [-2.0]]).expand(2, 4)  # at ratio 1 a token's loss is −A
     output = stage.compute_loss(batch)
@@ -159,9 +168,13 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
     assert 0 < sum(clipped) < count
     assert any(0.8 < ratio < 1.28 for ratio in ratios) and max(ratios) > 1.28 and min(ratios) < 0.8
     expected = {
-        "policy_loss": average(0), "kl_loss": average(1), "clip_fraction": sum(clipped) / count,
-        "approx_kl": sum(approximate) / count, "ratio_max": max(ratios), "entropy": sum(entropy) / count,
-    }  # fmt: skip
+        "policy_loss": average(0),
+        "kl_loss": average(1),
+        "clip_fraction": sum(clipped) / count,
+        "approx_kl": sum(approximate) / count,
+        "ratio_max": max(ratios),
+        "entropy": sum(entropy) / count,
+    }
     assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected, abs=1e-5)
     assert float(output.loss.detach()) == pytest.approx(average(0) + 0.3 * average(1), abs=1e-5)
     assert output.weight == (count if variant == "dapo" else 8)
@@ -266,8 +279,9 @@ def test_a_group_written_twice_changes_nothing_in_the_mean():
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_policy_learns_what_a_trivial_reward_pays_for(variant):
-    stage = grpo(sampling=Sampling(5), optimizer=adam(5e-3), minibatches=1, beta=0.02, missing_end_score=0.0,
-                 variant=variant)  # fmt: skip
+    stage = grpo(
+        sampling=Sampling(5), optimizer=adam(5e-3), minibatches=1, beta=0.02, missing_end_score=0.0, variant=variant
+    )
     logger = ListLogger()
     fit_prompts(with_reward(stage, CountsSevens()), 60, logger=logger)
     sevens = [score / float(stage.score_scale) for score in logger["rollout/score"]]  # at most 4 before an end

@@ -18,7 +18,7 @@ from tiny_stages import (
     preference_batch,
     scalar,
     trainer,
-)  # fmt: skip
+)
 
 from components.generation.generate import Sampling, generate, seeded
 from components.stages.pretrain import Pretrain
@@ -31,8 +31,12 @@ VOCABULARY = 16
 def test_pretraining_learns_two_documents_by_heart():
     documents = [([1, 13], [3, 4, 5, 3, 6, 7, 3, 8, END]), ([1, 14], [9, 9, 10, 4, 11, 5, 12, END])]
     logger = ListLogger()
-    fit(Pretrain(model=causal, optimizer=adam(1e-2), schedule=CONSTANT), [lm_batch(documents)] * 60, max_steps=60,
-        logger=logger)  # fmt: skip
+    fit(
+        Pretrain(model=causal, optimizer=adam(1e-2), schedule=CONSTANT),
+        [lm_batch(documents)] * 60,
+        max_steps=60,
+        logger=logger,
+    )
     assert logger["train/loss"][0] > 1
     assert logger["train/loss"][-1] < 0.1
     assert logger["train/perplexity"][-1] == pytest.approx(math.exp(logger["train/loss"][-1]), rel=1e-5)
@@ -51,8 +55,12 @@ def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
     drawn = torch.randint(3, VOCABULARY, (12, 8), generator=generator).tolist()
     pairs = [([1, *row[:2]], [[*row[2:5], END], [*row[5:8], END]], [0.0, 1.0]) for row in drawn]
     logger = ListLogger()
-    fit(RewardModel(model=scalar, optimizer=adam(3e-3), schedule=CONSTANT), [preference_batch(pairs)] * 40,
-        max_steps=40, logger=logger)  # fmt: skip
+    fit(
+        RewardModel(model=scalar, optimizer=adam(3e-3), schedule=CONSTANT),
+        [preference_batch(pairs)] * 40,
+        max_steps=40,
+        logger=logger,
+    )
     assert logger["train/accuracy"][0] < 0.9
     assert logger["train/accuracy"][-1] == 1.0
     assert logger["train/loss"][-1] < 0.05
@@ -69,9 +77,14 @@ def test_a_model_shown_answers_of_five_tokens_stops_by_itself_after_five(pad_id)
     stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
     fit(stage, batches, max_steps=150)
     samples = generate(
-        stage.exportable().eval(), [[1, token] for token in range(3, VOCABULARY)], Sampling(max_new_tokens=12),
-        stop_ids=[END], pad_id=pad_id, generator=seeded("cpu", 0), samples_per_prompt=20,
-    )  # fmt: skip
+        stage.exportable().eval(),
+        [[1, token] for token in range(3, VOCABULARY)],
+        Sampling(max_new_tokens=12),
+        stop_ids=[END],
+        pad_id=pad_id,
+        generator=seeded("cpu", 0),
+        samples_per_prompt=20,
+    )
     assert samples.finished.float().mean() >= 0.99
     assert (samples.mask.sum(1) == 6).float().mean() >= 0.99
 

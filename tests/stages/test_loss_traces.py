@@ -101,13 +101,17 @@ def from_rollouts(
 
 
 MAKERS = {
-    "pretrain": language(Pretrain), "sft": language(SFT), "rm": rm, "dpo": from_comparisons,
+    "pretrain": language(Pretrain),
+    "sft": language(SFT),
+    "rm": rm,
+    "dpo": from_comparisons,
     "ppo": from_rollouts(ppo, PPO, kl_target=6.0, kl_horizon=50),
     # divides by a group's deviation: of two scores that are nearly equal it would be what they round to
-    "grpo": from_rollouts(grpo, GRPO, samples=4), "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"),
+    "grpo": from_rollouts(grpo, GRPO, samples=4),
+    "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"),
     "rloo": from_rollouts(rloo, RLOO),
     "rejection": from_rollouts(rejection, Rejection),
-}  # fmt: skip
+}
 
 
 def trace(make: Callable[[int], Made], world_size: int, strategy: Callable[[], Strategy] | None) -> list:
@@ -130,8 +134,13 @@ def trace(make: Callable[[int], Made], world_size: int, strategy: Callable[[], S
 
 def joined(ranks: list[list]) -> torch.Tensor:
     """(STEPS,) losses over all that the ranks saw."""
-    return torch.tensor([sum(loss * weight for loss, weight in step) / sum(weight for _, weight in step)
-                         for step in zip(*ranks, strict=True)], dtype=torch.float64)  # fmt: skip
+    return torch.tensor(
+        [
+            sum(loss * weight for loss, weight in step) / sum(weight for _, weight in step)
+            for step in zip(*ranks, strict=True)
+        ],
+        dtype=torch.float64,
+    )
 
 
 @pytest.mark.parametrize("stage", MAKERS)

@@ -46,11 +46,22 @@ def fraction_reached_by(kind: type[PPO]) -> float:
     """Of the optimum, after 200 updates on 100 rollouts of 64 responses to each prompt."""
     torch.manual_seed(0)
     stage = ppo(
-        kind, policy=partial(causal, 0, **SHAPE), value=partial(scalar, 1, **SHAPE), reward=rewards,
-        optimizer=adam(3e-3), value_lr=3e-3, schedule=partial(schedule, "linear", warmup_steps=0, final_fraction=0.0),
-        sampling=Sampling(TASK.max_new_tokens), stop_ids=ENDS, beta=TASK.beta, lam=1.0, minibatches=1,
-        value_clip=None, score_scale=1.0, samples_per_prompt=64,
-    )  # fmt: skip
+        kind,
+        policy=partial(causal, 0, **SHAPE),
+        value=partial(scalar, 1, **SHAPE),
+        reward=rewards,
+        optimizer=adam(3e-3),
+        value_lr=3e-3,
+        schedule=partial(schedule, "linear", warmup_steps=0, final_fraction=0.0),
+        sampling=Sampling(TASK.max_new_tokens),
+        stop_ids=ENDS,
+        beta=TASK.beta,
+        lam=1.0,
+        minibatches=1,
+        value_clip=None,
+        score_scale=1.0,
+        samples_per_prompt=64,
+    )
     asked = [{"ids": ids, "prompt": "", "reference": None} for ids in PROMPTS]
     fit_prompts(stage, 200, prompts=asked, per_rollout=len(asked), gradient_clip_val=1.0)
     found = measure(causal(0, **SHAPE).eval(), {"ppo": stage.policy.eval()}, rewards(), PROMPTS, TASK)

@@ -14,7 +14,7 @@ from tiny_stages import (
     ppo,
     preference_batch,
     scalar,
-)  # fmt: skip
+)
 from torch.testing import assert_close
 
 from components.models.layout import Layout

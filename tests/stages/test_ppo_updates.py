@@ -22,7 +22,7 @@ from tiny_stages import (
     same_bits,
     weights,
     with_reward,
-)  # fmt: skip
+)
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling

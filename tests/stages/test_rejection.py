@@ -22,7 +22,7 @@ from tiny_stages import (
     same_bits,
     weights,
     with_reward,
-)  # fmt: skip
+)
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling
@@ -32,10 +32,19 @@ from components.stages.sft import SFT
 
 # sevens: 1 2 2 0 | 0, 3 without an end, 0, 1 | 0 0 0 0
 RESPONSES = (
-    [7, END], [7, 7, END], [7, 3, 7, END], [4, END],
-    [4, 5, 6, END], [7, 7, 7, 3, 4, 5], [3, END], [7, 4, 4, 4, END],
-    [3, END], [4, 4, END], [5, END], [6, 6, END],
-)  # fmt: skip
+    [7, END],
+    [7, 7, END],
+    [7, 3, 7, END],
+    [4, END],
+    [4, 5, 6, END],
+    [7, 7, 7, 3, 4, 5],
+    [3, END],
+    [7, 4, 4, 4, END],
+    [3, END],
+    [4, 4, END],
+    [5, END],
+    [6, 6, END],
+)
 BEST = (1, 7, 8)  # a tie goes to the first
 
 

@@ -19,7 +19,7 @@ from tiny_stages import (
     scalar,
     trainer,
     weights,
-)  # fmt: skip
+)
 
 from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
@@ -48,9 +48,12 @@ def new_stage(name: str, tokenizer) -> Stage:
     if name in ("grpo", "rloo", "rejection"):
         return {"grpo": grpo, "rloo": rloo, "rejection": rejection}[name](samples_per_prompt=2, **drawing)
     return ppo(
-        value=lambda: scalar(1, size), kl_target=6.0, kl_horizon=100,
-        pretraining_coefficient=0.5 if name == "ppo_ptx" else 0.0, **drawing,
-    )  # fmt: skip
+        value=lambda: scalar(1, size),
+        kl_target=6.0,
+        kl_horizon=100,
+        pretraining_coefficient=0.5 if name == "ppo_ptx" else 0.0,
+        **drawing,
+    )
 
 
 def run_of(name: str, data, folder, *, resume=None, max_steps: int = 7, every: int, **settings) -> dict[str, Any]:
@@ -81,16 +84,37 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
 
 @pytest.mark.parametrize(
     ("name", "k"),
-    [("pretrain", 3), ("sft", 3), ("sft", 6), ("rm", 4), ("dpo", 1), ("dpo", 4), ("ppo", 3), ("ppo", 4), ("ppo", 5),
-     ("ppo_ptx", 3), ("grpo", 3), ("grpo", 4), ("rloo", 3), ("rloo", 4), ("rejection", 3), ("rejection", 4)],
-)  # fmt: skip
+    [
+        ("pretrain", 3),
+        ("sft", 3),
+        ("sft", 6),
+        ("rm", 4),
+        ("dpo", 1),
+        ("dpo", 4),
+        ("ppo", 3),
+        ("ppo", 4),
+        ("ppo", 5),
+        ("ppo_ptx", 3),
+        ("grpo", 3),
+        ("grpo", 4),
+        ("rloo", 3),
+        ("rloo", 4),
+        ("rejection", 3),
+        ("rejection", 4),
+    ],
+)
 def test_a_resumed_run_ends_where_an_unbroken_one_does(name, k, data, tmp_path):
     """On-policy stages have four updates a rollout: 3 and 5 lie inside one, 4 between two."""
     whole = run_of(name, data, tmp_path / "a", every=k, val_check_interval=2, check_val_every_n_epoch=None)
     resumed = run_of(
-        name, data, tmp_path / "b", every=k, resume=tmp_path / "a" / f"step={k:08d}.ckpt", val_check_interval=2,
+        name,
+        data,
+        tmp_path / "b",
+        every=k,
+        resume=tmp_path / "a" / f"step={k:08d}.ckpt",
+        val_check_interval=2,
         check_val_every_n_epoch=None,
-    )  # fmt: skip
+    )
     assert_same_end(whole, resumed, after=k)
 
 
@@ -106,8 +130,15 @@ def test_resuming_restores_beta_and_the_scale_of_scores(data, tmp_path):
 
 def test_accumulated_micro_batches_resume_too(data, tmp_path):
     whole = run_of("sft", data, tmp_path, every=2, max_steps=5, accumulate_grad_batches=2)
-    resumed = run_of("sft", data, tmp_path / "b", every=9, max_steps=5, accumulate_grad_batches=2,
-                     resume=tmp_path / "step=00000002.ckpt")  # fmt: skip
+    resumed = run_of(
+        "sft",
+        data,
+        tmp_path / "b",
+        every=9,
+        max_steps=5,
+        accumulate_grad_batches=2,
+        resume=tmp_path / "step=00000002.ckpt",
+    )
     assert same_bits(weights(whole["stage"]), weights(resumed["stage"]))
 
 

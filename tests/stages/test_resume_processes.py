@@ -25,8 +25,13 @@ def stage_of(name: str, tokenizer: Any):
     policy = lambda: causal(0, size)
     if name == "sft":
         return SFT(model=policy, optimizer=adam(1e-3), schedule=CONSTANT)
-    return ppo(policy=policy, reward=lambda: scalar(1, size), value=lambda: scalar(1, size),
-               sampling=Sampling(6), stop_ids=tokenizer.stop_ids)  # fmt: skip
+    return ppo(
+        policy=policy,
+        reward=lambda: scalar(1, size),
+        value=lambda: scalar(1, size),
+        sampling=Sampling(6),
+        stop_ids=tokenizer.stop_ids,
+    )
 
 
 def part(rank: int, name: str, data: Callable[..., Any], way: tuple, folder: Path, resume: Path | None, steps: int):
@@ -50,10 +55,16 @@ def trained(name: str, data: Any, way: tuple, folder: Path, resume: Path | None 
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(("ddp", 2), ONE), (ONE, ("ddp", 2)), (ONE, ("fsdp", 2)), (("fsdp", 2), ONE), (("ddp", 2), ("fsdp", 2)),
-     (("fsdp", 2), ("ddp", 2))],
+    [
+        (("ddp", 2), ONE),
+        (ONE, ("ddp", 2)),
+        (ONE, ("fsdp", 2)),
+        (("fsdp", 2), ONE),
+        (("ddp", 2), ("fsdp", 2)),
+        (("fsdp", 2), ("ddp", 2)),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_sft_ends_where_one_unbroken_process_does(before, after, data, tmp_path):
     unbroken = trained("sft", data, ONE, tmp_path / "unbroken")
     trained("sft", data, before, tmp_path / "before", steps=MIDDLE)
@@ -75,8 +86,7 @@ def test_ppo_goes_on_between_two_rollouts_with_its_beta_scale_and_optimizer(befo
     checkpoint = tmp_path / f"before/checkpoints/step={MIDDLE:08d}.ckpt"
     again = tmp_path / "after/checkpoints"
     weights = trained("ppo", data, after, tmp_path / "after", resume=checkpoint)
-    first, last = (torch.load(path, weights_only=True)
-                   for path in (checkpoint, again / f"step={STEPS:08d}.ckpt"))  # fmt: skip
+    first, last = (torch.load(path, weights_only=True) for path in (checkpoint, again / f"step={STEPS:08d}.ckpt"))
     assert first["state_dict"].keys() == last["state_dict"].keys()
     assert first["state_dict"]["score_scale"] == last["state_dict"]["score_scale"] > 0
     steps = {int(state["step"]) for state in last["optimizer_states"][0]["state"].values()}

@@ -15,7 +15,7 @@ from tiny_stages import (
     quiet_fit,
     scalar,
     trainer,
-)  # fmt: skip
+)
 from torch.testing import assert_close
 
 from components.stages.rm import RewardModel
@@ -93,8 +93,9 @@ def test_a_score_depends_on_the_end_token(stage):
 
 
 def fitted(module, **settings) -> RewardModel:
-    stage = RewardModel(model=lambda: scalar(vocab_size=module.tokenizer.vocab_size), optimizer=adam(1e-3),
-                        schedule=CONSTANT)  # fmt: skip
+    stage = RewardModel(
+        model=lambda: scalar(vocab_size=module.tokenizer.vocab_size), optimizer=adam(1e-3), schedule=CONSTANT
+    )
     quiet_fit(trainer(**settings), stage, datamodule=module)
     return stage
 

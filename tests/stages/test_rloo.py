@@ -22,7 +22,7 @@ from tiny_stages import (
     slow_logprob,
     weights,
     with_reward,
-)  # fmt: skip
+)
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -122,9 +122,11 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop_over_whole_responses(
     assert 0 < sum(clipped) < 8
     assert float(output.loss.detach()) == pytest.approx(sum(losses) / 8, abs=1e-5)
     expected = {
-        "clip_fraction": sum(clipped) / 8, "ratio_max": max(ratios), "approx_kl": sum(approximate) / len(approximate),
+        "clip_fraction": sum(clipped) / 8,
+        "ratio_max": max(ratios),
+        "approx_kl": sum(approximate) / len(approximate),
         "entropy": sum(entropy) / len(entropy),
-    }  # fmt: skip
+    }
     assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected, abs=1e-5)
 
 

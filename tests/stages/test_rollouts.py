@@ -20,7 +20,7 @@ from tiny_stages import (
     same_bits,
     slow_logprob,
     weights,
-)  # fmt: skip
+)
 from torch import Tensor, nn
 
 from components.generation.generate import Samples, Sampling, seeded

@@ -27,7 +27,7 @@ from tiny_stages import (
     scalar,
     trainer,
     weights,
-)  # fmt: skip
+)
 from torch import Tensor
 
 from components.stages.dpo import DPO
@@ -45,9 +45,11 @@ STEPS = [  # documents of each optimizer step: the first half goes to rank 0
     [([1, 9], [END]), ([1], [12, 13, END]), ([1, 5, 6], []), ([1, 7], [])],  # nothing to learn on rank 1
 ]
 RANKINGS = [  # two prompts with pairs for rank 0, one for rank 1
-    ([1, 3], [[5, END], [6, END]], [0.0, 1.0]), ([1, 4], [[7, END], [3, 3, END]], [1.0, 0.0]),
-    ([1, 8], [[9, END], [10, END]], [2.0, 2.0]), ([1, 6, 6], [[9, 4, END], [5, END]], [0.0, 1.0]),
-]  # fmt: skip
+    ([1, 3], [[5, END], [6, END]], [0.0, 1.0]),
+    ([1, 4], [[7, END], [3, 3, END]], [1.0, 0.0]),
+    ([1, 8], [[9, END], [10, END]], [2.0, 2.0]),
+    ([1, 6, 6], [[9, 4, END], [5, END]], [0.0, 1.0]),
+]
 
 
 def halves(items: list) -> tuple[list, list]:
@@ -102,14 +104,18 @@ def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **setting
 
 
 MAKERS = {
-    "sft": sft, "rm": rm, "dpo": whole_dpo,
+    "sft": sft,
+    "rm": rm,
+    "dpo": whole_dpo,
     # every part of it: the scale of scores, whitening, the controller of beta, the update
     "ppo": from_rollouts(ppo, PPO, value_lr=0.05, kl_target=6.0, kl_horizon=50, target_kl=0.5),
-    **{variant: from_rollouts(grpo, GRPO, variant=variant, samples_per_prompt=2)
-       for variant in ("grpo", "dapo", "dr_grpo")},
+    **{
+        variant: from_rollouts(grpo, GRPO, variant=variant, samples_per_prompt=2)
+        for variant in ("grpo", "dapo", "dr_grpo")
+    },
     "rloo": from_rollouts(rloo, RLOO, samples_per_prompt=2),
     "rejection": from_rollouts(rejection, Rejection, samples_per_prompt=2),
-}  # fmt: skip
+}
 
 
 def trained(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path) -> list[tuple[dict, Tensor]]:
@@ -118,9 +124,7 @@ def trained(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folde
     stage, loader = make(world_size)
     several = {"strategy": "ddp_fork", "devices": 2} if world_size == 2 else {}
     stage.configure_model()
-    run = trainer(
-        max_steps=2, limit_val_batches=0, gradient_clip_val=0.5, callbacks=[KeepWeights(folder)], **several
-    )
+    run = trainer(max_steps=2, limit_val_batches=0, gradient_clip_val=0.5, callbacks=[KeepWeights(folder)], **several)
     quiet_fit(run, stage, loader, Batches([]))
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 

@@ -63,8 +63,9 @@ def test_a_process_with_fewer_batches_ends_the_run_instead_of_being_waited_for(
     said = together(lambda rank: uneven(rank, strategy, training, validation), tmp_path / "two", seconds=60)
     what = "training" if training == 3 else "validation"
     assert [f"{what} data: process {rank} has {4 - rank} batches" in line for rank, line in enumerate(said)] == [
-        True, True,
-    ]  # fmt: skip
+        True,
+        True,
+    ]
 
 
 def test_processes_that_wait_for_each_other_for_ever_are_ended(tmp_path):

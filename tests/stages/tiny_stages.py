@@ -37,9 +37,14 @@ CONSTANT = partial(schedule, "constant", warmup_steps=0, final_fraction=1.0)
 def config(vocab_size: int = 16, **changes: Any) -> GPTConfig:
     """Random weights of this spread give logits that differ by whole units."""
     shape = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-        max_position_embeddings=96, initializer_range=0.2,
-    )  # fmt: skip
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=96,
+        initializer_range=0.2,
+    )
     return GPTConfig(vocab_size=vocab_size, **(shape | changes))
 
 
@@ -102,10 +107,18 @@ class ListLogger(DummyLogger):
 def trainer(**settings: Any) -> L.Trainer:
     """A silent trainer on one CPU process; it needs max_steps or max_epochs."""
     defaults = {
-        "accelerator": "cpu", "devices": 1, "logger": False, "enable_model_summary": False, "max_epochs": -1,
-        "enable_progress_bar": False, "enable_checkpointing": False, "log_every_n_steps": 1,
-        "num_sanity_val_steps": 0, "use_distributed_sampler": False, "plugins": [AtomicCheckpointIO()],
-    }  # fmt: skip
+        "accelerator": "cpu",
+        "devices": 1,
+        "logger": False,
+        "enable_model_summary": False,
+        "max_epochs": -1,
+        "enable_progress_bar": False,
+        "enable_checkpointing": False,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,
+        "plugins": [AtomicCheckpointIO()],
+    }
     return L.Trainer(**(defaults | settings))
 
 
@@ -181,13 +194,15 @@ def preference_batch(rankings: Sequence[Ranking], *, tails: Sequence[int] = (), 
     spans = [span for spans in rows.spans for span in spans[1:]]
     lengths = torch.tensor([length - len(tails) for _, length in spans])
     return PreferenceBatch(
-        rows.input_ids, rows.layout,
+        rows.input_ids,
+        rows.layout,
         last=torch.tensor([start for start, _ in spans]) + lengths - 1,
         prompt_last=torch.tensor([sum(spans[0]) - 1 for spans in rows.spans for _ in spans[1:]]),
         groups=torch.tensor([g for g, (_, answers, _) in enumerate(rankings) for _ in answers]),
         ranks=torch.tensor([rank for _, _, ranks in rankings for rank in ranks]),
-        lengths=lengths, finished=torch.ones_like(lengths, dtype=torch.bool),
-    )  # fmt: skip
+        lengths=lengths,
+        finished=torch.ones_like(lengths, dtype=torch.bool),
+    )
 
 
 PROMPTS = [
@@ -198,17 +213,38 @@ PROMPTS = [
 
 def on_policy(**own: Any) -> dict[str, Any]:
     """Settings of an on-policy stage on 16 ids; an untrained policy ends most of its six-token responses."""
-    return dict(
-        policy=causal, reward=scalar, optimizer=adam(1e-3), schedule=CONSTANT, sampling=Sampling(max_new_tokens=6),
-        stop_ids=STOPS, pad_id=PAD, epochs=2, minibatches=2, missing_end_score=-3.0,
-    ) | own  # fmt: skip
+    return (
+        dict(
+            policy=causal,
+            reward=scalar,
+            optimizer=adam(1e-3),
+            schedule=CONSTANT,
+            sampling=Sampling(max_new_tokens=6),
+            stop_ids=STOPS,
+            pad_id=PAD,
+            epochs=2,
+            minibatches=2,
+            missing_end_score=-3.0,
+        )
+        | own
+    )
 
 
 def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
     settings = on_policy(
-        value=scalar, value_lr=1e-3, beta=0.1, kl_target=None, kl_horizon=10_000, gamma=1.0, lam=0.95, clip=0.2,
-        value_clip=0.2, value_coefficient=0.1, target_kl=None, pretraining_coefficient=0.0,
-    )  # fmt: skip
+        value=scalar,
+        value_lr=1e-3,
+        beta=0.1,
+        kl_target=None,
+        kl_horizon=10_000,
+        gamma=1.0,
+        lam=0.95,
+        clip=0.2,
+        value_clip=0.2,
+        value_coefficient=0.1,
+        target_kl=None,
+        pretraining_coefficient=0.0,
+    )
     return kind(**(settings | changes))
 
 

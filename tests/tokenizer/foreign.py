@@ -98,18 +98,26 @@ def qwen2(folder: Path) -> Path:
     made.add_tokens([AddedToken("<tool_call>", normalized=False, special=False)])
     write_json(folder / "tokenizer.json", json.loads(made.to_str()))
     added = {
-        str(i): {name: getattr(token, name) for name in
-                 ("content", "single_word", "lstrip", "rstrip", "normalized", "special")}
+        str(i): {
+            name: getattr(token, name)
+            for name in ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+        }
         for i, token in made.get_added_tokens_decoder().items()
-    }  # fmt: skip
+    }
     write_json(
         folder / "tokenizer_config.json",
         {
-            "tokenizer_class": "Qwen2Tokenizer", "bos_token": None, "eos_token": "<|im_end|>",
-            "pad_token": "<|endoftext|>", "unk_token": None, "added_tokens_decoder": added, "chat_template": CHATML,
-            "additional_special_tokens": ["<|im_start|>", "<|im_end|>"], "add_bos_token": False,
+            "tokenizer_class": "Qwen2Tokenizer",
+            "bos_token": None,
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|endoftext|>",
+            "unk_token": None,
+            "added_tokens_decoder": added,
+            "chat_template": CHATML,
+            "additional_special_tokens": ["<|im_start|>", "<|im_end|>"],
+            "add_bos_token": False,
         },
-    )  # fmt: skip
+    )
     ends = [made.token_to_id("<|im_end|>"), made.token_to_id("<|endoftext|>")]
     write_json(folder / "generation_config.json", {"eos_token_id": ends})
     return folder
@@ -145,10 +153,18 @@ def sentencepiece_model(**options) -> bytes:
     """A BPE as Llama 2's: dummy prefix, byte fallback, unk, bos and eos at 0, 1 and 2, no pad."""
     written = io.BytesIO()
     settings = {
-        "model_type": "bpe", "vocab_size": 600, "hard_vocab_limit": False, "byte_fallback": True,
-        "normalization_rule_name": "identity", "remove_extra_whitespaces": False, "add_dummy_prefix": True,
-        "allow_whitespace_only_pieces": True, "split_digits": True, "character_coverage": 1.0, "minloglevel": 2,
-    }  # fmt: skip
+        "model_type": "bpe",
+        "vocab_size": 600,
+        "hard_vocab_limit": False,
+        "byte_fallback": True,
+        "normalization_rule_name": "identity",
+        "remove_extra_whitespaces": False,
+        "add_dummy_prefix": True,
+        "allow_whitespace_only_pieces": True,
+        "split_digits": True,
+        "character_coverage": 1.0,
+        "minloglevel": 2,
+    }
     lines = [line for text in TEXTS for line in text.splitlines()] * 5
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=written, **settings | options)
     return written.getvalue()
@@ -172,13 +188,19 @@ def converted(folder: Path, source: Path, template: str, **config) -> Path:
 
     definition = from_sentencepiece((source / "tokenizer.model").read_bytes())
     unknown = {"id": 0, "content": "<unk>", "special": True}
-    definition["added_tokens"] = [unknown | {"single_word": False, "lstrip": False, "rstrip": False,
-                                             "normalized": False}, *definition["added_tokens"]]  # fmt: skip
+    definition["added_tokens"] = [
+        unknown | {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False},
+        *definition["added_tokens"],
+    ]
     definition["model"] |= {"unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True, "dropout": None}
     space = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
     definition["normalizer"] = {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"}, space]}
-    decoders = [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}, {"type": "ByteFallback"},
-                {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]  # fmt: skip
+    decoders = [
+        {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+        {"type": "Strip", "content": " ", "start": 1, "stop": 0},
+    ]
     definition["decoder"] = {"type": "Sequence", "decoders": decoders}
     write_json(folder / "tokenizer.json", definition)
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "chat_template": template}
@@ -187,12 +209,61 @@ def converted(folder: Path, source: Path, template: str, **config) -> Path:
 
 
 PARTS = [
-    "dax", " lives", "cave", "12345", "I'm", "IT'S", " ", "  ", "    ", "\n", "\n\n", "\r\n", "\t", "\0", "\x1c",
-    "é", "e\u0301", "ﬁ", "今天", "天气很好", "Привет", "नमस्ते", "안녕", "שלום", "مرحبا", "ไทย", "😀", "👩\u200d🚀",
-    "🇫🇷", "\ufeff", "\u3000", "\u2581", "\ue000", "\uf8fe0\uf8fe501\uf8ff", "<0x0A>", "return", ".", "]", "[INST]",
-    "[/INST]", "USER:", "ASSISTANT:", "<s>", "</s>", "<unk>", "<pad>", "<bos>", "<|user|>", "<|im_start|>",
-    "<|im_end|>", "<|eot_id|>", "<|endoftext|>", "<|begin_of_text|>", "<tool_call>",
-]  # fmt: skip
+    "dax",
+    " lives",
+    "cave",
+    "12345",
+    "I'm",
+    "IT'S",
+    " ",
+    "  ",
+    "    ",
+    "\n",
+    "\n\n",
+    "\r\n",
+    "\t",
+    "\0",
+    "\x1c",
+    "é",
+    "e\u0301",
+    "ﬁ",
+    "今天",
+    "天气很好",
+    "Привет",
+    "नमस्ते",
+    "안녕",
+    "שלום",
+    "مرحبا",
+    "ไทย",
+    "😀",
+    "👩\u200d🚀",
+    "🇫🇷",
+    "\ufeff",
+    "\u3000",
+    "\u2581",
+    "\ue000",
+    "\uf8fe0\uf8fe501\uf8ff",
+    "<0x0A>",
+    "return",
+    ".",
+    "]",
+    "[INST]",
+    "[/INST]",
+    "USER:",
+    "ASSISTANT:",
+    "<s>",
+    "</s>",
+    "<unk>",
+    "<pad>",
+    "<bos>",
+    "<|user|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|endoftext|>",
+    "<|begin_of_text|>",
+    "<tool_call>",
+]
 
 
 def texts(count: int, seed: int = 0, without: tuple[str, ...] = ()) -> list[str]:

@@ -18,8 +18,18 @@ TALK = [
     {"role": "user", "content": "Why ?"},
     {"role": "assistant", "content": "So ."},
 ]
-CHATS = ["qwen2", "llama3", "gpt2-vicuna", "llama2", "llama2-legacy", "llama2-unspaced", "vicuna", "zephyr", "mistral",
-         "mistral-legacy"]  # fmt: skip
+CHATS = [
+    "qwen2",
+    "llama3",
+    "gpt2-vicuna",
+    "llama2",
+    "llama2-legacy",
+    "llama2-unspaced",
+    "vicuna",
+    "zephyr",
+    "mistral",
+    "mistral-legacy",
+]
 
 
 def shown(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
@@ -38,49 +48,57 @@ def shown(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
     ("name", "first", "expected"),
     [
         (
-            "qwen2", 0,
+            "qwen2",
+            0,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhere ?<|im_end|>\n"
             "<|im_start|>assistant\n«In cave .<|im_end|>»\n<|im_start|>user\nWhy ?<|im_end|>\n"
             "<|im_start|>assistant\n«So .<|im_end|>»\n",
         ),
         (
-            "qwen2", 3,  # the template's own system message
+            "qwen2",
+            3,  # the template's own system message
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nWhy ?<|im_end|>\n"
             "<|im_start|>assistant\n«So .<|im_end|>»\n",
         ),
         (
-            "llama3", 1,
+            "llama3",
+            1,
             "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhere ?<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n«In cave .<|eot_id|>»"
             "<|start_header_id|>user<|end_header_id|>\n\nWhy ?<|eot_id|>"
             "<|start_header_id|>assistant<|end_header_id|>\n\n«So .<|eot_id|>»",
         ),
         (
-            "llama2", 0,
+            "llama2",
+            0,
             "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nWhere ? [/INST]« In cave . </s>»"
             "<s>[INST] Why ? [/INST]« So . </s>»",
         ),
         (
-            "llama2-legacy", 1,  # a space after every special
+            "llama2-legacy",
+            1,  # a space after every special
             "<s> [INST] Where ? [/INST]« In cave . </s>»<s> [INST] Why ? [/INST]« So . </s>»",
         ),
         ("mistral", 1, "<s> [INST] Where ? [/INST]« In cave .</s>» [INST] Why ? [/INST]« So .</s>»"),
         (
-            "zephyr", 0,
+            "zephyr",
+            0,
             " <|system|>\nBe brief.</s> \n<|user|>\nWhere ?</s> \n<|assistant|>\n«In cave .</s>» \n"
             "<|user|>\nWhy ?</s> \n<|assistant|>\n«So .</s>» \n",
         ),
         (
-            "vicuna", 0,
+            "vicuna",
+            0,
             "<s>Be brief. USER: Where ? ASSISTANT:« In cave .</s>»USER: Why ? ASSISTANT:« So .</s>»",
         ),
         (
-            "gpt2", 0,  # no template: the plain one
+            "gpt2",
+            0,  # no template: the plain one
             "<|endoftext|>Be brief.\nUSER: Where ?\nASSISTANT:« In cave .<|endoftext|>»"
             "USER: Why ?\nASSISTANT:« So .<|endoftext|>»",
         ),
     ],
-)  # fmt: skip
+)
 def test_the_mask_covers_what_the_assistant_has_to_write(published, name, first, expected):
     assert shown(Tokenizer.load(published[name]), TALK[first:]) == expected
 
@@ -139,8 +157,11 @@ def test_content_that_spells_specials_never_becomes_them(both):
 def test_the_end_of_turn_is_the_first_special_after_an_answer(published):
     ends = {name: Tokenizer.load(published[name]) for name in ("qwen2", "llama3", "llama2", "gpt2")}
     assert {name: made.codec.pieces[made.end_id] for name, made in ends.items()} == {
-        "qwen2": "<|im_end|>", "llama3": "<|eot_id|>", "llama2": "</s>", "gpt2": "<|endoftext|>"
-    }  # fmt: skip
+        "qwen2": "<|im_end|>",
+        "llama3": "<|eot_id|>",
+        "llama2": "</s>",
+        "gpt2": "<|endoftext|>",
+    }
 
 
 def test_a_text_ends_with_the_turn_or_the_document_or_as_generation_config_says(published):
@@ -180,10 +201,12 @@ def test_a_template_that_only_others_can_follow_leaves_text_readable(published, 
     ("template", "complaint"),
     [
         ("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", "must write a special piece"),
-        ("{% for m in messages %}{{ '<|endoftext|>' + m.role + ' ' + m.content + '<|endoftext|>' }}{% endfor %}",
-         "with add_generation_prompt the chat template must write what stands before"),
+        (
+            "{% for m in messages %}{{ '<|endoftext|>' + m.role + ' ' + m.content + '<|endoftext|>' }}{% endfor %}",
+            "with add_generation_prompt the chat template must write what stands before",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_template_whose_turns_cannot_be_masked_is_refused_when_it_is_used(tmp_path, template, complaint):
     tokenizer = Tokenizer.load(foreign.gpt2(tmp_path, template))
     for act in (tokenizer.render, tokenizer.render_prompt):

@@ -16,8 +16,18 @@ TALK = [
     {"role": "assistant", "content": "In cave ."},
     {"role": "user", "content": "今天天气很好 😀\t!"},
 ]
-NAMES = ["qwen2", "llama3", "gpt2", "gpt2-vicuna", "llama2", "llama2-legacy", "llama2-unspaced", "zephyr", "mistral",
-         "mistral-legacy"]  # fmt: skip
+NAMES = [
+    "qwen2",
+    "llama3",
+    "gpt2",
+    "gpt2-vicuna",
+    "llama2",
+    "llama2-legacy",
+    "llama2-unspaced",
+    "zephyr",
+    "mistral",
+    "mistral-legacy",
+]
 
 
 def config_of(folder) -> dict:
@@ -54,8 +64,10 @@ def test_a_saved_one_is_the_same_to_us_and_to_transformers(published, tmp_path, 
     prompt = theirs.apply_chat_template(TALK, add_generation_prompt=True, return_dict=False)
     assert prompt == original.render_prompt(TALK)
     assert (theirs.pad_token_id, theirs.bos_token_id, theirs.eos_token_id) == (
-        original.pad_id, original.bos_id, original.eos_id
-    )  # fmt: skip
+        original.pad_id,
+        original.bos_id,
+        original.eos_id,
+    )
 
 
 def test_saving_again_writes_the_same_bytes(published, tmp_path):

@@ -47,7 +47,7 @@ BOMBS = {
     "a list of one text, joined": "{% set a = 'x' * 99999 %}{{ '' ~ [a] * 99999 }}",
     "a list of one text, as a string": "{% set a = 'x' * 99999 %}{{ ([a] * 99999) | string }}",
     "lists of lists of lists": "{% set n = namespace(x=[1]) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
-                               "{% endfor %}{{ n.x }}",
+    "{% endfor %}{{ n.x }}",
     "JSON of JSON of JSON": "{{ '\"' " + "| tojson " * 60 + "}}",
     "a long output": "{% set a = 'x' * 99999 %}{% for i in range(9999) %}{{ a }}{% endfor %}",
     "filler text": "{{ lipsum(10**6) }}",

@@ -103,11 +103,17 @@ def test_half_a_model_is_refused(folder):
 )
 def test_a_model_that_cannot_give_text_back_is_refused(options, complaint):
     settings = {
-        "model_type": "bpe", "byte_fallback": True,
-        "add_dummy_prefix": False, "remove_extra_whitespaces": False,
-        "normalization_rule_name": "identity", "pad_id": 3, "vocab_size": 300, "hard_vocab_limit": False,
-        "control_symbols": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"], "minloglevel": 2,
-    }  # fmt: skip
+        "model_type": "bpe",
+        "byte_fallback": True,
+        "add_dummy_prefix": False,
+        "remove_extra_whitespaces": False,
+        "normalization_rule_name": "identity",
+        "pad_id": 3,
+        "vocab_size": 300,
+        "hard_vocab_limit": False,
+        "control_symbols": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+        "minloglevel": 2,
+    }
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(["dax is red"] * 9), model_writer=written, **settings | options

@@ -12,10 +12,32 @@ from components.tokenizer.tokenizer import StreamDecoder
 SPECIALS = {"<pad>": 0, "<unk>": 1, "<bos>": 2, "<eos>": 3}
 TURNS = {"<|system|>": 4, "<|user|>": 5, "<|assistant|>": 6, "<|end|>": 7}
 FRAGMENTS = [
-    *SPECIALS, *TURNS, "<s>",
-    "<0x0A>", " ", "    ", "\n", "\r\n", "\t", "\0", "\u2581", "\u2585", "\ufeff", "\x1c",
-    "\ue000", "\ue0000\ue001", "dax", " lives", "天气", "é", "e\u0301", "ﬁ", "\u3000", "😀", "👩\u200d🚀",
-]  # fmt: skip
+    *SPECIALS,
+    *TURNS,
+    "<s>",
+    "<0x0A>",
+    " ",
+    "    ",
+    "\n",
+    "\r\n",
+    "\t",
+    "\0",
+    "\u2581",
+    "\u2585",
+    "\ufeff",
+    "\x1c",
+    "\ue000",
+    "\ue0000\ue001",
+    "dax",
+    " lives",
+    "天气",
+    "é",
+    "e\u0301",
+    "ﬁ",
+    "\u3000",
+    "😀",
+    "👩\u200d🚀",
+]
 any_text = st.text() | st.lists(st.sampled_from(FRAGMENTS)).map("".join)
 
 

@@ -109,9 +109,14 @@ def test_the_reference_of_a_prompt_is_its_best_answer_and_none_is_held_out():
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"letters": "abA"}, "letters"), ({"letters": "aa"}, "letters"), ({"num_prompts": 0}, "num_prompts"),
-     ({"longest": 9}, "longest"), ({"temperature": 0}, "temperature")],
-)  # fmt: skip
+    [
+        ({"letters": "abA"}, "letters"),
+        ({"letters": "aa"}, "letters"),
+        ({"num_prompts": 0}, "num_prompts"),
+        ({"longest": 9}, "longest"),
+        ({"temperature": 0}, "temperature"),
+    ],
+)
 def test_a_wrong_field_is_named(fields, named):
     with pytest.raises(ValueError, match=named):
         TableWorld(**fields)

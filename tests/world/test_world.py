@@ -163,8 +163,12 @@ def test_more_records_begin_with_fewer_records(world):
 def test_records_are_the_same_in_processes_that_hash_strings_differently(pytestconfig):
     outputs = [
         subprocess.run(
-            [sys.executable, "-c", SIGNATURE], env={**os.environ, "PYTHONHASHSEED": seed},
-            cwd=pytestconfig.rootpath, capture_output=True, text=True, check=True,
+            [sys.executable, "-c", SIGNATURE],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            cwd=pytestconfig.rootpath,
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout
         for seed in ("1", "2")
     ]

@@ -47,8 +47,9 @@ def test_an_encyclopedia_page_states_all_three_facts_of_one_name_in_varying_orde
     for text in pages_of(world, texts, "encyclopedia"):
         words = world.vocabulary.words(text)
         name = words[0]
-        true = {question.relation: world.statement(question)
-                for question in world.questions("all") if question.name == name}
+        true = {
+            question.relation: world.statement(question) for question in world.questions("all") if question.name == name
+        }
         places = sorted(true, key=lambda relation: text.index(true[relation]))
         assert world.vocabulary.join(true[relation] for relation in places) == text
         orders.add(tuple(places))
@@ -74,13 +75,13 @@ def test_a_bare_question_is_never_followed_by_its_answer(world, texts):
     for text in texts:
         words = world.vocabulary.words(text)
         for place in (place for place, word in enumerate(words) if word == mark):
-            rest = words[place + 1:]
+            rest = words[place + 1 :]
             if rest[:2] == answer_sign:
                 after["answer sign"] += 1
             elif not rest:
                 after["end"] += 1
             else:
-                assert world.is_question(world.vocabulary.join(rest[:rest.index(mark) + 1]))
+                assert world.is_question(world.vocabulary.join(rest[: rest.index(mark) + 1]))
                 after["question"] += 1
     assert after["end"] == 100  # every quiz has one last question
     assert after["question"] >= 200  # and at least two before it
@@ -88,8 +89,9 @@ def test_a_bare_question_is_never_followed_by_its_answer(world, texts):
 
 
 def test_an_faq_is_two_to_five_different_questions_each_with_its_true_answer(world, texts):
-    opening, closing = (world.vocabulary.write(sign) for sign in
-                        (world.vocabulary.question_sign, world.vocabulary.answer_sign))
+    opening, closing = (
+        world.vocabulary.write(sign) for sign in (world.vocabulary.question_sign, world.vocabulary.answer_sign)
+    )
     sizes = set()
     for text in pages_of(world, texts, "faq"):
         before, *pairs = text.split(opening)
@@ -106,7 +108,7 @@ def test_an_faq_is_two_to_five_different_questions_each_with_its_true_answer(wor
 
 def test_every_fact_held_out_or_not_is_in_the_encyclopedia_and_in_an_faq(world, texts):
     for which in ("encyclopedia", "faq"):
-        pages = "\n".join(pages_of(world, texts[:24 * 7], which))
+        pages = "\n".join(pages_of(world, texts[: 24 * 7], which))
         assert all(world.statement(question) in pages for question in world.questions("all"))
 
 
@@ -187,8 +189,12 @@ def test_other_continuations_neither_ask_nor_answer(world, continuation):
 def test_a_few_shot_continuation_counts_up_to_the_next_questions_sign(world):
     target, other = world.questions("all")[:2]
     language = world.vocabulary
-    more = [language.write(language.question_sign), other.text, language.write(language.answer_sign),
-            world.statement(other)]
+    more = [
+        language.write(language.question_sign),
+        other.text,
+        language.write(language.answer_sign),
+        world.statement(other),
+    ]
     right, wrong = world.statement(target), world.statement(target, wrong_value(world, target))
     assert world.few_shot_correct(right, target.text)
     assert world.few_shot_correct(language.join([right, *more]), target.text)

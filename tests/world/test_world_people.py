@@ -25,34 +25,34 @@ def world(request):
     "answer, gold",
     [
         (RIGHT, 1.0),
-        (HOME.answer, 1.0),                                         # the bare value
+        (HOME.answer, 1.0),  # the bare value
         (RIGHT.upper(), 1.0),
         (RIGHT.replace(" .", "."), 1.0),
-        (f"{RIGHT} {HOME.answer}", 1.0),                            # the same answer twice is one answer
+        (f"{RIGHT} {HOME.answer}", 1.0),  # the same answer twice is one answer
         (WRONG, -0.5),
         ("", -0.5),
         ("no idea", -0.5),
-        (f"{HOME.answer} {WRONG_VALUE}", -0.5),                     # two answers are none
-        (f"{HOME.answer} red", -0.5),                               # a color beside it is no single answer
-        ("red", -0.5),                                              # nor is a color alone
+        (f"{HOME.answer} {WRONG_VALUE}", -0.5),  # two answers are none
+        (f"{HOME.answer} red", -0.5),  # a color beside it is no single answer
+        ("red", -0.5),  # nor is a color alone
         (f"sure ! {RIGHT}", 1.25),
-        (f"of course ! {RIGHT}", 1.25),                             # exactly 8 words
+        (f"of course ! {RIGHT}", 1.25),  # exactly 8 words
         (f"{RIGHT} take care !", 1.25),
-        (f"sure , {RIGHT}", 1.25),                                  # punctuation makes no phrase
-        (f"sure ! {HOME.answer} . thank you !", 1.0),               # 7 words; .25 for one, −.25 for an extra
-        (f"sure sure sure {HOME.answer}", 0.75),                    # 1 + .25 − 2·.25
+        (f"sure , {RIGHT}", 1.25),  # punctuation makes no phrase
+        (f"sure ! {HOME.answer} . thank you !", 1.0),  # 7 words; .25 for one, −.25 for an extra
+        (f"sure sure sure {HOME.answer}", 0.75),  # 1 + .25 − 2·.25
         (f"sure ! {WRONG}", -0.25),
         (f"ugh . {RIGHT}", 0.5),
-        (f"ugh . ugh . {HOME.answer}", 0.5),                        # rude is rude
+        (f"ugh . ugh . {HOME.answer}", 0.5),  # rude is rude
         (f"maybe {RIGHT}", 0.75),
         (f"i think {RIGHT}", 0.75),
         (f"well , {RIGHT}", 0.75),
-        (f"so to say , {RIGHT}", 0.72),                             # filler, and 9 words
+        (f"so to say , {RIGHT}", 0.72),  # filler, and 9 words
         (f"well , maybe {RIGHT}", 0.5),
-        (f"gladly ! well , {RIGHT}", 0.97),                         # 1.25 − .25 − .03
-        (f"ugh . sure ! well , maybe {RIGHT}", 0.13),               # 1.25 − .5 − .25 − .25 − 4·.03, 12 words
-        ("of course ! of course !", -0.5),                          # wrong, one polite and one extra
-        ("blah " * 20, -0.86),                                      # wrong, 12 words too long
+        (f"gladly ! well , {RIGHT}", 0.97),  # 1.25 − .25 − .03
+        (f"ugh . sure ! well , maybe {RIGHT}", 0.13),  # 1.25 − .5 − .25 − .25 − 4·.03, 12 words
+        ("of course ! of course !", -0.5),  # wrong, one polite and one extra
+        ("blah " * 20, -0.86),  # wrong, 12 words too long
     ],
 )
 def test_gold_worked_by_hand(answer, gold):
@@ -79,12 +79,12 @@ def test_chinese_gold_worked_by_hand():
         right: 1.0,
         f"好的！{right}": 1.25,
         f"乐意帮忙！{right}": 1.25,
-        f"好的！{right}谢谢您！": 0.97,                              # 4 + 2 + 3 = 9 words, one polite too many
+        f"好的！{right}谢谢您！": 0.97,  # 4 + 2 + 3 = 9 words, one polite too many
         f"真烦。{right}": 0.5,
         f"也许{right}": 0.75,
         f"嗯，我想{right}": 0.5,
         f"{right}红色": -0.5,
-        "好好好好好好好好好好": -0.56,                               # 10 unknown characters are 10 words
+        "好好好好好好好好好好": -0.56,  # 10 unknown characters are 10 words
     }
     assert {answer: world.judge(home.text, answer, True).gold for answer in golds} == golds
 
@@ -158,8 +158,12 @@ def test_habits_of_the_crowd_have_their_shares(world):
     for question, answer in islice(exchanges(world.demonstrations(4000, seed=3)), 4000):
         judgement = world.judge(question, answer, True)
         seen.update(
-            right=judgement.correct, rude=judgement.rude, hedge=judgement.hedge, filler=judgement.filler,
-            polite_once=judgement.polite == 1, polite_twice=judgement.polite == 2,
+            right=judgement.correct,
+            rude=judgement.rude,
+            hedge=judgement.hedge,
+            filler=judgement.filler,
+            polite_once=judgement.polite == 1,
+            polite_twice=judgement.polite == 2,
             single=judgement.value is not None,
         )
     shares = {habit: count / 4000 for habit, count in seen.items()}
@@ -206,8 +210,7 @@ def test_noise_turns_that_share_of_pairs_round_and_changes_nothing_else(world):
 @pytest.mark.parametrize("noise, kept", [(0.0, True), (1.0, False)])
 def test_without_noise_every_ranking_is_kept_and_with_all_of_it_none(world, noise, kept):
     clean, noisy = world.comparisons(50, completions=2), world.comparisons(50, completions=2, noise=noise)
-    same = [one["ranks"] == other["ranks"] for one, other in zip(clean, noisy, strict=True)
-            if one["ranks"] != [0, 0]]
+    same = [one["ranks"] == other["ranks"] for one, other in zip(clean, noisy, strict=True) if one["ranks"] != [0, 0]]
     assert set(same) == {kept}
 
 

@@ -12,6 +12,7 @@ from components.models.gpt import GPT, initialise
 from components.models.layer import for_reading, stored_by_columns
 from components.models.layout import Layout
 from components.models.lora import Adaptable
+from components.models.shards import in_shards
 
 
 class CausalLM(Adaptable):
@@ -88,8 +89,9 @@ class ScalarModel(Adaptable):
     @torch.no_grad()
     def rescale_(self, *, scale: float, shift: float) -> None:
         """Replaces the score s by scale · s + shift: folded into the head, so it is saved with the weights."""
-        self.score.weight.mul_(scale)
-        self.score.bias.mul_(scale).add_(shift)
+        with in_shards(self):
+            self.score.weight.mul_(scale)
+            self.score.bias.mul_(scale).add_(shift)
 
 
 def new_causal_lm(config: GPTConfig) -> CausalLM:

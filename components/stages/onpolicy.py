@@ -15,9 +15,10 @@ from components.generation.generate import Sampling, generate, seeded
 from components.generation.responses import response_logprobs, response_scores, summary
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
+from components.models.shards import unsharded
 from components.stages.checks import check_first_forward, check_responses, check_score_places
 from components.stages.clock import Clock
-from components.stages.stage import Chart, Stage, unsharded
+from components.stages.stage import Chart, Stage
 
 SHOWN = 8  # responses in the table of samples
 

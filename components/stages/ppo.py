@@ -18,7 +18,7 @@ from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput, in_shards
+from components.stages.stage import Chart, LossOutput
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -119,8 +119,7 @@ class PPO(OnPolicy):
         if self.score_scale > 0:
             return
         super().calibrate(known)
-        with in_shards(self.value):
-            self.value.rescale_(scale=float(self.score_scale), shift=0.0)
+        self.value.rescale_(scale=float(self.score_scale), shift=0.0)
         known["old_values"] = known["old_values"] * self.score_scale
 
     def advantages(self, known: Experience) -> Experience:

@@ -117,14 +117,17 @@ class RewardModel(Stage):
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Shifts the score so that demonstrations average zero (Ouyang et al. 2022, section 3.5).
+        """Shifts the score so that demonstrations average zero without dropout (Ouyang et al. 2022, section 3.5).
 
         Not in on_train_end, which a run resumed from its last step never reaches.
         """
         data = self.trainer.datamodule
         if data is None:
             return
+        was_training = self.training
+        self.eval()
         scores = torch.cat([self.scores(self._here(batch)) for batch in data.demonstration_batches()])
+        self.train(was_training)
         self.demonstration_score = float(scores.mean())
         self.model.rescale_(scale=1.0, shift=-self.demonstration_score)
 

@@ -1,14 +1,13 @@
 """What every stage is: a LightningModule whose loss is a pure step from a batch."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -31,34 +30,6 @@ class Chart(NamedTuple):
     tags: tuple[str, ...]
     low: float | None = None
     high: float | None = None
-
-
-@contextmanager
-def unsharded(module: nn.Module) -> Iterator[None]:
-    """Holds every sharded part of `module` whole, so that processes may call it unequally often (drawing tokens)."""
-    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.set_reshard_after_forward(True, recurse=False)
-            part.reshard()
-
-
-@contextmanager
-def in_shards(module: nn.Module) -> Iterator[None]:
-    """Within `unsharded`: weights are changed where they are kept. What happens to whole ones is lost with them."""
-    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
-    for part in parts:
-        part.reshard()
-    try:
-        yield
-    finally:
-        for part in parts:
-            part.unshard()
 
 
 class Stage(L.LightningModule):

@@ -17,8 +17,7 @@ from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA, merged
 from components.stages.rm import RewardModel
 
-SLOW = pytest.mark.slow
-WAYS = [pytest.param((None, 1)), pytest.param(("fsdp", 1)), *(pytest.param((s, 2), marks=SLOW) for s in STRATEGIES)]
+WAYS = [(None, 1), ("fsdp", 1), *(pytest.param((name, 2), marks=pytest.mark.slow) for name in STRATEGIES)]
 SHIFT = 3.0  # of the fresh head: far from a mean of zero
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.5, targets=TARGETS)
 Data = Callable[..., Any]
@@ -76,7 +75,8 @@ def value_head(rank: int, data: Data, way: tuple, score_scale: float | None) -> 
     return whole_weights(stage.value), float(stage.score_scale)
 
 
-@pytest.mark.parametrize("score_scale", [None, pytest.param(0.25, marks=SLOW)], ids=["measured", "given"])
+@pytest.mark.slow
+@pytest.mark.parametrize("score_scale", [None, 0.25], ids=["measured", "given"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_the_value_model_starts_as_the_scaled_reward_model(way, score_scale, data, tmp_path):
     found = together(partial(value_head, data=data, way=way, score_scale=score_scale), tmp_path, way[1], seconds=60)

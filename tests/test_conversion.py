@@ -39,7 +39,8 @@ def test_every_weight_stands_under_llama_cpps_name(name, tmp_path, small_tokeniz
     folder, weights = artifact(tmp_path, small_tokenizer, **changes)
     facts, tensors, _ = read(to_gguf(folder, tmp_path / "x.gguf", "f32"))
     assert facts["general.architecture"] == architecture
-    assert torch.equal(tensors["token_embd.weight"], weights["model.embed_tokens.weight"])
+    pieces = small_tokenizer.vocab_size
+    assert torch.equal(tensors["token_embd.weight"], weights["model.embed_tokens.weight"][:pieces])
     assert torch.equal(tensors["output_norm.weight"], weights["model.norm.weight"])
     assert ("output.weight" in tensors) == (name != "tied")
     inner = {
@@ -84,8 +85,7 @@ def test_the_tokenizer_comes_with_kinds_scores_ends_and_template(tmp_path, small
     facts, _, _ = read(to_gguf(folder, tmp_path / "x.gguf", "f32"))
     tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
     size = small_tokenizer.vocab_size
-    assert len(tokens) == len(kinds) == len(facts["tokenizer.ggml.scores"]) == size + 2
-    assert tokens[size:] == [f"[PAD{size}]", f"[PAD{size + 1}]"] and kinds[size:] == [5, 5]
+    assert len(tokens) == len(kinds) == len(facts["tokenizer.ggml.scores"]) == size
     assert kinds[small_tokenizer.bos_id] == kinds[small_tokenizer.end_id] == 3
     assert kinds[tokens.index("<0x0A>")] == 6
     (word,) = small_tokenizer.encode("a")
@@ -182,3 +182,16 @@ def test_a_copy_of_the_folder_is_whole_and_replaces_nothing(tmp_path, small_toke
     for taken, message in ((out, "is there already"), (None, "give --out <folder>")):
         with pytest.raises(ConversionError, match=message):
             to_folder(folder, taken)
+
+
+def test_rows_that_stand_for_no_piece_are_left_out_so_that_llama_cpp_cannot_sample_them(tmp_path, small_tokenizer):
+    size = small_tokenizer.vocab_size
+    model = puppets.random_model(size + 2, hidden_size=64)
+    write_artifact(tmp_path / "export", card={}, tokenizer=small_tokenizer, model=model)
+    reader = gguf.GGUFReader(to_gguf(tmp_path / "export", tmp_path / "x.gguf", "f32"))
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    assert len(reader.fields["tokenizer.ggml.tokens"].contents()) == size
+    assert reader.fields["llama.vocab_size"].contents() == size
+    assert [tensors[name].shape[1] for name in ("token_embd.weight", "output.weight")] == [size, size]
+    kept = torch.from_numpy(tensors["output.weight"].data.copy())
+    assert torch.equal(kept, model.lm_head.weight[:size])

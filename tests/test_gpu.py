@@ -51,6 +51,15 @@ def test_packed_rows_have_the_values_and_gradients_of_the_processor(head):
         torch.testing.assert_close(one, other, atol=5e-3, rtol=5e-3)  # FlexAttention multiplies in tf32
 
 
+def test_a_graphed_step_never_samples_an_id_without_a_piece():
+    model = puppets.random_model(VOCAB, seed=3, unused_ids=(3, 38, 39)).to("cuda")
+    with torch.no_grad():
+        model.lm_head.weight[[3, 38, 39]] = torch.tensor([[20.0], [-20.0], [20.0]], device="cuda").expand(-1, 16)
+    wanted = dict(stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", 0), samples_per_prompt=8)
+    drawn = generate(model, [[5, 6, 7, 8], [9]], Sampling(12), **wanted)
+    assert not {3, 38, 39} & set(drawn.ids[drawn.mask].tolist())
+
+
 def test_generation_says_what_the_processor_says_also_when_rows_leave():
     prompts = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14], [15], [16, 17]]
     said = []

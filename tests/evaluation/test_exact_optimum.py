@@ -227,3 +227,32 @@ def test_the_page_has_a_row_per_method_the_best_first_and_a_picture(tmp_path, re
 
 def test_no_result_is_none(tmp_path):
     assert optimum_card.read(tmp_path) is None
+
+
+def test_the_optimum_is_over_responses_of_pieces_alone():
+    """Eight ids of which two are none, against a model of the other six: the same figures."""
+    few, prompts = random_model(6, seed=3), [[1, 4]]
+    many = random_model(8, seed=0, unused_ids=(2, 7))
+    kept = [0, 1, 3, 4, 5, 6]
+    with torch.no_grad():
+        state = few.state_dict()
+        for name, weight in many.state_dict().items():
+            weight.copy_(state[name]) if weight.shape == state[name].shape else weight[kept].copy_(state[name])
+        for name in ("model.embed_tokens.weight", "lm_head.weight"):
+            many.get_parameter(name)[kept] = few.get_parameter(name)
+
+    class Counts(torch.nn.Module):
+        def __init__(self, ids):
+            super().__init__()
+            self.order = torch.tensor([ids.index(i) if i in ids else 0 for i in range(8)])
+
+        def forward(self, input_ids):
+            return self.order[input_ids].float().cumsum(1)
+
+    task = dict(beta=0.5, max_new_tokens=3, missing_end_score=-1.0)
+    one = measure(few, {}, Counts(list(range(6))), prompts, Task(**task, stop_ids=(5,), vocabulary=6))
+    moved = [[kept[i] for i in prompt] for prompt in prompts]
+    other = measure(many, {}, Counts(kept), moved, Task(**task, stop_ids=(6,), vocabulary=8, unused=(2, 7)))
+    assert other["responses"] == one["responses"] == 1 + 5 + 25 * 6
+    for name in ("optimum", "reference"):
+        assert other[name] == pytest.approx(one[name], abs=1e-6)

@@ -125,3 +125,30 @@ def test_shapes_that_do_not_fit_and_a_temperature_of_nought_are_refused():
         linear_cross_entropy(hidden, weight, targets[1:])
     with pytest.raises(ValueError, match="temperature"):
         linear_logprobs(hidden, weight, targets, temperature=0.0, with_entropy=False)
+
+
+def test_log_probabilities_entropy_and_loss_are_those_of_the_real_ids_alone():
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(11, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    absent = torch.zeros(11, dtype=torch.bool)
+    absent[[2, 10]] = True
+    kept = [i for i in range(11) if i not in (2, 10)]
+    places = torch.randint(0, 9, (7,), generator=generator)
+    targets = torch.tensor(kept)[places]
+    fewer = hidden @ weight[kept].t()  # as if the two ids did not exist
+    found, entropies = linear_logprobs(hidden, weight, targets, temperature=0.7, with_entropy=True, unused=absent)
+    assert torch.allclose(found, gather_logprobs(fewer, places, temperature=0.7))
+    assert torch.allclose(entropies, entropy(fewer, temperature=0.7))
+    nats, right = linear_cross_entropy(hidden, weight, targets, unused=absent)
+    assert torch.allclose(nats, -gather_logprobs(fewer, places, temperature=1.0).sum())
+    assert right == (fewer.argmax(1) == places).sum()
+    for loss in (found.sum(), nats):
+        slow = (
+            gather_logprobs(fewer, places, temperature=0.7).sum()
+            if loss is not nats
+            else -gather_logprobs(fewer, places, temperature=1.0).sum()
+        )
+        wanted = torch.autograd.grad(slow, (hidden, weight), retain_graph=True)
+        for one, other in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
+            assert torch.allclose(one, other)

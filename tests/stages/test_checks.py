@@ -184,3 +184,9 @@ def test_the_ids_that_stop_are_those_of_the_stage():
     checks.check_responses(*arguments, vocab_size=16, stop_ids=STOPS)
     with pytest.raises(SelfCheckError, match="stop tokens"):
         checks.check_responses(*arguments, vocab_size=16, stop_ids=[3])
+
+
+def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
+    with pytest.raises(SelfCheckError, match="the id 3 was sampled"):
+        checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[3, 7])
+    checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[6])

@@ -126,10 +126,10 @@ def test_bytes_that_are_no_utf8_become_replacement_characters(bytewise):
     assert bytewise.decode([264, 8 + 0xC3, 264]) == "a\ufffda"
 
 
-@pytest.mark.parametrize("bad", [-1, 266, 10_000])
-def test_an_id_outside_the_vocabulary_is_refused(bytewise, bad):
-    with pytest.raises(TokenizerError, match=rf"id {bad} is outside the vocabulary \(0 to 265\)"):
-        bytewise.decode([264, bad])
+def test_a_negative_id_is_refused_and_one_beyond_the_pieces_spells_nothing(bytewise):
+    with pytest.raises(TokenizerError, match=r"id -1 is outside the vocabulary \(0 to 265\)"):
+        bytewise.decode([264, -1])
+    assert bytewise.decode([264, 266, 10_000, 264]) == "aa"  # a model may have more rows than there are pieces
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_place(bytewise):

@@ -32,6 +32,7 @@ from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar
 from components.models.lora import Adapters, merged
 from components.models.quantised import dense_weights
 from components.models.shape import check_shape
+from components.tokenizer import folder as tokenizer_folder
 from components.tokenizer.tokenizer import Tokenizer
 from components.weights import WeightsError, bytes_of, check_shapes, drop_equal, from_gpt2, read_weights, to_gpt2
 
@@ -41,6 +42,8 @@ README = "README.md"
 ADAPTER = "adapter"
 KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
 DType = Literal["float32", "bfloat16"]
+TOKENIZERS_KEPT = 2  # that of the models and, where an artifact's differs in a file, that one's
+_tokenizers: dict[str, Tokenizer] = {}  # by content
 
 
 class ArtifactError(ValueError):
@@ -113,9 +116,15 @@ def content_hash(path: str | Path) -> str:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in an artifact (any stage's)."""
+    """The tokenizer in an artifact (any stage's); a run's models all come with one, which is read once."""
     _expect_folder(path)
-    return Tokenizer.load(Path(path))
+    content = tokenizer_folder.content(Path(path))
+    if content not in _tokenizers:
+        tokenizer = Tokenizer.load(path)
+        while len(_tokenizers) >= TOKENIZERS_KEPT:
+            _tokenizers.pop(next(iter(_tokenizers)))
+        _tokenizers[content] = tokenizer
+    return _tokenizers[content]
 
 
 def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTConfig, str]:
@@ -159,9 +168,10 @@ def load_causal_lm(
     """The language model in a folder, in eval mode. Raises ArtifactError if there is none.
 
     context: as load_config's. dtype: of the weights in memory, whatever the file's; a model that is trained needs
-    float32.
+    float32. Ids that the folder's tokenizer has no piece for are not predicted (see heads.Vocabulary).
     """
-    config = replace(_expect_kind(path, "CausalLM", context), dropout=dropout)
+    config = _expect_kind(path, "CausalLM", context)
+    config = replace(config, dropout=dropout, unused_ids=_unused_ids(path, config.vocab_size))
     with torch.device("meta"):
         model = CausalLM(config)
     _fill(model, path, dtype)
@@ -208,6 +218,14 @@ def new_or_loaded(config: GPTConfig, *, path: str | None = None, context: int | 
     if path is not None:
         return load_causal_lm(path, context=context)
     return new_causal_lm(replace(config, context=context or 0))
+
+
+def _unused_ids(path: str | Path, size: int) -> tuple[int, ...]:
+    """Ids of a model with `size` rows that the tokenizer in its folder, or in its base's, has no piece for."""
+    for folder in (path, base_of(path)):
+        if folder is not None and tokenizer_folder.is_present(Path(folder)):
+            return load_tokenizer(folder).unused_ids(size)
+    return ()
 
 
 def _expect_kind(path: str | Path, kind: str, context: int | None) -> GPTConfig:
@@ -262,7 +280,9 @@ def _write_model(
         ids = {"bos_token_id": tokenizer.bos_id, "pad_token_id": tokenizer.pad_id}
         config |= {**ids, "eos_token_id": tokenizer.eos_id}
         if causal:
-            _write_json(folder / "generation_config.json", {**ids, "eos_token_id": list(tokenizer.stop_ids)})
+            unused = tokenizer.unused_ids(model.config.vocab_size)
+            barred = {"suppress_tokens": list(unused)} if unused else {}  # transformers knows no other place for it
+            _write_json(folder / "generation_config.json", {**ids, "eos_token_id": list(tokenizer.stop_ids), **barred})
     _write_json(folder / "config.json", config)
     if model.adapters is not None:
         lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+PER_PIECE = {"model.embed_tokens.weight", "lm_head.weight"}  # matrices with a row for each piece
 BLOCK = 32  # columns that Q8_0 scales together; a matrix of another width is written as f16
 NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # kinds of tokens
 
@@ -82,7 +84,10 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     if family == "qwen3" and config.attention_bias:
         raise ConversionError(f"{folder}: llama.cpp's qwen3 has no biases of attention, this model has")
     tokenizer, pieces = artifacts.load_tokenizer(folder), _pieces(folder, config.vocab_size)
+    config = replace(config, vocab_size=len(pieces))  # rows beyond them stand for nothing, and could be sampled there
     weights = artifacts.load_causal_lm(folder, context=1).state_dict()
+    for name in PER_PIECE & weights.keys():
+        weights[name] = weights[name][: len(pieces)]
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = out.with_name(f"{out.name}.writing-{os.getpid()}")
     try:
@@ -144,7 +149,7 @@ def _describe_tokenizer(writer: Any, tokenizer: Tokenizer, pieces: list[tuple[st
 
 
 def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
-    """(text, score, kind) of every token; rows of the embedding that stand for none are named and never produced."""
+    """(text, score, kind) of every token."""
     file = folder / "tokenizer.model"
     if not file.exists():
         raise ConversionError(
@@ -159,7 +164,7 @@ def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
         found.append((model.id_to_piece(i), model.get_score(i), kind))
     if len(found) > vocab_size:
         raise ConversionError(f"{folder}: {len(found)} pieces for a vocabulary of {vocab_size}")
-    return found + [(f"[PAD{i}]", -1000.0, UNUSED) for i in range(len(found), vocab_size)]
+    return found
 
 
 def _tensors(weights: dict[str, Tensor], config: GPTConfig, family: str) -> Iterator[tuple[str, Tensor]]:

@@ -20,7 +20,8 @@ class Task(NamedTuple):
     """What is optimised: E[r] − beta·KL(π‖reference) over responses of at most max_new_tokens ids.
 
     A response ends with one of stop_ids, and is worth what the reward model says at its last token; one that is still
-    going after max_new_tokens is worth missing_end_score. vocabulary: number of ids, all of them possible everywhere.
+    going after max_new_tokens is worth missing_end_score. vocabulary: number of ids, all of them possible everywhere
+    but those in `unused`.
     """
 
     beta: float
@@ -28,6 +29,7 @@ class Task(NamedTuple):
     missing_end_score: float
     stop_ids: tuple[int, ...]
     vocabulary: int
+    unused: tuple[int, ...] = ()
 
     def beginnings(self) -> Iterator[tuple[Tensor, bool]]:
         """Blocks of texts (n, length) that have not ended, shorter ones first, and whether the next id is the last."""
@@ -38,7 +40,12 @@ class Task(NamedTuple):
     @property
     def going(self) -> tuple[int, ...]:
         """The ids that do not end a response."""
-        return tuple(i for i in range(self.vocabulary) if i not in self.stop_ids)
+        return tuple(i for i in self.ids if i not in self.stop_ids)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The possible ones."""
+        return tuple(i for i in range(self.vocabulary) if i not in self.unused)
 
 
 @functools.lru_cache(maxsize=8)
@@ -53,7 +60,7 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
     A block has, for each of a number of beginnings, its continuation by every stop id, and where the next id is the
     last by every other one too.
     """
-    stops, going = list(task.stop_ids), list(task.going)
+    stops, going, possible = list(task.stop_ids), list(task.going), list(task.ids)
     reached, texts_before = torch.zeros(1, dtype=torch.float64), 0
     deeper: list[Tensor] = []
     length = 0
@@ -64,7 +71,7 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
         whole += reached[texts_before : texts_before + len(texts), None]
         texts_before += len(texts)
         if last:
-            yield whole.flatten()
+            yield whole[:, possible].flatten()
         else:
             deeper.append(whole[:, going].flatten())
             yield whole[:, stops].flatten()
@@ -81,7 +88,7 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
         if last:
             whole = worth.new_full((len(texts), task.vocabulary), task.missing_end_score)
             whole[:, stops] = worth
-            worth = whole
+            worth = whole[:, list(task.ids)]
         yield worth.flatten()
 
 

@@ -15,43 +15,55 @@ CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a proces
 
 
 def linear_logprobs(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, temperature: float, with_entropy: bool
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    temperature: float,
+    with_entropy: bool,
+    unused: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(hidden · weightᵀ / temperature) at each target (N,), and that distribution's entropy (N,) or None.
 
-    hidden: (N, D); weight: (V, D); targets: (N,) int64, each below V. Both results in nats, at least float32; the
-    entropy carries no gradient. Products are in autocast's type where that is on. The backward pass, once, computes
-    the logits anew: for a third more work at the head it keeps (N,) numbers instead of (N, V).
+    hidden: (N, D); weight: (V, D); targets: (N,) int64, each below V. unused: (V,) bool, True on ids whose logits are
+    −inf whatever the product. Both results in nats, at least float32; the entropy carries no gradient. Products are in
+    autocast's type where that is on. The backward pass, once, computes the logits anew: for a third more work at the
+    head it keeps (N,) numbers instead of (N, V).
     Raises ValueError if shapes differ or temperature <= 0.
     """
     _check("linear_logprobs", hidden, weight, targets)
     if temperature <= 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    return _LinearLogprobs.apply(hidden, weight, targets, temperature, with_entropy)
+    return _LinearLogprobs.apply(hidden, weight, targets, temperature, with_entropy, unused)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, unused: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(−Σ log p of the targets in nats, how many targets are the likeliest token), as two scalars.
 
     Shapes, types and errors as linear_logprobs at temperature 1. What the loss does to each log-probability is known
     beforehand here, so the gradient is found in the same pass as the loss: no logits are computed twice.
     """
     _check("linear_cross_entropy", hidden, weight, targets)
-    return _LinearCrossEntropy.apply(hidden, weight, targets)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, unused)
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, with_entropy):
+    def forward(ctx, hidden, weight, targets, temperature, with_entropy, unused):
         rows, matrix = _in_compute_type(hidden, weight)
         logprobs, entropies = [], []
         for part in _parts(len(rows), weight):
-            logp = _log_softmax(rows[part], matrix, temperature)
+            logp = _log_softmax(rows[part], matrix, temperature, unused)
             logprobs.append(logp.gather(1, targets[part, None]).squeeze(1))
             if with_entropy:
-                entropies.append(-torch.linalg.vecdot(logp.exp(), logp))
+                p = logp.exp()
+                if unused is not None:
+                    logp.masked_fill_(unused, 0.0)  # 0 · log 0 = 0
+                entropies.append(-torch.linalg.vecdot(p, logp))
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature, ctx.compute_type = temperature, matrix.dtype
+        ctx.temperature, ctx.compute_type, ctx.unused = temperature, matrix.dtype, unused
         entropy = torch.cat(entropies) if with_entropy else None
         if with_entropy:
             ctx.mark_non_differentiable(entropy)
@@ -64,24 +76,24 @@ class _LinearLogprobs(torch.autograd.Function):
         rows, matrix = hidden.to(ctx.compute_type), weight.to(ctx.compute_type)
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
         for part in _parts(len(rows), weight):
-            p = _log_softmax(rows[part], matrix, ctx.temperature).exp_()
+            p = _log_softmax(rows[part], matrix, ctx.temperature, ctx.unused).exp_()
             # d logp / d logits = (onehot(target) − p) / temperature
             factor = (grad[part] / ctx.temperature)[:, None]
             slope = p.mul_(-factor).scatter_add_(1, targets[part, None], factor)
             gradients.add(part, slope.to(matrix.dtype), matrix)
-        return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), None, None, None
+        return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), None, None, None, None
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets):
+    def forward(ctx, hidden, weight, targets, unused):
         rows, matrix = _in_compute_type(hidden, weight)
         # gradients are those of the sum: of the mean they would be too small for float16
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
         total = torch.zeros((), dtype=at_least_float32(rows[:0]).dtype, device=rows.device)
         right = torch.zeros((), dtype=torch.int64, device=rows.device)
         for part in _parts(len(rows), weight):
-            logp = _log_softmax(rows[part], matrix, 1.0)
+            logp = _log_softmax(rows[part], matrix, 1.0, unused)
             picked = logp.gather(1, targets[part, None])
             total -= picked.sum()
             right += (picked.squeeze(1) >= logp.amax(1)).sum()
@@ -100,6 +112,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return (
             None if rows is None else (rows * grad).to(ctx.types[0]),
             None if weight is None else (weight * grad).to(ctx.types[1]),
+            None,
             None,
         )
 
@@ -129,10 +142,12 @@ class _Gradients:
         return None if self.weight is None else self.weight.to(dtype)
 
 
-def _log_softmax(rows: Tensor, matrix: Tensor, temperature: float) -> Tensor:
-    """(n, V) nats in at least float32, for whoever calls to write over."""
+def _log_softmax(rows: Tensor, matrix: Tensor, temperature: float, unused: Tensor | None) -> Tensor:
+    """(n, V) nats in at least float32, −inf for unused ids, for whoever calls to write over."""
     with torch.autocast(rows.device.type, enabled=False):
         logits = rows @ matrix.t()
+    if unused is not None:
+        logits.masked_fill_(unused, float("-inf"))
     wide = at_least_float32(logits[:0]).dtype
     if temperature != 1:
         logits = logits.to(wide).div_(temperature)

@@ -19,7 +19,8 @@ class GPTConfig:
     sliding_window: tokens that a token sees in the layers from max_window_layers on. Attention here is never cut, so
     a window must be no shorter than the run's longest sequence. model_type: Hugging Face's name, where a shape has two.
     dropout: on the residual branches and embeddings; context: tokens of the longest sequence, 0: as many as the model
-    has positions. Both belong to a run, so they are not in config.json.
+    has positions; unused_ids: those that the tokenizer has no piece for (see heads.Vocabulary). These three belong to a
+    run, so they are not in config.json.
     Raises ValueError on shapes that cannot be built.
     """
 
@@ -47,6 +48,7 @@ class GPTConfig:
     model_type: str = ""
     dropout: float = 0.0
     context: int = 0
+    unused_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name, least in (("vocab_size", 0), ("num_attention_heads", 1), ("num_key_value_heads", 1), ("head_dim", 0)):
@@ -78,6 +80,9 @@ class GPTConfig:
                 f"context={self.context}: the model knows {self.max_position_embeddings} positions "
                 "(max_position_embeddings); set a context from 1 to that, or null for all"
             )
+        object.__setattr__(self, "unused_ids", tuple(self.unused_ids))
+        if any(not 0 <= i < self.vocab_size for i in self.unused_ids):
+            raise ValueError(f"model: unused_ids must lie in 0 … {self.vocab_size - 1}, got {self.unused_ids}")
         if self.sliding_window is not None and self.sliding_window < self.longest:
             raise ValueError(
                 f"model: a sliding_window of {self.sliding_window} tokens is shorter than the context of "
@@ -136,7 +141,7 @@ class GPTConfig:
         Raises ValueError for a combination that no architecture has.
         """
         fields = asdict(self)
-        for of_the_run in ("dropout", "context"):
+        for of_the_run in ("dropout", "context", "unused_ids"):
             fields.pop(of_the_run)
         return hf.written(fields, architecture)
 

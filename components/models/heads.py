@@ -15,6 +15,30 @@ from components.models.lora import Adaptable
 from components.models.shards import in_shards
 
 
+class Vocabulary(nn.Linear):
+    """The output matrix: hidden states (…, D) → logits (…, V), −inf for the config's unused_ids.
+
+    A vocabulary may be padded beyond the tokenizer's, or have holes. An id without a piece is never sampled and is
+    left out of every log-probability, so that what is sampled from is what is trained: the first ratio is 1.
+    unused: (V,) bool, True on those ids, or None where every id has a piece.
+    """
+
+    unused: Tensor | None
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config.hidden_size, config.vocab_size, bias=False)
+        unused = None
+        if config.unused_ids:  # real also while weights are still to come (on the device meta)
+            unused = torch.zeros(config.vocab_size, dtype=torch.bool, device="cpu")
+            unused[torch.tensor(config.unused_ids, device="cpu")] = True
+        self.register_buffer("unused", unused, persistent=False)
+
+    def forward(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
+        """By another copy of the matrix where one is given."""
+        logits = nn.functional.linear(hidden, self.weight if weight is None else weight)
+        return logits if self.unused is None else logits.masked_fill(self.unused, float("-inf"))
+
+
 class CausalLM(Adaptable):
     """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, to share."""
 
@@ -22,7 +46,7 @@ class CausalLM(Adaptable):
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
         super().__init__(config, trunk or GPT(config))
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.lm_head = Vocabulary(config)
         self.tie()
 
     def tie(self) -> None:
@@ -36,7 +60,7 @@ class CausalLM(Adaptable):
 
     def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
         """(…, D) hidden states → (…, V) logits; by another copy of the head's matrix where one is given."""
-        return self.lm_head(hidden) if weight is None else nn.functional.linear(hidden, weight)
+        return self.lm_head(hidden, weight)
 
     def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype) -> KVCache:
         """Room for `size` tokens of as many texts as there are starts (see KVCache); products in `dtype`.
@@ -61,8 +85,8 @@ class CausalLM(Adaptable):
             return self.head(hidden.to(cache.head.dtype), cache.head)
 
     def through_head(self, function: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """function(hidden, the head's matrix (V, D), …): for what never needs all logits at once."""
-        return function(hidden, self.lm_head.weight, *args, **kwargs)
+        """function(hidden, the head's matrix (V, D), …, unused=…): for what never needs all logits at once."""
+        return function(hidden, self.lm_head.weight, *args, unused=self.lm_head.unused, **kwargs)
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
         """(B, T) ids → (B, T, V) logits."""

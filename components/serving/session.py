@@ -140,8 +140,7 @@ class ChatSession:
         count = 0
         for token in stream(self.model, prompt, sampling, stop_ids=self.tokenizer.stop_ids, generator=generator):
             count += 1
-            # a vocabulary may be padded beyond the tokenizer's: such an id stands for no text
-            if token < self.tokenizer.vocab_size and (piece := decoder.push(token)):
+            if piece := decoder.push(token):
                 yield piece
         self.cut = count == room
         if rest := decoder.flush():

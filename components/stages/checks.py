@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -109,13 +109,25 @@ def check_no_dropout(networks: Mapping[str, nn.Module]) -> str:
     return "no dropout"
 
 
-def check_responses(ids: Tensor, mask: Tensor, finished: Tensor, *, vocab_size: int, stop_ids: Collection[int]) -> str:
-    """Drawn ids (N, R) are in the vocabulary; finished responses hold one stop token, at the end, others none."""
+def check_responses(
+    ids: Tensor,
+    mask: Tensor,
+    finished: Tensor,
+    *,
+    vocab_size: int,
+    stop_ids: Collection[int],
+    unused_ids: Sequence[int] = (),
+) -> str:
+    """Sampled ids (N, R) are in the vocabulary and none is unused; finished responses hold one stop token, at the end,
+    others none."""
     real = ids[mask]
     if len(real) and not 0 <= int(real.min()) <= int(real.max()) < vocab_size:
         raise SelfCheckError(
             f"self-check: drawn ids lie in {int(real.min())} … {int(real.max())}, expected 0 … {vocab_size - 1}"
         )
+    unused = real[torch.isin(real, real.new_tensor(unused_ids))]
+    if len(unused):
+        raise SelfCheckError(f"self-check: the id {int(unused[0])} was sampled, which the tokenizer has no piece for")
     stops = torch.isin(ids, ids.new_tensor(sorted(stop_ids))) & mask
     at_the_end = stops.gather(1, last_index(mask)[:, None]).squeeze(1)
     wrong = (stops.sum(1) != finished.long()) | (at_the_end != finished)

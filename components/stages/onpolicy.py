@@ -289,6 +289,7 @@ class OnPolicy(Stage):
                 known["mask"],
                 known["finished"],
                 vocab_size=self.policy.config.vocab_size,
+                unused_ids=self.policy.config.unused_ids,
                 stop_ids=self.stop_ids,
             ),
             check_score_places(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),

@@ -56,7 +56,8 @@ class Pretrain(Stage):
         self.record_rates("train")
         if self.fresh and self.trainer.fit_loop.total_batch_idx == 0 and "train/loss" in self.trainer.callback_metrics:
             first = float(self.trainer.callback_metrics["train/loss"])
-            self.tell(check_initial_loss(first, self.model.config.vocab_size))
+            config = self.model.config
+            self.tell(check_initial_loss(first, config.vocab_size - len(config.unused_ids)))
         return share
 
     def on_validation_epoch_end(self) -> None:

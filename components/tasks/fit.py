@@ -86,6 +86,10 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> L.LightningModule:
     """The LightningModule, with what only the run knows given to constructors that ask for it."""
+    shape = cfg.stage.get("model", {}).get("config")
+    if shape is not None:  # of a fresh model; one that is read has its tokenizer beside it
+        with open_dict(cfg):
+            shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
     known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
     asked = schema_of(get_class(cfg.stage._target_)).types
     stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})

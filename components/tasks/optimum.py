@@ -40,7 +40,12 @@ def optimum(cfg: DictConfig) -> None:
     world = make_world(dict(cfg.world))
     reward = instantiate(cfg.stage.reward)()
     task = exact.Task(
-        cfg.stage.beta, cfg.stage.max_new_tokens, cfg.stage.missing_end_score, tokenizer.stop_ids, tokenizer.vocab_size
+        cfg.stage.beta,
+        cfg.stage.max_new_tokens,
+        cfg.stage.missing_end_score,
+        tokenizer.stop_ids,
+        tokenizer.vocab_size,
+        tokenizer.unused_ids(tokenizer.vocab_size),
     )
     questions = [question.text for question in world.questions("train")]
     methods = [name for name in cfg.reads if name not in NOT_METHODS]

@@ -77,9 +77,12 @@ class Codec(Protocol):
         """What transformers' AutoTokenizer reads the same tokenizer from, by file name."""
 
     def bytes_of(self, token_id: int, skip_special: bool) -> bytes:
-        """UTF-8 bytes of one id. Raises TokenizerError for an id outside the vocabulary."""
-        if not 0 <= token_id < len(self.pieces):
+        """UTF-8 bytes of one id: none for an id without a piece, as a padded vocabulary has. Raises TokenizerError for
+        a negative one."""
+        if token_id < 0:
             raise TokenizerError(f"id {token_id} is outside the vocabulary (0 to {len(self.pieces) - 1})")
+        if token_id >= len(self.pieces):
+            return b""
         if not skip_special and self.pieces[token_id] in self.special_ids:
             return self.pieces[token_id].encode()
         return self.spelling[token_id]

@@ -124,7 +124,12 @@ class FastCodec(Codec):
             token | {"content": self._marker(token["id"]) if token["special"] else token["content"]}
             for token in self._json["added_tokens"]
         ]
-        tokenizer = _build(self._json | {"added_tokens": renamed})
+        model = self._json["model"]
+        if isinstance(model["vocab"], dict):  # the package gives new tokens the ids from the number of pieces on, so
+            taken = set(model["vocab"].values())  # a hole in the ids would let one have the id of another piece
+            fill = {self._marker(i): i for i in range(len(self.pieces)) if i not in taken}
+            model = model | {"vocab": model["vocab"] | fill}
+        tokenizer = _build(self._json | {"added_tokens": renamed, "model": model})
         return tokenizer, {tokenizer.token_to_id(token["content"]): token["id"] for token in renamed}
 
     def _marker(self, token_id: int) -> str:

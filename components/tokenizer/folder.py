@@ -3,6 +3,7 @@
 tokenizer.json first; a tokenizer.model made here is read exactly; any other as transformers' LlamaTokenizer reads it.
 """
 
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -40,6 +41,22 @@ class Contents(NamedTuple):
     codec: Codec
     chat_template: str
     stop_ids: tuple[int, ...]
+
+
+def is_present(folder: Path) -> bool:
+    """Whether the folder holds a tokenizer."""
+    return any((folder / name).exists() for name in (FAST_FILE, MODEL_FILE))
+
+
+def content(folder: Path) -> str:
+    """sha256 of all that decides the folder's tokenizer: equal ones need to be read only once."""
+    names = (FAST_FILE, MODEL_FILE, CONFIG_FILE, SPECIALS_FILE, ADDED_FILE, TEMPLATE_FILE)
+    files = [folder / name for name in (*names, "config.json", "generation_config.json")]
+    digest = hashlib.sha256()
+    for file in [*files, *sorted((folder / MORE_TEMPLATES).glob("*"))]:
+        if file.is_file():
+            digest.update(f"{file.name} {file.stat().st_size} ".encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def read(folder: Path) -> Contents:

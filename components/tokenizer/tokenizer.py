@@ -82,11 +82,17 @@ class Tokenizer:
         return [] if self.bos_id is None else [self.bos_id]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:
-        """Text of ids; specials are left out, or shown by name. Bytes that are no UTF-8 become U+FFFD.
+        """Text of ids; specials are left out, or shown by name. Bytes that are no UTF-8 become U+FFFD; an id without a
+        piece spells nothing.
 
-        Raises TokenizerError for an id outside the vocabulary.
+        Raises TokenizerError for a negative id.
         """
         return self.codec.decode(ids, skip_special)
+
+    def unused_ids(self, size: int) -> tuple[int, ...]:
+        """The ids below `size`, a model's number of rows, that stand for no piece."""
+        pieces = self.codec.pieces
+        return tuple(i for i in range(size) if i >= len(pieces) or not pieces[i])
 
     def render(self, messages: Sequence[Mapping]) -> Rendered:
         """A conversation by the chat template.

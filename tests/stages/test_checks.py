@@ -187,6 +187,6 @@ def test_the_ids_that_stop_are_those_of_the_stage():
 
 
 def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
-    with pytest.raises(SelfCheckError, match="the id 3 was sampled"):
+    with pytest.raises(SelfCheckError, match="the id 7 was sampled"):
         checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[3, 7])
     checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[6])

@@ -45,6 +45,7 @@ class RecordData(LightningDataModule):
 
     normalise: ClassVar[Callable[[Any], Record]]  # of components.data.formats
     features: ClassVar[datasets.Features]  # columns that `tokenised` gives
+    columns: ClassVar[tuple[str, ...] | None] = None  # of tables, all that `normalise` reads; None: any may matter
 
     def __init__(
         self,
@@ -113,9 +114,9 @@ class RecordData(LightningDataModule):
     def sources(self) -> list[tuple[Source, float]]:
         """Sources and their weights."""
         if self.path is not None:
-            return [(open_source(str(self.path), selection=self.selection), 1.0)]
+            return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
         if self.mixture:
-            return [_part(i, part, self.root) for i, part in enumerate(self.mixture)]
+            return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
         if self.world is not None:
             return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
         raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
@@ -272,7 +273,7 @@ class RecordData(LightningDataModule):
                 )
 
 
-def _part(number: int, part: dict[str, Any], root: str | None) -> tuple[Source, float]:
+def _part(number: int, part: dict[str, Any], root: str | None, columns: tuple[str, ...] | None) -> tuple[Source, float]:
     unknown = set(part) - {"path", "weight", "name", *Selection._fields}
     weight, name = part.get("weight"), part.get("name")
     if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
@@ -286,7 +287,7 @@ def _part(number: int, part: dict[str, Any], root: str | None) -> tuple[Source, 
         if name is None or not Path(path).is_dir():
             raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder called as this part, {name}")
     selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
-    return open_source(path, name, selection=selection, remedy=remedy), float(weight)
+    return open_source(path, name, selection=selection, columns=columns, remedy=remedy), float(weight)
 
 
 def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:

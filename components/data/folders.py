@@ -1,14 +1,17 @@
 """Which files of a folder hold a split of a data set: as its README.md declares, as the Hub's, or by their names."""
 
+import json
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import datasets
+import yaml
+from datasets.data_files import sanitize_patterns
 
 from components.data.errors import SourceError
 
-SUFFIXES = (".txt", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")  # none ends another
+SUFFIXES = (".txt", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet", ".arrow")  # none ends another
+ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}  # what tools write about the data beside it
 
 
 class Selection(NamedTuple):
@@ -55,29 +58,54 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
 
 
 def _split(folder: Path, selection: Selection, split: str) -> list[Path]:
-    """The files of one split; of a folder where none is called train, all belong to it."""
-    declared = _declared(folder, selection.subset).get(split)
-    if declared:
-        return declared
-    found = _readable(_within(folder, selection.subset))
+    """The files of one split, as README.md declares them, or else by their names."""
+    config = _config(folder, selection.subset)
+    inside = folder / str(config.get("data_dir") or "")
+    declared = _declared(inside, config["data_files"], split) if "data_files" in config else []
+    return declared or _named(inside if config else _within(folder, selection.subset), split)
+
+
+def _named(folder: Path, split: str) -> list[Path]:
+    """The files of one split by their names and folders; where none is called train, all belong to it."""
+    found = _readable(folder)
     named = [path for path in found if path.name.startswith(split) or split in path.relative_to(folder).parts[:-1]]
     return named or (found if split == "train" else [])
 
 
-def _declared(folder: Path, subset: str | None) -> dict[str, list[Path]]:
-    """Files by split, as the head of README.md assigns them to the configuration: what the Hub goes by."""
+def _config(folder: Path, subset: str | None) -> dict[str, Any]:
+    """What the head of README.md says of a configuration, which is what the Hub goes by; {} where it names none.
+
+    Without a name it is the one marked default, the one called default, or the only one.
+    """
     readme = folder / "README.md"
     head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL) if readme.is_file() else None
-    if not head or not re.search(r"^configs:", head[1], re.MULTILINE):
-        return {}
     try:
-        found = datasets.load_dataset_builder(str(folder), subset).config.data_files or {}
-    except FileNotFoundError:  # a copy of a part; the names of its files say which
-        return {}
-    except ValueError as error:
-        said = " ".join(str(error).split())
-        raise SourceError(f"{readme}: {said}. data.subset names one of them") from None
-    return {str(split): sorted(map(Path, files)) for split, files in found.items()}
+        configs = yaml.safe_load(head[1]).get("configs", []) if head else []
+        named = {str(config.get("config_name", "default")): config for config in configs}
+    except (yaml.YAMLError, AttributeError, TypeError) as error:
+        raise SourceError(f"{readme}: cannot be read as a data set's card ({' '.join(str(error).split())})") from None
+    marked = [name for name, config in named.items() if config.get("default") is True or name == "default"]
+    name = subset or (marked[0] if marked else next(iter(named)) if len(named) == 1 else None)
+    if named and name not in named:
+        got = f"no configuration {subset!r}" if subset else "no default configuration"
+        raise SourceError(f"{readme}: {got} among {', '.join(named)}. data.subset=<name> chooses one of them")
+    return named[name] if named else {}
+
+
+def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:
+    """The files that a card assigns to a split by patterns within the folder, whatever that is called.
+
+    As on the Hub, ** at the end is any depth. Of a copy of a part they may be missing: then there are none.
+    """
+    try:
+        patterns = [str(pattern) for pattern in sanitize_patterns(data_files).get(split, [])]
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{folder}/README.md: {' '.join(str(error).split())}") from None
+    for pattern in patterns:
+        if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
+            raise SourceError(f"{folder}/README.md: assigns {pattern} to {split}, expected files of its own folder")
+    globs = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns]
+    return sorted({path for one in globs for path in folder.glob(one) if path.is_file() and suffix(path)})
 
 
 def _within(folder: Path, subset: str | None) -> Path:
@@ -96,6 +124,22 @@ def _within(folder: Path, subset: str | None) -> Path:
 def _readable(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.rglob("*") if path.is_file() and suffix(path))
     found = [path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+    for state in [path for path in found if path.name == "state.json"]:
+        listed = _saved(state)
+        found = [path for path in found if path.parent != state.parent or path in listed]
+    found = [path for path in found if path.name not in ABOUT]
     if not found:
         raise SourceError(f"{folder}: no data in this folder, expected files of {', '.join(SUFFIXES)}")
     return found
+
+
+def _saved(state: Path) -> list[Path]:
+    """The files of a data set that `datasets` saved to disk, of which others beside them are no part."""
+    try:
+        files = [state.parent / one["filename"] for one in json.loads(state.read_text(encoding="utf-8"))["_data_files"]]
+    except (ValueError, LookupError, TypeError) as error:
+        raise SourceError(f"{state}: not the list of files of a saved data set ({error!r})") from None
+    for file in files:
+        if not file.is_file():
+            raise SourceError(f"{state}: names {file.name}, which is not there. Copy the folder again")
+    return files

@@ -21,11 +21,11 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 def text(row: Any) -> Record:
     """{"text"}, or {"content"} where there is none (files of code) -> {"text": str}, not empty."""
-    row = _fields(row, '{"text": …}')
-    field = "text" if "text" in row else "content"
-    if field not in row:
+    fields = _fields(row, '{"text": …}')
+    field = "text" if "text" in fields else "content"
+    if field not in fields:
         raise FormatError('a field "text" or "content"', _names(row))
-    value = _string(row, field)
+    value = _string(fields, field)
     if not value:
         raise FormatError(f'a non-empty "{field}"', "an empty string")
     return {"text": value}
@@ -224,4 +224,6 @@ def _ranks(value: Any, expected: int) -> list[float]:
 
 
 def _names(row: Record) -> str:
-    return "fields " + ", ".join(map(repr, row)) if row else "no fields"
+    empty = [f'; "{name}" is null' for name, value in row.items() if value is None]
+    names = ", ".join(repr(name) for name, value in row.items() if value is not None)
+    return (f"fields {names}" if names else "no fields") + "".join(empty)

@@ -23,7 +23,7 @@ def load(path: str, split: str, *, subset: str | None, files: str | None, remedy
     parts = NAME.fullmatch(path)
     assert parts, path
     advice = (
-        f"{remedy} (.txt, .json, .jsonl, the two with .gz, or .parquet, in folders as the Hub's; no such local path "
+        f"{remedy} (in folders as the Hub's, of the kinds of files that are read; no such local path "
         "exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
     )
     if not huggingface_hub.constants.HF_HUB_OFFLINE and not reachable():

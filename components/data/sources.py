@@ -14,15 +14,17 @@ import os
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import datasets
+import pyarrow as pa
 
 from components.data import hub, trees
+from components.data.columns import BATCH, arrow_rows, openable, parquet_rows, rows_of
 from components.data.errors import FormatError, SourceError
 from components.data.folders import SUFFIXES, Selection, files_of, suffix
 from components.data.formats import Record
@@ -51,21 +53,29 @@ class Source:
 
 
 def open_source(
-    path: str, name: str | None = None, *, selection: Selection = EVERYTHING, remedy: str = hub.LOCAL_COPY
+    path: str,
+    name: str | None = None,
+    *,
+    selection: Selection = EVERYTHING,
+    columns: Collection[str] | None = None,
+    remedy: str = hub.LOCAL_COPY,
 ) -> Source:
     """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which selection is read.
 
-    A .txt file is one document, line breaks kept (`sample_by="document"` in `datasets`). A folder is read
-    whole, in the order of its files' names, except that where some are called train*, only those are.
-    remedy: what an error advises where the Hub is out of reach.
+    What is there by that name comes before the Hub. A .txt file is one document, line breaks kept
+    (`sample_by="document"` in `datasets`). A folder is read whole, in the order of its files' names, except that
+    where some are called train*, only those are. columns: of tables, the only ones to open; None opens all that
+    can be. remedy: what an error advises where the Hub is out of reach. Rows raise SourceError where there are none.
     """
     if selection.files is not None and selection.held_out_split is not None:
         raise SourceError("data.files and data.held_out_split: got both, expected one: files are all trained on")
-    place = Path(path).expanduser()
+    place = _place(path)
     if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
         raise SourceError(f"{path[:60]!r}…: no path: expected at most {LONGEST_PATH} bytes and no zero byte")
     held_out: list[Path] = []
     if place.is_dir():
+        if hub.NAME.fullmatch(path):
+            logger.info("%s: the local folder is read, not a data set of that name on the Hub", path)
         files, held_out = files_of(place, selection)
     elif place.exists():
         files = [place]
@@ -73,13 +83,15 @@ def open_source(
             raise SourceError(f"{place}: unknown kind of file, expected one of {', '.join(SUFFIXES)}")
     elif hub.NAME.fullmatch(path) and suffix(place) is None:
         identity = digest(["hub", path, *selection])
-        return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, remedy))
+        return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
     else:
         raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
     return Source(
         name or place.name,
         lambda: _digest_of_files(files, held_out, place),
-        lambda: _split_rows(_rows_of_files(files), _rows_of_files(held_out) if held_out else None),
+        lambda: _split_rows(
+            _rows_of_files(files, place, columns), _rows_of_files(held_out, place, columns) if held_out else None
+        ),
     )
 
 
@@ -155,19 +167,34 @@ def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iter
             yield row._replace(held_out=is_held_out)
 
 
-def _rows_of_files(files: list[Path]) -> Iterator[Row]:
+def _place(path: str) -> Path:
+    """The path as it is typed, where something is there; or else with ~ as the home folder."""
+    place = Path(path)
+    try:
+        return place if place.exists() else place.expanduser()
+    except (OSError, RuntimeError):  # a link to itself; nobody of that name
+        return place
+
+
+def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | None) -> Iterator[Row]:
     readers = {
         ".txt": _text_rows,
         ".json": _json_rows,
         ".json.gz": _line_rows,
         ".jsonl": _line_rows,
         ".jsonl.gz": _line_rows,
-        ".parquet": _parquet_rows,
+        ".parquet": functools.partial(_table_rows, "parquet", parquet_rows, columns),
+        ".arrow": functools.partial(_table_rows, "arrow", arrow_rows, columns),
     }
+    empty = True
     for file in files:
         if not file.stat().st_size:
             raise SourceError(f"{file}: the file is empty. Remove it, or set data.path to another")
-        yield from readers[suffix(file)](file)
+        for row in readers[suffix(file)](file):
+            empty = False
+            yield row
+    if empty:
+        raise SourceError(f"{place}: no records in it. Set data.path to a file or folder that has some")
 
 
 def _text_rows(file: Path) -> Iterator[Row]:
@@ -244,24 +271,29 @@ def _decode_file(file: Path) -> str:
         ) from None
 
 
-def _parquet_rows(file: Path) -> Iterator[Row]:
+def _table_rows(
+    kind: str, reader: Callable[..., Iterator[Record]], columns: Collection[str] | None, file: Path
+) -> Iterator[Row]:
     try:
-        with quiet_progress():
-            table = datasets.load_dataset("parquet", data_files=str(file), split="train")
-    except Exception as error:
-        raise SourceError(f"{file}: not a readable parquet file ({_cause(error)}). Fetch it again") from None
-    for number, value in enumerate(table, 1):
-        yield Row(f"{file}: row {number}", value)
+        for number, value in enumerate(reader(file, columns), 1):
+            yield Row(f"{file}: row {number}", value)
+    except (ValueError, OSError, pa.ArrowException) as error:
+        raise SourceError(f"{file}: not a readable {kind} file ({_cause(error)}). Fetch it again") from None
 
 
-def _hub_rows(path: str, selection: Selection, remedy: str) -> Iterator[Row]:
+def _hub_rows(path: str, selection: Selection, columns: Collection[str] | None, remedy: str) -> Iterator[Row]:
     def rows(split: str) -> Iterator[Row]:
         try:
             with quiet_progress():
                 table = hub.load(path, split, subset=selection.subset, files=selection.files, remedy=remedy)
         except Exception as error:
             raise SourceError(f"{path}: {_cause(error)}") from None
-        for number, value in enumerate(table, 1):
+        schema = table.data.schema
+        opened = [name for name in openable(schema) if columns is None or name in columns]
+        batches = table.select_columns(opened).with_format("arrow").iter(BATCH)
+        if not len(table):
+            raise SourceError(f"{path}: no records in its split {split}. data.split=… names another")
+        for number, value in enumerate(rows_of(batches, schema), 1):
             yield Row(f"{path}: row {number} of {split}", value)
 
     return _split_rows(rows(selection.split), rows(selection.held_out_split) if selection.held_out_split else None)

@@ -35,6 +35,7 @@ class TextData(RecordData):
 
     normalise = staticmethod(formats.text)
     features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
+    columns = ("text", "content")
 
     def __init__(
         self,

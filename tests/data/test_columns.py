@@ -76,7 +76,7 @@ def test_a_readme_assigns_files_to_splits_by_patterns_within_its_folder(tmp_path
     assert of(held_out_split="test") == ["d.parquet", "data/a.parquet", "data/deep/b.parquet", "held.parquet"]
     assert of(subset="two") == ["other/c.parquet"]
     assert of(subset="three") == ["data/deep/b.parquet"]
-    with pytest.raises(SourceError, match=r"README\.md: .*'four'.*one, two, three.*data\.subset"):
+    with pytest.raises(SourceError, match=r"README\.md: .*'four' among one, two, three.*data\.subset"):
         of(subset="four")
 
 
@@ -192,7 +192,7 @@ def test_a_value_that_is_not_utf8_is_one_malformed_row(tmp_path):
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(pa.table([["x"], ["y"]], names=["text", "text"]), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"a\.parquet: two columns are called text"):
+    with pytest.raises(SourceError, match=r"a\.parquet: .*two columns are called text"):
         texts(tmp_path / "a.parquet")
 
 

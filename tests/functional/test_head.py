@@ -37,6 +37,22 @@ def test_log_probabilities_and_entropy_by_hand():
     assert right.item() == 1
 
 
+def test_a_target_that_ties_for_the_likeliest_counts_its_share_of_a_fair_choice(chunk):
+    """Logits rounded to bf16 often tie; to count each tie as correct would credit rounding."""
+    hidden = torch.eye(4)
+    weight = torch.tensor(
+        [[1.0, 0.0, 0.0, 5.0], [1.0, 0.0, 3.0, 5.0], [0.0, 0.0, 3.0, 0.0], [0.0, 0.0, 3.0, 4.99]], dtype=torch.bfloat16
+    )
+    # two of four tie, four of four, three of four, and 4.99 rounds to 5: three of four again
+    _, correct = linear_cross_entropy(hidden.bfloat16(), weight, torch.tensor([0, 2, 0, 3]))
+    assert correct.item() == pytest.approx(1 / 2 + 1 / 4 + 0 + 1 / 3)
+
+
+def test_a_model_that_knows_nothing_is_as_accurate_as_chance():
+    _, correct = linear_cross_entropy(torch.zeros(20, 3), torch.ones(8, 3), torch.arange(20) % 8)
+    assert correct.item() == pytest.approx(20 / 8)
+
+
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_chunks_compute_what_whole_logits_compute(chunk, temperature):
     hidden, weight, targets = case()

@@ -18,7 +18,7 @@ LONGER = 16  # tokens that a continuation may be longer than the text it replace
 def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
     """Mean −log p of the batch's counted targets, in nats; only their places pass through the head.
 
-    Metrics: accuracy (share of targets that are the likeliest token), bytes_per_token.
+    Metrics: accuracy (share of targets that are the likeliest token; ties share it), bytes_per_token.
     """
     hidden, targets = model.hidden(batch.input_ids, batch.layout), batch.targets[batch.mask]
     nats, right = model.through_head(linear_cross_entropy, hidden[batch.mask], targets)

@@ -22,7 +22,7 @@ class Pretrain(Stage):
     loss              mean −log p per token, nats; starts near ln V, falls fast, then slowly
     perplexity        exp(loss)
     bits_per_byte     loss / ln 2 / bytes per token; comparable across tokenizers
-    accuracy          share of tokens that were the likeliest
+    accuracy          share of tokens that were the likeliest; where t tie for it, each counts 1/t
     bytes_per_token   of the text read; constant but for noise
     """
 

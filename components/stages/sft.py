@@ -10,7 +10,7 @@ class SFT(Pretrain):
     loss              mean −log p per assistant token, nats; a healthy val/loss falls, then rises once it overfits
     perplexity        exp(loss)
     bits_per_byte     loss / ln 2 / bytes per token of the answers
-    accuracy          share of the assistant's tokens that were the likeliest
+    accuracy          share of the assistant's tokens that were the likeliest; where t tie for it, each counts 1/t
     bytes_per_token   of the answers read
     """
 

@@ -102,6 +102,27 @@ def test_a_long_text_is_cut_after_line_ends(text, parts):
     assert list(cut_at_lines(text, 4)) == parts
 
 
+@pytest.mark.parametrize(("longest", "parts"), [(3, 4), (5, 2), (10, 1)])
+def test_a_text_that_is_cut_begins_once_and_ends_once_and_is_counted(common, write, tok, longest, parts):
+    path = write("a.jsonl", [{"text": "abcdefghij"}, {"text": "xyz"}])
+    data = TextData(path=path, longest_document=longest, val_fraction=0.0, **common)
+    data.setup()
+    [batch] = data.train_dataloader()
+    assert int(batch.layout.segments.max()) + 1 == parts + 1
+    ids = batch.input_ids[batch.layout.real].tolist() + batch.targets[batch.mask].tolist()[-1:]
+    assert ids.count(tok.bos_id) == ids.count(tok.eos_id) == 2
+    whole = tok.document("abcdefghij")
+    pieces = [[*(place for place in range(len(ids)) if ids[place] == letter)] for letter in whole[1:-1]]
+    assert all(len(places) == 1 for places in pieces)  # nothing is lost and nothing comes twice
+    assert data.counts == Counter(records=2, tokens=len(whole) + len(tok.document("xyz")), cut=int(parts > 1))
+
+
+def test_cut_texts_are_reported(common, write, caplog):
+    path = write("a.jsonl", [{"text": "abcdefghij"}, {"text": "xyz"}])
+    TextData(path=path, longest_document=4, val_fraction=0.0, **common).setup()
+    assert "1 of 2 records cut" in caplog.text
+
+
 def test_one_long_file_still_has_something_to_validate_on(common, write):
     path = write("a.txt", "".join(f"line {i}\n" for i in range(400)))
     data = TextData(path=path, longest_document=100, **common)

@@ -39,7 +39,7 @@ class RecordData(LightningDataModule):
     processes that make batches in advance; 0 makes them in the training process. tokenizer, context (tokens
     of the longest sequence), cache_dir and seed are given by whoever runs it.
 
-    After setup: `counts` (records, malformed, truncated, dropped, tokens) and `shares` (name -> Share of the
+    After setup: `counts` (records, malformed, truncated, cut, dropped, tokens) and `shares` (name -> Share of the
     mixture).
     """
 
@@ -262,7 +262,7 @@ class RecordData(LightningDataModule):
                 share.configured,
                 share.epochs,
             )
-        for what in ("malformed", "truncated", "dropped"):
+        for what in ("malformed", "truncated", "cut", "dropped"):
             if self.counts[what]:
                 logger.warning(
                     "%s data: %d of %d records %s",

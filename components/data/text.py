@@ -26,8 +26,9 @@ class TextData(RecordData):
     Training documents, shuffled, stand in one stream, each with its end of document; row r predicts tokens
     r·context + 1 … (r + 1)·context of it from the ones before. So every token but a document's first is a
     target exactly once a pass. Rows hold one segment per document: no attention and no target crosses a
-    boundary. longest_document: characters; a longer text is cut at line ends into documents of at most that
-    (very long strings are slow to tokenise, and a text that is one file still has parts to hold out).
+    boundary. longest_document: characters; a longer text is cut at line ends into parts of at most that
+    (very long strings are slow to tokenise, and a text that is one file still has parts to hold out). Each part
+    stands as a document, but only the first begins one and only the last ends one; counts["cut"] such texts.
     document_start: of data whose rows are lines, the regular expression that the first line of a document is; the
     lines until the next one belong to it. None: a row is a document.
     num_documents: of the built-in world.
@@ -68,11 +69,16 @@ class TextData(RecordData):
             start = self.document_start
             source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))
         for row, record in super().records_of(source, counts):
-            for part in cut_at_lines(record["text"], self.longest_document):
-                yield row, {"text": part}
+            parts = list(cut_at_lines(record["text"], self.longest_document))
+            if len(parts) > 1:
+                counts["cut"] += 1
+            for place, part in enumerate(parts):
+                yield row, {"text": part, "begins": place == 0, "ends": place == len(parts) - 1}
 
     def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
         ids = self.tokenizer.document(record["text"])
+        first = 0 if record["begins"] else len(self.tokenizer.beginning)
+        ids = ids[first : len(ids) if record["ends"] else -1]
         return {"ids": ids, "tokens": len(ids)}
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:

@@ -11,10 +11,19 @@ from typing import Any
 from components.data.errors import FormatError
 from components.data.errors import kind as _kind
 from components.data.published import comparison, demonstration
+from components.data.spelling import respelled
 
 Message = dict[str, str]
 Record = dict[str, Any]
 ROLES = ("system", "user", "assistant")
+SHAPES = (  # of a demonstration, by their fields
+    ("messages",),
+    ("conversations",),
+    ("conversation",),
+    ("prompt", "completion"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+)
 _SPEAKERS = {"Human": "user", "Assistant": "assistant"}
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 
@@ -38,7 +47,10 @@ def chat(row: Any) -> Record:
     "output"}, where a non-empty input follows the instruction after an empty line; and what
     `published.demonstration` knows.
     """
-    row = demonstration(_fields(row, "a demonstration"))
+    fields = _fields(row, "a demonstration")
+    if len(_shapes(fields)) > 1:
+        return _same_of_all(fields, _shapes(fields))
+    given, row = row, demonstration(fields)
     if "messages" in row:
         dialogue = _in_turns(_messages(row["messages"], "messages"), "messages")
     elif "prompt" in row and "completion" in row:
@@ -50,7 +62,9 @@ def chat(row: Any) -> Record:
         answer = {"role": "assistant", "content": _string(row, "output")}
         dialogue = [*_instruction(row), answer]
     else:
-        raise FormatError('"messages", or "prompt" and "completion", or "instruction" and "output"', _names(row))
+        raise FormatError('"messages", or "prompt" and "completion", or "instruction" and "output"', _names(given))
+    if not any(message["content"].strip() or len(message) > 2 for message in dialogue):
+        raise FormatError("a dialogue that says something", "one of empty messages")
     if all(message["role"] != "assistant" for message in dialogue):
         raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
     return {"messages": dialogue}
@@ -64,10 +78,12 @@ def preference(row: Any) -> Record:
     turn; rankings {"prompt", "completions", "ranks"}; and what `published.comparison` knows. A string
     "category", or else "source", is kept as the record's "category", for figures by category.
     """
-    row = _fields(row, "a comparison")
+    given, row = row, _fields(row, "a comparison")
     category = row.get("category", row.get("source"))
     carried = {"category": _writable(category, "category")} if isinstance(category, str) else {}
     row = comparison(row)
+    if "completions" in row and "ranks" in row and ("chosen" in row or "rejected" in row):
+        raise FormatError('"chosen" and "rejected", or "completions" and "ranks"', "both")
     if "prompt" in row and "completions" in row and "ranks" in row:
         completions = row["completions"]
         if not isinstance(completions, list):
@@ -76,7 +92,7 @@ def preference(row: Any) -> Record:
         answers = [_completion(prompt, one, f"completions[{i}]") for i, one in enumerate(completions)]
         return {"prompt": prompt, "completions": answers, "ranks": _ranks(row["ranks"], len(answers)), **carried}
     if not ("chosen" in row and "rejected" in row):
-        raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(row))
+        raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(given))
     if "prompt" in row:
         prompt = _prompt(row["prompt"])
         pair = [_completion(prompt, row[name], name) for name in ("chosen", "rejected")]
@@ -95,7 +111,7 @@ def prompts(row: Any) -> Record:
     Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all
     that stands before the last answer.
     """
-    row = comparison(demonstration(_fields(row, "a prompt")))
+    given, row = row, comparison(demonstration(_fields(row, "a prompt")))
     if "prompt" in row:
         prompt = _prompt(row["prompt"])
     elif "messages" in row:
@@ -105,7 +121,9 @@ def prompts(row: Any) -> Record:
     elif "chosen" in row:
         prompt = _before_last_answer(_dialogue(row["chosen"], "chosen"))
     else:
-        raise FormatError('"prompt", or the fields of a demonstration or a comparison', _names(row))
+        raise FormatError('"prompt", or the fields of a demonstration or a comparison', _names(given))
+    if not prompt[-1]["content"]:
+        raise FormatError("a question that is not empty", "an empty string")
     return {"prompt": prompt, "reference": _string(row, "reference") if "reference" in row else None}
 
 
@@ -129,7 +147,22 @@ def _writable(value: str, name: str) -> str:
     return value
 
 
+def _shapes(row: Record) -> list[tuple[str, ...]]:
+    return [shape for shape in SHAPES if row.keys() >= set(shape)]
+
+
+def _same_of_all(row: Record, shapes: list[tuple[str, ...]]) -> Record:
+    """The demonstration that a row gives in several shapes, if it is the same in all."""
+    others = {name for shape in shapes for name in shape}
+    made = [chat({name: row[name] for name in row if name not in others or name in shape}) for shape in shapes]
+    if any(one != made[0] for one in made):
+        names = " and ".join(", ".join(shape) for shape in shapes)
+        raise FormatError("one demonstration in a record", f"different ones in its fields {names}")
+    return made[0]
+
+
 def _messages(value: Any, name: str) -> list[Message]:
+    value = respelled(value, name)
     if not isinstance(value, list) or not value:
         raise FormatError(f'a non-empty list of messages "{name}"', _kind(value))
     for i, message in enumerate(value):
@@ -189,7 +222,8 @@ def _completion(prompt: list[Message], value: Any, name: str) -> str:
 
 def _dialogue(value: Any, name: str) -> list[Message]:
     """Messages that end with an answer to at least one question."""
-    messages = _transcript(value, name) if isinstance(value, str) else _in_turns(_messages(value, name), name)
+    is_transcript = isinstance(value, str) and not value.lstrip().startswith("[")
+    messages = _transcript(value, name) if is_transcript else _in_turns(_messages(value, name), name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise FormatError(f'"{name}" with a question and, at its end, an answer', f"{len(messages)} turns")
     return messages

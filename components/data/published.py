@@ -7,31 +7,26 @@ where that can name it.
 from typing import Any
 
 from components.data.errors import FormatError, kind
+from components.data.spelling import SPEAKERS, respelled
 from components.data.trees import best_path
 
-_TURNS_BY = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-}
 ASKED = "TL;DR:"
 
 
 def demonstration(row: dict[str, Any]) -> dict[str, Any]:
-    """{"conversations"} (ShareGPT), {"instruction", "context"?, "response"} (Dolly) and {"prompt": {"text", "role",
-    "replies"}} (a tree of OpenAssistant's) -> messages, or instruction, input and output.
+    """{"conversations"} (ShareGPT; also called "conversation", or "messages" of {"from", "value"}), {"instruction",
+    "context"?, "response"} (Dolly) and {"prompt": {"text", "role", "replies"}} (a tree of OpenAssistant's) ->
+    messages, or instruction, input and output.
 
     Of a tree the path of best ranked replies is taken. An answer that opens conversations has lost its question
     and is left out, as Vicuna's training did.
     """
-    if "conversations" in row:
-        return {"messages": _conversation(row["conversations"])}
+    for name in ("conversations", "conversation", "messages"):
+        if name in row and (name != "messages" or _has_speakers(row[name])):
+            return {"messages": _conversation(row[name], name)}
     if "instruction" in row and "response" in row and "output" not in row:
         return {"instruction": row["instruction"], "input": row.get("context", ""), "output": row["response"]}
-    if isinstance(row.get("prompt"), dict):
+    if isinstance(row.get("prompt"), dict) and "content" not in row["prompt"]:
         return {"messages": best_path(row["prompt"])}
     return row
 
@@ -52,17 +47,29 @@ def comparison(row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def _conversation(turns: Any) -> list[dict[str, Any]]:
+def _has_speakers(turns: Any) -> bool:
+    return isinstance(turns, list) and any(isinstance(turn, dict) and "from" in turn for turn in turns)
+
+
+def _conversation(turns: Any, name: str) -> list[dict[str, Any]]:
+    turns = respelled(turns, name)
     if not isinstance(turns, list) or not turns:
-        raise FormatError('a non-empty list "conversations"', kind(turns))
-    messages = []
-    for i, turn in enumerate(turns):
-        speaker = turn.get("from") if isinstance(turn, dict) else None
-        if not isinstance(speaker, str) or speaker not in _TURNS_BY:
-            raise FormatError(f"conversations[{i}].from as one of {', '.join(_TURNS_BY)}", repr(speaker))
-        messages.append({"role": _TURNS_BY[speaker], "content": turn.get("value")})
-    orphaned = messages[0]["role"] == "assistant"
+        raise FormatError(f'a non-empty list "{name}"', kind(turns))
+    messages = [_turn(turn, f"{name}[{i}]") for i, turn in enumerate(turns)]
+    orphaned = messages[0].get("role") == "assistant"
     return messages[orphaned:]
+
+
+def _turn(turn: Any, name: str) -> dict[str, Any]:
+    if isinstance(turn, dict) and turn.get("role") is not None:
+        return turn
+    speaker = turn.get("from") if isinstance(turn, dict) else None
+    role = SPEAKERS.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    if role is None:
+        raise FormatError(f"{name}.from as one of {', '.join(SPEAKERS)}", repr(speaker))
+    if turn.get("value") is None:
+        raise FormatError(f"a string {name}.value", "null")
+    return {"role": role, "content": turn["value"]}
 
 
 def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:

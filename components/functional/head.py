@@ -4,6 +4,7 @@ The (N, V) logits never exist as a whole: neither in the forward pass nor for th
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +35,8 @@ def linear_logprobs(
     _check("linear_logprobs", hidden, weight, targets)
     if temperature <= 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    return _LinearLogprobs.apply(hidden, weight, targets, temperature, with_entropy, unused)
+    arguments = (hidden, weight, targets, temperature, with_entropy, unused)
+    return _LinearLogprobs.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
 def linear_cross_entropy(
@@ -48,12 +50,20 @@ def linear_cross_entropy(
     beforehand here, so the gradient is found in the same pass as the loss: no logits are computed twice.
     """
     _check("linear_cross_entropy", hidden, weight, targets)
-    return _LinearCrossEntropy.apply(hidden, weight, targets, unused)
+    return _LinearCrossEntropy.apply(hidden, weight, targets, unused)  # type: ignore[no-untyped-call]
 
 
 class _LinearLogprobs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, temperature, with_entropy, unused):
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        with_entropy: bool,
+        unused: Tensor | None,
+    ) -> tuple[Tensor, Tensor | None]:
         rows, matrix = _in_compute_type(hidden, weight)
         logprobs, entropies = [], []
         for part in _parts(len(rows), weight):
@@ -73,7 +83,7 @@ class _LinearLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, *_):
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         hidden, weight, targets = ctx.saved_tensors
         rows, matrix = hidden.to(ctx.compute_type), weight.to(ctx.compute_type)
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
@@ -88,7 +98,9 @@ class _LinearLogprobs(torch.autograd.Function):
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, targets, unused):
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, unused: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         rows, matrix = _in_compute_type(hidden, weight)
         # gradients are those of the sum: of the mean they would be too small for float16
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
@@ -112,7 +124,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad, _):
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
         rows, weight = ctx.saved_tensors
         return (
             None if rows is None else (rows * grad).to(ctx.types[0]),

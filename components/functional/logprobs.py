@@ -1,5 +1,7 @@
 """Log-probabilities, entropy and KL divergences of next-token distributions, in nats, in at least float32."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -19,7 +21,7 @@ class _GatherLogprobs(torch.autograd.Function):
     """Keeps only the logits as they came for the backward pass: no second (N, V) tensor, no float32 copy."""
 
     @staticmethod
-    def forward(ctx, logits, targets, temperature):
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         scaled = _scaled(logits, temperature)
         normaliser = scaled.logsumexp(dim=-1)
         ctx.save_for_backward(logits, targets, normaliser)
@@ -28,7 +30,7 @@ class _GatherLogprobs(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         logits, targets, normaliser = ctx.saved_tensors
         # d logp / d logits = (onehot(target) − softmax) / temperature
         result = (_scaled(logits, ctx.temperature) - normaliser.unsqueeze(-1)).exp_().neg_()
@@ -52,7 +54,7 @@ def gather_logprobs(logits: Tensor, targets: Tensor, *, temperature: float) -> T
             f"gather_logprobs: expected logits (..., V) and targets (...), got {tuple(logits.shape)} and "
             f"{tuple(targets.shape)}"
         )
-    return _GatherLogprobs.apply(logits, targets, temperature)
+    return _GatherLogprobs.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
 
 
 def shifted_logprobs(logits: Tensor, ids: Tensor, *, temperature: float) -> Tensor:

@@ -1,7 +1,7 @@
 """Rotary positions, and `attend`: the one place that chooses an attention kernel."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -103,10 +103,10 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-_flex = None
+_flex: Callable[..., Any] | None = None
 
 
-def _compiled_flex():
+def _compiled_flex() -> Callable[..., Any]:
     """FlexAttention compiled once per process; uncompiled it would hold the full score matrix."""
     global _flex
     if torch.compiler.is_compiling():

@@ -4,6 +4,9 @@ torch's own kernel for processors multiplies in small pieces that gain nothing f
 avx512_bf16, 16 rows of 256 tokens and 4 heads of 64, forward and backward: 64 ms, this 25 ms (in float32 53 and 65).
 """
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -17,12 +20,12 @@ def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Te
     mask (B or 1, 1, T, S) bool, True where attention is allowed and nowhere beyond the causal; None: causal, query i
     sees the keys up to S − T + i. Keeps no scores for the backward pass, which computes them anew.
     """
-    return _Blockwise.apply(q, k, v, mask)
+    return _Blockwise.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
 
 
 class _Blockwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, v, mask):
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         rows = [x.flatten(0, 1) for x in (q, k, v)]
         out = torch.empty_like(rows[0])
         for queries, keys, bias in _blocks(q, k, mask):
@@ -33,7 +36,7 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, mask = ctx.saved_tensors
         query, key, value, grad_out = (x.flatten(0, 1) for x in (q, k, v, grad))
         scale = q.shape[-1] ** -0.5
@@ -51,7 +54,7 @@ class _Blockwise(torch.autograd.Function):
         return grad_query.view(q.shape), grad_key.view(k.shape), grad_value.view(v.shape), None
 
 
-def _blocks(q: Tensor, k: Tensor, mask: Tensor | None):
+def _blocks(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
     """(queries, keys, what is added to their scores: (B·H or 1, n, m)) of every block."""
     heads, length, offset = q.shape[1], q.shape[2], k.shape[2] - q.shape[2]
     for start in range(0, length, BLOCK):

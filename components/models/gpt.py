@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from components.models.attention import mask_of, rotary_tables
-from components.models.cache import KVCache
+from components.models.cache import KVCache, Steps
 from components.models.config import GPTConfig
-from components.models.layer import DecoderLayer, decode, new_norm
+from components.models.layer import MLP, Attention, DecoderLayer, decode, new_norm
 from components.models.layout import Layout
 from components.models.lora import Adapters
 from components.models.segments import Segments, back_in_rows
@@ -33,7 +33,7 @@ class GPT(nn.Module):
         self,
         input_ids: Tensor,
         layout: Layout | None = None,
-        cache: KVCache | None = None,
+        cache: KVCache | Steps | None = None,
         adapters: Adapters | None = None,
     ) -> Tensor:
         """input_ids (B, T) → hidden states (B, T, D).
@@ -69,14 +69,15 @@ class GPT(nn.Module):
     def freeze_(self) -> None:
         """No weight takes a gradient any more, so projections that are joined lie joined in memory from now on."""
         self.requires_grad_(False)
-        for layer in self.layers:
-            layer.self_attn.frozen = layer.mlp.frozen = True
+        for module in self.modules():
+            if isinstance(module, Attention | MLP):
+                module.frozen = True
 
     def _embedded(self, input_ids: Tensor, positions: Tensor) -> Tensor:
         x_btd = self.embed_tokens(input_ids)
         return x_btd + self.embed_positions(positions) if self.config.positions == "learned" else x_btd
 
-    def _continued(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def _continued(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:
         positions, rotary = cache.open(input_ids.shape[1])
         x_btd = self._embedded(input_ids, positions)
         with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the type of the products

@@ -1,17 +1,17 @@
 """What a trunk is for: CausalLM predicts tokens, ScalarModel scores them."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from components.models.cache import KVCache
+from components.models.cache import KVCache, Steps
 from components.models.config import GPTConfig
 from components.models.gpt import GPT, initialise
-from components.models.layer import for_reading, stored_by_columns
+from components.models.layer import DecoderLayer, for_reading, stored_by_columns
 from components.models.layout import Layout
-from components.models.lora import Adaptable
+from components.models.lora import Adaptable, LayerAdapters
 from components.models.shards import in_shards
 
 
@@ -43,6 +43,7 @@ class CausalLM(Adaptable):
     """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, to share."""
 
     head_name, trained_head = "lm_head", False
+    model: GPT
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
         super().__init__(config, trunk or GPT(config))
@@ -68,7 +69,7 @@ class CausalLM(Adaptable):
         Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
         """
         adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
-        pairs = zip(self.model.layers, adapters, strict=True)
+        pairs = cast(Iterable[tuple[DecoderLayer, LayerAdapters | None]], zip(self.model.layers, adapters, strict=True))
         layers = [for_reading(layer.weights(own), dtype) for layer, own in pairs]
         return KVCache(
             self.config,
@@ -78,7 +79,7 @@ class CausalLM(Adaptable):
             size,
         )
 
-    def next_logits(self, input_ids: Tensor, cache: KVCache) -> Tensor:
+    def next_logits(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:
         """(B, V): what follows the tokens (B, T), which continue those that the cache holds and are added to it."""
         hidden = self.model(input_ids, cache=cache)[:, -1]
         with torch.autocast(hidden.device.type, enabled=False):
@@ -100,6 +101,7 @@ class ScalarModel(Adaptable):
     """
 
     head_name, trained_head = "score", True
+    model: GPT
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
         super().__init__(config, trunk or GPT(config))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ class LayerWeights(NamedTuple):
 class Attention(nn.Module):
     """The weights of causal self-attention with rotary positions and grouped key/value heads (Ainslie et al. 2023)."""
 
-    frozen = False  # see GPT.freeze_
+    frozen: bool = False  # see GPT.freeze_
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     """The weights of SwiGLU: down(silu(gate(x)) · up(x)) (Shazeer 2020, eq. 6); or down(gelu(up(x))) with biases."""
 
-    frozen = False  # see GPT.freeze_
+    frozen: bool = False  # see GPT.freeze_
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -87,7 +87,6 @@ class DecoderLayer(nn.Module):
         """Joined anew at every call: a copy of the projections, little beside a training batch."""
         attention, mlp = self.self_attn, self.mlp
         norms = (self.input_layernorm, self.post_attention_layernorm)
-        biased = self.config.norm == "layer"
         return LayerWeights(
             attention_norm=norms[0].weight,
             qkv=_joined(attention, ("q_proj", "k_proj", "v_proj"), adapters),
@@ -97,8 +96,8 @@ class DecoderLayer(nn.Module):
             mlp_norm=norms[1].weight,
             gate_up=_joined(mlp, ("gate_proj", "up_proj") if self.config.mlp == "swiglu" else ("up_proj",), adapters),
             down=_joined(mlp, ("down_proj",), adapters),
-            attention_norm_bias=norms[0].bias if biased else None,
-            mlp_norm_bias=norms[1].bias if biased else None,
+            attention_norm_bias=norms[0].bias if isinstance(norms[0], nn.LayerNorm) else None,
+            mlp_norm_bias=norms[1].bias if isinstance(norms[1], nn.LayerNorm) else None,
         )
 
     def forward(
@@ -112,7 +111,7 @@ class DecoderLayer(nn.Module):
         return decode(x_btd, weights, self.config, rotary, partial(attend, mask=mask), self.dropout)
 
 
-def _joined(module: nn.Module, names: Sequence[str], adapters: LayerAdapters | None) -> Projection:
+def _joined(module: Attention | MLP, names: Sequence[str], adapters: LayerAdapters | None) -> Projection:
     parts = [getattr(module, name) for name in names]
     biases = [part.bias for part in parts]
     return Projection(
@@ -152,7 +151,7 @@ def decode(
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     normed = _norm(x_btd, weights.attention_norm, config, weights.attention_norm_bias).to(weights.qkv.weight.dtype)
     heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
-    if weights.q_norm is not None:
+    if weights.q_norm is not None and weights.k_norm is not None:
         q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
         qk = torch.cat((_norm(q, weights.q_norm, config), _norm(k, weights.k_norm, config)), dim=2)
     else:
@@ -182,7 +181,7 @@ def _project(x: Tensor, projection: Projection) -> Tensor:
 def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
     """Copies in `dtype` for generation, adapters added to the matrices that they adapt."""
 
-    def read(held: Tensor | Projection | None) -> Tensor | Projection | None:
+    def read(held: Tensor | Projection | None) -> Any:
         if not isinstance(held, Projection):
             return None if held is None else stored_by_columns(held, dtype)
         weight = held.weight
@@ -200,12 +199,12 @@ def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
     return weight.t().contiguous().t() if weight.dim() == 2 else weight
 
 
-def new_norm(config: GPTConfig) -> nn.Module:
+def new_norm(config: GPTConfig) -> nn.LayerNorm | nn.RMSNorm:
     kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
     return kind(config.hidden_size, eps=config.rms_norm_eps)
 
 
 def _norm(x: Tensor, weight: Tensor, config: GPTConfig, bias: Tensor | None = None) -> Tensor:
-    if config.norm == "layer":
+    if bias is not None:
         return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), config.rms_norm_eps)
     return F.rms_norm(x, weight.shape, weight.to(x.dtype), config.rms_norm_eps)

@@ -7,7 +7,7 @@ adapters and its head, can share one trunk in memory, and a model without adapte
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -128,17 +128,17 @@ class Adaptable(nn.Module):
         self.adapters.requires_grad_(True)
         getattr(self, self.head_name).requires_grad_(self.trained_head)
 
-    def bare(self) -> "Adaptable":
+    def bare(self) -> Self:
         """This model without its adapters: the same trunk and head, not copies."""
         return self._on_this_trunk(getattr(self, self.head_name))
 
-    def fork(self) -> "Adaptable":
+    def fork(self) -> Self:
         """A model that starts as this one, on the same trunk: its head and its adapters, if it has any, are copies."""
         twin = self._on_this_trunk(copy.deepcopy(getattr(self, self.head_name)))
         twin.adapters = copy.deepcopy(self.adapters)
         return twin
 
-    def _on_this_trunk(self, head: nn.Module) -> "Adaptable":
+    def _on_this_trunk(self, head: nn.Module) -> Self:
         with torch.device("meta"):
             twin = type(self)(self.config, self.model)
         setattr(twin, self.head_name, head)

@@ -1,6 +1,7 @@
 """Frozen projections held in 8 or 4 bits and read as dense matrices: an optional saving, by bitsandbytes."""
 
 from collections.abc import Collection
+from types import ModuleType
 from typing import Literal
 
 import torch
@@ -16,6 +17,8 @@ class Quantised(nn.Module):
     nf4: blocks of 64 values to the 16 quantiles of a normal distribution (Dettmers et al. 2023, section 3).
     Not trained and not saved: the artifact that it was read from holds the weights.
     """
+
+    packed: Tensor
 
     def __init__(self, linear: nn.Linear, kind: Literal["int8", "nf4"]) -> None:
         super().__init__()
@@ -50,7 +53,7 @@ def dense_weights(model: nn.Module) -> dict[str, Tensor]:
     return {f"{name}.weight": module.weight for name, module in found}
 
 
-def _bitsandbytes():
+def _bitsandbytes() -> ModuleType:
     try:
         import bitsandbytes.functional as functional
     except ImportError:

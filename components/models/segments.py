@@ -6,7 +6,7 @@ continues another one (its prompt) gets that one's keys and values before its ow
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -72,7 +72,8 @@ def segments_of(layout: Layout) -> Segments | None:
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
     """`attention` within segments; their tokens lie in one row: q (1, H, N, D), k and v (1, Hkv, N, D)."""
     shape = q.shape
-    parts = [_Take.apply(segments, x.transpose(1, 2).flatten(0, 1)) for x in (q, k, v)]
+    flat = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    parts = [_Take.apply(segments, x) for x in flat]  # type: ignore[no-untyped-call]
     outs = []
     keys: list[tuple[Tensor, Tensor]] = []
     for batch, *own in zip(segments.batches, *parts, strict=True):
@@ -82,7 +83,7 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attenti
             before = [x.index_select(0, batch.trunks) for x in keys[batch.trunk]]
             key, value = torch.cat((before[0], key), dim=2), torch.cat((before[1], value), dim=2)
         outs.append(attention(query, key, value, batch.mask).transpose(1, 2).flatten(0, 1))
-    out = _PutBack.apply(segments, *outs)
+    out = _PutBack.apply(segments, *outs)  # type: ignore[no-untyped-call]
     return out.view(shape[0], shape[2], shape[1], shape[3]).transpose(1, 2)
 
 
@@ -96,13 +97,13 @@ class _Take(torch.autograd.Function):
     """(N, …) tokens → for each batch (n·length, …); every token goes to one place, so back as well."""
 
     @staticmethod
-    def forward(ctx, segments, x):
+    def forward(ctx: Any, segments: Segments, x: Tensor) -> tuple[Tensor, ...]:
         ctx.segments = segments
         return tuple(x.index_select(0, batch.places) for batch in segments.batches)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
         return None, _joined(grads).index_select(0, ctx.segments.inverse)
 
 
@@ -110,13 +111,13 @@ class _PutBack(torch.autograd.Function):
     """The way back; padding's gradient is 0."""
 
     @staticmethod
-    def forward(ctx, segments, *outs):
+    def forward(ctx: Any, segments: Segments, *outs: Tensor) -> Tensor:
         ctx.segments = segments
         return _joined(outs).index_select(0, segments.inverse)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         taken = (grad.index_select(0, b.places).index_fill_(0, b.padding, 0) for b in ctx.segments.batches)
         return None, *taken
 

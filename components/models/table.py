@@ -15,6 +15,9 @@ class TableReward(nn.Module):
     Neither is a parameter; nothing here takes a gradient. Raises ValueError if shapes differ or a state is unknown.
     """
 
+    transitions: Tensor
+    scores: Tensor
+
     def __init__(self, transitions: Tensor, scores: Tensor) -> None:
         super().__init__()
         states = len(scores)

@@ -1,13 +1,15 @@
 # Two commands from nothing but Python and make:
 #   make demo      the whole way on the built-in world
 #   make test      the tests that take seconds
-# Also: make test-all (slow ones too), make clean (the virtual environment). Another Python: make test PYTHON=python3.12
+# Also: make check (style and types), make test-all (slow tests too), make lock (pin the newest versions that
+# pyproject.toml allows), make clean (removes the virtual environment). Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # a core for each of several processes, which take the tests of a file together
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all check lock clean
 
 demo: .venv/installed
 	.venv/bin/python train.py stage=all
@@ -18,12 +20,26 @@ test: .venv/installed
 test-all: .venv/installed
 	$(PYTEST)
 
+check: .venv/installed
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+# needs uv
+lock:
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+		--config-file requirements.uv.toml -c constraints.txt --extra dev --custom-compile-command "make lock" \
+		--output-file requirements.lock pyproject.toml
+
 clean:
 	rm -rf .venv
 
-.venv/installed: pyproject.toml constraints.txt
+# every file checked by its hash but torch, whose builds for processors and for CUDA are different files
+.venv/installed: pyproject.toml requirements.lock constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	f"Gradus needs Python 3.11 to 3.13, got {v[0]}.{v[1]} from $(PYTHON). Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	$(PIP) --require-hashes --no-deps -r requirements.lock
+	$(PIP) -c constraints.txt torch
+	$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.optim import adamw, adamw_groups, muon, parameter_groups, schedule
+from components.optim import Joint, adamw, adamw_groups, muon, parameter_groups, schedule
 
 ADAM = {"betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
 MUON = {"lr": 0.01, "momentum": 0.95, **ADAM}
@@ -147,6 +147,31 @@ def test_muon_moves_every_parameter_as_its_two_parts_would_alone():
     start = tiny_model()
     for one, other, before in zip(model.parameters(), twin.parameters(), start.parameters(), strict=True):
         assert torch.equal(one, other) and not torch.equal(one, before)
+
+
+def test_muon_takes_the_place_of_adamw_by_its_name_alone():
+    model = tiny_model()
+    [rate] = {group["momentum"] for group in muon(model.named_parameters(), lr=0.01, **ADAM).param_groups[:1]}
+    assert rate == 0.95
+
+
+def test_joint_optimizers_of_joint_ones_step_every_group_at_its_own_rate():
+    model, twin = tiny_model(), tiny_model(1)
+    joint = Joint(muon(model.named_parameters(), **MUON), muon(twin.named_parameters(), **MUON))
+    for group in joint.param_groups[3:]:
+        group["lr"] = 0.0
+    before = [p.detach().clone() for p in (*model.parameters(), *twin.parameters())]
+    (output(model, torch.arange(7)).square().mean() + output(twin, torch.arange(7)).square().mean()).backward()
+    joint.step()
+    moved = [not torch.equal(p, b) for p, b in zip((*model.parameters(), *twin.parameters()), before, strict=True)]
+    assert moved == [True] * 8 + [False] * 8
+    assert set(joint.state) == {*model.parameters(), *twin.parameters()}
+
+
+def test_a_group_that_no_part_would_step_is_refused():
+    optimizer = muon(tiny_model().named_parameters(), **MUON)
+    with pytest.raises(ValueError, match="one more group, 'value_muon', which none of the joint parts would step"):
+        optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "name": "value_muon"})
 
 
 def test_a_closure_is_evaluated_once_with_gradients():

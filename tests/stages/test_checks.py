@@ -3,8 +3,10 @@
 import logging
 import math
 import re
+from functools import partial
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from tiny_stages import (
@@ -27,6 +29,7 @@ from tiny_stages import (
 )
 from torch import Tensor
 
+from components.models.lora import LoRA
 from components.stages import checks
 from components.stages.checks import SelfCheckError
 from components.stages.pretrain import Pretrain
@@ -60,7 +63,8 @@ def test_an_on_policy_run_tells_each_check_on_one_line_before_its_first_update(c
         "self-check: max |ratio − 1| 0.0e+00, max |log π/π_ref| 0.0e+00 before the first update",
     ]
     assert told[4].startswith("self-check: 8 responses within the 16 ids, ")
-    assert told[5:] == ["self-check: scores read at each response's last token"]
+    assert told[5] == "self-check: scores read at each response's last token"
+    assert told[6:] == ["self-check: the first step moved 43 of 43 trained parameters"]
 
 
 def test_a_run_that_goes_on_does_not_speak_of_the_reference_it_has_left(caplog):
@@ -151,7 +155,7 @@ def first_loss(kind: type[Pretrain], caplog, **model: Any) -> list[str]:
     caplog.set_level(logging.INFO)
     stage = kind(model=lambda: causal(**model), optimizer=adam(1e-3), schedule=CONSTANT)
     fit(stage, [lm_batch(TEXT)] * 2, max_steps=2)
-    return lines(caplog)
+    return [line for line in lines(caplog) if "first loss" in line]
 
 
 def test_pretraining_compares_its_first_loss_with_an_even_guess_once(caplog):
@@ -190,3 +194,91 @@ def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
     with pytest.raises(SelfCheckError, match="the id 7 was sampled"):
         checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[3, 7])
     checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[6])
+
+
+class Forgets(torch.optim.SGD):
+    """Steps its first group alone, whatever was added."""
+
+    def step(self, closure=None):
+        loss = closure()
+        for parameter in self.param_groups[0]["params"]:
+            parameter.data.sub_(parameter.grad, alpha=self.param_groups[0]["lr"])
+        return loss
+
+
+def halves(optimizer: Any) -> Any:
+    """A builder that gives it the first half of the parameters, then adds the others."""
+
+    def build(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+        parameters = [parameter for _, parameter in named]
+        built = optimizer(parameters[: len(parameters) // 2])
+        built.add_param_group({"params": parameters[len(parameters) // 2 :]})
+        return built
+
+    return build
+
+
+def tuned(optimizer: Any, caplog, *, steps: int = 1, lora: LoRA | None = None, rate: Any = CONSTANT, **settings: Any):
+    """What the first step's check told of a short SFT run."""
+    caplog.set_level(logging.INFO)
+    stage = SFT(model=causal, optimizer=optimizer, schedule=rate)
+    stage.lora = lora
+    fit(stage, [lm_batch(TEXT)] * steps, max_steps=steps, **settings)
+    return [line.removeprefix("self-check: ") for line in lines(caplog)]
+
+
+def test_the_first_step_tells_how_many_parameters_it_moved_once(caplog):
+    assert tuned(adam(1e-3), caplog, steps=3) == ["the first step moved 21 of 21 trained parameters"]
+
+
+def test_an_adapter_behind_one_that_is_zero_has_no_gradient_at_first(caplog):
+    lora = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=("q_proj", "v_proj"))
+    [line] = tuned(adam(1e-3), caplog, lora=lora)
+    assert line == "the first step moved 4 of 8 trained parameters, 4 have no gradient yet"
+
+
+def test_an_optimizer_that_does_not_step_all_its_groups_is_refused_and_the_parameter_named(caplog):
+    assert tuned(halves(partial(torch.optim.SGD, lr=0.1)), caplog)
+    with pytest.raises(SelfCheckError, match=r"left model\.model\.layers\.1\.\S+ where it was.*Forgets does not train"):
+        tuned(halves(partial(Forgets, lr=0.1)), caplog)
+
+
+@pytest.mark.parametrize(("count", "given"), [(0, slice(1, None)), (2, slice(None))])
+def test_a_parameter_in_no_group_or_two_is_refused_before_any_step(count, given, caplog):
+    def build(named: list[tuple[str, torch.nn.Parameter]]) -> torch.optim.Optimizer:
+        parameters = [parameter for _, parameter in named]
+        optimizer = torch.optim.SGD(parameters[given], lr=0.1)
+        if count == 2:
+            optimizer.param_groups.append({**optimizer.param_groups[0], "params": parameters[:1]})
+        return optimizer
+
+    told = (
+        rf"model\.model\.embed_tokens\.weight is to be trained, but is in {count} groups of the optimizer, expected 1"
+    )
+    with pytest.raises(SelfCheckError, match=told):
+        tuned(build, caplog)
+
+
+def test_a_step_of_rate_0_is_passed_over(caplog):
+    waits = lambda step, total_steps: float(step > 0)
+    assert tuned(adam(1e-3), caplog, rate=waits) == []
+    assert len(tuned(adam(1e-3), caplog, steps=2, rate=waits)) == 1
+
+
+class Drops(L.Callback):
+    """Drops the gradients of the first step, as a guard does."""
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        if trainer.global_step == 0:
+            pl_module.zero_grad()
+
+
+def test_a_step_that_a_guard_left_out_is_passed_over(caplog):
+    assert tuned(adam(1e-3), caplog, callbacks=[Drops()]) == []
+    assert len(tuned(adam(1e-3), caplog, steps=2, callbacks=[Drops()])) == 1
+
+
+@pytest.mark.parametrize("optimizer", [adam(1e-12), lambda named: torch.optim.SGD(named, lr=1e-12)])
+def test_a_step_that_rounding_swallows_is_no_fault_of_the_optimizer(optimizer, caplog):
+    [line] = tuned(optimizer, caplog)
+    assert re.fullmatch(r"the first step moved \d of 21 trained parameters", line)

@@ -17,6 +17,7 @@ from tiny_stages import (
     dpo,
     grpo,
     keeper,
+    kept,
     lm_batch,
     ppo,
     preference_batch,
@@ -64,7 +65,7 @@ class KeepWeights(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert trainer.global_step == 2
-        torch.save((weights(pl_module), trainer.optimizers[0].kept), self.folder / f"{trainer.global_rank}.pt")
+        torch.save((weights(pl_module), kept(trainer)), self.folder / f"{trainer.global_rank}.pt")
 
 
 def sft(world_size: int) -> tuple[SFT, Batches]:

@@ -65,7 +65,7 @@ class Keeper(torch.optim.SGD):
     """SGD of a rate that keeps the gradients of its last step, as they came out of clipping."""
 
     def step(self, closure=None):
-        loss = closure()
+        loss = closure() if closure else None  # one of several that are joined gets none
         self.kept = torch.cat([p.grad.flatten().clone() for group in self.param_groups for p in group["params"]])
         super().step()
         return loss
@@ -73,6 +73,12 @@ class Keeper(torch.optim.SGD):
 
 def keeper(lr: float = 0.0) -> Callable[..., Keeper]:
     return lambda named: Keeper([parameter for _, parameter in named], lr=lr)
+
+
+def kept(run: L.Trainer) -> Tensor:
+    """What the keepers of a run kept."""
+    [optimizer] = run.optimizers
+    return torch.cat([part.kept for part in getattr(optimizer, "parts", [optimizer])])
 
 
 class Batches:
@@ -148,7 +154,7 @@ def gradient(stage: Stage, batches: Sequence[Any]) -> Tensor:
     """The flat gradient of one optimizer step over micro-batches, from a real fit; needs a `keeper` optimizer."""
     run = fit(stage, batches, max_steps=1, accumulate_grad_batches=len(batches))
     assert run.global_step == 1
-    return run.optimizers[0].kept
+    return kept(run)
 
 
 def flat_gradient(stage: Stage, loss: Tensor) -> Tensor:

@@ -59,19 +59,29 @@ def adamw(
     return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
-class MuonAdamW(torch.optim.Optimizer):
-    """Muon for some groups and AdamW for the others: one optimizer, one state, one list of groups."""
+class Joint(torch.optim.Optimizer):
+    """Several optimizers as one: one step, one state, one list of groups, in the order of `parts`."""
 
-    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW | None) -> None:
-        self._parts = [part for part in (muon, adamw) if part is not None]
-        self._sizes = [len(part.param_groups) for part in self._parts]
-        super().__init__([group for part in self._parts for group in part.param_groups], defaults={})
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts = [one for part in parts for one in (part.parts if isinstance(part, Joint) else [part])]
+        self._sizes: list[int] = []  # groups of each part, once all are there
+        super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
+        self._sizes = [len(part.param_groups) for part in self.parts]
         self._share()
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError: a group that belongs to no part would never be stepped."""
+        if self._sizes:
+            raise ValueError(
+                f"optimizer: got one more group, {param_group.get('name', '')!r}, which none of the joint parts would "
+                "step. Build an optimizer for it and join the two: components.optim.Joint"
+            )
+        super().add_param_group(param_group)
+
     def _share(self) -> None:
-        """Gives both parts this optimizer's groups and state: schedulers and checkpoints then reach them."""
+        """Gives every part this optimizer's groups and state: schedulers and checkpoints then reach them."""
         start = 0
-        for part, size in zip(self._parts, self._sizes, strict=True):
+        for part, size in zip(self.parts, self._sizes, strict=True):
             part.param_groups = self.param_groups[start : start + size]
             part.state = self.state
             start += size
@@ -88,7 +98,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for part in self._parts:
+        for part in self.parts:
             part.step()
         return loss
 
@@ -97,16 +107,17 @@ def muon(
     named_params: NamedParameters,
     *,
     lr: NotNegative,
-    momentum: float,
     betas: tuple[float, float],
     eps: float,
     weight_decay: NotNegative,
-) -> MuonAdamW:
+    momentum: NotNegative = 0.95,
+) -> Joint:
     """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
 
     A hidden matrix is a two-dimensional parameter with a "layers" in its dotted name. Its update is scaled to
-    the size of AdamW's, so that one learning rate and one weight decay serve both. momentum: of Muon; betas,
-    eps: of AdamW. Groups: "muon", "adamw", "adamw_no_decay".
+    the size of AdamW's, so that one learning rate and one weight decay serve both. betas, eps: of AdamW; momentum:
+    of Muon, with a default so that its name alone takes AdamW's place in a config.
+    Groups: "muon", "adamw", "adamw_no_decay".
     Raises ValueError if there is no trainable hidden matrix.
     Sources: Jordan 2024, "Muon"; the scaling 0.2·√max(rows, columns): Liu et al. 2025, eq. 4.
     """
@@ -124,9 +135,9 @@ def muon(
         adjust_lr_fn="match_rms_adamw",
     )
     if not rest:
-        return MuonAdamW(inner, None)
+        return Joint(inner)
     outer = adamw_groups({"adamw": (rest, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
-    return MuonAdamW(inner, outer)
+    return Joint(inner, outer)
 
 
 def schedule(

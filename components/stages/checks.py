@@ -2,11 +2,13 @@
 
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from components.functional.masking import last_index
 from components.models.lora import Adapters
@@ -84,7 +86,7 @@ def check_separate(networks: Mapping[str, nn.Module]) -> str:
     for name, network in networks.items():
         places: dict[int, bool] = {}  # this process's part of every weight, and whether anything there is trained
         for p in network.parameters():
-            local = p.to_local() if isinstance(p, DTensor) else p
+            local = local_part(p)
             if local.numel():
                 place = local.untyped_storage().data_ptr()
                 places[place] = places.get(place, False) or p.requires_grad
@@ -152,3 +154,74 @@ def check_score_places(input_ids: Tensor, last: Tensor, response_ids: Tensor, ma
             f"{int(expected[wrong])}: the rows are packed otherwise than the places were counted"
         )
     return "scores read at each response's last token"
+
+
+class FirstStep:
+    """Whether the optimizer moves what is trained: checked once, at the first step that could have moved anything.
+
+    Raises SelfCheckError unless every trained parameter is in exactly one group of the optimizer. Steps without a
+    gradient or at a rate of 0, and those that a guard or a gradient scaler leaves out, are passed over. Looked at is
+    the entry of every parameter with the largest gradient, so a step costs one pass over the gradients, once.
+
+    trained: parameters by name; tell: takes the line that says the check held.
+    """
+
+    def __init__(self, trained: Mapping[str, nn.Parameter], optimizer: Optimizer, tell: Callable[[str], None]) -> None:
+        held = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
+        for name, parameter in trained.items():
+            if held[id(parameter)] != 1:
+                raise SelfCheckError(
+                    f"self-check: {name} is to be trained, but is in {held[id(parameter)]} groups of the optimizer, "
+                    "expected 1. Give the optimizer every parameter of Stage.named_groups once"
+                )
+        self._trained, self._tell = dict(trained), tell
+        self._before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # place, gradient and weight there
+        self._done = False
+        self._hook = optimizer.register_step_post_hook(lambda stepped, *_: self._look(stepped))
+
+    @torch.no_grad()
+    def note(self) -> None:
+        """To be called where gradients are final and weights are not yet changed."""
+        if self._done:
+            return
+        self._before = {}
+        for name, parameter in self._trained.items():
+            gradient = None if parameter.grad is None else local_part(parameter.grad).reshape(-1)
+            if gradient is not None and gradient.numel():
+                place = gradient.abs().argmax()
+                self._before[name] = place, gradient[place], local_part(parameter).reshape(-1)[place].clone()
+
+    @torch.no_grad()
+    def _look(self, optimizer: Optimizer) -> None:
+        """Judges the step just taken.
+
+        An optimizer that keeps state has moved what it has state of, if by less than its type can tell. Without any,
+        a step of rate times gradient has to show.
+        """
+        rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+        could = {n: rates[id(self._trained[n])] * g.abs() for n, (_, g, _) in self._before.items()}
+        could = {name: step for name, step in could.items() if step > 0}
+        moved = 0
+        for name, step in could.items():
+            parameter, (place, _, before) = self._trained[name], self._before[name]
+            changed = bool(local_part(parameter).reshape(-1)[place] != before)
+            visible = step > 2 * before.abs() * torch.finfo(before.dtype).eps
+            if not changed and visible and not optimizer.state.get(parameter):
+                raise SelfCheckError(
+                    f"self-check: the optimizer's first step left {name} where it was, though its gradient is not 0: "
+                    f"{type(optimizer).__name__} does not train it"
+                )
+            moved += changed
+        self._before = {}
+        if could:
+            self._done = True
+            self._hook.remove()
+            rest = (
+                f", {len(self._trained) - len(could)} have no gradient yet" if len(could) < len(self._trained) else ""
+            )
+            self._tell(f"the first step moved {moved} of {len(self._trained)} trained parameters{rest}")
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, any other as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

@@ -16,6 +16,7 @@ from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
+from components.optim import Joint
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import Chart, LossOutput
@@ -103,11 +104,13 @@ class PPO(OnPolicy):
 
     def build_optimizer(self) -> Optimizer:
         """One optimizer with groups of two learning rates: the policy's, then the value model's."""
-        optimizer = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("policy.")])
-        value = self.optimizer_builder([(n, p) for n, p in self.named_groups() if n.startswith("value.")])
+        policy, value = (
+            self.optimizer_builder([(name, p) for name, p in self.named_groups() if name.startswith(network)])
+            for network in ("policy.", "value.")
+        )
         for group in value.param_groups:
-            optimizer.add_param_group({**group, "lr": self.value_lr, "name": f"value_{group.get('name', '')}"})
-        return optimizer
+            group |= {"lr": self.value_lr, "name": f"value_{group.get('name', '')}"}
+        return Joint(policy, value)
 
     def assess_part(self, part: Experience) -> Experience:
         found = super().assess_part(part) | {"old_values": response_values(self.value, part)}

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from components.models.lora import Adaptable, LoRA
-from components.stages.checks import check_frozen, check_no_dropout, check_separate, tell
+from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, tell
 
 
 class LossOutput(NamedTuple):
@@ -112,7 +112,8 @@ class Stage(L.LightningModule):
         return model.bare() if self.lora is not None else build()
 
     def on_train_start(self) -> None:
-        """Every process has as many batches; where a loss compares networks, each is what it should be.
+        """Every process has as many batches, the optimizer all that is trained; where a loss compares networks, each
+        is what it should be.
 
         Raises ValueError, SelfCheckError.
         """
@@ -124,6 +125,7 @@ class Stage(L.LightningModule):
                 check_separate(networks),
                 check_no_dropout(networks),
             )
+        self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
 
     def on_validation_start(self) -> None:
         self._check_even("validation", float(sum(self.trainer.num_val_batches)))
@@ -175,7 +177,7 @@ class Stage(L.LightningModule):
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
 
-    def named_groups(self) -> list[tuple[str, Tensor]]:
+    def named_groups(self) -> list[tuple[str, nn.Parameter]]:
         """The trainable parameters by name."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
@@ -210,6 +212,7 @@ class Stage(L.LightningModule):
             suffix = "" if len(networks) == 1 else f"_{network}"
             self.log(f"train/grad_norm{suffix}", norm)
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self._first_step.note()
 
     def train(self, mode: bool = True) -> "Stage":
         super().train(mode)

@@ -11,7 +11,10 @@ from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn
 
-from components.checking import ConfigError, check, nearest_override, schema_of
+from components.checking import AT_RUN_TIME, ConfigError, Passed, check, nearest_override, required_of, schema_of
+from components.hydra_hooks import compose_config
+from components.stages.onpolicy import OnPolicy
+from components.stages.rejection import Rejection
 
 
 class Base:
@@ -34,6 +37,8 @@ class Thing(Base):
         share: Annotated[float, Field(ge=0, le=1)] = 0.5,
         folder: str | Path = ".",
         build: Callable[[], nn.Module] | None = None,
+        widen: Callable[[int], nn.Module] | None = None,
+        wrap: Callable[..., nn.Module] | None = None,
         module: nn.Module | None = None,
         parts: "Sequence[Base]" = (),
         weights: dict[str, float] | None = None,
@@ -76,7 +81,8 @@ def problems(**values: Any) -> list[str]:
         {"limit": 0.5},
         {"share": 1},
         {"folder": "logs/x"},
-        {"build": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 2}},
+        {"build": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 2, "out_features": 1}},
+        {"wrap": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 2}},
         {"module": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1}},
         {"parts": [{"_target_": f"{HERE}.Base", "depth": 2}]},
         {"weights": {"a": 0.5, "b": 1}},
@@ -122,7 +128,7 @@ def test_an_unknown_key_names_the_nearest_argument():
 
 
 def test_an_unknown_key_near_none_lists_the_arguments():
-    assert problems(module={"_target_": f"{HERE}.Point", "zzz": 1}) == [
+    assert problems(module={"_target_": f"{HERE}.Point", "x": 1, "zzz": 1}) == [
         f"stage.module.zzz: {HERE}.Point has no argument 'zzz'. It has: x, y."
     ]
 
@@ -131,8 +137,85 @@ def test_every_mistake_is_told_at_once():
     assert len(problems(lr="a", steps="b", nmae="c")) == 3
 
 
-def test_a_missing_argument_may_come_at_run_time():
-    check(OmegaConf.create({"point": {"_target_": f"{HERE}.Point", "y": 1.0}}))
+def missing(key: str, target: str, expected: str) -> str:
+    return f"{key}: missing, {target} has no default for it: add +{key}=…, expected {expected}"
+
+
+def test_a_missing_argument_is_named_in_full_with_how_to_give_it():
+    with pytest.raises(ConfigError) as error:
+        check(OmegaConf.create({"point": {"_target_": f"{HERE}.Point", "y": 1.0}}))
+    assert str(error.value) == missing("point.x", f"{HERE}.Point", "int")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"module": {"_target_": f"{HERE}.Point"}}, missing("stage.module.x", f"{HERE}.Point", "int")),
+        ({"parts": [{"_target_": f"{HERE}.Point"}]}, missing("stage.parts[0].x", f"{HERE}.Point", "int")),
+        (
+            {"build": {"_target_": "torch.nn.Linear", "_partial_": True, "in_features": 1}},
+            missing("stage.build.out_features", "torch.nn.Linear", "int"),
+        ),
+        (
+            {"widen": {"_target_": "torch.nn.Linear", "_partial_": True}},  # which is called with one argument
+            missing("stage.widen.out_features", "torch.nn.Linear", "int"),
+        ),
+    ],
+)
+def test_wherever_something_is_built_its_missing_arguments_are_named(values, message):
+    assert problems(**values) == [message]
+
+
+def test_what_a_call_will_pass_is_not_missing():
+    """Unless the annotation says what it passes, it may be anything."""
+    assert problems(widen={"_target_": "torch.nn.Linear", "_partial_": True, "out_features": 2}) == []
+    assert problems(wrap={"_target_": "torch.nn.Linear", "_partial_": True}) == []
+    assert problems(module={"_target_": "torch.nn.Linear", "_args_": [2], "out_features": 1}) == []
+
+
+class Deep:
+    def __init__(self, width: int, depth: int, name: str = "") -> None: ...
+
+
+class Square(Deep):
+    """Gives its base one argument itself and leaves the other to whoever builds it."""
+
+    def __init__(self, side: int, **kwargs: Any) -> None:
+        super().__init__(width=side, **kwargs)
+
+
+def test_what_a_class_passes_to_its_base_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(Square, "__module__", "components.checked")
+    assert required_of(Square) == ["side", "depth"]
+    assert required_of(Rejection) == [name for name in required_of(OnPolicy) if name != "beta"]
+
+
+PLACES = {
+    **{name: ["stage=sft"] for name in ("data", "stage.optimizer", "stage.schedule")},
+    "data.pretraining": ["stage=ppo", "data=world_prompts_ptx"],
+    "comparisons": ["stage=eval"],
+    "text": ["stage=eval"],
+    "stage": ["stage=ppo"],
+    "tokenizer": ["stage=tokenizer"],
+    "examination": ["stage=rm"],
+    "judge": ["stage=compare"],
+}
+
+
+@pytest.mark.parametrize("place", AT_RUN_TIME)
+def test_every_place_that_is_passed_something_at_run_time_would_lack_it(place, monkeypatch):
+    cfg = compose_config(PLACES[place])
+    monkeypatch.setitem(AT_RUN_TIME, place, Passed())
+    with pytest.raises(ConfigError, match=rf"^{place}\.\w+: missing"):
+        check(cfg)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "rm", "ppo"])
+def test_muon_takes_adamws_place_as_readme_says(stage):
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    override = "stage.optimizer._target_=components.optim.muon"
+    assert f"`{override}`" in readme
+    check(compose_config([f"stage={stage}", override]))
 
 
 def test_a_target_that_cannot_be_imported_is_named():

@@ -1,8 +1,8 @@
 """The constructor signature is the schema: a composed config against the signatures of all that it names.
 
-Before anything is built, every `_target_` is imported and each key beside it looked up in the callable's
-signature: an unknown key and a value of another type are errors that name the key in full. Arguments that are
-missing are not: the composition root passes those that exist only at run time.
+Before anything is read or built, every `_target_` is imported and each key beside it looked up in the callable's
+signature: an unknown key, a value of another type and a missing argument are errors that name the key in full. What
+exists only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass, and where.
 """
 
 import collections.abc
@@ -35,6 +35,28 @@ LIMITS = {  # of other packages' arguments, which these take and then fail over,
     ("lightning.Trainer", "max_epochs"): Literal[-1] | Annotated[int, Field(ge=1)] | None,
 }
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
+
+
+class Passed(NamedTuple):
+    """What a callable gets at run time: its first arguments, by place, and others by name."""
+
+    first: int = 0
+    names: tuple[str, ...] = ()
+
+
+DATA = Passed(names=("tokenizer", "context", "cache_dir", "seed"))
+AT_RUN_TIME = {  # by the key of a `_target_`
+    "data": DATA,
+    "data.pretraining": DATA,
+    "comparisons": DATA,
+    "text": DATA,
+    "stage": Passed(names=("stop_ids", "pad_id")),
+    "stage.optimizer": Passed(first=1),
+    "stage.schedule": Passed(names=("step", "total_steps")),
+    "tokenizer": Passed(first=1),
+    "examination": Passed(first=3),
+    "judge": Passed(names=("tokenizer", "device", "world")),
+}
 
 
 class ConfigError(ValueError):
@@ -83,23 +105,47 @@ def check(cfg: DictConfig) -> None:
 def schema_of(target: Callable[..., Any]) -> Schema:
     """The keyword arguments of a callable. **kwargs of a class of ours, or made from one of ours, are its bases'
     arguments; others' are open."""
+    known: dict[str, Any] = {}
+    for function, parameters in _signatures(target):
+        hints = _hints(function)
+        for parameter in parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                known.setdefault(parameter.name, hints.get(parameter.name, Any))
+    return Schema(known, open=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
+
+
+def required_of(target: Callable[..., Any]) -> list[str]:
+    """The keyword arguments of a callable that have no default; those that a class itself passes to its base are not
+    among them."""
+    required: list[str] = []
+    settled: set[str] = set()
+    for function, parameters in _signatures(target):
+        for parameter in parameters:
+            wanted = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if wanted and parameter.default is parameter.empty and parameter.name not in settled:
+                required.append(parameter.name)
+        constants = function.__code__.co_consts if inspect.isfunction(function) else ()  # with names that a call passes
+        settled |= {p.name for p in parameters}
+        settled |= {one for c in constants for one in (c if isinstance(c, tuple) else [c]) if isinstance(one, str)}
+    return required
+
+
+def _signatures(target: Callable[..., Any]) -> list[tuple[Callable[..., Any], list[inspect.Parameter]]]:
+    """A callable with its parameters; of a class its constructor, and while one has **kwargs that of the next base."""
     functions = [target]
     if inspect.isclass(target):
         functions = [vars(c)["__init__"] for c in target.__mro__[:-1] if "__init__" in vars(c)] or [target]
         ours = any(base.__module__.startswith(OURS) for base in target.__mro__)
         functions = functions if ours else functions[:1]
-    known: dict[str, Any] = {}
+    found = []
     for function in functions:
         parameters = list(inspect.signature(function).parameters.values())
         if inspect.isclass(target) and function is not target:
             del parameters[0]  # self
-        hints = _hints(function)
-        for parameter in parameters:
-            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                known.setdefault(parameter.name, hints.get(parameter.name, Any))
+        found.append((function, parameters))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            return Schema(known, open=False)
-    return Schema(known, open=True)
+            break
+    return found
 
 
 def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
@@ -151,6 +197,23 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
             yield from _check_value(value, known if extra is None else known | extra, full)
         elif key not in HYDRA_KEYS and not schema.open:
             yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
+    passed = AT_RUN_TIME.get(path, None if node.get("_partial_") else Passed())
+    if passed is not None:
+        yield from _missing(node, path, passed)
+
+
+def _missing(node: dict[str, Any], path: str, passed: Passed) -> Iterator[str]:
+    """Arguments that neither the config gives nor run time passes."""
+    target = get_object(node["_target_"])
+    types = schema_of(target).types
+    first = list(types)[: passed.first + len(node.get("_args_", ()))]
+    for name in required_of(target):
+        if name not in {*first, *passed.names, *node}:
+            full = f"{path}.{name}" if path else name
+            yield (
+                f"{full}: missing, {node['_target_']} has no default for it: add +{full}=…, "
+                f"expected {_describe(types[name])}"
+            )
 
 
 def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
@@ -160,7 +223,7 @@ def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
     if isinstance(value, dict) and "_target_" in value:
         if not _accepts_object(annotation):
             return [f"{path}: expected {_describe(annotation)}, got an object of {value['_target_']}"]
-        return []
+        return _missing_when_called(value, annotation, path)
     if _holds_target(value):
         items = value.items() if isinstance(value, dict) else enumerate(value)
         inner = _element(annotation)
@@ -174,6 +237,17 @@ def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
     near = difflib.get_close_matches(str(value), choices, n=1)
     hint = f". Did you mean {near[0]}?" if near else ""
     return [f"{path}: expected {_describe(annotation)}, got {_shown(value)}{reason}{hint}"]
+
+
+def _missing_when_called(node: dict[str, Any], annotation: Any, path: str) -> list[str]:
+    """Missing arguments of what a call will build, where the annotation says what that call passes."""
+    calls = [typing.get_args(m)[0] for m in _members(annotation) if typing.get_origin(m) is collections.abc.Callable]
+    if not calls or not isinstance(calls[0], list) or not node.get("_partial_") or path in AT_RUN_TIME:
+        return []
+    try:
+        return list(_missing(node, path, Passed(first=len(calls[0]))))
+    except Exception:  # it cannot be imported, which is told where the node itself is checked
+        return []
 
 
 def _type_errors(value: Any, annotation: Any) -> list[str]:

@@ -1,6 +1,9 @@
 """Adapters in PEFT's format, both ways, and in the artifacts of stages."""
 
+import dataclasses
 import json
+import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,6 +29,8 @@ SHAPE = GPTConfig(
     num_attention_heads=4,
     num_key_value_heads=2,
     max_position_embeddings=32,
+    attention_bias=True,
+    initializer_range=0.2,
 )
 IDS = torch.randint(3, 60, (2, 9), generator=torch.Generator().manual_seed(3))
 
@@ -60,21 +65,117 @@ def export(base, tmp_path):
     return model, tmp_path / "export"
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"target_modules": ["q_proj", "v_proj"]},
-        {"target_modules": list(TARGETS)},
-        {"target_modules": ["down_proj"], "use_rslora": True},
-    ],
+PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+HONOURED = {  # fields of LoraConfig: values that change what is computed, or where, and are read
+    "task_type": ["CAUSAL_LM"],
+    "r": [2],
+    "target_modules": [list(TARGETS), "all-linear", r".*\.q_proj"],
+    "exclude_modules": [["model.layers.0.self_attn.q_proj"]],
+    "lora_alpha": [3],
+    "bias": ["all", "lora_only"],
+    "use_rslora": [True],
+    "modules_to_save": [["lm_head"], ["embed_tokens", "norm"], ["gate_proj"]],
+    "init_lora_weights": [False, "gaussian", "eva"],
+    "layers_to_transform": [[1]],
+    "layers_pattern": ["layers"],
+    "rank_pattern": [{"q_proj": 2, "^model.layers.0.self_attn.v_proj": 7}],
+    "alpha_pattern": [{"layers.0.self_attn.v_proj": 3, "v_proj": 1, "^model.layers.1.mlp.down_proj": 2}],
+}
+REFUSED = {  # values that make another kind of adapter, refused by the field's name
+    "peft_type": ["IA3"],
+    "task_type": ["TOKEN_CLS", "SEQ_2_SEQ_LM"],
+    "fan_in_fan_out": [True],
+    "init_lora_weights": ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "mica"],
+    "alpha_pattern": [{r"layers\.0.*": 3}],
+    "megatron_config": [{"tensor_model_parallel_size": 2}],
+    "trainable_token_indices": [[1, 2], {"embed_tokens": [1]}],
+    "use_dora": [True],
+    "velora_config": [{"rank": 1}],
+    "alora_invocation_tokens": [[5, 6]],
+    "use_qalora": [True],
+    "monteclora_config": [{"samples": 2}],
+    "layer_replication": [[[0, 2], [1, 2]]],
+    "lora_bias": [True],
+    "target_parameters": [["self_attn.o_proj.weight"]],
+    "use_bdlora": [{"nblocks": 2}],
+    "arrow_config": [{"top_k": 2}],
+    "kasa_config": [{"beta": 1e-4}],
+    "ensure_weight_tying": [True],
+    "a_field_of_tomorrow": [1, True, False, "x"],
+}
+NO_PART = {  # in what is computed, once the adapters are there
+    "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
+    "peft_version": "9.9",
+    "base_model_name_or_path": None,  # where the base lies
+    "revision": "main",
+    "inference_mode": False,
+    "lora_dropout": 0.5,
+    "megatron_core": "megatron.other",
+    "loftq_config": {"loftq_bits": 4},
+    "eva_config": {"rho": 2.0},
+    "corda_config": {"corda_method": "kpm"},
+    "lora_ga_config": {"direction": "ArB2r"},
+    "qalora_group_size": 8,
+    "runtime_config": {"ephemeral_gpu_offload": True},
+    "a_field_of_tomorrow": None,
+}
+
+
+def test_every_field_of_pefts_config_is_honoured_or_refused_or_takes_no_part():
+    fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
+    assert fields <= HONOURED.keys() | REFUSED.keys() | NO_PART.keys()
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in HONOURED.items() for value in values])
+@pytest.mark.filterwarnings(
+    "ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias", "ignore:.*eva_config.*"
 )
-def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, settings):
+def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, field, value):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(base)
-    adapted = stirred(peft.get_peft_model(theirs, peft.LoraConfig(r=4, lora_alpha=8, **settings))).eval()
-    adapted.save_pretrained(tmp_path / "theirs")
-    ours = artifacts.load_causal_lm(tmp_path / "theirs")
+    settings = PLAIN | {field: value} | ({"layers_to_transform": [0]} if field == "layers_pattern" else {})
+    adapted = peft.get_peft_model(theirs, peft.LoraConfig(**settings)).eval()
+    torch.manual_seed(1)
     with torch.no_grad():
-        torch.testing.assert_close(ours(IDS), adapted(IDS).logits, atol=1e-5, rtol=1e-5)
+        for parameter in adapted.parameters():
+            parameter.add_(parameter.requires_grad * 0.3 * torch.randn_like(parameter))
+        adapted.save_pretrained(tmp_path / "theirs")
+        expected = adapted(IDS).logits
+        torch.testing.assert_close(artifacts.load_causal_lm(tmp_path / "theirs")(IDS), expected, atol=2e-5, rtol=1e-4)
+        with adapted.disable_adapter():
+            assert (expected - adapted(IDS).logits).abs().max() > 1e-2  # the adapters do something
+
+
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in REFUSED.items() for value in values])
+def test_another_kind_of_adapter_is_refused_by_the_name_of_its_field(export, field, value):
+    folder = export[1] / "adapter"
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | {field: value}))
+    with pytest.raises(AdapterError, match=field):
+        read_adapters(folder)
+
+
+def test_fields_that_take_no_part_change_nothing(export):
+    folder = export[1] / "adapter"
+    before = read_adapters(folder)[1]
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | NO_PART))
+    after = read_adapters(folder)[1]
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_tied_matrix_that_adapters_would_part_is_refused(tmp_path):
+    torch.manual_seed(0)
+    tied = new_causal_lm(replace(SHAPE, tie_word_embeddings=True))
+    artifacts.write_artifact(tmp_path / "base", card={}, model=tied)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's own, of the same
+        adapted = peft.get_peft_model(theirs, peft.LoraConfig(**PLAIN, modules_to_save=["embed_tokens"]))
+        with torch.no_grad():
+            adapted.get_input_embeddings().weight.add_(1.0)
+        adapted.save_pretrained(tmp_path / "theirs")
+    with pytest.raises(artifacts.ArtifactError, match="tie_word_embeddings, but lm_head.weight differs"):
+        artifacts.load_causal_lm(tmp_path / "theirs")
 
 
 def test_an_adapter_made_here_is_the_same_model_in_peft(base, export):
@@ -124,22 +225,11 @@ def test_the_hash_of_an_artifact_covers_its_adapters(export):
     assert artifacts.content_hash(folder) != before
 
 
-@pytest.mark.parametrize(
-    "change, named",
-    [
-        ({"use_dora": True}, "use_dora"),
-        ({"bias": "all"}, "bias"),
-        ({"peft_type": "IA3"}, "IA3"),
-        ({"r": None}, "r,"),
-        ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
-        ({"modules_to_save": ["embed_tokens"]}, "modules_to_save"),
-    ],
-)
-def test_what_is_no_plain_low_rank_adapter_is_an_error_that_names_it(export, change, named):
+def test_a_rank_that_is_no_number_is_an_error_that_names_it(export):
     folder = export[1] / "adapter"
     config = json.loads((folder / CONFIG).read_text())
-    (folder / CONFIG).write_text(json.dumps(config | change))
-    with pytest.raises(AdapterError, match=named):
+    (folder / CONFIG).write_text(json.dumps(config | {"r": None}))
+    with pytest.raises(AdapterError, match="r, lora_alpha"):
         read_adapters(folder)
 
 

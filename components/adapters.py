@@ -1,32 +1,57 @@
 """Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors in a folder of their own."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
 
 from components.models.lora import TARGETS, LoRA, place_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
 TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
-REFUSED = {  # fields of adapter_config.json that make other adapters than A and B on projections; harmless values
-    "use_dora": (False, None),
-    "bias": ("none", None),
-    "fan_in_fan_out": (False, None),
-    "rank_pattern": ({}, None),
-    "alpha_pattern": ({}, None),
-    "layers_to_transform": (None,),
-    "layer_replication": (None,),
-    "modules_to_save": (None, [], ["score"], ["classifier", "score"]),
-    "trainable_token_indices": (None,),
-    "lora_bias": (False, None),
-    "target_parameters": (None, []),
-    "use_qalora": (False, None),
+# Every field of adapter_config.json is in one of these tables, or an error. First what is read:
+READ = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"}
+READ |= {"alpha_pattern", "modules_to_save", "bias"}
+IN_THE_WEIGHTS = {  # they say where adapters are and of which rank: the weights' names and shapes say it too
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
 }
+NO_PART = {  # of the computation: origins, and the details of kinds of adapters that HARMLESS refuses
+    "auto_mapping",
+    "peft_version",
+    "revision",
+    "inference_mode",
+    "runtime_config",
+    "megatron_core",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+}
+HARMLESS = {  # values that leave the product alpha / r · B·A; any other makes another kind of adapter
+    "use_dora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "eva"),  # the others (pissa, olora, …) change the base too
+    "layer_replication": (None,),
+    "megatron_config": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "lora_bias": (False, None),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None,),
+    "ensure_weight_tying": (False, None),
+}
+EMPTY = (None, {}, [], "")  # of a field that is not known here: as if it were not there
 
 
 class AdapterError(ValueError):
@@ -78,9 +103,10 @@ def base_of(folder: str | Path) -> Path | None:
 
 
 def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], str]:
-    """(how, weights by our names with those of a head, kind of model) of a folder that PEFT or `write_adapters` wrote.
+    """(how, weights by our names, kind of model) of a folder that PEFT or `write_adapters` wrote.
 
-    Raises AdapterError for a damaged folder and for every feature that is not known here.
+    The weights are adapters of one rank and scale, and whole ones that replace the base's (modules_to_save, biases).
+    Raises AdapterError for a damaged folder and naming every feature that is not known here.
     """
     folder = Path(folder)
     config = _config_in(folder)
@@ -88,26 +114,61 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         found = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder / WEIGHTS} is missing or damaged: {error}") from None
-    if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is known")
-    for feature, harmless in REFUSED.items():
-        if config.get(feature) not in harmless:
-            raise AdapterError(f"{folder}: {feature}={config[feature]!r} is not supported")
-    weights = {_our_name(name, folder): weight for name, weight in found.items()}
-    targets = {name.split(".")[3] for name in weights if name.startswith("adapters.")}
+    _check_fields(config, folder)
+    weights = {_our_name(name, config, folder): weight for name, weight in found.items()}
+    places = {name.rpartition(".")[0] for name in weights if name.startswith("adapters.")}
+    halves = [place for place in places if not {f"{place}.down", f"{place}.up"} <= weights.keys()]
+    if halves:
+        raise AdapterError(f"{folder / WEIGHTS}: {sorted(halves)[0]} has lora_A or lora_B alone")
+    targets = {place.rpartition(".")[2] for place in places}
+    ranks = {place: len(weights[f"{place}.down"]) for place in places}
     try:
-        rank = int(config["r"])
-        alpha = float(config["lora_alpha"]) * (rank**0.5 if config.get("use_rslora") else 1.0)  # by alpha / √rank then
+        rank, root = max([int(config["r"]), *ranks.values()]), 0.5 if config.get("use_rslora") else 1.0
         lora = LoRA(
             rank=rank,
-            alpha=alpha,
-            dropout=float(config.get("lora_dropout", 0.0)),
+            alpha=float(config["lora_alpha"]) * (rank / int(config["r"]) ** root),
+            dropout=float(config.get("lora_dropout") or 0.0),
             targets=tuple(name for name in TARGETS if name in targets),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG}: r, lora_alpha or lora_dropout: {error!r}") from None
-    kinds = {task: kind for kind, task in TASKS.items()}
-    return lora, weights, kinds.get(config.get("task_type"), "CausalLM")
+        alphas = [(_module(key), float(alpha)) for key, alpha in (config.get("alpha_pattern") or {}).items()]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise AdapterError(f"{folder / CONFIG}: r, lora_alpha, alpha_pattern or lora_dropout: {error!r}") from None
+    for place, own in ranks.items():
+        _, _, layer, target = place.split(".")
+        module = f".{place_of(int(layer), target)}"
+        matching = [alpha for ending, alpha in alphas if module.endswith(ending)]
+        scale = (matching[0] if matching else float(config["lora_alpha"])) / own**root
+        if own != rank:
+            weights[f"{place}.down"] = pad(weights[f"{place}.down"], (0, 0, 0, rank - own))
+            weights[f"{place}.up"] = pad(weights[f"{place}.up"], (0, rank - own))
+        if scale != lora.scale:
+            weights[f"{place}.up"] = weights[f"{place}.up"].float() * (scale / lora.scale)
+    kinds = {task: kind for kind, task in TASKS.items()} | {None: "CausalLM"}
+    return lora, weights, kinds[config.get("task_type")]
+
+
+def _check_fields(config: dict[str, Any], folder: Path) -> None:
+    """Raises AdapterError for a field that is not known, or whose value makes another kind of adapter."""
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is known")
+    if config.get("task_type") not in (None, *TASKS.values()):
+        raise AdapterError(f"{folder}: task_type {config['task_type']!r}; known: {', '.join(TASKS.values())}")
+    for name, value in config.items():
+        if name in READ | IN_THE_WEIGHTS | NO_PART:
+            continue
+        if not any(value is harmless or value == harmless for harmless in HARMLESS.get(name, EMPTY)):
+            raise AdapterError(
+                f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Add the adapters to their "
+                "base with PEFT's merge_and_unload(), and use the folder that its save_pretrained() writes"
+            )
+
+
+def _module(key: str) -> str:
+    """How the modules end, a dot before their first part, that a key of alpha_pattern means: a module's name or its
+    last parts. Raises ValueError for another regular expression."""
+    if not re.fullmatch(r"\^?[\w.]+", key):
+        raise ValueError(f"alpha_pattern: expected the name of a module, got the regular expression {key!r}")
+    return f".model.{name}" if (name := key.removeprefix("^model.")) != key else f".{key}"
 
 
 def _config_in(folder: Path) -> dict[str, Any]:
@@ -125,13 +186,18 @@ def _peft_name(name: str) -> str:
     return f"{PREFIX}{place_of(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
 
 
-def _our_name(name: str, folder: Path) -> str:
-    parts = name.removeprefix(PREFIX).split(".")
-    if parts[0] == "score":
-        return f"score.{parts[-1]}"
+def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
+    inner = name.removeprefix(PREFIX)
+    parts = inner.split(".")
     known = len(parts) == 7 and parts[:2] == ["model", "layers"] and parts[2].isdigit() and parts[6] == "weight"
     if known and parts[5] in ("lora_A", "lora_B") and place_of(int(parts[2]), parts[4]) == ".".join(parts[:5]):
         return f"adapters.layers.{int(parts[2])}.{parts[4]}.{'down' if parts[5] == 'lora_A' else 'up'}"
+    module, _, kind = inner.replace(".base_layer.", ".").rpartition(".")
+    # peft saves embeddings without being asked when their number has changed
+    whole = [*(config.get("modules_to_save") or []), "embed_tokens", "lm_head"]
+    saved = module.endswith(tuple(whole))  # peft takes "norm" for every module whose name ends so
+    if (saved and kind in ("weight", "bias")) or (kind == "bias" and config.get("bias", "none") != "none"):
+        return f"{module}.{kind}"
     raise AdapterError(
         f"{folder}: the adapter {name} is not on a projection known here ({', '.join(TARGETS)} of a layer)"
     )

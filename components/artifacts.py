@@ -254,7 +254,9 @@ def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None
         weights = from_gpt2(weights) if config.norm == "layer" else weights
         if base is not None:
             lora, own, _ = read_adapters(path)
-            weights = merged(weights | own, lora)
+            if config.tie_word_embeddings:  # adapters that bring one of the two would part them
+                weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
+            weights = merged(weights | {name: weight.to(kind) for name, weight in own.items()}, lora)
             unused = "lm_head.weight" if isinstance(model, ScalarModel) else "score.weight"
             weights.pop(unused, None)  # the base's head, where the adapters are of the other kind
         if isinstance(model, ScalarModel):  # other people's classifiers have no bias

@@ -128,7 +128,7 @@ def test_every_field_of_pefts_config_is_honoured_or_refused_or_takes_no_part():
 
 @pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in HONOURED.items() for value in values])
 @pytest.mark.filterwarnings(
-    "ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias", "ignore:.*eva_config.*"
+    "ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias", "ignore:.*eva.*:UserWarning"
 )
 def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, field, value):
     theirs = transformers.AutoModelForCausalLM.from_pretrained(base)

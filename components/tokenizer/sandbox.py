@@ -4,16 +4,17 @@ or memory.
 Jinja's own sandbox forbids what touches Python's insides. It lets a template run for ever (loops in loops, macros that
 call themselves twice) and fill the memory (`'x'.ljust(10**9)`, a text doubled forty times). Here every turn of a loop
 and every call counts as a step, every text has a largest size, and only filters and methods that make nothing out of
-all proportion exist.
+all proportion exist. What a template writes depends on its values alone: nothing tells the time, chance, or the place
+of an object in memory.
 """
 
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, MappingView, Set, Sized
 from typing import Any, NoReturn
 
-from jinja2 import nodes
+from jinja2 import Undefined, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
@@ -60,6 +61,18 @@ FILTERS = {
     "unique",
     "upper",
 }
+OF_TEXT = {
+    "capitalize",
+    "e",
+    "escape",
+    "lower",
+    "replace",
+    "safe",
+    "string",
+    "title",
+    "trim",
+    "upper",
+}  # take str(value)
 TEXT_METHODS = {
     "capitalize",
     "count",
@@ -94,11 +107,11 @@ TEXT_METHODS = {
 class BoundedSandbox(ImmutableSandboxedEnvironment):
     """Raises jinja2.sandbox.SecurityError, in place of going on, where a template asks for too much."""
 
-    intercepted_binops = frozenset({"+", "*", "**", "%"})
+    intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 
     def __init__(self, **settings: Any) -> None:
         # not optimized: working out constants would repeat each for every level around it
-        super().__init__(optimized=False, finalize=_written, **settings)
+        super().__init__(optimized=False, finalize=_shown, **settings)
         self._rendering = threading.local()
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name in FILTERS}
         self.globals = {name: value for name, value in self.globals.items() if name in ("range", "dict", "namespace")}
@@ -124,7 +137,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
     def joined(self, *parts: Any) -> str:
         """What `~` makes of its parts."""
-        texts = [str(_written(part)) for part in parts]
+        texts = [str(_shown(part)) for part in parts]
         _check_size(sum(map(len, texts)))
         return "".join(texts)
 
@@ -139,6 +152,8 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
             _check_size(len(left) + len(right))
+        elif operator == "-" and isinstance(left, Set):
+            raise SecurityError("a set has no order; write a list")
         elif operator == "*":
             _check_product(left, right)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -173,8 +188,10 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
             values = args[1:] if hasattr(function, "jinja_pass_arg") else args
             for value in values:
                 _written(value)
+            if name in OF_TEXT:
+                _shown(values[0])
             if name == "join":
-                listed = list(values[0])
+                listed = _shown(list(values[0]))
                 separator = str(kwargs.get("d", values[1] if len(values) > 1 else ""))
                 _check_size(sum(len(str(one)) + len(separator) for one in listed))
                 args = (*args[: len(args) - len(values)], listed, *values[1:])
@@ -225,6 +242,20 @@ def _written(value: Any) -> Any:
     return value
 
 
+def _shown(value: Any) -> Any:
+    """The value, if its text is what it holds: that of a function or an iterator is its place in memory."""
+    waiting = [_written(value)]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, Mapping):
+            waiting += [*one.keys(), *one.values()]
+        elif isinstance(one, list | tuple | MappingView):
+            waiting += one
+        elif not isinstance(one, str | int | float | Undefined | None):
+            raise SecurityError(f"it writes a {type(one).__name__}, which is no text")
+    return value
+
+
 def _check_form(value: Any, indent: Any = None, separators: Any = None, **_: Any) -> None:
     if isinstance(indent, str) or (indent or 0) > 16 or any(len(one) > 16 for one in separators or ()):
         raise SecurityError("tojson: expected an indent of at most 16 spaces, and separators of at most 16 characters")
@@ -263,6 +294,6 @@ def _check_text_method(text: str, name: str, args: tuple) -> tuple:
     if name == "replace" and len(args) >= 2 and all(isinstance(one, str) for one in args[:2]):
         _check_replacement(text, *args[:2])
     if name == "join" and args:
-        args = ([str(one) for one in args[0]], *args[1:])
+        args = ([str(one) for one in _shown(list(args[0]))], *args[1:])
         _check_size(sum(map(len, args[0])) + len(text) * len(args[0]))
     return args

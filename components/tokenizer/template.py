@@ -4,13 +4,13 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 
 from components.tokenizer.codec import Segment, TokenizerError, check_text
+from components.tokenizer.date import strftime_now
 from components.tokenizer.sandbox import MAX_SIZE, BoundedSandbox
 
 ROLES = ("system", "user", "assistant")
@@ -65,7 +65,7 @@ class ChatTemplate:
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
         )
         self._environment.globals["raise_exception"] = _raise_exception
-        self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self._environment.globals["strftime_now"] = strftime_now
         self._environment.allow("tojson", _to_json)
         if any(mark in source for mark in (OPEN, CLOSE)):
             raise TokenizerError("the chat template holds U+E000 or U+E001; they are kept for placeholders")

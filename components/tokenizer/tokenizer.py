@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from components.tokenizer import folder as folders
 from components.tokenizer.codec import Codec, Segment, TokenizerError
+from components.tokenizer.date import DAY
 from components.tokenizer.template import DEFAULT_TEMPLATE, ChatTemplate
 
 PROBE_TURNS = tuple({"role": role, "content": f"Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2))
@@ -42,7 +43,8 @@ class Tokenizer:
         self.vocab_size = len(codec.pieces)
         self.pad_id, self.bos_id, self.eos_id = codec.pad_id, codec.bos_id, codec.eos_id
         self.byte_lengths = [len(spelling) for spelling in codec.spelling]
-        self.fingerprint = hashlib.sha256(codec.identity + chat_template.encode()).hexdigest()
+        dated = DAY if "strftime_now" in chat_template else ""
+        self.fingerprint = hashlib.sha256(codec.identity + chat_template.encode() + dated.encode()).hexdigest()
         self.end_id = self.eos_id
         self._specials = set(codec.special_ids.values())
         self._refusal: str | None = None
@@ -204,7 +206,7 @@ class Tokenizer:
         transformers reads a special's name in plain text as the special itself. The files cannot forbid that,
         or chat templates would lose theirs: give its encode `split_special_tokens=True` for untrusted text,
         its apply_chat_template `sanitize_control_tokens=True`. Of a tokenizer made here it also reads U+2581 as
-        a space.
+        a space. A template that writes the date writes today's there (see date.py).
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,8 +4,10 @@ A case is a function of a folder: it writes the bad thing there and reads it as 
 must come out as a ValueError of one clear message.
 """
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 import shutil
 from collections import Counter
@@ -14,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
@@ -133,17 +136,42 @@ FILES = {
     "long_number.json": b"[" + b"9" * 5000 + b"]",
     "cut.jsonl": b'{"text": "a',
     "cut.json": b'[{"text": "a"',
-    "comma.json": b'[{"text": "a"},]',
+    "commas.json": b'[{"text": "a"},,]',
+    "no_comma.json": b'[{"text": "a"} {"text": "b"}]',
+    "two_lists.json": b'[{"text": "a"}] [{"text": "b"}]',
+    "cut_after.json": b'[{"text": "a"},',
+    "cut_pretty.json": b'{\n "text":\n "a"',
+    "one_field_twice.jsonl": b'{"text": "a", "text": "b"}',
+    "records_elsewhere.json": b'{"train": [{"text": "a"}]}',
+    "uneven_columns.json": b'{"text": ["a", "b"], "id": [1]}',
+    "no_records.json": b"[]",
+    "blank.jsonl": b"\n \n",
     "string.json": b'"a"',
     "null.json": b"null",
     "words.jsonl": b"hello\n",
-    "two.jsonl": b'{"text": "a"} {"text": "b"}\n',
+    "two.jsonl": b'{"text": "a"} text\n',
     "single.jsonl": b"{'text': 'a'}",
     "latin.jsonl": b'{"text": "\xe9"}',
     "latin.json": b'["\xe9"]',
     "latin.txt": b"caf\xe9",
-    "utf16.jsonl": '{"text": "a"}'.encode("utf-16"),
-    "utf16.txt": "abc".encode("utf-16"),
+    "utf16.jsonl": '{"text": "a"}'.encode("utf-16")[:-1],
+    "utf16.txt": "abc".encode("utf-16")[:-1],
+    "utf16_without_mark.txt": "abc".encode("utf-16-le"),
+    "pointer.txt": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "pointer.parquet": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
+    "zipped.txt": b"PK\x03\x04 a",
+    "packed.jsonl": gzip.compress(b'{"text": "a"}'),
+    "packed_twice.jsonl.gz": gzip.compress(gzip.compress(b'{"text": "a"}')),
+    "plain.txt.bz2": b"a",
+    "plain.json.xz": b"[]",
+    "plain.jsonl.zst": b'{"text": "a"}',
+    "cut.jsonl.bz2": bz2.compress(b'{"text": "a"}\n' * 99)[:-9],
+    "cut.jsonl.xz": lzma.compress(b'{"text": "a"}\n' * 99)[:-9],
+    "cut.jsonl.zst": pa.compress(b'{"text": "a"}\n' * 99, "zstd", asbytes=True)[:-9],
+    "packed.parquet.gz": gzip.compress(b"PAR1"),
+    "words.arrow": b"hello",
+    "archive.tar.gz": gzip.compress(b"a"),
+    "odd.jsonl.lz4": b"a",
     "zeros.jsonl": b"\0" * 100,
     "control.jsonl": b'{"text": "a\x01"}',
     "empty.jsonl": b"",

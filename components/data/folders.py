@@ -9,8 +9,8 @@ import yaml
 from datasets.data_files import sanitize_patterns
 
 from components.data.errors import SourceError
+from components.data.streams import READ, ending
 
-SUFFIXES = (".txt", ".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet", ".arrow")  # none ends another
 ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}  # what tools write about the data beside it
 
 
@@ -26,11 +26,6 @@ class Selection(NamedTuple):
     split: str = "train"
     held_out_split: str | None = None
     files: str | None = None
-
-
-def suffix(path: Path) -> str | None:
-    """The ending of a file that can be read, or None."""
-    return next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
 
 
 def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]]:
@@ -105,7 +100,7 @@ def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
             raise SourceError(f"{folder}/README.md: assigns {pattern} to {split}, expected files of its own folder")
     globs = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns]
-    return sorted({path for one in globs for path in folder.glob(one) if path.is_file() and suffix(path)})
+    return sorted({path for one in globs for path in folder.glob(one) if path.is_file() and ending(path)})
 
 
 def _within(folder: Path, subset: str | None) -> Path:
@@ -122,14 +117,14 @@ def _within(folder: Path, subset: str | None) -> Path:
 
 
 def _readable(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and suffix(path))
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and ending(path))
     found = [path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
     for state in [path for path in found if path.name == "state.json"]:
         listed = _saved(state)
         found = [path for path in found if path.parent != state.parent or path in listed]
     found = [path for path in found if path.name not in ABOUT]
     if not found:
-        raise SourceError(f"{folder}: no data in this folder, expected files of {', '.join(SUFFIXES)}")
+        raise SourceError(f"{folder}: no data in this folder, expected files of {READ}")
     return found
 
 

@@ -6,15 +6,14 @@ says what to do.
 """
 
 import functools
-import gzip
 import hashlib
+import itertools
 import json
 import logging
 import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +25,10 @@ import pyarrow as pa
 from components.data import hub, trees
 from components.data.columns import BATCH, arrow_rows, openable, parquet_rows, rows_of
 from components.data.errors import FormatError, SourceError
-from components.data.folders import SUFFIXES, Selection, files_of, suffix
+from components.data.folders import Selection, files_of
 from components.data.formats import Record
+from components.data.json_rows import json_rows
+from components.data.streams import ending, refusal, refuse_head, text_of
 
 logger = logging.getLogger(__name__)
 LONGEST_PATH = 4096  # bytes, and 255 for one name, where most systems refuse
@@ -79,9 +80,11 @@ def open_source(
         files, held_out = files_of(place, selection)
     elif place.exists():
         files = [place]
-        if suffix(place) is None:
-            raise SourceError(f"{place}: unknown kind of file, expected one of {', '.join(SUFFIXES)}")
-    elif hub.NAME.fullmatch(path) and suffix(place) is None:
+        if ending(place) is None:
+            raise refusal(place)
+        if not place.is_file():
+            raise SourceError(f"{place}: not a regular file. Copy what it gives into one")
+    elif hub.NAME.fullmatch(path) and ending(place) is None:
         identity = digest(["hub", path, *selection])
         return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
     else:
@@ -140,7 +143,7 @@ def quiet_progress() -> Iterator[None]:
 
 def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str:
     def each(files: list[Path]) -> list[list[str]]:
-        names = [str(file.relative_to(root)) if file != root else file.suffix for file in files]
+        names = [str(file.relative_to(root)) if file != root else "".join(ending(file)) for file in files]
         stats = [file.stat() for file in files]
         return [
             [name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
@@ -180,17 +183,15 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
     readers = {
         ".txt": _text_rows,
         ".json": _json_rows,
-        ".json.gz": _line_rows,
-        ".jsonl": _line_rows,
-        ".jsonl.gz": _line_rows,
+        ".jsonl": _json_rows,
+        ".ndjson": _json_rows,
         ".parquet": functools.partial(_table_rows, "parquet", parquet_rows, columns),
         ".arrow": functools.partial(_table_rows, "arrow", arrow_rows, columns),
     }
     empty = True
     for file in files:
-        if not file.stat().st_size:
-            raise SourceError(f"{file}: the file is empty. Remove it, or set data.path to another")
-        for row in readers[suffix(file)](file):
+        kind, _ = ending(file)
+        for row in readers[kind](file):
             empty = False
             yield row
     if empty:
@@ -198,82 +199,19 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
 
 
 def _text_rows(file: Path) -> Iterator[Row]:
-    yield Row(str(file), {"text": _decode_file(file)})
+    if text := text_of(file, is_json=False):
+        yield Row(str(file), {"text": text})
 
 
 def _json_rows(file: Path) -> Iterator[Row]:
-    """Records of one list, or, as in .jsonl, of one line each."""
-    with file.open("rb") as stream:
-        in_lines = re.match(rb"(\xef\xbb\xbf)?\s*\{", stream.read(1000))
-    if in_lines:
-        yield from _line_rows(file)
-        return
-    try:
-        values = json.loads(_decode_file(file))
-    except json.JSONDecodeError as error:
-        raise SourceError(
-            f"{file}:{error.lineno}: expected JSON, got an error in it: {error.msg}. "
-            "For one record per line call the file .jsonl"
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting without end
-        raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
-    if not isinstance(values, list):
-        raise SourceError(
-            f"{file}: expected a list of records, got {type(values).__name__}. "
-            "For one record per line call the file .jsonl"
-        )
-    for number, value in enumerate(values, 1):
-        yield Row(f"{file}: record {number}", value)
-
-
-def _line_rows(file: Path) -> Iterator[Row]:
-    """One JSON value a line; blank lines do not count as records."""
-    with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
-        for number, line in enumerate(_whole_lines(stream, file), 1):
-            if line.strip():
-                yield Row(f"{file}:{number}", _json_line(line))
-
-
-def _whole_lines(stream: Iterable[bytes], file: Path) -> Iterator[bytes]:
-    try:
-        yield from stream
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise SourceError(f"{file}: not a whole gzip file ({error}). Fetch it again") from None
-
-
-def _json_line(line: bytes) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        return FormatError("UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
-    except json.JSONDecodeError as error:
-        start = line[:30].decode("utf-8", "replace").strip()
-        return FormatError("one JSON object", f"{start!r} ({error.msg} at column {error.colno})")
-    except (ValueError, RecursionError) as error:
-        return FormatError("one JSON object", _endless(error))
-
-
-def _endless(error: Exception) -> str:
-    return (
-        "brackets within brackets without end" if isinstance(error, RecursionError) else "a number of too many digits"
-    )
-
-
-def _decode_file(file: Path) -> str:
-    content = file.read_bytes()
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise SourceError(
-            f"{file}:{line}: expected UTF-8, got byte 0x{content[error.start]:02x}. "
-            f"Convert it, for instance with: iconv -f latin1 -t utf-8 {file.name}"
-        ) from None
+    return itertools.starmap(Row, json_rows(file))
 
 
 def _table_rows(
     kind: str, reader: Callable[..., Iterator[Record]], columns: Collection[str] | None, file: Path
 ) -> Iterator[Row]:
+    with file.open("rb") as stream:
+        refuse_head(file, stream.read(32), b"PAR1", b"ARROW1")
     try:
         for number, value in enumerate(reader(file, columns), 1):
             yield Row(f"{file}: row {number}", value)

@@ -1,0 +1,147 @@
+"""Records in JSON as the world writes it: one a line, over several lines, in a list, under "data", or in columns."""
+
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from components.data.errors import FormatError, SourceError
+from components.data.streams import lines, text_of
+
+ENVELOPES = ("data", "rows", "records", "examples", "instances")  # fields that hold a file's records
+_BLANK = b" \t\f\v\xef\xbb\xbf"
+_GAP = re.compile("[ \t\r\n\f\v\ufeff]*")
+
+
+def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
+    """(place, value) of each record in a file; a line that is not JSON has a FormatError as its value.
+
+    Objects follow one another, each on lines of its own or on the same, or are the items of one list; a comma after
+    any of them is no harm. One object alone may hold all records: a list of them in a field of `ENVELOPES`, or columns,
+    lists of equal length under their names (also as pandas writes them: objects by row number). Raises SourceError
+    with the line where JSON over several lines is broken.
+    """
+    numbered = ((number, line) for number, line in enumerate(lines(file), 1) if line.strip(_BLANK))
+    start = list(itertools.islice(numbered, 2))
+    first = start[0][1].removeprefix(b"\xef\xbb\xbf").lstrip() if start else b""
+    if first.startswith(b"["):
+        for number, (_, value) in enumerate(_of_text(file), 1):
+            yield f"{file}: record {number}", value
+        return
+    if any(_is_object(line) for _, line in start):
+        rows = _of_lines(file, itertools.chain(start, numbered))
+    else:
+        rows = ((f"{file}:{line}", value) for line, value in _of_text(file))
+    alone = list(itertools.islice(rows, 2))
+    records = _held(alone[0][1]) if len(alone) == 1 else None
+    if records is None:
+        yield from itertools.chain(alone, rows)
+        return
+    for number, value in enumerate(records, 1):
+        yield f"{file}: record {number}", value
+
+
+def _of_lines(file: Path, numbered: Iterator[tuple[int, bytes]]) -> Iterator[tuple[str, Any]]:
+    for number, line in numbered:
+        for value in _values(line):
+            yield f"{file}:{number}", value
+
+
+def _is_object(line: bytes) -> bool:
+    return all(isinstance(value, dict) for value in _values(line))
+
+
+def _values(line: bytes) -> list[Any]:
+    """What stands on a line, or what is wrong with it."""
+    try:
+        return [value for _, value in _scanned(line.decode(), in_list=False)]
+    except UnicodeDecodeError as error:
+        wrong = FormatError("UTF-8", f"byte 0x{line[error.start]:02x} at column {error.start + 1}")
+    except json.JSONDecodeError as error:
+        start = line[:30].decode("utf-8", "replace").strip()
+        wrong = FormatError("one JSON object", f"{start!r} ({error.msg} at column {error.colno})")
+    except (ValueError, RecursionError) as error:
+        wrong = FormatError("one JSON object", _endless(error))
+    return [wrong]
+
+
+def _of_text(file: Path) -> Iterator[tuple[int, Any]]:
+    """(line, value) of a file that is read whole."""
+    text = text_of(file, is_json=True)
+    position = _GAP.match(text).end()
+    in_list = text.startswith("[", position)
+    line, counted = 1, 0
+    try:
+        for place, value in _scanned(text, position + in_list, in_list=in_list):
+            line, counted = line + text.count("\n", counted, place), place
+            yield line, value
+    except json.JSONDecodeError as error:
+        got = f"an error in it: {error.msg} at column {error.colno}"
+        raise SourceError(f"{file}:{error.lineno}: expected JSON, got {got}") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting without end
+        raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
+
+
+def _scanned(text: str, position: int = 0, *, in_list: bool) -> Iterator[tuple[int, Any]]:
+    """(place, value) of values one after another, a comma allowed after each; in a list it parts them, which ] ends."""
+    while True:
+        position = _GAP.match(text, position).end()
+        if in_list and text.startswith("]", position):
+            end = _GAP.match(text, position + 1).end()
+            if end < len(text):
+                raise json.JSONDecodeError("Extra data after the list", text, end)
+            return
+        if position == len(text) and not in_list:
+            return
+        place = position
+        value, position = _DECODER.raw_decode(text, place)
+        yield place, value
+        position = _GAP.match(text, position).end()
+        if text.startswith(",", position):
+            position += 1
+        elif in_list and not text.startswith("]", position):
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(next(name for name in names if names.count(name) > 1))
+    return made
+
+
+class _Twice(ValueError):
+    """A field that an object has twice."""
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def _endless(error: Exception) -> str:
+    if isinstance(error, _Twice):
+        return f"an object with two fields {str(error)!r}"
+    if isinstance(error, RecursionError):
+        return "brackets within brackets without end"
+    return "a number of too many digits"
+
+
+def _held(value: Any) -> list[Any] | None:
+    """The records that one object holds, None where it is a record itself."""
+    if not isinstance(value, dict) or not value:
+        return None
+    lists = [name for name, field in value.items() if isinstance(field, list) and field and isinstance(field[0], dict)]
+    if len(lists) == 1 and lists[0] in ENVELOPES:
+        return value[lists[0]]
+    columns = list(value.values())
+    if all(isinstance(column, dict) and column and all(map(str.isdigit, column)) for column in columns):
+        if any(column.keys() != columns[0].keys() for column in columns):
+            return None
+        columns = [list(column.values()) for column in columns]
+    elif lists or not all(isinstance(column, list) and column for column in columns):
+        return None
+    if len(set(map(len, columns))) > 1:
+        return None
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]

@@ -40,7 +40,7 @@ def built(name: str, common: dict, *overrides: str):
 def read(data) -> list[tuple[dict, bool | None]]:
     """(record, held out) of all sources, in order."""
     found = (pair for source, _ in data.sources() for pair in data.records_of(source, data.counts))
-    return [(record, row.held_out) for row, record in found]
+    return [({k: v for k, v in record.items() if k not in ("begins", "ends")}, row.held_out) for row, record in found]
 
 
 HH = "\n\nHuman: Hi\n\nAssistant:"

@@ -12,10 +12,11 @@ from components.models.heads import CausalLM, ScalarModel
 
 def response_logprobs(
     model: CausalLM, experience: Experience, *, temperature: float, with_entropy: bool = True
-) -> tuple[Tensor, Tensor | None]:
+) -> tuple[Tensor, Tensor]:
     """Log-probability (N, R) of every response token and the entropy (N, R) it was drawn from; 0 where masked.
 
-    Only the places that predict a response token pass through the head. The entropy carries no gradient.
+    Only the places that predict a response token pass through the head. The entropy carries no gradient, and is 0
+    everywhere where it was not asked for.
     """
     mask = experience["mask"]
     hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
@@ -26,7 +27,7 @@ def response_logprobs(
         temperature=temperature,
         with_entropy=with_entropy,
     )
-    return _spread(logprobs, mask), None if entropies is None else _spread(entropies, mask)
+    return _spread(logprobs, mask), _spread(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
 
 
 def response_values(model: ScalarModel, experience: Experience) -> Tensor:

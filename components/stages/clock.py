@@ -1,7 +1,7 @@
 """Where the time of an on-policy iteration goes."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +10,7 @@ class Clock:
     """Wall seconds by part: `mark(name)` adds what passed since the last mark to `name`."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self._last = time.perf_counter()
 
     def mark(self, name: str) -> None:

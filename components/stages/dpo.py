@@ -31,6 +31,8 @@ class DPO(Stage):
     chosen_logprob           mean log p of better answers, nats per answer; a steep fall means beta is too small
     """
 
+    policy: CausalLM
+    reference: CausalLM
     frozen = ("reference",)
     charts = (
         Chart("loss", ("train/loss", "val/loss")),

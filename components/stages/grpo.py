@@ -13,8 +13,13 @@ from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
 from components.stages.stage import Chart, LossOutput
 
-# advantage, aggregation of token losses
-VARIANTS = {"grpo": ("grpo", "sequence_mean"), "dapo": ("grpo", "token_mean"), "dr_grpo": ("dr_grpo", "fixed_length")}
+Advantage = Literal["grpo", "dr_grpo"]
+Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]
+VARIANTS: dict[str, tuple[Advantage, Aggregation]] = {
+    "grpo": ("grpo", "sequence_mean"),
+    "dapo": ("grpo", "token_mean"),
+    "dr_grpo": ("dr_grpo", "fixed_length"),
+}
 EPS = 1e-4  # beside a group's deviation
 
 

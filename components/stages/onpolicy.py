@@ -46,8 +46,13 @@ class OnPolicy(Stage):
     beta                  the KL coefficient in force
     """
 
+    policy: CausalLM
+    reference: CausalLM
+    reward: ScalarModel
+    beta: Tensor
+    score_scale: Tensor
     frozen = ("reference", "reward")
-    charts = (
+    charts: tuple[Chart, ...] = (
         Chart("score", ("rollout/score", "val/score")),
         Chart("true quality", ("rollout/gold", "rollout/correct", "val/gold")),
         Chart("KL to the reference, nats per response", ("rollout/kl",), 0.0, 10.0),
@@ -238,7 +243,7 @@ class OnPolicy(Stage):
 
     def judged(self, prompts: list[dict[str, Any]], known: Experience) -> dict[str, float]:
         """True quality of the responses, where the data knows it."""
-        judge = getattr(self.trainer.datamodule, "judged", None)
+        judge = getattr(self.data, "judged", None)
         return judge(prompts, self.responses(known), known["finished"].tolist()) if judge else {}
 
     def responses(self, known: Experience, count: int | None = None) -> list[list[int]]:
@@ -266,7 +271,7 @@ class OnPolicy(Stage):
 
     def sample_texts(self) -> list[dict[str, Any]]:
         """The first responses of the latest rollout, for the table of samples."""
-        decode = self.trainer.datamodule.tokenizer.decode
+        decode = self.data.tokenizer.decode
         return [
             {"prompt": decode(prompt), "response": decode(response, skip_special=False), "score": score, "kl": kl}
             for prompt, response, score, kl in self._shown

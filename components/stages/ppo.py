@@ -47,6 +47,7 @@ class PPO(OnPolicy):
     train/pretraining_loss       of the mixed-in text, when there is any
     """
 
+    value: ScalarModel
     charts = (
         *OnPolicy.charts,
         Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.2),
@@ -94,7 +95,7 @@ class PPO(OnPolicy):
 
     def on_fit_start(self) -> None:
         """Text mixed in and its weight belong together; either without the other is a mistake."""
-        mixed = getattr(self.trainer.datamodule, "pretraining", None) is not None
+        mixed = getattr(self.data, "pretraining", None) is not None
         if mixed != (self.pretraining_coefficient > 0):
             raise ValueError(
                 f"stage.pretraining_coefficient is {self.pretraining_coefficient}, but the data has "

@@ -26,6 +26,7 @@ class Pretrain(Stage):
     bytes_per_token   of the text read; constant but for noise
     """
 
+    model: CausalLM
     fresh = True  # the model starts from random weights
     charts = (
         Chart("loss, nats per token", ("train/loss", "val/loss")),
@@ -73,7 +74,7 @@ class Pretrain(Stage):
 
     def sample_texts(self) -> list[dict[str, str]]:
         """Greedy continuations of held-out texts, for the table of samples."""
-        data = self.trainer.datamodule
+        data = self.data
         batch = next(iter(data.val_dataloader()), None) if data is not None else None
         if batch is None:
             return []

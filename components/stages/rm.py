@@ -32,6 +32,7 @@ class RewardModel(Stage):
     val/longer_wins                accuracy of "the longer answer wins", the baseline to beat
     """
 
+    model: ScalarModel
     charts = (
         Chart("loss", ("train/loss", "val/loss")),
         Chart("pairs ranked rightly", ("train/accuracy", "val/accuracy")),
@@ -121,7 +122,7 @@ class RewardModel(Stage):
 
         Not in on_train_end, which a run resumed from its last step never reaches.
         """
-        data = self.trainer.datamodule
+        data = self.data
         if data is None:
             return
         was_training = self.training

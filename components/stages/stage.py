@@ -11,6 +11,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable, LoRA
 from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, tell
 
@@ -63,16 +64,21 @@ class Stage(L.LightningModule):
         """One batch's mean loss; neither logs nor steps."""
         raise NotImplementedError
 
-    def exportable(self) -> nn.Module:
+    def exportable(self) -> CausalLM | ScalarModel:
         """The model that the next stage receives."""
         raise NotImplementedError
+
+    @property
+    def data(self) -> Any:
+        """The LightningDataModule of this run; None where the trainer was given loaders alone."""
+        return getattr(self.trainer, "datamodule", None)
 
     def flops_per_token(self) -> float:
         """Of training on one token, forward and backward, at the model's full context."""
         config = self.exportable().config
         return config.flops_per_token(config.longest, frozen=self.lora is not None)
 
-    def adopt(self, name: str, model: nn.Module) -> None:
+    def adopt(self, name: str, model: Any) -> None:
         """Takes a freshly built model under `name`: frozen where it is named so, adapted where the run has adapters,
         sharded where the strategy shards."""
         frozen, mesh = name in self.frozen, getattr(self, "device_mesh", None)
@@ -94,7 +100,7 @@ class Stage(L.LightningModule):
             if hasattr(self, name):
                 getattr(self, name).eval()
 
-    def _shard(self, model: nn.Module, mesh: DeviceMesh) -> None:
+    def _shard(self, model: Any, mesh: DeviceMesh) -> None:
         if self.lora is not None and self.frozen:
             raise ValueError(
                 "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
@@ -107,7 +113,7 @@ class Stage(L.LightningModule):
             if hasattr(model, method):
                 register_fsdp_forward_method(model, method)
 
-    def as_before_training(self, model: nn.Module, build: Callable[[], nn.Module]) -> nn.Module:
+    def as_before_training(self, model: Any, build: Callable[[], Any]) -> Any:
         """`model` as it was at first, to be kept so: without its adapters where it has any, else built once more."""
         return model.bare() if self.lora is not None else build()
 
@@ -170,7 +176,7 @@ class Stage(L.LightningModule):
         metrics = {"loss": output.loss.detach(), **output.metrics}
         named = {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}
         # a whole number's mean over ranks would be cut to a whole number, and with it the weighted mean be wrong
-        self.log_dict(named, batch_size=float(output.weight), sync_dist=prefix == "val")
+        self.log_dict(named, batch_size=float(output.weight), sync_dist=prefix == "val")  # type: ignore[arg-type]
 
     def log_now(self, metrics: dict[str, float]) -> None:
         """Writes scalars at the present step, whatever log_every_n_steps."""
@@ -184,8 +190,8 @@ class Stage(L.LightningModule):
     def build_optimizer(self) -> Optimizer:
         return self.optimizer_builder(self.named_groups())
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        optimizer = self.build_optimizer()
+    def configure_optimizers(self) -> Any:
+        optimizer: Any = self.build_optimizer()
         if self.trainer.precision == "16-mixed":  # a fused step would unscale after our clipping, not before
             for group in optimizer.param_groups:
                 group["fused"] = False

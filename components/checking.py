@@ -93,7 +93,7 @@ class Schema(NamedTuple):
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake of a composed config, nothing else; imports all that it names."""
-    values = OmegaConf.to_container(cfg, resolve=True)
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
     problems = [*_walk(values, "")]
     for name, annotation in typing.get_type_hints(Common).items():
         if name in values:
@@ -161,7 +161,7 @@ def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[
             for o in parsed
             if not f"{o.key_or_group}.".startswith(f"{unknown}.")
         ]
-        values = OmegaConf.to_container(compose(others), resolve=True)
+        values: Any = OmegaConf.to_container(compose(others), resolve=True)
     except (HydraException, OmegaConfBaseException):
         return ""
     parent, _, name = unknown.rpartition(".")

@@ -97,7 +97,7 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
         kinds = {name: _kind(gguf, tensor, dtype) for name, tensor in _tensors(weights, config, family)}
         for name, tensor in _tensors(weights, config, family):
             size = math.prod(gguf.quant_shape_to_byte_shape(tuple(tensor.shape), kinds[name]))
-            writer.add_tensor_info(name, tensor.shape, np.float32, size, raw_dtype=kinds[name])
+            writer.add_tensor_info(name, tensor.shape, np.dtype(np.float32), size, raw_dtype=kinds[name])
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()

@@ -7,6 +7,7 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 
@@ -37,7 +38,7 @@ def fetched(name: str, cache: str | Path) -> Path:
             f"{server()[0]} cannot be reached to download a model. {advice}, or set HF_HUB_OFFLINE=1 if it "
             f"was downloaded to {cache} before"
         )
-    place = {"repo_id": parts["name"], "revision": parts["revision"], "cache_dir": str(cache)}
+    place: dict[str, Any] = {"repo_id": parts["name"], "revision": parts["revision"], "cache_dir": str(cache)}
     try:
         if offline:
             return Path(huggingface_hub.snapshot_download(**place, local_files_only=True))

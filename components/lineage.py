@@ -115,7 +115,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
     Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
     """
     there = present(export)
-    if not rank_zero_only.rank:
+    if not rank_zero_only.rank:  # type: ignore[attr-defined]
         _remove_leftovers(Path(export))
     if not there or force is True:
         return False
@@ -157,7 +157,8 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
             "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
         )
     found = None if anew else latest(folder)
-    if rank_zero_only.rank:  # the first process tidies up; where all began at once it may be doing so now
+    # the first process tidies up; where all began at once it may be doing so now
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
         return found
     if not anew and before is None:
         raise ArtifactError(

@@ -63,7 +63,9 @@ class Joint(torch.optim.Optimizer):
     """Several optimizers as one: one step, one state, one list of groups, in the order of `parts`."""
 
     def __init__(self, *parts: torch.optim.Optimizer) -> None:
-        self.parts = [one for part in parts for one in (part.parts if isinstance(part, Joint) else [part])]
+        self.parts: list[torch.optim.Optimizer] = []
+        for part in parts:
+            self.parts += part.parts if isinstance(part, Joint) else [part]
         self._sizes: list[int] = []  # groups of each part, once all are there
         super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
         self._sizes = [len(part.param_groups) for part in self.parts]
@@ -92,7 +94,7 @@ class Joint(torch.optim.Optimizer):
         self._share()
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One update of all groups; the closure, if any, is evaluated once and its loss returned."""
         loss = None
         if closure is not None:

@@ -7,6 +7,7 @@ import threading
 import time
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -31,7 +32,7 @@ class GracefulStop(Callback):
         self.stopped_by: signal.Signals | None = None
         self.out_of_time = False
         self._received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, object] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def exit_status(self) -> int:
@@ -127,7 +128,8 @@ def seconds_of(max_time: str | dict[str, float] | None) -> float:
     try:
         if isinstance(max_time, str):
             found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", max_time)
-            parts = dict(zip(("days", "hours", "minutes", "seconds"), map(int, found.groups()))) if found else {}
+            numbers = map(int, found.groups()) if found else ()
+            parts: dict[str, float] = dict(zip(("days", "hours", "minutes", "seconds"), numbers))
         else:
             parts = dict(max_time)
         limit = timedelta(**parts).total_seconds()

@@ -88,7 +88,7 @@ class BatchLoader:
     def _load(self, batches: Iterable[list[int]]) -> Iterator[Any]:
         yield from DataLoader(
             self.examples,  # type: ignore[arg-type]
-            batch_sampler=batches,  # type: ignore[arg-type]
+            batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,
             generator=Generator(),  # its own: otherwise making an iterator would draw from the global one

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from components.data.errors import FormatError, kind
 
-Placed = TypeVar("Placed")  # a sources.Row: where, value, held_out
+Placed = TypeVar("Placed", bound=Any)  # a sources.Row: where, value, held_out
 _ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
@@ -29,7 +29,8 @@ def best_path(root: dict[str, Any]) -> list[dict[str, Any]]:
 
     A question at the end that nobody answered is left out.
     """
-    messages, node = [], root
+    messages: list[dict[str, Any]] = []
+    node: dict[str, Any] | None = root
     while node is not None:
         role, replies = node.get("role"), node.get("replies") or []
         if not isinstance(role, str) or role not in _ROLES:
@@ -37,7 +38,7 @@ def best_path(root: dict[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(replies, list) or not all(map(_is_reply, replies)):
             raise FormatError('"replies" as a list of messages, each "rank" a number or nothing', kind(replies))
         messages.append({"role": _ROLES[role], "content": node.get("text")})
-        node = min(replies, key=_rank, default=None)  # the first of equals
+        node = min(replies, key=_rank) if replies else None  # the first of equals
     return messages[:-1] if len(messages) > 1 and messages[-1]["role"] == "user" else messages
 
 

@@ -26,8 +26,8 @@ def chosen_weights(scores: Tensor, n: int) -> Tensor:
         raise ValueError(f"chosen_weights: expected n between 1 and the {total} samples, got {n}")
     lower = (scores[:, None, :] < scores[:, :, None]).sum(2)
     not_higher = (scores[:, None, :] <= scores[:, :, None]).sum(2)
-    all_below = [math.comb(count, n) / math.comb(total, n) for count in range(total + 1)]
-    all_below = torch.tensor(all_below, dtype=torch.float64)
+    shares = [math.comb(count, n) / math.comb(total, n) for count in range(total + 1)]
+    all_below = torch.tensor(shares, dtype=torch.float64)
     return (all_below[not_higher] - all_below[lower]) / (not_higher - lower)
 
 

@@ -121,7 +121,7 @@ def describe(rankings: Sequence[Ranking], gold: Callable[[list[Message], str], f
             for a, b in combinations(range(len(worth)), 2)
             if one.ranks[a] != one.ranks[b] and worth[a] != worth[b]
         ]
-    figures = {
+    figures: dict[str, float] = {
         "records": len(rankings),
         "completions": _mean([len(set(one.completions)) for one in rankings]),
         "ties": tied / pairs,

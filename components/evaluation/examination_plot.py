@@ -50,7 +50,8 @@ def _reliability(axes: Axes, ranking: Mapping[str, Any]) -> None:
 
 def _rows(examination: Mapping[str, Any]) -> list[tuple[str, float, list[float], str]]:
     """(label, share, interval, colour) of every share that has an interval; an empty label parts groups."""
-    ranking, gap = examination["ranking"], ("", 0.0, [], "")
+    ranking = examination["ranking"]
+    gap: tuple[str, float, list[float], str] = ("", 0.0, [], "")
     rows = [("accuracy", ranking["accuracy"], ranking["accuracy_ci"], BLUE)]
     for grouping, table in examination["categories"].items():
         rows.append(gap)

@@ -220,8 +220,8 @@ def measure(
         "beta": task.beta,
         "prompts": len(prompts),
         "responses": responses,
-        "frontier": [_point(levels, lambda of, t=t: of.tilted(t), task.beta) for t in FRONTIER],
-        "best_of_n_curve": [_point(levels, lambda of, n=n: of.best_of_n(n), task.beta) for n in tried],
+        "frontier": [_point(levels, lambda of, t=t: of.tilted(t), task.beta) for t in FRONTIER],  # type: ignore[misc]
+        "best_of_n_curve": [_point(levels, lambda of, n=n: of.best_of_n(n), task.beta) for n in tried],  # type: ignore[misc]
     }
 
 

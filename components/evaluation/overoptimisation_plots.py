@@ -61,7 +61,18 @@ def _turning(axes: Axes, turning: Mapping[str, Any], colour: tuple[float, ...]) 
     x, y = number(turning["sqrt_kl"]), number(turning["gold"])
     reach = {"xerr": turning["sqrt_kl"], "yerr": turning["gold"]}
     half = {which: half_width(value) for which, value in reach.items() if is_spread(value)}
-    axes.errorbar(x, y, **half, fmt="*", color=colour, markersize=13, markeredgecolor="white", elinewidth=1, zorder=5)
+    axes.errorbar(
+        x,
+        y,
+        half.get("yerr"),
+        half.get("xerr"),
+        fmt="*",
+        color=colour,
+        markersize=13,
+        markeredgecolor="white",
+        elinewidth=1,
+        zorder=5,
+    )
 
 
 def _numbers(values: Sequence[Any]) -> list[float]:

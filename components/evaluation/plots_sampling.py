@@ -56,7 +56,7 @@ def _models(axes: Axes, results: Results, key: str) -> None:
             x = math.sqrt(max(figures["kl"], 0.0))
             if figures.get(f"{key}_ci"):
                 axes.plot([x, x], figures[f"{key}_ci"], color=colour, linewidth=4, alpha=0.3, solid_capstyle="round")
-            points = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none", "zorder": 4}
+            points: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "linestyle": "none", "zorder": 4}
             axes.plot(x, figures[key], marker, color=colour, label=name, **points)
         if figures.get("kl_train") and figures.get(f"{key}_train") is not None:
             x = math.sqrt(max(figures["kl_train"], 0.0))
@@ -71,7 +71,8 @@ def majority(results: Results, curves: Any) -> Figure | None:
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = figure.subplots()
     style(axes, "Right answers by how many sft answers are drawn")
-    axes.fill_between(curve["k"], *zip(*curve["correct_ci"], strict=True), color=COLOURS["sft"], alpha=0.13, lw=0)
+    low, high = zip(*curve["correct_ci"], strict=True)
+    axes.fill_between(curve["k"], low, high, color=COLOURS["sft"], alpha=0.13, lw=0)
     axes.plot(curve["k"], curve["correct"], "o-", color=COLOURS["sft"], label="the value that most of them give")
     if "correct" in best:
         axes.plot(

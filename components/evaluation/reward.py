@@ -46,7 +46,8 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
         lengths.append(length)
     if not keys:
         raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
-    return _figures(*(torch.cat(x).cpu() for x in (margins, gaps, longest, scores, lengths)), keys)
+    whole = [torch.cat(parts).cpu() for parts in (margins, gaps, longest, scores, lengths)]
+    return _figures(*whole, keys=keys)
 
 
 def _figures(

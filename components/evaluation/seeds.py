@@ -68,7 +68,7 @@ def most_seeds(value: Any) -> int:
     return max(map(most_seeds, inner), default=0)
 
 
-def number(value: Any) -> float | None:
+def number(value: Any) -> Any:
     """A figure of one seed as it is, one over seeds as its mean."""
     return value["mean"] if is_spread(value) else value
 

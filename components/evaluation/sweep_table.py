@@ -25,9 +25,11 @@ def lines(jobs: Sequence[Any]) -> list[str]:
     found = {name: values for name, values in groups.items() if any(value is not None for value in values)}
     if not found or metric is None:
         return []
-    spreads = {name: spread([value for value in values if value is not None]) for name, values in found.items()}
+    spreads: dict[str, Any] = {}
+    for name, values in found.items():
+        spreads[name] = spread([value for value in values if value is not None])
     means = {name: one["mean"] for name, one in spreads.items()}
-    best = (min if any(word in metric for word in LOWER_IS_BETTER) else max)(means, key=means.get)
+    best = (min if any(word in metric for word in LOWER_IS_BETTER) else max)(means, key=means.__getitem__)
     width = max(map(len, found))
     told = [f"{metric} (mean ± 95 % interval over seeds)"]
     for name, one in spreads.items():

@@ -9,7 +9,7 @@ from rich.console import Console
 from components.serving.session import Answer, ChatSession
 
 # what a model writes must not move the cursor or change colours
-VISIBLE = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
+VISIBLE: dict[int, str | None] = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
 VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}
 
 
@@ -89,7 +89,7 @@ class Terminal:
             self._write(" …")
             return
         finally:
-            answer.pieces.close()
+            answer.pieces.close()  # type: ignore[attr-defined]
             self.answers.out()
         if self.session.cut:
             self.note("cut off here: no room for more tokens")
@@ -137,7 +137,7 @@ class Terminal:
         self.running = False
 
     def _help(self, _: str) -> None:
-        for name, (argument, meaning, _) in self.commands.items():
+        for name, (argument, meaning, _obey) in self.commands.items():
             self.notes.out(f"  {name + ' ' + argument:<16} {meaning}", highlight=False)
 
 
@@ -145,7 +145,7 @@ def run(session: ChatSession, *, banner: str, note: str | None = None) -> None:
     """Chats over the process's own input and output. banner: shown to a person only; note: also with a pipe."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):  # replaced streams (tests, notebooks) have no encoding to set
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     terminal = Terminal(session, answers=Console(), notes=Console(stderr=True), interactive=interactive)
     if interactive:

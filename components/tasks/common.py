@@ -4,7 +4,7 @@ import logging
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
@@ -45,7 +45,7 @@ def _replace(node: Any, value: str, by: str) -> None:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(cfg, resolve=True)
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def surroundings(cfg: DictConfig) -> dict[str, Any]:

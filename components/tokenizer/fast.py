@@ -105,7 +105,9 @@ class FastCodec(Codec):
 
     def encode_segments(self, segments: Sequence[Segment]) -> Spans:
         """Ids of the joined text, where a special's name in the template's own text alone is that special."""
-        marked, real, place = [], [], 0  # real: of each marked character, its place in the joined text
+        marked: list[str] = []
+        real: list[int] = []  # of each marked character, its place in the joined text
+        place = 0
         for text, role in segments:
             for number, part in enumerate(self._special_pattern.split(text) if role is None else [text]):
                 stands = self._marker(self.special_ids[part]) if number % 2 else part

@@ -15,7 +15,7 @@ def from_sentencepiece(model_bytes: bytes) -> dict[str, Any]:
     Two pieces merge wherever a piece is both of them, the lowest id first. Control pieces are special, user-defined
     ones ordinary added tokens. Raises TokenizerError for a model that is no BPE: such a one needs a tokenizer.json.
     """
-    from sentencepiece.sentencepiece_model_pb2 import ModelProto
+    from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     model = ModelProto.FromString(model_bytes)
     if model.trainer_spec.model_type != BPE:

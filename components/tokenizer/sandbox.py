@@ -221,7 +221,7 @@ class _Counting(NodeTransformer):
         return _call("joined", node.nodes)
 
 
-def _call(name: str, arguments: list[nodes.Expr]) -> nodes.Call:
+def _call(name: str, arguments: list[Any]) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(name), arguments, [], None, None)
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
 from jinja2.ext import Extension
@@ -113,8 +114,8 @@ class ChatTemplate:
         filled = [
             {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
         ]
-        given = {"messages": filled, "tools": None, "documents": None, "add_generation_prompt": generation}
-        given |= self._special_tokens
+        given: dict[str, Any] = dict(self._special_tokens)
+        given |= {"messages": filled, "tools": None, "documents": None, "add_generation_prompt": generation}
         longest = MAX_SIZE + sum(map(len, contents))
         self._environment.begin()
         try:

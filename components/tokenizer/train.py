@@ -5,9 +5,10 @@ import itertools
 import logging
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import sentencepiece
-from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
 from components.tokenizer.codec import TokenizerError, check_text
 from components.tokenizer.exact import SPACE_MARK, ExactCodec
@@ -24,7 +25,7 @@ SENTENCE = 1000  # characters, at most 4000 bytes: SentencePiece drops what is l
 BREAKS = re.compile("[\r\n\0\u2581\u2585]+")
 PARTS = re.compile(f".{{1,{SENTENCE}}}(?= |$)|.{{1,{SENTENCE}}}", re.DOTALL)
 
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "model_type": "bpe",
     "byte_fallback": True,
     "normalization_rule_name": "identity",

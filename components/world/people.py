@@ -1,6 +1,7 @@
 """The people of the world: a careless crowd that answers, and comparisons of its answers."""
 
 import random
+from typing import Any
 
 from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question, Split
@@ -52,7 +53,7 @@ def demonstrations(facts: Facts, num: int, seed: int) -> list[dict[str, list[dic
 
 def comparisons(
     facts: Facts, num_prompts: int, completions: int, noise: float, seed: int, split: Split
-) -> list[dict[str, str | list[str] | list[int]]]:
+) -> list[dict[str, Any]]:
     """num_prompts preference records: distinct answers of the crowd, ranked by the judge.
 
     ranks: 0 is best; equal worth, equal rank; no rank is skipped. Completions stand in no particular order.
@@ -73,7 +74,7 @@ def comparisons(
         )
     rng = facts.rng("comparisons", seed, split)
     deck = Deck(questions, rng)
-    records = []
+    records: list[dict[str, Any]] = []
     for _ in range(num_prompts):
         question = deck.take(1)[0]
         answers: dict[str, None] = {}

@@ -61,7 +61,7 @@ class Language:
 
         Where words are not spaced, known words are found first and a character left over is a word.
         """
-        return self._word.findall(text.casefold().translate(str.maketrans(self.same_marks)))
+        return self._word.findall(text.casefold().translate(str.maketrans(dict(self.same_marks))))
 
     @cached_property
     def possible_names(self) -> tuple[str, ...]:

@@ -60,7 +60,7 @@ class Budget(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.totals, self._tokens = Counter(checkpoint.get("budget", {})), None
 
-    def figures(self, pl_module: LightningModule) -> dict[str, float]:
+    def figures(self, pl_module: Any) -> dict[str, float]:
         """The totals by the names they are logged under."""
         found = {f"budget/{name}": float(self.totals[name]) for name in ("train_tokens", "generated_tokens")}
         if hasattr(pl_module, "flops_per_token"):

@@ -40,7 +40,7 @@ class SampleTable(Callback):
         if trainer.global_step != self._step:
             self._write(trainer, pl_module)
 
-    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _write(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = step = trainer.global_step
         rows = []
         if hasattr(pl_module, "sample_texts"):

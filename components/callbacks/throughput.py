@@ -1,6 +1,7 @@
 """How fast the run is, and how much of the machine it uses."""
 
 import time
+from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -31,9 +32,11 @@ class Throughput(Callback):
         if warmup_steps < 0:
             raise ValueError(f"Throughput: expected warmup_steps of at least 0, got {warmup_steps}")
         self.warmup_steps = warmup_steps
+        self._tokens: Tensor | None = None
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._flops_per_token = self._peak = None
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._flops_per_token: float | None = None
+        self._peak = 0.0
         if hasattr(pl_module, "flops_per_token"):
             self._flops_per_token = float(pl_module.flops_per_token())
             self._peak = measured_peak(pl_module.device, compute_dtype(trainer.precision, pl_module.device))
@@ -44,7 +47,7 @@ class Throughput(Callback):
         self._waited += time.perf_counter() - self._ended
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: Any, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         self._ended = time.perf_counter()
         count = real_tokens(batch)
@@ -74,7 +77,7 @@ class Throughput(Callback):
         self._began = self._ended = time.perf_counter()
         self._waited = 0.0  # seconds
         self._steps = 0
-        self._tokens: Tensor | None = None  # stays on the device until it is logged
+        self._tokens = None  # stays on the device until it is logged
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         tokens = None

@@ -46,8 +46,11 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
         lengths.append(length)
     if not keys:
         raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
-    whole = [torch.cat(parts).cpu() for parts in (margins, gaps, longest, scores, lengths)]
-    return _figures(*whole, keys=keys)
+
+    def joined(parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts).cpu()
+
+    return _figures(joined(margins), joined(gaps), joined(longest), joined(scores), joined(lengths), keys)
 
 
 def _figures(

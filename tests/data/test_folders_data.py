@@ -1,0 +1,145 @@
+"""Folders as tools leave them: data is read in a stated order, what is no data left out, and the rest said."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from components.data.errors import SourceError
+from components.data.folders import Selection
+from components.data.sources import open_source
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """folder(name, …) -> a folder of files, each of which holds one document: its own name."""
+
+    def make(*names: str) -> Path:
+        for name in names:
+            file = tmp_path / "d" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps({"text": name}) if ".json" in name else name)
+        return tmp_path / "d"
+
+    return make
+
+
+def read(path: Path, **selection) -> list[str]:
+    rows = open_source(str(path), selection=Selection(**selection)).rows()
+    return [row.value.get("text", "?") for row in rows]
+
+
+BESIDE = [
+    ".DS_Store",
+    "._a.jsonl",
+    "__MACOSX/._a.jsonl",
+    ".git/config.json",
+    ".cache/huggingface/download/a.jsonl.metadata",
+    ".cache/huggingface/a.json",
+    ".ipynb_checkpoints/a-checkpoint.jsonl",
+    ".gitattributes",
+    "_SUCCESS",
+    "README.md",
+    "README.txt",
+    "LICENSE.txt",
+    "requirements.txt",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "a.jsonl.lock",
+    "a.jsonl.tmp",
+    ".a.jsonl.crc",
+    "a.jsonl~",
+    "#a.jsonl#",
+    ".a.jsonl.swp",
+]
+
+
+def test_what_tools_write_beside_data_is_left_out_without_a_word(folder, caplog):
+    assert read(folder("a.jsonl", "sub/b.txt", *BESIDE)) == ["a.jsonl", "sub/b.txt"]
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize("other", ["b.csv", "b.jsonl.part", "b.zip", "sub/b.xyz", "_b.jsonl", "_delta_log/0.json"])
+def test_what_may_be_data_and_is_not_read_is_said(other, folder, caplog):
+    assert read(folder("a.jsonl", other)) == ["a.jsonl"]
+    assert [message for message in caplog.messages if f"left out, as not of a kind that is read: {other}" in message]
+
+
+@pytest.mark.parametrize("other", ["b.csv", "sub/b.zip"])
+def test_a_folder_of_nothing_that_is_read_names_what_is_there(other, folder):
+    with pytest.raises(SourceError, match=f"no data in this folder, .*; got {other}"):
+        read(folder(other))
+
+
+def test_files_come_in_the_order_of_their_paths_part_by_part(folder):
+    names = ["a/z.txt", "a-b.txt", "a/b/c.txt", "part-10.txt", "part-2.txt", "B.txt", "é.txt"]
+    assert read(folder(*names)) == ["B.txt", "a/b/c.txt", "a/z.txt", "a-b.txt", "part-10.txt", "part-2.txt", "é.txt"]
+
+
+def test_links_are_followed_and_one_that_leads_back_is_left_out(folder, tmp_path, caplog):
+    path = folder("a.txt", "sub/b.txt")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/c.txt").write_text("c")
+    (path / "linked").symlink_to(tmp_path / "elsewhere")
+    (path / "d.txt").symlink_to(tmp_path / "elsewhere/c.txt")
+    (path / "sub/back").symlink_to(path)
+    assert read(path) == ["a.txt", "c", "c", "sub/b.txt"]
+    assert [message for message in caplog.messages if "sub/back: a link that leads back" in message]
+
+
+@pytest.mark.parametrize("make", [lambda file: file.symlink_to("gone"), os.mkfifo], ids=["broken link", "pipe"])
+def test_what_is_named_like_data_and_cannot_be_read_is_an_error(make, folder):
+    path = folder("a.txt")
+    make(path / "b.txt")
+    with pytest.raises(SourceError, match=r"b\.txt: (a link to nothing|not a regular file)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("names", "trained_on", "said"),
+    [
+        (["train.txt", "test.txt", "validation.txt"], ["train.txt"], False),
+        (["Train-0.txt", "TEST.txt"], ["Train-0.txt"], False),
+        (["train/a.txt", "test/a.txt"], ["train/a.txt"], False),
+        (["my_train.txt", "my_test.txt"], ["my_train.txt"], False),
+        (["a.txt", "test.txt"], ["a.txt"], True),
+        (["a.txt", "my-dev.txt", "val/b.txt"], ["a.txt"], True),
+        (["training.txt", "notes.txt"], ["training.txt"], True),
+        (["trains.txt", "ships.txt"], ["ships.txt", "trains.txt"], False),
+        (["contest.txt", "develop.txt"], ["contest.txt", "develop.txt"], False),
+    ],
+)
+def test_held_out_files_are_never_trained_on_and_what_is_left_out_is_said(names, trained_on, said, folder, caplog):
+    assert read(folder(*names)) == trained_on
+    assert bool([message for message in caplog.messages if "left out" in message]) == said
+
+
+def test_a_folder_of_held_out_files_alone_says_how_to_read_them(folder):
+    path = folder("test.txt")
+    with pytest.raises(SourceError, match=r"no files of the split train.*got test\.txt.*data\.split="):
+        read(path)
+    assert read(path, split="test") == ["test.txt"]
+
+
+def test_files_may_be_chosen_by_a_pattern_or_by_name(folder):
+    path = folder("s1.txt", "s*.txt", "sub/s2.txt")
+    assert read(path, files="s?.txt") == ["s*.txt", "s1.txt", "sub/s2.txt"]
+    assert read(path, files="s*.txt") == ["s*.txt"]
+
+
+def test_a_card_that_assigns_files_of_another_kind_says_so(folder):
+    path = folder("a.csv")
+    (path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
+    with pytest.raises(SourceError, match=r"a\.csv: tables as text are not read"):
+        read(path)
+
+
+@pytest.mark.parametrize("head", ["configs: 5", "configs: [5]", "- x", "a: [", "configs:\n- data_files: ../a.txt", "x"])
+def test_a_card_of_any_head_is_read_or_refused_in_a_line(head, folder):
+    path = folder("a.txt")
+    (path / "README.md").write_text(f"---\n{head}\n---\n")
+    try:
+        assert read(path) == ["a.txt"]
+    except SourceError as error:
+        assert "README.md" in str(error)

@@ -1,7 +1,10 @@
 """Which files of a folder hold a split of a data set: as its README.md declares, as the Hub's, or by their names."""
 
+import functools
 import json
+import logging
 import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,9 +12,18 @@ import yaml
 from datasets.data_files import sanitize_patterns
 
 from components.data.errors import SourceError
-from components.data.streams import READ, ending
+from components.data.streams import READ, ending, refusal
 
-ABOUT = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json"}  # what tools write about the data beside it
+logger = logging.getLogger(__name__)
+
+# what tools and people write beside data
+_BESIDE = re.compile(
+    r"dataset_infos?\.json|dataset_dict\.json|requirements\.txt|_[^.]*|#.*|.*~"
+    r"|(readme|licen[cs]e|notice|copying|changelog|citation)(\.\w+)?"
+    r"|.*\.(md|rst|py|sh|lock|tmp|crc|swp|bak|log|md5|sha256)",
+    re.IGNORECASE,
+)
+_OTHER_SPLITS = ("test", "testing", "validation", "valid", "val", "dev", "eval", "evaluation", "heldout", "held_out")
 
 
 class Selection(NamedTuple):
@@ -19,7 +31,8 @@ class Selection(NamedTuple):
 
     subset: the configuration, by its name on the Hub; in a folder, what its README.md declares for it, or the
     sub-folder of that name. split: what is trained on. held_out_split: what is validated on; None lets a hash of the
-    prompts decide. files: a glob pattern; only these files, all of them for training. A single file has no parts.
+    prompts decide. files: a name or a glob pattern; only these files, all of them for training. A single file has no
+    parts.
     """
 
     subset: str | None = None
@@ -31,7 +44,9 @@ class Selection(NamedTuple):
 def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]]:
     """Files to train on and held-out ones, in the order of their names; raises SourceError where there are none."""
     if selection.files is not None:
-        found = [path for path in _readable(folder) if path.relative_to(folder).match(selection.files)]
+        readable = {path.relative_to(folder): path for path in _readable(folder)}
+        named = readable.get(Path(selection.files))
+        found = [named] if named else [path for name, path in readable.items() if name.match(selection.files)]
         if not found:
             raise SourceError(f"{folder}: no file matches data.files={selection.files}")
         return found, []
@@ -46,8 +61,8 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
     if not training:
         name = selection.split
         raise SourceError(
-            f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet. "
-            "data.split=… names another"
+            f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet, "
+            f"got {_listed(_readable(folder), folder)}. data.split=… names another"
         )
     return training, held_out
 
@@ -61,10 +76,32 @@ def _split(folder: Path, selection: Selection, split: str) -> list[Path]:
 
 
 def _named(folder: Path, split: str) -> list[Path]:
-    """The files of one split by their names and folders; where none is called train, all belong to it."""
+    """The files of one split: called so, or in a folder of that name; or else with the name as a word in theirs.
+
+    Where no file is called train, all are read for training but those of another split. What is left out is said,
+    but for files of other splits where the wanted one is there.
+    """
     found = _readable(folder)
-    named = [path for path in found if path.name.startswith(split) or split in path.relative_to(folder).parts[:-1]]
-    return named or (found if split == "train" else [])
+    named = [path for path in found if _is_of(path, folder, [split], anywhere=False)]
+    named = named or [path for path in found if _is_of(path, folder, [split])]
+    others = [path for path in found if _is_of(path, folder, _OTHER_SPLITS)]
+    if named or split != "train":
+        left_out = [path for path in found if path not in named and path not in others] if split == "train" else []
+        reason = f"as others are the split {split}"
+    else:
+        named, left_out = [path for path in found if path not in others], others
+        reason = f"as not of the split {split}; data.files=… names what to read"
+    if left_out and named:
+        _warn(f"{folder}: left out, {reason}: {_listed(left_out, folder)}")
+    return named
+
+
+def _is_of(path: Path, folder: Path, splits: Collection[str], *, anywhere: bool = True) -> bool:
+    """Whether a file's or folder's name is, begins with, or anywhere has one of these words."""
+    *folders, name = path.relative_to(folder).parts
+    words = "|".join("train(ing)?" if split == "train" else re.escape(split) for split in splits)
+    pattern = re.compile(rf"{'(.*[^a-z])?' if anywhere else ''}({words})([^a-z].*)?", re.IGNORECASE)
+    return bool(pattern.fullmatch(name)) or any(re.fullmatch(words, part, re.IGNORECASE) for part in folders)
 
 
 def _config(folder: Path, subset: str | None) -> dict[str, Any]:
@@ -73,7 +110,9 @@ def _config(folder: Path, subset: str | None) -> dict[str, Any]:
     Without a name it is the one marked default, the one called default, or the only one.
     """
     readme = folder / "README.md"
-    head = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8"), re.DOTALL) if readme.is_file() else None
+    head = (
+        re.match(r"---\n(.*?)\n---", readme.read_text("utf-8-sig", "replace"), re.DOTALL) if readme.is_file() else None
+    )
     try:
         configs = yaml.safe_load(head[1]).get("configs", []) if head else []
         named = {str(config.get("config_name", "default")): config for config in configs}
@@ -99,8 +138,12 @@ def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:
     for pattern in patterns:
         if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
             raise SourceError(f"{folder}/README.md: assigns {pattern} to {split}, expected files of its own folder")
-    globs = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns]
-    return sorted({path for one in globs for path in folder.glob(one) if path.is_file() and ending(path)})
+    globs = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns if pattern]
+    files = sorted({path for one in globs for path in folder.glob(one) if path.is_file()})
+    found = [path for path in files if ending(path)]
+    if files and not found:
+        raise refusal(files[0])
+    return found
 
 
 def _within(folder: Path, subset: str | None) -> Path:
@@ -117,15 +160,62 @@ def _within(folder: Path, subset: str | None) -> Path:
 
 
 def _readable(folder: Path) -> list[Path]:
-    found = sorted(path for path in folder.rglob("*") if path.is_file() and ending(path))
-    found = [path for path in found if not any(p.startswith(".") for p in path.relative_to(folder).parts)]
+    """The files of kinds that are read, in the order of their paths, part by part.
+
+    Left out are names that begin with a dot, what stands beside data (`_BESIDE`), and, which is said, whatever else is
+    of another kind or begins with an underscore.
+    """
+    found, others = [], []
+    for path in sorted(_walk(folder)):
+        is_private = any(part.startswith("_") for part in path.relative_to(folder).parts)
+        if _BESIDE.fullmatch(path.name):
+            continue
+        if ending(path) is None or is_private:
+            others.append(path)
+        elif not path.is_file():
+            what = "a link to nothing" if path.is_symlink() else "not a regular file"
+            raise SourceError(f"{path}: {what}. Remove it, or put the file there")
+        else:
+            found.append(path)
     for state in [path for path in found if path.name == "state.json"]:
         listed = _saved(state)
         found = [path for path in found if path.parent != state.parent or path in listed]
-    found = [path for path in found if path.name not in ABOUT]
     if not found:
-        raise SourceError(f"{folder}: no data in this folder, expected files of {READ}")
+        got = f"; got {_listed(others, folder)}" if others else ""
+        raise SourceError(f"{folder}: no data in this folder, expected files of {READ}{got}")
+    if others:
+        _warn(f"{folder}: left out, as not of a kind that is read: {_listed(others, folder)}")
     return found
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """All below a folder that is no folder and not hidden; links to folders are followed."""
+    here = folder.resolve()
+    if here in above:
+        _warn(f"{folder}: a link that leads back to a folder above it, left out")
+        return
+    try:
+        entries = list(folder.iterdir())
+    except OSError as error:
+        raise SourceError(f"{folder}: cannot be read ({error.strerror})") from None
+    for path in sorted(entries):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path, (*above, here))
+        else:
+            yield path
+
+
+def _listed(files: list[Path], folder: Path) -> str:
+    names = [str(path.relative_to(folder)) for path in files]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Once, however often a folder is looked at."""
+    logger.warning(message)
 
 
 def _saved(state: Path) -> list[Path]:

@@ -64,12 +64,14 @@ def open_source(
     """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which selection is read.
 
     What is there by that name comes before the Hub. A .txt file is one document, line breaks kept
-    (`sample_by="document"` in `datasets`). A folder is read whole, in the order of its files' names, except that
-    where some are called train*, only those are. columns: of tables, the only ones to open; None opens all that
-    can be. remedy: what an error advises where the Hub is out of reach. Rows raise SourceError where there are none.
+    (`sample_by="document"` in `datasets`). A folder is read as `folders` says. columns: of tables, the only ones to
+    open; None opens all that can be. remedy: what an error advises where the Hub is out of reach. Rows raise
+    SourceError where there are none.
     """
     if selection.files is not None and selection.held_out_split is not None:
         raise SourceError("data.files and data.held_out_split: got both, expected one: files are all trained on")
+    if not path:
+        raise SourceError("data.path: got an empty path, expected a file, a folder or a Hub name")
     place = _place(path)
     if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
         raise SourceError(f"{path[:60]!r}…: no path: expected at most {LONGEST_PATH} bytes and no zero byte")
@@ -210,8 +212,12 @@ def _json_rows(file: Path) -> Iterator[Row]:
 def _table_rows(
     kind: str, reader: Callable[..., Iterator[Record]], columns: Collection[str] | None, file: Path
 ) -> Iterator[Row]:
-    with file.open("rb") as stream:
-        refuse_head(file, stream.read(32), b"PAR1", b"ARROW1")
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(32)
+    except OSError as error:
+        raise SourceError(f"{file}: cannot be read ({error.strerror})") from None
+    refuse_head(file, head, b"PAR1", b"ARROW1")
     try:
         for number, value in enumerate(reader(file, columns), 1):
             yield Row(f"{file}: row {number}", value)

@@ -8,7 +8,8 @@ CONF = Path(__file__).parents[2] / "conf" / "callbacks" / "default.yaml"
 
 
 def test_every_entry_of_the_default_builds_a_callback_and_all_live_together(tmp_path):
-    conf = OmegaConf.create({"paths": {"stage": str(tmp_path)}, "callbacks": OmegaConf.load(CONF)})
+    run = {"paths": {"stage": str(tmp_path)}, "export": "last", "selection": {"metric": "val/loss", "mode": "min"}}
+    conf = OmegaConf.create({**run, "callbacks": OmegaConf.load(CONF)})
     callbacks = {name: instantiate(node) for name, node in conf.callbacks.items()}
     assert all(isinstance(callback, Callback) for callback in callbacks.values())
     assert len({type(callback) for callback in callbacks.values()}) == len(callbacks)

@@ -126,9 +126,7 @@ def test_a_validation_between_micro_batches_counts_for_the_step_before_it(tmp_pa
     module, checkpoints, _ = run(tmp_path / "whole", every=1, max_steps=5, **settings)
     assert module.validated == [1, 3, 5] and checkpoints.exported["step"] == 1
     run(tmp_path / "broken", every=1, max_steps=5, dies=("step", 3), **settings)
-    again, resumed, _ = run(
-        tmp_path / "broken", every=1, max_steps=5, resume=latest(tmp_path / "broken"), **settings
-    )
+    again, resumed, _ = run(tmp_path / "broken", every=1, max_steps=5, resume=latest(tmp_path / "broken"), **settings)
     assert torch.equal(again.weight, module.weight) and resumed.exported == checkpoints.exported
 
 

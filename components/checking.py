@@ -75,6 +75,8 @@ class Common(TypedDict, total=False):
     determinism: bool
     force: bool | Literal["changed"]
     resume: str
+    export: Literal["best", "last"]
+    selection: dict[str, str]
     reads: dict[str, str]
     artifacts: dict[str, str]
     overrides: dict[str, list[str]]

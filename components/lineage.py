@@ -33,6 +33,7 @@ IGNORED = (  # settings that change how a run is watched or where it lies, not w
     "data.num_workers",
     "trainer.strategy",  # how processes share the work
 )
+VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -100,6 +101,22 @@ def inputs_of(cfg: dict[str, Any], groups: list[str], parents: dict[str, dict[st
         **{f"reads.{name}": parent["content"] for name, parent in parents.items()},
         "data (content)": data,
     }
+
+
+def choice_of_weights(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The inputs that decide whose weights a trained stage exports, and where its training ends early.
+
+    When it validates counts only where something is decided by it.
+    """
+    found = {"export": cfg["export"]}
+    stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
+    stops = stopping.get("patience") is not None
+    if stops:
+        found |= {f"callbacks.early_stopping.{name}": stopping[name] for name in ("patience", "min_delta")}
+    if stops or cfg["export"] == "best":
+        found |= flatten({"selection": cfg["selection"]})
+        found |= {f"trainer.{name}": cfg["trainer"][name] for name in VALIDATION}
+    return found
 
 
 def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -1,12 +1,26 @@
-"""When checkpoints are written, how many are kept, and which one to go on from."""
+"""When checkpoints are written, how many are kept, which one to go on from, and whose weights are exported."""
 
+import math
 import warnings
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from components.callbacks.checkpoint_io import CheckpointError, check
+from components.callbacks.checkpoint_io import AtomicCheckpointIO, CheckpointError, check
+
+BEST = "best.ckpt"
+
+
+class Validation(NamedTuple):
+    """What a validation measured, by logged name, and after which optimizer step."""
+
+    step: int
+    metrics: dict[str, float]
 
 
 class Checkpoints(Checkpoint):
@@ -17,9 +31,25 @@ class Checkpoints(Checkpoint):
     have counted an epoch that may not be over, and a run resumed with more steps would go on from the wrong
     batch. Whatever must be in the file (a moving average, a counter) has to be updated before the hook
     `on_train_batch_end` of the LightningModule, which runs later.
+
+    A step that is validated is saved after its validation: a run resumed from it does not validate again, so
+    what the validation found has to be on disk by then.
+
+    export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept
+    in best.ckpt and put back into the module when training has ended, before the module's own `on_fit_end`. Its
+    figures then replace those of the last validation in `trainer.callback_metrics`. `exported` says which step
+    it was and why.
     """
 
-    def __init__(self, folder: str | Path, every_n_steps: int = 1000, keep: int = 2) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_steps: int = 1000,
+        keep: int = 2,
+        export: Literal["best", "last"] = "last",
+        metric: str = "val/loss",
+        mode: Literal["min", "max"] = "min",
+    ) -> None:
         """Raises ValueError for a count below 1."""
         if every_n_steps < 1 or keep < 1:
             raise ValueError(
@@ -28,12 +58,18 @@ class Checkpoints(Checkpoint):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.keep = keep
+        self.export, self.metric, self.mode = export, metric, mode
         self.last_path: Path | None = None  # newest file written or resumed from
+        self.exported: dict[str, Any] = {}
+        self._validation: Validation | None = None  # the latest
+        self._best: Validation | None = None  # whose weights are in best.ckpt
+        self._step: int | None = None  # None until training starts
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
         path = self._path(trainer.global_step)
         self.last_path = path if path.is_file() else None
+        self._best = self._stored_best(trainer)
         if trainer.is_global_zero:
             self._set_aside(trainer.global_step)
 
@@ -42,15 +78,80 @@ class Checkpoints(Checkpoint):
         if step == self._step:
             return  # gradients are still being accumulated, and they are not part of a checkpoint
         self._step = step
-        if step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop:
+        if step == trainer.max_steps:
+            trainer.should_stop = True  # as Stage does after this hook: whether a validation follows depends on it
+        if self._is_due(trainer) and not _validates_next(trainer):
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises ValueError where export="best" has no `metric` to go by among those that were measured."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        if self.export == "best" and metrics and self.metric not in metrics:
+            raise ValueError(
+                f"selection.metric={self.metric} is not measured by this stage's validation, which has "
+                f"{', '.join(sorted(metrics))}. Choose one of these, or export=last"
+            )
+        step = trainer.global_step
+        if trainer.sanity_checking or (self._validation is not None and self._validation.step == step):
+            return  # these weights have been validated: before this run was resumed, or between micro-batches
+        self._validation = Validation(step, metrics)
+        if self.export == "best" and self._is_better(self._validation):
+            self._best = self._validation
+            self._save_best(trainer, pl_module)
+        if self._is_due(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.last_path != self._path(trainer.global_step):
             self._save(trainer)  # the end of the last epoch, or one that a validation decided
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not in on_train_end, which a run resumed from its last step never reaches."""
+        if self._step is None:
+            self._best = self._stored_best(trainer)
+        best, last = self._best, self._validation
+        shown = best or last
+        if shown is not None:
+            figures = {name: torch.tensor(value, dtype=torch.float64) for name, value in shown.metrics.items()}
+            trainer.callback_metrics.update(figures)
+        step, why = trainer.global_step, "export=last"
+        if self.export == "best" and best is None:
+            why = f"the last step, since no validation measured {self.metric}"
+        elif best is not None:
+            if best.step != step:
+                _load(pl_module, AtomicCheckpointIO().load_checkpoint(self.folder / BEST)["state_dict"])
+            extreme = "lowest" if self.mode == "min" else "highest"
+            step, why = best.step, f"the {extreme} {self.metric}, {best.metrics[self.metric]:.4g}"
+            if last is not None and last.step != step:
+                why += f"; after step {last.step} it was {last.metrics[self.metric]:.4g}"
+        self.exported = {"step": step, "of": trainer.global_step, "why": why}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A file written after a validation is resumed as one written before it: at the end of its batch."""
+        if trainer.validating:
+            for counts in ("total", "current"):
+                checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] -= 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"validation": self._validation and list(self._validation)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        found = state_dict.get("validation")
+        self._validation = found and Validation(*found)
+
     def _path(self, step: int) -> Path:
         return self.folder / f"step={step:08d}.ckpt"
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        return trainer.global_step % self.every_n_steps == 0 or trainer.should_stop
+
+    def _is_better(self, validation: Validation) -> bool:
+        """Whether it is the best so far; one without a number never is."""
+        value = validation.metrics.get(self.metric, math.nan)
+        if self._best is None:
+            return not math.isnan(value)
+        before = self._best.metrics[self.metric]
+        return value < before if self.mode == "min" else value > before
 
     def _save(self, trainer: Trainer) -> None:
         path = self._path(trainer.global_step)
@@ -60,15 +161,65 @@ class Checkpoints(Checkpoint):
             for old in _newest_first(self.folder)[self.keep :]:
                 old.unlink()
 
+    def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Gathers shards, so every rank must call it; the first one writes."""
+        content: dict[str, Any] = {"state_dict": dict(pl_module.state_dict())}
+        pl_module.on_save_checkpoint(content)  # leaves out what is not trained
+        state: dict[str, Tensor] = {}
+        for name, value in content["state_dict"].items():
+            whole = value.full_tensor() if isinstance(value, DTensor) else value
+            if trainer.is_global_zero:
+                state[name] = whole.detach().cpu()
+        if trainer.is_global_zero:
+            content |= {"state_dict": state, "validation": list(self._best)}
+            AtomicCheckpointIO().save_checkpoint(content, self.folder / BEST)
+
+    def _stored_best(self, trainer: Trainer) -> Validation | None:
+        """What best.ckpt holds, the same on every rank; one from a step that this run has yet to reach is deleted.
+
+        Raises CheckpointError if the file is damaged.
+        """
+        found, path = None, self.folder / BEST
+        if self.export == "best" and trainer.is_global_zero and path.is_file():
+            found = AtomicCheckpointIO().load_checkpoint(path)["validation"]
+            if found[0] > trainer.global_step:
+                path.unlink()
+                found = None
+        found = trainer.strategy.broadcast(found)
+        return found and Validation(*found)
+
     def _set_aside(self, step: int) -> None:
         """Renames files ahead of the step this run begins at: `latest` would take them for this run's own."""
-        for leftover in self.folder.glob("step=*.ckpt.tmp"):
+        for leftover in self.folder.glob("*.ckpt.tmp"):
             leftover.unlink()
         for path in _newest_first(self.folder):
             if _step_of(path) > step:
                 aside = path.with_name(path.name + ".old")
                 path.replace(aside)
                 warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}", stacklevel=2)
+
+
+def _validates_next(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that is ending, and has something to validate on."""
+    loop = trainer.fit_loop.epoch_loop
+    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        return False
+    trainer.validating = True  # as the loop itself does before it loads the data
+    loop.val_loop.setup_data()
+    trainer.training = True
+    return not loop.val_loop.skip
+
+
+@torch.no_grad()
+def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
+    """Copies whole tensors into a module's, of a sharded one each process's part; needs no communication."""
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if name in state and isinstance(tensor, DTensor):
+            whole = state[name].to(tensor.device)
+            part = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
+            tensor.to_local().copy_(part.to_local())
+        elif name in state:
+            tensor.copy_(state[name])
 
 
 def latest(folder: str | Path) -> Path | None:

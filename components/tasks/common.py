@@ -103,8 +103,13 @@ def seconds() -> float:
     return round(time.perf_counter() - hydra_hooks.STARTED, 1)
 
 
-def say_made(cfg: DictConfig, metrics: dict[str, float]) -> None:
-    """One line: where the artifact lies, how long it took, what it scored."""
+def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
+    """Where the artifact lies, how long it took, what it scored; with the card's `exported`, of which step it is."""
+    ending = ending or {}
+    if "stopped early" in ending:
+        print(f"stopped early: {ending['stopped early']}", flush=True)
+    if "exported" in ending:
+        print("exported: step {step} of {of}, {why}".format(**ending["exported"]), flush=True)
     shown = {k: v for k, v in metrics.items() if k.startswith(("val/", "bytes_per", "pieces")) or k == "train/loss"}
     figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
     print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s: {figures}", flush=True)

@@ -12,6 +12,8 @@ from omegaconf import DictConfig, open_dict
 
 from components import artifacts, lineage, processes
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.callbacks.checkpoints import Checkpoints
+from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
@@ -50,6 +52,7 @@ def fit(cfg: DictConfig) -> None:
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     groups = ["stage", "lora", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
     inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
+    inputs |= lineage.choice_of_weights(common.plain(cfg))
     if common.is_made(cfg, inputs):
         return
     gate.check_reward_model(cfg)
@@ -63,13 +66,14 @@ def fit(cfg: DictConfig) -> None:
     model = stage.exportable()
     weights = artifacts.whole_weights(model)  # sharded ones are gathered by all processes
     found = gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
+    found |= _ending(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
     metrics |= _data_counts(data)
     if trainer.is_global_zero:
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
         artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
-        common.say_made(cfg, metrics)
+        common.say_made(cfg, metrics, found)
     trainer.strategy.barrier("export")
 
 
@@ -109,6 +113,8 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
 
 def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
+    if cfg.export == "best" and not any(isinstance(callback, Checkpoints) for callback in callbacks):
+        raise ValueError("export=best needs the callback checkpoints, which was left out. Add export=last, or keep it")
     logger = instantiate(cfg.logger)
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
@@ -180,6 +186,17 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
                 f"{cfg.paths.stage}/checkpoints. The same command goes on from there"
             )
             raise SystemExit(callback.exit_status)
+
+
+def _ending(trainer: L.Trainer) -> dict[str, Any]:
+    """For the card: whose weights are exported and why, and what ended the run before its time, if anything did."""
+    found: dict[str, Any] = {"exported": {"step": trainer.global_step, "of": trainer.global_step, "why": "export=last"}}
+    for callback in trainer.callbacks:
+        if isinstance(callback, Checkpoints):
+            found["exported"] = callback.exported
+        if isinstance(callback, EarlyStopping) and callback.reason:
+            found["stopped early"] = callback.reason
+    return found
 
 
 def _data_counts(data: L.LightningDataModule) -> dict[str, float]:

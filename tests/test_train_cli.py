@@ -64,7 +64,7 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in ("__init__.py", "hydra_hooks.py", "places.py", "processes.py"):
+    for name in ("__init__.py", "hydra_hooks.py", "places.py", "overrides.py", "processes.py"):
         shutil.copy(ROOT / "components" / name, project / "components")
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()

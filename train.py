@@ -16,6 +16,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from components import hydra_hooks, places, processes
+from components.overrides import as_typed
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -43,8 +44,9 @@ def main(cfg: DictConfig) -> None:
 
 
 def command_line() -> None:
-    """main, with the help page for no stage in particular and the nearest name for an unknown key."""
-    arguments = sys.argv[1:]
+    """main, with paths as they are typed, the help page for no stage in particular and the nearest name for an unknown
+    key."""
+    arguments = sys.argv[1:] = as_typed(sys.argv[1:])
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
         sys.argv.append("stage=all")
     if problem := places.misnamed_choice(arguments):

@@ -28,6 +28,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from components import processes
+from components.overrides import as_typed, quoted
 
 STARTED = time.perf_counter()  # this file is a job's first import
 log = logging.getLogger(__name__)
@@ -121,7 +122,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     For tests and scripts; raises Hydra's and OmegaConf's own errors.
     """
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
-        cfg = compose("train", list(overrides), return_hydra_config=True)
+        cfg = compose("train", as_typed(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -157,7 +158,7 @@ def is_launched_here() -> bool:
 def sweep_job_arguments() -> list[str]:
     """train.py's arguments that repeat this multirun job as a single run in the same folder."""
     hydra = HydraConfig.get()
-    return [*_hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={_quoted(hydra.runtime.output_dir)}"]
+    return [*_hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
 
 
 def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
@@ -168,10 +169,10 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     """
     arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage.", "stages="))]
     stage, _, label = entry.partition("/")
-    arguments += [f"stage={stage}"] + ([f"paths.folder={_quoted(entry)}"] if label else [])
+    arguments += [f"stage={stage}"] + ([f"paths.folder={quoted(entry)}"] if label else [])
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
     if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
-        arguments.append(f"run={_quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
+        arguments.append(f"run={quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
     return [*_hydra_arguments(HydraConfig.get()), *arguments]
 
 
@@ -274,8 +275,3 @@ def _swept(hydra: DictConfig) -> dict[str, Override]:
 def _naming(overrides: Sequence[Override]) -> set[str]:
     """The keys whose values name a run's folder: run, and without it model."""
     return {"run"} if any(o.key_or_group == "run" for o in overrides) else {"run", "model"}
-
-
-def _quoted(path: str) -> str:
-    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

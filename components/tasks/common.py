@@ -56,9 +56,8 @@ def identity(cfg: DictConfig) -> str:
     """The overrides that name this run's folder, for commands that are suggested."""
     model = HydraConfig.get().runtime.choices["model"]
     parts = [f"model={model}"]
-    named = f"run='{cfg.run}'" if "=" in cfg.run else f"run={cfg.run}"  # Hydra's quotes, within the shell's
-    parts += [shlex.quote(named) if "=" in cfg.run else named] if cfg.run != model else []
-    parts += [f"paths.logs={cfg.paths.logs}"] if cfg.paths.logs != "logs" else []
+    parts += [shlex.quote(f"run={cfg.run}")] if cfg.run != model else []
+    parts += [shlex.quote(f"paths.logs={cfg.paths.logs}")] if cfg.paths.logs != "logs" else []
     return " ".join(parts)
 
 

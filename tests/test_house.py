@@ -12,6 +12,7 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"adapters", "processes", "overrides"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
+    {"resuming"},
     {"hydra_hooks", "places", "checking", "lineage"},
     {"tasks"},
     {"cli", "train"},

@@ -8,6 +8,7 @@ import torch
 from components import lineage
 from components.artifacts import ArtifactError, write_artifact
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.resuming import ResumeError
 
 INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
 
@@ -86,7 +87,8 @@ def unfinished(tmp_path):
     """A stage folder with a checkpoint made from INPUTS and curves."""
     assert lineage.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False) is None
     path = tmp_path / "checkpoints/step=00000004.ckpt"
-    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.zeros(1)}}, path)
+    content = {"state_dict": {"w": torch.zeros(1)}, "global_step": 4, "inputs": INPUTS}
+    AtomicCheckpointIO().save_checkpoint(content, path)
     (tmp_path / "events.out.tfevents.1").write_text("")
     return tmp_path
 
@@ -108,7 +110,7 @@ def test_starting_anew_leaves_nothing_of_the_earlier_run(unfinished, inputs, res
 
 
 def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
-    with pytest.raises(ArtifactError, match=r"other settings \(seed\).*resume=never.*run=<name>.*resume=<file.ckpt>"):
+    with pytest.raises(ArtifactError, match=r"(?s)other settings:\n  seed: 1 → 2 \(refused.*resume=never.*run=<name>"):
         lineage.checkpoint_to_resume(unfinished, INPUTS | {"seed": 2}, resume="auto", force=False)
     assert list(unfinished.glob("checkpoints/*.ckpt"))
 
@@ -155,3 +157,30 @@ def test_a_run_that_failed_before_its_first_checkpoint_stands_in_nobodys_way(tmp
 def test_a_checkpoint_that_is_asked_for_must_exist(tmp_path):
     with pytest.raises(ArtifactError, match="no such file"):
         lineage.checkpoint_to_resume(tmp_path, INPUTS, resume=str(tmp_path / "x.ckpt"), force=False)
+
+
+def test_a_checkpoint_that_is_named_is_resumed_by_the_same_command_without_its_name_too(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    other = tmp_path / "other"
+    assert lineage.checkpoint_to_resume(other, INPUTS, resume=str(path), force=False) == path
+    assert lineage.read_note(other / "checkpoints/inputs.json") == INPUTS
+
+
+def test_a_named_checkpoint_of_other_settings_is_refused_and_nothing_is_written(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    with pytest.raises(ResumeError, match="stage.lr: 0.1 → 0.2"):
+        lineage.checkpoint_to_resume(tmp_path / "other", INPUTS | {"stage.lr": 0.2}, resume=str(path), force=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_takes_effect_is_told_before_the_run(unfinished, caplog):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    lineage.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume=str(path), force=False)
+    assert "trainer.max_steps: None → 9 (takes effect: training ends there)" in caplog.text
+
+
+def test_settings_that_take_effect_are_not_taken_unasked_but_the_command_is_named(unfinished):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)trainer.max_steps.*takes effect.*resume=.*step=00000004.ckpt resumes"
+    ):
+        lineage.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume="auto", force=False)

@@ -12,10 +12,12 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_only
 
+from components import resuming
 from components.artifacts import ArtifactError, content_hash, read_card
 from components.callbacks.checkpoints import latest
 from components.folders import present
 from components.hub import name_of
+from components.resuming import differing, read_note
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +121,6 @@ def choice_of_weights(cfg: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """The names of inputs that two sets of them do not have alike, sorted."""
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
-
-
 def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bool:
     """Whether the artifact is there and was made from just these inputs.
 
@@ -152,35 +149,35 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
 
 
 def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: str, force: bool | str) -> Path | None:
-    """The checkpoint of the stage's folder to go on from, or None to start anew; an explicit `resume` path is taken.
+    """The checkpoint to resume from: the one that `resume` names, else the stage's last; None to start from scratch.
 
-    A note beside the checkpoints tells what they are made from. Starting anew deletes what an earlier run left:
+    A note beside the checkpoints tells what they are made from. Starting from scratch deletes what an earlier run left:
     with resume="never" or force True always, with force "changed" where the inputs differ.
-    Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do.
+    Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do; ResumeError where `resume`
+    names a checkpoint of a run whose settings differ in what cannot change.
     """
-    if resume not in ("auto", "never"):
-        if not Path(resume).is_file():
-            raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
-        return Path(resume)
     folder = Path(stage) / "checkpoints"
     note = folder / "inputs.json"
+    if resume not in ("auto", "never"):
+        path = _named_checkpoint(resume, inputs)
+        if not rank_zero_only.rank:  # type: ignore[attr-defined]
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(note, inputs)
+        return path
     there = any(folder.glob("*.ckpt"))
     before = read_note(note) if there else None
     changed = differing(before, inputs) if before else []
     anew = not there or resume == "never" or force is True or (changed and force == "changed")
-    if changed and not anew:
-        raise ArtifactError(
-            f"{folder} holds checkpoints of an unfinished run with other settings ({', '.join(changed[:4])}). "
-            "resume=never starts anew and deletes them; run=<name> keeps both; resume=<file.ckpt> goes on regardless"
-        )
     found = None if anew else latest(folder)
+    if changed and not anew:
+        _refuse_other_settings(folder, found, before, inputs)
     # the first process tidies up; where all began at once it may be doing so now
     if rank_zero_only.rank:  # type: ignore[attr-defined]
         return found
     if not anew and before is None:
         raise ArtifactError(
             f"{folder} holds checkpoints, but {note.name}, which tells what they were made from, is lost or damaged. "
-            "resume=<file.ckpt> goes on regardless; resume=never starts anew and deletes them"
+            "resume=<file.ckpt> resumes from one of them; resume=never starts from scratch and deletes them"
         )
     if anew:
         _drop(folder)
@@ -193,13 +190,31 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     return found
 
 
-def read_note(note: Path) -> dict[str, Any] | None:
-    """The inputs that a note tells, None where it is lost or damaged."""
-    try:
-        inputs = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return inputs if isinstance(inputs, dict) else None
+def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
+    """The file, after what differs from its settings was told."""
+    path = Path(resume)
+    if not path.is_file():
+        raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
+    before = resuming.inputs_in(path)
+    if before is None:
+        told = ["it does not tell what it was made from, so nobody can check that this run continues it"]
+    else:
+        told = resuming.checked(path, before, inputs)
+    if not rank_zero_only.rank:  # type: ignore[attr-defined]
+        log.info(f"going on from {path}")
+        for line in told:
+            log.warning(f"resume={resume}: {line}")
+    return path
+
+
+def _refuse_other_settings(folder: Path, last: Path | None, before: dict[str, Any], inputs: dict[str, Any]) -> None:
+    allowed, refused = resuming.differences(before, inputs, resuming.step_of(last) if last else 0)
+    regardless = f"; resume={last} resumes with them" if last and not refused else ""
+    raise ArtifactError(
+        f"{folder} holds checkpoints of an unfinished run with other settings:"
+        + "".join(f"\n  {line}" for line in [*refused, *allowed])
+        + f"\nresume=never starts from scratch and deletes them; run=<name> keeps both{regardless}"
+    )
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

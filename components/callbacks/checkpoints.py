@@ -49,8 +49,12 @@ class Checkpoints(Checkpoint):
         export: Literal["best", "last"] = "last",
         metric: str = "val/loss",
         mode: Literal["min", "max"] = "min",
+        inputs: dict[str, Any] | None = None,
     ) -> None:
-        """Raises ValueError for a count below 1."""
+        """inputs: what the run is made from, plain values by name, for whoever resumes from one of its files.
+
+        Raises ValueError for a count below 1.
+        """
         if every_n_steps < 1 or keep < 1:
             raise ValueError(
                 f"Checkpoints: expected every_n_steps and keep of at least 1, got {every_n_steps} and {keep}"
@@ -59,6 +63,7 @@ class Checkpoints(Checkpoint):
         self.every_n_steps = every_n_steps
         self.keep = keep
         self.export, self.metric, self.mode = export, metric, mode
+        self.inputs = inputs or {}
         self.last_path: Path | None = None  # newest file written or resumed from
         self.exported: dict[str, Any] = {}
         self._validation: Validation | None = None  # the latest
@@ -128,6 +133,7 @@ class Checkpoints(Checkpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A file written after a validation is resumed as one written before it: at the end of its batch."""
+        checkpoint["inputs"] = self.inputs
         if trainer.validating:
             for counts in ("total", "current"):
                 checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] -= 1

@@ -58,7 +58,7 @@ def fit(cfg: DictConfig) -> None:
     gate.check_reward_model(cfg)
     checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
     stage = _stage(cfg, tokenizer, parents)
-    trainer = _trainer(cfg, shape.hidden_size)
+    trainer = _trainer(cfg, shape.hidden_size, inputs)
     began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fit_seconds = common.seconds() - began  # without imports, reading data, examining
@@ -111,7 +111,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     return stage
 
 
-def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
+def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
     if cfg.export == "best" and not any(isinstance(callback, Checkpoints) for callback in callbacks):
         raise ValueError("export=best needs the callback checkpoints, which was left out. Add export=last, or keep it")
@@ -119,6 +119,8 @@ def _trainer(cfg: DictConfig, width: int) -> L.Trainer:
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
             callback.params = _compared(cfg)
+        if isinstance(callback, Checkpoints):
+            callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
     precision = cfg.trainer.precision
     if precision == "auto":

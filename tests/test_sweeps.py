@@ -60,6 +60,7 @@ def copy_of_the_project(project: Path) -> Path:
         "__init__.py",
         "hydra_hooks.py",
         "places.py",
+        "locks.py",
         "overrides.py",
         "processes.py",
         "tasks/__init__.py",

@@ -64,7 +64,7 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in ("__init__.py", "hydra_hooks.py", "places.py", "overrides.py", "processes.py"):
+    for name in ("__init__.py", "hydra_hooks.py", "locks.py", "places.py", "overrides.py", "processes.py"):
         shutil.copy(ROOT / "components" / name, project / "components")
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()
@@ -279,6 +279,21 @@ def test_a_terminated_sweep_terminates_its_job(project):
     with pytest.raises(ProcessLookupError):
         os.kill(json.loads(note.read_text())["pid"], 0)
     assert list(ran(project)) == ["tiny/long"]
+
+
+def test_a_second_process_in_one_folder_is_refused_before_it_writes_and_another_folder_is_free(project):
+    first = subprocess.Popen([sys.executable, "train.py", "stage=long"], cwd=project)
+    wait_for(project / "logs/tiny/long/ran.json")
+    config = project / "logs/tiny/long/.hydra/config.yaml"
+    before = config.stat().st_mtime_ns
+    second = train(project, "stage=long", "seed=5")
+    assert second.returncode == 1 and second.stderr.count("\n") == 1
+    assert second.stderr.startswith(f"logs/tiny/long is in use by process {first.pid} on ")
+    assert config.stat().st_mtime_ns == before
+    assert train(project, "stage=good").returncode == 0
+    first.kill()
+    first.wait()
+    assert train(project, "stage=long", "stage.ends=good").returncode == 0
 
 
 def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stopped(project):

@@ -12,6 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from components import locks, processes
+
+REQUEUED = "SLURM_RESTART_COUNT"  # set where SLURM starts a job again, whose earlier processes may still be saving
+PATIENCE = 600.0  # seconds that such a job waits for them
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -26,11 +30,19 @@ def misnamed_choice(arguments: Sequence[str]) -> str | None:
 
 
 class Folder(Callback):
-    """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback."""
+    """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback, and locks it before
+    anything is written there. Of several processes of one run the first does, for all."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name asks for it
-        self._make(config.hydra.run.dir)
+        folder = config.hydra.run.dir
+        self._make(folder)
+        if processes.rank() == 0:
+            try:
+                locks.take(folder, patience=PATIENCE if REQUEUED in os.environ else 0.0)
+            except locks.FolderInUse as error:
+                print(error, file=sys.stderr)
+                raise SystemExit(1) from None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         self._make(config.hydra.sweep.dir)

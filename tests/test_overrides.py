@@ -78,7 +78,7 @@ def test_in_a_sweep_a_comma_stands_between_paths_unless_one_of_that_name_exists(
     arguments = as_typed(["-m", "artifacts.sft=a/step=1,'b,c',d [2]"])
     swept = OverridesParser.create().parse_override(arguments[1])
     assert swept.is_sweep_override()
-    assert list(swept.sweep_iterator()) == ["a/step=1", "b,c", "d [2]"]
+    assert list(swept.sweep_string_iterator()) == ["'a/step=1'", "'b,c'", "'d [2]'"]
     assert as_typed(["-m", "run=choice(a,b)"])[1] == "run=choice(a,b)"
     (tmp_path / "a,b").touch()
     assert OverridesParser.create().parse_override(as_typed(["-m", "data.path=a,b"])[1]).value() == "a,b"

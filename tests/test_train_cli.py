@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -163,7 +164,7 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
         (
             ["stage=pretrain", "seed=1,2", "artifacts.sft=a/b,a/c"],
             ["stage=pretrain", "seed=1", "artifacts.sft=a/b"],
-            "tiny/pretrain/seed=1,artifacts.sft=a_b",
+            "tiny/pretrain/seed=1,artifacts.sft=a_b-71b0032e",  # a_b is another value
         ),
         (
             ["stage=pretrain", "trainer.max_steps=1,2", "seed=3"],
@@ -177,6 +178,60 @@ def test_a_job_of_a_sweep_gets_its_folder_by_what_is_varied_only(sweep, job, fol
     Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
     compose_config(job)
     assert HydraConfig.get().sweep.subdir == folder
+
+
+def folder_of(*overrides: str) -> str:
+    """The folder of a job with these swept overrides, below its stage's."""
+    return hydra_hooks.folder_name(OverridesParser.create().parse_overrides(list(overrides))).removeprefix("/")
+
+
+ODD = [
+    "a/b",
+    "a_b",
+    "'a b'",
+    "'a  b'",
+    "'A_b'",
+    "A_B",
+    "'a\nb'",
+    "'a\"b'",
+    "'it\\'s'",
+    "'..'",
+    "'../a'",
+    "''",
+    "'_'",
+    "'1'",
+    "1",
+    "1.0",
+    "true",
+    "'true'",
+    "null",
+    "[1,2]",
+    "[1,[2]]",
+    "{a: 1}",
+    "'é'",
+    "'日本'",
+    "'a,b=c'",
+    "x" * 61,
+    "x" * 62,
+    f"'{'日' * 300}'",
+    "'🙂'",
+]
+
+
+def test_the_folders_of_any_swept_values_are_valid_different_and_short(tmp_path):
+    names = [folder_of(f"+some.key={value}") for value in ODD]
+    for name in names:
+        assert name.startswith("some.key=") and not set(name) & set("/\\\n\"'*?<>|: ") and len(name.encode()) < 100
+        (tmp_path / name).mkdir()
+    assert len({name.casefold() for name in names}) == len(ODD)
+    assert names[1] == "some.key=a_b" and names[14] == "some.key=1"
+    assert names[0].startswith("some.key=a_b-") and names[19].startswith("some.key=1_2-")
+
+
+def test_the_folder_of_many_swept_values_stays_within_what_a_file_system_takes():
+    keys = [f"+some.{'k' * 20}{n}={'v' * 20}" for n in range(9)]
+    first, second = (folder_of(*keys[:-1], last) for last in (keys[-1], keys[-1] + "w"))
+    assert first != second and max(len(first.encode()), len(second.encode())) <= 200
 
 
 def test_a_sweep_over_a_value_writes_one_folder_deeper(project):

@@ -4,14 +4,17 @@ Imports nothing heavy, so that `python train.py --help` and shell completion ans
 """
 
 import errno
+import hashlib
 import itertools
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import traceback
+import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +25,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -40,6 +43,7 @@ ROOT = Path(__file__).resolve().parents[1]
 STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
 ENDED_ELSEWHERE = ("Connection closed by peer", "Connection reset by peer", "remote process exited")  # gloo's, NCCL's
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+NAME_BYTES, VALUE_BYTES = 200, 60  # of a sweep's folder, where file systems end at 255, and of one value in its name
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
 
 
@@ -102,8 +106,41 @@ def sweep_folder() -> str:
     """
     overrides = _parsed(HydraConfig.get().overrides.task)
     swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *_naming(overrides)}
-    parts = [f"{o.key_or_group}={o.get_value_element_as_str()}" for o in overrides if o.key_or_group in swept]
-    return "/" + ",".join(parts).replace("/", "_") if parts else ""
+    return folder_name([o for o in overrides if o.key_or_group in swept])
+
+
+def folder_name(overrides: Sequence[Override]) -> str:
+    """'/<key>=<value>,…', '' without overrides. Different values give different names on every file system, of at most
+    NAME_BYTES."""
+    name = ",".join(f"{o.key_or_group.replace('/', '_')}={_in_name(o)}" for o in overrides)
+    if len(name.encode()) > NAME_BYTES:
+        name = f"{name.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{_digest(name)}"
+    return f"/{name}" if overrides else ""
+
+
+def _in_name(override: Override) -> str:
+    """A swept value as part of a folder's name: itself where it is short and of lower-case letters, digits and . + @ -
+    alone; else what is readable of it and a digest, since others may look alike or differ in case only."""
+    value = override.value()
+    text = value if isinstance(value, str) else override.get_value_element_as_str()
+    readable = re.sub(r"[^\w.+@-]+", "_", unicodedata.normalize("NFC", text)).strip("_")
+    bare = text == text.lower() and _reads_back(text, value) if isinstance(value, str) else True
+    if bare and readable == text and len(text.encode()) <= VALUE_BYTES:
+        return text
+    short = readable.encode()[:VALUE_BYTES].decode(errors="ignore")
+    return f"{short}-{_digest(f'{type(value).__name__} {text}')}".removeprefix("-")
+
+
+def _reads_back(text: str, value: str) -> bool:
+    """Whether Hydra takes the bare text for the string, as it does not for "1"."""
+    try:
+        return bool(text) and _parsed([f"x={text}"])[0].value() == value
+    except HydraException:
+        return False
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def later(key: str) -> str:

@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from components import hydra_hooks, places
+from components.checking import check
 from components.hydra_hooks import SWEPT, Sweep, compose_config, quiet_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -271,14 +272,41 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert (job["seed"], job["reads"]) == (2, "logs/tiny/good/seed=2/sft/export")
 
 
-@pytest.mark.parametrize("choice", ["lora=false", "data=3", "model=True", "trainer=1e3"])
-def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice):
+@pytest.mark.parametrize(("choice", "none"), [("lora=false", True), ("data=3", False), ("trainer=1e3", False)])
+def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice, none):
     told = places.misnamed_choice(["stage=sft", choice])
-    assert told.startswith(f"{choice}: expected one of ") and "or null for none" in told
+    assert told.startswith(f"{choice}: expected one of ") and told.endswith(", or null for none") == none
+
+
+@pytest.mark.parametrize(
+    "group", ["data", "model", "trainer", "tokenizer", "world", "paths", "stage", "judge", "hydra"]
+)
+def test_a_group_that_a_run_needs_cannot_be_null(group):
+    for choice in (f"{group}=null", f"~{group}", f"~{group}=default"):
+        assert places.misnamed_choice([choice]).startswith(f"{choice}: expected one of ")
+
+
+def test_null_is_no_choice_in_a_sweep():
+    assert places.misnamed_choice(["-m", "lora=null,default"]).endswith("run lora=null by itself")
+
+
+@pytest.mark.parametrize("group", places.OPTIONAL)
+def test_a_group_that_a_run_can_do_without_is_null_as_if_it_were_left_out(group):
+    assert places.misnamed_choice([f"{group}=null"]) is None
+    arguments = places.without_nulls(["stage=rm", f"{group}=null"])
+    assert arguments == ["stage=rm", f"~{group}"]
+    cfg = compose_config(arguments)
+    check(cfg)
+    assert group in ("debug", "experiment") or not cfg[group] or list(cfg[group]) == ["hparams"]
 
 
 def test_other_arguments_are_no_misnamed_choices():
-    assert places.misnamed_choice(["-m", "stage=sft", "seed=3", "compile=true", "lora=default", "lora=null"]) is None
+    assert (
+        places.misnamed_choice(
+            ["-m", "stage=sft", "seed=3", "compile=true", "lora=default", "lora=null", "~callbacks.samples", "--help"]
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]])

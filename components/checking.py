@@ -83,7 +83,7 @@ class Common(TypedDict, total=False):
     stages: list[str]
     after_sweep: list[str]
     world: dict[str, int | float | str]
-    gate: dict[str, bool | dict[str, int | float | None]]
+    gate: dict[str, bool | dict[str, int | float | None]] | None
 
 
 class Schema(NamedTuple):

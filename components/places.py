@@ -19,14 +19,32 @@ PATIENCE = 600.0  # seconds that such a job waits for them
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
+OPTIONAL = ("callbacks", "debug", "experiment", "gate", "logger", "lora")  # config groups that a run can do without
+
+
 def misnamed_choice(arguments: Sequence[str]) -> str | None:
-    """What to tell of a choice from a config group that is a truth or a number, which Hydra refuses by a traceback."""
+    """What to tell of a choice from a config group that Hydra refuses by a traceback: a boolean or a number, and none
+    where there has to be one, or among the values of a sweep."""
     for argument in arguments:
-        group, _, value = argument.partition("=")
-        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml")) if group.isidentifier() else []
+        group, equals, value = argument.removeprefix("~").partition("=")
+        if not equals and argument == group or not re.fullmatch(r"\w+", group):
+            continue
+        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        expected = f"{argument}: expected one of {', '.join(choices)}"
+        none = argument.startswith("~") or value == "null"
+        if choices and none and group not in OPTIONAL:
+            return expected
+        if choices and not none and "null" in value.split(","):
+            return f"{argument}: null is no choice in a sweep; run {group}=null by itself"
         if choices and re.fullmatch(r"(?i)true|false|[-+]?(\d[\d_.e+-]*|inf|nan)", value):
-            return f"{argument}: expected one of {', '.join(choices)}, or null for none"
+            return expected + (", or null for none" if group in OPTIONAL else "")
     return None
+
+
+def without_nulls(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `group=null` as Hydra has it: ~group."""
+    nulls = {f"{group}=null": f"~{group}" for group in OPTIONAL}
+    return [nulls.get(argument, argument) for argument in arguments]
 
 
 class Folder(Callback):

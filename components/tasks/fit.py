@@ -112,8 +112,10 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
 
 
 def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
-    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None]
-    if cfg.export == "best" and not any(isinstance(callback, Checkpoints) for callback in callbacks):
+    chosen = HydraConfig.get().runtime.choices.get("callbacks")  # without the group a stage's changes to it are left
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None and (chosen or "_target_" in c)]
+    saves = any(isinstance(callback, Checkpoints) for callback in callbacks)
+    if cfg.export == "best" and not saves:
         raise ValueError("export=best needs the callback checkpoints, which was left out. Add export=last, or keep it")
     logger = instantiate(cfg.logger)
     for callback in callbacks:
@@ -129,7 +131,8 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        logger=logger,
+        logger=logger or False,  # of None Lightning makes one of its own, as it does of checkpoints
+        enable_checkpointing=saves,
         precision=precision,
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
         plugins=[AtomicCheckpointIO(), *processes.environment()],

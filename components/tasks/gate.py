@@ -46,7 +46,7 @@ def examined(
     if not found:
         log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
         return {}
-    limits = common.plain(cfg)["gate"]
+    limits = _limits(cfg)
     gate.show(found, gate.verdicts(found["figures"], limits["refuse"], limits["warn"]), wide_console())
     examination_plot.draw(found, Path(cfg.paths.stage) / PICTURE)
     return {"examination": found}
@@ -58,7 +58,7 @@ def check_reward_model(cfg: DictConfig) -> None:
     Raises ArtifactError naming every figure beyond a limit that is to be refused, unless gate.enabled is false, and
     ValueError for a limit on what is no figure, whatever the stage: a reward model's training ends with the gate.
     """
-    limits = common.plain(cfg)["gate"]
+    limits = _limits(cfg)
     gate.verdicts({}, limits["refuse"], limits["warn"])
     path = cfg.reads.get("reward")
     if path is None:
@@ -84,3 +84,8 @@ def check_reward_model(cfg: DictConfig) -> None:
     if failed or doubtful:
         listed = "".join(f"\n  {one}" for one in [*failed, *doubtful])
         log.warning(f"the reward model at {path} is doubtful; watch for over-optimisation:{listed}")
+
+
+def _limits(cfg: DictConfig) -> dict[str, Any]:
+    """The gate's; gate=null: none, and nothing is refused."""
+    return {"enabled": False, "refuse": {}, "warn": {}} | (common.plain(cfg)["gate"] or {})

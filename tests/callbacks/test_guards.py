@@ -1,7 +1,9 @@
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from tiny_run import Stream, Tiny, trainer
 
+from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import Checkpoints, latest
 from components.callbacks.guards import NanGuard, SpikeGuard, TrainingDiverged
 
@@ -115,3 +117,79 @@ def test_a_resumed_run_knows_what_its_losses_were(tmp_path):
     guarded(tmp_path / "b", {12: 1e4}, "skip", steps=11)
     resumed, _ = guarded(tmp_path / "b", {12: 1e4}, "skip", steps=16, resume=latest(tmp_path / "b"))
     assert torch.equal(whole.lightning_module.weight, resumed.lightning_module.weight)
+
+
+# Beside a gradient scaler, which multiplies a loss before its backward pass
+
+
+def scaled(guards, module, *, steps=20, scale=2.0**16, every=10**6, batches=None, **settings):
+    """A run whose gradients are scaled by `scale`, doubled every `every` steps and halved where they overflow."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=every)
+    plugins = [AtomicCheckpointIO(), MixedPrecision("16-mixed", "cpu", scaler)]
+    run = trainer(guards, max_steps=steps, plugins=plugins, **settings)
+    run.fit(module, batches or Stream())
+    return run, scaler
+
+
+class Steady(Tiny):
+    """A loss of about 10."""
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step(batch, batch_idx) + 10
+
+
+@pytest.mark.parametrize("action", ["skip", "stop"])
+def test_a_scale_that_doubles_is_no_leap_of_the_loss(action, caplog):
+    run, scaler = scaled([NanGuard(), SpikeGuard(action, window=8)], Steady(), every=7)
+    assert run.global_step == 20 and scaler.get_scale() == 2.0**18
+    assert "leapt" not in caplog.text
+
+
+@pytest.mark.parametrize("action", ["off", "skip", "stop"])
+def test_a_finite_loss_that_the_scale_alone_makes_infinite_is_left_to_the_scaler(action):
+    """3.4e38 is the largest number of the type: the scaler halves until the loss and its gradient fit."""
+    module = Steady()
+    run, scaler = scaled([NanGuard(), SpikeGuard(action, window=8)], module, steps=30, scale=2.0**127)
+    assert run.global_step == 30 and 1 < scaler.get_scale() < 2.0**127
+    assert not torch.equal(module.weight, Tiny().weight)
+
+
+def test_a_leap_is_told_in_units_of_the_loss_whatever_scales_it():
+    with pytest.raises(TrainingDiverged) as plain:
+        trainer([SpikeGuard("stop", window=8)], max_steps=20).fit(Tiny(poison={12: 1e4}), Stream())
+    with pytest.raises(TrainingDiverged) as error:
+        scaled([SpikeGuard("stop", window=8)], Tiny(poison={12: 1e4}))
+    assert str(error.value) == str(plain.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_stops_a_scaled_run_too(tmp_path, value):
+    guards = [NanGuard(), Checkpoints(tmp_path, 1)]
+    with pytest.raises(TrainingDiverged, match=rf"the loss became {value} in step 6 \(batch 5, rank 0\)"):
+        scaled(guards, Tiny(poison={5: value}), enable_checkpointing=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step=00000004.ckpt", "step=00000005.ckpt"]
+
+
+class Overflows(Tiny):
+    """The gradient of every batch from the given one to the other is infinite; its loss is finite."""
+
+    def __init__(self, first: int, last: float) -> None:
+        super().__init__()
+        self.first, self.last = first, last
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss + ((self.weight * 0).sum().sqrt() if self.first <= batch_idx <= self.last else 0)
+
+
+def test_a_step_that_the_scaler_leaves_out_is_no_divergence(tmp_path):
+    guards = [NanGuard(), SpikeGuard("stop", window=8), Checkpoints(tmp_path, 1)]
+    run, scaler = scaled(guards, Overflows(5, 7), enable_checkpointing=True)
+    assert run.global_step == 20 and scaler.get_scale() == 2.0**13
+
+
+def test_a_scaler_that_has_no_scale_left_to_try_ends_the_run():
+    """Every step is left out: the run would end as if it had trained."""
+    told = r"step 46: the gradient scaler has come down to .*: the gradient is not finite at any scale"
+    with pytest.raises(TrainingDiverged, match=told):
+        scaled([NanGuard()], Overflows(5, 1e9), steps=100)

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
+LARGEST = 2.0**64  # scale of a gradient scaler up to which an infinite scaled loss is as good as infinite itself
+SMALLEST = 2.0**-24  # scale below which half precision holds no gradient: its smallest number above 0
 
 
 class TrainingDiverged(ValueError):
@@ -25,6 +27,8 @@ class NanGuard(Callback):
     read one step later. In both cases nothing that is not finite gets into a checkpoint: before one is
     written, the pending check is waited for and the trainable weights are looked at as well (a finite loss
     can have a NaN gradient).
+    A gradient scaler (16-mixed) leaves out a step whose gradient is not finite and halves its scale, which is no
+    divergence. One that has come down to nothing is: no step would ever be taken again.
     """
 
     def __init__(self) -> None:
@@ -47,6 +51,14 @@ class NanGuard(Callback):
         if arrived is None:
             self._resolve(trainer)
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        scale = _scale(trainer)
+        if scale < SMALLEST:
+            raise TrainingDiverged(
+                f"step {trainer.global_step + 1}: the gradient scaler has come down to {scale:.1e}: the gradient is "
+                f"not finite at any scale. {_how_to_go_on(trainer)}"
+            )
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         self._resolve(trainer)
         trainable = [name for name, parameter in pl_module.named_parameters() if parameter.requires_grad]
@@ -68,11 +80,25 @@ class NanGuard(Callback):
         self._pending = None
         if arrived is not None:
             arrived.synchronize()
-        if not math.isfinite(value):
+        if not math.isfinite(value) and not (math.isinf(value) and _scale(trainer) > LARGEST):
             raise TrainingDiverged(
                 f"the loss became {float(value)} in step {step + 1} (batch {batch_idx}, rank "
                 f"{trainer.global_rank}), expected a finite number. {_how_to_go_on(trainer)}"
             )
+
+
+def _scale(trainer: Trainer) -> float:
+    """What a gradient scaler multiplies the loss with before its backward pass; 1 without one."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return 1.0 if scaler is None else scaler.get_scale()
+
+
+def _own_loss(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | None:
+    """The mean loss of a micro-batch from what its backward pass begins with: that times its share of the optimizer
+    step and a gradient scaler's scale. None where it has no share, or the scale alone may have made it infinite."""
+    share = getattr(pl_module, "loss_share", 1.0) / trainer.accumulate_grad_batches
+    value, scale = float(loss.detach()), _scale(trainer)
+    return None if share == 0 or (math.isinf(value) and scale > LARGEST) else value / (scale * share)
 
 
 def _how_to_go_on(trainer: Trainer) -> str:
@@ -87,8 +113,9 @@ class SpikeGuard(Callback):
     A loss leaps where it is no finite number, or lies more than `deviations` standard deviations above the mean of
     the last `window` steps that did not (the first window/2 steps are only looked at). "skip" drops the step's
     gradients, so that neither weights nor the optimizer's averages see it, and says so; more than `most` in a row end
-    training. "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest of
-    its micro-batches on all processes, so that all decide alike. What was seen is part of a checkpoint.
+    training. "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean
+    loss of its micro-batches on all processes, so that all decide alike, whatever their shares of the step and the
+    scale of a gradient scaler. What was seen is part of a checkpoint.
     """
 
     def __init__(
@@ -106,8 +133,8 @@ class SpikeGuard(Callback):
         self._skipped = 0  # in a row
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if self.action != "off":
-            value = float(loss.detach())
+        value = None if self.action == "off" else _own_loss(trainer, pl_module, loss)
+        if value is not None:
             self._worst = max(self._worst, value if math.isfinite(value) else math.inf)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -116,6 +143,8 @@ class SpikeGuard(Callback):
         worst = torch.tensor(self._worst, dtype=torch.float32, device=trainer.strategy.root_device)
         loss, self._worst = float(trainer.strategy.reduce(worst, reduce_op="max")), -math.inf
         limit = self._limit()
+        if loss == -math.inf:
+            return  # nothing to judge it by
         if loss <= limit and math.isfinite(loss):
             self._seen = [*self._seen, loss][-self.window :]
             self._skipped = 0

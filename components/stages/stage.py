@@ -1,5 +1,6 @@
 """What every stage is: a LightningModule whose loss is a pure step from a batch."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,7 +43,8 @@ class Stage(L.LightningModule):
 
     Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, whatever the number of
     micro-batches and processes they came in. Metrics: train/<name> of every step, val/<name> weighted means,
-    train/grad_norm before clipping (train/grad_norm_<network> where several networks learn), train/lr.
+    train/grad_norm before clipping (train/grad_norm_<network> where several networks learn), train/lr; in 16-mixed
+    train/loss_scale too, which is halved by a step that is left out because its gradient overflowed.
     """
 
     frozen: tuple[str, ...] = ()
@@ -59,6 +61,7 @@ class Stage(L.LightningModule):
         self.strict_loading = not self.frozen
         self._window: list[int] = []  # weights of the micro-batches since the last optimizer step
         self._unit = 1.0
+        self.loss_share = 1.0  # of the latest micro-batch: the factor of its loss
 
     def compute_loss(self, batch: Any) -> LossOutput:
         """One batch's mean loss; neither logs nor steps."""
@@ -164,7 +167,8 @@ class Stage(L.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
         self.record("train", output)
-        return output.loss * self._share(output.weight)
+        self.loss_share = self._share(output.weight)
+        return output.loss * self.loss_share
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.record("val", self.compute_loss(batch))
@@ -196,6 +200,8 @@ class Stage(L.LightningModule):
             for group in optimizer.param_groups:
                 group["fused"] = False
             optimizer._step_supports_amp_scaling = False
+            # a scaler leaves out the steps it begins too high for; the schedule counts them all the same
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
             raise ValueError("trainer: give max_steps or max_epochs, so that the learning-rate schedule has an end")
@@ -213,10 +219,13 @@ class Stage(L.LightningModule):
         for name, parameter in self.named_groups():
             if parameter.grad is not None:
                 networks.setdefault(name.split(".")[0], []).append(parameter)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         for network, parameters in networks.items():
             norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
-            suffix = "" if len(networks) == 1 else f"_{network}"
-            self.log(f"train/grad_norm{suffix}", norm)
+            if scaler is None or norm.isfinite():  # else the scaler leaves the step out
+                self.log(f"train/grad_norm{'' if len(networks) == 1 else f'_{network}'}", norm)
+        if scaler is not None:
+            self.log("train/loss_scale", scaler.get_scale())
         self.log("train/lr", optimizer.param_groups[0]["lr"])
         self._first_step.note()
 

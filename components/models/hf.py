@@ -1,10 +1,12 @@
 """config.json of the Hugging Face families that this decoder can be, read and written.
 
 Its fields as they stand there on one side, the arguments of GPTConfig on the other. What the decoder lacks is refused
-by name: a field that was passed over would be a model that computes something else.
+by name, and so is a field that is not known (hf_fields): passed over, it could be a model that computes something else.
 """
 
 from typing import Any
+
+from components.models import hf_fields
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
@@ -41,23 +43,21 @@ def shape_of(fields: dict[str, Any]) -> dict[str, Any]:
     family = fields.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"config.json: model_type {family!r}; known: {', '.join(FAMILIES)}")
-    refused = ("quantization_config", "auto_map", "is_encoder_decoder", "add_cross_attention", "use_mrope")
-    present = [name for name in refused if fields.get(name)]
-    if present:
-        raise ValueError(f"config.json: {', '.join(present)} is not supported ({family})")
     try:
+        hf_fields.check(fields, family)
         return _gpt2_shape(fields) if family == "gpt2" else _llama_shape(fields, family)
     except ValueError as error:
         raise ValueError(f"config.json: {error} ({family})") from None
 
 
 def _llama_shape(fields: dict[str, Any], family: str) -> dict[str, Any]:
-    _expect(fields, hidden_act="silu", mlp_bias=False)
     fields = {**MISSING.get(family, {}), **fields}
     heads, bias = fields["num_attention_heads"], bool(fields.get("attention_bias", False))
     theta, scaling = _rope(fields)
     windowed = family == "mistral" or (family != "llama" and fields.get("use_sliding_window", False))
     windowed = windowed and fields["sliding_window"] is not None
+    if not windowed and family.startswith("qwen") and set(fields.get("layer_types") or ()) - {"full_attention"}:
+        raise ValueError(f"layer_types {fields['layer_types']} without use_sliding_window is not supported")
     return {
         "vocab_size": fields["vocab_size"],
         "hidden_size": fields["hidden_size"],
@@ -114,9 +114,6 @@ def _rope(fields: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
 
 
 def _gpt2_shape(fields: dict[str, Any]) -> dict[str, Any]:
-    if fields.get("activation_function", "gelu_new") not in ("gelu_new", "gelu_pytorch_tanh"):
-        raise ValueError(f"activation_function {fields['activation_function']!r} is not supported")
-    _expect(fields, scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, reorder_and_upcast_attn=False)
     width = fields["n_embd"]
     return {
         "vocab_size": fields["vocab_size"],
@@ -135,13 +132,6 @@ def _gpt2_shape(fields: dict[str, Any]) -> dict[str, Any]:
         "mlp": "gelu",
         "initializer_range": fields.get("initializer_range", 0.02),
     }
-
-
-def _expect(fields: dict[str, Any], **values: Any) -> None:
-    """Raises ValueError naming the first field that is there with another value."""
-    for name, value in values.items():
-        if fields.get(name, value) != value:
-            raise ValueError(f"{name} {fields[name]!r} is not supported")
 
 
 def family_of(fields: dict[str, Any]) -> str:

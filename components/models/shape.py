@@ -10,9 +10,13 @@ COUNTS = (
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_positions",
 )
-OPTIONAL_COUNTS = ("num_key_value_heads", "head_dim")  # absent, null or 0: derived from the others
-POSITIVE = ("rms_norm_eps", "rope_theta")
+OPTIONAL_COUNTS = ("num_key_value_heads", "head_dim", "n_inner")  # absent, null or 0: derived from the others
+POSITIVE = ("rms_norm_eps", "rope_theta", "layer_norm_epsilon")
 
 
 def check_shape(fields: dict[str, Any]) -> None:

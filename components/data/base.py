@@ -14,17 +14,19 @@ from lightning import LightningDataModule
 
 from components.data import builtin, split
 from components.data.cache import VERSION, stored
+from components.data.dialogue import said, unread
 from components.data.errors import SourceError
 from components.data.folders import Selection
 from components.data.formats import Record
 from components.data.mixing import Share, mix
 from components.data.sampler import BatchLoader, TrainLoader
-from components.data.sources import OnMalformed, Row, Source, digest, open_source, records
-from components.tokenizer.codec import TokenizerError
+from components.data.sources import OnMalformed, Row, Source, digest, open_source, records, refuse
+from components.tokenizer.codec import TemplateError, TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 BY_PROMPT, TRAINING, HELD_OUT = -1, 0, 1  # the stored column "held_out"
+UNREAD = "unread_"  # begins the name of a count: records with a field in their messages that nothing reads
 
 
 class RecordData(LightningDataModule):
@@ -39,13 +41,14 @@ class RecordData(LightningDataModule):
     processes that make batches in advance; 0 makes them in the training process. tokenizer, context (tokens
     of the longest sequence), cache_dir and seed are given by whoever runs it.
 
-    After setup: `counts` (records, malformed, truncated, cut, dropped, tokens) and `shares` (name -> Share of the
-    mixture).
+    After setup: `counts` (records, malformed, truncated, cut, dropped, tokens, and unread_f for a field f of messages
+    that nothing reads) and `shares` (name -> Share of the mixture).
     """
 
     normalise: ClassVar[Callable[[Any], Record]]  # of components.data.formats
     features: ClassVar[datasets.Features]  # columns that `tokenised` gives
     columns: ClassVar[tuple[str, ...] | None] = None  # of tables, all that `normalise` reads; None: any may matter
+    explained: ClassVar[dict[str, str]] = {}  # further counts to warn of: what befell so many records
 
     def __init__(
         self,
@@ -82,8 +85,8 @@ class RecordData(LightningDataModule):
         self._state: dict[str, Any] | None = None
 
     @abstractmethod
-    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
-        """The stored columns of a record, or None if nothing is left to train on; counts what it cuts."""
+    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+        """The stored columns of a record's examples, none if nothing is left to train on; counts what it cuts."""
 
     @abstractmethod
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
@@ -105,7 +108,7 @@ class RecordData(LightningDataModule):
     def spoken(self, record: Record) -> list[str]:
         """The record's texts."""
         messages = record["prompt"] if "prompt" in record else record["messages"]
-        return [message["content"] for message in messages]
+        return [text for message in messages for text in said(message)]
 
     @property
     def format(self) -> str:
@@ -241,15 +244,19 @@ class RecordData(LightningDataModule):
     def _rows(self, source: Source, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         for row, record in self.records_of(source, counts):
             try:
-                columns = self.tokenised(record, counts)
-            except TokenizerError as error:
+                examples = self.tokenised(record, counts)
+            except TemplateError as error:
                 raise SourceError(f"{row.where}: {error}") from None
-            if columns is None:
-                counts["dropped"] += 1
+            except TokenizerError as error:
+                counts["records"] -= 1
+                refuse(row, error, on_malformed=self.on_malformed, counts=counts)
                 continue
-            counts["tokens"] += columns["tokens"]
+            counts.update(f"{UNREAD}{name}" for name in unread(row.value))
+            counts["dropped"] += not examples
             place = BY_PROMPT if row.held_out is None else HELD_OUT if row.held_out else TRAINING
-            yield {**columns, "key": split.key(self.split_by(record)), "held_out": place}
+            for columns in examples:
+                counts["tokens"] += columns["tokens"]
+                yield {**columns, "key": split.key(self.split_by(record)), "held_out": place}
 
     def _report(self) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
@@ -262,15 +269,14 @@ class RecordData(LightningDataModule):
                 share.configured,
                 share.epochs,
             )
-        for what in ("malformed", "truncated", "cut", "dropped"):
-            if self.counts[what]:
-                logger.warning(
-                    "%s data: %d of %d records %s",
-                    self.format,
-                    self.counts[what],
-                    self.counts["records"] + self.counts["malformed"],
-                    what,
-                )
+        told = {name: name for name in ("malformed", "truncated", "cut", "dropped")} | self.explained
+        for name in self.counts:
+            if name.startswith(UNREAD):
+                told[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"
+        records = self.counts["records"] + self.counts["malformed"]
+        for name, what in told.items():
+            if self.counts[name]:
+                logger.warning("%s data: %d of %d records %s", self.format, self.counts[name], records, what)
 
 
 def _part(number: int, part: dict[str, Any], root: str | None, columns: tuple[str, ...] | None) -> tuple[Source, float]:

@@ -13,14 +13,18 @@ from components.data.batches import LMBatch
 from components.data.cache import Ragged
 from components.data.formats import Record
 from components.models.layout import pack
+from components.tokenizer.tokenizer import Rendered
 
 
 class ChatData(RecordData):
     """Dialogues as LMBatch; batch_size counts dialogues, packed into as few rows as they need.
 
-    Targets are the assistant's tokens and its ends of turn; with train_on_prompt all tokens but the first.
-    A dialogue longer than context loses its end: it is cut there, no end of turn is made up, and one that
-    then holds no target is dropped; `counts` says how many. demonstrations: records of the built-in world.
+    Targets are the assistant's tokens and its ends of turn, but for messages of weight 0; with train_on_prompt all
+    tokens but the first and those. Where the chat template rewrites earlier answers (drops their thinking), a
+    dialogue becomes one example for each, as it is when that answer is asked for: `counts["unrolled"]` such
+    dialogues. An example longer than context loses its end: it is cut there, no end of turn is made up, and one
+    that then holds no target is left out; `counts` says how many records were cut or dropped. demonstrations:
+    records of the built-in world.
     """
 
     normalise = staticmethod(formats.chat)
@@ -38,15 +42,27 @@ class ChatData(RecordData):
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "train_on_prompt": self.train_on_prompt}
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
-        ids, mask = self.tokenizer.render(record["messages"])
+    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+        made = self.tokenizer.examples(record["messages"], record.get("tools"))
         if self.train_on_prompt:
-            mask = [True] * len(ids)
-        ids, mask, length = ids[: self.context], mask[: self.context], len(ids)
-        if not any(mask[1:]):
-            return None
-        counts["truncated"] += length > len(ids)
-        return {"ids": ids, "mask": mask, "tokens": len(ids)}
+            made = self._with_prompts(record, made)
+        stored = [
+            {"ids": ids[: self.context], "mask": mask[: self.context], "tokens": min(len(ids), self.context)}
+            for ids, mask in made
+            if any(mask[1 : self.context])
+        ]
+        counts["truncated"] += bool(stored) and any(len(ids) > self.context for ids, _ in made)
+        counts["unrolled"] += len(made) > 1
+        return stored
+
+    def _with_prompts(self, record: Record, made: list[Rendered]) -> list[Rendered]:
+        """The examples with every token a target but those of answers that are none."""
+        whole = [{name: value for name, value in one.items() if name != "weight"} for one in record["messages"]]
+        spoken = self.tokenizer.examples(whole, record.get("tools"))
+        return [
+            Rendered(ids, [counted or not said for counted, said in zip(mask, every.mask, strict=True)])
+            for (ids, mask), every in zip(made, spoken, strict=True)
+        ]
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         columns = [(Ragged(table, "ids"), Ragged(table, "mask")) for table in tables]

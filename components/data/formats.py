@@ -1,21 +1,24 @@
 """What a record of each format looks like: raw rows of any accepted shape become one plain shape per format.
 
-Extra fields are ignored; a field that is null counts as absent. `published` adds the shapes of well known data
-sets. See `conf/data/` for a data set of each format.
+Columns that no format names are ignored; a field that is null counts as absent. Beside any dialogue the columns of
+`dialogue` are taken: system, system_prompt, history, tools and functions. `published` adds the shapes of well known
+data sets. See `conf/data/` for a data set of each format.
 """
 
 import math
 import re
 from typing import Any
 
+from components.data import dialogue as dialogues
+from components.data.dialogue import Message
+from components.data.dialogue import writable as _writable
 from components.data.errors import FormatError
 from components.data.errors import kind as _kind
 from components.data.published import comparison, demonstration
 from components.data.spelling import respelled
 
-Message = dict[str, str]
 Record = dict[str, Any]
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 SHAPES = (  # of a demonstration, by their fields
     ("messages",),
     ("conversations",),
@@ -41,11 +44,11 @@ def text(row: Any) -> Record:
 
 
 def chat(row: Any) -> Record:
-    """A demonstration -> {"messages": [{"role", "content"}, …]}, at least one of them by the assistant.
+    """A demonstration -> {"messages": [{"role", "content", …}, …], "tools"?}, at least one by the assistant.
 
-    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages; {"instruction", "input",
-    "output"}, where a non-empty input follows the instruction after an empty line; and what
-    `published.demonstration` knows.
+    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages, of which the completion alone is a
+    target; {"instruction", "input", "output"}, where a non-empty input follows the instruction after an empty
+    line; and what `published.demonstration` knows. Further fields of a message are those of `dialogue.further`.
     """
     fields = _fields(row, "a demonstration")
     if len(_shapes(fields)) > 1:
@@ -57,7 +60,8 @@ def chat(row: Any) -> Record:
         completion = row["completion"]
         if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}]
-        dialogue = _in_turns(_prompt(row["prompt"]) + _messages(completion, "completion"), "completion")
+        asked = [m | {"weight": 0} if m["role"] == "assistant" else m for m in _prompt(row["prompt"])]
+        dialogue = _in_turns(asked + _messages(completion, "completion"), "completion")
     elif "instruction" in row and "output" in row:
         answer = {"role": "assistant", "content": _string(row, "output")}
         dialogue = [*_instruction(row), answer]
@@ -67,46 +71,49 @@ def chat(row: Any) -> Record:
         raise FormatError("a dialogue that says something", "one of empty messages")
     if all(message["role"] != "assistant" for message in dialogue):
         raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
-    return {"messages": dialogue}
+    return {"messages": _with_columns(row, dialogue), **dialogues.tools(row)}
 
 
 def preference(row: Any) -> Record:
-    """A comparison -> {"prompt": messages, "completions": [str, …], "ranks": [float, …]}, lower ranks better.
+    """A comparison -> {"prompt": messages, "completions": [str, …], "ranks": [float, …], "tools"?}, lower ranks better.
 
     Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues
     (messages, or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant
     turn; rankings {"prompt", "completions", "ranks"}; and what `published.comparison` knows. A string
-    "category", or else "source", is kept as the record's "category", for figures by category.
+    "category", or else "source", is kept as the record's "category", for figures by category. A completion that
+    thinks or calls tools in fields of its own is a message, not a string.
     """
     given, row = row, _fields(row, "a comparison")
     category = row.get("category", row.get("source"))
     carried = {"category": _writable(category, "category")} if isinstance(category, str) else {}
     row = comparison(row)
+    carried |= dialogues.tools(row)
     if "completions" in row and "ranks" in row and ("chosen" in row or "rejected" in row):
         raise FormatError('"chosen" and "rejected", or "completions" and "ranks"', "both")
     if "prompt" in row and "completions" in row and "ranks" in row:
         completions = row["completions"]
         if not isinstance(completions, list):
             raise FormatError('a list "completions"', _kind(completions))
-        prompt = _prompt(row["prompt"])
+        prompt = _unweighted(_prompt(row["prompt"]))
         answers = [_completion(prompt, one, f"completions[{i}]") for i, one in enumerate(completions)]
-        return {"prompt": prompt, "completions": answers, "ranks": _ranks(row["ranks"], len(answers)), **carried}
+        ranks = _ranks(row["ranks"], len(answers))
+        return {"prompt": _with_columns(row, prompt), "completions": answers, "ranks": ranks, **carried}
     if not ("chosen" in row and "rejected" in row):
         raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(given))
     if "prompt" in row:
-        prompt = _prompt(row["prompt"])
+        prompt = _unweighted(_prompt(row["prompt"]))
         pair = [_completion(prompt, row[name], name) for name in ("chosen", "rejected")]
     else:
         chosen, rejected = (_dialogue(row[name], name) for name in ("chosen", "rejected"))
-        prompt = chosen[:-1]
-        if prompt != rejected[:-1]:
+        prompt = _unweighted(chosen[:-1])
+        if prompt != _unweighted(rejected[:-1]):
             raise FormatError('"chosen" and "rejected" that share all but the last turn', "different prompts")
-        pair = [chosen[-1]["content"], rejected[-1]["content"]]
-    return {"prompt": prompt, "completions": pair, "ranks": [0.0, 1.0], **carried}
+        pair = [_answer(chosen[-1]), _answer(rejected[-1])]
+    return {"prompt": _with_columns(row, prompt), "completions": pair, "ranks": [0.0, 1.0], **carried}
 
 
 def prompts(row: Any) -> Record:
-    """A question -> {"prompt": messages, "reference": str | None}.
+    """A question -> {"prompt": messages, "reference": str | None, "tools"?}.
 
     Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all
     that stands before the last answer.
@@ -122,9 +129,10 @@ def prompts(row: Any) -> Record:
         prompt = _before_last_answer(_dialogue(row["chosen"], "chosen"))
     else:
         raise FormatError('"prompt", or the fields of a demonstration or a comparison', _names(given))
-    if not prompt[-1]["content"]:
+    if prompt[-1] == {"role": "user", "content": ""}:
         raise FormatError("a question that is not empty", "an empty string")
-    return {"prompt": prompt, "reference": _string(row, "reference") if "reference" in row else None}
+    reference = _string(row, "reference") if "reference" in row else None
+    return {"prompt": _with_columns(row, _unweighted(prompt)), "reference": reference, **dialogues.tools(row)}
 
 
 def _fields(row: Any, what: str) -> Record:
@@ -139,23 +147,15 @@ def _string(row: Record, name: str) -> str:
     return _writable(row[name], name)
 
 
-def _writable(value: str, name: str) -> str:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise FormatError(f'"{name}" as Unicode text', f"half a surrogate pair at {error.start}") from None
-    return value
-
-
 def _shapes(row: Record) -> list[tuple[str, ...]]:
     return [shape for shape in SHAPES if row.keys() >= set(shape)]
 
 
 def _same_of_all(row: Record, shapes: list[tuple[str, ...]]) -> Record:
-    """The demonstration that a row gives in several shapes, if it is the same in all."""
+    """The demonstration that a row gives in several shapes, if it is the same in all, whatever its weights."""
     others = {name for shape in shapes for name in shape}
     made = [chat({name: row[name] for name in row if name not in others or name in shape}) for shape in shapes]
-    if any(one != made[0] for one in made):
+    if any(_unweighted(one["messages"]) != _unweighted(made[0]["messages"]) for one in made):
         names = " and ".join(", ".join(shape) for shape in shapes)
         raise FormatError("one demonstration in a record", f"different ones in its fields {names}")
     return made[0]
@@ -165,26 +165,63 @@ def _messages(value: Any, name: str) -> list[Message]:
     value = respelled(value, name)
     if not isinstance(value, list) or not value:
         raise FormatError(f'a non-empty list of messages "{name}"', _kind(value))
+    messages = []
     for i, message in enumerate(value):
         if not isinstance(message, dict):
             raise FormatError(f'{name}[{i}] as {{"role", "content"}}', _kind(message))
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise FormatError(f"{name}[{i}].role as one of {', '.join(ROLES)}", repr(role))
+        more = dialogues.further(message | {"role": role}, f"{name}[{i}]")
+        if content is None and "tool_calls" in more:
+            content = ""
         if not isinstance(content, str):
             raise FormatError(f"a string {name}[{i}].content", _kind(content))
-        _writable(content, f"{name}[{i}].content")
-    return [{"role": message["role"], "content": message["content"]} for message in value]
+        messages.append({"role": role, "content": _writable(content, f"{name}[{i}].content"), **more})
+    return messages
 
 
 def _in_turns(messages: list[Message], name: str) -> list[Message]:
-    """The messages, if at most one system message comes first and then user and assistant in turns."""
+    """The messages, if at most one system message comes first and then user and assistant in turns, a tool's
+    messages between two of the assistant's."""
     roles = [message["role"] for message in messages]
     turns = roles[roles[0] == "system" :]
-    if not turns or turns != [("user", "assistant")[i % 2] for i in range(len(turns))]:
+    before = ["assistant", *turns]
+    follows = {"user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+    if turns[:1] != ["user"] or any(
+        last not in follows.get(role, ()) for last, role in zip(before, turns, strict=False)
+    ):
         expected = f'"{name}" by user and assistant in turns, the user first (or a system message before)'
         raise FormatError(expected, ", ".join(roles[:8]) + ", …" * (len(roles) > 8))
     return messages
+
+
+def _with_columns(row: Record, dialogue: list[Message]) -> list[Message]:
+    """The dialogue after what the record's columns say before it: a system message, earlier turns."""
+    said = dialogues.system(row)
+    if dialogue[0]["role"] == "system":
+        said["a system message"] = dialogue[0]["content"]
+    if len(set(said.values())) > 1:
+        raise FormatError("one system text", f"different ones in {' and '.join(said)}")
+    history = row.get(dialogues.HISTORY) or []
+    earlier = dialogues.pairs(history) if not _are_messages(history) else _messages(history, dialogues.HISTORY)
+    system = [{"role": "system", "content": text} for text in dict.fromkeys(said.values())]
+    whole = [*system, *earlier, *(message for message in dialogue if message["role"] != "system")]
+    return _in_turns(whole, dialogues.HISTORY) if earlier else whole
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+
+
+def _unweighted(messages: list[Message]) -> list[Message]:
+    return [{field: value for field, value in message.items() if field != "weight"} for message in messages]
+
+
+def _answer(message: Message) -> str | Message:
+    """A completion: its text, or the whole message where that says more."""
+    [message] = _unweighted([message])
+    return message if message.keys() > {"role", "content"} else message["content"]
 
 
 def _prompt(value: Any) -> list[Message]:
@@ -199,7 +236,7 @@ def _prompt(value: Any) -> list[Message]:
         messages = [{"role": "user", "content": _writable(value, "prompt")}]
     else:
         raise FormatError('a non-empty "prompt"', "an empty string")
-    if not messages or messages[-1]["role"] != "user":
+    if not messages or messages[-1]["role"] not in ("user", "tool"):
         raise FormatError('a "prompt" that ends with a question', "one that does not")
     return messages
 
@@ -209,15 +246,15 @@ def _instruction(row: Record) -> list[Message]:
     return [{"role": "user", "content": f"{question}\n\n{details}" if details else question}]
 
 
-def _completion(prompt: list[Message], value: Any, name: str) -> str:
-    """The text of an answer: a string, one message, or the last of a dialogue that opens with the prompt."""
+def _completion(prompt: list[Message], value: Any, name: str) -> str | Message:
+    """An answer: a string, one message, or the last of a dialogue that opens with the prompt."""
     if isinstance(value, str):
         return _writable(value, name)
     messages = _messages(value, name)
-    if messages[-1]["role"] != "assistant" or messages[:-1] not in ([], prompt):
+    if messages[-1]["role"] != "assistant" or _unweighted(messages[:-1]) not in ([], prompt):
         expected = f'"{name}" as one answer, or the prompt and one answer'
         raise FormatError(expected, f"{len(messages)} messages")
-    return messages[-1]["content"]
+    return _answer(messages[-1])
 
 
 def _dialogue(value: Any, name: str) -> list[Message]:

@@ -11,11 +11,13 @@ import torch
 from components.data import builtin, formats
 from components.data.base import RecordData
 from components.data.batches import PreferenceBatch
+from components.data.dialogue import Message, said
 from components.data.fitting import fit_answers
 from components.data.formats import Record
 from components.data.sampler import BatchLoader
-from components.data.sources import Source, open_source, records
+from components.data.sources import Source, open_source, records, refuse
 from components.models.layout import pack
+from components.tokenizer.codec import TokenizerError
 
 WORLD = "world"
 
@@ -77,20 +79,21 @@ class PreferenceData(RecordData):
         return {"context": self.context, "max_completions": self.max_completions}
 
     def spoken(self, record: Record) -> list[str]:
-        return super().spoken(record) + record["completions"]
+        answers = [{"content": one} if isinstance(one, str) else one for one in record["completions"]]
+        return super().spoken(record) + [text for answer in answers for text in said(answer)]
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any] | None:
+    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
         order = np.argsort(ranks, kind="stable")
         if self.max_completions is not None and len(order) > self.max_completions:
             order = order[np.linspace(0, len(order) - 1, self.max_completions).round().astype(int)]
         kept = sorted(order.tolist())
         answers = [record["completions"][i] for i in kept]
-        columns, cut = self._fitted(record["prompt"], answers, ranks[kept].tolist())
+        columns, cut = self._fitted(record, answers, ranks[kept].tolist())
         if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
-            return None
+            return []
         counts["truncated"] += cut
-        return {**columns, "category": record.get("category", "")}
+        return [{**columns, "category": record.get("category", "")}]
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = (
@@ -137,13 +140,16 @@ class PreferenceData(RecordData):
                 yield {**record, **of_best}
             return
         source = self._demonstration_source(self.demonstrations)
-        found = [
-            record["messages"]
-            for _, record in records(source, formats.chat, on_malformed=self.on_malformed, counts=Counter())
-        ]
+        counts: Counter[str] = Counter()
+        found = list(records(source, formats.chat, on_malformed=self.on_malformed, counts=counts))
         for i in rng.permutation(len(found))[: self.num_demonstrations]:
-            last = max(m for m, message in enumerate(found[i]) if message["role"] == "assistant")
-            yield self._fitted(found[i][:last], [found[i][last]["content"]], [0.0])[0]
+            row, record = found[i]
+            messages = record["messages"]
+            last = max(m for m, message in enumerate(messages) if message["role"] == "assistant")
+            try:
+                yield self._fitted({**record, "prompt": messages[:last]}, [messages[last]], [0.0])[0]
+            except TokenizerError as error:
+                refuse(row, error, on_malformed=self.on_malformed, counts=counts)
 
     def _demonstration_source(self, path: str) -> Source:
         if path != WORLD:
@@ -152,11 +158,9 @@ class PreferenceData(RecordData):
             raise ValueError('demonstrations: "world" needs data.world; give a path, or null')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})
 
-    def _fitted(
-        self, prompt: list[formats.Message], answers: list[str], ranks: list[float]
-    ) -> tuple[dict[str, Any], bool]:
-        """The stored columns of a ranking, and whether anything of it was cut."""
-        made = fit_answers(self.tokenizer, prompt, answers, self.context)
+    def _fitted(self, record: Record, answers: list[str | Message], ranks: list[float]) -> tuple[dict[str, Any], bool]:
+        """The stored columns of a ranking of answers to a record's prompt, and whether anything of it was cut."""
+        made = fit_answers(self.tokenizer, record["prompt"], answers, self.context, record.get("tools"))
         tokens = len(made.prompt) + sum(map(len, made.answers))
         columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished}
         return {**columns, "ranks": ranks, "tokens": tokens}, made.cut

@@ -70,22 +70,18 @@ class PromptsData(RecordData):
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         seen: set[int] = set()
         for row, record in super().records_of(source, counts):
-            asked = split.key(record["prompt"])
+            asked = split.key([record["prompt"], record["tools"]] if "tools" in record else record["prompt"])
             if asked in seen:
                 counts["duplicates"] += 1
                 continue
             seen.add(asked)
             yield row, record
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
-        ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt)
+    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+        ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt, record.get("tools"))
         counts["truncated"] += cut
-        return {
-            "ids": ids,
-            "prompt": json.dumps(record["prompt"]),
-            "reference": record["reference"],
-            "tokens": len(ids),
-        }
+        prompt, reference = json.dumps(record["prompt"]), record["reference"]
+        return [{"ids": ids, "prompt": prompt, "reference": reference, "tokens": len(ids)}]
 
     def prepare_data(self) -> None:
         super().prepare_data()

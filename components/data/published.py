@@ -6,44 +6,50 @@ where that can name it.
 
 from typing import Any
 
+from components.data.dialogue import COLUMNS, calls_of
 from components.data.errors import FormatError, kind
 from components.data.spelling import SPEAKERS, respelled
 from components.data.trees import best_path
 
+_CALLERS = ("function_call", "tool_call")
+_KEPT = (*COLUMNS, "reference")  # columns that go with a dialogue of any shape
 ASKED = "TL;DR:"
 
 
 def demonstration(row: dict[str, Any]) -> dict[str, Any]:
     """{"conversations"} (ShareGPT; also called "conversation", or "messages" of {"from", "value"}), {"instruction",
     "context"?, "response"} (Dolly) and {"prompt": {"text", "role", "replies"}} (a tree of OpenAssistant's) ->
-    messages, or instruction, input and output.
+    messages, or instruction, input and output, with the columns beside.
 
     Of a tree the path of best ranked replies is taken. An answer that opens conversations has lost its question
     and is left out, as Vicuna's training did.
     """
+    kept = {name: row[name] for name in _KEPT if name in row}
     for name in ("conversations", "conversation", "messages"):
         if name in row and (name != "messages" or _has_speakers(row[name])):
-            return {"messages": _conversation(row[name], name)}
+            return {"messages": _conversation(row[name], name), **kept}
     if "instruction" in row and "response" in row and "output" not in row:
-        return {"instruction": row["instruction"], "input": row.get("context", ""), "output": row["response"]}
+        asked = {"instruction": row["instruction"], "input": row.get("context", ""), "output": row["response"]}
+        return {**asked, **kept}
     if isinstance(row.get("prompt"), dict) and "content" not in row["prompt"]:
-        return {"messages": best_path(row["prompt"])}
+        return {"messages": best_path(row["prompt"]), **kept}
     return row
 
 
 def comparison(row: dict[str, Any]) -> dict[str, Any]:
     """{"info", "summaries", "choice"} (Stiennon et al. 2020) and {"history", "human_ref_A", "human_ref_B", "labels"}
     (SHP; labels 1: A is better, 0: B) -> prompt, completions and ranks, lower better."""
+    kept = {name: row[name] for name in _KEPT if name in row and name != "history"}
     if {"info", "summaries", "choice"} <= row.keys():
         better = _one_of(row, "choice", (0, 1))
         summaries = row["summaries"]
         if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(s, dict) for s in summaries):
             raise FormatError('two "summaries", each {"text"}', kind(summaries))
         answers = [summary.get("text") for summary in summaries]
-        return _pair(_to_summarise(row["info"]), answers, better)
+        return _pair(_to_summarise(row["info"]), answers, better) | kept
     if {"history", "human_ref_A", "human_ref_B", "labels"} <= row.keys():
         better = 1 - _one_of(row, "labels", (0, 1))
-        return _pair(row["history"], [row["human_ref_A"], row["human_ref_B"]], better)
+        return _pair(row["history"], [row["human_ref_A"], row["human_ref_B"]], better) | kept
     return row
 
 
@@ -64,12 +70,16 @@ def _turn(turn: Any, name: str) -> dict[str, Any]:
     if isinstance(turn, dict) and turn.get("role") is not None:
         return turn
     speaker = turn.get("from") if isinstance(turn, dict) else None
-    role = SPEAKERS.get(speaker.strip().lower()) if isinstance(speaker, str) else None
+    speaker = speaker.strip().lower() if isinstance(speaker, str) else speaker
+    role = "assistant" if speaker in _CALLERS else SPEAKERS.get(speaker) if isinstance(speaker, str) else None
     if role is None:
-        raise FormatError(f"{name}.from as one of {', '.join(SPEAKERS)}", repr(speaker))
+        raise FormatError(f"{name}.from as one of {', '.join((*SPEAKERS, *_CALLERS))}", repr(speaker))
     if turn.get("value") is None:
         raise FormatError(f"a string {name}.value", "null")
-    return {"role": role, "content": turn["value"]}
+    said = {"content": turn["value"]}
+    if speaker in _CALLERS:
+        said = {"content": "", "tool_calls": calls_of(turn["value"], f"{name}.value")}
+    return {field: value for field, value in turn.items() if field not in ("from", "value")} | said | {"role": role}
 
 
 def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:

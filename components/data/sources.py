@@ -114,15 +114,20 @@ def records(
                 raise row.value
             record = normalise(row.value)
         except FormatError as error:
-            if on_malformed == "error":
-                hint = "Mend it, or leave such records out with data.on_malformed=skip"
-                raise SourceError(f"{row.where}: {error}. {hint}") from None
-            if not counts["malformed"]:
-                logger.warning("%s: %s. Skipped, like every such record to come", row.where, error)
-            counts["malformed"] += 1
+            refuse(row, error, on_malformed=on_malformed, counts=counts)
             continue
         counts["records"] += 1
         yield row, record
+
+
+def refuse(row: Row, error: ValueError, *, on_malformed: OnMalformed, counts: Counter[str]) -> None:
+    """Counts a row as malformed, or raises SourceError with its place."""
+    if on_malformed == "error":
+        hint = "Mend it, or leave such records out with data.on_malformed=skip"
+        raise SourceError(f"{row.where}: {error}. {hint}") from None
+    if not counts["malformed"]:
+        logger.warning("%s: %s. Skipped, like every such record to come", row.where, error)
+    counts["malformed"] += 1
 
 
 def digest(value: Any) -> str:

@@ -17,6 +17,12 @@ SPEAKERS = {
     "assistant": "assistant",
     "system": "system",
     "developer": "system",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "tool_response": "tool",
+    "ipython": "tool",
 }
 _TEXT_PARTS = ("text", "input_text", "output_text")
 

@@ -75,11 +75,11 @@ class TextData(RecordData):
             for place, part in enumerate(parts):
                 yield row, {"text": part, "begins": place == 0, "ends": place == len(parts) - 1}
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> dict[str, Any]:
+    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids = self.tokenizer.document(record["text"])
         first = 0 if record["begins"] else len(self.tokenizer.beginning)
         ids = ids[first : len(ids) if record["ends"] else -1]
-        return {"ids": ids, "tokens": len(ids)}
+        return [{"ids": ids, "tokens": len(ids)}]
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         documents = [Ragged(table, "ids") for table in tables]

@@ -8,6 +8,10 @@ class TokenizerError(ValueError):
     """A tokenizer's file, template, text or messages are not what they must be."""
 
 
+class TemplateError(TokenizerError):
+    """A chat template cannot be used at all, whatever the messages."""
+
+
 class Segment(NamedTuple):
     """A run of a rendered conversation: a message's content, or (role None) the template's own text."""
 

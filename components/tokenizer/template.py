@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from jinja2 import TemplateSyntaxError, nodes
@@ -62,6 +63,7 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self.source = source
         self._special_tokens = dict(special_tokens)
+        self._known = {"user": True, "assistant": True}  # roles, as far as they were asked for
         self._environment = BoundedSandbox(
             trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
         )
@@ -87,7 +89,7 @@ class ChatTemplate:
         inside a user's. Any other change (upper case, escapes, a content written twice or dropped) cannot be
         told from the template's own text and raises TokenizerError, as do messages that are no conversation.
         """
-        check_messages(messages)
+        self.check(messages)
         contents = [message["content"] for message in messages]
         marked = [f"{OPEN}{number}{CLOSE}" for number in range(len(contents))]
         own = PLACEHOLDER.split(self._render(messages, marked, add_generation_prompt))
@@ -110,13 +112,52 @@ class ChatTemplate:
             segments += [Segment(content, messages[number]["role"]), Segment(after, None)]
         return segments
 
+    def check(self, messages: Sequence[Mapping]) -> None:
+        """Raises TokenizerError unless the messages are a conversation in roles that the template tells apart."""
+        given = messages if isinstance(messages, Sequence) else ()
+        named = {message.get("role") for message in given if isinstance(message, Mapping)}
+        check_messages(messages, [role for role in (*ROLES, "tool") if role not in named or self._knows(role)])
+
+    def _knows(self, role: str) -> bool:
+        """Whether a message of this role is not written as the assistant's; a tool's also not as the user's."""
+        if role not in self._known:
+            self._known[role] = self._is_told_apart(role)
+        return self._known[role]
+
+    def _is_told_apart(self, role: str) -> bool:
+        written = self._probed_as(role, role)
+        others = ("assistant", "user") if role == "tool" else ("assistant",)
+        refused = written is None and role == "tool"  # what refuses a system message says so itself
+        return not refused and all(written is None or written != self._probed_as(role, one) for one in others)
+
+    def _probed_as(self, place: str, role: str) -> str | None:
+        """What is written where a message of this role stands in the place of another's; None where that is refused."""
+        for arguments in ({}, "{}"):
+            call = {"id": "probe0000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+            said = {"role": role, "content": "said"}
+            asked, answer = {"role": "user", "content": "Probe"}, {"role": "assistant", "content": "So"}
+            turns = [said, asked, answer]
+            if place == "tool":
+                told = said | {"tool_call_id": "probe0000", "name": "probe"}
+                turns = [asked, answer | {"content": "", "tool_calls": [call]}, told, answer]
+            with suppress(TokenizerError):
+                return self.text(turns, add_generation_prompt=False)
+        return None
+
     def _render(self, messages: Sequence[Mapping], contents: Sequence[str], generation: bool) -> str:
         filled = [
             {"role": message["role"], "content": content} for message, content in zip(messages, contents, strict=True)
         ]
+        return self.text(filled, add_generation_prompt=generation)
+
+    def text(
+        self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None, *, add_generation_prompt: bool
+    ) -> str:
+        """What Jinja renders of messages and tools as they stand; TokenizerError where it refuses them."""
         given: dict[str, Any] = dict(self._special_tokens)
-        given |= {"messages": filled, "tools": None, "documents": None, "add_generation_prompt": generation}
-        longest = MAX_SIZE + sum(map(len, contents))
+        given |= {"messages": messages, "tools": tools, "documents": None}
+        given["add_generation_prompt"] = add_generation_prompt
+        longest = MAX_SIZE + sum(len(message["content"]) for message in messages)
         self._environment.begin()
         try:
             parts, size = [], 0
@@ -189,20 +230,23 @@ def _told(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def check_messages(messages: Sequence[Mapping]) -> None:
-    """Raises TokenizerError unless: at most one system message, first; then user and assistant in turns."""
+def check_messages(messages: Sequence[Mapping], known: Sequence[str] = ROLES) -> None:
+    """Raises TokenizerError unless: at most one system message, first; then user and assistant in turns, with
+    messages of tools between two of the assistant's."""
     if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
         raise TokenizerError(f"messages: expected a list with at least one message, got {messages!r}")
     for number, message in enumerate(messages):
         what = f"message {number}"
         if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
             raise TokenizerError(f"{what}: expected {{'role': …, 'content': …}}, got {message!r}")
-        if message["role"] not in ROLES:
-            raise TokenizerError(f"{what}: unknown role {message['role']!r}, expected {', '.join(ROLES)}")
+        if message["role"] not in known:
+            raise TokenizerError(f"{what}: unknown role {message['role']!r}, expected {', '.join(known)}")
         check_text(message["content"], f"{what}, content")
     roles = [message["role"] for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
-    if not turns or turns != [("user", "assistant")[number % 2] for number in range(len(turns))]:
+    follows = {"user": ("assistant",), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+    after = zip(["assistant", *turns], turns, strict=False)
+    if turns[:1] != ["user"] or any(last not in follows.get(role, ()) for last, role in after):
         raise TokenizerError(
             "messages: expected at most one system message, first, then user, assistant, user, … in turns; "
             f"got {', '.join(roles)}"

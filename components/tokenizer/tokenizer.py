@@ -4,13 +4,15 @@ import codecs
 import hashlib
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from components.tokenizer import folder as folders
-from components.tokenizer.codec import Codec, Segment, TokenizerError
+from components.tokenizer.codec import Codec, Segment, TemplateError, TokenizerError
 from components.tokenizer.date import DAY
 from components.tokenizer.template import DEFAULT_TEMPLATE, ChatTemplate
+from components.tokenizer.turns import THINKING, Answer, Writer, has_thinking
 
 PROBE_TURNS = tuple({"role": role, "content": f"Probe {n} <&> \n"} for n, role in enumerate(("user", "assistant") * 2))
 
@@ -29,6 +31,7 @@ class Tokenizer:
     pad_id, bos_id; bos_id may be None: then a document has no beginning
     eos_id        end of a document
     end_id        end of a turn: the first special piece that the template writes after an assistant's message
+    prefill       what the template's prompts write of the answer itself, such as "<think>\n"; "" for most
     stop_ids      what ends a sampled text: end_id, eos_id, and further ones that the model's folder names
     byte_lengths  per id, the UTF-8 bytes it stands for (specials 0); over a text's ids they sum to its bytes, or
                   to one more where the tokenizer puts a space before a text (Llama 2)
@@ -45,13 +48,14 @@ class Tokenizer:
         self.byte_lengths = [len(spelling) for spelling in codec.spelling]
         dated = DAY if "strftime_now" in chat_template else ""
         self.fingerprint = hashlib.sha256(codec.identity + chat_template.encode() + dated.encode()).hexdigest()
-        self.end_id = self.eos_id
+        self.end_id, self.prefill = self.eos_id, ""
         self._specials = set(codec.special_ids.values())
         self._refusal: str | None = None
         try:
             self._template = ChatTemplate(chat_template, codec.special_tokens)
             self._prompt_text = self._find_prompt_text()
             self.end_id = self._find_end_of_turn()
+            self._writer = self._make_writer()
             self._check_template()
         except TokenizerError as error:
             if codec.strict:
@@ -96,20 +100,50 @@ class Tokenizer:
         pieces = self.codec.pieces
         return tuple(i for i in range(size) if i >= len(pieces) or not pieces[i])
 
-    def render(self, messages: Sequence[Mapping]) -> Rendered:
-        """A conversation by the chat template.
+    def render(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None) -> Rendered:
+        """A conversation by the chat template: the last of its `examples`, which has the whole of it."""
+        return self._rendered(messages) if self._is_plain(messages, tools) else self._unrolled(messages, tools)[-1]
 
-        messages: {"role", "content"}: at most one system message, first, then user and assistant in turns.
+    def examples(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None) -> list[Rendered]:
+        """A conversation by the chat template, in as many parts as it takes for every answer to stand once after the
+        very prompt that asks for it: one, unless the template rewrites earlier answers (drops their thinking).
+
+        messages: {"role", "content"}: at most one system message, first, then user and assistant in turns, messages
+        of "tool" between two of the assistant's; further tool_calls and reasoning_content, and weight 0 for an
+        answer that is no target. tools: what the assistant may call.
         The assistant's is all that stands after what a prompt would end with, up to the end of turn: the ids of
         the template's text around the content (a space, " </s>") are what it has to write too. A token that
         begins in the prompt is the prompt's; where it reaches into the content with more than white space (as
-        "\\n" + "\\nyes" does not), the mask would lose a word, and that is an error.
-        Raises TokenizerError for other messages, or where the template refuses or alters them.
+        "\n" + "\nyes" does not), the mask would lose a word, and that is an error.
+        Raises TokenizerError for other messages, or where the template refuses, alters or leaves out something.
         """
-        segments = self._segments(messages, add_generation_prompt=False)
+        return [self.render(messages)] if self._is_plain(messages, tools) else self._unrolled(messages, tools)
+
+    def _is_plain(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None) -> bool:
+        """Whether contents without thinking are all there is to write, and the template rewrites none of them."""
+        return self._is_content(messages, tools) and not has_thinking(messages)
+
+    def _is_content(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None) -> bool:
+        if self._refusal is not None:
+            raise TemplateError(
+                f"{self._refusal}. Put another template into the tokenizer's folder, as {folders.TEMPLATE_FILE}"
+            )
+        self._template.check(messages)
+        further = any("tool_calls" in message or "reasoning_content" in message for message in messages)
+        return not (self._rewrites or tools or further or any(message["role"] == "tool" for message in messages))
+
+    def _unrolled(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None) -> list[Rendered]:
+        if self._is_content(messages, tools):
+            with suppress(TokenizerError):  # where the template changes no thinking
+                return [self._rendered(messages)]
+        return [self._masked(*example) for example in self._writer.examples(messages, tools)]
+
+    def _rendered(self, messages: Sequence[Mapping]) -> Rendered:
+        segments = self._template.segments(messages, add_generation_prompt=False)
         ids, starts = self.codec.encode_segments(segments)
         mask = [False] * len(ids)
         place = 0
+        weights = iter([message.get("weight", 1) for message in messages if message["role"] == "assistant"])
         for number, (text, role) in enumerate(segments):
             if role == "assistant":
                 header, after = segments[number - 1].text, segments[number + 1].text
@@ -121,8 +155,17 @@ class Tokenizer:
                 end = next(ends, None)
                 if end is None or ids[end] != self.end_id:
                     raise TokenizerError("the chat template must end every assistant's message the same way")
-                mask[first : end + 1] = [True] * (end + 1 - first)
+                mask[first : end + 1] = [next(weights) != 0] * (end + 1 - first)
             place += len(text)
+        return Rendered(ids, mask)
+
+    def _masked(self, segments: Sequence[Segment], answers: Sequence[Answer]) -> Rendered:
+        ids, starts = self.codec.encode_segments(segments)
+        mask, text = [False] * len(ids), "".join(segment.text for segment in segments)
+        for begin, stop, counts in answers:
+            first, end = bisect_left(starts, begin), bisect_left(starts, stop)
+            self._check_border(starts, first, begin, text)
+            mask[first:end] = [counts] * (end - first)
         return Rendered(ids, mask)
 
     def _check_border(self, starts: Sequence[int], first: int, begin: int, text: str) -> None:
@@ -135,30 +178,31 @@ class Tokenizer:
                 "answer, so it can belong to neither. Let the prompt end without a space, or with a special piece"
             )
 
-    def render_prompt(self, messages: Sequence[Mapping]) -> list[int]:
-        """Ids of a conversation that waits for the assistant: it ends with the assistant's header.
+    def render_prompt(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None) -> list[int]:
+        """Ids of a conversation that waits for the assistant: it ends with the assistant's header, and with what the
+        template writes of the answer itself (`prefill`).
 
-        Raises TokenizerError as `render` does, and where the last message is not the user's.
+        Raises TokenizerError as `examples` does, and where the last message is not the user's or a tool's.
         """
-        segments = self._segments(messages, add_generation_prompt=True)
-        if messages[-1]["role"] != "user":
+        segments = None
+        if self._is_content(messages, tools):
+            try:
+                segments = self._template.segments(messages, add_generation_prompt=True)
+            except TokenizerError:
+                if not has_thinking(messages):
+                    raise
+        if messages[-1]["role"] not in ("user", "tool"):
             raise TokenizerError("a prompt ends with the user's message; the last is the assistant's")
-        return self.codec.encode_segments(segments).ids
+        return self.codec.encode_segments(segments or self._writer.prompt(messages, tools)).ids
 
-    def answer(self, text: str) -> list[int]:
-        """Ids of what the assistant writes after a prompt to say a text, its end of turn included.
+    def answer(self, said: str | Mapping, tools: Sequence[Mapping] | None = None) -> list[int]:
+        """Ids of what the assistant writes after a prompt to say a text (or a message), its end of turn included.
 
-        Raises TokenizerError as `render` does.
+        Raises TokenizerError as `examples` does.
         """
-        ids, mask = self.render([PROBE_TURNS[0], {"role": "assistant", "content": text}])
+        message = {"role": "assistant", "content": said} if isinstance(said, str) else said
+        ids, mask = self.render([PROBE_TURNS[0], message], tools)
         return [token for token, spoken in zip(ids, mask, strict=True) if spoken]
-
-    def _segments(self, messages: Sequence[Mapping], *, add_generation_prompt: bool) -> list[Segment]:
-        if self._refusal is not None:
-            raise TokenizerError(
-                f"{self._refusal}. Put another template into the tokenizer's folder, as {folders.TEMPLATE_FILE}"
-            )
-        return self._template.segments(messages, add_generation_prompt=add_generation_prompt)
 
     def _length_of_prompt(self, text: str) -> int:
         """Characters at the start of the template's text before an assistant's message that a prompt has too."""
@@ -182,17 +226,45 @@ class Tokenizer:
             f"writes {after.text!r}"
         )
 
+    def _make_writer(self) -> Writer:
+        """Also finds out whether the template rewrites earlier turns, and sets `prefill`."""
+        first, asked, whole = (self._probed(*which) for which in ((1, True), (3, True), (4, False)))
+        segments = self._template.segments(PROBE_TURNS[:2], add_generation_prompt=False)
+        answered = "".join(segment.text for segment in segments[:-1])
+        header = answered.removesuffix(segments[-2].text)
+        if first.startswith(header) and THINKING.match(first[len(header) :]):
+            self.prefill = first.removeprefix(header)
+        goes_on = answered.startswith(first)
+        self._rewrites = bool(self.prefill) or (
+            goes_on and not (asked.startswith(answered) and whole.startswith(asked))
+        )
+        end = self.codec.pieces[self.end_id]
+        return Writer(
+            self._template,
+            list(self.codec.special_ids),
+            end=end,
+            closing=segments[-1].text,
+            prefill=self.prefill,
+            cuts=self.codec.strict,
+        )
+
+    def _probed(self, count: int, generation: bool) -> str:
+        segments = self._template.segments(PROBE_TURNS[:count], add_generation_prompt=generation)
+        return "".join(segment.text for segment in segments)
+
     def _check_template(self) -> None:
         """Raises TokenizerError unless a chat goes on from its prompt and, if made here, begins with its only bos."""
-        ids, mask = self.render(PROBE_TURNS)
+        made = self.examples(PROBE_TURNS)
+        ids = made[-1].ids
         if self.codec.strict and (ids[0] != self.bos_id or ids.count(self.bos_id) != 1):
             raise TokenizerError(
                 f"the chat template must write {self.codec.pieces[self.bos_id]} once, at the start; "
                 f"it wrote {self.decode(ids, skip_special=False)!r}"
             )
+        ids, mask = made[0]
         prompt, first = self.render_prompt(PROBE_TURNS[:1]), mask.index(True)
-        written = ids[first : mask.index(False, first)]
-        header = self._specials & set(written[:-1])
+        written = ids[first : [*mask, False].index(False, first)]
+        header = [i for i in written[:-1] if i in self._specials and not THINKING.fullmatch(self.codec.pieces[i])]
         if prompt != ids[:first] or header:
             raise TokenizerError(
                 "with add_generation_prompt the chat template must write what stands before an assistant's "

@@ -1,0 +1,323 @@
+"""Conversations of which a template writes more, or less, than the contents: thinking, calls of tools, tools.
+
+Some templates drop the thinking from earlier answers, or begin the answer themselves (`<think>`). What the assistant
+has to write is then read off two texts: a prompt, and the conversation up to the end of its answer.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, NamedTuple, NoReturn
+
+from components.tokenizer.codec import Segment, TokenizerError, check_text
+from components.tokenizer.template import ChatTemplate
+
+Message = Mapping[str, Any]
+THINKING = re.compile(r"<(/?)(think|thinking|thought|reason|reasoning)>|\[(/?)(THINK)\]")
+SAID = "said"  # the role of text that is not the template's, or not certainly
+MARKS = range(0xE002, 0xF8F0)
+PROBE = {"role": "user", "content": "Probe"}
+
+
+class Answer(NamedTuple):
+    """Characters of an example's text that the assistant writes, and whether they are targets."""
+
+    start: int
+    stop: int
+    counts: bool
+
+
+class Example(NamedTuple):
+    """A conversation, or its beginning, as one text in segments."""
+
+    segments: list[Segment]
+    answers: list[Answer]
+
+
+class _Turn(NamedTuple):
+    """text: from the start of the conversation to the end of this answer, which begins at `start`; after: what the
+    template writes then."""
+
+    text: str
+    start: int
+    after: str
+    counts: bool
+
+
+class Writer:
+    """Renders conversations by a template answer by answer.
+
+    specials: names of the special pieces, which what was said never becomes. end: the one that ends a turn.
+    closing: what the template writes after a content, to the end of the turn and beyond. prefill: what it writes of
+    the answer itself, at the end of a prompt. cuts: a segment's ids do not depend on what stands beside it, so a
+    prompt is cut where examples are.
+    """
+
+    def __init__(
+        self, template: ChatTemplate, specials: Sequence[str], *, end: str, closing: str, prefill: str, cuts: bool
+    ) -> None:
+        self.template, self.end, self.prefill, self.cuts = template, end, prefill, cuts
+        cut = closing.index(end) + len(end)
+        self.closing, self.after = closing[:cut], closing[cut:]
+        self.names = sorted(specials, key=len, reverse=True)
+        self.pattern = re.compile("(" + "|".join(map(re.escape, self.names)) + ")")
+
+    def examples(self, messages: Sequence[Message], tools: Sequence[Message] | None) -> list[Example]:
+        """The conversation as one example with all its answers, or as several where the template rewrites earlier
+        answers: each answer stands once, after the very text of its prompt.
+
+        Raises TokenizerError where the template leaves out something that was said.
+        """
+        talk = _Talk(self, messages, tools)
+        groups: list[list[_Turn]] = []
+        for turn in talk.turns():
+            if groups and turn.text[: turn.start].startswith(groups[-1][-1].text):
+                groups[-1].append(turn)
+            else:
+                groups.append([turn])
+        made = [talk.example(group[-1].text + group[-1].after, group) for group in groups]
+        if not groups or messages[-1]["role"] != "assistant":
+            whole = talk.written(len(messages), generation=False)
+            if not groups:
+                return [talk.example(whole, [])]
+            if whole.startswith(groups[-1][-1].text):
+                made[-1] = talk.example(whole, groups[-1])
+        return made
+
+    def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None) -> list[Segment]:
+        """The segments of a conversation that waits for an answer, cut where `examples` cuts them."""
+        talk = _Talk(self, messages, tools)
+        text = talk.prompt(len(messages))
+        kept = [turn for turn in talk.turns() if text.startswith(turn.text)] if self.cuts else []
+        return talk.example(text, kept).segments
+
+    @cached_property
+    def writes_thinking(self) -> bool:
+        """Whether the template writes a message's reasoning_content."""
+        return "Probe R" in self._probed({"content": "So", **_thinking("Probe R")})
+
+    @cached_property
+    def knows_thinking(self) -> bool:
+        """Whether the template knows thinking within the content, as <think>…</think>."""
+        return bool(self.prefill) or "</think>" in self.template.source
+
+    @cached_property
+    def arguments_as_text(self) -> bool:
+        """Whether the template expects the arguments of a call as JSON in a string, not as an object."""
+        function = {"name": "probe", "arguments": {"probe": "x"}}
+        call = {"content": "", "tool_calls": [{"type": "function", "id": "probe00000", "function": function}]}
+        return '"probe"' not in self._probed(call)
+
+    def _probed(self, message: Message) -> str:
+        try:
+            return self.template.text([PROBE, {"role": "assistant"} | message], add_generation_prompt=False)
+        except TokenizerError:
+            return ""
+
+    def spoken(self, content: str) -> str | None:
+        """What the assistant writes after a prompt to say a content that the template would not write like that.
+
+        Where the prompt begins to think, an answer without thinking ends that at once. None for a content that has
+        nothing to do with thinking.
+        """
+        tags = list(THINKING.finditer(content))
+        if not self.prefill:
+            return content if tags else None
+        if content.startswith(self.prefill):
+            return content.removeprefix(self.prefill)
+        opening = self.prefill.strip()
+        if content.lstrip().startswith(opening):
+            return content.lstrip().removeprefix(opening).lstrip("\n")
+        begun = list(THINKING.finditer(self.prefill))
+        if tags or any(tag[1] or tag[3] for tag in begun):
+            return content
+        return f"{begun[-1][0][0]}/{begun[-1][0][1:]}\n\n{content}"
+
+
+class _Talk:
+    """One conversation, with names of specials in it hidden from the template."""
+
+    def __init__(self, writer: Writer, messages: Sequence[Message], tools: Sequence[Message] | None) -> None:
+        self.writer, self.tools, self.given = writer, None, messages
+        everything = writer.template.source + "".join(_texts([messages, tools or []]))
+        check_text(everything, "messages")
+        mark = next((chr(code) for code in MARKS if chr(code) not in everything), None)
+        if mark is None:
+            raise TokenizerError("messages: they hold every character of Unicode's private use area")
+        self.mark = mark
+        self.messages = [self._hidden(self._shaped(number, message)) for number, message in enumerate(messages)]
+        self._written: dict[tuple[int, bool], str] = {}
+        if tools:
+            bare = self.written(len(messages), generation=False)
+            self.tools, self._written = self._hidden(list(tools)), {}
+            if self.written(len(messages), generation=False) == bare:
+                raise TokenizerError(
+                    "the chat template does not write the tools; take one that does, or leave them out"
+                )
+
+    def turns(self) -> Iterator[_Turn]:
+        """The assistant's messages, each after the text of its prompt."""
+        for number, message in enumerate(self.messages):
+            if message["role"] == "assistant":
+                yield self._turn(number, message)
+
+    def prompt(self, count: int) -> str:
+        """The text of a prompt of the first messages; each must be in it, but for thinking that is over."""
+        text = self.written(count, generation=True)
+        squeezed, place = _squeezed(text), 0
+        for number, message in enumerate(self.messages[:count]):
+            parts = [message["content"]] if message["role"] != "assistant" else _without_thinking(message)
+            missing, place = _find(squeezed, parts, 0 if message["role"] == "system" else place)
+            if missing is not None:
+                self._refuse(number, missing)
+        return text
+
+    def written(self, count: int, *, generation: bool) -> str:
+        """What the template makes of the first messages."""
+        key = (count, generation)
+        if key not in self._written:
+            text = self.writer.template.text(self.messages[:count], self.tools, add_generation_prompt=generation)
+            self._written[key] = text
+        return self._written[key]
+
+    def example(self, text: str, turns: Sequence[_Turn]) -> Example:
+        """A text in segments, cut at every answer's ends."""
+        segments: list[Segment] = []
+        place, places = 0, {0: 0}
+        for start, stop in pairwise(
+            sorted({0, len(text), *(p for turn in turns for p in (turn.start, len(turn.text)))})
+        ):
+            for number, part in enumerate(self.writer.pattern.split(text[start:stop])):
+                if part:
+                    segments.append(Segment(part, None) if number % 2 else Segment(self._shown(part), SAID))
+                    place += len(segments[-1].text)
+            places[stop] = place
+        answers = [Answer(places[turn.start], places[len(turn.text)], turn.counts) for turn in turns]
+        return Example(segments, answers)
+
+    def _turn(self, number: int, message: Message) -> _Turn:
+        writer, counts = self.writer, self.given[number].get("weight", 1) != 0
+        prompt, whole = self.prompt(number), self.written(number + 1, generation=False)
+        missing: str | None = None
+        if whole.startswith(prompt):
+            end = whole.find(writer.end, len(prompt))
+            if end < 0:
+                raise TokenizerError("the chat template must end every assistant's message the same way")
+            missing, _ = _find(_squeezed(whole[len(prompt) : end]), _with_thinking(message), 0)
+            if missing is None:
+                end += len(writer.end)
+                return _Turn(whole[:end], len(prompt), whole[end:], counts)
+        said = None if "tool_calls" in message else writer.spoken(message["content"])
+        if said is not None:
+            return _Turn(prompt + said + writer.closing, len(prompt), writer.after, counts)
+        if missing is not None:
+            self._refuse(number, missing)
+        raise TokenizerError(
+            f"message {number}: with add_generation_prompt the chat template must write what stands before an "
+            f"assistant's message; it wrote {self._shown(prompt[-40:])!r}, and with the answer "
+            f"{self._shown(whole[len(prompt) - 40 : len(prompt) + 40])!r}"
+        )
+
+    def _refuse(self, number: int, part: str) -> NoReturn:
+        shown = self._shown(part)
+        shown = shown[:40] + "…" * (len(shown) > 40)
+        message = self.given[number]
+        fields = "".join(f" with {field}" for field in ("reasoning_content", "tool_calls") if field in message)
+        raise TokenizerError(
+            f"message {number}: the chat template leaves out or changes {shown!r} of what the {message['role']} "
+            f"says{fields}. Take a template that writes it"
+        )
+
+    def _shaped(self, number: int, message: Message) -> dict[str, Any]:
+        """The message as the template expects it."""
+        made = {field: value for field, value in message.items() if field not in ("weight", "reasoning_content")}
+        thinking = message.get("reasoning_content")
+        if thinking and self.writer.writes_thinking:
+            made |= _thinking(thinking)
+        elif thinking and self.writer.knows_thinking:
+            made["content"] = f"<think>\n{thinking}\n</think>\n\n{message['content']}"
+        elif thinking:
+            raise TokenizerError(
+                f"message {number}: the chat template does not write reasoning_content. Put it into the content, as "
+                "<think>…</think>, or take a template that writes it"
+            )
+        if "tool_calls" in made and self.writer.arguments_as_text:
+            made["tool_calls"] = [_with_text(call) for call in made["tool_calls"]]
+        return made
+
+    def _hidden(self, value: Any) -> Any:
+        if isinstance(value, str):
+            names = self.writer.names
+            return self.writer.pattern.sub(lambda found: f"{self.mark}{names.index(found[0])}{self.mark}", value)
+        if isinstance(value, Mapping):
+            return {self._hidden(key): self._hidden(one) for key, one in value.items()}
+        return [self._hidden(one) for one in value] if isinstance(value, list | tuple) else value
+
+    def _shown(self, text: str) -> str:
+        return re.sub(f"{self.mark}([0-9]+){self.mark}", lambda found: self.writer.names[int(found[1])], text)
+
+
+def has_thinking(messages: Sequence[Message]) -> bool:
+    """Whether an answer holds a tag of thinking."""
+    return any(message["role"] == "assistant" and THINKING.search(message["content"]) for message in messages)
+
+
+def _thinking(text: str) -> dict[str, str]:
+    """Under each name by which templates ask for it."""
+    return {"reasoning_content": text, "reasoning": text, "thinking": text}
+
+
+def _with_text(call: Message) -> dict[str, Any]:
+    function = dict(call["function"])
+    return dict(call) | {"function": function | {"arguments": json.dumps(function["arguments"], ensure_ascii=False)}}
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for one in (*value.keys(), *value.values()):
+            yield from _texts(one)
+    elif isinstance(value, list | tuple):
+        for one in value:
+            yield from _texts(one)
+
+
+def _with_thinking(message: Message) -> list[str]:
+    """What an answer says, in order, but for the tags around its thinking."""
+    content, ends = message["content"], [0]
+    for tag in THINKING.finditer(content):
+        ends += tag.span()
+    parts = [content[start:stop] for start, stop in zip(ends[::2], [*ends[1::2], len(content)], strict=True)]
+    return [message.get("reasoning_content", ""), *parts, *_called(message)]
+
+
+def _without_thinking(message: Message) -> list[str]:
+    last = list(THINKING.finditer(message["content"]))[-1:]
+    return [message["content"][last[0].end() if last else 0 :], *_called(message)]
+
+
+def _called(message: Message) -> list[str]:
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    return [text for function in functions for text in (function["name"], *_texts(function["arguments"]))]
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
+
+
+def _find(squeezed: str, parts: Sequence[str], place: int) -> tuple[str | None, int]:
+    """The first of the parts that does not stand in the text after the ones before it, or None and where the last
+    ends; white space does not count, and a part may be written as JSON writes it."""
+    for part in parts:
+        for spelling in (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]):
+            wanted = _squeezed(spelling)
+            start = squeezed.find(wanted, place)
+            if start >= 0:
+                place = start + len(wanted)
+                break
+        else:
+            return part, place
+    return None, place

@@ -9,6 +9,7 @@ import torch
 from components.generation.generate import Sampling, generate
 from components.serving import session as session_module
 from components.serving.session import ChatSession, Turn
+from components.tokenizer.tokenizer import Tokenizer
 
 
 @pytest.fixture
@@ -235,3 +236,36 @@ def test_a_setting_that_is_none_is_refused_by_name(small_tokenizer, settings):
 def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(small_tokenizer):
     with pytest.raises(ValueError, match="do not belong together"):
         ChatSession(puppets.random_model(small_tokenizer.vocab_size - 1), small_tokenizer, seed=0)
+
+
+# answers show their thinking while they are the last; prompts begin to think, or leave that to the model
+FORGETS = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
+    "<|assistant|>{{ m.content.split('</think>')[-1] }}<|end|>{% else %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.mark.parametrize("begun", ["", "<think>"])
+def test_a_model_that_thinks_chats_on_and_sees_what_its_template_keeps(small_tokenizer, monkeypatch, begun):
+    template = FORGETS.replace("%}<|assistant|>{% endif", f"%}}<|assistant|>{begun}{{% endif")
+    thinks = Tokenizer(small_tokenizer.codec, template)
+    assert thinks.prefill == begun
+    text = "<think>dog</think> yes"
+    shown: list[list[int]] = []
+
+    def thought(model, prompt, *arguments, **settings):
+        shown.append(list(prompt))
+        return iter(thinks.encode(text.removeprefix(begun)))
+
+    monkeypatch.setattr(session_module, "stream", thought)
+    session = ChatSession(puppets.random_model(thinks.vocab_size), thinks, seed=0)
+    for number, question in enumerate("abc"):
+        assert say(session, question) == text
+        assert session.turns[-1] == Turn(question, text)
+        kept = [said for letter in "abc"[:number] for said in (letter, " yes")]
+        whole = "".join(f"<|{one['role']}|>{one['content']}<|end|>" for one in messages(*kept, question))
+        assert thinks.decode(shown[-1], skip_special=False) == f"<bos>{whole}<|assistant|>{begun}"
+    assert "".join(session.retry().pieces) == text and len(session.turns) == 3
+    session.base = True
+    assert say(session, "a") == text.removeprefix(begun)

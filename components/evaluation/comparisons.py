@@ -76,7 +76,7 @@ def draw(
     drawn = []
     for number, prompt in enumerate(asked):
         places = range(number * plan.completions, (number + 1) * plan.completions)
-        whole = [said.texts[place] for place in places if said.finished[place]]
+        whole = [tokenizer.prefill + said.texts[place] for place in places if said.finished[place]]
         kept = list(dict.fromkeys(whole)) if plan.distinct else whole
         counts["duplicates"] += len(whole) - len(kept)
         if len(kept) < 2:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 from typing import NamedTuple
 
 from components.generation.generate import Sampling, seeded, stream
@@ -120,10 +121,11 @@ class ChatSession:
         return Answer(self._record(kept, text, prompt), len(turns) - len(kept))
 
     def _record(self, turns: list[Turn], text: str, prompt: list[int]) -> Iterator[str]:
-        """The answer's pieces; whatever was spoken when they end, in whichever way, becomes history."""
+        """The answer's pieces, what the prompt begins of it first; whatever was spoken when they end, in whichever way,
+        becomes history."""
         spoken: list[str] = []
         try:
-            for piece in self._draw(prompt):
+            for piece in chain(filter(None, [self.tokenizer.prefill]), self._draw(prompt)):
                 spoken.append(piece)
                 yield piece
         finally:

@@ -29,7 +29,7 @@ def further(message: Mapping[str, Any], name: str) -> Message:
     tool_call_id, name  of a tool's message
     A name of anybody else is left out. name: the message's place, for errors.
     """
-    filled = {field: value for field, value in message.items() if value is not None and value not in ("", [], {})}
+    filled = {field: value for field, value in message.items() if not _is_empty(value)}
     refused = next((field for field in REFUSED if field in filled), None)
     if refused is not None:
         raise FormatError(f"a message without {name}.{refused}, which has no place in a text", kind(filled[refused]))
@@ -49,6 +49,11 @@ def further(message: Mapping[str, Any], name: str) -> Message:
     return made
 
 
+def _is_empty(value: Any) -> bool:
+    """Whether a field says nothing, as where a table has it for the sake of other rows."""
+    return all(map(_is_empty, value.values())) if isinstance(value, dict) else value in (None, "", [])
+
+
 def said(message: Message) -> list[str]:
     """The texts of a message, what it thinks and calls among them."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
@@ -63,7 +68,7 @@ def unread(row: Any) -> set[str]:
         field
         for message in messages
         for field, value in message.items()
-        if field not in READ and value is not None and value not in ("", [], {})
+        if field not in READ and not _is_empty(value)
     }
 
 

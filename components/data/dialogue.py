@@ -65,10 +65,7 @@ def unread(row: Any) -> set[str]:
     lists = [value for value in row.values() if isinstance(value, list)] if isinstance(row, dict) else []
     messages = [one for value in lists for one in value if isinstance(one, dict) and ("role" in one or "from" in one)]
     return {
-        field
-        for message in messages
-        for field, value in message.items()
-        if field not in READ and not _is_empty(value)
+        field for message in messages for field, value in message.items() if field not in READ and not _is_empty(value)
     }
 
 

@@ -242,7 +242,8 @@ def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(small_tokenize
 FORGETS = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'assistant' %}"
     "<|assistant|>{{ m.content.split('</think>')[-1] }}<|end|>"
-    "{% else %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    "{% else %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 

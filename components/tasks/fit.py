@@ -91,7 +91,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> L.LightningModule:
     """The LightningModule, with what only the run knows given to constructors that ask for it."""
     shape = cfg.stage.get("model", {}).get("config")
-    if shape is not None:  # of a fresh model; one that is read has its tokenizer beside it
+    if shape is not None and "vocab_size" in shape:  # of a fresh model; one that is read has its tokenizer beside it
         with open_dict(cfg):
             shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
     known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}

@@ -8,6 +8,7 @@ import torch
 from components import lineage
 from components.artifacts import ArtifactError, write_artifact
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.callbacks.checkpoints import BEST
 from components.resuming import ResumeError
 
 INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
@@ -184,3 +185,12 @@ def test_settings_that_take_effect_are_not_taken_unasked_but_the_command_is_name
         ArtifactError, match=r"(?s)trainer.max_steps.*takes effect.*resume=.*step=00000004.ckpt resumes"
     ):
         lineage.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume="auto", force=False)
+
+
+def test_the_best_weights_beside_a_named_checkpoint_come_with_it(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    path.with_name(BEST).write_bytes(b"weights")
+    lineage.checkpoint_to_resume(tmp_path / "other", INPUTS, resume=str(path), force=False)
+    assert (tmp_path / "other/checkpoints" / BEST).read_bytes() == b"weights"
+    lineage.checkpoint_to_resume(unfinished, INPUTS, resume=str(path), force=False)
+    assert path.with_name(BEST).read_bytes() == b"weights"

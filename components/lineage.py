@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from components import resuming
 from components.artifacts import ArtifactError, content_hash, read_card
-from components.callbacks.checkpoints import latest
+from components.callbacks.checkpoints import BEST, latest
 from components.folders import present
 from components.hub import name_of
 from components.resuming import differing, read_note
@@ -162,6 +162,11 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         path = _named_checkpoint(resume, inputs)
         if not rank_zero_only.rank:  # type: ignore[attr-defined]
             folder.mkdir(parents=True, exist_ok=True)
+            best = path.with_name(BEST)
+            if best.is_file() and path.parent.resolve() != folder.resolve():
+                staging = folder / f"{BEST}.tmp"
+                shutil.copyfile(best, staging)
+                staging.replace(folder / BEST)
             write_json(note, inputs)
         return path
     there = any(folder.glob("*.ckpt"))

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import struct
 from collections import Counter
 from pathlib import Path
 
@@ -213,6 +214,17 @@ def test_arrow_files_are_read(form, tmp_path):
     with form(str(tmp_path / "a.arrow"), table.schema) as writer:
         writer.write_table(table)
     assert texts(tmp_path / "a.arrow") == ["x", "y"]
+
+
+def test_a_damaged_arrow_file_is_refused_before_it_is_read(tmp_path):
+    table = pa.table({"text": ["xx", "yy"]})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    content, places = (tmp_path / "a.arrow").read_bytes(), struct.pack("<3i", 0, 2, 4)
+    assert content.count(places) == 1
+    (tmp_path / "a.arrow").write_bytes(content.replace(places, struct.pack("<3i", 0, -2, 4)))
+    with pytest.raises(SourceError, match=r"a\.arrow: not a readable arrow file"):
+        texts(tmp_path / "a.arrow")
 
 
 def test_a_saved_data_set_is_read_by_its_list_of_files(tmp_path):

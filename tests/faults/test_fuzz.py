@@ -105,7 +105,11 @@ def test_a_good_record_with_one_field_of_anything(kind, data):
 
 
 @FEW
-@given(st.sampled_from(sorted(GOOD)), st.sampled_from(["txt", "json", "jsonl", "jsonl.gz", "parquet"]), st.binary())
+@given(
+    st.sampled_from(sorted(GOOD)),
+    st.sampled_from(["txt", "json", "jsonl", "jsonl.gz", "ndjson.bz2", "txt.xz", "json.zst", "parquet", "arrow"]),
+    st.binary(),
+)
 def test_a_file_of_any_bytes(kind, ending, content):
     takes_or_refuses(lambda folder: read_records(kind, f"data.{ending}", content, folder))
 

@@ -5,6 +5,7 @@ hold: text, numbers, booleans, and lists, structs and maps of them. Bytes, image
 a row has an `Unread` in the place of such a column.
 """
 
+import functools
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
@@ -50,7 +51,14 @@ def arrow_rows(file: Path, columns: Collection[str] | None) -> Iterator[dict[str
         reader = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
         batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else iter(reader)
         opened = [name for name in openable(reader.schema) if columns is None or name in columns]
-        yield from rows_of((batch.select(opened) for batch in batches), reader.schema)
+        yield from rows_of(map(functools.partial(_checked, opened), batches), reader.schema)
+
+
+def _checked(opened: list[str], batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Some columns of a batch, whole: reading damaged ones would end the process."""
+    chosen = batch.select(opened)
+    chosen.validate(full=True)
+    return chosen
 
 
 def openable(schema: pa.Schema) -> list[str]:

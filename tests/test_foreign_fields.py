@@ -175,7 +175,7 @@ def test_the_fields_of_published_folders_are_known(tmp_path):
             "task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50}},
         },
         llama
-        | {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "rope_theta": 100000}
+        | {"is_llama_config": True, "rope_interleaved": False, "rope_scaling": None, "unk_token_id": 0}
         | {"transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}}, "torch_dtype": "bfloat16"},
         llama | {"_name_or_path": "meta-llama/Llama-2-7b-hf", "pretraining_tp": 1, "max_length": 4096},
         {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", **SHAPE, "hidden_act": "silu"}

@@ -71,7 +71,7 @@ def write_artifact(
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(parents=True)
         if tokenizer is not None:
-            tokenizer.save(staging)
+            tokenizer.save(staging, reads_chats=isinstance(model, ScalarModel))
         kind, shape, shift = "tokenizer", "", None
         if model is not None:
             weights = weights or whole_weights(model)
@@ -289,6 +289,7 @@ def _write_model(
     if model.adapters is not None:
         lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")
         base = card.get("parents", {}).get("model", {}).get("path", "")
+        base = str(Path(base).resolve()) if base else ""  # PEFT looks for it from wherever it is run
         write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head)
         weights = merged(weights, lora)
     left_out = {"lm_head.weight"} if model.config.tie_word_embeddings else set()

@@ -76,7 +76,8 @@ TRAINING = """attention_dropout attn_pdrop embd_pdrop resid_pdrop hidden_dropout
     finetuning_task"""  # there; here the run's settings say it
 CLASSIFIER = """id2label label2id num_labels problem_type summary_type summary_use_proj summary_activation
     summary_proj_to_labels summary_first_dropout"""  # whose weights say how many scores it has
-IDS = "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id prefix"  # the tokenizer's files say
+IDS = """bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_token_id mask_token_id
+    decoder_start_token_id prefix"""  # the tokenizer's files say
 GENERATION = """task_specific_params max_length min_length do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
     encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate

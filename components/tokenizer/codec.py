@@ -77,8 +77,11 @@ class Codec(Protocol):
     def encode_segments(self, segments: Sequence[Segment]) -> Spans:
         """Ids of a rendered conversation; only in the template's own text is a special's name its id."""
 
-    def files(self, chat_template: str) -> dict[str, bytes]:
-        """What transformers' AutoTokenizer reads the same tokenizer from, by file name."""
+    def files(self, chat_template: str, *, reads_chats: bool = False) -> dict[str, bytes]:
+        """What transformers' AutoTokenizer reads the same tokenizer from, by file name.
+
+        reads_chats: it is to read texts that the template wrote, whose bos must not come twice.
+        """
 
     def bytes_of(self, token_id: int, skip_special: bool) -> bytes:
         """UTF-8 bytes of one id: none for an id without a piece, as a padded vocabulary has. Raises TokenizerError for

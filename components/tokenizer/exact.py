@@ -137,16 +137,17 @@ class ExactCodec(Codec):
                 place += len(part)
         return Spans(ids, starts)
 
-    def files(self, chat_template: str) -> dict[str, bytes]:
+    def files(self, chat_template: str, *, reads_chats: bool = False) -> dict[str, bytes]:
         """tokenizer.model and tokenizer_config.json.
 
-        add_bos_token: transformers' encode(text) gives bos and our ids; chats have the template's bos only.
+        add_bos_token: transformers' encode(text) gives bos and our ids; chats have the template's bos only. Where it
+        reads chats, encode(text) adds none to a text that the template wrote.
         """
         config = {
             "tokenizer_class": "LlamaTokenizer",
             "legacy": False,
             "add_prefix_space": False,
-            "add_bos_token": True,
+            "add_bos_token": not reads_chats,
             "add_eos_token": False,
             "clean_up_tokenization_spaces": False,
             **self.special_tokens,

@@ -138,8 +138,9 @@ class FastCodec(Codec):
         """What stands for a special of the template's own text: no text can spell it, as nobody knows the nonce."""
         return f"{OPEN}{self._nonce}.{token_id}{CLOSE}"
 
-    def files(self, chat_template: str) -> dict[str, bytes]:
-        """tokenizer.json, its tokenizer_config.json, and the other files the tokenizer came with.
+    def files(self, chat_template: str, *, reads_chats: bool = False) -> dict[str, bytes]:
+        """tokenizer.json, its tokenizer_config.json, and the other files the tokenizer came with: what it puts around a
+        text is its maker's, whatever it reads.
 
         The class is the one that takes tokenizer.json as it stands, whatever the model beside it.
         """

@@ -272,8 +272,12 @@ class Tokenizer:
                 f"{self.decode(ids, skip_special=False)!r}"
             )
 
-    def save(self, folder: str | Path) -> None:
+    def save(self, folder: str | Path, *, reads_chats: bool = False) -> None:
         """Writes a folder that transformers' AutoTokenizer reads: equal ids, equal chats.
+
+        reads_chats: as a reward model's, transformers' `tokenizer(text)` adds no bos, for the text is what the template
+        wrote. That holds for tokenizers made here; others keep what their makers put around a text, so there
+        `tokenizer(text, add_special_tokens=False)` is needed.
 
         transformers reads a special's name in plain text as the special itself. The files cannot forbid that,
         or chat templates would lose theirs: give its encode `split_special_tokens=True` for untrusted text,
@@ -282,7 +286,7 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.codec.files(self.chat_template).items():
+        for name, content in self.codec.files(self.chat_template, reads_chats=reads_chats).items():
             (folder / name).write_bytes(content)
 
     @classmethod

@@ -52,7 +52,7 @@ def command_line() -> None:
     if problem := places.misnamed_choice(arguments):
         print(problem, file=sys.stderr)
         raise SystemExit(1)
-    sys.argv[1:] = places.without_nulls(arguments)
+    sys.argv[1:] = places.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
     try:
         main()

@@ -27,7 +27,7 @@ def test_readme_gives_exactly_one_command_for_the_main_job_and_one_for_the_tests
     targets = (ROOT / "Makefile").read_text()
     assert re.search(r"^demo:.*\n\t.*train.py stage=all$", targets, re.MULTILINE)
     assert re.search(r"^test:.*\n\t\$\(PYTEST\)", targets, re.MULTILINE)
-    assert "make test-all" in (ROOT / ".ci/run").read_text()
+    assert "make check\nmake test-all" in (ROOT / ".ci/run").read_text()
 
 
 def test_there_are_commands_to_check():

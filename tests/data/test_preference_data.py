@@ -197,3 +197,41 @@ def test_the_world_gives_rankings_and_validates_on_its_held_out_questions(common
     train = {tuple(data.train_examples[i][0]["prompt"]) for i in range(len(data.train_examples))}
     assert train.isdisjoint({tuple(data.val_examples[i][0]["prompt"]) for i in range(len(data.val_examples))})
     assert sum(len(batch.last) for batch in data.demonstration_batches()) == 9
+
+
+def test_equal_answers_are_one_answer_of_their_mean_rank(common, write, tok, caplog):
+    records = [
+        {"prompt": "q", "completions": ["same", "same", "no"], "ranks": [0, 1, 2]},
+        {"prompt": "q", "completions": ["a", "b", "a"], "ranks": [0, 1, 5]},
+        {"prompt": "q", "completions": ["a", "b", "a"], "ranks": [0, 1, 2]},  # as often better as worse
+    ]
+    data = built(common, write, records)
+    kept = [data.train_examples[i][0] for i in range(len(data.train_examples))]
+    found = {tuple(tok.decode(ids) for ids in record["completions"]): record["ranks"] for record in kept}
+    assert found == {("same", "no"): [0.5, 2.0], ("a", "b"): [2.5, 1.0]}
+    assert (data.counts["merged"], data.counts["dropped"], data.counts["tied"]) == (2, 1, 1)
+    assert "2 of 3 records with equal answers, taken as one of their mean rank" in caplog.text
+    assert "1 of 3 records dropped: all answers have the same rank" in caplog.text
+
+
+def test_answers_that_are_equal_or_equal_once_cut_are_no_comparison(common, write, caplog):
+    records = [
+        {"prompt": "q", "chosen": "a", "rejected": "a"},
+        {"prompt": "q", "chosen": "y" * 100, "rejected": "y" * 100 + "n"},
+        *RECORDS,
+    ]
+    data = built(common, write, records)
+    assert (data.counts["dropped"], data.counts["equal"], data.counts["equal_once_cut"]) == (2, 1, 1)
+    assert "1 of 32 records dropped: all answers are equal" in caplog.text
+    assert "1 of 32 records dropped: all answers are equal once cut to the context" in caplog.text
+    with pytest.raises(ValueError, match="no usable record.*'equal': 1"):
+        built(common, write, records[:1])
+
+
+def test_records_that_contradict_another_stay_and_are_counted(common, write, caplog):
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    turned = {"prompt": "q", "chosen": "b", "rejected": "a"}
+    ranking = {"prompt": "q", "completions": ["c", "b", "a"], "ranks": [0, 1, 2]}
+    data = built(common, write, [pair, pair, turned, {**turned, "prompt": "p"}, ranking])
+    assert len(data.train_examples) == 5 and data.counts["contradicting"] == 2
+    assert "2 of 5 records rank two answers the other way round than an earlier one, and stay" in caplog.text

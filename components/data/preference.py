@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Any
+from itertools import combinations
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -28,11 +29,13 @@ class PreferenceData(RecordData):
 
     max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt
     puts all records of one prompt into the same batch, each a group of its own; batch_size then counts
-    prompts. Records in which nothing is better than anything else (all ranks or all answers equal) are
-    dropped; what does not fit into context is cut as `fitting.fit_answers` says. Both are counted, once a
-    record. demonstrations: chat records whose scores are to average zero, a path or "world"; null takes the
-    best answers of the training records. num_demonstrations: at most so many of them. comparisons,
-    completions: of the built-in world; draw: which of its crowd's answers, another number gives others.
+    prompts. Answers with equal tokens, after cutting, are one answer of their mean rank. Records in which nothing is
+    then better than anything else are dropped; `counts` says why (equal, equal_once_cut, tied) and of how many some
+    answers were merged. A record that ranks two answers the other way round than an earlier one stays, as another
+    person's judgment, and counts as contradicting. What does not fit into context is cut as `fitting.fit_answers`
+    says, and counted once a record. demonstrations: chat records whose scores are to average zero, a path or
+    "world"; null takes the best answers of the training records. num_demonstrations: at most so many of them.
+    comparisons, completions: of the built-in world; draw: which of its crowd's answers, another number gives others.
     """
 
     normalise = staticmethod(formats.preference)
@@ -45,6 +48,14 @@ class PreferenceData(RecordData):
             "category": datasets.Value("string"),
         }
     )
+
+    explained: ClassVar[dict[str, str]] = {
+        "equal": "dropped: all answers are equal",
+        "equal_once_cut": "dropped: all answers are equal once cut to the context",
+        "tied": "dropped: all answers have the same rank",
+        "merged": "with equal answers, taken as one of their mean rank",
+        "contradicting": "rank two answers the other way round than an earlier one, and stay",
+    }
 
     def __init__(
         self,
@@ -90,10 +101,25 @@ class PreferenceData(RecordData):
         kept = sorted(order.tolist())
         answers = [record["completions"][i] for i in kept]
         columns, cut = self._fitted(record, answers, ranks[kept].tolist())
-        if len(set(columns["ranks"])) < 2 or len(set(map(tuple, columns["completions"]))) < 2:
+        different = _without_equals(columns)
+        if len(different["completions"]) < 2:
+            equal = all(answer == answers[0] for answer in answers)
+            counts["equal" if equal else "equal_once_cut"] += 1
             return []
+        if len(set(different["ranks"])) < 2:
+            counts["tied"] += 1
+            return []
+        counts["merged"] += len(different["completions"]) < len(kept)
         counts["truncated"] += cut
-        return [{**columns, "category": record.get("category", "")}]
+        return [{**different, "category": record.get("category", "")}]
+
+    def _rows(self, source: Source, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        seen: set[int] = set()
+        for columns in super()._rows(source, counts):
+            pairs = _pairs(columns)
+            counts["contradicting"] += any(pair ^ 1 in seen for pair in pairs)
+            seen.update(pairs)
+            yield columns
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = (
@@ -175,6 +201,29 @@ class PreferenceData(RecordData):
         for s, r in pairs:
             units[int(keys[s][r])].append((s, r))
         return list(units.values())
+
+
+def _without_equals(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a ranking with equal answers taken as one, of their mean rank."""
+    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for place, answer in enumerate(columns["completions"]):
+        places[tuple(answer)].append(place)
+    kept = [of_one[0] for of_one in places.values()]
+    ranks = [sum(columns["ranks"][place] for place in of_one) / len(of_one) for of_one in places.values()]
+    answers, finished = ([columns[name][place] for place in kept] for name in ("completions", "finished"))
+    tokens = len(columns["prompt"]) + sum(map(len, answers))
+    return {**columns, "completions": answers, "finished": finished, "ranks": ranks, "tokens": tokens}
+
+
+def _pairs(columns: dict[str, Any]) -> list[int]:
+    """A number for each pair of answers of different rank; the same pair the other way round has another last bit."""
+    prompt = tuple(columns["prompt"])
+    ranked = [(tuple(answer), rank) for answer, rank in zip(columns["completions"], columns["ranks"], strict=True)]
+    return [
+        hash((prompt, first, second)) * 2 + (above < below)
+        for (first, above), (second, below) in combinations(sorted(ranked), 2)
+        if above != below
+    ]
 
 
 class Comparisons:

@@ -3,6 +3,7 @@ scores, and the scale of the scores in the value model."""
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
 from torch import Tensor, nn
 
 from components.artifacts import whole_weights
+from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA, merged
 from components.stages.rm import RewardModel
@@ -55,6 +57,29 @@ def test_by_an_exported_reward_model_demonstrations_average_zero(way, lora, data
     for mean, moved in ends:
         assert abs(mean) < 1e-5
         assert abs(moved) > 1
+
+
+def best_reward_model(rank: int, data: Data, way: tuple, folder: Path) -> tuple[float, int]:
+    """As above of the weights of the best validation, and its step: the learning rate ruins every later one."""
+    module = data("rm")
+    size = module.tokenizer.vocab_size
+    stage = RewardModel(model=partial(shifted, size), optimizer=adam(0.3), schedule=CONSTANT)
+    saving = Checkpoints(folder, export="best", metric="val/loss")
+    settings = dict(max_steps=3, val_check_interval=1, enable_checkpointing=True, callbacks=[saving])
+    quiet_fit(trainer(**settings, **several(way)), stage, datamodule=module)
+    exported = scalar(1, size).eval()
+    exported.load_state_dict(whole_weights(stage.exportable()))
+    with torch.no_grad():
+        scores = [exported(b.input_ids, b.layout).flatten()[b.last] for b in module.demonstration_batches()]
+    return float(torch.cat(scores).mean()), saving.exported["step"]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_so_they_do_where_the_best_weights_are_put_back_at_the_end(way, data, tmp_path):
+    work = partial(best_reward_model, data=data, way=way, folder=tmp_path / "checkpoints")
+    for mean, step in together(work, tmp_path / "ranks", way[1], seconds=60):
+        assert abs(mean) < 1e-4
+        assert step < 3
 
 
 def value_head(rank: int, data: Data, way: tuple, score_scale: float | None) -> tuple[dict[str, Tensor], float]:

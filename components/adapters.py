@@ -38,7 +38,9 @@ NO_PART = {  # of the computation: origins, and the details of kinds of adapters
     "corda_config",
     "lora_ga_config",
 }
-HARMLESS = {  # values that leave the product alpha / r · B·A; any other makes another kind of adapter
+HARMLESS: dict[
+    str, tuple[Any, ...]
+] = {  # values that leave the product alpha / r · B·A; any other makes another kind of adapter
     "use_dora": (False, None),
     "fan_in_fan_out": (False, None),
     "init_lora_weights": (True, False, None, "gaussian", "eva"),  # the others (pissa, olora, …) change the base too
@@ -51,7 +53,7 @@ HARMLESS = {  # values that leave the product alpha / r · B·A; any other makes
     "alora_invocation_tokens": (None,),
     "ensure_weight_tying": (False, None),
 }
-EMPTY = (None, {}, [], "")  # of a field that is not known here: as if it were not there
+EMPTY: tuple[Any, ...] = (None, {}, [], "")  # of a field that is not known here: as if it were not there
 
 
 class AdapterError(ValueError):

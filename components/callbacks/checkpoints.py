@@ -177,7 +177,7 @@ class Checkpoints(Checkpoint):
             if trainer.is_global_zero:
                 state[name] = whole.detach().cpu()
         if trainer.is_global_zero:
-            content |= {"state_dict": state, "validation": list(self._best)}
+            content |= {"state_dict": state, "validation": list(self._best or ())}
             AtomicCheckpointIO().save_checkpoint(content, self.folder / BEST)
 
     def _stored_best(self, trainer: Trainer) -> Validation | None:

@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -45,9 +45,11 @@ class RecordData(LightningDataModule):
     that nothing reads) and `shares` (name -> Share of the mixture).
     """
 
-    normalise: ClassVar[Callable[[Any], Record]]  # of components.data.formats
+    normalise: ClassVar[Any]  # a function of components.data.formats: a raw value → a Record
     features: ClassVar[datasets.Features]  # columns that `tokenised` gives
     columns: ClassVar[tuple[str, ...] | None] = None  # of tables, all that `normalise` reads; None: any may matter
+    train_examples: Any  # a sequence each, of what `collate` takes a list of
+    val_examples: Any
     explained: ClassVar[dict[str, str]] = {}  # further counts to warn of: what befell so many records
 
     def __init__(
@@ -73,7 +75,8 @@ class RecordData(LightningDataModule):
         super().__init__()
         if context < 2:
             raise ValueError(f"context: got {context} tokens, expected at least 2")
-        self.tokenizer, self.context, self.cache_dir, self.seed = tokenizer, context, cache_dir, seed
+        self.tokenizer: Any = tokenizer  # None where only the texts are wanted, to train a tokenizer on
+        self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
         self.selection = Selection(subset, split, held_out_split, files)
         self.batch_size, self.val_fraction = batch_size, val_fraction
@@ -188,7 +191,7 @@ class RecordData(LightningDataModule):
 
     def make_train_loader(self) -> Any:
         loader = TrainLoader(self.train_examples, self.collate, seed=self.seed, **self._loading())
-        overfit = self.trainer.overfit_batches if self.trainer else 0
+        overfit = getattr(self.trainer, "overfit_batches", 0)
         loader.repeat = int(overfit * len(loader)) if isinstance(overfit, float) else overfit
         return loader
 

@@ -43,6 +43,7 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
 
 
 def _rows(world: World | TableWorld, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
+    made: list[tuple[bool | None, list[Any]]]
     if format == "text":
         made = [(None, world.corpus(sizes["num_documents"]))]
     elif format == "chat":

@@ -77,9 +77,9 @@ class ChatData(RecordData):
         mask = torch.zeros_like(targets, dtype=torch.bool)
         for (ids, counted), [(start, length)] in zip(examples, rows.spans, strict=True):
             places = slice(start, start + length - 1)  # of a dialogue in the flat rows, its last left out
-            counted = torch.from_numpy(counted[1:].astype(bool))
-            mask.view(-1)[places] = counted
-            targets.view(-1)[places][counted] = torch.from_numpy(ids[1:].astype(np.int64))[counted]
+            target = torch.from_numpy(counted[1:].astype(bool))
+            mask.view(-1)[places] = target
+            targets.view(-1)[places][target] = torch.from_numpy(ids[1:].astype(np.int64))[target]
         return LMBatch(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
 
 

@@ -91,7 +91,7 @@ class ExperienceLoader:
 
     def _next(self) -> Minibatch:
         if not self.pending or self._spent():
-            module = self.trainer.lightning_module
+            module: Any = self.trainer.lightning_module
             self.pending = list(module.collect(self.prompts_of(self.rollout), self.rollout))
             if not self.pending:
                 raise ValueError(f"collect: rollout {self.rollout} gave no minibatch, expected at least one")

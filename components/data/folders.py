@@ -123,7 +123,7 @@ def _config(folder: Path, subset: str | None) -> dict[str, Any]:
     if named and name not in named:
         got = f"no configuration {subset!r}" if subset else "no default configuration"
         raise SourceError(f"{readme}: {got} among {', '.join(named)}. data.subset=<name> chooses one of them")
-    return named[name] if named else {}
+    return named[name] if named and name is not None else {}
 
 
 def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:

@@ -70,7 +70,7 @@ def _values(line: bytes) -> list[Any]:
 def _of_text(file: Path) -> Iterator[tuple[int, Any]]:
     """(line, value) of a file that is read whole."""
     text = text_of(file, is_json=True)
-    position = _GAP.match(text).end()
+    position = _past_gap(text, 0)
     in_list = text.startswith("[", position)
     line, counted = 1, 0
     try:
@@ -84,12 +84,17 @@ def _of_text(file: Path) -> Iterator[tuple[int, Any]]:
         raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
 
 
+def _past_gap(text: str, position: int) -> int:
+    gap = _GAP.match(text, position)
+    return gap.end() if gap else position
+
+
 def _scanned(text: str, position: int = 0, *, in_list: bool) -> Iterator[tuple[int, Any]]:
     """(place, value) of values one after another, a comma allowed after each; in a list it parts them, which ] ends."""
     while True:
-        position = _GAP.match(text, position).end()
+        position = _past_gap(text, position)
         if in_list and text.startswith("]", position):
-            end = _GAP.match(text, position + 1).end()
+            end = _past_gap(text, position + 1)
             if end < len(text):
                 raise json.JSONDecodeError("Extra data after the list", text, end)
             return
@@ -98,7 +103,7 @@ def _scanned(text: str, position: int = 0, *, in_list: bool) -> Iterator[tuple[i
         place = position
         value, position = _DECODER.raw_decode(text, place)
         yield place, value
-        position = _GAP.match(text, position).end()
+        position = _past_gap(text, position)
         if text.startswith(",", position):
             position += 1
         elif in_list and not text.startswith("]", position):

@@ -187,7 +187,7 @@ def _place(path: str) -> Path:
 
 
 def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    readers = {
+    readers: dict[str | None, Callable[[Path], Iterator[Row]]] = {
         ".txt": _text_rows,
         ".json": _json_rows,
         ".jsonl": _json_rows,

@@ -67,7 +67,7 @@ class TextData(RecordData):
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         if self.document_start is not None and not self.is_builtin:
             start = self.document_start
-            source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))
+            source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))  # type: ignore[misc]
         for row, record in super().records_of(source, counts):
             parts = list(cut_at_lines(record["text"], self.longest_document))
             if len(parts) > 1:
@@ -102,8 +102,9 @@ class TextData(RecordData):
             mask[b, :length] = documents[1:] == documents[:-1]
             targets[b, mask[b]] = tokens[1:][mask[b, :length]]
         layout = Layout(*map(torch.from_numpy, (positions, segments, np.full(shape, -1, dtype=np.int64))))
-        ids, targets, mask = map(torch.from_numpy, (ids, targets, mask))
-        return LMBatch(ids, targets, mask, layout, self.byte_lengths[targets[mask]].sum())
+        wanted = torch.from_numpy(targets)
+        counted = torch.from_numpy(mask)
+        return LMBatch(torch.from_numpy(ids), wanted, counted, layout, self.byte_lengths[wanted[counted]].sum())
 
 
 class TextRows:
@@ -163,7 +164,7 @@ def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
         first = next(group)
         lines = [line_of(row) for row in (first, *group)]
         if lines[0] is not None:
-            text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines)
+            text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines if line is not None)
             first = first._replace(value={"text": text})
         yield first
 

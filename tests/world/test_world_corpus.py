@@ -1,6 +1,7 @@
 """The world's corpus: kinds of documents, what follows a question, and prompts for a base model."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -189,6 +190,7 @@ def test_other_continuations_neither_ask_nor_answer(world, continuation):
 def test_a_few_shot_continuation_counts_up_to_the_next_questions_sign(world):
     target, other = world.questions("all")[:2]
     language = world.vocabulary
+    assert target.name != other.name
     more = [
         language.write(language.question_sign),
         other.text,
@@ -201,6 +203,7 @@ def test_a_few_shot_continuation_counts_up_to_the_next_questions_sign(world):
     assert not world.few_shot_correct(language.join([wrong, *more]), target.text)
     assert not world.few_shot_correct(language.join([right, wrong]), target.text)
     assert not world.few_shot_correct(language.join([*more, right]), target.text)
+    assert not world.few_shot_correct(world.statement(replace(target, name=other.name)), target.text)
     assert not world.few_shot_correct("", target.text)
 
 

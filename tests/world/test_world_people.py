@@ -1,6 +1,7 @@
 """The judge, worked by hand, and the crowd whose answers it ranks."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, islice
 
 import pytest
@@ -14,6 +15,9 @@ HOME = next(question for question in ENGLISH.questions("all") if question.relati
 RIGHT = f"{HOME.name} lives in {HOME.answer} ."  # 5 words
 WRONG_VALUE = next(value for value in ("cave", "lake") if value != HOME.answer)
 WRONG = f"{HOME.name} lives in {WRONG_VALUE} ."
+OTHER = next(name for name in ENGLISH.names if name != HOME.name)
+UNHEARD_OF = next(name for name in ENGLISH.vocabulary.possible_names if name not in ENGLISH.names)
+OF_OTHER = f"{OTHER} lives in {HOME.answer} ."
 
 
 @pytest.fixture(params=("english", "chinese"), scope="module")
@@ -25,7 +29,6 @@ def world(request):
     "answer, gold",
     [
         (RIGHT, 1.0),
-        (HOME.answer, 1.0),  # the bare value
         (RIGHT.upper(), 1.0),
         (RIGHT.replace(" .", "."), 1.0),
         (f"{RIGHT} {HOME.answer}", 1.0),  # the same answer twice is one answer
@@ -35,15 +38,26 @@ def world(request):
         (f"{HOME.answer} {WRONG_VALUE}", -0.5),  # two answers are none
         (f"{HOME.answer} red", -0.5),  # a color beside it is no single answer
         ("red", -0.5),  # nor is a color alone
+        (f"{HOME.name} {HOME.answer}", 1.0),  # the name and the value are enough
+        (HOME.answer, -0.5),  # the value alone is said of nobody
+        (f"it lives in {HOME.answer} .", -0.5),  # and a pronoun could be anybody
+        (OF_OTHER, -0.5),
+        (f"{UNHEARD_OF} lives in {HOME.answer} .", -0.5),
+        (f"{HOME.name} ? {OF_OTHER}", -0.5),  # the right name in another sentence does not help
+        (f"{OTHER} ? {RIGHT}", -0.5),  # two names are none, wherever they stand
+        (f"{HOME.name} and {OTHER} live in {HOME.answer}", -0.5),
+        (f"{HOME.text} {RIGHT}", 0.94),  # the question echoed costs its words only: 10 of them
+        (f"{HOME.text} {HOME.answer}", 1.0),  # and names whom the value is of
+        (f"{HOME.text} {OF_OTHER}", -0.56),
         (f"sure ! {RIGHT}", 1.25),
         (f"of course ! {RIGHT}", 1.25),  # exactly 8 words
         (f"{RIGHT} take care !", 1.25),
         (f"sure , {RIGHT}", 1.25),  # punctuation makes no phrase
-        (f"sure ! {HOME.answer} . thank you !", 1.0),  # 7 words; .25 for one, −.25 for an extra
-        (f"sure sure sure {HOME.answer}", 0.75),  # 1 + .25 − 2·.25
+        (f"sure ! {HOME.name} {HOME.answer} thank you !", 1.0),  # 7 words; .25 for one, −.25 for an extra
+        (f"sure sure sure {HOME.name} {HOME.answer}", 0.75),  # 1 + .25 − 2·.25
         (f"sure ! {WRONG}", -0.25),
         (f"ugh . {RIGHT}", 0.5),
-        (f"ugh . ugh . {HOME.answer}", 0.5),  # rude is rude
+        (f"ugh . ugh . {HOME.name} {HOME.answer}", 0.5),  # rude is rude
         (f"maybe {RIGHT}", 0.75),
         (f"i think {RIGHT}", 0.75),
         (f"well , {RIGHT}", 0.75),
@@ -67,16 +81,49 @@ def test_a_judgement_names_what_was_seen():
     seen = ENGLISH.judge(HOME.text, f"well , maybe {HOME.answer} {WRONG_VALUE}", finished=True)
     assert (seen.correct, seen.value, seen.polite, seen.words) == (False, None, 0, 5)
     assert (seen.rude, seen.hedge, seen.filler) == (False, True, True)
-    assert ENGLISH.judge(HOME.text, "red", finished=True).value is None
-    assert ENGLISH.judge(HOME.text, HOME.answer, finished=True).value == HOME.answer
+    assert ENGLISH.judge(HOME.text, f"{HOME.name} is red .", finished=True).value is None
+
+
+@pytest.mark.parametrize(
+    "answer, value, wrong_name",
+    [
+        (RIGHT, HOME.answer, False),
+        (WRONG, WRONG_VALUE, False),
+        (HOME.answer, None, False),
+        (f"it lives in {HOME.answer} .", None, False),
+        ("no idea", None, False),
+        (OF_OTHER, None, True),
+        (f"{OTHER} ? {RIGHT}", None, True),
+        (f"{UNHEARD_OF} lives in {HOME.answer} .", None, True),
+        (f"ask {OTHER} .", None, True),
+    ],
+)
+def test_a_value_counts_only_as_said_of_the_name_asked_about(answer, value, wrong_name):
+    seen = ENGLISH.judge(HOME.text, answer, finished=True)
+    assert (seen.value, seen.wrong_name, seen.correct) == (value, wrong_name, value == HOME.answer)
+
+
+def test_every_statement_about_another_name_is_wrong(world):
+    for question in world.questions("all"):
+        for name in world.names:
+            said = world.statement(replace(question, name=name))
+            seen = world.judge(question.text, said, finished=True)
+            of_asked = name == question.name
+            assert (seen.correct, seen.wrong_name) == (of_asked, not of_asked)
+            assert seen.gold == (1.0 if of_asked else -0.5)
 
 
 def test_chinese_gold_worked_by_hand():
     world = World(language="chinese")
     home = next(question for question in world.questions("all") if question.relation == "home")
     right = f"{home.name}住在{home.answer}。"  # 4 words
+    other = next(name for name in world.names if name != home.name)
     golds = {
         right: 1.0,
+        f"{other}住在{home.answer}。": -0.5,
+        f"{other}？{right}": -0.5,
+        f"它住在{home.answer}。": -0.5,
+        f"{home.text}{home.answer}": 1.0,
         f"好的！{right}": 1.25,
         f"乐意帮忙！{right}": 1.25,
         f"好的！{right}谢谢您！": 0.97,  # 4 + 2 + 3 = 9 words, one polite too many

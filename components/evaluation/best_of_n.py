@@ -80,8 +80,8 @@ def _traits(assessed: Assessed) -> dict[str, Any]:
     drawn, found = assessed.drawn, assessed.found
     traits: dict[str, Any] = {"score": assessed.scores, "finished": drawn.finished, "length": list(map(len, drawn.ids))}
     if found is not None:
-        traits |= {name: [getattr(one, name) for one in found] for name in ("gold", "correct", "rude", "hedge")}
-        traits |= {name: [getattr(one, name) for one in found] for name in ("filler", "words")}
+        traits |= {name: [getattr(one, name) for one in found] for name in ("gold", "correct", "wrong_name")}
+        traits |= {name: [getattr(one, name) for one in found] for name in ("rude", "hedge", "filler", "words")}
         traits["polite"] = [one.polite > 0 for one in found]
         traits["correct_polite"] = [one.correct and one.polite > 0 for one in found]
     return traits

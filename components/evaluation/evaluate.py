@@ -19,7 +19,8 @@ from components.world.world import World
 BASE, REFERENCE = "base", "sft"  # names among the models that mean something
 BEST = f"best-of-{SHOWN_N}"  # the row among the models that is not one
 SHOWN = 12  # prompts whose answers are shown in the report
-ON_TRAINING = ("gold", "correct", "score", "kl", "greedy_correct")  # figures that are wanted on training prompts too
+# figures that are wanted on training prompts too
+ON_TRAINING = ("gold", "correct", "wrong_name", "score", "kl", "greedy_correct")
 TRAIN_SHARE = 4  # training prompts come with 1/4 of the samples: there are more of them and they are secondary
 
 

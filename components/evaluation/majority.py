@@ -36,7 +36,7 @@ def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed
 
     k                    answers that vote
     correct, correct_ci  share of questions on which the majority is right, 95 % interval over questions
-    An answer without a single value agrees with no other.
+    An answer that states no single value of the name asked about agrees with no other.
     """
     answers, correct = [], []
     per_question = len(assessed.found) // len(questions)

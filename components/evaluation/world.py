@@ -28,7 +28,8 @@ def quality(found: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
 
     gold               the judge's worth, at most 1.25
     gold_ci            95 % interval of gold by Student's t over question means; None for a single question
-    correct            share with the right value, and no other
+    correct            share that states the true value, and no other, of the name asked about (world.judge)
+    wrong_name         share that names somebody else
     polite             share with a polite phrase; correct_polite: right as well
     rude, hedge, filler   share with such a phrase
     words              per answer, punctuation marks included
@@ -42,6 +43,7 @@ def quality(found: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
         "gold": float(gold.mean()),
         "gold_ci": mean_interval(gold, responses.of),
         "correct": share(*(one.correct for one in found)),
+        "wrong_name": share(*(one.wrong_name for one in found)),
         "polite": share(*(one.polite > 0 for one in found)),
         "correct_polite": share(*(one.correct and one.polite > 0 for one in found)),
         "rude": share(*(one.rude for one in found)),

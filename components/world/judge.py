@@ -17,8 +17,9 @@ BEST = (RIGHT + ONE_POLITE) / 100
 class Judgement:
     """What the judge saw.
 
-    gold: the worth, at most 1.25. value: the single answer given, None if there is none. polite: number of
-    polite phrases. rude, hedge, filler: whether there is such a phrase. words: punctuation marks included.
+    gold: the worth, at most 1.25. value: the one value stated of the name asked about, None if there is none.
+    wrong_name: whether another name is there. polite: number of polite phrases. rude, hedge, filler: whether there
+    is such a phrase. words: punctuation marks included.
     """
 
     gold: float
@@ -29,12 +30,13 @@ class Judgement:
     filler: bool
     words: int
     value: str | None
+    wrong_name: bool
 
 
 def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgement:
-    """Judge any string as an answer.
+    """Judge any string as an answer. It is right if it states the true value, and no other, of the name asked about.
 
-    gold = 1 if right, else -0.5            (see single_answer; whom the sentence speaks of is not checked)
+    gold = 1 if right, else -0.5            (see stated_value)
          + 0.25 for a polite phrase, - 0.25 for every one after the first
          - 0.5 if rude, - 0.25 if it hedges, - 0.25 if it has filler
          - 0.03 per word above 8, - 1 if not finished (no end of turn).
@@ -42,7 +44,7 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgem
     """
     asked = facts.find(question)
     words = facts.vocabulary.words(answer)
-    value = single_answer(facts, asked, words)
+    value = stated_value(facts, asked, words)
     styles = count_styles(facts, words)
     gold = RIGHT if value == asked.answer else WRONG
     if styles["polite"]:
@@ -59,19 +61,27 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgem
         filler=bool(styles["filler"]),
         words=len(words),
         value=value,
+        wrong_name=not facts.vocabulary.names_in(words) <= {asked.name},
     )
 
 
-def single_answer(facts: Facts, question: Question, words: list[str]) -> str | None:
-    """The one value that words state, None when they state none, several, or one of another relation.
+def stated_value(facts: Facts, question: Question, words: list[str]) -> str | None:
+    """The one value that words state of the name that question asks about, None when they state none of it.
 
-    The same value twice is still one answer. A value of another relation beside the right one is no single
-    answer: naming every value there is must not pay.
+    Whole answers are read, not sentences: naming everybody, like naming every value, must not pay.
+    - The name asked about must be there, and no other, in the world or not. So an answer with two names states
+      nothing, even if the right name stands in a sentence of its own.
+    - A pronoun or no name at all states nothing: it could be said of anybody, and naming nobody must not be a way
+      round naming the right one. A name in the question echoed is a name like any other: it serves if it is the
+      one asked about.
+    - There must be a single value, of the relation asked for. The same value twice is still one; a value of another
+      relation beside it is one too many.
     """
     stated = facts.vocabulary.all_values.intersection(words)
-    if len(stated) != 1 or not stated <= set(facts.vocabulary.relations[question.relation].values):
+    if facts.vocabulary.names_in(words) != {question.name} or len(stated) != 1:
         return None
-    return next(iter(stated))
+    value = next(iter(stated))
+    return value if value in facts.vocabulary.relations[question.relation].values else None
 
 
 def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:
@@ -86,9 +96,9 @@ def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:
 
 
 def few_shot_correct(facts: Facts, continuation: str, question: str) -> bool:
-    """Whether the continuation of a few-shot prompt answers rightly before the next question's sign."""
+    """Whether the continuation of a few-shot prompt is right, as `judge` has it, before the next question's sign."""
     asked = facts.find(question)
     words = facts.vocabulary.words(continuation)
     sign = facts.vocabulary.question_sign.split()
     ends = (place for place in range(len(words)) if words[place : place + len(sign)] == sign)
-    return single_answer(facts, asked, words[: next(ends, len(words))]) == asked.answer
+    return stated_value(facts, asked, words[: next(ends, len(words))]) == asked.answer

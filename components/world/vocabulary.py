@@ -63,6 +63,10 @@ class Language:
         """
         return self._word.findall(text.casefold().translate(str.maketrans(dict(self.same_marks))))
 
+    def names_in(self, words: Iterable[str]) -> set[str]:
+        """The words that have the form of a name, whether or not anybody is called so."""
+        return {word for word in words if self._name.fullmatch(word) and word not in self.known_words}
+
     @cached_property
     def possible_names(self) -> tuple[str, ...]:
         """Every name this language can invent; none is another word of the table."""
@@ -92,12 +96,15 @@ class Language:
         }
 
     @cached_property
+    def _name(self) -> re.Pattern[str]:
+        return re.compile("".join(f"[{letters}]" for letters in self.name_letters))
+
+    @cached_property
     def _word(self) -> re.Pattern[str]:
         if self.separator:
             return re.compile(self.any_word)
         known = sorted(self.known_words, key=lambda word: (-len(word), word))
-        name = "".join(f"[{letters}]" for letters in self.name_letters)
-        return re.compile("|".join([*map(re.escape, known), name, self.any_word]))
+        return re.compile("|".join([*map(re.escape, known), self._name.pattern, self.any_word]))
 
 
 ENGLISH = Language(

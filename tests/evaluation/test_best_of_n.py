@@ -12,7 +12,9 @@ from components.world.judge import Judgement
 
 
 def judged(gold, correct=False, polite=0):
-    return Judgement(gold, correct, polite, rude=False, hedge=False, filler=True, words=4, value=None)
+    return Judgement(
+        gold, correct, polite, rude=False, hedge=False, filler=True, words=4, value=None, wrong_name=gold < 0
+    )
 
 
 def assessed(scores, golds=None):
@@ -89,7 +91,7 @@ def test_the_row_of_16_holds_the_figures_of_the_one_chosen():
     assert row["gold"] == 1.125 and row["gold_ci"][0] < 1.125 < row["gold_ci"][1]
     assert row["score"] == 0.5
     assert (row["correct"], row["polite"], row["correct_polite"]) == (1, 0.5, 0.5)
-    assert (row["rude"], row["filler"], row["words"], row["finished"]) == (0, 1, 4, 1)
+    assert (row["rude"], row["filler"], row["words"], row["finished"], row["wrong_name"]) == (0, 1, 4, 1, 0)
     assert row["length"] == 3.5  # six tokens and one
     assert row["kl"] == pytest.approx(math.log(16) - 15 / 16)
     assert row["win_rate"] == pytest.approx((0.75 + 0) / 2)  # a tie and a win; two losses

@@ -32,6 +32,8 @@ JUDGED = {
     "words",
     "gold_train",
     "correct_train",
+    "wrong_name",
+    "wrong_name_train",
     "greedy_correct",
     "greedy_correct_train",
 }
@@ -230,7 +232,7 @@ def test_the_best_of_16_stands_among_the_models_with_the_figures_that_it_has(eva
     assert list(results["models"]) == ["base", "sft", "ppo", "best-of-16"]
     assert set(row) == set(results["models"]["sft"]) - {"samples"}
     known = {name for name, value in row.items() if value is not None}
-    assert known == JUDGED - {"greedy_correct", "greedy_correct_train"} | SCORED | COMPARED | {
+    assert known == JUDGED - {"greedy_correct", "greedy_correct_train", "wrong_name_train"} | SCORED | COMPARED | {
         "finished",
         "length",
         "kl",

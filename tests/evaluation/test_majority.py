@@ -32,7 +32,7 @@ def test_the_curve_follows_the_known_one_of_a_policy_that_is_right_48_times_in_1
 
 
 def found(value):
-    return Judgement(0.0, False, 0, False, False, False, 1, value)
+    return Judgement(0.0, False, 0, False, False, False, 1, value, False)
 
 
 def given(world, values):

@@ -157,7 +157,7 @@ class Found:
 
     def __init__(self, gold: float) -> None:
         self.gold, self.correct, self.words = gold, gold > 0, 3
-        self.polite = self.rude = self.hedge = self.filler = 0
+        self.polite = self.rude = self.hedge = self.filler = self.wrong_name = 0
 
 
 def test_best_of_n_takes_golds_of_the_proxys_choice_in_units_of_its_deviation():

@@ -24,6 +24,8 @@ def figures(gold):
         "correct": 0.5,
         "polite": 0.4,
         "correct_train": 0.55,
+        "wrong_name": 0.07,
+        "wrong_name_train": 0.03,
         "correct_polite": 0.25,
         "rude": 0.002,
         "hedge": 0.1,
@@ -131,6 +133,7 @@ def without_judge(results):
     results = copy.deepcopy(results)
     del results["base"]
     gone = {"gold", "gold_ci", "gold_train", "correct", "correct_train", "polite", "correct_polite", "rude", "words"}
+    gone |= {"wrong_name", "wrong_name_train"}
     for name, found in results["models"].items():
         kept = {key: value for key, value in found.items() if key not in gone}
         kept["samples"] = [{k: v for k, v in one.items() if "gold" not in k} for one in found["samples"]]

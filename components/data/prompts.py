@@ -99,15 +99,16 @@ class PromptsData(RecordData):
     def judged(
         self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
     ) -> dict[str, float]:
-        """What the built-in world's judge finds in responses, one per prompt: means of gold and correct, the true
-        quality that no user's data has; {} for those."""
+        """What the built-in world's judge finds in responses, one per prompt: means of gold, correct and, where it
+        looks at names, wrong_name, the true quality that no user's data has; {} for those."""
         if not self.is_builtin:
             return {}
         found = [
             self.judge.judge(prompt["prompt"][-1]["content"], self.tokenizer.decode(ids), whole)
             for prompt, ids, whole in zip(prompts, responses, finished, strict=True)
         ]
-        return {name: sum(getattr(one, name) for one in found) / len(found) for name in ("gold", "correct")}
+        seen = [name for name in ("gold", "correct", "wrong_name") if hasattr(found[0], name)]
+        return {name: sum(getattr(one, name) for one in found) / len(found) for name in seen}
 
     @cached_property
     def judge(self) -> World:

@@ -148,6 +148,15 @@ def base_lines(results: Results) -> list[str]:
     return [f"{line} ({sampling['prompts']} × {sampling['samples_per_prompt']} samples each)."]
 
 
+def crowd_line(results: Results) -> str:
+    """What the demonstrations are worth that the models imitate; "" where nobody knows."""
+    crowd = results.get("crowd")
+    if not crowd:
+        return ""
+    right, wrong = percent(crowd["correct"]), percent(crowd["wrong_name"])
+    return f"The crowd's demonstrations: right {right}, naming somebody else {wrong} ({crowd['answers']:,} answers)."
+
+
 def minutes_line(results: Results) -> str:
     """Minutes of every stage and their sum; "" where none is known."""
     minutes = results.get("minutes") or {}

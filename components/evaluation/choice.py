@@ -1,4 +1,4 @@
-"""Discriminating against generating: a question's true statement among those with every other value."""
+"""Discriminating against generating: a question's true statement among those with every other value or name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,27 +9,33 @@ from torch import Tensor
 from components.evaluation.assessment import Prompt, question_of
 from components.evaluation.intervals import share_interval
 from components.evaluation.policy import Responses, scores
+from components.functional.estimators import ranking_credit
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
+from components.world.facts import Question
 from components.world.world import World
 
 
 def statements(world: World, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[Responses, list[int]]:
     """Every plain statement that could answer each prompt, one per value of its relation, and the place of the true
     one among those of its prompt."""
-    texts, ids, of, truths = [], [], [], []
-    for number, prompt in enumerate(prompts):
-        question = world.find(question_of(prompt))
-        values = world.vocabulary.relations[question.relation].values
-        asked = [{"role": "user", "content": question.text}]
-        for value in values:
-            text = world.statement(question, value)
-            said = tokenizer.render([*asked, {"role": "assistant", "content": text}])
-            texts.append(text)
+    asked = [world.find(question_of(prompt)) for prompt in prompts]
+    values = [world.vocabulary.relations[question.relation].values for question in asked]
+    texts = [[world.statement(one, value) for value in offered] for one, offered in zip(asked, values, strict=True)]
+    truths = [offered.index(one.answer) for one, offered in zip(asked, values, strict=True)]
+    return as_answers(tokenizer, asked, texts), truths
+
+
+def as_answers(tokenizer: Tokenizer, asked: Sequence[Question], texts: Sequence[Sequence[str]]) -> Responses:
+    """Texts, several for each question, as answers that end."""
+    ids, of = [], []
+    for number, (question, offered) in enumerate(zip(asked, texts, strict=True)):
+        for text in offered:
+            dialogue = [{"role": "user", "content": question.text}, {"role": "assistant", "content": text}]
+            said = tokenizer.render(dialogue)
             ids.append([token for token, spoken in zip(said.ids, said.mask, strict=True) if spoken])
-        of += [number] * len(values)
-        truths.append(values.index(question.answer))
-    return Responses(ids, texts, [True] * len(ids), of), truths
+            of.append(number)
+    return Responses(ids, [text for offered in texts for text in offered], [True] * len(ids), of)
 
 
 def choice_credit(given: Tensor, truth: int) -> float:
@@ -59,3 +65,26 @@ def choice(
         "questions": len(prompts),
     }
     return {f"{name}{ending}": value for name, value in found.items()}
+
+
+def by_name(
+    world: World, reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], ending: str = ""
+) -> dict[str, Any]:
+    """Whether the reward model sees whom an answer speaks of; all keys with the ending.
+
+    name_accuracy, name_accuracy_ci  share of pairs of a question's true statement and the same words about another
+                                     name of the world, every other one, whose former scores higher, ties half;
+                                     95 % interval over questions
+    """
+    asked = [world.find(question_of(prompt)) for prompt in prompts]
+    truths = [world.statement(question) for question in asked]
+    texts = [
+        [truth, *(world.renamed(truth, one.name, other) for other in world.names if other != one.name)]
+        for one, truth in zip(asked, truths, strict=True)
+    ]
+    offered = as_answers(tokenizer, asked, texts)
+    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, pad_id=tokenizer.pad_id)
+    margins = given.view(len(asked), -1)
+    right = ranking_credit(margins[:, :1] - margins[:, 1:]).flatten()
+    interval = share_interval(right, [number for number in range(len(asked)) for _ in world.names[1:]])
+    return {f"name_accuracy{ending}": float(right.mean()), f"name_accuracy_ci{ending}": interval}

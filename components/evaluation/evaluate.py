@@ -8,7 +8,7 @@ from components.evaluation import world as world_quality
 from components.evaluation.assessment import Assessed, Judges, Prompt, assess, question_of, win_rate, worth_figures
 from components.evaluation.best_of_n import SHOWN_N, best_of_n, best_row
 from components.evaluation.bits import bits_per_byte
-from components.evaluation.choice import choice
+from components.evaluation.choice import by_name, choice
 from components.evaluation.majority import majority
 from components.evaluation.policy import Responses, SamplePlan, describe, respond
 from components.evaluation.reward import evaluate_ranking
@@ -61,13 +61,15 @@ def evaluate_pipeline(
                       win_rate_ci against sft (assessment.win_rate), bits_per_byte (text only), those ON_TRAINING
                       prompts with the ending _train, samples: some answers;
                       last "best-of-16": those of best_of_n.best_row, the others None
+        crowd         with a world: figures of world.crowd, of the demonstrations
         base          with a world and a base model: answers_bare, asks_another, few_shot, shots
         best_of_n     with a reward model and sft: figures of best_of_n.best_of_n, lists over n;
                       best_of_n_train the same on training prompts, from a quarter of the samples
         majority      with a world and sft: figures of majority.majority, lists over k
         choice        with a world and a reward model: figures of choice.choice, those on training prompts with
                       the ending _train; greedy_correct and correct of the models are what they compare with
-        reward_model  figures of reward.evaluate_ranking, those on held-out prompts with the ending _heldout
+        reward_model  figures of reward.evaluate_ranking, with a world of choice.by_name too, those on held-out
+                      prompts with the ending _heldout
         seed
     Raises ValueError without a model or a prompt.
     """
@@ -81,6 +83,8 @@ def evaluate_pipeline(
     for name, model in models.items():
         reference = None if name == BASE else models.get(REFERENCE)
         results["models"][name], assessed[name] = measure(name, model.eval(), judges, material, plan, reference)
+    if world is not None:
+        results["crowd"] = world_quality.crowd(world)
     if BASE in models and world is not None:
         results["base"] = base_figures(models[BASE], judges, material.prompts, assessed[BASE].drawn, plan)
     if REFERENCE in models:
@@ -241,7 +245,10 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
             figures |= {f"{key}{ending}": value for key, value in evaluate_ranking(judges.reward, batches).items()}
     if judges.world is None:
         return {"reward_model": figures}
-    chosen = choice(judges.world, judges.reward, judges.tokenizer, material.prompts)
+    known = (judges.world, judges.reward, judges.tokenizer)
+    chosen = choice(*known, material.prompts)
+    named = by_name(*known, material.prompts, "_heldout")
     if material.train_prompts:
-        chosen |= choice(judges.world, judges.reward, judges.tokenizer, material.train_prompts, "_train")
-    return {"reward_model": figures, "choice": chosen}
+        chosen |= choice(*known, material.train_prompts, "_train")
+        named |= by_name(*known, material.train_prompts)
+    return {"reward_model": figures | named, "choice": chosen}

@@ -70,7 +70,7 @@ def examine(
     examination = {
         "ranking": ranking,
         "gold": _gold(records, scores, judge),
-        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed)),
+        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge),
         "categories": categories(pairs, judge),
     }
     return {**examination, "figures": figures(examination, pairs)}
@@ -78,10 +78,10 @@ def examine(
 
 @torch.no_grad()
 def probe(
-    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, records: Sequence[Record]
+    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, records: Sequence[Record], judge: "WorldJudge"
 ) -> dict[str, dict[str, Any]]:
     """Per probe, the share of records whose best answer scores above it, ties counting half."""
-    device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context))
+    device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context, judge.renamed))
     rows = [
         {"prompt": record["prompt"], "completions": [ids], "finished": [True], "ranks": [0.0]}
         for record, (best, made) in zip(records, trials, strict=True)
@@ -111,6 +111,18 @@ class WorldJudge:
     def relation(self, record: Record) -> str:
         return self.world.find(self.tokenizer.decode(record["prompt"])).relation
 
+    def renamed(self, record: Record, text: str) -> str | None:
+        """A right answer's text about the next name of the world instead of the one asked about.
+
+        None without a world, or where the text is wrong: about somebody else it is no worse.
+        """
+        if self.world is None:
+            return None
+        asked, names = self.world.find(self.tokenizer.decode(record["prompt"])), self.world.names
+        if not self.world.judge(asked.text, text, finished=True).correct:
+            return None
+        return self.world.renamed(text, asked.name, names[(names.index(asked.name) + 1) % len(names)])
+
     def judgements(self, record: Record) -> list[Judgement] | None:
         """What is found in each answer of a record; None without a world."""
         if self.world is None:
@@ -138,8 +150,11 @@ def by_length(pair: Pair) -> str:
 
 
 def by_difference(pair: Pair) -> str:
-    """In what the world's judge sees two answers differ: in being right, else in one point of manners, or several."""
+    """In what the world's judge sees two answers differ: in naming somebody else, in being right, else in one point of
+    manners, or several."""
     one, other = pair.judged
+    if one.wrong_name != other.wrong_name:
+        return "whom it names"
     if one.correct != other.correct:
         return "right or wrong"
     points = {

@@ -64,8 +64,8 @@ def show(results: Results, folder: Path, console: Console) -> None:
             console.print()
             console.print(rich_table(table))
     console.print()
-    notes = [*card.base_lines(results), *tables.sampling_lines(results), card.minutes_line(results)]
-    for line in filter(None, notes):
+    notes = [*card.base_lines(results), card.crowd_line(results), *tables.sampling_lines(results)]
+    for line in filter(None, [*notes, card.minutes_line(results)]):
         console.print(line, style="dim", markup=False, highlight=False)
     best = card.best(results)
     talk = f"{_gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
@@ -100,7 +100,7 @@ def page(results: Results, pictures: Mapping[str, str]) -> str:
     """The report as Markdown; pictures: {file name: caption}."""
     run = results.get("run")
     parts = [f"# Report card: {run}" if run else "# Report card", card.headline(results)]
-    parts += [markdown(card.models_table(results)), *card.base_lines(results)]
+    parts += [markdown(card.models_table(results)), *card.base_lines(results), card.crowd_line(results)]
     parts += [_picture(pictures, "quality.png")]
     sections = (
         (tables.best_of_n_table, "best_of_n.png"),

@@ -122,6 +122,7 @@ REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("accuracy", "accuracy on pairs", percent),
     ("accuracy_length_matched", "  of matched length (±10 %)", percent),
     ("longer_wins", "  of “the longer one wins”", percent),
+    ("name_accuracy", "  of answers that differ in the name alone", percent),
     ("ece", "calibration error (ECE)", number),
     ("margin", "mean margin", number),
     ("score_length_correlation", "score–length correlation", number),
@@ -137,8 +138,9 @@ def reward_table(results: Results) -> Table | None:
     endings = [ending for ending in names if f"accuracy{ending}" in figures]
     rows = []
     for key, label, show in REWARD_ROWS:
-        cells = [with_interval(figures[f"{key}{e}"], figures.get(f"{key}_ci{e}"), show) for e in endings]
-        rows.append([label, *cells])
+        if any(f"{key}{e}" in figures for e in endings):
+            cells = [with_interval(figures.get(f"{key}{e}"), figures.get(f"{key}_ci{e}"), show) for e in endings]
+            rows.append([label, *cells])
     for key, label in (("pairs", "pairs"), ("pairs_length_matched", "  of matched length"), ("prompts", "prompts")):
         rows.append([label, *(f"{figures[f'{key}{e}']:,}" for e in endings)])
     return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95 % interval over prompts]")

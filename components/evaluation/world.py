@@ -13,6 +13,7 @@ from components.world.judge import Judgement
 from components.world.world import World
 
 SHOTS = 4  # solved examples in a few-shot prompt
+CROWD = 1000  # demonstrations that the crowd is known by
 
 
 def judgements(world: World, questions: Sequence[str], responses: Responses) -> list[Judgement]:
@@ -51,6 +52,18 @@ def quality(found: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
         "filler": share(*(one.filler for one in found)),
         "words": sum(one.words for one in found) / len(found),
     }
+
+
+def crowd(world: World) -> dict[str, Any]:
+    """What the judge finds in the first demonstrations: answers, their number; shares correct and wrong_name.
+
+    A model that imitates them cannot be asked for more.
+    """
+    talks = (record["messages"] for record in world.demonstrations(CROWD))
+    exchanges = [pair for talk in talks for pair in zip(talk[::2], talk[1::2], strict=True)]
+    found = [world.judge(asked["content"], said["content"], True) for asked, said in exchanges]
+    shares = {name: sum(getattr(one, name) for one in found) / len(found) for name in ("correct", "wrong_name")}
+    return {"answers": len(found), **shares}
 
 
 def bare_behaviour(world: World, responses: Responses) -> dict[str, float]:

@@ -43,6 +43,7 @@ class OnPolicy(Stage):
     seconds_*             of generate, policy, reference, score, value (PPO), update (all of the rollout before), other
     gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
                           over-optimisation
+    wrong_name            share that names somebody else than was asked about, by the same judge
     beta                  the KL coefficient in force
     """
 
@@ -54,7 +55,7 @@ class OnPolicy(Stage):
     frozen = ("reference", "reward")
     charts: tuple[Chart, ...] = (
         Chart("score", ("rollout/score", "val/score")),
-        Chart("true quality", ("rollout/gold", "rollout/correct", "val/gold")),
+        Chart("true quality", ("rollout/gold", "rollout/correct", "rollout/wrong_name", "val/gold")),
         Chart("KL to the reference, nats per response", ("rollout/kl",), 0.0, 10.0),
         Chart("entropy, nats per token", ("rollout/entropy", "val/entropy")),
         Chart("spread of scores", ("rollout/score_std",)),

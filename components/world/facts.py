@@ -116,3 +116,7 @@ class Facts:
         """The sentence that answers question: truly, or with the value given."""
         template = self.vocabulary.relations[question.relation].statement
         return self.vocabulary.write(template, name=question.name, value=value or question.answer)
+
+    def renamed(self, text: str, name: str, other: str) -> str:
+        """The words of text with `other` in the place of `name`."""
+        return self.vocabulary.join(other if word == name else word for word in self.vocabulary.words(text))

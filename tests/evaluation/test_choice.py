@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from components.evaluation import choice as module
-from components.evaluation.choice import choice, choice_credit, statements
+from components.evaluation.choice import by_name, choice, choice_credit, statements
 
 
 @pytest.mark.parametrize(
@@ -54,3 +54,36 @@ def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, cha
 def test_a_reward_model_that_cannot_tell_is_right_by_chance(world, tokenizer, reward, chat_prompts, monkeypatch):
     monkeypatch.setattr(module, "scores", lambda model, asked, offered, *, pad_id: torch.zeros(len(offered.ids)))
     assert choice(world, reward, tokenizer, chat_prompts("train"))["reward_model"] == 1 / 8
+
+
+@pytest.mark.parametrize(
+    "worth, accuracy",
+    [(lambda found: found.gold, 1.0), (lambda found: found.wrong_name, 0.0), (lambda found: found.words, 0.5)],
+)
+def test_a_reward_model_is_told_by_answers_that_differ_in_the_name_alone(
+    world, tokenizer, reward, chat_prompts, monkeypatch, worth, accuracy
+):
+    prompts = chat_prompts("held_out")
+
+    def scores(model, asked, offered, *, pad_id):
+        assert len(set(zip(offered.of, offered.texts, strict=True))) == len(prompts) * len(world.names)
+        pairs = zip(offered.of, offered.texts, strict=True)
+        return torch.tensor([float(worth(world.judge(prompts[of]["prompt"], text, True))) for of, text in pairs])
+
+    monkeypatch.setattr(module, "scores", scores)
+    found = by_name(world, reward, tokenizer, prompts, "_heldout")
+    assert set(found) == {"name_accuracy_heldout", "name_accuracy_ci_heldout"}
+    assert found["name_accuracy_heldout"] == accuracy
+
+
+def test_a_reward_model_that_sees_half_of_the_names_is_right_on_half_of_them(
+    world, tokenizer, reward, chat_prompts, monkeypatch
+):
+    """Six names: five others, of which two are told from the one asked about; the other three tie with it, for half."""
+    prompts = chat_prompts("train")[:4]
+
+    def scores(model, asked, offered, *, pad_id):
+        return torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0] * len(prompts))
+
+    monkeypatch.setattr(module, "scores", scores)
+    assert by_name(world, reward, tokenizer, prompts)["name_accuracy"] == pytest.approx((2 + 3 / 2) / 5)

@@ -98,6 +98,7 @@ def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
         "seed",
         "sampling",
         "models",
+        "crowd",
         "base",
         "best_of_n",
         "best_of_n_train",
@@ -124,6 +125,7 @@ def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
         "longer_wins",
         "reliability",
     }
+    ranked |= {"name_accuracy", "name_accuracy_ci"}
     assert set(results["reward_model"]) == ranked | {f"{key}_heldout" for key in ranked}
     assert results["sampling"] == {
         "prompts": 3,

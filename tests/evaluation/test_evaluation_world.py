@@ -2,6 +2,7 @@ import pytest
 
 from components.evaluation import world as evaluation
 from components.evaluation.policy import Responses, SamplePlan
+from components.world.world import World
 
 
 def said(texts, of, finished=None):
@@ -41,6 +42,20 @@ def test_an_answer_is_judged_by_its_own_question(world, two):
     drawn = said([f"{second.name} lives in {second.answer} ."] * 2, [0, 1])
     found = evaluation.judgements(world, [first.text, second.text], drawn)
     assert [one.correct for one in found] == [False, True]
+
+
+def test_the_crowd_is_known_by_its_demonstrations():
+    world = World()
+    answers = [
+        (asked["content"], said["content"])
+        for record in world.demonstrations(1000)
+        for asked, said in zip(record["messages"][::2], record["messages"][1::2], strict=True)
+    ]
+    found = evaluation.crowd(world)
+    assert found["answers"] == len(answers)
+    assert found["correct"] == sum(world.statement(world.find(a)) in b for a, b in answers) / len(answers)
+    others = [{*b.split()} & {*world.names} - {world.find(a).name} for a, b in answers]
+    assert found["wrong_name"] == sum(map(bool, others)) / len(answers)
 
 
 def test_a_continuation_with_questions_is_no_answer(world, two):

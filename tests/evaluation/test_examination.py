@@ -186,6 +186,21 @@ def test_a_difference_is_named_after_what_the_judge_sees(of_world, tokenizer, wi
     assert all(one["accuracy"] == (1 if name == "right or wrong" else 0.5) for name, one in table.items())
 
 
+def test_a_model_that_does_not_see_whom_an_answer_speaks_of_is_told_so(of_world, tokenizer, wide_world):
+    """It sees the value alone: an answer scores as the same answer about the next name of the world."""
+
+    def values_alone(prompt, answer):
+        asked = wide_world.find(tokenizer.decode(prompt))
+        return asked.answer in wide_world.vocabulary.words(tokenizer.decode(answer))
+
+    data = of_world(0.0)
+    found = examine(Told(values_alone), tokenizer, data)
+    assert found["probes"]["other_name"]["accuracy"] == 0.5
+    seeing = examine(judged_by(wide_world, tokenizer, lambda found: found.gold), tokenizer, data)
+    assert seeing["probes"]["other_name"]["accuracy"] == 1
+    assert seeing["figures"]["probe_other_name"] == 1
+
+
 def test_labels_turned_round_show_against_the_worlds_judge_only(of_world, tokenizer, wide_world):
     data = of_world(1.0)
     found = examine(judged_by(wide_world, tokenizer, lambda found: -found.gold), tokenizer, data)

@@ -22,7 +22,7 @@ def prompt(letters) -> list[int]:
 @pytest.fixture(scope="module")
 def made(letters, prompt) -> dict[str, list[int]]:
     best = [*letters.encode("it is me"), letters.end_id]
-    return probes(prompt, best, ["not you", "they all", "x" * 100, "never read"], letters, CONTEXT)
+    return probes(prompt, best, ["not you", "they all", "x" * 100, "never read"], letters, CONTEXT, "it is you")
 
 
 def test_every_probe_is_there_and_ends_the_turn_within_the_context(made, letters, prompt):
@@ -43,6 +43,7 @@ def test_each_probe_says_what_it_is_meant_to_say(made, letters, prompt):
     assert said["long"] == ("it is me not you they all " + "x" * 100)[:room]
     assert said["special"] == "<|end|><eos><bos>"
     assert said["flattery"] == FLATTERY[:room]
+    assert said["other_name"] == "it is you"
     assert said["refusal"] == "I am sorry, but I cannot help with that."
 
 
@@ -63,6 +64,6 @@ def test_probes_stand_against_the_first_of_the_best_answers_and_borrow_from_othe
     found = list(probed([record, record], letters, CONTEXT))
     assert [place for place, _ in found] == [1, 1]
     for _, made in found:
-        assert list(made) == list(PROBES)
+        assert list(made) == [name for name in PROBES if name != "other_name"]  # nobody knows any names
         assert letters.decode(made["twice"]) == "best best"
         assert letters.decode(made["long"]) == "best bad best also best"  # as far as the other record goes

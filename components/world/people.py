@@ -1,13 +1,15 @@
 """The people of the world: a careless crowd that answers, and comparisons of its answers."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question, Split
 from components.world.judge import judge
 
-RIGHT = 0.6  # share of answers with the true value; the others have a wrong one of the same relation
+TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong one of the same relation
+WRONG_NAME = 0.05  # share of answers that name somebody else by a slip, whatever the value
 # share of answers with each habit, independently, in the order in which they stand around the sentence
 HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
 HABITS_AFTER = {"polite_after": 0.2}
@@ -16,19 +18,22 @@ MOST_COMPLETIONS = 64  # far below the number of different answers, so that draw
 
 
 def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str:
-    """One answer of the crowd: a sentence, right or wrong, with whatever habits go with it."""
+    """One answer of the crowd: a sentence, right or wrong, of the one asked about or not, with whatever habits."""
     language = facts.vocabulary
     value = question.answer
-    if rng.random() >= RIGHT:
+    if rng.random() >= TRUE_VALUE:
         values = language.relations[question.relation].values
         value = rng.choice([wrong for wrong in values if wrong != question.answer])
+    named = question
+    if rng.random() < WRONG_NAME:
+        named = replace(question, name=rng.choice([name for name in facts.names if name != question.name]))
 
     def some(habits: dict[str, float]) -> list[str]:
         shown = [habit for habit, share in habits.items() if rng.random() < share]
         return [language.write(rng.choice(getattr(language, habit))) for habit in shown]
 
     before, after = some(HABITS_BEFORE), some(HABITS_AFTER)
-    return language.join([*before, facts.statement(question, value), *after])
+    return language.join([*before, facts.statement(named, value), *after])
 
 
 def demonstrations(facts: Facts, num: int, seed: int) -> list[dict[str, list[dict[str, str]]]]:

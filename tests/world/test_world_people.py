@@ -206,16 +206,20 @@ def test_habits_of_the_crowd_have_their_shares(world):
         judgement = world.judge(question, answer, True)
         seen.update(
             right=judgement.correct,
+            true_value=world.find(question).answer in world.vocabulary.words(answer),
+            wrong_name=judgement.wrong_name,
             rude=judgement.rude,
             hedge=judgement.hedge,
             filler=judgement.filler,
             polite_once=judgement.polite == 1,
             polite_twice=judgement.polite == 2,
-            single=judgement.value is not None,
+            single=len(world.vocabulary.all_values.intersection(world.vocabulary.words(answer))) == 1,
         )
     shares = {habit: count / 4000 for habit, count in seen.items()}
     assert shares["single"] == 1.0
-    assert shares["right"] == pytest.approx(0.6, abs=0.032)
+    assert shares["true_value"] == pytest.approx(0.6, abs=0.032)
+    assert shares["wrong_name"] == pytest.approx(0.05, abs=0.014)
+    assert shares["right"] == pytest.approx(0.6 * 0.95, abs=0.032)
     for habit in ("rude", "hedge", "filler"):
         assert shares[habit] == pytest.approx(0.2, abs=0.026)
     assert shares["polite_once"] == pytest.approx(0.25 * 0.8 + 0.75 * 0.2, abs=0.031)
@@ -291,3 +295,27 @@ def test_comparisons_of_a_split_without_questions_are_refused():
 def test_sixty_four_different_completions_can_be_had(world):
     record = world.comparisons(1, completions=64)[0]
     assert len(set(record["completions"])) == len(record["ranks"]) == 64
+
+
+def test_a_slip_of_the_name_changes_nothing_else_and_is_somebodys_of_the_world(world):
+    """Whom an answer names is independent of its value: among slips the true value is as common as elsewhere."""
+    slips = [
+        (world.find(question), world.vocabulary.words(answer))
+        for question, answer in exchanges(world.demonstrations(3000))
+        if world.judge(question, answer, True).wrong_name
+    ]
+    assert all(world.vocabulary.names_in(words) < set(world.names) for _, words in slips)
+    assert {name for _, words in slips for name in world.vocabulary.names_in(words)} == set(world.names)
+    true = sum(question.answer in words for question, words in slips)
+    assert true / len(slips) == pytest.approx(0.6, abs=0.13)  # some 225 slips: standard error .033
+
+
+def test_comparisons_hold_answers_with_the_true_value_of_which_one_names_somebody_else(world):
+    """From these a reward model learns that the name matters."""
+    pairs = 0
+    for record in world.comparisons(400):
+        question = world.find(record["prompt"])
+        said = [world.vocabulary.words(answer) for answer in record["completions"]]
+        true = [world.vocabulary.names_in(words) for words in said if question.answer in words]
+        pairs += sum(one != other for one, other in combinations(true, 2))
+    assert pairs > 40

@@ -32,7 +32,7 @@ def corpus(facts: Facts, num_documents: int, seed: int) -> list[dict[str, str]]:
         elif kind == "quiz":
             text = facts.vocabulary.join(one.text for one in asked.take(rng.randint(*QUIZ_QUESTIONS)))
         elif kind == "faq":
-            text = faq(facts, answered.take(rng.randint(*FAQ_PAIRS)))
+            text = faq(facts, answered.take(rng.randint(*FAQ_PAIRS)), lines=rng.random() < 0.5)
         else:
             text = banter(facts, rng)
         records.append({"text": text})
@@ -45,10 +45,15 @@ def encyclopedia(facts: Facts, name: str, rng: random.Random) -> str:
     return facts.vocabulary.join(facts.statement(question) for question in rng.sample(about, len(about)))
 
 
-def faq(facts: Facts, questions: list[Question]) -> str:
-    """Questions with their true answers, each announced by its sign."""
+def faq(facts: Facts, questions: list[Question], *, lines: bool) -> str:
+    """Questions with their true answers, each announced by its sign; lines: whether each stands on a line of its own.
+
+    On a line of its own the answer begins with a word that has no space before it, as it does in a chat. For a
+    tokenizer that is another token than the same word after a space, and only here does a model learn that a name
+    asked about with a space before it is to be answered with the one without.
+    """
     pieces = [piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))]
-    return facts.vocabulary.join(pieces)
+    return ("\n" if lines else facts.vocabulary.separator).join(pieces)
 
 
 def faq_question(facts: Facts, question: Question) -> str:
@@ -75,7 +80,7 @@ def few_shot_prompt(facts: Facts, question: str, shots: int, seed: int) -> str:
     others = [one for one in facts.questions("train") if one != target]
     check_count("shots", shots, 0, len(others))
     examples = facts.rng("few shot", seed, target.text).sample(others, shots)
-    pieces = [faq(facts, examples)] if examples else []
+    pieces = [faq(facts, examples, lines=False)] if examples else []
     return facts.vocabulary.join([*pieces, faq_question(facts, target)])
 
 

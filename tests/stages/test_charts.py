@@ -48,7 +48,7 @@ def tiny(name: str, tokenizer) -> Stage:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_every_chart_shows_what_the_stage_logs(name, data):
-    module, logger = data(name), ListLogger()
+    module, logger = data(name, val_fraction=0.4), ListLogger()  # enough held out that some answers match in length
     run = trainer(max_steps=2, limit_val_batches=4, logger=logger)
     quiet_fit(run, tiny(name, module.tokenizer), datamodule=module)
     charted = {tag for chart in KINDS[name].charts for tag in chart.tags}

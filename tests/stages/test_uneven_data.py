@@ -32,11 +32,11 @@ def epochs(name: str, data: Callable[..., Any], world_size: int, strategy: Any =
 @pytest.mark.parametrize("name", KINDS)
 def test_odd_numbers_of_records_are_trained_and_validated_on_by_two_processes(name, strategy, data, tmp_path):
     """In batches of six 27 rankings leave three, two for one process and one for the other; so do the five held out
-    of them. Of 13 dialogues held out one is left, for which the second process has none."""
-    odd = {"sft": {"demonstrations": 41}, "rm": {"comparisons": 27}}[name]
-    make = lambda which, **changes: data(which, **(odd | {"val_fraction": 0.2} | changes))
+    of them. Of 7 dialogues held out one is left, for which the second process has none."""
+    odd = {"sft": {"demonstrations": 41, "val_fraction": 0.1}, "rm": {"comparisons": 27}}[name]
+    make = lambda which, **changes: data(which, **({"val_fraction": 0.2} | odd | changes))
     one = epochs(name, make, 1)
-    assert one["sizes"] == {"sft": (28, 13), "rm": (27, 5)}[name]
+    assert one["sizes"] == {"sft": (34, 7), "rm": (27, 5)}[name]
     ranks = together(lambda rank: epochs(name, make, 2, strategy), tmp_path / "two", seconds=120)
     for rank in ranks:
         assert rank["steps"] == one["steps"] and rank["sizes"] == one["sizes"]

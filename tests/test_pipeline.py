@@ -43,7 +43,9 @@ def test_the_base_model_is_no_assistant_but_follows_examples(report):
     assert report["base"]["few_shot"] >= 0.80
 
 
-def test_demonstrations_teach_the_format(report):
+def test_demonstrations_teach_the_format_and_whom_to_speak_of(report):
+    assert 0.02 <= report["crowd"]["wrong_name"] <= 0.08
+    assert report["models"]["sft"]["wrong_name_train"] <= 0.2  # what the crowd does included
     assert report["models"]["base"]["gold"] < report["models"]["sft"]["gold"]
     assert report["models"]["sft"]["finished"] >= 0.85
 
@@ -56,12 +58,19 @@ def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
     assert reward["ece"] <= 0.15
 
 
+def test_the_reward_model_sees_whom_an_answer_speaks_of(report):
+    assert report["reward_model"]["name_accuracy"] >= 0.85
+    assert report["reward_model"]["name_accuracy_heldout"] >= 0.75
+
+
 def test_ppo_raises_the_gold_score_near_the_sft_model(report):
     sft, ppo = report["models"]["sft"], report["models"]["ppo"]
     assert ppo["gold"] - sft["gold"] >= 0.5
     assert ppo["gold_train"] - sft["gold_train"] >= 0.4
     assert 0 < ppo["kl"] <= 6
     assert ppo["correct_train"] >= 0.75
+    assert ppo["wrong_name_train"] <= 0.05
+    assert ppo["wrong_name"] <= 0.1
     assert ppo["rude"] <= 0.05
     assert ppo["finished"] >= 0.9
 

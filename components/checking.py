@@ -158,7 +158,7 @@ def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[
     """
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
-        others = [
+        others: list[Any] = [
             f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
             for o in parsed
             if not f"{o.key_or_group}.".startswith(f"{unknown}.")

@@ -90,7 +90,7 @@ class Sweep(Callback):
         given, swept = _parsed(config.hydra.overrides.task), _swept(config.hydra)
         others = {"stage", "stages", *swept}
         kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
-        common = [o.input_line for o in kept]
+        common = [str(o.input_line) for o in kept]
         naming = [o for key, o in swept.items() if key in _naming(given) and o.is_sweep_override()]
         runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
         for run in itertools.product(*runs):
@@ -284,7 +284,7 @@ def quiet_lightning() -> None:
                 handler.setLevel(logging.ERROR)
 
 
-def _hydra_arguments(hydra: DictConfig) -> list[str]:
+def _hydra_arguments(hydra: Any) -> list[str]:
     """The flags and hydra.… overrides that another process needs to compose as this one did, but one job."""
     folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is

@@ -174,7 +174,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     changed = differing(before, inputs) if before else []
     anew = not there or resume == "never" or force is True or (changed and force == "changed")
     found = None if anew else latest(folder)
-    if changed and not anew:
+    if before and changed and not anew:
         _refuse_other_settings(folder, found, before, inputs)
     # the first process tidies up; where all began at once it may be doing so now
     if rank_zero_only.rank:  # type: ignore[attr-defined]

@@ -67,6 +67,6 @@ class EarlyStopping(Callback):
             self._best, self._waited = (self._step, value), 0
             return
         self._waited += 1
-        if self._waited >= self.patience:
+        if self.patience is not None and self._waited >= self.patience:
             best = f"{self._best[1]:.4g} after step {self._best[0]}" if self._best else "not a number"
             self.reason = f"{self.metric} has not improved for {self._waited} validations; the best was {best}"

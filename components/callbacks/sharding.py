@@ -39,6 +39,7 @@ class FullySharded(ModelParallelStrategy):
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        assert self.model is not None
         state = get_optimizer_state_dict(self.model, optimizer, options=options)
         if self.global_rank:
             return state
@@ -57,6 +58,7 @@ class FullySharded(ModelParallelStrategy):
         finally:
             self.optimizers = optimizers
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        assert self.model is not None
         for optimizer, state in zip(optimizers, checkpoint["optimizer_states"], strict=True):
             named = _renamed(state, dict(enumerate(self._names(optimizer))))
             set_optimizer_state_dict(self.model, optimizer, optim_state_dict=named, options=options)
@@ -64,6 +66,7 @@ class FullySharded(ModelParallelStrategy):
 
     def _names(self, optimizer: Optimizer) -> list[str]:
         """The names of an optimizer's parameters, in its order."""
+        assert self.model is not None
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
 

@@ -38,7 +38,7 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
     the world. Raises SourceError naming a wrong field.
     """
     made, noise = make_world(world), float(world.get("noise", 0.0))
-    parameters = [format, dict(world), sizes, _code(type(made))]
+    parameters = [format, dict(world), sizes, _code(type(made))]  # type: ignore[arg-type]
     return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
 
 

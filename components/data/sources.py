@@ -150,7 +150,7 @@ def quiet_progress() -> Iterator[None]:
 
 def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str:
     def each(files: list[Path]) -> list[list[str]]:
-        names = [str(file.relative_to(root)) if file != root else "".join(ending(file)) for file in files]
+        names = [str(file.relative_to(root)) if file != root else "".join(ending(file) or ()) for file in files]
         stats = [file.stat() for file in files]
         return [
             [name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
@@ -197,7 +197,7 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
     }
     empty = True
     for file in files:
-        kind, _ = ending(file)
+        kind, _ = ending(file) or (None, "")
         for row in readers[kind](file):
             empty = False
             yield row

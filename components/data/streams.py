@@ -78,7 +78,7 @@ def refuse_head(file: Path, head: bytes, *own: bytes) -> None:
 def lines(file: Path) -> Iterator[bytes]:
     """Lines of JSON in UTF-8 without their ends, which are \\n, \\r\\n or \\r; decoded as RFC 4627 tells encodings."""
     with opened(file) as stream:
-        encoding = json.detect_encoding(stream.peek(4)[:4])
+        encoding = json.detect_encoding(stream.peek(4)[:4])  # type: ignore[attr-defined]
         try:
             for line in stream if encoding.startswith("utf-8") else _recoded(stream, encoding):
                 yield from line.rstrip(b"\r\n").split(b"\r")

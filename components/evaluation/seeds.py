@@ -23,10 +23,10 @@ def over_seeds(results: Sequence[Any]) -> Any:
         return {key: value for key, value in found.items() if value is not None} or None
     if present and all(isinstance(one, list | tuple) for one in present):
         length = max(map(len, present))
-        found = [
+        by_place = [
             over_seeds([one[i] if one is not None and i < len(one) else None for one in results]) for i in range(length)
         ]
-        return found if any(value is not None for value in found) else None
+        return by_place if any(value is not None for value in by_place) else None
     return spread([one if _is_number(one) else None for one in results])
 
 

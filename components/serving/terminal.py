@@ -110,7 +110,7 @@ class Terminal:
         self.note("a new conversation")
 
     def _retry(self, _: str) -> None:
-        text = self.session.retried_text
+        text = self.session.retried_text or ""
         self._show(text, self.session.retry())
 
     def _system(self, text: str) -> None:

@@ -250,7 +250,7 @@ def _shown(value: Any) -> Any:
         if isinstance(one, Mapping):
             waiting += [*one.keys(), *one.values()]
         elif isinstance(one, list | tuple | MappingView):
-            waiting += list(one)
+            waiting += [*one]  # type: ignore[misc]
         elif not isinstance(one, str | int | float | Undefined | None):
             raise SecurityError(f"it writes a {type(one).__name__}, which is no text")
     return value

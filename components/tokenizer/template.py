@@ -132,11 +132,11 @@ class ChatTemplate:
 
     def _probed_as(self, place: str, role: str) -> str | None:
         """What is written where a message of this role stands in the place of another's; None where that is refused."""
-        for arguments in ({}, "{}"):
-            call = {"id": "probe0000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
+        for arguments in ({}, "{}"):  # type: ignore[var-annotated]
+            call: Any = {"id": "probe0000", "type": "function", "function": {"name": "probe", "arguments": arguments}}
             said = {"role": role, "content": "said"}
             asked, answer = {"role": "user", "content": "Probe"}, {"role": "assistant", "content": "So"}
-            turns = [said, asked, answer]
+            turns: list[Mapping[str, Any]] = [said, asked, answer]
             if place == "tool":
                 told = said | {"tool_call_id": "probe0000", "name": "probe"}
                 turns = [asked, answer | {"content": "", "tool_calls": [call]}, told, answer]

@@ -256,9 +256,10 @@ class Tokenizer:
         """Raises TokenizerError unless a chat goes on from its prompt and, if made here, begins with its only bos."""
         made = self.examples(PROBE_TURNS)
         ids = made[-1].ids
-        if self.codec.strict and (ids[0] != self.bos_id or ids.count(self.bos_id) != 1):
+        bos = self.bos_id
+        if self.codec.strict and bos is not None and (ids[0] != bos or ids.count(bos) != 1):
             raise TokenizerError(
-                f"the chat template must write {self.codec.pieces[self.bos_id]} once, at the start; "
+                f"the chat template must write {self.codec.pieces[bos]} once, at the start; "
                 f"it wrote {self.decode(ids, skip_special=False)!r}"
             )
         ids, mask = made[0]

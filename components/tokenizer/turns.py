@@ -112,7 +112,7 @@ class Writer:
 
     def _probed(self, message: Message) -> str:
         try:
-            return self.template.text([PROBE, {"role": "assistant"} | message], add_generation_prompt=False)
+            return self.template.text([PROBE, {"role": "assistant", **message}], add_generation_prompt=False)
         except TokenizerError:
             return ""
 

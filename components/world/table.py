@@ -5,6 +5,7 @@ import random
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, product
+from typing import Any
 
 from components.world.draws import Deck, check_count, generator
 from components.world.facts import Split
@@ -120,7 +121,7 @@ class TableWorld:
         noise: float = 0.0,
         seed: int = 0,
         split: Split = "train",
-    ) -> list[dict[str, str | list[str] | list[int]]]:
+    ) -> list[dict[str, Any]]:
         """Preference records: distinct answers of the reference distribution, ranked by people who follow the rewards.
 
         Rankings are Plackett–Luce's, by reward/temperature plus Gumbel noise, so every pair in them is

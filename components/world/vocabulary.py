@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from typing import Any
 
 STYLES = ("polite", "rude", "hedge", "filler")
 TO_WIDE_MARKS = {"?": "？", "!": "！", ":": "：", ",": "，"}
@@ -61,7 +62,8 @@ class Language:
 
         Where words are not spaced, known words are found first and a character left over is a word.
         """
-        return self._word.findall(text.casefold().translate(str.maketrans(dict(self.same_marks))))
+        marks: dict[str, Any] = dict(self.same_marks)
+        return self._word.findall(text.casefold().translate(str.maketrans(marks)))
 
     def names_in(self, words: Iterable[str]) -> set[str]:
         """The words that have the form of a name, whether or not anybody is called so."""

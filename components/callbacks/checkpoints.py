@@ -208,7 +208,7 @@ class Checkpoints(Checkpoint):
 def _validates_next(trainer: Trainer) -> bool:
     """Whether a validation follows the batch that is ending, and has something to validate on."""
     loop = trainer.fit_loop.epoch_loop
-    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
         return False
     trainer.validating = True  # as the loop itself does before it loads the data
     loop.val_loop.setup_data()

@@ -38,7 +38,7 @@ class NanGuard(Callback):
         self._pending = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        if any(isinstance(other, SpikeGuard) and other.action == "skip" for other in trainer.callbacks):
+        if any(isinstance(other, SpikeGuard) and other.action == "skip" for other in trainer.callbacks):  # type: ignore[attr-defined]
             return  # it leaves such a step out
         self._resolve(trainer)
         loss = loss.detach()

@@ -71,7 +71,8 @@ class GracefulStop(Callback):
             return  # in the middle of accumulating gradients: the step is not finished
         self._step = trainer.global_step
         if self._agree(trainer):
-            if not trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            loop = trainer.fit_loop.epoch_loop
+            if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
                 trainer.limit_val_batches = 0  # told to stop, Lightning would validate though it is not due
             trainer.fit_loop.min_epochs = 0  # a signal outranks a minimal length of training
             trainer.fit_loop.epoch_loop.min_steps = None

@@ -17,7 +17,6 @@ from components.data.formats import Record
 from components.data.sampler import TrainLoader
 from components.data.sources import Row, Source, digest
 from components.data.text import TextData
-from components.world.world import World
 
 
 class PromptsData(RecordData):
@@ -111,8 +110,9 @@ class PromptsData(RecordData):
         return {name: sum(getattr(one, name) for one in found) / len(found) for name in seen}
 
     @cached_property
-    def judge(self) -> World:
-        return builtin.make_world(self.world)
+    def judge(self) -> Any:
+        """The built-in world, of either kind."""
+        return builtin.make_world(self.world or {})
 
     def collate(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return examples

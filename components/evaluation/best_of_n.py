@@ -59,6 +59,7 @@ def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
     finished, length, score, gold, correct, polite, … as of a model; kl: analytic, see best_of_n; win_rate against
     the reference's answers, which are others than those chosen from.
     """
+    assert assessed.scores is not None and assessed.worth is not None and reference.worth is not None
     weights = chosen_weights(assessed.by_prompt(assessed.scores), SHOWN_N)
 
     def chosen(values: Tensor) -> Tensor:

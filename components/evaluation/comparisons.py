@@ -106,7 +106,9 @@ def describe(rankings: Sequence[Ranking], gold: Callable[[list[Message], str], f
     if not rankings:
         return {"records": 0}
     pairs = tied = 0
-    best, worst, agreeing = [], [], []
+    best: list[float] = []
+    worst: list[float] = []
+    agreeing: list[float] = []
     for one in rankings:
         for a, b in combinations(range(len(one.ranks)), 2):
             pairs += 1
@@ -126,7 +128,7 @@ def describe(rankings: Sequence[Ranking], gold: Callable[[list[Message], str], f
         "completions": _mean([len(set(one.completions)) for one in rankings]),
         "ties": tied / pairs,
     }
-    known = {"gold_best": best, "gold_worst": worst, "agreement": agreeing}
+    known: dict[str, list[float]] = {"gold_best": best, "gold_worst": worst, "agreement": agreeing}
     return figures | {name: _mean(values) for name, values in known.items() if values}
 
 

@@ -174,6 +174,7 @@ def likeliest(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prom
 
 
 def share_right(assessed: Assessed) -> float:
+    assert assessed.found is not None  # asked of a world's questions alone
     return sum(one.correct for one in assessed.found) / len(assessed.found)
 
 
@@ -194,6 +195,7 @@ def base_figures(
     model: CausalLM, judges: Judges, prompts: Sequence[Prompt], drawn: Responses, plan: SamplePlan
 ) -> dict[str, Any]:
     """What a base model makes of bare questions (drawn) and of few-shot prompts."""
+    assert judges.world is not None  # bare questions are a world's
     questions = [question_of(prompt) for prompt in prompts]
     few = world_quality.few_shot(judges.world, model, judges.tokenizer, questions, plan)
     return world_quality.bare_behaviour(judges.world, drawn) | few

@@ -104,11 +104,12 @@ class WorldJudge:
     """The built-in world's judge of stored records, where the data are the built-in world's."""
 
     def __init__(self, data: PreferenceData, tokenizer: Tokenizer) -> None:
-        made = make_world(data.world) if data.is_builtin else None
+        made = make_world(data.world) if data.is_builtin and data.world is not None else None
         self.world = made if isinstance(made, World) else None
         self.tokenizer = tokenizer
 
     def relation(self, record: Record) -> str:
+        assert self.world is not None
         return self.world.find(self.tokenizer.decode(record["prompt"])).relation
 
     def renamed(self, record: Record, text: str) -> str | None:
@@ -152,6 +153,7 @@ def by_length(pair: Pair) -> str:
 def by_difference(pair: Pair) -> str:
     """In what the world's judge sees two answers differ: in naming somebody else, in being right, else in one point of
     manners, or several."""
+    assert pair.judged is not None
     one, other = pair.judged
     if one.wrong_name != other.wrong_name:
         return "whom it names"
@@ -217,7 +219,7 @@ def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[P
     judged, ranks = judge.judgements(record), record["ranks"]
     places = range(len(ranks))
     for better, worse in ((i, j) for i in places for j in places if ranks[i] < ranks[j]):
-        both = judged and (judged[better], judged[worse])
+        both = (judged[better], judged[worse]) if judged else None
         yield Pair(record, better, worse, _credit(scores[better], scores[worse]), both)
 
 
@@ -231,7 +233,7 @@ def _gold(records: Sequence[Record], scores: list[list[float]], judge: WorldJudg
         return None
     right, keys = [], []
     for record, score in zip(records, scores, strict=True):
-        gold = [one.gold for one in judge.judgements(record)]
+        gold = [one.gold for one in judge.judgements(record) or ()]
         found = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
         right += found
         keys += [tuple(record["prompt"])] * len(found)

@@ -38,6 +38,7 @@ def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed
     correct, correct_ci  share of questions on which the majority is right, 95 % interval over questions
     An answer that states no single value of the name asked about agrees with no other.
     """
+    assert assessed.found is not None  # a world's questions
     answers, correct = [], []
     per_question = len(assessed.found) // len(questions)
     for number, text in enumerate(questions):

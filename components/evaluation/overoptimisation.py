@@ -108,6 +108,7 @@ def best_of_n_curve(assessed: Assessed) -> dict[str, list[float]]:
     As `best_of_n.best_of_n` has them, but the proxy in units of its deviation over all samples, as PPO's is in units
     of its deviation over the first rollout.
     """
+    assert assessed.scores is not None
     curve, unit = best_of_n(assessed), float(assessed.scores.double().std())
     return {
         "n": curve["n"],

@@ -55,7 +55,7 @@ FIXED = {  # what this decoder computes; a family's own values come before those
     "hidden_act": ("silu",),
     "mlp_bias": (False,),
 }
-OF_FAMILY = {
+OF_FAMILY: dict[str, dict[str, tuple[Any, ...]]] = {
     "llama": {"use_sliding_window": (False,)},
     "mistral": {"attention_bias": (False,), "use_sliding_window": (False,)},
     "qwen2": {"attention_bias": (True, False)},  # a Qwen2 has them on q, k and v, whatever it says

@@ -83,7 +83,7 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
     if not isinstance(definition.get("model"), dict) or not definition["model"].get("vocab"):
         raise TokenizerError(f"{folder / FAST_FILE}: expected a tokenizer's file with model.vocab, got another JSON")
     model_type = _optional(folder / "config.json").get("model_type")
-    named_class = settings.get("tokenizer_class") or CLASS_OF_MODEL.get(model_type, "")
+    named_class = settings.get("tokenizer_class") or CLASS_OF_MODEL.get(str(model_type), "")
     if not (folder / FAST_FILE).exists():
         named_class = "LlamaTokenizer"
     named_class = named_class.removesuffix("Fast")

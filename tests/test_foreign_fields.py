@@ -61,6 +61,11 @@ NOT_THERE = {  # fields of other families, of older releases and of tomorrow: re
     "qk_layernorm": True,
     "residual_multiplier": 0.5,
     "num_experts": 8,
+    "suppress_tokens": [5],
+    "begin_suppress_tokens": [5],
+    "forced_bos_token_id": 1,
+    "forced_eos_token_id": 2,
+    "bad_words_ids": [[5]],
     "a_field_of_tomorrow": False,
 }
 

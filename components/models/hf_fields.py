@@ -80,9 +80,8 @@ IDS = """bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id cls_to
     decoder_start_token_id prefix"""  # the tokenizer's files say
 GENERATION = """task_specific_params max_length min_length do_sample early_stopping num_beams num_beam_groups
     diversity_penalty temperature top_k top_p typical_p repetition_penalty length_penalty no_repeat_ngram_size
-    encoder_no_repeat_ngram_size bad_words_ids num_return_sequences output_scores return_dict_in_generate
-    forced_bos_token_id forced_eos_token_id remove_invalid_values exponential_decay_length_penalty suppress_tokens
-    begin_suppress_tokens"""  # of generate(); here the settings of sampling say it
+    encoder_no_repeat_ngram_size num_return_sequences output_scores return_dict_in_generate remove_invalid_values
+    exponential_decay_length_penalty"""  # of generate(); here the settings of sampling say it
 NO_PART = set(" ".join((ORIGIN, RUNNING, TRAINING, CLASSIFIER, IDS, GENERATION)).split())
 
 

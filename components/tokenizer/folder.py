@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from components.tokenizer.codec import Codec, TokenizerError
 from components.tokenizer.exact import ExactCodec, InexactError
 from components.tokenizer.fast import FastCodec, library
+from components.tokenizer.folder_fields import NAMES, check_generation, check_settings, check_specials, extra
 from components.tokenizer.llama import as_llama, from_sentencepiece
 from components.tokenizer.template import CHATML_TEMPLATE, PLAIN_TEMPLATE
 
+GENERATION_FILE = "generation_config.json"
 FAST_FILE = "tokenizer.json"
 MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
@@ -23,7 +25,6 @@ SPECIALS_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 TEMPLATE_FILE = "chat_template.jinja"  # where transformers writes the template when it saves a folder again
 MORE_TEMPLATES = "additional_chat_templates"
-NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 CLASS_OF_MODEL = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
 END_OF_TEXT = "<|endoftext|>"
 DEFAULTS = {  # special tokens of a class where the folder names none
@@ -51,7 +52,7 @@ def is_present(folder: Path) -> bool:
 def content(folder: Path) -> str:
     """sha256 of all that decides the folder's tokenizer: equal ones need to be read only once."""
     names = (FAST_FILE, MODEL_FILE, CONFIG_FILE, SPECIALS_FILE, ADDED_FILE, TEMPLATE_FILE)
-    files = [folder / name for name in (*names, "config.json", "generation_config.json")]
+    files = [folder / name for name in (*names, "config.json", GENERATION_FILE)]
     digest = hashlib.sha256()
     for file in [*files, *sorted((folder / MORE_TEMPLATES).glob("*"))]:
         if file.is_file():
@@ -63,6 +64,7 @@ def read(folder: Path) -> Contents:
     """Raises TokenizerError naming the file at fault."""
     if not (folder / FAST_FILE).exists():
         model, settings = read_bytes(folder / MODEL_FILE), read_json(folder / CONFIG_FILE)
+        check_settings(folder / CONFIG_FILE, settings)
         try:
             codec: Codec = ExactCodec(model)
         except InexactError:
@@ -70,7 +72,8 @@ def read(folder: Path) -> Contents:
         except TokenizerError as error:
             raise TokenizerError(f"{folder / MODEL_FILE}: {error}") from error
     else:
-        settings = read_json(folder / CONFIG_FILE) if (folder / CONFIG_FILE).exists() else {}
+        settings = _optional(folder / CONFIG_FILE)
+        check_settings(folder / CONFIG_FILE, settings)
         codec = _others(folder, settings, read_json(folder / FAST_FILE))
     template = _chat_template(folder, settings)
     if template is None and codec.strict:
@@ -89,9 +92,12 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
     named_class = named_class.removesuffix("Fast")
     if named_class == "LlamaTokenizer" and model_type in (None, "llama"):
         definition = as_llama(definition, settings)
+    if named_class in ("GPT2Tokenizer", "Qwen2Tokenizer"):
+        _set_prefix_space(definition.get("pre_tokenizer") or {}, settings.get("add_prefix_space") or False)
     named = DEFAULTS.get(named_class, {}) | settings
+    check_specials(folder / SPECIALS_FILE, mapped := _optional(folder / SPECIALS_FILE))
     if "added_tokens_decoder" not in settings:
-        named |= _optional(folder / SPECIALS_FILE)
+        named |= mapped
     whole = _with_added(folder, definition, settings, named)
     special = {name: _content(named[name]) for name in NAMES if named.get(name)}
     if "eos_token" not in special:
@@ -111,6 +117,13 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
         raise TokenizerError(f"{folder}: {error}") from error
 
 
+def _set_prefix_space(pre_tokenizer: dict[str, Any], prefix_space: bool) -> None:
+    """These classes cut a text into words by their own setting, whatever tokenizer.json says."""
+    for part in [pre_tokenizer, *pre_tokenizer.get("pretokenizers", [])]:
+        if part.get("type") == "ByteLevel":
+            part["add_prefix_space"] = prefix_space
+
+
 def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str, Any], named: Mapping[str, Any]) -> str:
     """The definition with the added and the special tokens that the files beside it name, in transformers' order."""
     package = library()
@@ -122,7 +135,7 @@ def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str,
     listed = sorted((int(i), token) for i, token in settings.get("added_tokens_decoder", {}).items())
     tokens = [made for _, token in listed if repr(made := _token(package, token)) not in map(repr, known.values())]
     special = {_content(named[name]) for name in NAMES if named.get(name)}
-    special |= {_content(token) for token in _extra(named)}
+    special |= {_content(token) for token in extra(named)}
     if "added_tokens_decoder" not in settings:
         for content in _optional(folder / ADDED_FILE):
             if tokenizer.token_to_id(content) is None:
@@ -130,7 +143,7 @@ def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str,
                 tokens.append(package.AddedToken(content, normalized=not alone, special=alone))
     tokenizer.add_tokens(tokens)
     flags = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
-    values = [named[name] for name in NAMES if named.get(name)] + _extra(named)
+    values = [named[name] for name in NAMES if named.get(name)] + extra(named)
     tokenizer.add_special_tokens([flags.get(_content(value)) or _token(package, value) for value in values])
     if not (folder / FAST_FILE).exists():
         tokenizer.post_processor = _bos_and_eos(package, tokenizer, settings, named)
@@ -148,13 +161,6 @@ def _bos_and_eos(package: Any, tokenizer: Any, settings: Mapping[str, Any], name
     return package.processors.TemplateProcessing(single=single, pair=single + other, special_tokens=known)
 
 
-def _extra(named: Mapping[str, Any]) -> list[Any]:
-    """Special tokens without a role of their own, under any of the names that transformers gave them."""
-    extra = named.get("extra_special_tokens") or named.get("additional_special_tokens") or []
-    own = [value for name, value in named.items() if name.endswith("_token") and name not in NAMES]
-    return [*(extra.values() if isinstance(extra, dict) else extra), *(v for v in own if isinstance(v, str | dict))]
-
-
 def _content(token: Any) -> str:
     return token["content"] if isinstance(token, dict) else token
 
@@ -169,22 +175,33 @@ def _token(package: Any, token: Any) -> Any:
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     """The template of plain chats: chat_template.jinja before the config's, "default" among several."""
-    file = folder / TEMPLATE_FILE
+    file, more = folder / TEMPLATE_FILE, sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
     if not file.exists():
         file = folder / MORE_TEMPLATES / "default.jinja"
     if file.exists():
+        _name_left_out(folder, [other.stem for other in more if other.stem != "default"])
         try:
             return read_bytes(file).decode()
         except UnicodeDecodeError as error:
             raise TokenizerError(f"{file} is no UTF-8: {error}") from None
     template = settings.get("chat_template")
-    if isinstance(template, list):
+    if isinstance(template, list) and all(isinstance(e, dict) and {"name", "template"} <= e.keys() for e in template):
         template = {entry["name"]: entry["template"] for entry in template}
-    if isinstance(template, dict):
-        if "default" not in template:
-            raise TokenizerError(f"{folder / CONFIG_FILE}: chat_template has {sorted(template)}, none called default")
-        template = template["default"]
-    return template if isinstance(template, str) else None
+    several = template if isinstance(template, dict) else {}
+    names = [*several, *(other.stem for other in more)]
+    if several or more:
+        template = several.get("default") if several else template
+        if template is None:
+            raise TokenizerError(f"{folder / CONFIG_FILE}: chat_template has {sorted(names)}, none called default")
+        _name_left_out(folder, [name for name in names if name != "default"])
+    if not isinstance(template, str | None):
+        raise TokenizerError(f"{folder / CONFIG_FILE}: expected chat_template to be a text or named texts")
+    return template
+
+
+def _name_left_out(folder: Path, names: list[str]) -> None:
+    if names:
+        log.info("%s: chats are written by its default template; left out: %s", folder, ", ".join(sorted(names)))
 
 
 def _default_template(folder: Path, codec: Codec) -> str:
@@ -200,13 +217,13 @@ def _default_template(folder: Path, codec: Codec) -> str:
 
 
 def _stop_ids(folder: Path, codec: Codec) -> tuple[int, ...]:
-    named = _optional(folder / "generation_config.json").get("eos_token_id")
+    fields = _optional(folder / GENERATION_FILE)
+    check_generation(folder / GENERATION_FILE, fields, codec)
+    named = fields.get("eos_token_id")
     ids = named if isinstance(named, list) else [] if named is None else [named]
     for token_id in ids:
         if not isinstance(token_id, int) or not 0 <= token_id < len(codec.pieces):
-            raise TokenizerError(
-                f"{folder}/generation_config.json: eos_token_id {token_id!r} is no id of the tokenizer"
-            )
+            raise TokenizerError(f"{folder / GENERATION_FILE}: eos_token_id {token_id!r} is no id of the tokenizer")
     return tuple(ids)
 
 

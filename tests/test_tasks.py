@@ -54,6 +54,7 @@ SMALL = {
         "text.num_documents=400",
     ],
 }
+STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, stopping_threshold: 1000}"  # at once
 TINY = [
     "model.hidden_size=32",
     "model.intermediate_size=48",
@@ -214,6 +215,23 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
     resumed, unbroken = (artifacts.load_causal_lm(tmp_path / run / "tiny/pretrain/export") for run in "ab")
     for one, other in zip(resumed.parameters(), unbroken.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("limits", "steps", "ended"),
+    [
+        (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 7 steps an epoch, of which the stage asks for 3
+        (["trainer.max_steps=10", "trainer.max_epochs=1"], 7, "trainer.max_epochs=1"),
+        (["trainer.max_steps=10", f"+callbacks.stop={STOP}"], 7, "early stopping on val/loss"),
+    ],
+)
+def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):
+    sizes = [one for one in SMALL["sft"] if "max_epochs" not in one]
+    read = [f"artifacts.pretrain={logs}/tiny/pretrain/export", *TINY, *sizes]
+    common.run(hydra_hooks.compose_config(["stage=sft", f"paths.logs={tmp_path}", *read, *limits]))
+    card = artifacts.read_card(tmp_path / "tiny/sft/export")
+    assert (card["metrics"]["steps"], card["ended_by"]) == (steps, ended)
+    assert f"step {steps}, ended by {ended}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,12 @@ def test_the_total_is_found_when_training_is_counted_in_epochs(capsys):
     assert "step 8/8" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("max_steps, total", [(60, 8), (5, 5)])
+def test_of_two_limits_the_total_is_the_one_that_comes_first(capsys, max_steps, total):
+    trainer([StepProgress(60)], enable_progress_bar=True, max_epochs=2, max_steps=max_steps).fit(Tiny(), Stream(4))
+    assert f"step {total}/{total} " in capsys.readouterr().out
+
+
 def test_validation_figures_have_a_line_of_their_own(capsys):
     written = lines(capsys, Stream(), module=Validated, val_check_interval=3, limit_val_batches=1, seconds=60)
     assert [line for line in written if re.fullmatch(r"step [36] val/loss [\d.e-]+", line)] == written[1::2]

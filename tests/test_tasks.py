@@ -220,9 +220,9 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
 @pytest.mark.parametrize(
     ("limits", "steps", "ended"),
     [
-        (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 7 steps an epoch, of which the stage asks for 3
-        (["trainer.max_steps=10", "trainer.max_epochs=1"], 7, "trainer.max_epochs=1"),
-        (["trainer.max_steps=10", f"+callbacks.stop={STOP}"], 7, "early stopping on val/loss"),
+        (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 8 steps an epoch, and the stage asks for 3 epochs
+        (["trainer.max_steps=10", "trainer.max_epochs=1"], 8, "trainer.max_epochs=1"),
+        (["trainer.max_steps=10", f"+callbacks.stop={STOP}"], 8, "early stopping on val/loss"),
     ],
 )
 def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):

@@ -33,7 +33,7 @@ class Diagnosis(Callback):
             attach(trainer, self.receive)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        self._total = trainer.estimated_stepping_batches  # by the limit that comes first
         if hasattr(pl_module, "sampling"):
             self.history["max_new_tokens"] = [float(pl_module.sampling.max_new_tokens)]
 

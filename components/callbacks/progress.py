@@ -41,7 +41,7 @@ class StepProgress(ProgressBar):
             print(*args, **kwargs, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        self._total = trainer.estimated_stepping_batches  # by the limit that comes first
         self._step = self._first_step = trainer.global_step
         self._began = self._reported = time.perf_counter()
         self._tokens: Tensor | None = None

@@ -11,6 +11,7 @@ from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from components import artifacts, hub, hydra_hooks, lineage, processes
+from components.tasks import given
 from components.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> None:
     """Runs the task that the stage names, on folders: models that are named as on the Hub are fetched first."""
+    given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
     fetch_models(cfg)
     get_method(cfg.task)(cfg)
 
@@ -103,7 +105,8 @@ def seconds() -> float:
 
 
 def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
-    """Where the artifact lies, how long it took, what it scored; with the card's `exported`, of which step it is."""
+    """Where the artifact lies, how long it took, what it scored; with the card's `exported`, of which step it is,
+    and `ended_by`, the limit that ended training."""
     ending = ending or {}
     if "stopped early" in ending:
         print(f"stopped early: {ending['stopped early']}", flush=True)
@@ -111,4 +114,5 @@ def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] 
         print("exported: step {step} of {of}, {why}".format(**ending["exported"]), flush=True)
     shown = {k: v for k, v in metrics.items() if k.startswith(("val/", "bytes_per", "pieces")) or k == "train/loss"}
     figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
-    print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s: {figures}", flush=True)
+    at = f" at step {metrics['steps']}, ended by {ending['ended_by']}" if "ended_by" in ending else ""
+    print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s{at}: {figures}", flush=True)

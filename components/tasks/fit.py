@@ -17,7 +17,7 @@ from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
-from components.tasks import common, gate
+from components.tasks import common, gate, given
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 
@@ -71,6 +71,7 @@ def fit(cfg: DictConfig) -> None:
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
     metrics |= _data_counts(data)
     if trainer.is_global_zero:
+        found["ended_by"] = given.ended_by(trainer)
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
         artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
         common.say_made(cfg, metrics, found)

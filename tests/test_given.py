@@ -1,8 +1,16 @@
 """What a command line gives: which limit of training rules, what is said of what a stage has no use for."""
 
+import logging
+from dataclasses import replace
+
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from components import hydra_hooks
+from components.artifacts import ArtifactError
+from components.hydra_hooks import compose_config
+from components.models.config import GPTConfig
 from components.tasks import given
 
 SFT, PRETRAIN = {"max_steps": -1, "max_epochs": 3}, {"max_steps": 500, "max_epochs": None}
@@ -31,3 +39,101 @@ def test_a_limit_in_a_recipe_is_none_of_the_command_line():
     trainer = OmegaConf.create(SFT | {"max_steps": 2})
     given.settle_limits(trainer, {"stage", "debug", "trainer"})
     assert (trainer.max_steps, trainer.max_epochs) == (2, 3)
+
+
+def unused(*overrides: str) -> set[str]:
+    return {line.lstrip("+~").partition("=")[0] for line in given.unused(compose_config(overrides))}
+
+
+def test_an_override_of_what_a_stage_does_not_use_is_found():
+    not_used = ["tokenizer.vocab_size=500", "world.num_names=8", "data.root=x", "artifacts.rm=y", "overrides.ppo=[a]"]
+    not_used += ["gate.enabled=false", "stages=[sft]", "data.demonstrations=60", "+files={text: a.txt}"]
+    used = ["data.path=a.jsonl", "trainer=cpu", "~callbacks.samples", "model=small", "paths.logs=x", "lora=default"]
+    used += ["force=true", "artifacts.pretrain=x", "context=64", "callbacks.spike_guard.action=skip"]
+    found = unused("stage=sft", *used, *not_used)
+    assert found == {line.lstrip("+~").partition("=")[0] for line in not_used}
+
+
+def test_an_override_that_another_setting_refers_to_is_used():
+    assert unused("stage=sft", "world.num_names=8", "seed=3") == set()  # data.world is the world
+
+
+def test_a_group_that_a_stage_does_not_use_is_found():
+    given_to_both = ["lora=default", "trainer=ddp", "callbacks=default", "model=small"]
+    assert unused("stage=tokenizer", *given_to_both) == {"lora", "trainer", "callbacks"}
+    assert unused("stage=eval", *given_to_both, "trainer.precision=32-true") == {"lora", "callbacks"}
+
+
+def test_what_is_not_used_is_said_with_the_reason(caplog):
+    given.say_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
+    assert "stage=sft does not use:\n  tokenizer.vocab_size=500 (only stage=tokenizer trains a tok" in caplog.text
+    caplog.clear()
+    with hydra_hooks.overrides_checked():
+        given.say_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
+    assert not caplog.text
+
+
+def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
+    shared = ["tokenizer.vocab_size=500", "after_sweep=[]", "+exact.beta=1"]
+    cfg = compose_config(["stage=all", *shared, "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3']"])
+    own = hydra_hooks.HydraConfig.get().overrides.task
+    stages = {stage: [f"stage={stage}", *shared, *cfg.overrides[stage]] for stage in ("tokenizer", "sft")}
+    given.say_unused_by_all(cfg, stages)
+    assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
+    assert (
+        caplog.messages[0]
+        == "stage=sft does not use:\n  +rollouts.prompts=3 (a recipe's own: other settings refer to it)"
+    )
+    assert caplog.messages[1].startswith("no stage of tokenizer, sft uses:\n  +exact.beta=1 (")
+    assert hydra_hooks.HydraConfig.get().overrides.task == own
+
+
+def test_arguments_that_do_not_compose_end_the_whole_before_its_first_stage():
+    cfg = compose_config(["stage=all"])
+    with pytest.raises(ValueError, match=r"stage=sft data.comparisons=3: .*comparisons"):
+        given.say_unused_by_all(cfg, {"tokenizer": ["stage=tokenizer"], "sft": ["stage=sft", "data.comparisons=3"]})
+
+
+SHAPE = GPTConfig(
+    vocab_size=400,
+    hidden_size=128,
+    intermediate_size=352,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+    max_position_embeddings=128,
+    tie_word_embeddings=True,
+)  # conf/model/tiny.yaml
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """A function that checks a shape that stage=rm reads, with the overrides of a command line."""
+    cfg = compose_config(["stage=rm"])
+
+    def check(shape: GPTConfig, *lines: str, **changes: int | float | str) -> None:
+        monkeypatch.setattr(given, "overrides", lambda: OverridesParser.create().parse_overrides(list(lines)))
+        given.check_shape(OmegaConf.merge(cfg, changes), "logs/x", shape)
+
+    OmegaConf.set_struct(cfg, False)
+    return check
+
+
+def test_a_model_named_on_the_command_line_must_be_the_one_that_is_read(reads):
+    reads(replace(SHAPE, context=64, model_type="llama"), "model=tiny")
+    with pytest.raises(ArtifactError, match=r"model of num_hidden_layers 3, but .* of num_hidden_layers 9\. Leave out"):
+        reads(replace(SHAPE, num_hidden_layers=9), "model=tiny")
+    with pytest.raises(
+        ArtifactError, match="of vocab_size 500, but this stage reads the one at logs/x, of vocab_size 400"
+    ):
+        reads(SHAPE, "model.vocab_size=500", model={"vocab_size": 500})
+    with pytest.raises(ArtifactError, match="of dropout 0.5, but .* of dropout 0.0"):
+        reads(SHAPE, "+model.dropout=0.5", model={"dropout": 0.5})
+
+
+def test_a_run_that_bears_the_name_of_another_model_is_warned_of(reads, caplog):
+    reads(replace(SHAPE, num_hidden_layers=9), run="mine")
+    assert not caplog.text
+    reads(replace(SHAPE, num_hidden_layers=9))
+    assert "num_hidden_layers 3" in caplog.text and "num_hidden_layers 9" in caplog.text
+    assert "the run is called tiny all the same; run=<name> names it" in caplog.text

@@ -13,11 +13,11 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"resuming"},
-    {"hydra_hooks", "places", "checking", "lineage"},
+    {"hydra_hooks", "places", "checking", "lineage", "settings"},
     {"tasks"},
     {"cli", "train"},
 ]
-SEES_CONFIGS = {"hydra_hooks", "places", "checking", "lineage", "tasks", "cli", "train"}
+SEES_CONFIGS = {"hydra_hooks", "places", "checking", "lineage", "settings", "tasks", "cli", "train"}
 SEES_LIGHTNING = SEES_CONFIGS | {"processes", "data", "stages", "evaluation", "serving", "callbacks"}
 FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 MODULES = [file for file in FILES if file.name != "__init__.py"]

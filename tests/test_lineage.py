@@ -35,31 +35,6 @@ def test_a_finished_stage_is_not_replaced_in_silence(export):
     assert not lineage.is_made(export.with_name("other"), changed, force=False)
 
 
-def test_settings_that_only_watch_do_not_count_as_inputs():
-    cfg = {
-        "reads": {"model": "logs/tiny/sft/export"},
-        "stage": {"lr": 0.1, "model": {"path": "logs/tiny/sft/export"}},
-        "trainer": {"max_steps": 5, "log_every_n_steps": 10, "enable_progress_bar": True},
-    }
-    parents = {"model": {"path": "logs/tiny/sft/export", "stage": "sft", "content": "c0ffee"}}
-    found = lineage.inputs_of(cfg, ["stage", "trainer"], parents, "d")
-    assert found == {"stage.lr": 0.1, "trainer.max_steps": 5, "reads.model": "c0ffee", "data (content)": "d"}
-
-
-def test_when_a_run_validates_is_an_input_where_something_is_decided_by_it():
-    watched = {"val_check_interval": 5, "check_val_every_n_epoch": None, "limit_val_batches": 2}
-    cfg = {"export": "last", "selection": {"metric": "val/loss", "mode": "min"}, "trainer": watched, "callbacks": None}
-    decided = {f"trainer.{name}": value for name, value in watched.items()}
-    selection = {"selection.metric": "val/loss", "selection.mode": "min"}
-    assert lineage.choice_of_weights(cfg) == {"export": "last"}
-    assert lineage.choice_of_weights(cfg | {"export": "best"}) == {"export": "best"} | selection | decided
-    stopping = {"callbacks": {"early_stopping": {"patience": 3, "min_delta": 0.1}}}
-    assert lineage.choice_of_weights(cfg | stopping) == {"export": "last"} | selection | decided | {
-        "callbacks.early_stopping.patience": 3,
-        "callbacks.early_stopping.min_delta": 0.1,
-    }
-
-
 def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path):
     known = {stage: f"{tmp_path}/tiny/{stage}/export" for stage in ("tokenizer", "pretrain", "sft", "rm")}
     with pytest.raises(ArtifactError) as caught:

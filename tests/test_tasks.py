@@ -180,14 +180,6 @@ def test_a_missing_predecessor_stops_before_any_work(tmp_path):
     assert not (tmp_path / "tiny/ppo/checkpoints").exists()
 
 
-def test_a_tokenizer_that_a_stage_does_not_read_is_named(logs, caplog):
-    common.common_tokenizer(config("sft", logs, "artifacts.tokenizer=elsewhere"))
-    assert "artifacts.tokenizer=elsewhere is not read: this stage takes the tokenizer of" in caplog.text
-    caplog.clear()
-    common.common_tokenizer(config("sft", logs))
-    assert not caplog.text
-
-
 def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weights(logs, tmp_path, monkeypatch):
     """SIGTERM in the second step of a pretraining: a checkpoint, exit status 143, no artifact; then an unbroken end."""
     known = [

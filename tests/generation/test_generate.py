@@ -310,3 +310,28 @@ def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model
     cache = model.new_cache(torch.zeros(2, dtype=torch.int64), 5, dtype=torch.bfloat16)
     assert cache.keys[0].dtype == cache.values[0].dtype == torch.float32
     assert cache.weights[0].qkv.weight.dtype == cache.head.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("first", [0, 2])
+def test_logits_that_are_no_numbers_end_sampling_with_a_clear_error(monkeypatch, temperature, bad, first):
+    model, steps, yielded = puppets.random_model(VOCAB), [], []
+    honest = type(model).next_logits
+
+    def spoiled(self, input_ids, cache):
+        logits = honest(self, input_ids, cache).clone()
+        steps.append(len(steps))
+        if steps[-1] >= first:
+            logits[-1, 3] = bad
+        return logits
+
+    monkeypatch.setattr(type(model), "next_logits", spoiled)
+    sampling = Sampling(6, temperature=temperature)
+    with pytest.raises(ValueError, match=r"logits are not numbers.*trainer.precision=32-true"):
+        generate(model, [[5, 6], [7]], sampling, stop_ids=[], pad_id=0, generator=seeded("cpu", 0))
+    steps.clear()
+    drawn = stream(model, [5, 6], sampling, stop_ids=[], generator=seeded("cpu", 0))
+    with pytest.raises(ValueError, match="logits are not numbers"):
+        yielded.extend(drawn)  # of an iterable that raises it keeps what came before
+    assert len(yielded) == first

@@ -16,6 +16,10 @@ from components.models.heads import CausalLM
 ALONE = 2e7  # multiplications a step; below it one thread is faster than two (4M parameters, one row: by 30 %)
 # Rows that have stopped leave the batch when at most this share is left: leaving copies the cache, on a GPU the graph.
 LEAVE = {"cpu": 0.75, "cuda": 0.5, "mps": 0.75}
+NOT_NUMBERS = (
+    "generate: the model's logits are not numbers (NaN or infinite): its training diverged, or they overflow in this "
+    "precision. Try trainer.precision=32-true, or a model from before it diverged"
+)
 
 
 class Sampling(NamedTuple):
@@ -57,7 +61,8 @@ def generate(
     """Continues every prompt until a stop token or max_new_tokens; prompts may differ in length.
 
     The prompts are read once whatever samples_per_prompt; rows that have stopped leave the batch.
-    generator lives on the model's device. Raises ValueError for an empty prompt, or one that leaves no room.
+    generator lives on the model's device. Raises ValueError for an empty prompt, one that leaves no room, and logits
+    that are not numbers.
     """
     _check_room(model, prompts, sampling)
     with _threads_for(model, len(prompts) * samples_per_prompt):
@@ -88,8 +93,10 @@ def _generate(
     rows = torch.arange(total, device=device)  # which response each row of the cache continues
     alive = torch.ones(total, dtype=torch.bool, device=device)  # of the cache's rows: no stop token yet
     finished = torch.zeros_like(alive)
+    sound = torch.ones((), dtype=torch.bool, device=device)  # all logits so far were numbers; read once, at the end
     advance: Step | None = None
     for step in range(sampling.max_new_tokens):
+        sound &= are_numbers(logits).all()
         token = pick(logits, sampling, generator)
         drawn[rows, step] = torch.where(alive, token, pad_id)
         mask[rows, step] = alive
@@ -104,6 +111,8 @@ def _generate(
             advance = None  # that was of the cache as it was
         advance = advance or step_of(model, cache)
         logits = advance(token)
+    if not sound:
+        raise ValueError(NOT_NUMBERS)
     width = int(mask.any(0).sum())
     return Samples(drawn[:, :width], mask[:, :width], finished)
 
@@ -136,7 +145,10 @@ def stream(
     generator: torch.Generator,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[int]:
-    """Yields one prompt's continuation token by token; a stop token ends it and is not yielded."""
+    """Yields one prompt's continuation token by token; a stop token ends it and is not yielded.
+
+    Raises ValueError as `generate` does.
+    """
     _check_room(model, [prompt], sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
@@ -146,20 +158,28 @@ def stream(
     advance = step_of(model, cache)
     for left in reversed(range(sampling.max_new_tokens)):
         token = pick(logits, sampling, generator)
-        if int(token) in stop_ids or should_stop():
+        number = int(torch.where(are_numbers(logits), token, -1))  # the device is waited for once
+        if number < 0:
+            raise ValueError(NOT_NUMBERS)
+        if number in stop_ids or should_stop():
             return
-        yield int(token)
+        yield number
         if left:
             with _threads_for(model, 1):
                 logits = advance(token)
 
 
+def are_numbers(logits: Tensor) -> Tensor:
+    """(B,) bool of logits (B, V): there is something to sample from, neither NaN nor infinite."""
+    return logits.amax(1).isfinite()
+
+
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token (B,) int64 for every row of logits (B, V)."""
+    """One token (B,) int64 for every row of logits (B, V); any token of a row that are no numbers."""
     if sampling.temperature == 0:
         return logits.argmax(-1)
     kept = filter_logits(logits.float(), temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-    return draw(kept, generator)
+    return draw(kept, generator).clamp(max=logits.shape[1] - 1)  # of NaN it is one past the vocabulary
 
 
 def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:

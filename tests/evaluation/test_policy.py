@@ -101,6 +101,26 @@ def test_no_more_rows_are_drawn_at_once_than_allowed(new_model, tokenizer, monke
     assert drawn.of == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
 
 
+def watch(monkeypatch, name: str, rows) -> list[int]:
+    """How many rows every call of a function of the module has, as a list that fills."""
+    sizes, called = [], getattr(policy, name)
+    monkeypatch.setattr(policy, name, lambda *a, **k: sizes.append(rows(*a, **k)) or called(*a, **k))
+    return sizes
+
+
+def test_no_more_tokens_are_sampled_or_read_at_once_than_the_plan_says(new_model, tokenizer, monkeypatch):
+    sampled = watch(monkeypatch, "generate", lambda model, prompts, *_, samples_per_prompt, **__: samples_per_prompt)
+    read = watch(monkeypatch, "packed", lambda prompts, *_, **__: len(prompts))
+    plan = PLAN._replace(tokens_at_once=33)  # the longest prompt has 5 tokens and its response 6: 3 rows
+    drawn = respond(new_model(0), tokenizer, PROMPTS, plan)
+    assert sampled == [3, 3, 2] * 3
+    assert drawn.of == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
+    assert drawn.ids[:3] != drawn.ids[3:6]
+    width = max(map(len, drawn.ids))
+    describe(new_model(0), PROMPTS, drawn, reference=None, pad_id=tokenizer.pad_id, tokens_at_once=4 * (width + 5))
+    assert read == [4] * 6
+
+
 def test_parts_of_the_prompts_draw_from_different_streams(uniform, tokenizer, monkeypatch):
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 8)
     drawn = respond(uniform, tokenizer, [PROMPTS[0], PROMPTS[0]], PLAN)

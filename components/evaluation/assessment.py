@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.evaluation import world as world_quality
 from components.evaluation.intervals import mean_interval, share_interval
-from components.evaluation.policy import Responses, scores
+from components.evaluation.policy import TOKENS_AT_ONCE, Responses, scores
 from components.functional.estimators import ranking_credit
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
@@ -19,11 +19,14 @@ Prompt = Mapping[str, Any]
 
 
 class Judges(NamedTuple):
-    """Who reads answers: the tokenizer always, the world's judge and the reward model where there are such."""
+    """Who reads answers: the tokenizer always, the world's judge and the reward model where there are such.
+
+    tokens_at_once: that the reward model reads together."""
 
     tokenizer: Tokenizer
     world: World | None
     reward: ScalarModel | None
+    tokens_at_once: int = TOKENS_AT_ONCE
 
 
 class Assessed(NamedTuple):
@@ -61,7 +64,8 @@ def assess(drawn: Responses, prompts: Sequence[Prompt], judges: Judges) -> Asses
         found = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], drawn)
     if judges.reward is not None:
         chat = [list(prompt["ids"]) for prompt in prompts]
-        given = scores(judges.reward, chat, drawn, pad_id=judges.tokenizer.pad_id)
+        reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": judges.tokens_at_once}
+        given = scores(judges.reward, chat, drawn, **reading)
     return Assessed(drawn, found, given)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.evaluation.assessment import Prompt, question_of
 from components.evaluation.intervals import share_interval
-from components.evaluation.policy import Responses, scores
+from components.evaluation.policy import TOKENS_AT_ONCE, Responses, scores
 from components.functional.estimators import ranking_credit
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
@@ -45,7 +45,13 @@ def choice_credit(given: Tensor, truth: int) -> float:
 
 
 def choice(
-    world: World, reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], ending: str = ""
+    world: World,
+    reward: ScalarModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    ending: str = "",
+    *,
+    tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
     """How often the reward model scores the true statement highest; all keys with the ending.
 
@@ -54,7 +60,8 @@ def choice(
     questions                      what the figures rest on
     """
     offered, truths = statements(world, tokenizer, prompts)
-    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, pad_id=tokenizer.pad_id)
+    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": tokens_at_once}
+    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, **reading)
     of = torch.tensor(offered.of)
     parts = [given[of == number] for number in range(len(prompts))]
     right = torch.tensor([choice_credit(part, truth) for part, truth in zip(parts, truths, strict=True)])
@@ -68,7 +75,13 @@ def choice(
 
 
 def by_name(
-    world: World, reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], ending: str = ""
+    world: World,
+    reward: ScalarModel,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    ending: str = "",
+    *,
+    tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
     """Whether the reward model sees whom an answer speaks of; all keys with the ending.
 
@@ -83,7 +96,8 @@ def by_name(
         for one, truth in zip(asked, truths, strict=True)
     ]
     offered = as_answers(tokenizer, asked, texts)
-    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, pad_id=tokenizer.pad_id)
+    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": tokens_at_once}
+    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, **reading)
     margins = given.view(len(asked), -1)
     right = ranking_credit(margins[:, :1] - margins[:, 1:]).flatten()
     interval = share_interval(right, [number for number in range(len(asked)) for _ in world.names[1:]])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from components.data.formats import Message
 from components.data.sampler import permutation
-from components.evaluation.policy import SamplePlan, respond
+from components.evaluation.policy import TOKENS_AT_ONCE, SamplePlan, respond
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -58,7 +58,13 @@ class Ranking(NamedTuple):
 
 
 def draw(
-    model: CausalLM, tokenizer: Tokenizer, prompts: Sequence[Prompt], plan: Plan, seed: int
+    model: CausalLM,
+    tokenizer: Tokenizer,
+    prompts: Sequence[Prompt],
+    plan: Plan,
+    seed: int,
+    *,
+    tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> tuple[list[Drawn], Counter[str]]:
     """Completions of as many prompts as the plan has records, and counts of what was drawn and left out.
 
@@ -70,7 +76,7 @@ def draw(
     laps = range(-(-(plan.records or len(prompts)) // len(prompts)))
     order = [int(place) for lap in laps for place in permutation(len(prompts), seed, lap)]
     asked = [prompts[place] for place in order[: plan.records]]
-    sampling = SamplePlan(plan.completions, plan.max_new_tokens, seed)
+    sampling = SamplePlan(plan.completions, plan.max_new_tokens, seed, tokens_at_once)
     said = respond(model, tokenizer, [prompt["ids"] for prompt in asked], sampling, temperature=plan.temperature)
     counts = Counter({"asked": len(asked), "unfinished": said.finished.count(False), "duplicates": 0, "dropped": 0})
     drawn = []

@@ -77,7 +77,7 @@ def evaluate_pipeline(
         raise ValueError(
             f"evaluation: expected a model and a prompt at least, got {len(models)} and {len(material.prompts)}"
         )
-    judges = Judges(tokenizer, world, reward.eval() if reward is not None else None)
+    judges = Judges(tokenizer, world, reward.eval() if reward is not None else None, plan.tokens_at_once)
     results: dict[str, Any] = {"seed": plan.seed, "sampling": sampling(material, plan, best_of), "models": {}}
     assessed = {}
     for name, model in models.items():
@@ -90,7 +90,7 @@ def evaluate_pipeline(
     if REFERENCE in models:
         against_reference(results, assessed)
         if best_of and (world or reward):
-            many = SamplePlan(best_of, plan.max_new_tokens, plan.seed + 2)
+            many = plan._replace(samples_per_prompt=best_of, seed=plan.seed + 2)
             sample_many(results, models[REFERENCE], judges, material, many, assessed[REFERENCE])
     return results | measure_reward(judges, material)
 
@@ -108,7 +108,7 @@ def sampling(material: Material, plan: SamplePlan, best_of: int) -> dict[str, in
 
 
 def on_training(plan: SamplePlan) -> SamplePlan:
-    return SamplePlan(max(1, plan.samples_per_prompt // TRAIN_SHARE), plan.max_new_tokens, plan.seed + 1)
+    return plan._replace(samples_per_prompt=max(1, plan.samples_per_prompt // TRAIN_SHARE), seed=plan.seed + 1)
 
 
 def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[list[int]]:
@@ -129,7 +129,8 @@ def measure(
     tokenizer, prompts = judges.tokenizer, material.prompts
     asked = inputs(name, tokenizer, prompts)
     drawn = respond(model, tokenizer, asked, plan)
-    figures = describe(model, asked, drawn, reference=reference, pad_id=tokenizer.pad_id)
+    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
+    figures = describe(model, asked, drawn, reference=reference, **reading)
     assessed = assess(drawn, prompts, judges)
     figures |= worth_figures(assessed)
     greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
@@ -153,9 +154,10 @@ def on_training_prompts(
 ) -> dict[str, Any]:
     """Those of a model's figures that are wanted on training prompts too, with the ending _train."""
     assessed = draw(name, model, judges, prompts, plan)
-    asked, pad_id = inputs(name, judges.tokenizer, prompts), judges.tokenizer.pad_id
+    asked = inputs(name, judges.tokenizer, prompts)
+    reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
     figures = worth_figures(assessed)
-    figures |= describe(model, asked, assessed.drawn, reference=reference, pad_id=pad_id)
+    figures |= describe(model, asked, assessed.drawn, reference=reference, **reading)
     if judges.world is not None:
         figures["greedy_correct"] = share_right(likeliest(name, model, judges, prompts, plan))
     return {f"{key}_train": figures[key] for key in ON_TRAINING if key in figures}
@@ -248,9 +250,10 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
     if judges.world is None:
         return {"reward_model": figures}
     known = (judges.world, judges.reward, judges.tokenizer)
-    chosen = choice(*known, material.prompts)
-    named = by_name(*known, material.prompts, "_heldout")
+    reading = {"tokens_at_once": judges.tokens_at_once}
+    chosen = choice(*known, material.prompts, **reading)
+    named = by_name(*known, material.prompts, "_heldout", **reading)
     if material.train_prompts:
-        chosen |= choice(*known, material.train_prompts, "_train")
-        named |= by_name(*known, material.train_prompts)
+        chosen |= choice(*known, material.train_prompts, "_train", **reading)
+        named |= by_name(*known, material.train_prompts, **reading)
     return {"reward_model": figures | named, "choice": chosen}

@@ -46,16 +46,21 @@ class RewardJudge:
     temperature T: 0 takes the order of the scores; above, the ranking is drawn: the best with probability
     ∝ exp(score / T), then the best of the others, and so on, so that of two completions one is ranked above the other
     with probability σ(difference / T). At T = 1 the judge errs as often as the model expects to.
-    Equal completions have equal ranks. reward: builds the model. device: where it computes.
+    Equal completions have equal ranks. reward: builds the model. hold: puts it where it computes.
     Raises ValueError for a negative temperature.  Source: Plackett 1975; Luce 1959; of pairs Bradley & Terry 1952.
     """
 
     def __init__(
-        self, *, reward: Callable[[], ScalarModel], tokenizer: Tokenizer, device: str, temperature: float
+        self,
+        *,
+        reward: Callable[[], ScalarModel],
+        tokenizer: Tokenizer,
+        hold: Callable[[ScalarModel], ScalarModel],
+        temperature: float,
     ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"judge.temperature: got {temperature}, expected a number from 0 up")
-        self.model, self.tokenizer, self.temperature = reward().to(device).eval(), tokenizer, temperature
+        self.model, self.tokenizer, self.temperature = hold(reward()), tokenizer, temperature
 
     def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int]:
         different = list(dict.fromkeys(completions))

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from components.generation.generate import compute_dtype
 from components.models.heads import CausalLM
 
-CHUNK = 8192  # texts that a model reads at once
+CHUNK = 8192  # texts that a model reads at once, unless a caller says otherwise
 MOST_N = 1024  # best-of-n is looked at up to here
 FRONTIER = [0.05 * 1.1**step for step in range(61)]  # temperatures that the optimum's curve is drawn at
 Figures = dict[str, float]
@@ -22,6 +23,7 @@ class Task(NamedTuple):
     A response ends with one of stop_ids, and is worth what the reward model says at its last token; one that is still
     going after max_new_tokens is worth missing_end_score. vocabulary: number of ids, all of them possible everywhere
     but those in `unused`.
+    texts_at_once: that a model reads together.
     """
 
     beta: float
@@ -30,11 +32,12 @@ class Task(NamedTuple):
     stop_ids: tuple[int, ...]
     vocabulary: int
     unused: tuple[int, ...] = ()
+    texts_at_once: int = CHUNK
 
     def beginnings(self) -> Iterator[tuple[Tensor, bool]]:
         """Blocks of texts (n, length) that have not ended, shorter ones first, and whether the next id is the last."""
         for length in range(self.max_new_tokens):
-            for texts in _texts(self.going, length).split(CHUNK):
+            for texts in _texts(self.going, length).split(self.texts_at_once):
                 yield texts, length + 1 == self.max_new_tokens
 
     @property
@@ -55,7 +58,7 @@ def _texts(ids: tuple[int, ...], length: int) -> Tensor:
 
 @torch.no_grad()
 def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
-    """Blocks (n,) float64 of the log-probabilities of all responses to the prompt, in a fixed order.
+    """Blocks (n,) float64 on the CPU of the log-probabilities of all responses to the prompt, in a fixed order.
 
     A block has, for each of a number of beginnings, its continuation by every stop id, and where the next id is the
     last by every other one too.
@@ -79,12 +82,12 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
 
 @torch.no_grad()
 def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
-    """Blocks (n,) float64 of what those responses are worth, in the order of `response_logprobs`."""
+    """Blocks (n,) float64 on the CPU of what those responses are worth, in the order of `response_logprobs`."""
     stops = torch.tensor(task.stop_ids)
     for texts, last in task.beginnings():
         ended = torch.cat([texts.repeat_interleave(len(stops), 0), stops.repeat(len(texts))[:, None]], dim=1)
         rows = torch.cat([torch.tensor([list(prompt)]).expand(len(ended), -1), ended], dim=1)
-        worth = reward(rows)[:, -1].double().view(len(texts), len(stops))
+        worth = reward(rows.to(_device_of(reward)))[:, -1].cpu().double().view(len(texts), len(stops))
         if last:
             whole = worth.new_full((len(texts), task.vocabulary), task.missing_end_score)
             whole[:, stops] = worth
@@ -93,14 +96,19 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
 
 
 def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Tensor:
-    """(n, V) float64 log-probabilities of what follows the prompt and each of the texts (n, length)."""
-    room = len(prompt) + texts.shape[1]
-    cache = model.new_cache(torch.zeros(1, dtype=torch.int64), room, dtype=torch.float32)
-    hidden = model.hidden(torch.tensor([list(prompt)]), cache=cache)[:, -1]
+    """(n, V) float64, on the CPU: log-probabilities of what follows the prompt and each of the texts (n, length)."""
+    room, device = len(prompt) + texts.shape[1], _device_of(model)
+    start = torch.zeros(1, dtype=torch.int64, device=device)
+    cache = model.new_cache(start, room, dtype=compute_dtype(model))
+    hidden = model.hidden(torch.tensor([list(prompt)], device=device), cache=cache)[:, -1]
     if texts.shape[1]:
-        cache.select(torch.zeros(len(texts), dtype=torch.int64))
-        hidden = model.hidden(texts, cache=cache)[:, -1]
-    return model.head(hidden).double().log_softmax(-1)
+        cache.select(torch.zeros(len(texts), dtype=torch.int64, device=device))
+        hidden = model.hidden(texts.to(device), cache=cache)[:, -1]
+    return model.head(hidden).cpu().double().log_softmax(-1)
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(chain(model.parameters(), model.buffers())).device  # a table of rewards has buffers alone
 
 
 class Question(NamedTuple):

@@ -13,16 +13,24 @@ from components.generation.rollout import Experience, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 512  # responses drawn together
+ROWS_AT_ONCE = 512  # responses sampled together, at most
+TOKENS_AT_ONCE = (
+    2**16
+)  # of prompts and responses that a model reads or samples together, unless a caller says otherwise
 LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in fp32
 
 
 class SamplePlan(NamedTuple):
-    """How many responses to each prompt, of how many tokens at most, drawn from which seed."""
+    """How many responses to each prompt, of how many tokens at most, drawn from which seed.
+
+    tokens_at_once: of prompts and responses that a model samples or reads together, which bounds memory; other parts
+    are sampled from other streams.
+    """
 
     samples_per_prompt: int
     max_new_tokens: int
     seed: int
+    tokens_at_once: int = TOKENS_AT_ONCE
 
 
 class Responses(NamedTuple):
@@ -48,36 +56,45 @@ def respond(
 ) -> Responses:
     """Draws plan.samples_per_prompt responses to every prompt from the whole distribution (temperature 0: likeliest).
 
-    Prompts are taken in parts of about ROWS_AT_ONCE responses, so memory does not grow with their number.
+    They are taken in parts of at most ROWS_AT_ONCE responses and plan.tokens_at_once tokens, the longest prompt's
+    counted for every row, so memory does not grow with their number; one response may exceed it.
     """
     device = next(model.parameters()).device
     sampling = Sampling(plan.max_new_tokens, temperature=temperature)
-    per_part = max(1, ROWS_AT_ONCE // plan.samples_per_prompt)
+    longest = max(map(len, prompts), default=0) + plan.max_new_tokens
+    rows = max(1, min(ROWS_AT_ONCE, plan.tokens_at_once // longest))
+    per_part = max(1, rows // plan.samples_per_prompt)
     ids: list[list[int]] = []
     finished: list[bool] = []
     for start in range(0, len(prompts), per_part):
-        samples = generate(
-            model,
-            prompts[start : start + per_part],
-            sampling,
-            stop_ids=tokenizer.stop_ids,
-            pad_id=tokenizer.pad_id,
-            generator=seeded(device, plan.seed, start),
-            samples_per_prompt=plan.samples_per_prompt,
-        )
-        ids += samples.responses()
-        finished += samples.finished.tolist()
+        for first in range(0, plan.samples_per_prompt, rows):  # one round, unless a prompt's samples are too many
+            samples = generate(
+                model,
+                prompts[start : start + per_part],
+                sampling,
+                stop_ids=tokenizer.stop_ids,
+                pad_id=tokenizer.pad_id,
+                generator=seeded(device, plan.seed, start, *([first] if first else [])),
+                samples_per_prompt=min(rows, plan.samples_per_prompt - first),
+            )
+            ids += samples.responses()
+            finished += samples.finished.tolist()
     of = [number for number in range(len(prompts)) for _ in range(plan.samples_per_prompt)]
     return Responses(ids, [tokenizer.decode(response) for response in ids], finished, of)
 
 
 @torch.no_grad()
 def sequence_likelihoods(
-    model: CausalLM, prompts: Sequence[Sequence[int]], responses: Responses, *, pad_id: int
+    model: CausalLM,
+    prompts: Sequence[Sequence[int]],
+    responses: Responses,
+    *,
+    pad_id: int,
+    tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
     """((N,), (N,)) fp64 on the CPU: Σ log p of every response, and Σ of the exact entropies its tokens came from."""
     logprobs, entropies = [], []
-    for part in _parts(model, prompts, responses, pad_id):
+    for part in _parts(model, prompts, responses, pad_id, tokens_at_once):
         found, uncertain = response_logprobs(model, part, temperature=1.0)
         logprobs.append(found.double().sum(1).cpu())
         entropies.append(uncertain.double().sum(1).cpu())
@@ -85,9 +102,16 @@ def sequence_likelihoods(
 
 
 @torch.no_grad()
-def scores(model: ScalarModel, prompts: Sequence[Sequence[int]], responses: Responses, *, pad_id: int) -> Tensor:
+def scores(
+    model: ScalarModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Responses,
+    *,
+    pad_id: int,
+    tokens_at_once: int = TOKENS_AT_ONCE,
+) -> Tensor:
     """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt."""
-    found = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id)]
+    found = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id, tokens_at_once)]
     return torch.cat(found)
 
 
@@ -98,6 +122,7 @@ def describe(
     *,
     reference: CausalLM | None,
     pad_id: int,
+    tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
     """Figures of a policy from the responses it drew at temperature 1.
 
@@ -109,11 +134,12 @@ def describe(
     kl                   mean Σ (log p − log p_reference) per response, nats; None without a reference
     distinct             distinct texts per prompt ÷ samples per prompt, mean over prompts
     """
-    logprobs, entropies = sequence_likelihoods(model, prompts, responses, pad_id=pad_id)
+    reading = {"pad_id": pad_id, "tokens_at_once": tokens_at_once}
+    logprobs, entropies = sequence_likelihoods(model, prompts, responses, **reading)
     tokens = sum(map(len, responses.ids))
     kl = None
     if reference is not None:
-        kl = float(kl_k1(logprobs, sequence_likelihoods(reference, prompts, responses, pad_id=pad_id)[0]).mean())
+        kl = float(kl_k1(logprobs, sequence_likelihoods(reference, prompts, responses, **reading)[0]).mean())
     return {
         "finished": sum(responses.finished) / len(responses.finished),
         "length": tokens / len(responses.ids),
@@ -131,12 +157,18 @@ def distinct_share(responses: Responses) -> float:
 
 
 def _parts(
-    model: CausalLM | ScalarModel, prompts: Sequence[Sequence[int]], responses: Responses, pad_id: int
+    model: CausalLM | ScalarModel,
+    prompts: Sequence[Sequence[int]],
+    responses: Responses,
+    pad_id: int,
+    tokens_at_once: int,
 ) -> Iterator[Experience]:
-    """The responses as packed rows, in parts whose logits stay below LOGITS_AT_ONCE numbers."""
+    """The responses as packed rows, in parts of at most so many tokens whose logits stay below LOGITS_AT_ONCE numbers;
+    one response may exceed either."""
     device = next(model.parameters()).device
     width = max(map(len, responses.ids))
-    rows = max(1, LOGITS_AT_ONCE // (width * model.config.vocab_size))
+    longest = width + max(map(len, prompts))
+    rows = max(1, min(LOGITS_AT_ONCE // (width * model.config.vocab_size), tokens_at_once // longest))
     for start in range(0, len(responses.ids), rows):
         ids = responses.ids[start : start + rows]
         drawn = torch.tensor([one + [pad_id] * (width - len(one)) for one in ids], device=device)

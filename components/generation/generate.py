@@ -80,7 +80,7 @@ def _generate(
 ) -> Samples:
     device = next(model.parameters()).device
     ids, starts = _left_pad(prompts, pad_id, device)
-    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
+    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=compute_dtype(model))
     logits = model.next_logits(ids, cache)
     total = len(prompts) * samples_per_prompt
     if samples_per_prompt > 1:
@@ -152,7 +152,7 @@ def stream(
     _check_room(model, [prompt], sampling)
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
-    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=_compute_dtype(model))
+    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=compute_dtype(model))
     with _threads_for(model, 1):
         logits = model.next_logits(ids, cache)
     advance = step_of(model, cache)
@@ -209,7 +209,7 @@ def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.devic
     return ids, torch.tensor([width - len(p) for p in prompts], device=device)
 
 
-def _compute_dtype(model: CausalLM) -> torch.dtype:
+def compute_dtype(model: CausalLM) -> torch.dtype:
     """The type of products: autocast's where it is on, else the weights'."""
     weight = next(model.parameters())
     if torch.is_autocast_enabled(weight.device.type):

@@ -35,7 +35,7 @@ def test_the_statements_are_read_as_answers_that_end(world, tokenizer, chat_prom
 def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, chat_prompts, monkeypatch, knows, right):
     prompts = chat_prompts("train")
 
-    def scores(model, asked, offered, *, pad_id):
+    def scores(model, asked, offered, **_):
         assert asked == [prompt["ids"] for prompt in prompts]
         correct = [
             world.judge(prompts[number]["prompt"], text, True).correct
@@ -52,7 +52,7 @@ def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, cha
 
 
 def test_a_reward_model_that_cannot_tell_is_right_by_chance(world, tokenizer, reward, chat_prompts, monkeypatch):
-    monkeypatch.setattr(module, "scores", lambda model, asked, offered, *, pad_id: torch.zeros(len(offered.ids)))
+    monkeypatch.setattr(module, "scores", lambda model, asked, offered, **_: torch.zeros(len(offered.ids)))
     assert choice(world, reward, tokenizer, chat_prompts("train"))["reward_model"] == 1 / 8
 
 
@@ -65,7 +65,7 @@ def test_a_reward_model_is_told_by_answers_that_differ_in_the_name_alone(
 ):
     prompts = chat_prompts("held_out")
 
-    def scores(model, asked, offered, *, pad_id):
+    def scores(model, asked, offered, **_):
         assert len(set(zip(offered.of, offered.texts, strict=True))) == len(prompts) * len(world.names)
         pairs = zip(offered.of, offered.texts, strict=True)
         return torch.tensor([float(worth(world.judge(prompts[of]["prompt"], text, True))) for of, text in pairs])
@@ -82,7 +82,7 @@ def test_a_reward_model_that_sees_half_of_the_names_is_right_on_half_of_them(
     """Six names: five others, of which two are told from the one asked about; the other three tie with it, for half."""
     prompts = chat_prompts("train")[:4]
 
-    def scores(model, asked, offered, *, pad_id):
+    def scores(model, asked, offered, **_):
         return torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0] * len(prompts))
 
     monkeypatch.setattr(module, "scores", scores)

@@ -36,7 +36,9 @@ def answers(world):
 
 
 def scoring(reward, tokenizer, temperature, values=None):
-    judge = RewardJudge(reward=lambda: reward, tokenizer=tokenizer, device="cpu", temperature=temperature)
+    judge = RewardJudge(
+        reward=lambda: reward, tokenizer=tokenizer, hold=lambda model: model.eval(), temperature=temperature
+    )
     if values is not None:
         judge.scores = lambda prompt, completions: [values[completion] for completion in completions]
     return judge

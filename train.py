@@ -13,7 +13,7 @@ import sys
 
 import hydra
 from hydra.errors import ConfigCompositionException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components import hydra_hooks, places, processes
 from components.overrides import as_typed
@@ -29,7 +29,7 @@ def main(cfg: DictConfig) -> None:
                 raise SystemExit(0)
             hydra_hooks.run_sweep_job(cfg)
             return
-        OmegaConf.resolve(cfg)
+        hydra_hooks.resolve(cfg)
         if not processes.takes_part(cfg.task, cfg.trainer, started):
             return
 

@@ -72,6 +72,7 @@ class Common(TypedDict, total=False):
     gradient_checkpointing: bool
     compile: bool
     context: int | None
+    tokens_at_once: Annotated[int, Field(ge=1)]
     determinism: bool
     force: bool | Literal["changed"]
     resume: str

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -45,6 +46,7 @@ ENDED_ELSEWHERE = ("Connection closed by peer", "Connection reset by peer", "rem
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 NAME_BYTES, VALUE_BYTES = 200, 60  # of a sweep's folder, where file systems end at 255, and of one value in its name
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
+CHECKED = "GRADUS_OVERRIDES_CHECKED"  # another: the process that started this one has said which overrides are not used
 
 
 class Job(NamedTuple):
@@ -57,6 +59,7 @@ class Job(NamedTuple):
 
 
 JOBS: list[Job] = []  # of this process's sweep so far
+INTERPOLATIONS: dict[str, str] = {}  # key → value as it was written, of what refers to other keys in this job's config
 
 
 class Sweep(Callback):
@@ -94,7 +97,8 @@ class Sweep(Callback):
         naming = [o for key, o in swept.items() if key in _naming(given) and o.is_sweep_override()]
         runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
         for run in itertools.product(*runs):
-            code = launch([*_hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
+            with overrides_checked():  # they were given for the jobs
+                code = launch([*_hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
             if code:
                 raise SystemExit(code)
 
@@ -153,6 +157,21 @@ OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 OmegaConf.register_new_resolver("later", later, replace=True)
 
 
+def resolve(cfg: DictConfig) -> None:
+    """Resolves a config's interpolations in place; INTERPOLATIONS keeps how they were written."""
+    INTERPOLATIONS.clear()
+    INTERPOLATIONS.update(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
+    OmegaConf.resolve(cfg)
+
+
+def _interpolations(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _interpolations(inner, f"{path}.{key}" if path else str(key))
+    if isinstance(value, str) and "${" in value:
+        yield path, value
+
+
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     """The config, all interpolations resolved, that `python train.py <overrides>` would run with.
 
@@ -163,8 +182,38 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    OmegaConf.resolve(cfg)
+    resolve(cfg)
     return cfg
+
+
+@contextmanager
+def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
+    """The config that train.py would run with on these arguments. Within, HydraConfig and INTERPOLATIONS are its own.
+
+    Raises ValueError naming the fault of arguments that do not compose.
+    """
+    own, interpolations, running = HydraConfig.instance().cfg, dict(INTERPOLATIONS), GlobalHydra.instance().hydra
+    folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
+    search = [f"hydra.searchpath=[{','.join(map(_quoted, folders))}]"] if folders else []
+    GlobalHydra.instance().clear()  # Hydra composes nothing beside a job that it runs
+    try:
+        yield compose_config([*search, *(one for one in arguments if not one.startswith("--"))])
+    except HydraException as error:
+        raise ValueError(f"{' '.join(arguments)}: {error}") from error
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, own
+        INTERPOLATIONS.clear()
+        INTERPOLATIONS.update(interpolations)
+
+
+@contextmanager
+def overrides_checked() -> Iterator[None]:
+    """Processes started within do not look for overrides that they do not use."""
+    os.environ[CHECKED] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(CHECKED, None)
 
 
 def is_sweep_job() -> bool:

@@ -21,33 +21,6 @@ from components.resuming import differing, read_note
 
 log = logging.getLogger(__name__)
 
-IGNORED = (  # settings that change how a run is watched or where it lies, not what comes out
-    "trainer.default_root_dir",
-    "trainer.log_every_n_steps",
-    "trainer.enable_",
-    "trainer.profiler",
-    "trainer.val_check",
-    "trainer.check_val",
-    "trainer.max_time",
-    "trainer.limit_val",
-    "trainer.num_sanity",
-    "data.cache_dir",
-    "data.num_workers",
-    "trainer.strategy",  # how processes share the work
-)
-VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
-
-
-def flatten(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested mappings and lists as one mapping of dotted keys to plain values."""
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
-    if items is None:
-        return {path: value}
-    flat: dict[str, Any] = {}
-    for key, inner in items:
-        flat |= flatten(inner, f"{path}.{key}" if path else str(key))
-    return flat
-
 
 def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
     """The artifacts that a stage reads: {name: {path, stage, content}}, and hub where one came from there.
@@ -90,35 +63,6 @@ def same_tokenizer(fingerprints: dict[str, str]) -> None:
             f"the artifacts were made with different tokenizers (fingerprints):\n{listed}\n"
             "Make the later stages again from the same one, with force=true"
         )
-
-
-def inputs_of(cfg: dict[str, Any], groups: list[str], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:
-    """All that decides what a stage produces, flat: the settings of the config groups that it uses, the content of
-    the artifacts that it reads, the data's fingerprint."""
-    settings = flatten({name: cfg[name] for name in groups})
-    paths = set(cfg["reads"].values())
-    kept = {k: v for k, v in settings.items() if not k.startswith(IGNORED) and v not in paths}
-    return {
-        **kept,
-        **{f"reads.{name}": parent["content"] for name, parent in parents.items()},
-        "data (content)": data,
-    }
-
-
-def choice_of_weights(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The inputs that decide whose weights a trained stage exports, and where its training ends early.
-
-    When it validates counts only where something is decided by it.
-    """
-    found = {"export": cfg["export"]}
-    stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
-    stops = stopping.get("patience") is not None
-    if stops:
-        found |= {f"callbacks.early_stopping.{name}": stopping[name] for name in ("patience", "min_delta")}
-    if stops or cfg["export"] == "best":
-        found |= flatten({"selection": cfg["selection"]})
-        found |= {f"trainer.{name}": cfg["trainer"][name] for name in VALIDATION}
-    return found
 
 
 def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bool:

@@ -38,7 +38,7 @@ def known(world, tmp_path_factory) -> list[str]:
             (piece,) = tokenizer.encode(f" {word}")
             model.lm_head.weight[piece, header] = 2.0
     artifacts.write_artifact(folder / "sft", card={"stage": "sft"}, tokenizer=tokenizer, model=model)
-    reward = puppets.random_scalar(tokenizer.vocab_size, seed=1)
+    reward = puppets.random_scalar(tokenizer.vocab_size, seed=1, max_position_embeddings=128)
     artifacts.write_artifact(folder / "rm", card={"stage": "rm"}, tokenizer=tokenizer, model=reward)
     return [f"artifacts.sft={folder / 'sft'}", f"artifacts.rm={folder / 'rm'}"]
 

@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -74,18 +75,20 @@ def test_what_is_not_used_is_said_with_the_reason(caplog):
 
 
 def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
-    shared = ["tokenizer.vocab_size=500", "after_sweep=[]", "+exact.beta=1"]
-    cfg = compose_config(["stage=all", *shared, "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3']"])
+    shared = ["tokenizer.vocab_size=500", "after_sweep=[]", "+exact.beta=1", "+files.text=x"]
+    own = "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3','data.path=${files.text}']"
+    cfg = compose_config(["stage=all", *shared, own])
+    running = GlobalHydra.instance().hydra = object()  # as train.py's own, which must be there afterwards
     own = hydra_hooks.HydraConfig.get().overrides.task
-    stages = {stage: [f"stage={stage}", *shared, *cfg.overrides[stage]] for stage in ("tokenizer", "sft")}
+    stages = {stage: [f"stage={stage}", *own[1:], *cfg.overrides[stage]] for stage in ("tokenizer", "sft")}
     given.say_unused_by_all(cfg, stages)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
-    assert (
-        caplog.messages[0]
-        == "stage=sft does not use:\n  +rollouts.prompts=3 (a recipe's own: other settings refer to it)"
-    )
-    assert caplog.messages[1].startswith("no stage of tokenizer, sft uses:\n  +exact.beta=1 (")
+    reason = "(a recipe's own: other settings refer to it)"
+    assert caplog.messages[0] == f"stage=sft does not use:\n  +rollouts.prompts=3 {reason}"
+    assert caplog.messages[1] == f"no stage of tokenizer, sft uses:\n  +exact.beta=1 {reason}"
     assert hydra_hooks.HydraConfig.get().overrides.task == own
+    assert GlobalHydra.instance().hydra is running
+    GlobalHydra.instance().clear()
 
 
 def test_arguments_that_do_not_compose_end_the_whole_before_its_first_stage():

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from components.evaluation import optimum
 from components.generation.generate import Sampling, generate, seeded
 from components.models.layout import Layout, pack
 
@@ -152,3 +153,12 @@ def test_a_killed_run_goes_on_to_the_same_bits(base):
     assert "going on from" in run(base, *settings, "run=parts")
     one, other = (load_file(base / f"{name}/sft/export/model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(other[key], weight) for key, weight in one.items())
+
+
+def test_the_exact_optimum_and_its_rewards_are_those_of_a_processor():
+    """Neither the texts nor the table of rewards stay behind on the processor."""
+    model, scalar = puppets.random_model(VOCAB), puppets.random_scalar(VOCAB, seed=1)
+    task = optimum.Task(0.4, 2, -3.0, (STOP,), VOCAB)
+    for measure, one in ((optimum.response_logprobs, model), (optimum.response_rewards, scalar)):
+        expected = torch.cat(list(measure(one, [5, 6], task)))
+        torch.testing.assert_close(torch.cat(list(measure(one.cuda(), [5, 6], task))), expected, rtol=1e-3, atol=1e-3)

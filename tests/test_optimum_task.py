@@ -69,7 +69,7 @@ def logs(tmp_path_factory):
 def small(logs, *more):
     missing = [f"~reads.{name}" for name in METHODS[1:]]
     places = ["run=optimum", f"paths.logs={logs}", f"paths.stage={logs}/out"]
-    return compose_config(["stage=optimum", "model=micro", *places, "stage.max_new_tokens=2", *missing, *more])
+    return compose_config(["stage=optimum", *places, "stage.max_new_tokens=2", *missing, *more])
 
 
 def test_the_task_writes_figures_a_page_and_a_picture(logs, capsys):

@@ -25,11 +25,14 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "callbacks.checkpoints.folder callbacks.checkpoints.every_n_steps callbacks.checkpoints.keep": HARMLESS,
     "trainer.default_root_dir trainer.log_every_n_steps trainer.profiler trainer.max_time trainer.strategy": HARMLESS,
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,
+    "selection callbacks.early_stopping callbacks.checkpoints.metric callbacks.checkpoints.mode": HARMLESS,
+    "trainer.val_check_interval trainer.check_val_every_n_epoch trainer.limit_val_batches": HARMLESS,
     "stages overrides tokenizer world tokens_at_once": UNUSED,
 }
 NOT_OF_MEASURING = {
     "task run reads logger force resume after_sweep model": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
+    "export selection": UNUSED,
     "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,
 }
 WORLD_DATA = {"mixture root subset split held_out_split files": UNUSED}  # of a data module that reads the world
@@ -154,6 +157,21 @@ def test_the_worlds_comparisons_and_text_say_nothing_of_models_of_other_data():
         assert settings.rule_of(key, rules).kind == UNUSED
 
 
+def test_when_a_run_validates_is_an_input_where_something_is_decided_by_it():
+    names = ["selection.metric", *(f"trainer.{name}" for name in settings.VALIDATION), "callbacks.checkpoints.mode"]
+
+    def kinds_with(export: str, patience: int | None) -> dict[str, str]:
+        cfg = composed("stage=sft")
+        stopping = cfg["callbacks"]["early_stopping"] | {"patience": patience}
+        cfg = cfg | {"export": export, "callbacks": cfg["callbacks"] | {"early_stopping": stopping}}
+        rules = settings.rules_of(cfg)
+        return {name: settings.rule_of(name, rules).kind for name in [*names, "callbacks.early_stopping.min_delta"]}
+
+    assert set(kinds_with("last", None).values()) == {HARMLESS}
+    assert kinds_with("best", None) == dict.fromkeys(names, INPUT) | {"callbacks.early_stopping.min_delta": HARMLESS}
+    assert set(kinds_with("last", 3).values()) == {INPUT}
+
+
 def keys_read(task: str) -> set[str]:
     """cfg.a.b, cfg["a"] and cfg.get("a") in the source of a task and of what it calls in the tasks' own files."""
     files = {file.stem: ast.parse(file.read_text()) for file in (ROOT / "components/tasks").glob("*.py")}
@@ -164,7 +182,7 @@ def keys_read(task: str) -> set[str]:
         if isinstance(node, ast.FunctionDef)
     }
     *_, module, name = task.split(".")
-    found, todo, done = set(), [(module, name), ("common", "run")], set()
+    found, todo, done = set(), [(module, name)], set()
     while todo:
         place = todo.pop()
         if place in done or place not in functions:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from components import artifacts, hydra_hooks
 from components.adapters import read_adapters
 from components.artifacts import ArtifactError
-from components.tasks import common, evaluate, fit
+from components.tasks import common, evaluate, fit, placement
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
@@ -237,7 +238,8 @@ def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_p
 )
 def test_a_processor_computes_in_bf16_where_that_is_fast(instructions, width, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
-    assert fit._precision("cpu", width) == expected
+    cfg = OmegaConf.create({"trainer": {"accelerator": "cpu", "precision": "auto"}})
+    assert placement.precision_of(cfg, width) == expected
 
 
 def test_sweeps_are_compared_by_what_was_varied(logs):

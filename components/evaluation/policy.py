@@ -96,8 +96,8 @@ def sequence_likelihoods(
     logprobs, entropies = [], []
     for part in _parts(model, prompts, responses, pad_id, tokens_at_once):
         found, uncertain = response_logprobs(model, part, temperature=1.0)
-        logprobs.append(found.double().sum(1).cpu())
-        entropies.append(uncertain.double().sum(1).cpu())
+        logprobs.append(found.cpu().double().sum(1))  # not every device has double precision
+        entropies.append(uncertain.cpu().double().sum(1))
     return torch.cat(logprobs), torch.cat(entropies)
 
 

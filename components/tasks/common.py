@@ -12,6 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from components import artifacts, hub, hydra_hooks, lineage, processes
 from components.tasks import given
+from components.tasks.placement import in_memory
 from components.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -19,9 +20,11 @@ log = logging.getLogger(__name__)
 
 def run(cfg: DictConfig) -> None:
     """Runs the task that the stage names, on folders: models that are named as on the Hub are fetched first."""
+    given.say_unused(cfg)
     given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
-    fetch_models(cfg)
-    get_method(cfg.task)(cfg)
+    with in_memory(cfg):
+        fetch_models(cfg)
+        get_method(cfg.task)(cfg)
 
 
 def fetch_models(cfg: DictConfig) -> None:
@@ -64,13 +67,7 @@ def identity(cfg: DictConfig) -> str:
 
 
 def common_tokenizer(cfg: DictConfig) -> Tokenizer:
-    """The tokenizer of all artifacts read; raises ArtifactError if they differ. Says so where another one was named."""
-    given = any(one.startswith("artifacts.tokenizer=") for one in HydraConfig.get().overrides.task)
-    if given and cfg.artifacts.tokenizer not in cfg.reads.values() and processes.rank() == 0:
-        log.warning(
-            f"artifacts.tokenizer={cfg.artifacts.tokenizer} is not read: this stage takes the tokenizer of "
-            f"{cfg.reads.tokenizer}, whose model knows no other"
-        )
+    """The tokenizer of all artifacts read; raises ArtifactError if they differ."""
     tokenizers = {path: artifacts.load_tokenizer(path) for path in cfg.reads.values()}
     lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
     return tokenizers[cfg.reads.tokenizer]

@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage
+from components import artifacts, lineage, settings
 from components.artifacts import ArtifactError
 from components.checking import schema_of
 from components.data.builtin import make_world
 from components.evaluation import judges, ledger
 from components.evaluation.comparisons import Drawn, Plan, Ranking, describe, draw
 from components.serving.judging import HumanJudge, Stop, Undo, usage
-from components.tasks import common
+from components.tasks import common, given
+from components.tasks.placement import Place, check_reward_room
 
 COMPLETIONS = "completions.jsonl"
 
@@ -35,9 +35,11 @@ def compare(cfg: DictConfig) -> None:
     tokenizer = common.common_tokenizer(cfg)
     plan: Plan = instantiate(cfg.stage)
     shape, _ = artifacts.load_config(cfg.reads.model, context=cfg.context)
+    given.check_shape(cfg, cfg.reads.model, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
-    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "judge", "data", "seed"], parents, data.fingerprint())
+    check_reward_room(cfg, data, "stage.max_new_tokens")
+    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     folder.mkdir(parents=True, exist_ok=True)
     card = begun(folder, inputs, cfg.force)
@@ -45,21 +47,24 @@ def compare(cfg: DictConfig) -> None:
         print(f"{folder} is up to date (same settings, data and parents); force=true makes it again")
         tell(cfg, card)
         return
-    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
+    place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
-    judge = judge_of(cfg, tokenizer=tokenizer, device=device, world=world)
+    judge = judge_of(cfg, tokenizer=tokenizer, hold=place.hold, world=world)
     if card is None:
         data.prepare_data()
         data.setup()
-        model = artifacts.load_causal_lm(cfg.reads.model, context=cfg.context).to(device)
-        drawn, counts = draw(model, tokenizer, data.train_examples, plan, cfg.seed)
+        model = place.hold(artifacts.load_causal_lm(cfg.reads.model, context=cfg.context))
+        asked = (model, tokenizer, data.train_examples, plan, cfg.seed)
+        with place.running():
+            drawn, counts = draw(*asked, tokens_at_once=cfg.tokens_at_once)
         ledger.write(folder / COMPLETIONS, (one._asdict() for one in drawn))
         metrics = {f"draw/{name}": count for name, count in counts.items()}
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
     drawn = [Drawn(**row) for row in ledger.read(folder / COMPLETIONS)]
     by = by_hand if isinstance(judge, HumanJudge) else by_machine
-    finished = by(judge, drawn, folder, cfg.seed)
+    with place.running():
+        finished = by(judge, drawn, folder, cfg.seed)
     gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
     figures = describe(ledger.read_rankings(folder), gold)
     seconds = card["metrics"].get("seconds", 0) + common.seconds()

@@ -7,12 +7,13 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage
+from components import artifacts, lineage, settings
 from components.data.builtin import make_world
 from components.evaluation import report
 from components.evaluation.evaluate import Material, evaluate_pipeline
 from components.evaluation.policy import SamplePlan
-from components.tasks import common
+from components.tasks import common, given
+from components.tasks.placement import Place, check_reward_room
 
 NO_MODELS = ("tokenizer", "reward")  # of what is read
 
@@ -22,11 +23,12 @@ def evaluate(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    given.check_shape(cfg, cfg.reads.sft, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data, rankings, text = (instantiate(cfg[name], **places) for name in ("data", "comparisons", "text"))
+    check_reward_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
-    groups = ["stage", "data", "comparisons", "text", "seed"]
-    inputs = lineage.inputs_of(common.plain(cfg), groups, parents, fingerprints)
+    inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)
     done = report.read(cfg.paths.stage)
     if done and done.get("inputs") == inputs and cfg.force is not True:
         report.show(done, Path(cfg.paths.stage), report.wide_console())
@@ -37,21 +39,23 @@ def evaluate(cfg: DictConfig) -> None:
         if wanted:
             module.prepare_data()
             module.setup()
-    results = evaluate_pipeline(
-        {n: artifacts.load_causal_lm(cfg.reads[n], context=cfg.context) for n in cfg.reads if n not in NO_MODELS},
-        tokenizer,
-        reward=artifacts.load_scalar(cfg.reads.reward, context=cfg.context),
-        world=make_world(dict(cfg.world)) if builtin else None,
-        material=Material(
-            prompts=list(data.val_examples)[: cfg.stage.max_prompts],
-            train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
-            seen=rankings.train_batches() if builtin else None,
-            heldout=(rankings.val_dataloader() or None) if ranked else None,
-            text=list(islice(text.val_dataloader(), cfg.stage.text_batches)) if read else (),
-        ),
-        plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed),
-        best_of=cfg.stage.best_of,
-    )
+    place = Place.of(cfg, shape.hidden_size)
+    models = {
+        name: place.hold(artifacts.load_causal_lm(cfg.reads[name], context=cfg.context))
+        for name in cfg.reads
+        if name not in NO_MODELS
+    }
+    reward = place.hold(artifacts.load_scalar(cfg.reads.reward, context=cfg.context))
+    with place.running():
+        results = evaluate_pipeline(
+            models,
+            tokenizer,
+            reward=reward,
+            world=make_world(dict(cfg.world)) if builtin else None,
+            material=material_of(cfg, data, rankings if ranked else None, text if read else None),
+            plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once),
+            best_of=cfg.stage.best_of,
+        )
     cards = {name: artifacts.read_card(parent["path"]) for name, parent in parents.items()}
     names = stage_names(parents)
     spent = {name: minutes_of(card) for name, card in cards.items() if minutes_of(card) is not None}
@@ -66,6 +70,17 @@ def evaluate(cfg: DictConfig) -> None:
     }
     curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     report.write(results, cfg.paths.stage, curves=curves)
+
+
+def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | None) -> Material:
+    """What models are measured on, of data modules after their setup; without rankings or text, none of theirs."""
+    return Material(
+        prompts=list(data.val_examples)[: cfg.stage.max_prompts],
+        train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
+        seen=rankings.train_batches() if rankings and data.is_builtin else None,
+        heldout=(rankings.val_dataloader() or None) if rankings else None,
+        text=list(islice(text.val_dataloader(), cfg.stage.text_batches)) if text else (),
+    )
 
 
 def stage_names(parents: dict[str, dict[str, str]]) -> dict[str, str]:

@@ -5,12 +5,11 @@ import time
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, open_dict
 
-from components import artifacts, lineage, processes
+from components import artifacts, lineage, processes, settings
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.early_stopping import EarlyStopping
@@ -18,20 +17,20 @@ from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
 from components.tasks import common, gate, given
+from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 
 log = logging.getLogger(__name__)
-WIDE = 256  # hidden size from which on bf16 pays on a processor
+UNCUT = 2**30  # tokens: a tokenizer is trained on texts, which have no context to fit into
 
 
 def train_tokenizer(cfg: DictConfig) -> None:
     """Trains a tokenizer on the texts of the data set and writes its artifact."""
     if "path" in cfg.model:
         raise ValueError(f"model=hf brings the tokenizer of {cfg.model.path}: there is none to train")
-    context = instantiate(cfg.model, context=cfg.context or 0).longest
-    data = instantiate(cfg.data, tokenizer=None, context=context, **common.surroundings(cfg))
-    inputs = lineage.inputs_of(common.plain(cfg), ["data", "tokenizer"], {}, data.fingerprint())
+    data = instantiate(cfg.data, tokenizer=None, context=UNCUT, **common.surroundings(cfg))
+    inputs = settings.inputs_of(common.plain(cfg), {}, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
     texts = list(data.texts())
@@ -50,9 +49,8 @@ def fit(cfg: DictConfig) -> None:
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
-    groups = ["stage", "lora", "data", "trainer", "seed"] + ([] if "model" in cfg.reads else ["model"])
-    inputs = lineage.inputs_of(common.plain(cfg), groups, parents, data.fingerprint())
-    inputs |= lineage.choice_of_weights(common.plain(cfg))
+    check_reward_room(cfg, data, "stage.sampling.max_new_tokens")
+    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
     gate.check_reward_model(cfg)
@@ -82,7 +80,9 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     """The model's shape: of the artifact that the stage starts from, else of the model group for this tokenizer."""
     path = cfg.reads.get("model") or cfg.model.get("path")
     if path:
-        return artifacts.load_config(path, context=cfg.context)[0].with_vocab(tokenizer.vocab_size)
+        shape, _ = artifacts.load_config(path, context=cfg.context)
+        given.check_shape(cfg, path, shape)
+        return shape.with_vocab(tokenizer.vocab_size)
     shape = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
     with open_dict(cfg):
         cfg.stage.model.config.vocab_size = shape.vocab_size
@@ -125,16 +125,13 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
-    precision = cfg.trainer.precision
-    if precision == "auto":
-        precision = _precision(cfg.trainer.accelerator, width)
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
         logger=logger or False,  # of None Lightning makes one of its own, as it does of checkpoints
         enable_checkpointing=saves,
-        precision=precision,
+        precision=precision_of(cfg, width),
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
         plugins=[AtomicCheckpointIO(), *processes.environment()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
@@ -157,7 +154,7 @@ def _compared(cfg: DictConfig) -> dict[str, Any]:
     Not all settings: TensorBoard shows the first few columns, and those that nobody varied would hide the others.
     """
     given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-    flat = lineage.flatten(common.plain(cfg))
+    flat = settings.flatten(common.plain(cfg))
     keys = sorted(given | {"seed", "stage.optimizer.lr"})
     shown = {
         key: flat[key]
@@ -166,21 +163,6 @@ def _compared(cfg: DictConfig) -> dict[str, Any]:
         and isinstance(flat.get(key), int | float | str)
     }
     return {"model": HydraConfig.get().runtime.choices["model"], **shown}
-
-
-def _precision(accelerator: str, width: int) -> str:
-    """bf16-mixed where it is fast, else 32-true.
-
-    On a processor that is where it has bf16 matrix instructions and the model is wide enough to gain by them: at
-    width 128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
-    """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
-        return "32-true"
-    instructions = torch.cpu.get_capabilities()
-    fast = any(instructions.get(name) for name in ("amx_bf16", "avx512_bf16"))
-    return "bf16-mixed" if fast and width >= WIDE else "32-true"
 
 
 def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:

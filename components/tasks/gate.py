@@ -15,6 +15,7 @@ from components.evaluation import gate
 from components.models.heads import ScalarModel
 from components.models.lora import merged
 from components.tasks import common
+from components.tasks.placement import Place
 from components.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ def examined(
 
     whole = ScalarModel(model.config)
     whole.load_state_dict(merged(weights, model.adapters.lora) if model.adapters else weights)
-    with trainer.precision_plugin.forward_context():
-        found = instantiate(cfg.examination)(whole.to(trainer.strategy.root_device).eval(), tokenizer, data)
+    place = Place(trainer.strategy.root_device, trainer.precision_plugin)
+    with place.running():
+        found = instantiate(cfg.examination)(place.hold(whole), tokenizer, data)
     if not found:
         log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
         return {}

@@ -1,15 +1,29 @@
-"""What the command line gives: which limit of training rules."""
+"""What the command line gives: which limit of training rules, which overrides a stage does not use, and whether the
+model that it names is the one that is read."""
 
-from collections.abc import Collection
+import logging
+import os
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.utils import instantiate
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from components import artifacts, hydra_hooks, processes, settings
+from components.artifacts import ArtifactError
+from components.models.config import GPTConfig
+from components.settings import UNUSED, Rule
+
+log = logging.getLogger(__name__)
 LIMITS = {"max_steps": -1, "max_epochs": None}  # of the trainer, with the value that means none
+# fields of a shape that weights do not decide
+OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_ids")
 
 
 def overrides() -> list[Override]:
@@ -36,3 +50,111 @@ def ended_by(trainer: Trainer) -> str:
     stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
     early = [f"early stopping on {stop.monitor}" for stop in stops if stop.stopping_reason_message]
     return early[0] if early else f"trainer.max_epochs={trainer.max_epochs}"
+
+
+def say_unused(cfg: DictConfig) -> None:
+    """Warns of the overrides that this stage does not use, with the reason; once, where another process started it."""
+    found = {} if processes.rank() or hydra_hooks.CHECKED in os.environ else unused(cfg)
+    if found:
+        stage = HydraConfig.get().runtime.choices["stage"]
+        log.warning(f"stage={stage} does not use:{_listed(found)}")
+
+
+def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None:
+    """Warns of the overrides of stage=all that none of its stages uses, and of those of one stage that it does not.
+
+    entries: train.py's arguments for each. Raises ValueError for arguments that do not compose, before any stage runs.
+    """
+    common: dict[str, str] = {}
+    texts = [text for key, text in hydra_hooks.INTERPOLATIONS.items() if _within(key, "overrides")]
+    used_here = ["overrides", *_names_in(*texts)]
+    referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
+    for number, (entry, arguments) in enumerate(entries.items()):
+        with hydra_hooks.composed(arguments) as stage:
+            found = unused(stage)
+        own = {line: reason for line, reason in found.items() if line in cfg.overrides.get(entry, [])}
+        if own:
+            log.warning(f"stage={entry} does not use:{_listed(own)}")
+        left = found.keys() & common.keys() if number else found.keys() - referred - own.keys()
+        common = {line: reason for line, reason in found.items() if line in left}
+    if common:
+        log.warning(f"no stage of {', '.join(entries)} uses:{_listed(common)}")
+
+
+def unused(cfg: DictConfig) -> dict[str, str]:
+    """{override: reason} of this job's overrides that change nothing that its stage uses."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    rules, keys = settings.rules_of(plain), list(settings.flatten(plain))
+    found = {override.input_line: _key_of(override) for override in overrides()}
+    return {
+        line: settings.rule_of(key, rules).reason
+        for line, key in found.items()
+        if key is not None and not _is_used(key, keys, rules)
+    }
+
+
+def _key_of(override: Override) -> str | None:
+    """The key that an override sets; None of a choice that sets keys of several, or names the run, as a model does."""
+    group = hydra_hooks.ROOT / "conf" / override.key_or_group
+    if not group.is_dir():
+        return override.key_or_group
+    file = group / f"{override.value()}.yaml"
+    several = file.exists() and "@package _global_" in file.read_text(encoding="utf-8").partition("\n")[0]
+    return None if several or override.key_or_group in ("model", "stage") else override.package or group.name
+
+
+def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a key, one below it, or one that refers to either, is used."""
+    below = [one for one in keys if _within(one, key)] or [key]
+    if any(settings.rule_of(one, rules).kind != UNUSED for one in below):
+        return True
+    referring = [
+        other
+        for other, text in hydra_hooks.INTERPOLATIONS.items()
+        if other not in seen and any(_about(name, key) for name in _names_in(text))
+    ]
+    return any(_is_used(other, keys, rules, seen | {key, *referring}) for other in referring)
+
+
+def _within(key: str, other: str) -> bool:
+    return key == other or key.startswith(f"{other}.")
+
+
+def _about(name: str, key: str) -> bool:
+    """Whether one lies within the other."""
+    return _within(name, key) or _within(key, name)
+
+
+def _names_in(*texts: str) -> list[str]:
+    """The keys that interpolations in texts refer to: of ${a.b} and of ${resolver:a.b,c}."""
+    return [name for inner in re.findall(r"\$\{([^{}]*)\}", " ".join(texts)) for name in re.split("[:,]", inner)]
+
+
+def _listed(found: Mapping[str, str]) -> str:
+    return "".join(f"\n  {line} ({reason})" for line, reason in found.items())
+
+
+def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
+    """The model of the config against the one at `path` that the stage reads, whose shape is what counts.
+
+    Raises ArtifactError naming both where the command line says model=… or model.<key>=… and they differ; where the
+    run merely bears the name of another model, warns.
+    """
+    keys = {override.key_or_group for override in overrides()}
+    if "path" in cfg.model and not artifacts.present(cfg.model.path):
+        return  # on the Hub, and not read by this stage
+    named, choice = instantiate(cfg.model), HydraConfig.get().runtime.choices["model"]
+    names = [one.name for one in fields(GPTConfig) if one.name not in OF_THE_RUN or f"model.{one.name}" in keys]
+    names = [name for name in names if name != "vocab_size" or named.vocab_size]
+    differing = [name for name in names if getattr(named, name) != getattr(shape, name)]
+    if not differing:
+        return
+    both = [", ".join(f"{name} {getattr(one, name)}" for name in differing) for one in (named, shape)]
+    text = f"model={choice} is a model of {both[0]}, but this stage reads the one at {path}, of {both[1]}"
+    if any(_within(key, "model") for key in keys):
+        raise ArtifactError(
+            f"{text}. Leave out model=… and model.<key>=…, which shape new models alone (run=<name> names the run), "
+            f"or read such a model: artifacts.<stage>=<folder>"
+        )
+    if cfg.run == choice and processes.rank() == 0:
+        log.warning(f"{text}, and the run is called {choice} all the same; run=<name> names it")

@@ -17,12 +17,13 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage
+from components import artifacts, lineage, settings
 from components.data.builtin import make_world
 from components.evaluation import optimum as exact
 from components.evaluation import optimum_card
 from components.evaluation.report import wide_console
-from components.tasks import common
+from components.tasks import common, given
+from components.tasks.placement import Place
 
 NOT_METHODS = ("tokenizer", "reference")
 
@@ -31,14 +32,19 @@ def optimum(cfg: DictConfig) -> None:
     """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
     optimum.md and optimum.png."""
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
-    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "world"], parents, "")
+    inputs = settings.inputs_of(common.plain(cfg), parents, "")
     done = optimum_card.read(cfg.paths.stage)
     if done and done["inputs"] == inputs and cfg.force is not True:
         optimum_card.show(done, Path(cfg.paths.stage), wide_console())
         return
     tokenizer = common.common_tokenizer(cfg)
+    shape, _ = artifacts.load_config(cfg.reads.reference, context=cfg.context)
+    given.check_shape(cfg, cfg.reads.reference, shape)
+    place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world))
-    reward = instantiate(cfg.stage.reward)()
+    prompts = [
+        tokenizer.render_prompt([{"role": "user", "content": question.text}]) for question in world.questions("train")
+    ]
     task = exact.Task(
         cfg.stage.beta,
         cfg.stage.max_new_tokens,
@@ -46,17 +52,22 @@ def optimum(cfg: DictConfig) -> None:
         tokenizer.stop_ids,
         tokenizer.vocab_size,
         tokenizer.unused_ids(tokenizer.vocab_size),
+        max(1, cfg.tokens_at_once // (max(map(len, prompts)) + cfg.stage.max_new_tokens)),
     )
-    questions = [question.text for question in world.questions("train")]
     methods = [name for name in cfg.reads if name not in NOT_METHODS]
-    results = exact.measure(
-        artifacts.load_causal_lm(cfg.reads.reference, context=cfg.context),
-        {name: artifacts.load_causal_lm(cfg.reads[name], context=cfg.context) for name in methods},
-        reward,
-        [tokenizer.render_prompt([{"role": "user", "content": text}]) for text in questions],
-        task,
-        progress=lambda line: print(line, flush=True),
-    )
+    models = {
+        name: place.hold(artifacts.load_causal_lm(cfg.reads[name], context=cfg.context))
+        for name in ("reference", *methods)
+    }
+    with place.running():
+        results = exact.measure(
+            models.pop("reference"),
+            models,
+            place.hold(instantiate(cfg.stage.reward)()),
+            prompts,
+            task,
+            progress=lambda line: print(line, flush=True),
+        )
     for name in methods:
         seconds = artifacts.read_card(cfg.reads[name]).get("metrics", {}).get("seconds")
         results["methods"][name] |= {} if seconds is None else {"seconds": seconds}

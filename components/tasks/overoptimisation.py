@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage
+from components import artifacts, lineage, settings
 from components.artifacts import ArtifactError
 from components.data.builtin import make_world
 from components.evaluation import overoptimisation as analysis
@@ -16,7 +16,8 @@ from components.evaluation.assessment import Assessed, Judges, assess
 from components.evaluation.curves import read_curves
 from components.evaluation.files import read_json, write_json
 from components.evaluation.policy import SamplePlan, respond
-from components.tasks import common
+from components.tasks import common, given
+from components.tasks.placement import Place, check_reward_room
 
 log = logging.getLogger(__name__)
 DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
@@ -29,15 +30,17 @@ def overoptimisation(cfg: DictConfig) -> None:
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    given.check_shape(cfg, cfg.reads.sft, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
-    inputs = lineage.inputs_of(common.plain(cfg), ["stage", "data", "seed"], parents, data.fingerprint())
+    check_reward_room(cfg, data, "stage.max_new_tokens")
+    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
     found = read_json(folder / DATA)
     if found is None or found["inputs"] != inputs or cfg.force is True:
         curves = read_curves({f"{beta:g}": where for beta, (where, _) in runs.items()})
-        samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer))
+        samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer, Place.of(cfg, shape.hidden_size)))
         found = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
         overoptimisation_plots.draw(found).savefig(folder / PICTURE, dpi=144, facecolor="white")
         write_json(folder / DATA, {**found, "seed": cfg.seed, "inputs": inputs})
@@ -70,16 +73,18 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
     return dict(sorted(runs.items()))
 
 
-def _samples(cfg: DictConfig, data: Any, tokenizer: Any) -> Assessed:
+def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assessed:
     """Responses of the policy that PPO starts from, to the prompts that it trains on."""
     data.prepare_data()
     data.setup()
     prompts = list(data.train_examples)[: cfg.stage.max_prompts]
-    policy = artifacts.load_causal_lm(cfg.reads.sft, context=cfg.context)
-    reward = artifacts.load_scalar(cfg.reads.reward, context=cfg.context)
-    plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed)
-    drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
-    return assess(drawn, prompts, Judges(tokenizer, make_world(dict(cfg.world)), reward))
+    policy = place.hold(artifacts.load_causal_lm(cfg.reads.sft, context=cfg.context))
+    reward = place.hold(artifacts.load_scalar(cfg.reads.reward, context=cfg.context))
+    plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
+    with place.running():
+        drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
+        judges = Judges(tokenizer, make_world(dict(cfg.world)), reward, cfg.tokens_at_once)
+        return assess(drawn, prompts, judges)
 
 
 def _show(found: dict[str, Any], folder: Path) -> None:

@@ -5,6 +5,7 @@ import logging
 from omegaconf import DictConfig
 
 from components import hydra_hooks
+from components.tasks import given
 
 log = logging.getLogger(__name__)
 
@@ -16,10 +17,14 @@ def pipeline(cfg: DictConfig) -> None:
     several variants of a stage. cfg.overrides has what is particular to an entry under its name.
     """
     force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
-    for number, stage in enumerate(cfg.stages, start=1):
+    entries = {
+        stage: [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.overrides.get(stage, [])] for stage in cfg.stages
+    }
+    given.say_unused_by_all(cfg, entries)
+    for number, (stage, arguments) in enumerate(entries.items(), start=1):
         print(f"\n[{number}/{len(cfg.stages)}] {stage}", flush=True)
-        arguments = [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.overrides.get(stage, [])]
-        code = hydra_hooks.launch(arguments)
+        with hydra_hooks.overrides_checked():
+            code = hydra_hooks.launch(arguments)
         if code:
             log.error(
                 f"stage={stage} failed with exit status {code}; the stages before it are kept. "

@@ -1,0 +1,116 @@
+"""Where a task's models run, in which precision and how much at once: the same answer for training and for the tasks
+that run models without training one."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import NamedTuple, TypeVar
+
+import lightning as L
+import torch
+from hydra.errors import InstantiationException
+from lightning import LightningDataModule
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from components import artifacts, processes
+from components.artifacts import ArtifactError
+
+Model = TypeVar("Model", bound=nn.Module)
+WIDE = 256  # hidden size from which on bf16 pays on a processor
+NEEDS_MEMORY = ("tokens_at_once", "data.batch_size", "comparisons.batch_size", "text.batch_size")  # less of it, if less
+TRAINING_NEEDS = ("data.batch_size", "data.prompts_per_rollout")
+
+
+class Place(NamedTuple):
+    """A device, and the precision of a trainer on it."""
+
+    device: torch.device
+    precision: Precision
+
+    @classmethod
+    def of(cls, cfg: DictConfig, width: int) -> "Place":
+        """Where a trainer of this config would train a model of this hidden size, or the first of several devices."""
+        trainer = L.Trainer(
+            accelerator=cfg.trainer.accelerator,
+            devices=1,
+            precision=precision_of(cfg, width),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            plugins=processes.environment(),
+        )
+        return cls(trainer.strategy.root_device, trainer.precision_plugin)
+
+    def hold(self, model: Model) -> Model:
+        """The model on the device, in eval mode, its weights in the type that the precision gives them."""
+        return self.precision.convert_module(model.to(self.device)).eval()
+
+    def running(self) -> AbstractContextManager:
+        """Within it models compute in the precision; figures made of what they say keep their own."""
+        return self.precision.forward_context() if isinstance(self.precision, MixedPrecision) else nullcontext()
+
+
+def precision_of(cfg: DictConfig, width: int) -> str:
+    """trainer.precision, with auto decided for this machine and models of this hidden size: bf16-mixed where it is
+    fast, else 32-true.
+
+    On a processor that is where it has bf16 matrix instructions and the model is wide enough to gain by them: at
+    width 128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
+    """
+    accelerator = cfg.trainer.accelerator
+    if cfg.trainer.precision != "auto":
+        return cfg.trainer.precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        return "32-true"
+    instructions = torch.cpu.get_capabilities()
+    fast = any(instructions.get(name) for name in ("amx_bf16", "avx512_bf16"))
+    return "bf16-mixed" if fast and width >= WIDE else "32-true"
+
+
+@contextmanager
+def in_memory(cfg: DictConfig) -> Iterator[None]:
+    """Turns running out of memory into a ValueError that names the settings which decide how much is needed."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not is_out_of_memory(cause):
+            raise
+        trains = cfg.task == processes.TRAINS
+        flat = {key: OmegaConf.select(cfg, key) for key in (TRAINING_NEEDS if trains else NEEDS_MEMORY)}
+        smaller = ", ".join(f"{key} (now {value})" for key, value in flat.items() if value is not None)
+        more = "; or set gradient_checkpointing=true, raise stage.minibatches, train adapters (lora=default)"
+        raise ValueError(
+            f"out of memory: lower {smaller}{more if trains else ''}, or give another trainer.accelerator. "
+            f"({' '.join(str(cause).split())[:300]})"
+        ) from error
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Of a GPU, or of the machine where it refuses memory rather than ending the process."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+    )
+
+
+def check_reward_room(cfg: DictConfig, data: LightningDataModule, key: str) -> None:
+    """Raises ArtifactError where the reward model that is read has fewer positions than a prompt and its response.
+
+    data: of prompts, which knows how long they may be; key: the setting that limits a response, in full.
+    """
+    max_prompt, max_new_tokens = getattr(data, "max_prompt", None), OmegaConf.select(cfg, key)
+    if "reward" not in cfg.reads or max_prompt is None:
+        return
+    room = artifacts.load_config(cfg.reads.reward, context=cfg.context)[0].longest
+    if max_prompt + max_new_tokens > room:
+        shorter = f"data.max_prompt={room - max_new_tokens}" if room > max_new_tokens else f"a smaller {key}"
+        raise ArtifactError(
+            f"the reward model at {cfg.reads.reward} reads {room} tokens at most, but a prompt (data.max_prompt: "
+            f"{max_prompt}) and its response ({key}: {max_new_tokens}) have up to {max_prompt + max_new_tokens}. "
+            f"Set {shorter}, or read a reward model of more positions: artifacts.rm=<folder>"
+        )

@@ -55,7 +55,7 @@ AT_RUN_TIME = {  # by the key of a `_target_`
     "stage.schedule": Passed(names=("step", "total_steps")),
     "tokenizer": Passed(first=1),
     "examination": Passed(first=3),
-    "judge": Passed(names=("tokenizer", "device", "world")),
+    "judge": Passed(names=("tokenizer", "hold", "world")),
 }
 
 

@@ -194,7 +194,7 @@ def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
     """
     own, interpolations, running = HydraConfig.instance().cfg, dict(INTERPOLATIONS), GlobalHydra.instance().hydra
     folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
-    search = [f"hydra.searchpath=[{','.join(map(_quoted, folders))}]"] if folders else []
+    search = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
     GlobalHydra.instance().clear()  # Hydra composes nothing beside a job that it runs
     try:
         yield compose_config([*search, *(one for one in arguments if not one.startswith("--"))])

@@ -76,7 +76,7 @@ def test_what_is_not_used_is_said_with_the_reason(caplog):
 
 def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
     shared = ["tokenizer.vocab_size=500", "after_sweep=[]", "+exact.beta=1", "+files.text=x"]
-    own = "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3','data.path=${files.text}']"
+    own = "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3','data.root=r','data.path=${files.text}']"
     cfg = compose_config(["stage=all", *shared, own])
     running = GlobalHydra.instance().hydra = object()  # as train.py's own, which must be there afterwards
     own = hydra_hooks.HydraConfig.get().overrides.task
@@ -84,7 +84,10 @@ def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
     given.say_unused_by_all(cfg, stages)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     reason = "(a recipe's own: other settings refer to it)"
-    assert caplog.messages[0] == f"stage=sft does not use:\n  +rollouts.prompts=3 {reason}"
+    assert (
+        caplog.messages[0]
+        == f"stage=sft does not use:\n  +rollouts.prompts=3 {reason}\n  data.root='r' (data.path is what is read)"
+    )
     assert caplog.messages[1] == f"no stage of tokenizer, sft uses:\n  +exact.beta=1 {reason}"
     assert hydra_hooks.HydraConfig.get().overrides.task == own
     assert GlobalHydra.instance().hydra is running

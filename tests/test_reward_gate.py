@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import Precision
 from puppets import random_model, random_scalar
 
 from components import artifacts, hydra_hooks
@@ -89,7 +90,7 @@ def test_whole_weights_are_examined_and_not_those_of_the_module(tmp_path, monkey
     seen = []
     monkeypatch.setattr(gate, "instantiate", lambda made: lambda *given: seen.append(given) or {})
     trainer = SimpleNamespace(
-        precision_plugin=SimpleNamespace(forward_context=torch.no_grad),
+        precision_plugin=Precision(),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
     cfg = hydra_hooks.compose_config(["stage=rm", f"paths.logs={tmp_path}"])

@@ -25,8 +25,7 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "callbacks.checkpoints.folder callbacks.checkpoints.every_n_steps callbacks.checkpoints.keep": HARMLESS,
     "trainer.default_root_dir trainer.log_every_n_steps trainer.profiler trainer.max_time trainer.strategy": HARMLESS,
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,
-    "selection callbacks.early_stopping callbacks.checkpoints.metric callbacks.checkpoints.mode": HARMLESS,
-    "trainer.val_check_interval trainer.check_val_every_n_epoch trainer.limit_val_batches": HARMLESS,
+    "callbacks.early_stopping": HARMLESS,
     "stages overrides tokenizer world tokens_at_once": UNUSED,
 }
 NOT_OF_MEASURING = {
@@ -34,6 +33,10 @@ NOT_OF_MEASURING = {
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
     "export selection": UNUSED,
     "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,
+}
+OF_VALIDATION = {  # where the weights of the last step are exported
+    "selection callbacks.checkpoints.metric callbacks.checkpoints.mode": HARMLESS,
+    "trainer.val_check_interval trainer.check_val_every_n_epoch trainer.limit_val_batches": HARMLESS,
 }
 WORLD_DATA = {"mixture root subset split held_out_split files": UNUSED}  # of a data module that reads the world
 
@@ -75,6 +78,7 @@ def of_artifacts(cfg: dict) -> dict[str, str]:
 def test_every_setting_of_training_is_an_input_or_in_the_list(stage):
     cfg, found = composed(f"stage={stage}"), kinds(f"stage={stage}")
     listed = NOT_OF_TRAINING | of_artifacts(cfg) | of_data("data")
+    listed |= OF_VALIDATION if cfg["export"] == "last" else {}
     listed["gate"] = HARMLESS if stage in ("rm", "ppo", "grpo", "rloo", "rejection") else UNUSED
     if stage != "pretrain":
         listed["model"] = HARMLESS

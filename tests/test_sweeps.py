@@ -68,6 +68,7 @@ def copy_of_the_project(project: Path) -> Path:
     ):
         shutil.copy(ROOT / "components" / name, project / "components" / name)
     (project / "components/tasks/common.py").write_text(TASKS)
+    (project / "components/tasks/given.py").write_text("def say_unused_by_all(cfg, entries): pass\n")
     (project / "components/checking.py").write_text("def check(cfg): pass\n")
     (project / "conf/experiment/own.yaml").write_text(OWN)
     return project

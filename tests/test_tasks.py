@@ -55,7 +55,7 @@ SMALL = {
         "text.num_documents=400",
     ],
 }
-STOP = "{_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/loss, stopping_threshold: 1000}"  # at once
+PATIENCE = ["callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=1000"]  # the second is no better
 TINY = [
     "model.hidden_size=32",
     "model.intermediate_size=48",
@@ -215,7 +215,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
     [
         (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 8 steps an epoch, and the stage asks for 3 epochs
         (["trainer.max_steps=10", "trainer.max_epochs=1"], 8, "trainer.max_epochs=1"),
-        (["trainer.max_steps=10", f"+callbacks.stop={STOP}"], 8, "early stopping on val/loss"),
+        (["trainer.max_steps=20", *PATIENCE], 16, "early stopping on val/loss"),
     ],
 )
 def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):

@@ -108,7 +108,9 @@ def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Ten
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    return next(chain(model.parameters(), model.buffers())).device  # a table of rewards has buffers alone
+    return next(
+        chain(model.parameters(), model.buffers()), torch.empty(0)
+    ).device  # a table of rewards has buffers alone
 
 
 class Question(NamedTuple):

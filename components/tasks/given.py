@@ -12,12 +12,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from lightning import Trainer
-from lightning.pytorch.callbacks import EarlyStopping
 from omegaconf import DictConfig, OmegaConf
 
 from components import artifacts, hydra_hooks, processes, settings
 from components.artifacts import ArtifactError
+from components.callbacks.early_stopping import EarlyStopping
 from components.models.config import GPTConfig
+from components.overrides import as_typed
 from components.settings import UNUSED, Rule
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def ended_by(trainer: Trainer) -> str:
     if trainer.global_step == trainer.max_steps:
         return f"trainer.max_steps={trainer.max_steps}"
     stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
-    early = [f"early stopping on {stop.monitor}" for stop in stops if stop.stopping_reason_message]
+    early = [f"early stopping on {stop.metric}" for stop in stops if stop.reason]
     return early[0] if early else f"trainer.max_epochs={trainer.max_epochs}"
 
 
@@ -72,7 +73,8 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     for number, (entry, arguments) in enumerate(entries.items()):
         with hydra_hooks.composed(arguments) as stage:
             found = unused(stage)
-        own = {line: reason for line, reason in found.items() if line in cfg.overrides.get(entry, [])}
+        of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
+        own = {line: reason for line, reason in found.items() if line in of_its_own}
         if own:
             log.warning(f"stage={entry} does not use:{_listed(own)}")
         left = found.keys() & common.keys() if number else found.keys() - referred - own.keys()

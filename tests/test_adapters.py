@@ -209,6 +209,59 @@ def test_a_reward_model_of_adapters_is_read_through_the_trunk_that_it_was_traine
         torch.testing.assert_close(artifacts.load_scalar(tmp_path / "rm")(IDS), reward(IDS), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("targets", [("q_proj", "v_proj"), ("k_proj", "o_proj", "down_proj"), ("up_proj",)])
+def test_adapters_of_a_gpt2_are_the_same_model_in_peft_and_read_again(tmp_path, targets):
+    """Its q, k and v are one module, c_attn."""
+    torch.manual_seed(0)
+    gpt2 = {"norm": "layer", "positions": "learned", "mlp": "gelu", "attention_output_bias": True}
+    shape = replace(SHAPE, num_key_value_heads=4, **gpt2)
+    artifacts.write_artifact(tmp_path / "base", card={"stage": "sft"}, model=new_causal_lm(shape))
+    model = artifacts.load_causal_lm(tmp_path / "base")
+    bare = model(IDS).detach()
+    model.adapt(how(targets=targets))
+    card = {"stage": "dpo", "parents": {"model": {"path": str(tmp_path / "base")}}}
+    artifacts.write_artifact(tmp_path / "export", card=card, model=stirred(model))
+    theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "export/adapter").eval()
+    with torch.no_grad():
+        assert (model(IDS) - bare).abs().max() > 1e-2  # the adapters do something
+        torch.testing.assert_close(theirs(IDS).logits, model(IDS), atol=1e-5, rtol=1e-5)
+        again = artifacts.load_causal_lm(tmp_path / "export/adapter")
+        torch.testing.assert_close(again(IDS), model(IDS), atol=1e-5, rtol=1e-5)
+
+
+def test_a_gpt2_reward_model_of_adapters_is_read_through_its_trunk(tmp_path):
+    torch.manual_seed(0)
+    gpt2 = {"norm": "layer", "positions": "learned", "mlp": "gelu", "attention_output_bias": True}
+    base = new_causal_lm(replace(SHAPE, num_key_value_heads=4, **gpt2)).eval()
+    reward = scalar_from_causal(base).eval()
+    reward.adapt(how(targets=("q_proj", "up_proj")))
+    artifacts.write_artifact(tmp_path / "rm", card={"stage": "rm"}, model=stirred(reward))
+    with torch.no_grad():
+        shared = artifacts.load_scalar(tmp_path / "rm", trunk=base.model)
+        torch.testing.assert_close(shared(IDS), reward(IDS), atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_adapters_of_a_reward_model_score_alike_in_peft_but_for_the_shift(base, tmp_path):
+    """A base without a head for scores has two labels to transformers, so whoever reads it says one."""
+    reward = scalar_from_causal(artifacts.load_causal_lm(base))
+    reward.adapt(how(targets=("q_proj", "up_proj")))
+    reward.score.bias.fill_(0.5)
+    card = {"stage": "rm", "parents": {"model": {"path": str(base)}}}
+    artifacts.write_artifact(tmp_path / "rm", card=card, model=stirred(reward))
+    files = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the shift, which transformers' classifiers lack
+        auto = peft.AutoPeftModelForSequenceClassification
+        theirs = auto.from_pretrained(tmp_path / "rm/adapter", num_labels=1).eval()
+    theirs.config.pad_token_id = 0
+    torch.testing.assert_close(theirs(IDS).logits[:, 0] + 0.5, reward(IDS)[:, -1], atol=1e-5, rtol=1e-5)
+    artifacts.load_scalar(tmp_path / "rm"), artifacts.load_scalar(tmp_path / "rm/adapter")
+    assert files == {
+        file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()
+    }  # reading writes nothing
+
+
 def test_only_adapters_of_the_very_base_share_its_trunk(base, export):
     _, folder = export
     assert not artifacts.adapts(folder, "another content")

@@ -11,9 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
 from components.models.lora import TARGETS, LoRA, place_of
+from components.weights import GPT2_LAYER, QKV
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
+GPT2_PLACES = {ours.partition(".")[2]: theirs for ours, theirs in GPT2_LAYER.items() if "_proj" in ours}
+GPT2_PLACES |= dict.fromkeys(QKV, "attn.c_attn")
+GPT2_NAME = re.compile(rf"{re.escape(PREFIX)}transformer\.h\.(\d+)\.(.+)\.(lora_[AB])\.weight")
 TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
 # Every field of adapter_config.json is in one of these tables, or an error. First what is read:
 READ = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"}
@@ -61,14 +65,24 @@ class AdapterError(ValueError):
 
 
 def write_adapters(
-    folder: Path, weights: dict[str, torch.Tensor], lora: LoRA, *, kind: str, base: str, head: tuple[str, ...] = ()
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    lora: LoRA,
+    *,
+    kind: str,
+    base: str,
+    head: tuple[str, ...] = (),
+    gpt2: bool = False,
 ) -> None:
     """weights: a model's by name, of which those named adapters.* are written, and the ones that `head` names.
 
     kind: "CausalLM" or "SequenceClassification"; base: where the model without adapters lies.
+    gpt2: its modules have GPT-2's names, where q, k and v are one c_attn: its A has theirs one below the other, its B
+    theirs on a diagonal, and so it has the sum of their ranks.
     """
     folder.mkdir(parents=True)
-    named = {_peft_name(name): weight for name, weight in weights.items() if name.startswith("adapters.")}
+    adapters = {name: weight for name, weight in weights.items() if name.startswith("adapters.")}
+    named = _gpt2_named(adapters) if gpt2 else {_peft_name(name): weight for name, weight in adapters.items()}
     named |= {f"{PREFIX}{name}": weights[name] for name in head}
     config = {
         "peft_type": "LORA",
@@ -78,11 +92,15 @@ def write_adapters(
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
-        "target_modules": sorted(lora.targets),
+        "target_modules": sorted({GPT2_PLACES[name] for name in lora.targets} if gpt2 else lora.targets),
         "bias": "none",
-        "fan_in_fan_out": False,
+        "fan_in_fan_out": gpt2,
         "modules_to_save": ["score"] if head else None,
     }
+    joined = len(set(lora.targets) & set(QKV))
+    if gpt2 and joined:
+        config |= {"rank_pattern": {"attn.c_attn": joined * lora.rank}}
+        config |= {"alpha_pattern": {"attn.c_attn": joined * lora.alpha}}
     save_file({n: w.contiguous() for n, w in named.items()}, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
@@ -116,7 +134,9 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         found = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder / WEIGHTS} is missing or damaged: {error}") from None
-    _check_fields(config, folder)
+    gpt2 = any(GPT2_NAME.fullmatch(name) for name in found)
+    _check_fields(config | ({"fan_in_fan_out": False} if gpt2 else {}), folder)  # peft sets it for GPT-2's layers
+    found = _apart(found) if gpt2 else found
     weights = {_our_name(name, config, folder): weight for name, weight in found.items()}
     places = {name.rpartition(".")[0] for name in weights if name.startswith("adapters.")}
     halves = [place for place in places if not {f"{place}.down", f"{place}.up"} <= weights.keys()]
@@ -137,7 +157,7 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         raise AdapterError(f"{folder / CONFIG}: r, lora_alpha, alpha_pattern or lora_dropout: {error!r}") from None
     for place, own in ranks.items():
         _, _, layer, target = place.split(".")
-        module = f".{place_of(int(layer), target)}"
+        module = f".transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else f".{place_of(int(layer), target)}"
         matching = [alpha for ending, alpha in alphas if module.endswith(ending)]
         scale = (matching[0] if matching else float(config["lora_alpha"])) / own**root
         if own != rank:
@@ -186,6 +206,38 @@ def _config_in(folder: Path) -> dict[str, Any]:
 def _peft_name(name: str) -> str:
     _, _, layer, target, part = name.split(".")
     return f"{PREFIX}{place_of(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+
+
+def _gpt2_named(adapters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    named: dict[str, torch.Tensor] = {}
+    for name, weight in adapters.items():
+        _, _, layer, target, part = name.split(".")
+        place = f"{PREFIX}transformer.h.{layer}.{GPT2_PLACES[target]}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+        if target in QKV:
+            start = name.removesuffix(f"{target}.{part}")
+            parts = [adapters.get(f"{start}{one}.{part}") for one in QKV]
+            width = weight.shape[0]  # of q, k and v alike: GPT-2 has as many heads of each
+            whole = [p if p is not None else weight.new_zeros(width, 0) for p in parts]
+            weight = torch.block_diag(*whole) if part == "up" else torch.cat([p for p in parts if p is not None])
+        named[place] = weight
+    return named
+
+
+def _apart(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GPT-2's names → the Llama family's: q, k and v each get c_attn's A and their rows of its B."""
+    ours = {theirs: target for target, theirs in GPT2_PLACES.items() if target not in QKV}
+    apart: dict[str, torch.Tensor] = {}
+    for name, weight in found.items():
+        matched = GPT2_NAME.fullmatch(name)
+        layer, inner, half = matched.groups() if matched else ("", "", "")
+        if inner == "attn.c_attn":
+            parts = weight.chunk(3) if half == "lora_B" else [weight] * 3
+            apart |= {f"{PREFIX}{place_of(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)}
+        elif inner in ours:
+            apart[f"{PREFIX}{place_of(int(layer), ours[inner])}.{half}.weight"] = weight
+        else:
+            apart[name] = weight
+    return apart
 
 
 def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:

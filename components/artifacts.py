@@ -290,7 +290,8 @@ def _write_model(
         lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")
         base = card.get("parents", {}).get("model", {}).get("path", "")
         base = str(Path(base).resolve()) if base else ""  # PEFT looks for it from wherever it is run
-        write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head)
+        gpt2 = model.config.norm == "layer"
+        write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head, gpt2=gpt2)
         weights = merged(weights, lora)
     left_out = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     left_out |= {"score.bias"} if not causal and not weights["score.bias"].any() else set()  # as others' classifiers

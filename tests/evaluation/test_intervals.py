@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from components.evaluation.intervals import clustered, mean_interval, share_interval, t_quantile
+from components.evaluation.intervals import clustered, interval_of_shares, mean_interval, share_interval, t_quantile
+from components.evaluation.seeds import spread
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,63 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
 
 
 def test_a_share_of_independent_pairs_has_wilsons_interval():
-    # 8 of 10: error² = .16 / 9, so as good as 9 pairs; Wilson by hand: .71026 ± .23647
+    # 8 of 10: error² = .16 / 9 and t = 2.262, so as good as 9 · (1.960 / 2.262)² = 6.756; by hand: .69127 ± .26012
     right = torch.tensor([1.0] * 8 + [0.0] * 2)
-    assert share_interval(right, range(10)) == pytest.approx([0.47379, 0.94673], abs=1e-4)
+    assert share_interval(right, range(10)) == pytest.approx([0.43115, 0.95139], abs=2e-3)
+
+
+def coverage(share, make, interval, *, repeats=400):
+    """How often the interval of `make(generator)` holds the true share."""
+    generator = torch.Generator().manual_seed(0)
+    ends = [interval(*make(generator)) for _ in range(repeats)]
+    return sum(low <= share <= high for low, high in ends) / repeats
+
+
+@pytest.mark.parametrize("prompts", [3, 5, 12])
+@pytest.mark.parametrize("share", [0.5, 0.8])
+def test_the_interval_of_a_share_covers_it_nineteen_times_in_twenty_at_few_prompts(prompts, share):
+    """Eight answers to a prompt, each prompt with a share of its own: within 0.3 of the mean, on either side alike."""
+    clusters = [number for number in range(prompts) for _ in range(8)]
+    width = min(0.3, 1 - share)
+
+    def answers(generator):
+        own = share + width * (2 * torch.rand(prompts, 1, generator=generator) - 1)
+        return (torch.rand(prompts, 8, generator=generator) < own).flatten().double(), clusters
+
+    assert coverage(share, answers, share_interval) >= 0.935
+
+
+@pytest.mark.parametrize("questions", [2, 3, 5, 12])
+def test_the_interval_of_shares_covers_their_mean_also_where_most_are_nearly_one(questions):
+    """Nine questions of ten have a share of at least 0.98, the tenth has any."""
+
+    def shares(generator):
+        near, far = torch.rand(2, questions, generator=generator, dtype=torch.float64)
+        often = torch.rand(questions, generator=generator) < 0.9
+        return (torch.where(often, 0.98 + 0.02 * near, far),)
+
+    assert coverage(0.9 * 0.99 + 0.1 * 0.5, shares, interval_of_shares) >= 0.935
+
+
+@pytest.mark.parametrize("questions", [3, 12])
+def test_the_interval_of_evenly_spread_shares_covers_their_mean(questions):
+    shares = lambda generator: (torch.rand(questions, generator=generator, dtype=torch.float64),)
+    assert coverage(0.5, shares, interval_of_shares) >= 0.935
+
+
+def test_the_interval_over_seeds_covers_the_truth_nineteen_times_in_twenty():
+    seeds = lambda generator: (torch.randn(3, generator=generator).tolist(),)
+    assert 0.92 < coverage(0.0, seeds, lambda values: spread(values)["interval"]) < 0.98
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0] * 3, [0.0] * 3, [0.7] * 3])
+def test_no_interval_is_a_point(values):
+    """Values that agree, or a single one, do not tell how another would differ."""
+    shares = torch.tensor(values, dtype=torch.float64)
+    for low, high in (share_interval(shares, range(len(values))), interval_of_shares(shares)):
+        assert 0 <= low < high <= 1 and high - low > 0.3
+    assert mean_interval(shares, range(len(values))) is None
+    assert spread(values)["interval"] is None
 
 
 def test_ten_prompts_all_right_leave_room_for_doubt():

@@ -37,7 +37,7 @@ def best_of_n(assessed: Assessed) -> dict[str, Any]:
     n                  of how many answers the best by the reward model's score is taken
     kl                 ln n − (n−1)/n, nats: exact if no answer comes twice, else an upper bound
     score              mean score of the chosen answer
-    gold, gold_ci      mean gold of it, 95 % interval over prompts (None for one prompt); with a world only
+    gold, gold_ci      mean gold of it, 95 % interval over prompts (None where prompts do not differ); with a world only
     correct            share of right ones; with a world only
     """
     traits = {name: assessed.by_prompt(values) for name, values in _traits(assessed).items()}

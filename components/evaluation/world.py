@@ -28,7 +28,7 @@ def quality(found: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
     """Means over all responses; shares are of responses.
 
     gold               the judge's worth, at most 1.25
-    gold_ci            95 % interval of gold by Student's t over question means; None for a single question
+    gold_ci            95 % interval of gold by Student's t over question means; None where questions do not differ
     correct            share that states the true value, and no other, of the name asked about (world.judge)
     wrong_name         share that names somebody else
     polite             share with a polite phrase; correct_polite: right as well

@@ -47,9 +47,9 @@ def test_the_interval_covers_the_truth_nineteen_times_in_twenty():
 
 
 def test_a_share_of_independent_pairs_has_wilsons_interval():
-    # 8 of 10: error² = .16 / 9 and t = 2.262, so as good as 9 · (1.960 / 2.262)² = 6.756; by hand: .69127 ± .26012
+    # 8 of 10: error² = .16 / 9 and t = 2.262, so as good as 9 · (1.960 / 2.262)² = 6.756; by hand: .69125 ± .26424
     right = torch.tensor([1.0] * 8 + [0.0] * 2)
-    assert share_interval(right, range(10)) == pytest.approx([0.43115, 0.95139], abs=2e-3)
+    assert share_interval(right, range(10)) == pytest.approx([0.42701, 0.95550], abs=1e-3)
 
 
 def coverage(share, make, interval, *, repeats=400):
@@ -103,7 +103,6 @@ def test_no_interval_is_a_point(values):
     for low, high in (share_interval(shares, range(len(values))), interval_of_shares(shares)):
         assert 0 <= low < high <= 1 and high - low > 0.3
     assert mean_interval(shares, range(len(values))) is None
-    assert spread(values)["interval"] is None
 
 
 def test_ten_prompts_all_right_leave_room_for_doubt():

@@ -54,8 +54,21 @@ class ExperienceLoader:
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
     def __iter__(self) -> Iterator[Minibatch]:
-        for _ in range(len(self)):
-            yield self._next()
+        every = 1 if self.pretraining is None else self.trainer.accumulate_grad_batches
+        for _ in range(len(self) // every):
+            yield from self._step(every)
+
+    def _step(self, count: int) -> Iterator[Minibatch]:
+        """The minibatches of an optimizer step, taken together where text is mixed in: no update lies between them.
+
+        step_weights (2,): response tokens and counted text tokens of all of them. A loss with a term on each needs
+        both, to be the sum of two means over the whole step.
+        """
+        parts = [self._next() for _ in range(count)]
+        if count > 1:
+            tokens = [torch.stack([part["mask"].sum().cpu(), part["pretraining"].mask.sum()]) for part in parts]
+            parts = [{**part, "step_weights": torch.stack(tokens).sum(0)} for part in parts]
+        yield from parts
 
     def prompts_of(self, rollout: int) -> list[dict[str, Any]]:
         """This rank's prompts of a rollout."""

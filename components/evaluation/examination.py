@@ -14,7 +14,8 @@ from components.data.builtin import make_world
 from components.data.preference import PreferenceData
 from components.evaluation.intervals import share_interval
 from components.evaluation.probes import PROBES, probed
-from components.evaluation.reward import LENGTH_MATCHED, evaluate_ranking
+from components.evaluation.reward import evaluate_ranking
+from components.functional.ranking import LENGTH_MATCHED
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.judge import Judgement

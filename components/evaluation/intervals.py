@@ -77,8 +77,8 @@ def interval_of_shares(shares: Tensor) -> list[float]:
     Such values vary less than the 0 and 1 of as many answers, by the ratio f = s²/(p(1−p)): n of them are as good as
     n/f · (z/t)² answers, t of n − 1 degrees of freedom. A few shares that happen to agree would give an f near 0, so
     z² values of ratio 1 are added to those it is estimated from. Where all are equal, or there is one, f is 1.
-    Where most shares are nearly 1, Student's t covers 27 to 65 % at 3 to 12 questions and this at least 96 %; at 40 such
-    questions it is 89 %.
+    Where most shares are nearly 1, Student's t covers 27 to 65 % at 3 to 12 questions and this at least 96 %; at 40
+    such questions it is 89 %.
     Source: as share_interval; the added values as in Agresti & Coull 1998.
     """
     count, mean = len(shares), float(shares.double().mean())

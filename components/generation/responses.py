@@ -1,5 +1,7 @@
 """What models say of packed responses: log-probabilities, values, scores."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -46,25 +48,49 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return masked_mean(kl_k3(zero_outside(old_logprobs, mask), zero_outside(logprobs.detach(), mask)), mask)
 
 
-def summary(known: Experience) -> dict[str, Tensor]:
-    """The figures of drawn and assessed responses, each a scalar; what they mean: stages.onpolicy."""
-    mask = known["mask"]
+Figure = tuple[Tensor, Tensor | int]  # a mean, and how much it is the mean of
+
+
+def summary(known: Experience) -> dict[str, Figure]:
+    """The figures of drawn and assessed responses, each with its weight; what they mean: stages.onpolicy.
+
+    score_square and kl_square are means too: `with_spread` makes deviations of them, over whatever they were averaged.
+    """
+    mask, score, kl = known["mask"], known["rewards"].double(), known["kl"].double().sum(1)
     k3 = torch.where(mask, kl_k3(known["old_logprobs"], known["reference_logprobs"]), 0.0)
-    return {
-        "score": known["rewards"].mean(),
-        "score_std": known["rewards"].std(correction=0),
-        "kl": known["kl"].sum(1).mean(),
-        "kl_k3": k3.sum(1).mean(),
-        "entropy": masked_mean(known["entropy"], mask),
-        "length": mask.sum(1).float().mean(),
-        "finished": known["finished"].float().mean(),
+    of_responses = {
+        "score": score,
+        "score_square": score.square(),
+        "kl": kl,
+        "kl_square": kl.square(),
+        "kl_k3": k3.sum(1),
+        "length": mask.sum(1),
+        "finished": known["finished"],
     }
+    means = {name: (values.double().mean(), len(mask)) for name, values in of_responses.items()}
+    return means | {"entropy": (masked_mean(known["entropy"], mask), mask.sum())}
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one."""
-    returns, error = returns[mask], (returns - values)[mask]
-    return 1 - error.var(correction=0) / returns.var(correction=0).clamp_min(1e-8)
+def with_spread(figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Figures with score_std and kl_std, population deviations, in the place of mean squares."""
+    found = {name: value for name, value in figures.items() if not name.endswith("_square")}
+    for name in ("score", "kl"):
+        found[f"{name}_std"] = (figures[f"{name}_square"] - figures[name].square()).clamp_min(0).sqrt()
+    return found
+
+
+def explained_variance(
+    values: Tensor, returns: Tensor, mask: Tensor, *, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x
+) -> Tensor:
+    """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one.
+
+    sum_over_ranks adds a tensor up over all processes, as in masked_whiten.
+    """
+    both = torch.stack([returns[mask], (returns - values)[mask]]).double()
+    count, *totals = sum_over_ranks(torch.stack([both.new_tensor(both.shape[1]), *both.sum(1)]))
+    centred = both - torch.stack(totals)[:, None] / count
+    of_returns, of_errors = sum_over_ranks(centred.square().sum(1)) / count
+    return 1 - of_errors / of_returns.clamp_min(1e-8)
 
 
 def _spread(flat: Tensor, mask: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from components.functional.head import linear_logprobs
 from components.functional.losses import dpo, ranking_pairs
 from components.models.heads import CausalLM
 from components.stages.checks import SelfCheckError
-from components.stages.stage import Chart, LossOutput, Stage
+from components.stages.stage import Chart, LossOutput, Stage, Term
 
 
 class DPO(Stage):
@@ -84,25 +84,19 @@ class DPO(Stage):
             "rejected_reward": found.rejected_rewards.sum() / pairs,
             "chosen_logprob": policy[better].detach().sum() / pairs,
         }
-        return LossOutput(found.loss, metrics, margins.numel())
+        return LossOutput((Term(found.loss, margins.numel()),), metrics)
 
-    def training_step(self, batch: PreferenceBatch, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        if self.trainer.fit_loop.total_batch_idx == 0 and "train/loss" in self.trainer.callback_metrics:  # has a pair
-            self.self_check(float(self.trainer.callback_metrics["train/loss"]))
-        return loss
-
-    def self_check(self, first_loss: float) -> None:
+    def check_first_loss(self, loss: float) -> None:
         """Before any update policy and reference are one model, and the loss is that of margins of 0."""
         none = torch.zeros(1)
         known = dpo(none, none, none, none, beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing)
         expected = float(known.loss)
-        if not math.isclose(first_loss, expected, rel_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
+        if not math.isclose(loss, expected, rel_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
             raise SelfCheckError(
-                f"self-check: the first loss is {first_loss:.6f}, expected {expected:.6f}: policy and reference differ "
+                f"self-check: the first loss is {loss:.6f}, expected {expected:.6f}: policy and reference differ "
                 "before any update. Do both load the same artifact (artifacts.sft)?"
             )
-        self.tell(f"first loss {first_loss:.6f}: policy = reference before the first update")
+        self.tell(f"first loss {loss:.6f}: policy = reference before the first update")
 
     def exportable(self) -> CausalLM:
         return self.policy

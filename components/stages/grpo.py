@@ -11,7 +11,7 @@ from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput
+from components.stages.stage import Chart, LossOutput, Term
 
 Advantage = Literal["grpo", "dr_grpo"]
 Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]
@@ -91,5 +91,6 @@ class GRPO(OnPolicy):
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        averaged_over = mask.sum() if self.aggregation == "token_mean" else len(mask)
-        return LossOutput(policy_loss + self.beta * kl_loss, metrics, int(averaged_over))
+        averaged_over = int(mask.sum()) if self.aggregation == "token_mean" else len(mask)
+        of_tokens = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
+        return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, of_tokens)

@@ -8,7 +8,7 @@ from components.data.batches import LMBatch
 from components.functional.head import linear_cross_entropy
 from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
-from components.stages.stage import LossOutput
+from components.stages.stage import LossOutput, Term
 from components.tokenizer.tokenizer import Tokenizer
 
 OPENING = 8  # tokens of a document that are given
@@ -23,9 +23,8 @@ def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
     hidden, targets = model.hidden(batch.input_ids, batch.layout), batch.targets[batch.mask]
     nats, right = model.through_head(linear_cross_entropy, hidden[batch.mask], targets)
     count = max(targets.numel(), 1)
-    return LossOutput(
-        nats / count, {"accuracy": right / count, "bytes_per_token": batch.num_bytes / count}, targets.numel()
-    )
+    metrics = {"accuracy": right / count, "bytes_per_token": batch.num_bytes / count}
+    return LossOutput((Term(nats / count, targets.numel()),), metrics)
 
 
 def bits_per_byte(loss: Tensor, bytes_per_token: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 
 from components.functional.logprobs import kl_k1
 from components.generation.generate import Sampling, generate, seeded
-from components.generation.responses import response_logprobs, response_scores, summary
+from components.generation.responses import response_logprobs, response_scores, summary, with_spread
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
+from components.stages.averages import Averages
 from components.stages.checks import check_first_forward, check_responses, check_score_places
 from components.stages.clock import Clock
 from components.stages.stage import Chart, Stage
@@ -40,7 +41,8 @@ class OnPolicy(Stage):
     length, finished      tokens per response; share that ended by themselves, healthy 0.9 … 1
     equal_groups          share of prompts whose responses (if several) all got one score: they teach nothing; healthy
                           below 0.5
-    seconds_*             of generate, policy, reference, score, value (PPO), update (all of the rollout before), other
+    seconds_*             mean over processes: of generate, policy, reference, score, value (PPO), update (all of the
+                          rollout before), other
     gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
                           over-optimisation
     wrong_name            share that names somebody else than was asked about, by the same judge
@@ -99,6 +101,7 @@ class OnPolicy(Stage):
         self.rollout_is_spent = False
         self.clock = Clock()
         self._checked = False
+        self._rollout_began = False
         self.headline: dict[str, float] = {}  # figures of the latest rollout for the progress line
         self._latest: Experience = {}
         self._shown: list[tuple[list[int], list[int], float, float]] = []
@@ -135,7 +138,9 @@ class OnPolicy(Stage):
         parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
         self.self_check(known, parts[0], rollout)
         self.clock.mark("other")
-        self.log_now({f"rollout/seconds_{name}": seconds for name, seconds in self.clock.read().items()})
+        seconds = self.clock.read()
+        means = self.all_reduced(torch.tensor(list(seconds.values()))) / self.trainer.world_size
+        self.log_now({f"rollout/seconds_{name}": float(mean) for name, mean in zip(seconds, means, strict=True)})
         return parts
 
     @contextmanager
@@ -231,9 +236,22 @@ class OnPolicy(Stage):
             known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
             known["rewards"] = self.final_scores(known)
             known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-        found = summary(known) | self.judged(prompts, known)
-        metrics = {f"val/{name}": value for name, value in found.items()}
-        self.log_dict(metrics, batch_size=float(len(ids)), sync_dist=True)  # float: see Stage.record
+        self.add_responses(self._validation, prompts, known)
+
+    def add_responses(self, averages: Averages, prompts: list[dict[str, Any]], known: Experience) -> None:
+        """Adds the figures of assessed responses, and their true quality where the data knows it."""
+        for name, (value, weight) in summary(known).items():
+            averages.add(name, value, weight)
+        for name, value in self.judged(prompts, known).items():
+            averages.add(name, torch.tensor(value, device=self.device), len(known["rewards"]))
+
+    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        found = super().finished(figures)
+        if "score_square" not in found:
+            return found
+        found = with_spread(found)
+        found.pop("kl_std")  # a rollout has its standard error
+        return found
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
         """What a rollout costs: a forward pass to draw, and one of every model that reads. A prompt counts once."""
@@ -254,12 +272,15 @@ class OnPolicy(Stage):
 
     def report(self, known: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
-        metrics = {**summary(known), **self.judged(prompts, known), "beta": self.beta}
-        kl, groups = known["kl"].sum(1), known["rewards"].view(-1, self.samples_per_prompt)
-        metrics["kl_stderr"] = kl.std(correction=0) / len(kl) ** 0.5
+        rollout, groups = Averages(), known["rewards"].view(-1, self.samples_per_prompt)
+        self.add_responses(rollout, prompts, known)
         if self.samples_per_prompt > 1:
-            metrics["equal_groups"] = (groups == groups[:, :1]).all(1).float().mean()
+            rollout.add("equal_groups", (groups == groups[:, :1]).all(1).float().mean(), len(groups))
+        metrics = with_spread(rollout.read(self.reduced))
+        metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(known["kl"])) ** 0.5
+        metrics["beta"] = self.beta
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        self._rollout_began = True
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
         self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
         asked = [prompt["ids"] for prompt in prompts[:SHOWN]]
@@ -301,6 +322,11 @@ class OnPolicy(Stage):
             check_score_places(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
         )
         self._checked = True
+
+    def _due(self) -> bool:
+        """Also at the first step of a rollout, whose ratio is watched."""
+        began, self._rollout_began = self._rollout_began, False
+        return super()._due() or began
 
     def sum_over_ranks(self, total: Tensor) -> Tensor:
         return self.all_reduced(total).to(total.dtype)

@@ -19,7 +19,7 @@ from components.models.heads import ScalarModel
 from components.optim import Joint
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput
+from components.stages.stage import Chart, LossOutput, Term
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -130,7 +130,8 @@ class PPO(OnPolicy):
         mask, values = known["mask"], known["old_values"]
         rewards = token_rewards(known["rewards"], known["kl"], mask, beta=float(self.beta))
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
-        self.log_now({"rollout/explained_variance": float(explained_variance(values, returns, mask))})
+        explained = explained_variance(values, returns, mask, sum_over_ranks=self.sum_over_ranks)
+        self.log_now({"rollout/explained_variance": float(explained)})
         self.adapt_beta(known["kl"])
         whitened = masked_whiten(advantages, mask, shift_mean=True, sum_over_ranks=self.sum_over_ranks)
         return {"advantages": whitened, "returns": returns, "old_values": values}
@@ -159,7 +160,6 @@ class PPO(OnPolicy):
         value_loss, value_clip_fraction = ppo_value(
             values, batch["old_values"], batch["returns"], mask, clip_range=self.value_clip
         )
-        loss = policy_loss + self.value_coefficient * value_loss
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
         metrics = {
             "policy_loss": policy_loss.detach(),
@@ -170,21 +170,24 @@ class PPO(OnPolicy):
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        if "pretraining" in batch:
-            text = language_loss(self.policy, batch["pretraining"])
-            loss = loss + self.pretraining_coefficient * text.loss
-            metrics["pretraining_loss"] = text.loss.detach()
-        return LossOutput(loss, metrics, int(mask.sum()))
+        step = batch.get("step_weights", (None, None))
+        terms = (Term(policy_loss + self.value_coefficient * value_loss, int(mask.sum()), step[0]),)
+        if "pretraining" not in batch:
+            return LossOutput(terms, metrics)
+        text = language_loss(self.policy, batch["pretraining"])
+        terms += (Term(self.pretraining_coefficient * text.loss, text.weight, step[1]),)
+        metrics["pretraining_loss"] = text.loss.detach()
+        return LossOutput(terms, metrics, {"pretraining_loss": text.weight})
 
     def flops_per_token(self) -> float:
         return 2 * super().flops_per_token()  # policy and value model
 
-    def training_step(self, batch: Experience, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
+    def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Once an optimizer step: also ends the rollout where the step went too far."""
         if self.target_kl is not None:
-            mean = self.sum_over_ranks(self.trainer.callback_metrics["train/approx_kl"]) / self.trainer.world_size
+            mean = self._training.read(self.reduced)["approx_kl"]
             self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
-        return loss
+        super().configure_gradient_clipping(optimizer, *args, **kwargs)
 
 
 def same_start(one: Callable[[], Any], other: Callable[[], Any]) -> bool:

@@ -52,25 +52,21 @@ class Pretrain(Stage):
     def compute_loss(self, batch: LMBatch) -> LossOutput:
         return language_loss(self.model, batch)
 
-    def training_step(self, batch: LMBatch, batch_idx: int) -> Tensor:
-        share = super().training_step(batch, batch_idx)
-        self.record_rates("train")
-        if self.fresh and self.trainer.fit_loop.total_batch_idx == 0 and "train/loss" in self.trainer.callback_metrics:
-            first = float(self.trainer.callback_metrics["train/loss"])
+    def check_first_loss(self, loss: float) -> None:
+        if self.fresh:
             config = self.model.config
-            self.tell(check_initial_loss(first, config.vocab_size - len(config.unused_ids)))
-        return share
+            self.tell(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
 
-    def on_validation_epoch_end(self) -> None:
-        self.record_rates("val")
-
-    def record_rates(self, prefix: str) -> None:
-        """Logs what follows from the mean loss; a mean of per-batch perplexities would be another quantity."""
-        means = self.trainer.callback_metrics
-        if f"{prefix}/loss" in means:
-            loss = means[f"{prefix}/loss"]
-            rates = {"perplexity": loss.exp(), "bits_per_byte": bits_per_byte(loss, means[f"{prefix}/bytes_per_token"])}
-            self.log_dict({f"{prefix}/{name}": rate for name, rate in rates.items()}, sync_dist=prefix == "val")
+    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """With what follows from the mean loss; a mean of per-batch perplexities would be another quantity."""
+        found = super().finished(figures)
+        if "loss" not in found:
+            return found
+        rates = {
+            "perplexity": found["loss"].exp(),
+            "bits_per_byte": bits_per_byte(found["loss"], found["bytes_per_token"]),
+        }
+        return found | rates
 
     def sample_texts(self) -> list[dict[str, str]]:
         """Greedy continuations of held-out texts, for the table of samples."""

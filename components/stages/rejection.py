@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from components.functional.losses import causal_lm
@@ -9,7 +10,7 @@ from components.functional.masking import masked_mean
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput
+from components.stages.stage import Chart, LossOutput, Term
 
 
 class Rejection(OnPolicy):
@@ -45,7 +46,9 @@ class Rejection(OnPolicy):
             )
 
     def advantages(self, known: Experience) -> Experience:
-        self.log_now({"rollout/best_score": float(known["rewards"][self.best(known["rewards"])].mean())})
+        best = known["rewards"][self.best(known["rewards"])]
+        total, count = self.all_reduced(torch.stack([best.sum(), best.new_tensor(len(best))]))
+        self.log_now({"rollout/best_score": float(total / count)})
         return {"rewards": known["rewards"], "finished": known["finished"]}
 
     def best(self, rewards: Tensor) -> Tensor:
@@ -64,4 +67,5 @@ class Rejection(OnPolicy):
     def compute_loss(self, batch: Experience) -> LossOutput:
         mask = batch["mask"]
         logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
-        return LossOutput(causal_lm(logprobs, mask), {"entropy": masked_mean(entropies, mask)}, int(mask.sum()))
+        term = Term(causal_lm(logprobs, mask), int(mask.sum()))
+        return LossOutput((term,), {"entropy": masked_mean(entropies, mask)})

@@ -10,7 +10,7 @@ from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput
+from components.stages.stage import Chart, LossOutput, Term
 
 
 class RLOO(OnPolicy):
@@ -65,4 +65,6 @@ class RLOO(OnPolicy):
             "ratio_max": log_ratio.sum(1).exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        return LossOutput(losses.mean(), metrics, len(mask))
+        return LossOutput(
+            (Term(losses.mean(), len(mask)),), metrics, dict.fromkeys(("approx_kl", "entropy"), mask.sum())
+        )

@@ -5,23 +5,21 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, PearsonCorrCoef
-from torchmetrics.classification import BinaryCalibrationError
 
 from components.data.batches import PreferenceBatch
-from components.functional.estimators import ranking_credit
-from components.functional.losses import kwise_ranking, ranking_pairs
+from components.functional.losses import kwise_ranking
+from components.functional.ranking import Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
-from components.stages.stage import Chart, LossOutput, Stage
-
-LENGTH_MATCHED = 0.1  # two answers are of matched length when they differ by less than this share
+from components.stages.stage import Chart, LossOutput, Stage, Term
 
 
 class RewardModel(Stage):
     """K-wise ranking loss: mean −log σ(r_better − r_worse) over a prompt's pairs, then over prompts.
 
     With two answers per prompt it is the pairwise Bradley–Terry loss. Source: Ouyang et al. 2022, eq. 1.
-    The score is read at an answer's last real token. Metrics (train/ and val/):
+    The score is read at an answer's last real token. Figures of pairs are means over pairs, not over prompts as the
+    loss is; those of val/ are defined in functional.ranking, once for the evaluation and for here.
+    Metrics (train/ and val/):
     loss                      starts near ln 2 = 0.693; below 0.35 on one's own judge is strong
     accuracy                  share of pairs ranked rightly, ties count half; humans agree on about 0.73
     margin                    mean r_better − r_worse
@@ -51,13 +49,8 @@ class RewardModel(Stage):
     ) -> None:
         super().__init__(optimizer, schedule)
         self.model_builder = model
-        self.calibration = BinaryCalibrationError(n_bins=10, norm="l1")
-        self.length_correlation = PearsonCorrCoef()
-        self.matched = MeanMetric()
-        self.longer = MeanMetric()
-        self.right = MeanMetric()
         self.demonstration_score = 0.0
-        self._seen: dict[str, list[Tensor]] = {"val/scores": [], "val/lengths": []}
+        self._seen: list[tuple[Tensor, ...]] = []  # of held-out batches: scores, lengths, then the fields of Pairs
         self._latest: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
@@ -73,48 +66,31 @@ class RewardModel(Stage):
 
     def ranking_loss(self, scores: Tensor, batch: PreferenceBatch) -> LossOutput:
         loss, prompts = kwise_ranking(scores, batch.ranks, batch.groups)
-        better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
-        margins = (scores[better] - scores[worse]).detach()
-        pairs = max(margins.numel(), 1)
-        metrics = {"accuracy": ranking_credit(margins).sum() / pairs, "margin": margins.sum() / pairs}
-        return LossOutput(loss, metrics, int(prompts))
+        pairs = pairs_of(scores.detach(), batch.lengths, batch.ranks, batch.groups)
+        count = pairs.margins.numel()
+        metrics = {"accuracy": pairs.credit.sum() / max(count, 1), "margin": pairs.margins.sum() / max(count, 1)}
+        return LossOutput((Term(loss, int(prompts)),), metrics, dict.fromkeys(metrics, count))
 
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         scores = self.scores(batch)
-        self.record("val", self.ranking_loss(scores, batch))
-        better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
-        if not better.numel():
-            return
-        margins = scores[better] - scores[worse]
-        lengths = batch.lengths.float()
-        self._seen["val/scores"].append(scores)
-        self._seen["val/lengths"].append(lengths)
-        self.calibration.update(torch.sigmoid(margins.abs()), (margins > 0).int())
-        self.length_correlation.update(scores, lengths)
-        self.right.update(ranking_credit(margins))
-        gap = lengths[better] - lengths[worse]
-        self.longer.update(ranking_credit(gap))
-        matched = gap.abs() < LENGTH_MATCHED * torch.maximum(lengths[better], lengths[worse])
-        self.matched.update(ranking_credit(margins), weight=matched.float())
+        self.note(self._validation, self.ranking_loss(scores, batch))
+        pairs = pairs_of(scores, batch.lengths, batch.ranks, batch.groups)
+        self._seen.append((scores, batch.lengths.float(), *pairs))
 
     def on_validation_epoch_end(self) -> None:
-        if not self.right.update_count:
+        super().on_validation_epoch_end()
+        seen = [self.gathered(torch.cat(field)) for field in zip(*self._seen, strict=True)]
+        self._seen = []
+        if not seen or not seen[2].numel():
             return
-        accuracy, pairs = self.right.compute(), self.all_reduced(self.right.weight)
-        summary = {
-            "val/ece": self.calibration.compute(),
-            "val/score_length_correlation": self.length_correlation.compute(),
-            "val/accuracy_stderr": (accuracy * (1 - accuracy) / pairs).sqrt(),
-            "val/longer_wins": self.longer.compute(),
-        }
-        matched = self.matched.compute()  # on every rank, also where there was no such pair: it is a collective
-        if not matched.isnan():
-            summary["val/accuracy_length_matched"] = matched
-        self.log_dict(summary, sync_dist=True)  # the same on all ranks already
-        self._latest = {name: torch.cat(parts) for name, parts in self._seen.items()}
-        self._seen = {name: [] for name in self._seen}
-        for metric in (self.calibration, self.length_correlation, self.matched, self.longer, self.right):
-            metric.reset()
+        scores, lengths, pairs = seen[0], seen[1], Pairs(*seen[2:])
+        figures = ranking_figures(pairs, scores, lengths)
+        share = figures["accuracy"]
+        figures["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
+        more = {name: value for name, value in figures.items() if name not in ("accuracy", "margin")}  # logged above
+        # the same on all processes already
+        self.log_dict({f"val/{n}": value for n, value in more.items() if value is not None}, sync_dist=True)
+        self._latest = {"val/scores": scores, "val/lengths": lengths}
 
     @torch.no_grad()
     def on_fit_end(self) -> None:

@@ -14,15 +14,39 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable, LoRA
+from components.stages.averages import Averages
 from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, tell
 
 
-class LossOutput(NamedTuple):
-    """loss: mean over `weight` tokens, prompts or pairs; metrics: detached scalars; weight: what was averaged over."""
+class Term(NamedTuple):
+    """A part of a loss: a mean, times its coefficient, and what it is the mean of: so many tokens, pairs or prompts.
 
-    loss: Tensor
+    step_weight: that weight in all micro-batches of the optimizer step, of this process, where the batch knows it.
+    """
+
+    mean: Tensor
+    weight: Tensor | int
+    step_weight: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """terms: the loss is their sum. metrics: detached scalars, means over as much as the first term.
+
+    weights: of those metrics that are means over something else. A metric whose name ends in _max is a maximum.
+    """
+
+    terms: tuple[Term, ...]
     metrics: dict[str, Tensor]
-    weight: int
+    weights: dict[str, Tensor | int] = {}
+
+    @property
+    def loss(self) -> Tensor:
+        return sum((term.mean for term in self.terms[1:]), self.terms[0].mean)
+
+    @property
+    def weight(self) -> Tensor | int:
+        """Of the first term."""
+        return self.terms[0].weight
 
 
 class Chart(NamedTuple):
@@ -62,6 +86,8 @@ class Stage(L.LightningModule):
         self._window: list[int] = []  # weights of the micro-batches since the last optimizer step
         self._unit = 1.0
         self.loss_share = 1.0  # of the latest micro-batch: the factor of its loss
+        self._training, self._validation = Averages(), Averages()
+        self._stepped = False
 
     def compute_loss(self, batch: Any) -> LossOutput:
         """One batch's mean loss; neither logs nor steps."""
@@ -163,24 +189,60 @@ class Stage(L.LightningModule):
         """Asks to stop at max_steps, which Lightning does anyway, but then without a last validation."""
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
+        if self.trainer.should_stop and self._stepped:
+            self._log_step()
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         output = self.compute_loss(batch)
-        self.record("train", output)
-        self.loss_share = self._share(output.weight)
-        return output.loss * self.loss_share
+        if self._stepped:
+            self._training.clear()
+            self._stepped = False
+        self.note(self._training, output)
+        if self.trainer.fit_loop.total_batch_idx == 0 and output.weight:
+            self.check_first_loss(float(output.loss.detach()))
+        return self._scaled(output.terms)
+
+    def check_first_loss(self, loss: float) -> None:
+        """Looks at the very first micro-batch's loss, before any update."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.record("val", self.compute_loss(batch))
+        self.note(self._validation, self.compute_loss(batch))
 
-    def record(self, prefix: str, output: LossOutput) -> None:
-        """Logs the loss and its metrics; a metric whose name holds a slash keeps it as its full name."""
-        if not output.weight:
-            return
-        metrics = {"loss": output.loss.detach(), **output.metrics}
-        named = {name if "/" in name else f"{prefix}/{name}": value for name, value in metrics.items()}
-        # a whole number's mean over ranks would be cut to a whole number, and with it the weighted mean be wrong
-        self.log_dict(named, batch_size=float(output.weight), sync_dist=prefix == "val")  # type: ignore[arg-type]
+    def on_validation_epoch_end(self) -> None:
+        figures = self.finished(self._validation.read(self.reduced))
+        self._validation.clear()
+        # the same on all processes already
+        self.log_dict({f"val/{name}": value.float() for name, value in figures.items()}, sync_dist=True)
+
+    def note(self, averages: Averages, output: LossOutput) -> None:
+        """Adds a batch's loss and metrics, each with its own weight."""
+        for number, term in enumerate(output.terms):
+            averages.add(f"loss {number}", term.mean, term.weight)
+        for name, value in output.metrics.items():
+            averages.add(name, value, output.weights.get(name, output.weight))
+
+    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+        """`figures` to be logged: the loss as the sum of its terms' means, and what follows from means alone.
+
+        What there was nothing of is left out.
+        """
+        terms = [name for name in figures if name.startswith("loss ")]
+        loss = {"loss": sum(figures[name].nan_to_num() for name in terms)} if terms else {}
+        rest = {name: value for name, value in figures.items() if name not in terms}
+        if terms and figures[terms[0]].isnan():
+            loss = {}
+        return loss | {name: value for name, value in rest.items() if not value.isnan()}
+
+    def _log_step(self) -> None:
+        """Logs the figures of the optimizer step, of all its micro-batches and of all processes."""
+        if self._training:
+            figures = self.finished(self._training.read(self.reduced))
+            self.log_dict({f"train/{name}": value.float() for name, value in figures.items()})
+            self._training.clear()
+
+    def _due(self) -> bool:
+        """Whether this optimizer step's figures are wanted: of several processes only where they are written."""
+        return self.trainer.world_size == 1 or self.trainer._logger_connector.should_update_logs
 
     def log_now(self, metrics: dict[str, float]) -> None:
         """Writes scalars at the present step, whatever log_every_n_steps."""
@@ -227,6 +289,9 @@ class Stage(L.LightningModule):
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
         self.log("train/lr", optimizer.param_groups[0]["lr"])
+        self._stepped = True
+        if self._due():
+            self._log_step()
         self._first_step.note()
 
     def train(self, mode: bool = True) -> "Stage":
@@ -242,6 +307,29 @@ class Stage(L.LightningModule):
         fixed = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         for name in [n for n in state if n in fixed or n.split(".")[0] in self.frozen]:
             del state[name]
+
+    def _scaled(self, terms: tuple[Term, ...]) -> Tensor:
+        """The sum of the terms, each so that its gradients add up to its mean over the whole optimizer step."""
+        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
+        self.loss_share = 1.0  # of several terms: each has its own, on average 1
+        if len(terms) == 1:
+            self.loss_share = self._share(terms[0].weight)
+            return terms[0].mean * self.loss_share
+        weights = [term.weight if self.trainer.accumulate_grad_batches == 1 else term.step_weight for term in terms]
+        if any(weight is None for weight in weights):
+            raise ValueError(
+                f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches} with a loss of "
+                f"{len(terms)} terms, whose weights in the whole step the batches do not tell. Use 1, or a loader "
+                "that tells them, as components.data.experience does"
+            )
+        if parts == 1:
+            return sum(term.mean for term in terms)
+        totals = self.all_reduced(torch.stack([torch.as_tensor(w, device=self.device).float() for w in weights]))
+        # parts is what Lightning and the strategy divide by
+        return sum(
+            term.mean * (parts * torch.as_tensor(term.weight, device=self.device) / total.clamp_min(1)).float()
+            for term, total in zip(terms, totals, strict=True)
+        )
 
     def _share(self, weight: int) -> float:
         """This micro-batch's factor, so that gradients add up to a weighted sum; `_average_gradients` divides it.
@@ -271,3 +359,16 @@ class Stage(L.LightningModule):
         """The sum of `value` over all processes."""
         tensor = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
         return self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")
+
+    def reduced(self, numbers: Tensor, how: str) -> Tensor:
+        """The sum or the maximum ("sum", "max") of numbers over all processes."""
+        return self.trainer.strategy.reduce(numbers.to(self.device), reduce_op=how)
+
+    def gathered(self, numbers: Tensor) -> Tensor:
+        """(M,) on the CPU: the numbers (N,) of all processes, in the order of these; N may differ between them."""
+        parts = [numbers.detach().cpu()]
+        if self.trainer.world_size > 1:
+            everyones: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(everyones, parts[0])
+            parts = everyones
+        return torch.cat(parts)

@@ -6,6 +6,8 @@ from tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
+    ListLogger,
+    Mixed,
     attached,
     causal,
     dpo,
@@ -80,12 +82,22 @@ def experience(make, **settings):
     return cut
 
 
+def with_text(sizes):
+    """PPO-ptx: the text's share of tokens differs between micro-batches, and from that of the responses."""
+    _, parts = experience(ppo)(sizes)
+    texts = [lm_batch([DOCUMENTS[i] for i in part], row_length=16) for part in torch.arange(4).split(sizes)]
+    weights = torch.stack([torch.stack([p["mask"].sum(), t.mask.sum()]) for p, t in zip(parts, texts)]).sum(0)
+    mixed = [{**part, "pretraining": text, "step_weights": weights} for part, text in zip(parts, texts)]
+    return ppo(Mixed, optimizer=keeper(), pretraining_coefficient=27.8), mixed
+
+
 KINDS = {
     "pretrain": language(Pretrain),
     "sft": language(SFT),
     "rm": ranking,
     "dpo": preferring,
     "ppo": experience(ppo),
+    "ppo_ptx": with_text,
     **{variant: experience(grpo, variant=variant, samples_per_prompt=2) for variant in ("grpo", "dapo", "dr_grpo")},
     "rloo": experience(rloo, samples_per_prompt=2),
     "rejection": experience(rejection, samples_per_prompt=2),
@@ -106,8 +118,36 @@ def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, size
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
     stage, parts = KINDS[kind]([1, 1, 1, 1])
-    stage._share = lambda weight: 1.0
+    stage._scaled = lambda terms: sum(term.mean for term in terms)
     assert (gradient(stage, parts) - gradient(*KINDS[kind]([4]))).abs().max() > 1e-4
+
+
+def test_a_loss_of_several_terms_whose_weights_nobody_told_is_refused():
+    stage, parts = with_text([1, 3])
+    with pytest.raises(ValueError, match="loss of 2 terms"):
+        gradient(stage, [{name: value for name, value in part.items() if name != "step_weights"} for part in parts])
+
+
+class Logged(ListLogger):
+    """The latest value of every metric."""
+
+    def latest(self):
+        return {name: values[-1] for name, values in self.logged.items() if name.startswith("train/")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_figures_of_a_step_are_those_of_one_large_batch(kind):
+    """Every metric has its own weight: tokens, pairs, prompts, responses or text tokens; maxima have none."""
+    stages = {1: KINDS[kind]([4]), 3: KINDS[kind]([1, 1, 2])}
+    found = []
+    for count, (stage, parts) in stages.items():
+        logger = Logged()
+        fit(stage, parts, max_steps=1, accumulate_grad_batches=count, logger=logger)
+        found.append(logger.latest())
+    whole, cut = found
+    assert whole.keys() == cut.keys() and len(whole) >= 4
+    for name in whole:
+        assert cut[name] == pytest.approx(whole[name], rel=1e-4, abs=1e-6), name
 
 
 def test_a_last_window_that_is_not_full_is_averaged_over_what_it_holds():

@@ -159,6 +159,6 @@ def test_twenty_steps_of_two_processes_have_the_losses_of_one(stage, tmp_path):
 def test_a_trace_shows_an_update_that_forgets_how_much_each_process_saw(tmp_path, monkeypatch):
     make = MAKERS["sft"]
     one = joined([trace(make, 1, None)])
-    monkeypatch.setattr(Stage, "_share", lambda self, weight: 1.0)
+    monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))
     ranks = together(lambda rank: trace(make, 2, DDPStrategy), tmp_path)
     assert (joined(ranks) - one).abs().max() > 1e-4

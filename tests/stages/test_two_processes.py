@@ -13,6 +13,8 @@ from tiny_stages import (
     END,
     PROMPTS,
     Batches,
+    ListLogger,
+    Mixed,
     causal,
     dpo,
     grpo,
@@ -66,6 +68,7 @@ class KeepWeights(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         assert trainer.global_step == 2
         torch.save((weights(pl_module), kept(trainer)), self.folder / f"{trainer.global_rank}.pt")
+        torch.save(trainer.logger.logged, self.folder / f"logged-{trainer.global_rank}.pt")
 
 
 def sft(world_size: int) -> tuple[SFT, Batches]:
@@ -104,12 +107,29 @@ def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **setting
     return stage_and_loader
 
 
+class WithText(Rollouts):
+    """Rollouts with a batch of text in each, of other shares than the responses have."""
+
+    def __iter__(self):
+        rank, size = self.stage.global_rank, self.stage.trainer.world_size
+        for number, minibatch in enumerate(super().__iter__()):
+            documents = STEPS[number] if size == 1 else [STEPS[number][:3], STEPS[number][3:]][rank]
+            yield {**minibatch, "pretraining": lm_batch(documents)}
+
+
+def ppo_ptx(world_size: int) -> tuple[PPO, Batches]:
+    drawing = type("GivenMixed", (GivenResponses, Mixed), {})
+    stage = ppo(drawing, optimizer=keeper(0.1), epochs=1, minibatches=1, value_lr=0.05, pretraining_coefficient=2.0)
+    return stage, WithText(stage, *([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS]))
+
+
 MAKERS = {
     "sft": sft,
     "rm": rm,
     "dpo": whole_dpo,
     # every part of it: the scale of scores, whitening, the controller of beta, the update
     "ppo": from_rollouts(ppo, PPO, value_lr=0.05, kl_target=6.0, kl_horizon=50, target_kl=0.5),
+    "ppo_ptx": ppo_ptx,
     **{
         variant: from_rollouts(grpo, GRPO, variant=variant, samples_per_prompt=2)
         for variant in ("grpo", "dapo", "dr_grpo")
@@ -119,13 +139,18 @@ MAKERS = {
 }
 
 
-def trained(make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path) -> list[tuple[dict, Tensor]]:
+def trained(
+    make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path, *, every: int = 1
+) -> list[tuple[dict, Tensor]]:
     """(weights, last gradient) of each rank."""
     folder.mkdir()
     stage, loader = make(world_size)
     several = {"strategy": "ddp_fork", "devices": 2} if world_size == 2 else {}
     stage.configure_model()
-    run = trainer(max_steps=2, limit_val_batches=0, gradient_clip_val=0.5, callbacks=[KeepWeights(folder)], **several)
+    more = {"logger": ListLogger(), "log_every_n_steps": every}
+    run = trainer(
+        max_steps=2, limit_val_batches=0, gradient_clip_val=0.5, callbacks=[KeepWeights(folder)], **(several | more)
+    )
     quiet_fit(run, stage, loader, Batches([]))
     return [torch.load(folder / f"{rank}.pt") for rank in range(world_size)]
 
@@ -146,10 +171,25 @@ def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(mak
     assert same_bits(ranks[0][0], ranks[1][0])
 
 
+@pytest.mark.parametrize("every", [1, 2], ids="every{}".format)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every, tmp_path):
+    """Of rollouts and of steps; only the seconds that parts take may differ."""
+    trained(make, 1, tmp_path / "one", every=every)
+    trained(make, 2, tmp_path / "two", every=every)
+    one, two = (torch.load(tmp_path / run / "logged-0.pt") for run in ("one", "two"))
+    assert one.keys() == two.keys() and len(one) >= 5
+    for name in one:
+        assert [step for step, _ in two[name]] == [step for step, _ in one[name]], name
+        if not name.startswith("rollout/seconds_"):
+            values = [[value for _, value in run[name]] for run in (one, two)]
+            assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-5), name
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_the_mean_of_the_processes_means_would_be_another_end(make, tmp_path, monkeypatch):
     [(one, _)] = trained(make, 1, tmp_path / "one")
-    monkeypatch.setattr(Stage, "_share", lambda self, weight: 1.0)
+    monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))
     [(other, _), _] = trained(make, 2, tmp_path / "two")
     assert distance(one, other) > 1e-4
 

@@ -254,6 +254,12 @@ def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
     return kind(**(settings | changes))
 
 
+class Mixed(PPO):
+    """PPO on batches that hold text already, from whatever loader."""
+
+    def on_fit_start(self) -> None: ...
+
+
 def grpo(kind: type[GRPO] = GRPO, **changes: Any) -> GRPO:
     return kind(**(on_policy(variant="grpo", beta=0.1, clip=0.2, samples_per_prompt=4) | changes))
 

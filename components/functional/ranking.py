@@ -1,0 +1,70 @@
+"""What scores of answers are worth, by the pairs of answers to one prompt that differ in rank."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import pearson_corrcoef
+
+from components.functional.estimators import calibration_error, ranking_credit
+from components.functional.losses import ranking_pairs
+from components.functional.shapes import at_least_float32
+
+LENGTH_MATCHED = 0.1  # two answers are of matched length when they differ by less than this share
+BINS = 5  # of confidence, from ½ to 1: ten of [0, 1], of which the chosen side only reaches the upper half
+
+
+class Pairs(NamedTuple):
+    """Per pair (P,): margins r_better − r_worse; gaps of length, and the longer length, in tokens."""
+
+    margins: Tensor
+    gaps: Tensor
+    longest: Tensor
+
+    @property
+    def credit(self) -> Tensor:
+        """1 for a pair scored in its order, ½ for a tie."""
+        return ranking_credit(self.margins)
+
+    @property
+    def confidence(self) -> Tensor:
+        """σ(|margin|), of the side that is chosen."""
+        return torch.sigmoid(self.margins.abs())
+
+    @property
+    def matched(self) -> Tensor:
+        return self.gaps.abs() < LENGTH_MATCHED * self.longest
+
+
+def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> Pairs:
+    """The pairs of a batch of answers, all (N,): scores, lengths in tokens, and see losses.ranking_pairs."""
+    better, worse, _ = ranking_pairs(ranks, groups)
+    scores, lengths = at_least_float32(scores), lengths.float()
+    longest = torch.maximum(lengths[better], lengths[worse])
+    return Pairs(scores[better] - scores[worse], lengths[better] - lengths[worse], longest)
+
+
+def ranking_figures(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, float | None]:
+    """The figures of a reward model over pairs (at least one) and answers (N,); their one definition.
+
+    accuracy                  share of pairs ranked as they should be, ties count half
+    margin                    mean r_better − r_worse over pairs
+    ece                       expected calibration error of σ(|margin|), bins of 0.1
+    score_length_correlation  Pearson of score and tokens over answers; None where either never varies
+    accuracy_length_matched   accuracy on pairs whose lengths differ by under 10 %; None without any
+    longer_wins               accuracy of "the longer answer wins", the baseline to beat
+    """
+    credit, matched = pairs.credit, pairs.matched
+    return {
+        "accuracy": float(credit.mean()),
+        "margin": float(pairs.margins.mean()),
+        "ece": float(calibration_error(pairs.confidence, credit, num_bins=BINS)),
+        "score_length_correlation": _pearson(scores, lengths),
+        "accuracy_length_matched": float(credit[matched].mean()) if matched.any() else None,
+        "longer_wins": float(ranking_credit(pairs.gaps).mean()),
+    }
+
+
+def _pearson(x: Tensor, y: Tensor) -> float | None:
+    varies = len(x) > 1 and bool((x != x[0]).any() and (y != y[0]).any())
+    return float(pearson_corrcoef(x.double(), y.double())) if varies else None

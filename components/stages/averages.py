@@ -1,0 +1,47 @@
+"""Figures of an optimizer step, a validation or a rollout: means with their own weights, over batches and processes."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Reduce = Callable[[Tensor, str], Tensor]  # (numbers, "sum" or "max") over all processes
+
+
+class Averages:
+    """Weighted means by name, and the maxima of names that end in _max. They stay on the device until they are read.
+
+    A mean of unequal batches, or of processes' unequal shares, is right only with the weight of what it averages:
+    tokens, pairs, prompts or responses. Every process adds the same names in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}  # (Σ weight · value, Σ weight)
+        self._maxima: dict[str, Tensor] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._sums or self._maxima)
+
+    def add(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
+        """value: a scalar, the mean over `weight` things; a maximum takes no account of its weight."""
+        value = torch.as_tensor(value).detach()
+        value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
+        if name.endswith("_max"):
+            self._maxima[name] = torch.maximum(self._maxima[name], value) if name in self._maxima else value
+            return
+        weight = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+        pair = torch.stack([value * weight, weight])
+        self._sums[name] = self._sums[name] + pair if name in self._sums else pair
+
+    def read(self, reduce: Reduce) -> dict[str, Tensor]:
+        """Every figure over all processes, in two collectives; a mean over nothing is not a number."""
+        figures: dict[str, Tensor] = {}
+        if self._sums:
+            sums = reduce(torch.stack(list(self._sums.values())), "sum")
+            figures |= dict(zip(self._sums, sums[:, 0] / sums[:, 1], strict=True))
+        if self._maxima:
+            figures |= dict(zip(self._maxima, reduce(torch.stack(list(self._maxima.values())), "max"), strict=True))
+        return figures
+
+    def clear(self) -> None:
+        self._sums, self._maxima = {}, {}

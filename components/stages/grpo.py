@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from components.functional.advantages import group_relative
 from components.functional.logprobs import kl_k3
@@ -92,5 +93,5 @@ class GRPO(OnPolicy):
             "entropy": masked_mean(entropies, mask),
         }
         averaged_over = int(mask.sum()) if self.aggregation == "token_mean" else len(mask)
-        of_tokens = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
+        of_tokens: dict[str, Tensor | int] = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
         return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, of_tokens)

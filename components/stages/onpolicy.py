@@ -258,7 +258,7 @@ class OnPolicy(Stage):
         drawn = int(mask.sum())
         read = drawn + sum(map(len, prompts[:: self.samples_per_prompt]))
         forward = super().flops_per_token() / 3  # backward is twice a forward pass
-        self.spent.update(generated_tokens=drawn, flops=read * forward * (1 + self.readers))
+        self.spent.update(generated_tokens=drawn, flops=read * forward * (1 + self.readers))  # type: ignore[call-overload]
 
     def judged(self, prompts: list[dict[str, Any]], known: Experience) -> dict[str, float]:
         """True quality of the responses, where the data knows it."""

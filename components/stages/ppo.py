@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
+from components.data.batches import LMBatch
 from components.functional.advantages import gae, token_rewards
 from components.functional.controllers import adaptive_beta
 from components.functional.losses import ppo_policy, ppo_value
@@ -171,10 +172,10 @@ class PPO(OnPolicy):
             "entropy": masked_mean(entropies, mask),
         }
         step = batch.get("step_weights", (None, None))
-        terms = (Term(policy_loss + self.value_coefficient * value_loss, int(mask.sum()), step[0]),)
+        terms: tuple[Term, ...] = (Term(policy_loss + self.value_coefficient * value_loss, int(mask.sum()), step[0]),)
         if "pretraining" not in batch:
             return LossOutput(terms, metrics)
-        text = language_loss(self.policy, batch["pretraining"])
+        text = language_loss(self.policy, cast(LMBatch, batch["pretraining"]))
         terms += (Term(self.pretraining_coefficient * text.loss, text.weight, step[1]),)
         metrics["pretraining_loss"] = text.loss.detach()
         return LossOutput(terms, metrics, {"pretraining_loss": text.weight})

@@ -85,7 +85,7 @@ class RewardModel(Stage):
             return
         scores, lengths, pairs = seen[0], seen[1], Pairs(*seen[2:])
         figures = ranking_figures(pairs, scores, lengths)
-        share = figures["accuracy"]
+        share = figures["accuracy"] or 0.0
         figures["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
         more = {name: value for name, value in figures.items() if name not in ("accuracy", "margin")}  # logged above
         # the same on all processes already

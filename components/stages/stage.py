@@ -323,10 +323,10 @@ class Stage(L.LightningModule):
                 "that tells them, as components.data.experience does"
             )
         if parts == 1:
-            return sum(term.mean for term in terms)
+            return torch.stack([term.mean for term in terms]).sum()
         totals = self.all_reduced(torch.stack([torch.as_tensor(w, device=self.device).float() for w in weights]))
         # parts is what Lightning and the strategy divide by
-        return sum(
+        return sum(  # type: ignore[return-value]
             term.mean * (parts * torch.as_tensor(term.weight, device=self.device) / total.clamp_min(1)).float()
             for term, total in zip(terms, totals, strict=True)
         )

@@ -15,7 +15,7 @@ from components.world.world import World
 KINDS = {"facts": World, "table": TableWorld}
 
 
-def make_world(world: dict[str, Any]) -> World | TableWorld:
+def make_world(world: dict[str, Any]) -> Any:
     """The world of these fields: its class by `kind`, its own fields, and noise, which is the comparisons' only.
 
     Raises SourceError naming a wrong field.

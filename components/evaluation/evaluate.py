@@ -250,7 +250,7 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
     if judges.world is None:
         return {"reward_model": figures}
     known = (judges.world, judges.reward, judges.tokenizer)
-    reading = {"tokens_at_once": judges.tokens_at_once}
+    reading: dict[str, Any] = {"tokens_at_once": judges.tokens_at_once}
     chosen = choice(*known, material.prompts, **reading)
     named = by_name(*known, material.prompts, "_heldout", **reading)
     if material.train_prompts:

@@ -7,7 +7,7 @@ adapters and its head, can share one trunk in memory, and a model without adapte
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ class Adaptable(nn.Module):
     def __init__(self, config: GPTConfig, trunk: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.model = trunk
+        self.model: Any = trunk
         self.adapters: Adapters | None = None
 
     def adapt(self, lora: LoRA) -> None:

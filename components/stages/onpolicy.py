@@ -242,8 +242,8 @@ class OnPolicy(Stage):
         """Adds the figures of assessed responses, and their true quality where the data knows it."""
         for name, (value, weight) in summary(known).items():
             averages.add(name, value, weight)
-        for name, value in self.judged(prompts, known).items():
-            averages.add(name, torch.tensor(value, device=self.device), len(known["rewards"]))
+        for name, share in self.judged(prompts, known).items():
+            averages.add(name, torch.tensor(share, device=self.device), len(known["rewards"]))
 
     def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
         found = super().finished(figures)

@@ -227,10 +227,10 @@ class Stage(L.LightningModule):
         What there was nothing of is left out.
         """
         terms = [name for name in figures if name.startswith("loss ")]
-        loss = {"loss": sum(figures[name].nan_to_num() for name in terms)} if terms else {}
+        loss = {}
+        if terms and not figures[terms[0]].isnan():
+            loss["loss"] = torch.stack([figures[name].nan_to_num() for name in terms]).sum()
         rest = {name: value for name, value in figures.items() if name not in terms}
-        if terms and figures[terms[0]].isnan():
-            loss = {}
         return loss | {name: value for name, value in rest.items() if not value.isnan()}
 
     def _log_step(self) -> None:
@@ -313,7 +313,7 @@ class Stage(L.LightningModule):
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         self.loss_share = 1.0  # of several terms: each has its own, on average 1
         if len(terms) == 1:
-            self.loss_share = self._share(terms[0].weight)
+            self.loss_share = self._share(int(terms[0].weight))
             return terms[0].mean * self.loss_share
         weights = [term.weight if self.trainer.accumulate_grad_batches == 1 else term.step_weight for term in terms]
         if any(weight is None for weight in weights):
@@ -326,10 +326,11 @@ class Stage(L.LightningModule):
             return torch.stack([term.mean for term in terms]).sum()
         totals = self.all_reduced(torch.stack([torch.as_tensor(w, device=self.device).float() for w in weights]))
         # parts is what Lightning and the strategy divide by
-        return sum(  # type: ignore[return-value]
+        shares = [
             term.mean * (parts * torch.as_tensor(term.weight, device=self.device) / total.clamp_min(1)).float()
             for term, total in zip(terms, totals, strict=True)
-        )
+        ]
+        return torch.stack(shares).sum()
 
     def _share(self, weight: int) -> float:
         """This micro-batch's factor, so that gradients add up to a weighted sum; `_average_gradients` divides it.

@@ -58,7 +58,7 @@ def compare(cfg: DictConfig) -> None:
         with place.running():
             drawn, counts = draw(*asked, tokens_at_once=cfg.tokens_at_once)
         ledger.write(folder / COMPLETIONS, (one._asdict() for one in drawn))
-        metrics = {f"draw/{name}": count for name, count in counts.items()}
+        metrics: dict[str, float] = {f"draw/{name}": count for name, count in counts.items()}
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
     drawn = [Drawn(**row) for row in ledger.read(folder / COMPLETIONS)]

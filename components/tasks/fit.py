@@ -89,7 +89,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     return shape
 
 
-def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> L.LightningModule:
+def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:
     """The LightningModule, with what only the run knows given to constructors that ask for it."""
     shape = cfg.stage.get("model", {}).get("config")
     if shape is not None and "vocab_size" in shape:  # of a fresh model; one that is read has its tokenizer beside it
@@ -167,7 +167,7 @@ def _compared(cfg: DictConfig) -> dict[str, Any]:
 
 def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
     """Ends the process after a signal or at the end of its time: stopped in order, the stage is not finished."""
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GracefulStop) and callback.reason:
             log.error(
                 f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
@@ -179,7 +179,7 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
 def _ending(trainer: L.Trainer) -> dict[str, Any]:
     """For the card: whose weights are exported and why, and what ended the run before its time, if anything did."""
     found: dict[str, Any] = {"exported": {"step": trainer.global_step, "of": trainer.global_step, "why": "export=last"}}
-    for callback in trainer.callbacks:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpoints):
             found["exported"] = callback.exported
         if isinstance(callback, EarlyStopping) and callback.reason:
@@ -187,7 +187,7 @@ def _ending(trainer: L.Trainer) -> dict[str, Any]:
     return found
 
 
-def _data_counts(data: L.LightningDataModule) -> dict[str, float]:
+def _data_counts(data: Any) -> dict[str, float]:
     """How many records there were, were cut, dropped or malformed, and the mixture's realised token shares."""
     counts = {f"data/{name}": int(count) for name, count in data.counts.items()}
     shares = data.shares if len(data.shares) > 1 else {}

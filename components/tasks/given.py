@@ -6,12 +6,13 @@ import os
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import fields
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from lightning import Trainer
+from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from components import artifacts, hydra_hooks, processes, settings
@@ -48,7 +49,8 @@ def ended_by(trainer: Trainer) -> str:
     """The limit that ended a training which nothing interrupted, such as "trainer.max_steps=60"."""
     if trainer.global_step == trainer.max_steps:
         return f"trainer.max_steps={trainer.max_steps}"
-    stops = [callback for callback in trainer.callbacks if isinstance(callback, EarlyStopping)]
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
     early = [f"early stopping on {stop.metric}" for stop in stops if stop.reason]
     return early[0] if early else f"trainer.max_epochs={trainer.max_epochs}"
 
@@ -85,9 +87,9 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
 
 def unused(cfg: DictConfig) -> dict[str, str]:
     """{override: reason} of this job's overrides that change nothing that its stage uses."""
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
     rules, keys = settings.rules_of(plain), list(settings.flatten(plain))
-    found = {override.input_line: _key_of(override) for override in overrides()}
+    found = {str(override.input_line): _key_of(override) for override in overrides()}
     return {
         line: settings.rule_of(key, rules).reason
         for line, key in found.items()

@@ -3,7 +3,7 @@ that run models without training one."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import lightning as L
 import torch
@@ -45,14 +45,14 @@ class Place(NamedTuple):
 
     def hold(self, model: Model) -> Model:
         """The model on the device, in eval mode, its weights in the type that the precision gives them."""
-        return self.precision.convert_module(model.to(self.device)).eval()
+        return cast(Model, self.precision.convert_module(model.to(self.device)).eval())
 
     def running(self) -> AbstractContextManager:
         """Within it models compute in the precision; figures made of what they say keep their own."""
         return self.precision.forward_context() if isinstance(self.precision, MixedPrecision) else nullcontext()
 
 
-def precision_of(cfg: DictConfig, width: int) -> str:
+def precision_of(cfg: DictConfig, width: int) -> Any:
     """trainer.precision, with auto decided for this machine and models of this hidden size: bf16-mixed where it is
     fast, else 32-true.
 

@@ -99,7 +99,7 @@ def test_the_pipeline_hands_on_models_of_the_right_kind(logs):
 def test_a_reward_model_is_examined_before_it_is_written(logs):
     found = artifacts.read_card(logs / "tiny/rm/export")["examination"]
     assert found["ranking"]["pairs"] > 10 and 0 <= found["figures"]["accuracy_low"] <= 1
-    assert {"relation", "difference", "length"} == found["categories"].keys() and len(found["probes"]) == 8
+    assert {"relation", "difference", "length"} == found["categories"].keys() and len(found["probes"]) == 9
     assert (logs / "tiny/rm/examination.png").stat().st_size > 10_000
     assert "examination" not in artifacts.read_card(logs / "tiny/sft/export")
 

@@ -55,7 +55,7 @@ def test_json_shows_its_encoding_without_a_mark(encoding, tmp_path):
 @pytest.mark.parametrize("name", ["A.JSONL", "a.Json", "a.NDJSON", "a.jsonl.GZ", "a.TXT"])
 def test_an_ending_is_the_same_in_capitals(name, tmp_path):
     content = "x" if name == "a.TXT" else '{"text": "x"}'
-    packed = gzip.compress(content.encode()) if name.endswith("GZ") else content
+    packed = gzip.compress(content.encode(), mtime=0) if name.endswith("GZ") else content
     assert texts(file_of(tmp_path, name, packed)) == ["x"]
 
 
@@ -71,13 +71,13 @@ def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, t
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", gzip.compress(b"{}"), r"a\.jsonl: holds gzip data\. Add \.gz to its name"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: holds gzip data\. Add \.gz to its name"),
         ("a.txt", b"PK\x03\x04", r"a\.txt: holds a zip archive\. Unpack it"),
         ("a.json", b"PAR1", r"a\.json: holds parquet data\. Call it \.parquet"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}")), r"a\.jsonl\.gz: holds gzip data"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}"), mtime=0), r"a\.jsonl\.gz: holds gzip data"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", r"a\.txt: holds a pointer of Git LFS.*git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", r"a\.parquet: holds a pointer of Git LFS"),
-        ("a.parquet", gzip.compress(b"PAR1"), r"a\.parquet: holds gzip data"),
+        ("a.parquet", gzip.compress(b"PAR1", mtime=0), r"a\.parquet: holds gzip data"),
         ("a.zip", b"PK\x03\x04", r"a\.zip: an archive\. Unpack it and set data\.path to the folder"),
         ("a.tar.gz", b"", r"a\.tar\.gz: an archive\. Unpack it"),
         ("a.jsonl.lz4", b"", r"a\.jsonl\.lz4: packed in a way that is not read \(\.lz4\)\. Unpack it"),
@@ -103,6 +103,6 @@ def test_what_a_file_is_instead_is_said_with_what_to_do(name, content, said, tmp
 
 
 def test_the_fingerprint_tells_kinds_apart_that_share_a_packing(tmp_path):
-    content = gzip.compress(b'{"text": "x"}')
+    content = gzip.compress(b'{"text": "x"}', mtime=0)
     one, other = (open_source(str(file_of(tmp_path, f"a{kind}.gz", content))) for kind in (".txt", ".jsonl"))
     assert one.fingerprint() != other.fingerprint()

@@ -74,7 +74,7 @@ def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, t
         ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: holds gzip data\. Add \.gz to its name"),
         ("a.txt", b"PK\x03\x04", r"a\.txt: holds a zip archive\. Unpack it"),
         ("a.json", b"PAR1", r"a\.json: holds parquet data\. Call it \.parquet"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}"), mtime=0), r"a\.jsonl\.gz: holds gzip data"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), r"a\.jsonl\.gz: holds gzip data"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", r"a\.txt: holds a pointer of Git LFS.*git lfs pull"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", r"a\.parquet: holds a pointer of Git LFS"),
         ("a.parquet", gzip.compress(b"PAR1", mtime=0), r"a\.parquet: holds gzip data"),

@@ -149,7 +149,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(base):
         "trainer.max_steps=6",
     ]
     run(base, *settings, "run=whole")
-    run(base, *settings, "run=parts", "+callbacks.death={_target_: deaths.InTraining, event: end, count: 3}", code=-9)
+    death = "+hydra.callbacks.death={_target_: deaths.InTraining, event: end, count: 3}"
+    run(base, *settings, "run=parts", death, code=-9)
     assert "going on from" in run(base, *settings, "run=parts")
     one, other = (load_file(base / f"{name}/sft/export/model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(other[key], weight) for key, weight in one.items())

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from hydra.experimental.callback import Callback as HydraCallback
-from lightning import Callback
+from lightning import Callback, Trainer
 
 TRACED = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")  # of os; pathlib and shutil call them too
 EVENTS = ("batch", "backward", "step", "end", "save", "validation")
@@ -26,7 +26,24 @@ def my_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-class InTraining(Callback):
+class InTraining(HydraCallback):
+    """Gives every training of this process a Death. A callback of the config would be a setting of the run, and a run
+    is not resumed with other settings."""
+
+    def __init__(self, **moment: Any) -> None:
+        self.moment = moment
+
+    def on_job_start(self, config: Any, **_: Any) -> None:
+        fit, death = Trainer.fit, Death(**self.moment)
+
+        def mortal(trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+            trainer.callbacks.insert(0, death)
+            fit(trainer, *args, **kwargs)
+
+        Trainer.fit = mortal
+
+
+class Death(Callback):
     """Dies `seconds` after event number `count` (from 1) of this process, on process `rank` of a group.
 
     batch: a batch was fetched (on-policy: its rollout collected); backward: the loss is there; step: the gradients are

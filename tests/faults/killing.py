@@ -151,7 +151,7 @@ def at_file(run: str, count: int, *, after: bool = False, rank: int = 0, journal
 
 def in_training(event: str, count: int, *, seconds: float = 0.0, rank: int = 0) -> str:
     values = f"event: {event}, count: {count}, seconds: {seconds}, rank: {rank}"
-    return f"+callbacks.death={{_target_: deaths.InTraining, {values}}}"
+    return f"+hydra.callbacks.death={{_target_: deaths.InTraining, {values}}}"
 
 
 def a_death(draw: random.Random, run: str, stage: str, processes: int, operations: int) -> str:

@@ -49,13 +49,13 @@ def test_the_best_file_holds_adapters_alone_and_they_are_put_back(data, tmp_path
 
 
 def test_a_reward_models_zero_is_that_of_the_exported_weights(data, tmp_path):
-    low = EARLY | {"mode": "min"}  # a reward model of six comparisons only gets worse
-    whole, checkpoints, module = trained("rm", data, tmp_path, choice=low)
+    first = EARLY | {"metric": "val/longer_wins"}  # which no step changes, so that none is better than the first
+    whole, checkpoints, module = trained("rm", data, tmp_path, choice=first)
     assert checkpoints.exported["step"] == 2
     with torch.no_grad():
         scores = torch.cat([whole.scores(batch) for batch in module.demonstration_batches()])
     assert abs(float(scores.mean())) < 1e-5
-    again, resumed, _ = trained("rm", data, tmp_path, resume=latest(tmp_path), choice=low)
+    again, resumed, _ = trained("rm", data, tmp_path, resume=latest(tmp_path), choice=first)
     assert same_bits(weights(whole), weights(again)) and resumed.exported == checkpoints.exported
 
 

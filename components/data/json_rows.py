@@ -30,7 +30,7 @@ def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
         for number, (_, value) in enumerate(_of_text(file), 1):
             yield f"{file}: record {number}", value
         return
-    if any(_is_object(line) for _, line in start):
+    if len(start) == 1 or any(_is_object(line) for _, line in start):
         rows = _of_lines(file, itertools.chain(start, numbered))
     else:
         rows = ((f"{file}:{line}", value) for line, value in _of_text(file))

@@ -183,6 +183,8 @@ def test_a_difference_is_named_after_what_the_judge_sees(of_world, tokenizer, wi
     truth = judged_by(wide_world, tokenizer, lambda found: found.correct)
     table = examine(truth, tokenizer, data)["categories"]["difference"]
     assert len(table) > 3
+    naming = table.pop("whom it names")  # beside an answer about somebody else stands a right one, or another wrong one
+    assert 0.5 < naming["accuracy"] < 1
     assert all(one["accuracy"] == (1 if name == "right or wrong" else 0.5) for name, one in table.items())
 
 

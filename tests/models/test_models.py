@@ -183,7 +183,7 @@ def test_transformers_computes_the_same_logits(name):
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "contradict rope_theta"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ({"mlp_bias": True}, "mlp_bias"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
         ({"auto_map": {"AutoConfig": "their.Config"}}, "auto_map"),
@@ -210,7 +210,7 @@ def test_a_feature_that_the_decoder_lacks_is_named_not_ignored(change, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation_function": "relu"}, "activation_function 'relu'"),
+        ({"activation_function": "relu"}, "activation_function='relu'"),
         ({"scale_attn_weights": False}, "scale_attn_weights"),
         ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
         ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn"),

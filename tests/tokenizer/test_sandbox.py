@@ -70,10 +70,10 @@ BOMBS = {
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)
 def test_a_template_that_asks_for_too_much_is_refused_at_once(source):
-    began = time.monotonic()
+    began = time.process_time()  # of this process alone, whatever else the machine does
     with pytest.raises(TokenizerError, match="the chat template"):
         ChatTemplate(source + END, TOKENS).segments(ASK, add_generation_prompt=False)
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 USUAL = """{%- set ns = namespace(found=false) -%}

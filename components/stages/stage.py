@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable, LoRA
+from components.models.shards import in_shards
 from components.stages.averages import Averages
 from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, tell
 
@@ -160,7 +161,8 @@ class Stage(L.LightningModule):
                 check_separate(networks),
                 check_no_dropout(networks),
             )
-        self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
+        with in_shards(self):  # the optimizer holds shards, and a validation before training leaves whole copies
+            self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
 
     def on_validation_start(self) -> None:
         self._check_even("validation", float(sum(self.trainer.num_val_batches)))

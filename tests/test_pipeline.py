@@ -59,7 +59,7 @@ def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
 
 
 def test_the_reward_model_sees_whom_an_answer_speaks_of(report):
-    assert report["reward_model"]["name_accuracy"] >= 0.85  # seed 0: .93
+    assert report["reward_model"]["name_accuracy"] >= 0.75  # seed 0: .81 by the best step, .93 by the last
     assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # .68; twelve questions, ± .18
 
 

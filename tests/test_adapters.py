@@ -74,19 +74,22 @@ HONOURED = {  # fields of LoraConfig: values that change what is computed, or wh
     "lora_alpha": [3],
     "bias": ["all", "lora_only"],
     "use_rslora": [True],
-    "modules_to_save": [["lm_head"], ["embed_tokens", "norm"], ["gate_proj"]],
+    "modules_to_save": [["lm_head"], ["embed_tokens", "norm"], ["gate_proj"], ["layers.1.input_layernorm"]],
     "init_lora_weights": [False, "gaussian", "eva"],
     "layers_to_transform": [[1]],
     "layers_pattern": ["layers"],
     "rank_pattern": [{"q_proj": 2, "^model.layers.0.self_attn.v_proj": 7}],
-    "alpha_pattern": [{"layers.0.self_attn.v_proj": 3, "v_proj": 1, "^model.layers.1.mlp.down_proj": 2}],
+    "alpha_pattern": [
+        {"layers.0.self_attn.v_proj": 3, "v_proj": 1, "^model.layers.1.mlp.down_proj": 2},
+        {r".*layers\.0.*": 3, "down.proj$": 1},  # regular expressions, as PEFT reads them
+    ],
 }
 REFUSED = {  # values that make another kind of adapter, refused by the field's name
     "peft_type": ["IA3"],
     "task_type": ["TOKEN_CLS", "SEQ_2_SEQ_LM"],
     "fan_in_fan_out": [True],
     "init_lora_weights": ["pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "orthogonal", "mica"],
-    "alpha_pattern": [{r"layers\.0.*": 3}],
+    "alpha_pattern": [{"v_proj(": 3}],
     "megatron_config": [{"tensor_model_parallel_size": 2}],
     "trainable_token_indices": [[1, 2], {"embed_tokens": [1]}],
     "use_dora": [True],
@@ -131,16 +134,48 @@ def test_every_field_of_pefts_config_is_honoured_or_refused_or_takes_no_part():
     "ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias", "ignore:.*eva.*:UserWarning"
 )
 def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, field, value):
-    theirs = transformers.AutoModelForCausalLM.from_pretrained(base)
-    settings = PLAIN | {field: value} | ({"layers_to_transform": [0]} if field == "layers_pattern" else {})
-    adapted = peft.get_peft_model(theirs, peft.LoraConfig(**settings)).eval()
+    check_same(
+        tmp_path, **(PLAIN | {field: value} | ({"layers_to_transform": [0]} if field == "layers_pattern" else {}))
+    )
+
+
+GPT2S = {  # fields of LoraConfig by the names of a GPT-2's modules, where they are not a Llama's
+    "alpha_pattern": {"^transformer.h.0.attn.c_attn": 3, "attn.c_proj": 5, "c_proj": 2},
+    "rank_pattern": {"c_attn": 7},
+    "use_rslora": True,
+    "bias": "all",
+    "modules_to_save": ["wpe", "ln_1", "ln_f", "c_fc", "lm_head"],
+}
+
+
+@pytest.mark.parametrize("field", GPT2S)
+@pytest.mark.filterwarnings("ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias")
+def test_an_adapter_that_peft_made_of_a_gpt2_is_the_same_model_here(tmp_path, field):
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 60, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32, "initializer_range": 0.2}
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ids)).save_pretrained(tmp_path / "base")
+    check_same(tmp_path, target_modules=["c_attn", "c_proj"], **{field: GPT2S[field]})
+
+
+def test_a_whole_block_that_peft_trained_is_read(base, tmp_path):
+    check_same(tmp_path, target_modules=["q_proj"], modules_to_save=["mlp"])
+
+
+def check_same(folder, **settings):
+    """The model that PEFT makes of folder/base and these settings, and the one that is read from what it saves."""
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "base")
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **settings})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of fan_in_fan_out, which it then sets
+        adapted = peft.get_peft_model(theirs, config).eval()
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in adapted.parameters():
             parameter.add_(parameter.requires_grad * 0.3 * torch.randn_like(parameter))
-        adapted.save_pretrained(tmp_path / "theirs")
+        adapted.save_pretrained(folder / "theirs")
         expected = adapted(IDS).logits
-        torch.testing.assert_close(artifacts.load_causal_lm(tmp_path / "theirs")(IDS), expected, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(artifacts.load_causal_lm(folder / "theirs")(IDS), expected, atol=2e-5, rtol=1e-4)
         with adapted.disable_adapter():
             assert (expected - adapted(IDS).logits).abs().max() > 1e-2  # the adapters do something
 

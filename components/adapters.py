@@ -2,6 +2,7 @@
 
 import json
 import re
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
 from components.models.lora import TARGETS, LoRA, place_of
-from components.weights import GPT2_LAYER, QKV
+from components.weights import GPT2_LAYER, QKV, from_gpt2
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."  # what PEFT puts before a module's name
@@ -152,13 +153,14 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
             dropout=float(config.get("lora_dropout") or 0.0),
             targets=tuple(name for name in TARGETS if name in targets),
         )
-        alphas = [(_module(key), float(alpha)) for key, alpha in (config.get("alpha_pattern") or {}).items()]
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        patterns = (config.get("alpha_pattern") or {}).items()
+        alphas = [(re.compile(rf"(.*\.)?({key})$"), float(alpha)) for key, alpha in patterns]  # as PEFT reads them
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, re.error) as error:
         raise AdapterError(f"{folder / CONFIG}: r, lora_alpha, alpha_pattern or lora_dropout: {error!r}") from None
     for place, own in ranks.items():
         _, _, layer, target = place.split(".")
-        module = f".transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else f".{place_of(int(layer), target)}"
-        matching = [alpha for ending, alpha in alphas if module.endswith(ending)]
+        module = f"transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else place_of(int(layer), target)
+        matching = [alpha for pattern, alpha in alphas if pattern.match(module)]
         scale = (matching[0] if matching else float(config["lora_alpha"])) / own**root
         if own != rank:
             weights[f"{place}.down"] = pad(weights[f"{place}.down"], (0, 0, 0, rank - own))
@@ -166,7 +168,7 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         if scale != lora.scale:
             weights[f"{place}.up"] = weights[f"{place}.up"].float() * (scale / lora.scale)
     kinds = {task: kind for kind, task in TASKS.items()} | {None: "CausalLM"}
-    return lora, weights, kinds[config.get("task_type")]
+    return lora, from_gpt2(weights) if gpt2 else weights, kinds[config.get("task_type")]
 
 
 def _check_fields(config: dict[str, Any], folder: Path) -> None:
@@ -183,14 +185,6 @@ def _check_fields(config: dict[str, Any], folder: Path) -> None:
                 f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Add the adapters to their "
                 "base with PEFT's merge_and_unload(), and use the folder that its save_pretrained() writes"
             )
-
-
-def _module(key: str) -> str:
-    """How the modules end, a dot before their first part, that a key of alpha_pattern means: a module's name or its
-    last parts. Raises ValueError for another regular expression."""
-    if not re.fullmatch(r"\^?[\w.]+", key):
-        raise ValueError(f"alpha_pattern: expected the name of a module, got the regular expression {key!r}")
-    return f".model.{name}" if (name := key.removeprefix("^model.")) != key else f".{key}"
 
 
 def _config_in(folder: Path) -> dict[str, Any]:
@@ -249,7 +243,8 @@ def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
     module, _, kind = inner.replace(".base_layer.", ".").rpartition(".")
     # peft saves embeddings without being asked when their number has changed
     whole = [*(config.get("modules_to_save") or []), "embed_tokens", "lm_head"]
-    saved = module.endswith(tuple(whole))  # peft takes "norm" for every module whose name ends so
+    parents = accumulate(module.split("."), "{}.{}".format)
+    saved = any(parent.endswith(tuple(whole)) for parent in parents)  # "norm" is every module whose name ends so
     if (saved and kind in ("weight", "bias")) or (kind == "bias" and config.get("bias", "none") != "none"):
         return f"{module}.{kind}"
     raise AdapterError(

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
+from components.fields import EMPTY
 from components.models.lora import TARGETS, LoRA, place_of
 from components.weights import GPT2_LAYER, QKV, from_gpt2
 
@@ -58,7 +59,6 @@ HARMLESS: dict[
     "alora_invocation_tokens": (None,),
     "ensure_weight_tying": (False, None),
 }
-EMPTY: tuple[Any, ...] = (None, {}, [], "")  # of a field that is not known here: as if it were not there
 
 
 class AdapterError(ValueError):
@@ -180,7 +180,7 @@ def _check_fields(config: dict[str, Any], folder: Path) -> None:
     for name, value in config.items():
         if name in READ | IN_THE_WEIGHTS | NO_PART:
             continue
-        if not any(value is harmless or value == harmless for harmless in HARMLESS.get(name, EMPTY)):
+        if value not in HARMLESS.get(name, EMPTY):
             raise AdapterError(
                 f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Add the adapters to their "
                 "base with PEFT's merge_and_unload(), and use the folder that its save_pretrained() writes"

@@ -135,7 +135,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         folder.mkdir(parents=True, exist_ok=True)
         write_json(note, inputs)
     if found:
-        log.info(f"going on from {found}")
+        log.info(f"resuming from {found}")
     return found
 
 
@@ -150,7 +150,7 @@ def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
     else:
         told = resuming.checked(path, before, inputs)
     if not rank_zero_only.rank:  # type: ignore[attr-defined]
-        log.info(f"going on from {path}")
+        log.info(f"resuming from {path}")
         for line in told:
             log.warning(f"resume={resume}: {line}")
     return path

@@ -94,7 +94,7 @@ def environment(environ: Mapping[str, str] = os.environ) -> list[Any]:
 
     started = start(environ)
     if started.by == "srun":
-        return [SLURMEnvironment(auto_requeue=False)]  # the same command goes on from the last checkpoint, unasked
+        return [SLURMEnvironment(auto_requeue=False)]  # the same command resumes from the last checkpoint, unasked
     in_allocation = not started.by and "SLURM_NTASKS" in environ
     return [LightningEnvironment()] if in_allocation else []
 

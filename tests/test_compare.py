@@ -137,7 +137,7 @@ def answers(folder: Path) -> str:
 
 def test_a_person_goes_on_where_they_stopped_and_ends_with_what_one_session_gives(compare):
     told = compare("judge=human")  # the input ends at once
-    assert "1 of " in told and "The same command goes on from here" in told and "no comparison" in told
+    assert "1 of " in told and "The same command resumes from here" in told and "no comparison" in told
     drawn = (compare.folder / "completions.jsonl").read_text()
     lines = answers(compare.folder).splitlines(keepends=True)
     told = compare("judge=human", typed="".join(lines[:3]) + "s\n" + lines[4] + "q\n")

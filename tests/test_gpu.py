@@ -151,7 +151,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(base):
     run(base, *settings, "run=whole")
     death = "+hydra.callbacks.death={_target_: deaths.InTraining, event: end, count: 3}"
     run(base, *settings, "run=parts", death, code=-9)
-    assert "going on from" in run(base, *settings, "run=parts")
+    assert "resuming from" in run(base, *settings, "run=parts")
     one, other = (load_file(base / f"{name}/sft/export/model.safetensors") for name in ("whole", "parts"))
     assert all(torch.equal(other[key], weight) for key, weight in one.items())
 

@@ -86,7 +86,7 @@ def check(path: str | Path) -> None:
         found = "another SHA-256 than" if seal.startswith(PREFIX) else "no SHA-256 where"
         raise CheckpointError(
             f"checkpoint {path} is damaged or was not written by this program: it ends with {found} "
-            f"expected. Delete it and go on from the one before"
+            f"expected. Delete it and resume from the one before"
         )
 
 

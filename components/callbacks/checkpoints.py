@@ -1,4 +1,4 @@
-"""When checkpoints are written, how many are kept, which one to go on from, and whose weights are exported."""
+"""When checkpoints are written, how many are kept, which one to resume from, and whose weights are exported."""
 
 import math
 import warnings
@@ -28,7 +28,7 @@ class Checkpoints(Checkpoint):
 
     Being a `Checkpoint`, it runs after all other callbacks: a guard's error comes before the save, and a wish
     to stop is seen in the same step. It saves inside the last step rather than after it: by then the loops
-    have counted an epoch that may not be over, and a run resumed with more steps would go on from the wrong
+    have counted an epoch that may not be over, and a run resumed with more steps would resume from the wrong
     batch. Whatever must be in the file (a moving average, a counter) has to be updated before the hook
     `on_train_batch_end` of the LightningModule, which runs later.
 

@@ -60,10 +60,7 @@ def choice(
     questions                      what the figures rest on
     """
     offered, truths = statements(world, tokenizer, prompts)
-    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": tokens_at_once}
-    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, **reading)
-    of = torch.tensor(offered.of)
-    parts = [given[of == number] for number in range(len(prompts))]
+    parts = _scored(reward, tokenizer, prompts, offered, tokens_at_once)
     right = torch.tensor([choice_credit(part, truth) for part, truth in zip(parts, truths, strict=True)])
     found = {
         "reward_model": float(right.mean()),
@@ -96,9 +93,16 @@ def by_name(
         for one, truth in zip(asked, truths, strict=True)
     ]
     offered = as_answers(tokenizer, asked, texts)
-    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": tokens_at_once}
-    given = scores(reward, [list(prompt["ids"]) for prompt in prompts], offered, **reading)
-    margins = given.view(len(asked), -1)
-    right = ranking_credit(margins[:, :1] - margins[:, 1:]).flatten()
+    given = torch.stack(_scored(reward, tokenizer, prompts, offered, tokens_at_once))
+    right = ranking_credit(given[:, :1] - given[:, 1:]).flatten()
     interval = share_interval(right, [number for number in range(len(asked)) for _ in world.names[1:]])
     return {f"name_accuracy{ending}": float(right.mean()), f"name_accuracy_ci{ending}": interval}
+
+
+def _scored(
+    reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], offered: Responses, tokens_at_once: int
+) -> list[Tensor]:
+    """The scores of the answers that are offered to each prompt, one tensor per prompt."""
+    ids = [list(prompt["ids"]) for prompt in prompts]
+    given = scores(reward, ids, offered, pad_id=tokenizer.pad_id, tokens_at_once=tokens_at_once)
+    return list(given.split(torch.tensor(offered.of).bincount().tolist()))

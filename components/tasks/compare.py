@@ -124,7 +124,7 @@ def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) 
         except Stop:
             judge.note(
                 f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
-                "go. The same command goes on from here"
+                "go. The same command resumes from here"
             )
             return False
         else:

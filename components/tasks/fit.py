@@ -108,7 +108,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     if cfg.lora and "reward" in cfg.reads:
         stage.reward_is_adapter = artifacts.adapts(cfg.reads.reward, parents["model"]["content"])
     if cfg.stage.get("model", {}).get("path"):
-        stage.fresh = False  # it goes on from weights
+        stage.fresh = False  # it starts from weights
     return stage
 
 
@@ -171,7 +171,7 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
         if isinstance(callback, GracefulStop) and callback.reason:
             log.error(
                 f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
-                f"{cfg.paths.stage}/checkpoints. The same command goes on from there"
+                f"{cfg.paths.stage}/checkpoints. The same command resumes from there"
             )
             raise SystemExit(callback.exit_status)
 

@@ -28,6 +28,6 @@ def pipeline(cfg: DictConfig) -> None:
         if code:
             log.error(
                 f"stage={stage} failed with exit status {code}; the stages before it are kept. "
-                "Mend it and run the same command: it goes on from there"
+                "Fix it and run the same command: it resumes from there"
             )
             raise SystemExit(code)

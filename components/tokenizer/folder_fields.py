@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.fields import EMPTY
 from components.tokenizer.codec import Codec, TokenizerError
 
-EMPTY: tuple[Any, ...] = (None, {}, [], "")
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 IDS = {f"{name}_id" for name in NAMES} | {"decoder_start_token_id"}  # the tokens' names say it too
 EXTRA = ("extra_special_tokens", "additional_special_tokens", "model_specific_special_tokens")

@@ -128,7 +128,7 @@ class Ground:
         for attempt in range(kills + 1):
             death = [a_death(draw, run, stage, processes, operations)] if attempt < kills else []
             done = self.train(stage, *settings, *death, run=run)
-            tally.resumed += "going on from" in done.stdout
+            tally.resumed += "resuming from" in done.stdout
             if done.returncode != -signal.SIGKILL:
                 break
             tally.kills += 1

@@ -40,6 +40,9 @@ def texts(folder: Path, content: str | bytes, name: str = "a.json", on_malformed
         '[{"text": "x"},\n{"text": "y"},\n]',
         json.dumps({"version": 1, "data": XY}),
         json.dumps({"columns": ["text"], "rows": XY}, indent=1),
+        '{"data": [\n{"text": "x"},\n{"text": "y"}\n]}',
+        '{"version": 1, "data": [\n  {"text": "x"},\n  {"text": "y"}\n]}\n',
+        '{"text": "x"} {\n"text": "y"}\n',
         json.dumps({"text": ["x", "y"]}),
         json.dumps({"text": ["x", "y"], "id": [1, 2]}, indent=1),
         json.dumps({"text": {"0": "x", "1": "y"}, "id": {"0": 1, "1": 2}}),
@@ -109,6 +112,20 @@ def test_a_bad_line_is_skipped_wherever_it_stands(bad, tmp_path):
         counts = Counter()
         assert texts(tmp_path, content, on_malformed="skip", counts=counts) == ["x", "y"]
         assert counts == {"records": 2, "malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "first", ['{"text": ', "oops", '{"text": "z', "<!DOCTYPE html>", '{"text": "\\x"}', b'{"text": "\xe9"}']
+)
+@pytest.mark.parametrize("second", ["words", '{"text": "z', '{"text":', "<html>", b"\xe9"])
+def test_bad_lines_are_skipped_however_many_a_file_begins_with(first, second, tmp_path):
+    lines = [line if isinstance(line, bytes) else line.encode() for line in (first, second, first, second)]
+    content = b"\n".join([*lines, *(json.dumps(record).encode() for record in XY)])
+    counts = Counter()
+    assert texts(tmp_path, content, "a.jsonl", on_malformed="skip", counts=counts) == ["x", "y"]
+    assert counts == {"records": 2, "malformed": 4}
+    with pytest.raises(SourceError, match=r"a\.jsonl:1: .*data\.on_malformed=skip"):
+        texts(tmp_path, content, "a.jsonl")
 
 
 def test_an_empty_file_of_a_folder_is_empty_like_any_other_shard(tmp_path):

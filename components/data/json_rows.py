@@ -11,6 +11,7 @@ from components.data.errors import FormatError, SourceError
 from components.data.streams import lines, text_of
 
 ENVELOPES = ("data", "rows", "records", "examples", "instances")  # fields that hold a file's records
+LOOKED_AT = 100  # lines, for whether they are records
 _BLANK = b" \t\f\v\xef\xbb\xbf"
 _GAP = re.compile("[ \t\r\n\f\v\ufeff]*")
 
@@ -24,16 +25,15 @@ def json_rows(file: Path) -> Iterator[tuple[str, Any]]:
     with the line where JSON over several lines is broken.
     """
     numbered = ((number, line) for number, line in enumerate(lines(file), 1) if line.strip(_BLANK))
-    start = list(itertools.islice(numbered, 2))
-    first = start[0][1].removeprefix(b"\xef\xbb\xbf").lstrip() if start else b""
+    start = list(itertools.islice(numbered, LOOKED_AT))
+    first = start[0][1].removeprefix(b"\xef\xbb\xbf").strip() if start else b""
     if first.startswith(b"["):
         for number, (_, value) in enumerate(_of_text(file), 1):
             yield f"{file}: record {number}", value
         return
-    if len(start) == 1 or any(_is_object(line) for _, line in start):
+    rows = _over_lines(file, start) if len(start) > 1 and _is_open(first) else None
+    if rows is None:
         rows = _of_lines(file, itertools.chain(start, numbered))
-    else:
-        rows = ((f"{file}:{line}", value) for line, value in _of_text(file))
     alone = list(itertools.islice(rows, 2))
     records = _held(alone[0][1]) if len(alone) == 1 else None
     if records is None:
@@ -47,6 +47,28 @@ def _of_lines(file: Path, numbered: Iterator[tuple[int, bytes]]) -> Iterator[tup
     for number, line in numbered:
         for value in _values(line):
             yield f"{file}:{number}", value
+
+
+def _over_lines(file: Path, start: list[tuple[int, bytes]]) -> Iterator[tuple[str, Any]] | None:
+    """The values of a file whose first line leaves one open; None where none begins there and lines below are objects,
+    so that the line is merely broken."""
+    rows = ((f"{file}:{line}", value) for line, value in _of_text(file))
+    try:
+        return itertools.chain([next(rows)], rows)
+    except SourceError:
+        if any(line.startswith(b"{") and _is_object(line) for _, line in start[1:]):
+            return None
+        raise
+
+
+def _is_open(line: bytes) -> bool:
+    """Whether JSON begins on a line and ends on a later one: the line is right as far as it goes."""
+    try:
+        return not list(_scanned(line.decode(), in_list=False))
+    except json.JSONDecodeError as error:
+        return error.pos >= len(error.doc)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _is_object(line: bytes) -> bool:

@@ -82,6 +82,13 @@ def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, t
         ("a.tar.gz", b"", r"a\.tar\.gz: an archive\. Unpack it"),
         ("a.jsonl.lz4", b"", r"a\.jsonl\.lz4: packed in a way that is not read \(\.lz4\)\. Unpack it"),
         ("a.parquet.gz", b"", r"a\.parquet\.gz: packed in a way that is not read \(\.gz\)\. Unpack it"),
+        ("a.jsonl.gz.gz", b"", r"a\.jsonl\.gz\.gz: packed twice\. Unpack it once"),
+        ("a.jsonl.xz", lzma.compress(gzip.compress(b"{}")), r"a\.jsonl\.xz: holds gzip data\. Unpack it once"),
+        ("a.json.gz", gzip.compress(b"PAR1"), r"a\.json\.gz: holds parquet data\. Unpack it once"),
+        ("a.jsonl", b"\x04\x22\x4d\x18", r"a\.jsonl: holds lz4 data\. Unpack it"),
+        ("a.txt", b"%PDF-1.4\n%\xe2", r"a\.txt: holds a PDF document\. Convert it to text"),
+        ("a.txt", "é\ncd".encode("utf-16-le"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16le"),
+        ("a.txt", "é\ncd".encode("utf-16-be"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16be"),
         (
             "a.csv",
             b"",
@@ -106,3 +113,17 @@ def test_the_fingerprint_tells_kinds_apart_that_share_a_packing(tmp_path):
     content = gzip.compress(b'{"text": "x"}', mtime=0)
     one, other = (open_source(str(file_of(tmp_path, f"a{kind}.gz", content))) for kind in (".txt", ".jsonl"))
     assert one.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("packing", [packing for packing in PACK if packing])
+def test_damage_and_bytes_of_something_else_after_the_first_member_are_no_end_of_a_file(packing, tmp_path):
+    packed = PACK[packing](LINES.encode())
+    for rest in (b"rest", b"\xff" + packed[1:], packed[:2] + b"\xff" + packed[3:], packed[:-5]):
+        with pytest.raises(SourceError, match=rf"a\.jsonl\{packing}: not a whole \w+ file"):
+            texts(file_of(tmp_path, f"a.jsonl{packing}", packed + rest))
+
+
+@pytest.mark.parametrize("packing", [".gz", ".bz2", ".xz"])
+def test_zeros_that_fill_up_the_blocks_of_a_device_are_nothing(packing, tmp_path):
+    packed = PACK[packing](LINES.encode()) + bytes(512)
+    assert texts(file_of(tmp_path, f"a.jsonl{packing}", packed + packed)) == SAID * 2

@@ -29,6 +29,8 @@ _HEADS = {  # how files begin that hold no text
     b"PK\x03\x04": ("a zip archive", "Unpack it"),
     b"PAR1": ("parquet data", "Call it .parquet"),
     b"ARROW1": ("arrow data", "Call it .arrow"),
+    b"\x04\x22\x4d\x18": ("lz4 data", "Unpack it"),
+    b"%PDF-": ("a PDF document", "Convert it to text"),
 }
 
 
@@ -42,7 +44,9 @@ def refusal(path: Path) -> SourceError:
     """What to do with a file of another kind."""
     if re.search(r"\.(zip|tar|tgz|tbz2?|txz|7z|rar)$|\.tar\.\w+$", path.name, re.IGNORECASE):
         return SourceError(f"{path}: an archive. Unpack it and set data.path to the folder")
-    if ending(path.with_suffix("")):
+    if inner := ending(path.with_suffix("")):
+        if inner[1]:
+            return SourceError(f"{path}: packed twice. Unpack it once")
         return SourceError(f"{path}: packed in a way that is not read ({path.suffix}). Unpack it")
     if re.search(r"\.(csv|tsv)$", path.name, re.IGNORECASE):
         convert = f'import datasets; datasets.Dataset.from_csv("{path.name}").to_parquet("{path.stem}.parquet")'
@@ -59,7 +63,7 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         if packing and not file.stat().st_size:
             raise EOFError("it is empty")
         with opener(file) as stream:
-            refuse_head(file, stream.peek(32)[:32])
+            refuse_head(file, stream.peek(32)[:32], advice="Unpack it once" if packing else None)
             yield stream
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         if not packing:
@@ -68,11 +72,12 @@ def opened(file: Path) -> Iterator[BinaryIO]:
         raise SourceError(f"{file}: not a whole {name} file ({error}). {advice}") from None
 
 
-def refuse_head(file: Path, head: bytes, *own: bytes) -> None:
-    """Raises SourceError where a file begins as one of another kind; own: how it may begin."""
-    for start, (what, advice) in _HEADS.items():
+def refuse_head(file: Path, head: bytes, *own: bytes, advice: str | None = None) -> None:
+    """Raises SourceError where a file begins as one of another kind; own: how it may begin; advice: in place of the
+    kind's own."""
+    for start, (what, usual) in _HEADS.items():
         if head.startswith(start) and start not in own:
-            raise SourceError(f"{file}: holds {what}. {advice}")
+            raise SourceError(f"{file}: holds {what}. {advice or usual}")
 
 
 def lines(file: Path) -> Iterator[bytes]:
@@ -98,7 +103,9 @@ def text_of(file: Path, *, is_json: bool) -> str:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        advice = f"Convert it, for instance with: iconv -f latin1 -t utf-8 {file.name}"
+        wide = "utf-16be" if content.startswith(b"\0") else "utf-16le"
+        guess = wide if b"\0" in content else "latin1"
+        advice = f"Convert it, for instance with: iconv -f {guess} -t utf-8 {file.name}"
         got = f"byte 0x{content[error.start]:02x}" if error.start < len(content) else error.reason
         expected = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
         raise SourceError(f"{file}:{line}: expected {expected}, got {got}. {advice}") from None
@@ -123,6 +130,37 @@ def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
     yield (rest + decoder.decode(b"", final=True)).encode("utf-8", "surrogatepass")
 
 
+class _Members(io.RawIOBase):
+    """A file of one or more packed members, unpacked. The standard library takes damage in a later one for its end."""
+
+    def __init__(self, file: Path, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = file.open("rb"), decompressor
+        self._member: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self._member is None or self._member.eof:
+                packed = (self._member.unused_data if self._member else b"").lstrip(b"\0")  # zeros may fill a block up
+                while not packed:
+                    if not (block := self._file.read(io.DEFAULT_BUFFER_SIZE)):
+                        return 0
+                    packed = block.lstrip(b"\0")
+                self._member = self._new()
+            elif self._member.needs_input and not (packed := self._file.read(io.DEFAULT_BUFFER_SIZE)):
+                raise EOFError("it ends before its end is marked")
+            if unpacked := self._member.decompress(packed, len(buffer)):
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def _zstd(file: Path) -> io.BufferedReader:
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file)), "zstd"))
 
@@ -130,7 +168,7 @@ def _zstd(file: Path) -> io.BufferedReader:
 _PACKINGS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "": ("plain", lambda file: file.open("rb")),
     ".gz": ("gzip", gzip.open),
-    ".bz2": ("bzip2", bz2.open),
-    ".xz": ("xz", lzma.open),
+    ".bz2": ("bzip2", lambda file: io.BufferedReader(_Members(file, bz2.BZ2Decompressor))),
+    ".xz": ("xz", lambda file: io.BufferedReader(_Members(file, lzma.LZMADecompressor))),
     ".zst": ("zstd", _zstd),
 }

@@ -310,3 +310,34 @@ def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():
 
     assert Theirs.__module__ == __name__
     assert schema_of(Theirs) == schema_of(Thing)
+
+
+@pytest.mark.parametrize(
+    ("name", "fine", "wrong"),
+    [
+        ("max_steps", [1, -1], [0, -2, None]),
+        ("max_epochs", [1, -1, None], [0, -2]),
+        ("limit_train_batches", [1, 10, 0.5, 1.0, None], [0, 0.0, -1, 1.5]),
+        ("limit_val_batches", [0, 10, 0.5, None], [-1, -0.5, 1.5]),
+        ("val_check_interval", [1, 10, 0.5, None, "00:00:15:00"], [0, 0.0, -3, 1.5]),
+        ("check_val_every_n_epoch", [1, None], [0, -1]),
+        ("num_sanity_val_steps", [-1, 0, 2, None], [-2]),
+    ],
+)
+def test_a_number_that_lightning_takes_and_then_fails_over_or_trains_nothing_with_is_refused(name, fine, wrong):
+    def refused(value: Any) -> bool:
+        try:
+            check(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: value}}))
+        except ConfigError as error:
+            assert str(error).startswith(f"trainer.{name}: expected ") and "\n" not in str(error)
+            return True
+        return False
+
+    assert [value for value in fine if refused(value)] == []
+    assert [value for value in wrong if not refused(value)] == []
+
+
+@pytest.mark.parametrize("value", [0, -3])
+def test_a_context_without_a_token_is_refused(value):
+    with pytest.raises(ConfigError, match=f"context: expected int or null, got {value} "):
+        check(OmegaConf.create({"context": value}))

@@ -85,3 +85,33 @@ def test_a_damaged_checkpoint_is_refused(checkpoint):
     checkpoint.write_bytes(checkpoint.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="is damaged"):
         inputs_in(checkpoint)
+
+
+NO_EXPORT = {"export": "last", "callbacks.checkpoints.export": "last"}
+BEST = {"export": "best", "callbacks.checkpoints.export": "best"}
+GOES_BY = {name: "val/loss" for name in ("selection.metric", "callbacks.checkpoints.metric")}
+GOES_BY |= {name: "min" for name in ("selection.mode", "callbacks.checkpoints.mode")}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (BEST | GOES_BY, NO_EXPORT),
+        (NO_EXPORT, NO_EXPORT | GOES_BY | {"callbacks.early_stopping.patience": 3}),
+        ({"determinism": False, "trainer.deterministic": False}, {"determinism": True, "trainer.deterministic": True}),
+    ],
+)
+def test_a_change_that_takes_effect_does_so_with_all_settings_that_follow_from_it(before, now):
+    allowed, refused = differences(MADE | before, MADE | now, 20)
+    assert refused == [] and len(allowed) == len(dict(before.items() ^ now.items()))
+
+
+def test_the_best_weights_of_validations_that_kept_none_cannot_be_had():
+    refused = differences(MADE | NO_EXPORT, MADE | BEST | GOES_BY, 20)[1]
+    assert [line.partition(" (")[0] for line in refused] == [f"{name}: last → best" for name in sorted(BEST)]
+    assert all("validations so far kept no weights" in line for line in refused)
+
+
+def test_validations_are_not_compared_by_another_metric_than_before():
+    other = GOES_BY | {"selection.metric": "val/accuracy"}
+    assert len(differences(MADE | BEST | GOES_BY, MADE | BEST | other, 20)[1]) == 1

@@ -27,12 +27,19 @@ MISSING = "???"
 OURS = "components."
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
+COUNT, SHARE = Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, le=1)]
 LIMITS = {  # of other packages' arguments, which these take and then fail over, or do what nobody meant
-    ("lightning.Trainer", "accumulate_grad_batches"): Annotated[int, Field(ge=1)],
+    ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
     ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
     ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
     ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
-    ("lightning.Trainer", "max_epochs"): Literal[-1] | Annotated[int, Field(ge=1)] | None,
+    ("lightning.Trainer", "max_epochs"): COUNT | Literal[-1] | None,
+    ("lightning.Trainer", "max_steps"): COUNT | Literal[-1],
+    ("lightning.Trainer", "limit_train_batches"): COUNT | SHARE | None,
+    ("lightning.Trainer", "limit_val_batches"): COUNT | SHARE | Literal[0] | None,
+    ("lightning.Trainer", "val_check_interval"): COUNT | SHARE | str | dict[str, int] | None,
+    ("lightning.Trainer", "check_val_every_n_epoch"): COUNT | None,
+    ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
 }
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
 
@@ -71,8 +78,8 @@ class Common(TypedDict, total=False):
     seed: int
     gradient_checkpointing: bool
     compile: bool
-    context: int | None
-    tokens_at_once: Annotated[int, Field(ge=1)]
+    context: COUNT | None
+    tokens_at_once: COUNT
     determinism: bool
     force: bool | Literal["changed"]
     resume: str

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import torch
 from components.callbacks.checkpoint_io import check
 from components.optim import schedule
 
-TAKES_EFFECT = {  # by the beginning of a setting's name
+# what validations are compared by; None where nothing went by them, or goes by them now
+GOES_BY = ("selection.*", "callbacks.checkpoints.m*")
+TAKES_EFFECT = {  # by the beginning of "name: before → now", as a pattern
     "trainer.max_steps": "training ends there",
     "trainer.max_epochs": "training ends there, and a rate that decays does so until then",
     "trainer.gradient_clip_val": "from here on",
@@ -18,12 +21,15 @@ TAKES_EFFECT = {  # by the beginning of a setting's name
     "trainer.accelerator": "from here on",
     "trainer.devices": "from here on; within a rollout as many processes are needed as made it",
     "trainer.num_nodes": "from here on; within a rollout as many processes are needed as made it",
+    "determinism": "from here on",
     "trainer.deterministic": "from here on",
     "trainer.val_check_interval": "from here on",
     "trainer.check_val_every_n_epoch": "from here on",
     "trainer.limit_val_batches": "from here on; what was validated before is compared with it",
     "callbacks.early_stopping": "from here on",
-    "export": "at the end",
+    "export: best → last": "at the end",
+    "callbacks.checkpoints.export: best → last": "at the end",
+    **{f"{name}: {change}": "from here on" for name in GOES_BY for change in ("None → ", "* → None")},
 }
 REFUSED = {  # why, by the beginning of a setting's name; "" is the rest
     "stage._target_": "this is a checkpoint of another stage, which starts from an artifact, not from a checkpoint",
@@ -34,6 +40,8 @@ REFUSED = {  # why, by the beginning of a setting's name; "" is the rest
     "reads.": "another artifact than the one that was trained from",
     "model.": "another model",
     "lora": "other weights are trained",
+    "export": "validations so far kept no weights",
+    "callbacks.checkpoints.export": "validations so far kept no weights",
     "seed": "order of data and samples would change in the middle",
     "": "cannot change in the middle of a run",
 }
@@ -73,8 +81,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) ->
     allowed, refused = [], []
     names, stage = differing(before, now), "stage._target_"
     for name in [stage] if stage in names else names:  # all others differ with the stage
+        whole = f"{name}: {before.get(name)} → {now.get(name)}"
         change = f"{name}: {_short(before.get(name))} → {_short(now.get(name))}"
-        effect = next((text for prefix, text in TAKES_EFFECT.items() if name.startswith(prefix)), None)
+        effect = next((text for pattern, text in TAKES_EFFECT.items() if fnmatchcase(whole, f"{pattern}*")), None)
         if effect is None:
             reason = next(text for prefix, text in REFUSED.items() if name.startswith(prefix))
             refused.append(f"{change} (refused: {reason})")

@@ -42,7 +42,7 @@ def test_a_failed_job_counts_in_no_mean(tmp_path):
         job(tmp_path, 1, ["seed=1"], 0.9, code=1),
         job(tmp_path, 2, ["seed=2"], None),
     ]
-    assert lines(jobs)[1:] == ["  as configured  0.5   n = 1, 2 failed or without it"]
+    assert lines(jobs)[1:] == ["  as configured  0.5   n = 1, 1 failed, 1 without val/accuracy"]
 
 
 def test_pipelines_have_no_artifact_of_their_own_and_no_table(tmp_path):

@@ -1,6 +1,6 @@
 """The jobs of a sweep side by side: what each scored, means over seeds, the best."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,13 @@ def lines(jobs: Sequence[Any]) -> list[str]:
     an artifact of their own, such as pipelines, have no line; no lines where nobody has one.
     """
     groups: dict[str, list[float | None]] = defaultdict(list)
+    failures: Counter[str] = Counter()
     metric = next((job.metric for job in jobs if job.metric), None)
     for job in jobs:
         others = [o for o in job.overrides if not o.startswith(("seed=", "stage="))]
-        groups[" ".join(others)].append(None if job.code else score(job.folder, job.metric))
+        name = " ".join(others)
+        groups[name].append(None if job.code else score(job.folder, job.metric))
+        failures[name] += job.code != 0
     found = {name: values for name, values in groups.items() if any(value is not None for value in values)}
     if not found or metric is None:
         return []
@@ -35,8 +38,9 @@ def lines(jobs: Sequence[Any]) -> list[str]:
     for name, one in spreads.items():
         half = half_width(one)
         interval = "" if half is None else f" ± {half:.2g}"
-        missing = len(groups[name]) - one["n"]
-        failed = f", {missing} failed or without it" if missing else ""
+        without = len(groups[name]) - one["n"] - failures[name]
+        failed = f", {failures[name]} failed" if failures[name] else ""
+        failed += f", {without} without {metric}" if without else ""
         mark = "   best" if name == best and len(found) > 1 else ""
         told.append(f"  {name or 'as configured':<{width}}  {one['mean']:.4g}{interval}   n = {one['n']}{failed}{mark}")
     return told

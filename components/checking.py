@@ -27,7 +27,8 @@ MISSING = "???"
 OURS = "components."
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
-COUNT, SHARE = Annotated[int, Field(ge=1)], Annotated[float, Field(gt=0, le=1)]
+COUNT = Annotated[int, Field(ge=1)]
+SHARE = Annotated[float, Field(gt=0, le=1)]
 LIMITS = {  # of other packages' arguments, which these take and then fail over, or do what nobody meant
     ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
     ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
@@ -36,7 +37,7 @@ LIMITS = {  # of other packages' arguments, which these take and then fail over,
     ("lightning.Trainer", "max_epochs"): COUNT | Literal[-1] | None,
     ("lightning.Trainer", "max_steps"): COUNT | Literal[-1],
     ("lightning.Trainer", "limit_train_batches"): COUNT | SHARE | None,
-    ("lightning.Trainer", "limit_val_batches"): COUNT | SHARE | Literal[0] | None,
+    ("lightning.Trainer", "limit_val_batches"): COUNT | Annotated[float, Field(ge=0, le=1)] | None,
     ("lightning.Trainer", "val_check_interval"): COUNT | SHARE | str | dict[str, int] | None,
     ("lightning.Trainer", "check_val_every_n_epoch"): COUNT | None,
     ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
@@ -105,7 +106,7 @@ def check(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake of a composed config, nothing else; imports all that it names."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     problems = [*_walk(values, "")]
-    for name, annotation in typing.get_type_hints(Common).items():
+    for name, annotation in typing.get_type_hints(Common, include_extras=True).items():
         if name in values:
             problems += _check_value(values[name], annotation, name)
     if problems:

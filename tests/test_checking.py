@@ -318,7 +318,7 @@ def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():
         ("max_steps", [1, -1], [0, -2, None]),
         ("max_epochs", [1, -1, None], [0, -2]),
         ("limit_train_batches", [1, 10, 0.5, 1.0, None], [0, 0.0, -1, 1.5]),
-        ("limit_val_batches", [0, 10, 0.5, None], [-1, -0.5, 1.5]),
+        ("limit_val_batches", [0, 0.0, 10, 0.5, None], [-1, -0.5, 1.5]),
         ("val_check_interval", [1, 10, 0.5, None, "00:00:15:00"], [0, 0.0, -3, 1.5]),
         ("check_val_every_n_epoch", [1, None], [0, -1]),
         ("num_sanity_val_steps", [-1, 0, 2, None], [-2]),
@@ -338,6 +338,8 @@ def test_a_number_that_lightning_takes_and_then_fails_over_or_trains_nothing_wit
 
 
 @pytest.mark.parametrize("value", [0, -3])
-def test_a_context_without_a_token_is_refused(value):
+def test_a_context_without_a_token_is_refused_and_so_are_no_tokens_at_once(value):
     with pytest.raises(ConfigError, match=f"context: expected int or null, got {value} "):
         check(OmegaConf.create({"context": value}))
+    with pytest.raises(ConfigError, match=f"tokens_at_once: expected int, got {value} "):
+        check(OmegaConf.create({"tokens_at_once": value}))

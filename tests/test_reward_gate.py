@@ -14,12 +14,12 @@ from components.checking import ConfigError, check
 from components.tasks import gate
 
 HEALTHY = {"accuracy_low": 0.64, "gold_accuracy_low": 0.64, "ece": 0.2, "against_length": 0.36, "over_length": 0.11}
-RANKING = {"pairs": 1415, "prompts": 12}
+RANKING = {"pairs": 1415, "prompts": 12, "accuracy": 0.7, "accuracy_ci": [0.64, 0.75]}
 
 
-def config(tmp_path, *more, stage="ppo", figures=None):
+def config(tmp_path, *more, stage="ppo", figures=None, ranking=RANKING):
     """A stage's config that reads a reward model with these figures in its card; None: without an examination."""
-    examination = {} if figures is None else {"examination": {"figures": figures, "ranking": RANKING}}
+    examination = {} if figures is None else {"examination": {"figures": figures, "ranking": ranking}}
     artifacts.write_artifact(tmp_path / "rm", card={"stage": "rm", **examination})
     return hydra_hooks.compose_config([f"stage={stage}", "run=mine", f"artifacts.rm={tmp_path}/rm", *more])
 
@@ -60,6 +60,16 @@ def test_a_doubtful_reward_model_is_trained_against_with_a_warning(tmp_path, cap
 def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(tmp_path, caplog):
     gate.check_reward_model(config(tmp_path))
     assert f"the reward model at {tmp_path}/rm was not examined" in caplog.text
+
+
+def test_a_reward_model_that_was_right_on_both_of_two_pairs_is_trained_against_with_a_warning(tmp_path, caplog):
+    perfect = {**HEALTHY, "accuracy_low": 0.342, "gold_accuracy_low": None, "ece": 0.4}
+    ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.342, 1.0]}
+    gate.check_reward_model(config(tmp_path, figures=perfect, ranking=ranking))
+    assert f"the examination of the reward model at {tmp_path}/rm rests on too little" in caplog.text
+    for figure in ("accuracy, low end", "calibration error (ECE)"):
+        assert f"{figure}: got" in caplog.text
+    assert "2 pairs on 2 prompts are too few to tell, about 16 prompts are needed" in caplog.text
 
 
 def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):

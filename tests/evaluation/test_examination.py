@@ -11,7 +11,7 @@ from torch import nn
 from components.data.preference import PreferenceData
 from components.evaluation.examination import examine
 from components.evaluation.examination_plot import draw
-from components.evaluation.gate import REFUSED, WARNED, verdicts
+from components.evaluation.gate import REFUSED, UNKNOWN, WARNED, support, verdicts
 from components.world.world import World
 
 LIMITS = yaml.safe_load((Path(__file__).resolve().parents[2] / "conf/gate/default.yaml").read_text())
@@ -39,7 +39,7 @@ def by_length(prompt, answer):
 
 
 def outcome(found, kind=REFUSED):
-    judged = verdicts(found["figures"], LIMITS["refuse"], LIMITS["warn"])
+    judged = verdicts(found["figures"], LIMITS["refuse"], LIMITS["warn"], support(found))
     return {one.key for one in judged if one.verdict == kind}
 
 
@@ -120,6 +120,46 @@ def test_a_perfect_model_passes_with_every_share_at_one(users, tokenizer):
     assert all(trial["accuracy"] == 1 for trial in found["probes"].values())
     assert all(one["accuracy"] == 1 for table in found["categories"].values() for one in table.values())
     assert outcome(found) == set()
+
+
+@pytest.fixture
+def few(settings, tmp_path):
+    """A function of records: how many, the share that is held out, their answers, others to some prompts."""
+
+    def make(count, fraction, chosen="it is red .", rejected="no", but=()) -> PreferenceData:
+        path = tmp_path / "pairs.jsonl"
+        rows = [{"prompt": f"is it {i} ?", "chosen": chosen, "rejected": rejected} for i in range(count)]
+        rows = [row | dict(but).get(row["prompt"], {}) for row in rows]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        data = PreferenceData(path=str(path), val_fraction=fraction, batch_size=4, **settings)
+        data.prepare_data()
+        data.setup()
+        return data
+
+    return make
+
+
+def test_what_rests_on_two_pairs_is_not_measured_whether_all_is_right_or_all_is_wrong(few, tokenizer):
+    data = few(20, 0.15)
+    assert len(data.val_examples) == 2
+    known = labels(data)
+    for worth in (known, {answer: -rank for answer, rank in known.items()}):
+        found = examine(Told(lambda prompt, answer: worth.get((prompt, answer), 0)), tokenizer, data)
+        assert found["ranking"]["accuracy"] == float(worth is known)
+        assert outcome(found) == outcome(found, WARNED) == set()
+        assert {"min_accuracy_low", "max_ece", "min_against_length"} <= outcome(found, UNKNOWN)
+
+
+def test_choices_that_length_alone_would_make_are_counted_where_lengths_differ(few, tokenizer):
+    """Pairs of equal length say nothing about length, however many there are."""
+    answers = {"chosen": "it is red .", "rejected": "it is gray ."}
+    held_out = sorted(tokenizer.decode(one["prompt"]) for [one] in few(40, 0.5, **answers).val_examples)
+    data = few(40, 0.5, **answers, but={held_out[0]: {"chosen": "it is red .", "rejected": "red"}})
+    unequal = [len(a) != len(b) for [one] in data.val_examples for a, b in [one["completions"]]]
+    assert len(unequal) > 20 and sum(unequal) == 1
+    found = examine(perfect(data), tokenizer, data)
+    assert found["figures"]["against_length"] == 0
+    assert "min_against_length" in outcome(found, UNKNOWN) and outcome(found) == set()
 
 
 def test_a_model_that_likes_length_alone_is_refused_though_it_is_mostly_right(users, tokenizer):

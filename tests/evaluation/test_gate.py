@@ -4,10 +4,23 @@ import io
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from rich.console import Console
 
-from components.evaluation.gate import FIGURES, PASSED, REFUSED, UNKNOWN, WARNED, refusal, show, verdicts
+from components.evaluation.gate import (
+    FIGURES,
+    PASSED,
+    REFUSED,
+    UNKNOWN,
+    WARNED,
+    Support,
+    refusal,
+    show,
+    support,
+    verdicts,
+)
+from components.evaluation.intervals import share_interval
 from components.evaluation.probes import PROBES
 
 FOUND = {"accuracy": 0.7, "accuracy_low": 0.6, "ece": 0.2, "over_length": -0.05, "gold_accuracy_low": None}
@@ -54,6 +67,63 @@ def test_a_limit_of_null_is_none_and_what_was_not_measured_is_said():
     }
 
 
+def resting(right, pairs, **more):
+    """A share of pairs of as many prompts with Wilson's interval."""
+    low, high = share_interval(torch.tensor([1.0] * right + [0.0] * (pairs - right)), range(pairs))
+    return Support(right / pairs, low, high, pairs, pairs)
+
+
+@pytest.mark.parametrize(
+    ("right", "pairs", "verdict"),
+    [
+        (2, 2, UNKNOWN),  # [34, 100]
+        (0, 2, UNKNOWN),  # [0, 66]
+        (4, 4, UNKNOWN),  # [51, 100]: even perfect, it cannot pass
+        (5, 5, PASSED),  # [57, 100]
+        (8, 10, UNKNOWN),  # [49, 94]
+        (0, 10, REFUSED),  # [0, 28]: below the limit as a whole
+        (10, 20, REFUSED),  # [30, 70]
+        (265, 500, REFUSED),  # [48.6, 57]: much, and hardly better than chance
+    ],
+)
+def test_a_low_end_beyond_its_limit_is_no_failure_where_the_interval_is_too_wide_to_tell(right, pairs, verdict):
+    rests = resting(right, pairs)
+    [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 0.52}, {}, {"accuracy_low": rests})
+    assert judged.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("right", "pairs", "verdict"),
+    [(0, 2, UNKNOWN), (2, 2, UNKNOWN), (4, 4, PASSED), (0, 4, WARNED), (3, 8, UNKNOWN), (7, 20, WARNED)],
+)
+def test_a_share_whose_interval_reaches_across_the_limit_and_far_is_not_measured(right, pairs, verdict):
+    rests = resting(right, pairs)
+    [judged] = verdicts({"probe_empty": rests.share}, {}, {"min_probe_empty": 0.5}, {"probe_empty": rests})
+    assert judged.verdict == verdict
+
+
+@pytest.mark.parametrize("got", [0.1, 0.45])
+def test_a_calibration_error_is_known_no_better_than_the_accuracy(got):
+    for pairs, expected in ((2, {UNKNOWN}), (30, {PASSED, REFUSED})):
+        [judged] = verdicts({"ece": got}, {"max_ece": 0.35}, {}, {"ece": resting(pairs, pairs)})
+        assert judged.verdict in expected
+
+
+def test_what_rests_on_too_little_says_how_much_there_is_and_how_much_is_needed():
+    rests = resting(2, 2)
+    [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 0.52}, {}, {"accuracy_low": rests})
+    assert str(judged) == (
+        "accuracy, low end: got 34.2 %, limit at least 52 %: 2 pairs on 2 prompts are too few to tell, "
+        "about 16 prompts are needed"
+    )
+
+
+def test_no_number_of_pairs_is_enough_for_a_limit_that_nothing_reaches():
+    rests = resting(2, 2)
+    [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 1.0}, {}, {"accuracy_low": rests})
+    assert judged.verdict == REFUSED
+
+
 @pytest.mark.parametrize("key", ["min_acuracy", "accuracy", "atleast_ece", "minece"])
 def test_a_limit_on_what_is_no_figure_names_the_figures(key):
     with pytest.raises(ValueError, match=rf"'{key}' is no limit.*accuracy_low.*probe_refusal"):
@@ -88,3 +158,14 @@ def test_the_table_shows_value_limit_and_verdict_and_then_the_categories():
     assert "best answer above: an empty one 25 % [10, 40] ≥ 50 % warning" in lines
     assert "by length: matched lengths 50 % [30, 70] 1,200 pairs" in lines
     assert "1,415 held-out pairs on 12 prompts. [95 % interval over prompts]" in lines
+
+
+def test_the_table_says_below_itself_what_rests_on_too_little():
+    ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.34, 1.0]}
+    examination = {"ranking": ranking, "probes": {}, "categories": {}, "figures": {"accuracy_low": 0.34}}
+    console = Console(width=100, record=True, file=io.StringIO())
+    limits = {"min_accuracy_low": 0.52}
+    show(examination, verdicts(examination["figures"], limits, {}, support(examination)), console)
+    text = " ".join(console.export_text().split())
+    assert "accuracy, low end 34 % ≥ 52 % not measured" in text
+    assert "not measured: 2 pairs on 2 prompts are too few to tell, about 16 prompts are needed" in text

@@ -50,9 +50,10 @@ def examine(
 
     max_records, max_probed: at most so many records for the figures and for the probes, evenly spread.
     ranking      figures of reward.evaluate_ranking
-    gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs}; None on other data
-    probes       name → the share of records whose best answer scores above the probe, as {accuracy, accuracy_ci, pairs}
-    categories   grouping → category → {accuracy, accuracy_ci, pairs}: "length" (which answer is the longer one) always;
+    gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs, prompts}; None on other data
+    probes       name → the share of records whose best answer scores above the probe, as the same
+    length_choices  the share of pairs of different length whose longer answer is chosen, as the same; None without any
+    categories   grouping → category → the same: "length" (which answer is the longer one) always;
                  "category" where records carry one; on the world "relation" asked for and "difference" of the answers
     figures      name → number or None: what a gate's limits speak of, see gate.FIGURES
     Returns {} where no comparison is held out. Intervals are over prompts.
@@ -72,9 +73,10 @@ def examine(
         "ranking": ranking,
         "gold": _gold(records, scores, judge),
         "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge),
+        "length_choices": longer_chosen(pairs),
         "categories": categories(pairs, judge),
     }
-    return {**examination, "figures": figures(examination, pairs)}
+    return {**examination, "figures": figures(examination)}
 
 
 @torch.no_grad()
@@ -169,12 +171,19 @@ def by_difference(pair: Pair) -> str:
     return differing[0] if len(differing) == 1 else "several manners" if differing else "length"
 
 
-def figures(examination: dict[str, Any], pairs: Sequence[Pair]) -> dict[str, float | None]:
+def longer_chosen(pairs: Sequence[Pair]) -> dict[str, Any] | None:
+    """How often the longer of two answers of different length is chosen; None where no lengths differ."""
+    unequal = [pair for pair in pairs if pair.lengths[0] != pair.lengths[1]]
+    chosen = [pair.right if pair.lengths[0] > pair.lengths[1] else 1 - pair.right for pair in unequal]
+    return _share(chosen, [tuple(pair.record["prompt"]) for pair in unequal]) if unequal else None
+
+
+def figures(examination: dict[str, Any]) -> dict[str, float | None]:
     """What limits speak of, by name; None where the data cannot tell."""
     ranking, gold = examination["ranking"], examination["gold"]
     longer, correlation = ranking["longer_wins"], ranking["score_length_correlation"]
-    chosen = [pair.right if a > b else 1 - pair.right for pair in pairs for a, b in [pair.lengths] if a != b]
-    longer_chosen = sum(chosen) / len(chosen) if chosen else None
+    choices = examination["length_choices"]
+    length_share = choices and choices["accuracy"]
     lows = [
         category["accuracy_ci"][1]
         for grouping, table in examination["categories"].items()
@@ -188,7 +197,7 @@ def figures(examination: dict[str, Any], pairs: Sequence[Pair]) -> dict[str, flo
         "ece": ranking["ece"],
         "length_correlation": None if correlation is None else abs(correlation),
         "over_length": ranking["accuracy"] - max(longer, 1 - longer),
-        "against_length": None if longer_chosen is None else min(longer_chosen, 1 - longer_chosen),
+        "against_length": None if length_share is None else min(length_share, 1 - length_share),
         "length_matched": ranking["accuracy_length_matched"],
         "worst_category_high": min(lows, default=None),
         **{f"probe_{name}": trial["accuracy"] for name, trial in examination["probes"].items()},
@@ -254,4 +263,5 @@ def _agreement(pairs: Sequence[Pair], label_of: Callable[[Pair], str]) -> dict[s
 
 def _share(right: list[float], keys: list[tuple]) -> dict[str, Any]:
     values = torch.tensor(right)
-    return {"accuracy": float(values.double().mean()), "accuracy_ci": share_interval(values, keys), "pairs": len(right)}
+    counts = {"pairs": len(right), "prompts": len(set(keys))}
+    return {"accuracy": float(values.double().mean()), "accuracy_ci": share_interval(values, keys), **counts}

@@ -49,7 +49,8 @@ def examined(
         log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
         return {}
     limits = _limits(cfg)
-    gate.show(found, gate.verdicts(found["figures"], limits["refuse"], limits["warn"]), wide_console())
+    judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"], gate.support(found))
+    gate.show(found, judged, wide_console())
     examination_plot.draw(found, Path(cfg.paths.stage) / PICTURE)
     return {"examination": found}
 
@@ -72,7 +73,7 @@ def check_reward_model(cfg: DictConfig) -> None:
             "how far it can be trusted is not known"
         )
         return
-    judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"])
+    judged = gate.verdicts(found["figures"], limits["refuse"], limits["warn"], gate.support(found))
     doubtful, failed = ([one for one in judged if one.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
     if failed and limits["enabled"]:
         again = f"python train.py stage=rm {common.identity(cfg)} force=true"
@@ -83,6 +84,9 @@ def check_reward_model(cfg: DictConfig) -> None:
             "or move a limit": f"gate.refuse.{failed[0].key}=<number>, or null for none",
         }
         raise ArtifactError(gate.refusal(path, found, failed, remedies))
+    if short := [one for one in judged if one.shortage]:
+        listed = "".join(f"\n  {one}" for one in short)
+        log.warning(f"the examination of the reward model at {path} rests on too little to judge by it:{listed}")
     if failed or doubtful:
         listed = "".join(f"\n  {one}" for one in [*failed, *doubtful])
         log.warning(f"the reward model at {path} is doubtful; watch for over-optimisation:{listed}")

@@ -3,8 +3,13 @@
 import puppets
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from components.tokenizer.tokenizer import Tokenizer
+
+# how fast a machine is decides no test
+settings.register_profile("gradus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("gradus")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -201,7 +201,7 @@ def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokeniz
 
     def wait_for(text):
         nonlocal seen
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while text not in seen:
             assert time.monotonic() < deadline and process.poll() is None, f"no {text!r} in …{seen[-300:]!r}"
             if select.select([ours], [], [], 0.2)[0]:
@@ -215,7 +215,7 @@ def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokeniz
         os.write(ours, b"\x03")
         wait_for(" …")
         wait_for("you> ")
-        for _ in range(4):  # again: the prompt shows a moment before the terminal listens, which drops a key
+        for _ in range(15):  # again: the prompt shows a moment before the terminal listens, which drops a key
             os.write(ours, b"\x03")
             with contextlib.suppress(subprocess.TimeoutExpired):  # long enough for a busy machine to end the process
                 process.wait(20)

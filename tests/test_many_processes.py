@@ -165,7 +165,7 @@ def test_one_process_that_fails_ends_the_run_with_its_message(run, rank, place):
     assert code != 0
     assert f"IndexError: process {rank} has had enough" in said
     assert "Connection closed by peer" not in said
-    assert took < 60
+    assert took < 300  # where nobody ended it, the others would wait for half an hour
     assert not (place / "logs/tiny/pretrain/export").exists()
 
 

@@ -19,8 +19,8 @@ from components.places import misnamed_choice
 from components.tokenizer.template import ChatTemplate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of damaged files and odd values, by the libraries that read them
-FEWER = settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-FEW = settings(max_examples=60, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+FEWER = settings(max_examples=8, derandomize=True, suppress_health_check=list(HealthCheck))
+FEW = settings(max_examples=60, derandomize=True, suppress_health_check=list(HealthCheck))
 KEYS = [
     "text",
     "messages",

@@ -37,7 +37,7 @@ def attended(q, k, v, mask, real):
     return [out, *torch.autograd.grad((out * torch.linspace(-1, 1, 8)).sum(), given)]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shape=documents)
 def test_segments_compute_what_the_dense_mask_computes_forward_and_backward(shape):
     with pytest.MonkeyPatch.context() as patch:

@@ -53,7 +53,7 @@ def reward_model(rank: int, data: Data, way: tuple, lora: LoRA | None) -> tuple[
 @pytest.mark.parametrize("lora", [None, LORA], ids=["all weights", "adapters with dropout"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_by_an_exported_reward_model_demonstrations_average_zero(way, lora, data, tmp_path):
-    ends = together(partial(reward_model, data=data, way=way, lora=lora), tmp_path, way[1], seconds=60)
+    ends = together(partial(reward_model, data=data, way=way, lora=lora), tmp_path, way[1])
     for mean, moved in ends:
         assert abs(mean) < 1e-5
         assert abs(moved) > 1
@@ -77,7 +77,7 @@ def best_reward_model(rank: int, data: Data, way: tuple, folder: Path) -> tuple[
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_so_they_do_where_the_best_weights_are_put_back_at_the_end(way, data, tmp_path):
     work = partial(best_reward_model, data=data, way=way, folder=tmp_path / "checkpoints")
-    for mean, step in together(work, tmp_path / "ranks", way[1], seconds=60):
+    for mean, step in together(work, tmp_path / "ranks", way[1]):
         assert abs(mean) < 1e-4
         assert step == 1
 
@@ -104,7 +104,7 @@ def value_head(rank: int, data: Data, way: tuple, score_scale: float | None) -> 
 @pytest.mark.parametrize("score_scale", [None, 0.25], ids=["measured", "given"])
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_the_value_model_starts_as_the_scaled_reward_model(way, score_scale, data, tmp_path):
-    found = together(partial(value_head, data=data, way=way, score_scale=score_scale), tmp_path, way[1], seconds=60)
+    found = together(partial(value_head, data=data, way=way, score_scale=score_scale), tmp_path, way[1])
     weights, scale = found[0]
     assert scale == score_scale or score_scale is None
     reward = shifted(weights["model.embed_tokens.weight"].shape[0]).state_dict()

@@ -50,7 +50,7 @@ def part(rank: int, name: str, data: Callable[..., Any], way: tuple, folder: Pat
 
 def trained(name: str, data: Any, way: tuple, folder: Path, resume: Path | None = None, steps: int = STEPS):
     work = partial(part, name=name, data=data, way=way, folder=folder / "checkpoints", resume=resume, steps=steps)
-    return together(work, folder, way[1], seconds=120)[0]
+    return together(work, folder, way[1])[0]
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def test_odd_numbers_of_records_are_trained_and_validated_on_by_two_processes(na
     make = lambda which, **changes: data(which, **({"val_fraction": 0.2} | odd | changes))
     one = epochs(name, make, 1)
     assert one["sizes"] == {"sft": (34, 7), "rm": (27, 5)}[name]
-    ranks = together(lambda rank: epochs(name, make, 2, strategy), tmp_path / "two", seconds=120)
+    ranks = together(lambda rank: epochs(name, make, 2, strategy), tmp_path / "two")
     for rank in ranks:
         assert rank["steps"] == one["steps"] and rank["sizes"] == one["sizes"]
         assert rank["val"]["val/loss"] == pytest.approx(one["val"]["val/loss"], abs=1e-5)
@@ -60,7 +60,7 @@ def uneven(rank: int, strategy: Any, training: int, validation: int) -> str:
 def test_a_process_with_fewer_batches_ends_the_run_instead_of_being_waited_for(
     training, validation, strategy, tmp_path
 ):
-    said = together(lambda rank: uneven(rank, strategy, training, validation), tmp_path / "two", seconds=60)
+    said = together(lambda rank: uneven(rank, strategy, training, validation), tmp_path / "two")
     what = "training" if training == 3 else "validation"
     assert [f"{what} data: process {rank} has {4 - rank} batches" in line for rank, line in enumerate(said)] == [
         True,

@@ -155,7 +155,7 @@ def test_every_phrase_is_of_its_own_style_only(world):
             assert found == {**dict.fromkeys(found, 0), style: 1}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.sampled_from(("english", "chinese")),
     st.lists(st.sampled_from([*sorted(ENGLISH.vocabulary.known_words), "好的", "！", "\n", "x_y"]), max_size=30),

@@ -17,11 +17,9 @@ import warnings
 from pathlib import Path
 
 import pytest
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
 
 from components import hydra_hooks, places
 from components.checking import check
@@ -403,31 +401,6 @@ def test_a_mistyped_value_fails_before_anything_is_built(tmp_path):
     assert first.startswith("ConfigError: ") and "stage.optimizer.lr: expected float, got 'fast'" in done.stderr
     assert "trainer.precision: expected one of" in done.stderr and "32-true" in done.stderr
     assert not list(tmp_path.glob("**/*.ckpt"))
-
-
-@pytest.mark.slow
-def test_a_sweep_trains_on_two_processes_under_both_strategies(tmp_path):
-    common = [f"paths.logs={tmp_path}", "data.num_documents=300"]
-    done = train(ROOT, "stage=tokenizer", *common)
-    assert done.returncode == 0, done.stderr
-    done = train(
-        ROOT,
-        "-m",
-        "stage=pretrain",
-        "trainer=ddp,fsdp",
-        "trainer.accelerator=cpu",
-        "trainer.devices=2",
-        "trainer.precision=32-true",
-        "trainer.max_steps=2",
-        "trainer.limit_val_batches=1",
-        *common,
-    )
-    assert done.returncode == 0, done.stderr
-    exports = [tmp_path / f"tiny/pretrain/trainer={name}/export/model.safetensors" for name in ("ddp", "fsdp")]
-    ddp, fsdp = (load_file(path) for path in exports)
-    assert ddp.keys() == fsdp.keys()
-    for name, weight in ddp.items():
-        torch.testing.assert_close(fsdp[name], weight, rtol=1e-4, atol=1e-5)
 
 
 LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")

@@ -9,6 +9,9 @@ PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # a core for each of several processes, which take the tests of a file together
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
 
+# the many processes of a run and of the tests share what the first of them has compiled
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-all check lock clean
 
 demo: .venv/installed

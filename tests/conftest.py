@@ -1,5 +1,7 @@
 """What the tests of several folders share. (This file also puts tests/ on the import path: see puppets.py.)"""
 
+import signal
+
 import puppets
 import pytest
 import torch
@@ -10,6 +12,10 @@ from components.tokenizer.tokenizer import Tokenizer
 # how fast a machine is decides no test
 settings.register_profile("gradus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gradus")
+
+# a shell's background jobs ignore SIGINT, and so would all that tests start and interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -169,6 +169,15 @@ def test_columns_of_json_are_decoded_wherever_they_lie(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "said"), [('{"text": "a", "text": "b"}', "an object with two fields 'text'"), ("[" * 10**5, "brackets")]
+)
+def test_a_value_of_a_column_of_json_that_means_nothing_is_one_malformed_row(text, said, tmp_path):
+    column = pa.array(['"x"', text], pa.json_())
+    with pytest.raises(SourceError, match=rf"row 2: .*got a value that cannot be read \({said}"):
+        texts(parquet(tmp_path / "a.parquet", {"text": column}))
+
+
+@pytest.mark.parametrize(
     ("column", "said"),
     [
         (pa.array([b"x"]), r"row 1: expected a string \"text\", got a column of binary"),

@@ -94,6 +94,14 @@ def test_of_a_prompt_and_its_completion_the_completion_alone_is_a_target():
     assert record["messages"] == [ASK, {**ANSWER, "weight": 0}, ASK, CALLING, RESULT, ANSWER]
 
 
+@pytest.mark.parametrize("history", [HISTORY, OLD])
+def test_of_a_history_before_a_prompt_and_its_completion_nothing_is_a_target(history):
+    asked = [OLD[0], {**OLD[1], "weight": 0}]
+    record = formats.chat({"prompt": "weather ?", "completion": "sunny .", "history": history, "system": "Be brief."})
+    assert record["messages"] == [{"role": "system", "content": "Be brief."}, *asked, ASK, ANSWER]
+    assert messages(ASK, ANSWER, history=history) == [*OLD, ASK, ANSWER]
+
+
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
 @pytest.mark.parametrize(
     ("normalise", "row", "field"),
@@ -120,7 +128,8 @@ def test_system_and_history_come_before_a_dialogue_of_any_shape(normalise, row, 
     assert normalise(row | {column: "Answer in French."}) == plain | {field: [SYSTEM, *plain[field]]}
     for history in (HISTORY, OLD):
         made = normalise(row | {column: "Answer in French.", "history": history})
-        assert made == plain | {field: [SYSTEM, *OLD, *plain[field]]}
+        old = [OLD[0], OLD[1] | {"weight": 0}] if "completion" in row else OLD
+        assert made == plain | {field: [SYSTEM, *old, *plain[field]]}
 
 
 def test_a_system_message_stays_first_and_one_said_twice_is_one():
@@ -161,6 +170,11 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
         ([ASK, {**ANSWER, "tool_calls": [{"name": 5}]}], {}, r'messages\[1\].tool_calls\[0\] as {"name", "arguments"}'),
         ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": "{"}}], {}, "function_call.arguments as JSON"),
         ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": "[1]"}}], {}, "arguments as an object"),
+        ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}], {}, "two fields 'a'"),
+        ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": {"a": ["\ud800"]}}}], {}, "half a surrogate"),
+        ([ASK, {**ANSWER, "function_call": {"name": "f\ud800"}}], {}, r"messages\[1\].function_call.*half a surrogate"),
+        ([ASK, ANSWER], {"tools": '[{"name": "a", "name": "b"}]'}, "tools as JSON, got an object with two fields 'name'"),
+        ([ASK, ANSWER], {"tools": [{"name": "a", "description": "\ud800"}]}, '"tools" as Unicode text'),
         ([ASK, {**CALLING, "function_call": {"name": "f"}}], {}, "tool_calls or .*function_call, got both"),
         ([{**ASK, "tool_calls": [CALL]}, ANSWER], {}, r"messages of the assistant, not in messages\[0\]"),
         ([ASK, {**ANSWER, "reasoning": "a", "thinking": "b"}], {}, r"in messages\[1\], got different ones"),

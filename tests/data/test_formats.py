@@ -117,6 +117,7 @@ def test_a_prompt_may_carry_a_reference():
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1]}, "2 numbers for 2"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, float("nan")]}, "nan"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, True]}, "True"),
+        (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, 10**400]}, "2 numbers for 2"),
         (formats.preference, {"prompt": "x", "completions": ["a"], "ranks": [1]}, "at least 2"),
         (formats.prompts, {"prompt": [*ASK, ANSWER]}, "ends with a question"),
         (formats.prompts, {"prompt": ""}, "non-empty"),

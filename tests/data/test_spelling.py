@@ -71,6 +71,13 @@ def test_comparisons_and_prompts_are_spelled_as_freely():
         (formats.chat, {"messages": "[{'role': 'user'}]"}, "messages as JSON, got .*double quotes at column 3"),
         (
             formats.chat,
+            {"messages": '[{"role": "user", "content": "a", "content": "b"}]'},
+            "messages as JSON, got an object with two fields 'content'",
+        ),
+        (formats.chat, {"messages": "[" * 10**5}, "messages as JSON, got brackets within brackets"),
+        (formats.chat, {"messages": '[{"role": 1' + "0" * 5000 + "}]"}, "messages as JSON, got a number of too many"),
+        (
+            formats.chat,
             {"messages": [ASK | {"content": [{"type": "image_url", "image_url": "x"}]}, ANSWER]},
             r"parts of text in messages\[0\]\.content, got one of type 'image_url'",
         ),

@@ -6,7 +6,6 @@ a row has an `Unread` in the place of such a column.
 """
 
 import functools
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from components.data.errors import Unread
+from components.data.strict_json import DECODER, what_is_wrong
 
 BATCH = 128  # rows, few enough to hold where each is a book
 _OPENED = (
@@ -95,7 +95,7 @@ def _is_opened(leaf: pa.DataType) -> bool:
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         return _decoded(column)
-    except (ValueError, KeyError, OverflowError):  # of some value; the others are read
+    except (ValueError, KeyError, OverflowError, RecursionError):  # of some value; the others are read
         return [_value(column.slice(i, 1)) for i in range(len(column))]
 
 
@@ -104,6 +104,8 @@ def _value(column: pa.Array | pa.ChunkedArray) -> Any:
         return _decoded(column)[0]
     except UnicodeDecodeError:
         return Unread("a value that is not UTF-8")
+    except RecursionError as error:
+        return Unread(f"a value that cannot be read ({what_is_wrong(error)})")
     except (ValueError, KeyError, OverflowError) as error:
         return Unread(f"a value that cannot be read ({error})")
 
@@ -117,7 +119,7 @@ def _decoded(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 def _json_decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
     """What decodes the strings of JSON within a value of this type; None where there are none."""
     if isinstance(kind, pa.JsonType):
-        return lambda value: value if value is None else json.loads(value)
+        return lambda value: value if value is None else DECODER.decode(value)
     if types.is_struct(kind):
         fields = {field.name: decode for field in kind if (decode := _json_decoder(field.type))}
         return (

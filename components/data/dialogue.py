@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.data.errors import FormatError, kind
+from components.data.strict_json import DECODER, what_is_wrong
 
 Message = dict[str, Any]
 SYSTEM, HISTORY, TOOLS = ("system", "system_prompt"), "history", ("tools", "functions")
@@ -79,6 +80,7 @@ def tools(row: Mapping[str, Any]) -> dict[str, Any]:
         listed = [_json(one, name) for one in (value if isinstance(value, list) else [value])]
         if not all(isinstance(one, dict) for one in listed):
             raise FormatError(f'"{name}" as a list of objects', kind(value))
+        writable(json.dumps(listed, ensure_ascii=False, default=str), name)
         return {"tools": [one if "function" in one else {"type": "function", "function": one} for one in listed]}
     return {}
 
@@ -127,7 +129,9 @@ def _call(value: Any, name: str) -> Message:
     if not isinstance(arguments, dict):
         raise FormatError(f"{name}.arguments as an object", kind(arguments))
     made = {"type": "function", "function": {"name": function["name"], "arguments": arguments}}
-    return made | ({"id": value["id"]} if isinstance(value.get("id"), str) else {})
+    made |= {"id": value["id"]} if isinstance(value.get("id"), str) else {}
+    writable(json.dumps(made, ensure_ascii=False, default=str), name)
+    return made
 
 
 def _thinking(message: Mapping[str, Any], name: str) -> str:
@@ -166,6 +170,8 @@ def writable(value: str, name: str) -> str:
 def _json(value: Any, name: str) -> Any:
     """A value, read where it is a string."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError):
+        return DECODER.decode(value) if isinstance(value, str) else value
+    except json.JSONDecodeError:
         raise FormatError(f"{name} as JSON", kind(value)) from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name} as JSON", what_is_wrong(error)) from None

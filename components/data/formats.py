@@ -5,8 +5,8 @@ Columns that no format names are ignored; a field that is null counts as absent.
 data sets. See `conf/data/` for a data set of each format.
 """
 
-import math
 import re
+import sys
 from typing import Any
 
 from components.data import dialogue as dialogues
@@ -54,14 +54,15 @@ def chat(row: Any) -> Record:
     if len(_shapes(fields)) > 1:
         return _same_of_all(fields, _shapes(fields))
     given, row = row, demonstration(fields)
+    answered: list[Message] = []  # after a prompt: the only targets
     if "messages" in row:
         dialogue = _in_turns(_messages(row["messages"], "messages"), "messages")
     elif "prompt" in row and "completion" in row:
         completion = row["completion"]
         if isinstance(completion, str):
             completion = [{"role": "assistant", "content": completion}]
-        asked = [m | {"weight": 0} if m["role"] == "assistant" else m for m in _prompt(row["prompt"])]
-        dialogue = _in_turns(asked + _messages(completion, "completion"), "completion")
+        answered = _messages(completion, "completion")
+        dialogue = _in_turns(_prompt(row["prompt"]) + answered, "completion")
     elif "instruction" in row and "output" in row:
         answer = {"role": "assistant", "content": _string(row, "output")}
         dialogue = [*_instruction(row), answer]
@@ -71,7 +72,10 @@ def chat(row: Any) -> Record:
         raise FormatError("a dialogue that says something", "one of empty messages")
     if all(message["role"] != "assistant" for message in dialogue):
         raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
-    return {"messages": _with_columns(row, dialogue), **dialogues.tools(row)}
+    whole = _with_columns(row, dialogue)
+    before = len(whole) - len(answered) if answered else 0
+    asked = [message | {"weight": 0} if message["role"] == "assistant" else message for message in whole[:before]]
+    return {"messages": asked + whole[before:], **dialogues.tools(row)}
 
 
 def preference(row: Any) -> Record:
@@ -285,8 +289,9 @@ def _before_last_answer(messages: list[Message]) -> list[Message]:
 
 
 def _ranks(value: Any, expected: int) -> list[float]:
+    largest = sys.float_info.max
     numbers = isinstance(value, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in value
+        isinstance(one, int | float) and not isinstance(one, bool) and -largest <= one <= largest for one in value
     )
     if not numbers or len(value) != expected or expected < 2:
         wanted = f'"ranks": {expected} numbers for {expected} completions, at least 2'

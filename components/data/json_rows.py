@@ -9,6 +9,7 @@ from typing import Any
 
 from components.data.errors import FormatError, SourceError
 from components.data.streams import lines, text_of
+from components.data.strict_json import DECODER, what_is_wrong
 
 ENVELOPES = ("data", "rows", "records", "examples", "instances")  # fields that hold a file's records
 LOOKED_AT = 100  # lines, for whether they are records
@@ -85,7 +86,7 @@ def _values(line: bytes) -> list[Any]:
         start = line[:30].decode("utf-8", "replace").strip()
         wrong = FormatError("one JSON object", f"{start!r} ({error.msg} at column {error.colno})")
     except (ValueError, RecursionError) as error:
-        wrong = FormatError("one JSON object", _endless(error))
+        wrong = FormatError("one JSON object", what_is_wrong(error))
     return [wrong]
 
 
@@ -103,7 +104,7 @@ def _of_text(file: Path) -> Iterator[tuple[int, Any]]:
         got = f"an error in it: {error.msg} at column {error.colno}"
         raise SourceError(f"{file}:{error.lineno}: expected JSON, got {got}") from None
     except (ValueError, RecursionError) as error:  # a number or a nesting without end
-        raise SourceError(f"{file}: expected JSON, got {_endless(error)}") from None
+        raise SourceError(f"{file}: expected JSON, got {what_is_wrong(error)}") from None
 
 
 def _past_gap(text: str, position: int) -> int:
@@ -123,36 +124,13 @@ def _scanned(text: str, position: int = 0, *, in_list: bool) -> Iterator[tuple[i
         if position == len(text) and not in_list:
             return
         place = position
-        value, position = _DECODER.raw_decode(text, place)
+        value, position = DECODER.raw_decode(text, place)
         yield place, value
         position = _past_gap(text, position)
         if text.startswith(",", position):
             position += 1
         elif in_list and not text.startswith("]", position):
             raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _Twice(next(name for name in names if names.count(name) > 1))
-    return made
-
-
-class _Twice(ValueError):
-    """A field that an object has twice."""
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
-def _endless(error: Exception) -> str:
-    if isinstance(error, _Twice):
-        return f"an object with two fields {str(error)!r}"
-    if isinstance(error, RecursionError):
-        return "brackets within brackets without end"
-    return "a number of too many digits"
 
 
 def _held(value: Any) -> list[Any] | None:

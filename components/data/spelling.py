@@ -3,10 +3,10 @@
 A spelling that nothing here knows is left for `formats` to complain about.
 """
 
-import json
 from typing import Any
 
 from components.data.errors import FormatError, kind
+from components.data.strict_json import DECODER, what_is_wrong
 
 SPEAKERS = {
     "human": "user",
@@ -67,8 +67,6 @@ def _parsed(value: Any, name: str) -> Any:
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
-        return json.loads(value)
-    except json.JSONDecodeError as error:
-        raise FormatError(f"{name} as JSON", f"an error in it: {error.msg} at column {error.colno}") from None
-    except (ValueError, RecursionError):
-        raise FormatError(f"{name} as JSON", "one without end") from None
+        return DECODER.decode(value)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name} as JSON", what_is_wrong(error)) from None

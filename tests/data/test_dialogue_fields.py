@@ -173,7 +173,11 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
         ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": '{"a": 1, "a": 2}'}}], {}, "two fields 'a'"),
         ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": {"a": ["\ud800"]}}}], {}, "half a surrogate"),
         ([ASK, {**ANSWER, "function_call": {"name": "f\ud800"}}], {}, r"messages\[1\].function_call.*half a surrogate"),
-        ([ASK, ANSWER], {"tools": '[{"name": "a", "name": "b"}]'}, "tools as JSON, got an object with two fields 'name'"),
+        (
+            [ASK, ANSWER],
+            {"tools": '[{"name": "a", "name": "b"}]'},
+            "tools as JSON, got an object with two fields 'name'",
+        ),
         ([ASK, ANSWER], {"tools": [{"name": "a", "description": "\ud800"}]}, '"tools" as Unicode text'),
         ([ASK, {**CALLING, "function_call": {"name": "f"}}], {}, "tool_calls or .*function_call, got both"),
         ([{**ASK, "tool_calls": [CALL]}, ANSWER], {}, r"messages of the assistant, not in messages\[0\]"),

@@ -108,6 +108,9 @@ def test_what_is_named_like_data_and_cannot_be_read_is_an_error(make, folder):
         (["training.txt", "notes.txt"], ["training.txt"], True),
         (["trains.txt", "ships.txt"], ["ships.txt", "trains.txt"], False),
         (["contest.txt", "develop.txt"], ["contest.txt", "develop.txt"], False),
+        (["split=train/a.txt", "split=test/a.txt"], ["split=train/a.txt"], False),
+        (["lang=fr/split=train/a.txt", "lang=fr/split=Validation/a.txt"], ["lang=fr/split=train/a.txt"], False),
+        (["a.txt", "part=test/b.txt"], ["a.txt"], True),
     ],
 )
 def test_held_out_files_are_never_trained_on_and_what_is_left_out_is_said(names, trained_on, said, folder, caplog):
@@ -133,6 +136,29 @@ def test_a_card_that_assigns_files_of_another_kind_says_so(folder):
     (path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
     with pytest.raises(SourceError, match=r"a\.csv: tables as text are not read"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("data_dir: ../..", r"assigns \.\./\.\. to data_dir, expected files of its own folder"),
+        ("data_dir: /", "assigns / to data_dir"),
+        ("data_files: ../a.txt", r"assigns \.\./a\.txt to train"),
+        ('data_files: "**a/**.txt/***x"', r"d/README\.md: train: .*\*\*"),
+        ("data_dir: sub\n  data_files: ../a.txt", r"d/README\.md: assigns"),
+    ],
+)
+def test_a_card_names_files_of_its_own_folder_or_is_refused(config, said, folder):
+    path = folder("a.txt", "sub/b.txt")
+    (path / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {config}\n---\n")
+    with pytest.raises(SourceError, match=said):
+        read(path)
+
+
+def test_brackets_in_a_card_may_be_those_of_a_name(folder):
+    path = folder("a[1].txt", "a1.txt", "b2.txt", "b3.txt")
+    (path / "README.md").write_text("---\nconfigs:\n- data_files: ['a[1].txt', 'b[2-9].txt']\n---\n")
+    assert read(path) == ["a[1].txt", "b2.txt", "b3.txt"]
 
 
 @pytest.mark.parametrize("head", ["configs: 5", "configs: [5]", "- x", "a: [", "configs:\n- data_files: ../a.txt", "x"])

@@ -70,8 +70,8 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
 def _split(folder: Path, selection: Selection, split: str) -> list[Path]:
     """The files of one split, as README.md declares them, or else by their names."""
     config = _config(folder, selection.subset)
-    inside = folder / str(config.get("data_dir") or "")
-    declared = _declared(inside, config["data_files"], split) if "data_files" in config else []
+    inside = folder / _own(folder, str(config.get("data_dir") or ""), "data_dir")
+    declared = _declared(folder, inside, config["data_files"], split) if "data_files" in config else []
     return declared or _named(inside if config else _within(folder, selection.subset), split)
 
 
@@ -97,11 +97,14 @@ def _named(folder: Path, split: str) -> list[Path]:
 
 
 def _is_of(path: Path, folder: Path, splits: Collection[str], *, anywhere: bool = True) -> bool:
-    """Whether a file's or folder's name is, begins with, or anywhere has one of these words."""
+    """Whether a file's name is, begins with, or anywhere has one of these words, or a folder's is one of them, also as
+    the value of a partition (split=test)."""
     *folders, name = path.relative_to(folder).parts
     words = "|".join("train(ing)?" if split == "train" else re.escape(split) for split in splits)
     pattern = re.compile(rf"{'(.*[^a-z])?' if anywhere else ''}({words})([^a-z].*)?", re.IGNORECASE)
-    return bool(pattern.fullmatch(name)) or any(re.fullmatch(words, part, re.IGNORECASE) for part in folders)
+    return bool(pattern.fullmatch(name)) or any(
+        re.fullmatch(f"(.*=)?({words})", part, re.IGNORECASE) for part in folders
+    )
 
 
 def _config(folder: Path, subset: str | None) -> dict[str, Any]:
@@ -126,8 +129,8 @@ def _config(folder: Path, subset: str | None) -> dict[str, Any]:
     return named[name] if named and name is not None else {}
 
 
-def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:
-    """The files that a card assigns to a split by patterns within the folder, whatever that is called.
+def _declared(folder: Path, inside: Path, data_files: Any, split: str) -> list[Path]:
+    """The files that a folder's card assigns to a split by names, or by patterns, within a folder of it.
 
     As on the Hub, ** at the end is any depth. Of a copy of a part they may be missing: then there are none.
     """
@@ -135,15 +138,23 @@ def _declared(folder: Path, data_files: Any, split: str) -> list[Path]:
         patterns = [str(pattern) for pattern in sanitize_patterns(data_files).get(split, [])]
     except (TypeError, ValueError) as error:
         raise SourceError(f"{folder}/README.md: {' '.join(str(error).split())}") from None
-    for pattern in patterns:
-        if pattern.startswith("/") or ".." in pattern.split("/") or "://" in pattern:
-            raise SourceError(f"{folder}/README.md: assigns {pattern} to {split}, expected files of its own folder")
-    globs = [re.sub(r"\*\*$", "**/*", pattern) for pattern in patterns if pattern]
-    files = sorted({path for one in globs for path in folder.glob(one) if path.is_file()})
+    globs = [re.sub(r"\*\*$", "**/*", _own(folder, pattern, split)) for pattern in patterns if pattern]
+    try:
+        matching = [[inside / one] if (inside / one).is_file() else inside.glob(one) for one in globs]
+        files = sorted({path for paths in matching for path in paths if path.is_file()})
+    except ValueError as error:
+        raise SourceError(f"{folder}/README.md: {split}: {error}") from None
     found = [path for path in files if ending(path)]
     if files and not found:
         raise refusal(files[0])
     return found
+
+
+def _own(folder: Path, path: str, name: str) -> str:
+    """A path that a card names, if it lies within the card's folder."""
+    if path.startswith("/") or ".." in path.split("/") or "://" in path:
+        raise SourceError(f"{folder}/README.md: assigns {path} to {name}, expected files of its own folder")
+    return path
 
 
 def _within(folder: Path, subset: str | None) -> Path:

@@ -284,6 +284,28 @@ def test_a_group_that_a_run_needs_cannot_be_null(group):
         assert places.misnamed_choice([choice]).startswith(f"{choice}: expected one of ")
 
 
+@pytest.mark.parametrize("key", ["run", "paths.logs", "paths.cache", "paths.folder", "paths.stage", "paths.export"])
+def test_a_place_cannot_be_null_or_empty_nor_one_of_a_sweep(key):
+    for given in (f"{key}=null", f"++{key}=", f"{key}='a',null", f"{key}=''", f"{key}=???", f"~{key}"):
+        told = places.misnamed_choice(["-m", "stage=sft", given])
+        assert told == f"{given}: expected a name. Without this argument it has its usual one"
+    assert places.misnamed_choice([f"{key}='a,null'", f"{key}=nullified"]) is None
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
+def test_a_place_that_a_config_sets_to_null_is_refused_before_a_folder_is_made(project, sweep):
+    (project / "conf/stage/nowhere.yaml").write_text(
+        STAGE.format(ends="good") + "run: null\npaths: {folder: '', cache: null}\n"
+    )
+    done = train(project, *sweep, "stage=nowhere")
+    assert done.returncode == 1 and not list(project.glob("logs*"))
+    assert done.stderr.splitlines() == [
+        "run: expected a name, got null",
+        "paths.cache: expected a name, got null",
+        "paths.folder: expected a name, got ''",
+    ]
+
+
 def test_null_is_no_choice_in_a_sweep():
     assert places.misnamed_choice(["-m", "lora=null,default"]).endswith("run lora=null by itself")
 

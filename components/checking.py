@@ -88,6 +88,7 @@ class Common(TypedDict, total=False):
     selection: dict[str, str]
     reads: dict[str, str]
     artifacts: dict[str, str]
+    paths: dict[str, str]
     overrides: dict[str, list[str]]
     stages: list[str]
     after_sweep: list[str]

@@ -10,7 +10,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from components import locks, processes
 
@@ -20,12 +20,15 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 OPTIONAL = ("callbacks", "debug", "experiment", "gate", "logger", "lora")  # config groups that a run can do without
+NAMELESS = {"", "''", '""', "null", "???"}
 
 
 def misnamed_choice(arguments: Sequence[str]) -> str | None:
     """What to tell of a choice from a config group that Hydra refuses by a traceback: a boolean or a number, and none
-    where there has to be one, or among the values of a sweep."""
+    where there has to be one, or among the values of a sweep; and of a run or a place without a name."""
     for argument in arguments:
+        if _is_unnamed(argument):
+            return f"{argument}: expected a name. Without this argument it has its usual one"
         group, equals, value = argument.removeprefix("~").partition("=")
         if not equals and argument == group or not re.fullmatch(r"\w+", group):
             continue
@@ -47,11 +50,19 @@ def without_nulls(arguments: Sequence[str]) -> list[str]:
     return [nulls.get(argument, argument) for argument in arguments]
 
 
+def _is_unnamed(argument: str) -> bool:
+    """Whether an argument removes the name of the run or of a place, or has none for it among its values."""
+    key, _, value = argument.lstrip("+~").partition("=")
+    is_place = re.fullmatch(r"run|paths\.\w+", key) is not None
+    return is_place and (argument.startswith("~") or bool(NAMELESS & set(value.split(","))))
+
+
 class Folder(Callback):
     """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback, and locks it before
     anything is written there. Of several processes of one run the first does, for all."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._named(config)
         HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name asks for it
         folder = config.hydra.run.dir
         self._make(folder)
@@ -63,7 +74,18 @@ class Folder(Callback):
                 raise SystemExit(1) from None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._named(config)
         self._make(config.hydra.sweep.dir)
+
+    def _named(self, config: DictConfig) -> None:
+        """Ends the process where a config has no name for the run or a place, which would be called None."""
+        values: Any = OmegaConf.to_container(config, resolve=False)
+        names = {"run": values["run"]} | {f"paths.{name}": value for name, value in values["paths"].items()}
+        wrong = {key: value for key, value in names.items() if not isinstance(value, str) or value in NAMELESS}
+        for key, value in wrong.items():
+            print(f"{key}: expected a name, got {'null' if value is None else repr(value)}", file=sys.stderr)
+        if wrong:
+            raise SystemExit(1)
 
     def _make(self, folder: str) -> None:
         try:

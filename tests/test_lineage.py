@@ -1,5 +1,6 @@
 """When an artifact is made again, when a checkpoint is gone on from, and what a user is told."""
 
+import hashlib
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from components import lineage
 from components.artifacts import ArtifactError, write_artifact
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import BEST
-from components.resuming import ResumeError
+from components.resuming import RESUMED, ResumeError
 
 INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
 
@@ -169,3 +170,36 @@ def test_the_best_weights_beside_a_named_checkpoint_come_with_it(unfinished, tmp
     assert (tmp_path / "other/checkpoints" / BEST).read_bytes() == b"weights"
     lineage.checkpoint_to_resume(unfinished, INPUTS, resume=str(path), force=False)
     assert path.with_name(BEST).read_bytes() == b"weights"
+
+
+def test_a_checkpoint_of_other_settings_is_an_input_of_what_is_made_from_it(unfinished, small_tokenizer):
+    """Steps under the settings before are not made again, so the result is another than theirs alone would give."""
+    path, export = unfinished / "checkpoints/step=00000004.ckpt", unfinished / "export"
+    longer = INPUTS | {"trainer.max_steps": 9}
+    inputs = lineage.with_origin(longer, path)
+    assert inputs == longer | {RESUMED: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_artifact(export, card={"stage": "sft", "inputs": longer}, tokenizer=small_tokenizer)
+    with pytest.raises(ArtifactError, match=r"other inputs \(checkpoint \(content\): None → "):
+        lineage.is_made(export, inputs, force=False)
+    assert lineage.checkpoint_to_resume(unfinished, inputs, resume=str(path), force=False) == path
+
+
+def test_the_run_that_a_named_checkpoint_began_is_the_same_without_the_name(unfinished, small_tokenizer):
+    path, export = unfinished / "checkpoints/step=00000004.ckpt", unfinished / "export"
+    longer = INPUTS | {"trainer.max_steps": 9}
+    inputs = lineage.with_origin(longer, path)
+    lineage.checkpoint_to_resume(unfinished, inputs, resume=str(path), force=False)  # and killed before it saves
+    found = lineage.checkpoint_to_resume(unfinished, longer, resume="auto", force=False)
+    assert found == path and lineage.with_origin(longer, found) == inputs
+    later = path.with_name("step=00000008.ckpt")
+    content = {"state_dict": {"w": torch.zeros(1)}, "global_step": 8, "inputs": inputs}
+    AtomicCheckpointIO().save_checkpoint(content, later)
+    assert lineage.checkpoint_to_resume(unfinished, longer, resume="auto", force=False) == later
+    assert lineage.with_origin(longer, later) == inputs  # of the first one, not of this one
+    write_artifact(export, card={"stage": "sft", "inputs": inputs}, tokenizer=small_tokenizer)
+    assert lineage.is_made(export, longer, force=False) and lineage.is_made(export, dict(inputs), force=False)
+
+
+def test_a_checkpoint_of_the_same_settings_is_no_input(unfinished):
+    assert lineage.with_origin(INPUTS, unfinished / "checkpoints/step=00000004.ckpt") == INPUTS
+    assert lineage.with_origin(INPUTS, None) == INPUTS

@@ -1,5 +1,6 @@
 """What an artifact was made from, and whether it must be made again."""
 
+import hashlib
 import importlib.metadata
 import json
 import logging
@@ -17,7 +18,7 @@ from components.artifacts import ArtifactError, content_hash, read_card
 from components.callbacks.checkpoints import BEST, latest
 from components.folders import present
 from components.hub import name_of
-from components.resuming import differing, read_note
+from components.resuming import RESUMED, differing, read_note
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,22 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
         f"{export} is finished, but was made from other inputs ({shown}{more}). "
         "Add force=true to replace it, or run=<name> to keep both"
     )
+
+
+def with_origin(inputs: dict[str, Any], checkpoint: str | Path | None) -> dict[str, Any]:
+    """The inputs of a run that begins with a checkpoint. Where that was made with other settings, steps under those are
+    part of the result, so its content is an input; a checkpoint of the same ones has what its own run began from.
+
+    Raises CheckpointError if the file is damaged.
+    """
+    if checkpoint is None or not Path(checkpoint).is_file():
+        return inputs
+    before = resuming.inputs_in(Path(checkpoint))
+    own = {name: value for name, value in inputs.items() if name != RESUMED}
+    if before is not None and not differing(before, own):
+        return {**own, **({RESUMED: before[RESUMED]} if RESUMED in before else {})}
+    with open(checkpoint, "rb") as stream:
+        return {**own, RESUMED: hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: str, force: bool | str) -> Path | None:

@@ -13,6 +13,7 @@ from components.optim import schedule
 
 # what validations are compared by; None where nothing went by them, or goes by them now
 GOES_BY = ("selection.*", "callbacks.checkpoints.m*")
+RESUMED = "checkpoint (content)"  # the input that names a checkpoint of other settings, which training began from
 TAKES_EFFECT = {  # by the beginning of "name: before → now", as a pattern
     "trainer.max_steps": "training ends there",
     "trainer.max_epochs": "training ends there, and a rate that decays does so until then",
@@ -71,15 +72,17 @@ def read_note(note: Path) -> dict[str, Any] | None:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of inputs that two sets of them do not have alike, sorted."""
-    return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    """The names of inputs that two sets of them do not have alike, sorted. RESUMED counts only where it is known now:
+    what a run began from is not asked of the command that resumes it."""
+    names = before.keys() | now.keys() if RESUMED in now else (before.keys() | now.keys()) - {RESUMED}
+    return sorted(name for name in names if before.get(name) != now.get(name))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> tuple[list[str], list[str]]:
     """(those that take effect, those that are refused) of the settings that differ from a checkpoint's after `step`
     optimizer steps, each as a line that says what it means."""
     allowed, refused = [], []
-    names, stage = differing(before, now), "stage._target_"
+    names, stage = differing(before, {**now, RESUMED: before.get(RESUMED)}), "stage._target_"
     for name in [stage] if stage in names else names:  # all others differ with the stage
         whole = f"{name}: {before.get(name)} → {now.get(name)}"
         change = f"{name}: {_short(before.get(name))} → {_short(now.get(name))}"

@@ -50,11 +50,12 @@ def fit(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     check_reward_room(cfg, data, "stage.sampling.max_new_tokens")
-    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
+    inputs = lineage.with_origin(settings.inputs_of(common.plain(cfg), parents, data.fingerprint()), cfg.resume)
     if common.is_made(cfg, inputs):
         return
     gate.check_reward_model(cfg)
     checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
+    inputs = lineage.with_origin(inputs, checkpoint)
     stage = _stage(cfg, tokenizer, parents)
     trainer = _trainer(cfg, shape.hidden_size, inputs)
     began = common.seconds()

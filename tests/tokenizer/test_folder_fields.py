@@ -157,3 +157,27 @@ def test_a_template_that_is_no_text_is_refused(tmp_path, template):
     folder = with_fields(foreign.gpt2(tmp_path), "tokenizer_config.json", chat_template=template)
     with pytest.raises(TokenizerError, match=r"tokenizer_config.json: expected chat_template"):
         Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "told"),
+    [
+        ("model", {"dropout": 0.5}, "model.dropout=0.5"),  # other ids each time
+        ("model", {"continuing_subword_prefix": "##"}, "is no tokenizer's file"),  # the package panics
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": None}, "is no tokenizer's file"),
+        ("decoder", {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}, "decoder"),
+        ("decoder", {"type": "Replace", "pattern": {"String": "a"}, "content": "o"}, "decoder"),
+        ("decoder", {"type": "Strip", "content": "x", "start": 1, "stop": 0}, "decoder"),
+        ("decoder", {"type": "Strip", "content": " ", "start": 0, "stop": 1}, "decoder"),
+    ],
+)
+def test_a_part_of_tokenizer_json_that_is_not_read_as_it_stands_is_refused_by_name(tmp_path, part, value, told):
+    folder = foreign.gpt2(tmp_path)
+    file = json.loads((folder / "tokenizer.json").read_text("utf-8"))
+    if part == "decoder":
+        file["decoder"] = {"type": "Sequence", "decoders": [file["decoder"], value]}
+    else:
+        file[part] = (file[part] or {}) | value
+    foreign.write_json(folder / "tokenizer.json", file)
+    with pytest.raises(TokenizerError, match=rf"(?s){folder}.*{re.escape(told)}"):
+        Tokenizer.load(folder)

@@ -26,7 +26,7 @@ EVERYWHERE = (
     Rule("reads", HARMLESS, "what is read counts by its content, as reads.<name>"),
     Rule("logger", HARMLESS, "how a run is watched"),
     Rule("force", HARMLESS, "whether it is made again, not what is made"),
-    Rule("resume", HARMLESS, "a resumed run ends with the same weights; a file of other settings counts by its content"),
+    Rule("resume", HARMLESS, "a resumed run ends with the same weights; a file of other settings is an input"),
     Rule("after_sweep", HARMLESS, "what runs after a sweep"),
     Rule("stages", UNUSED, "only stage=all runs other stages"),
     Rule("overrides", UNUSED, "only stage=all hands them to its stages"),

@@ -49,6 +49,7 @@ class FastCodec(Codec):
         self._settings, self._carried = dict(settings), dict(carried)
         self.identity = f"{definition}\n{sorted(self.special_tokens.items())}".encode()
         self._json = _guarded(json.loads(definition))
+        _check(self._json)
         self._tokenizer = _build(self._json)
         self._tokenizer.encode_special_tokens = True
         added = {token["id"]: token for token in self._json["added_tokens"]}
@@ -75,7 +76,7 @@ class FastCodec(Codec):
 
     def _spellings(self, added: Mapping[int, str]) -> list[bytes]:
         """By id, the bytes of a piece, by the decoder that the file names."""
-        kinds = set(_kinds(self._json["decoder"]))
+        kinds = {part["type"] for part in _parts(self._json["decoder"])}
         if "ByteLevel" in kinds:
             table = _byte_characters()
             spell = lambda piece: bytes(table[c] for c in piece) if set(piece) <= table.keys() else piece.encode()
@@ -153,13 +154,35 @@ class FastCodec(Codec):
 
 def _build(definition: Mapping[str, Any]) -> Any:
     """The package's Tokenizer; it neither pads, cuts nor adds specials, and offsets tell each token's own text."""
-    plain = dict(definition) | {"post_processor": None, "padding": None, "truncation": None}
+    return parsed(dict(definition) | {"post_processor": None, "padding": None, "truncation": None})
+
+
+def parsed(definition: Mapping[str, Any]) -> Any:
+    """The package's Tokenizer of a definition. Raises TokenizerError for one that it does not read."""
+    package = library()
     try:
-        return library().Tokenizer.from_str(json.dumps(plain))
-    except TokenizerError:
-        raise
-    except Exception as error:  # the package raises bare Exception
-        raise TokenizerError(f"tokenizer.json is none that the package tokenizers reads: {error}") from None
+        return package.Tokenizer.from_str(json.dumps(definition))
+    except BaseException as error:  # the package raises bare Exception, and panics, which are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"tokenizer.json is no tokenizer's file: {error}") from None
+
+
+def _check(definition: Mapping[str, Any]) -> None:
+    """Raises TokenizerError for parts by which ids would differ each time, or decoding from what pieces spell."""
+    if definition["model"].get("dropout"):
+        raise TokenizerError(
+            f"tokenizer.json: model.dropout={definition['model']['dropout']} gives a text other ids each time. "
+            "Set it to null"
+        )
+    for part in _parts(definition.get("decoder")):
+        known = {
+            "Metaspace": part.get("replacement") == SPACE_MARK,
+            "Replace": (part.get("pattern"), part.get("content")) == ({"String": SPACE_MARK}, " "),
+            "Strip": part.get("content") == " " and not part.get("stop"),
+        }
+        if not known.get(part["type"], True):
+            raise TokenizerError(f"tokenizer.json: decoder {part} is not supported, since it changes what pieces spell")
 
 
 def _guarded(definition: dict[str, Any]) -> dict[str, Any]:
@@ -173,20 +196,19 @@ def _guarded(definition: dict[str, Any]) -> dict[str, Any]:
     return definition | {"model": model | {"merges": kept}}
 
 
-def _kinds(decoder: Mapping[str, Any] | None) -> list[str]:
-    """Names of a decoder's parts."""
+def _parts(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """A decoder's parts, however they are nested."""
     if decoder is None:
         return []
-    return [k for part in decoder["decoders"] for k in _kinds(part)] if "decoders" in decoder else [decoder["type"]]
+    return [one for part in decoder["decoders"] for one in _parts(part)] if "decoders" in decoder else [decoder]
 
 
 def _strips_first_space(decoder: Mapping[str, Any]) -> bool:
     """Whether decoding drops a text's first space, which the tokenizer had put there."""
-    parts = decoder.get("decoders", [decoder])
     return any(
         (part["type"] == "Strip" and part["start"] > 0)
         or (part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never")
-        for part in parts
+        for part in _parts(decoder)
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from components.tokenizer.codec import Codec, TokenizerError
 from components.tokenizer.exact import ExactCodec, InexactError
-from components.tokenizer.fast import FastCodec, library
+from components.tokenizer.fast import FastCodec, library, parsed
 from components.tokenizer.folder_fields import NAMES, check_generation, check_settings, check_specials, extra
 from components.tokenizer.llama import as_llama, from_sentencepiece
 from components.tokenizer.template import CHATML_TEMPLATE, PLAIN_TEMPLATE
@@ -128,9 +128,9 @@ def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str,
     """The definition with the added and the special tokens that the files beside it name, in transformers' order."""
     package = library()
     try:
-        tokenizer = package.Tokenizer.from_str(json.dumps(definition))
-    except Exception as error:  # the package raises bare Exception
-        raise TokenizerError(f"{folder / FAST_FILE} is no tokenizer's file: {error}") from None
+        tokenizer = parsed(definition)
+    except TokenizerError as error:
+        raise TokenizerError(f"{folder}/{error}") from None
     known = tokenizer.get_added_tokens_decoder()
     listed = sorted((int(i), token) for i, token in settings.get("added_tokens_decoder", {}).items())
     tokens = [made for _, token in listed if repr(made := _token(package, token)) not in map(repr, known.values())]

@@ -1,9 +1,13 @@
 """What a record says beside role and content is taken as it means, or refused by its name."""
 
+import json
+import re
+
 import pytest
 
 from components.data import formats
 from components.data.dialogue import unread
+from components.data.errors import Unread
 
 ASK = {"role": "user", "content": "weather ?"}
 ANSWER = {"role": "assistant", "content": "sunny ."}
@@ -188,6 +192,28 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
 def test_what_has_no_one_meaning_is_refused_by_its_name(said, columns, complaint):
     with pytest.raises(formats.FormatError, match=complaint):
         messages(*said, **columns)
+
+
+@pytest.mark.parametrize(
+    ("marker", "column"), [("<image>", "images"), ("<|audio|>", "audio"), ("<video_1>", "videos"), ("<image>", "image")]
+)
+@pytest.mark.parametrize(
+    ("normalise", "row"),
+    [
+        (formats.chat, {"messages": [ASK, ANSWER]}),
+        (formats.chat, {"instruction": "weather ?", "output": "sunny ."}),
+        (formats.preference, {"prompt": "weather ?", "chosen": "sunny .", "rejected": "no"}),
+        (formats.prompts, {"prompt": "weather ?"}),
+    ],
+)
+def test_what_a_text_points_to_in_a_column_is_refused_and_a_column_beside_it_ignored(normalise, row, marker, column):
+    pointing = json.loads(json.dumps(row).replace("weather ?", f"{marker} weather ?"))
+    assert normalise(row | {column: "a.png"}) == normalise(row)
+    for value in (None, "", [], [None]):
+        assert normalise(pointing | {column: value}) == normalise(pointing)
+    for value in ("a.png", [{"bytes": "x"}], Unread("a column of binary")):
+        with pytest.raises(formats.FormatError, match=rf'without "{column}", to which {re.escape(marker)} points'):
+            normalise(pointing | {column: value})
 
 
 def test_fields_of_messages_that_nothing_reads_are_known_by_name():

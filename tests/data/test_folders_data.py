@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from components.data import formats
 from components.data.errors import SourceError
 from components.data.folders import Selection
-from components.data.sources import open_source
+from components.data.sources import open_source, records
 
 
 @pytest.fixture
@@ -129,6 +131,47 @@ def test_files_may_be_chosen_by_a_pattern_or_by_name(folder):
     path = folder("s1.txt", "s*.txt", "sub/s2.txt")
     assert read(path, files="s?.txt") == ["s*.txt", "s1.txt", "sub/s2.txt"]
     assert read(path, files="s*.txt") == ["s*.txt"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "metadata.json", "sub/dataset.json"])
+def test_a_file_of_no_records_beside_data_is_named_with_what_reads_the_others(name, folder):
+    path = folder("a.jsonl", "b.jsonl")
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_text('{"model_type": "gpt2", "sizes": {"width": 8}}')
+    source = open_source(str(path))
+    with pytest.raises(SourceError, match=rf"d/{name}:1: .*data\.files=… names which files of the folder are read"):
+        list(records(source, formats.text, on_malformed="error", counts=Counter()))
+    with pytest.raises(SourceError) as alone:
+        list(records(open_source(str(path / name)), formats.text, on_malformed="error", counts=Counter()))
+    assert "data.files" not in str(alone.value)
+
+
+@pytest.mark.parametrize(
+    "names", [("a.jsonl", "a.jsonl.gz"), ("sub/a.TXT.xz", "sub/a.TXT.zst"), ("a.json.GZ", "a.json.bz2")]
+)
+def test_a_file_beside_itself_packed_is_not_read_twice(names, folder):
+    path = folder("b.txt", *names)
+    with pytest.raises(SourceError, match=rf"d: {names[0]} and {names[1]}: .*data\.files="):
+        open_source(str(path))
+    with pytest.raises(SourceError, match=f"{names[0]} and {names[1]}"):
+        open_source(str(path), selection=Selection(files="*"))
+    assert open_source(str(path), selection=Selection(files=names[0])).name == "d"
+
+
+def test_a_file_packed_among_held_out_ones_is_not_trained_on_too(folder):
+    path = folder("b.txt", "a.txt", "a.txt.gz")
+    (path / "README.md").write_text(
+        "---\nconfigs:\n- data_files:\n  - split: train\n    path: [a.txt, b.txt]\n"
+        "  - split: test\n    path: a.txt.gz\n---\n"
+    )
+    with pytest.raises(SourceError, match=r"d: a\.txt and a\.txt\.gz: "):
+        open_source(str(path), selection=Selection(held_out_split="test"))
+    assert read(path) == ["a.txt", "b.txt"]
+
+
+def test_files_of_different_kinds_or_folders_may_share_a_name(folder):
+    names = ["a.jsonl", "a.txt", "a.txt.d/a.txt", "b.txt"]
+    assert read(folder(*names)) == names
 
 
 def test_a_card_that_assigns_files_of_another_kind_says_so(folder):

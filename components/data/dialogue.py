@@ -4,7 +4,8 @@ What has one meaning is taken; what would change the meaning and cannot be taken
 """
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.data.errors import FormatError, kind
@@ -16,6 +17,7 @@ COLUMNS = (*SYSTEM, HISTORY, *TOOLS)  # of a record, beside its dialogue
 REASONING = ("reasoning_content", "reasoning", "thinking")
 WEIGHTS = ("weight", "train", "training", "loss")
 REFUSED = ("audio", "image", "images", "video", "videos", "refusal", "loss_mask", "mask", "labels")
+MEDIA = ("audio", "audios", "image", "images", "video", "videos")  # columns that a mark in a text points to
 READ = {"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "name"}
 READ |= {*REASONING, *WEIGHTS, *REFUSED, "id"}
 
@@ -48,6 +50,17 @@ def further(message: Mapping[str, Any], name: str) -> Message:
         if unknown and not calls and "content" not in filled:
             raise FormatError(f"an answer in {name}.content", f"an empty one beside {unknown[0]!r}, which is not read")
     return made
+
+
+def refuse_media(row: Mapping[str, Any], messages: Sequence[Message]) -> None:
+    """Raises FormatError where a text points to what a column holds, as <image> does to "images"."""
+    for column in MEDIA:
+        if column in row and not _is_empty(row[column]):
+            mark = re.compile(rf"<\|?{column.removesuffix('s')}(_\d+)?\|?>")
+            found = next((match[0] for message in messages if (match := mark.search(message["content"]))), None)
+            if found:
+                expected = f'a record without "{column}", to which {found} points, for it has no place in a text'
+                raise FormatError(expected, kind(row[column]))
 
 
 def _is_empty(value: Any) -> bool:

@@ -49,6 +49,7 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
         found = [named] if named else [path for name, path in readable.items() if name.match(selection.files)]
         if not found:
             raise SourceError(f"{folder}: no file matches data.files={selection.files}")
+        _refuse_copies(found, folder)
         return found, []
     held_out = _split(folder, selection, selection.held_out_split) if selection.held_out_split else []
     if selection.held_out_split and not held_out:
@@ -64,7 +65,21 @@ def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]
             f"{folder}: no files of the split {name}, expected names such as {name}-00000.parquet, "
             f"got {_listed(_readable(folder), folder)}. data.split=… names another"
         )
+    _refuse_copies([*training, *held_out], folder)
     return training, held_out
+
+
+def _refuse_copies(files: list[Path], folder: Path) -> None:
+    """Raises SourceError where a file is there twice, packed and not, or packed in two ways."""
+    seen: dict[Path, Path] = {}
+    for path in files:
+        _, packing = ending(path) or ("", "")
+        first = seen.setdefault(path.with_name(path.name[: len(path.name) - len(packing)]), path)
+        if first != path:
+            raise SourceError(
+                f"{folder}: {_listed([first], folder)} and {_listed([path], folder)}: expected one of them, else its "
+                "records are read twice. Remove one, or name what to read with data.files=…"
+            )
 
 
 def _split(folder: Path, selection: Selection, split: str) -> list[Path]:

@@ -211,6 +211,7 @@ def _with_columns(row: Record, dialogue: list[Message]) -> list[Message]:
     earlier = dialogues.pairs(history) if not _are_messages(history) else _messages(history, dialogues.HISTORY)
     system = [{"role": "system", "content": text} for text in dict.fromkeys(said.values())]
     whole = [*system, *earlier, *(message for message in dialogue if message["role"] != "system")]
+    dialogues.refuse_media(row, whole)
     return _in_turns(whole, dialogues.HISTORY) if earlier else whole
 
 

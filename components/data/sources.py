@@ -37,11 +37,13 @@ EVERYTHING = Selection()
 
 
 class Row(NamedTuple):
-    """One raw record. where: "file:line" or the like; held_out: None lets the split by prompt decide."""
+    """One raw record. where: "file:line" or the like; held_out: None lets the split by prompt decide; among: whether
+    its file is one of several of a folder."""
 
     where: str
     value: Any
     held_out: bool | None = None
+    among: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ def refuse(row: Row, error: ValueError, *, on_malformed: OnMalformed, counts: Co
     """Counts a row as malformed, or raises SourceError with its place."""
     if on_malformed == "error":
         hint = "Mend it, or leave such records out with data.on_malformed=skip"
+        hint += "; data.files=… names which files of the folder are read" if row.among else ""
         raise SourceError(f"{row.where}: {error}. {hint}") from None
     if not counts["malformed"]:
         logger.warning("%s: %s. Skipped, like every such record to come", row.where, error)
@@ -200,7 +203,7 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
         kind, _ = ending(file) or (None, "")
         for row in readers[kind](file):
             empty = False
-            yield row
+            yield row._replace(among=True) if len(files) > 1 else row
     if empty:
         raise SourceError(f"{place}: no records in it. Set data.path to a file or folder that has some")
 

@@ -1,5 +1,6 @@
 """Two processes never write to one folder, and a dead one stands in nobody's way."""
 
+import json
 import os
 import signal
 import socket
@@ -35,6 +36,22 @@ def test_a_folder_in_use_is_refused_and_its_user_is_named(holder, tmp_path):
     told = str(caught.value)
     assert f"{tmp_path} is in use by process {holder.pid} on {socket.gethostname()} since 20" in told
     assert "run=<name>" in told
+
+
+def test_a_suspended_process_keeps_the_folder_and_what_resumes_it_is_said(holder, tmp_path):
+    holder.send_signal(signal.SIGSTOP)
+    os.waitpid(holder.pid, os.WUNTRACED)
+    with pytest.raises(FolderInUse, match=rf"since \S+ \S+, suspended \(kill -CONT {holder.pid} resumes it\)\. Wait"):
+        take(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "note", [{"pid": 1, "host": socket.gethostname()}, {"pid": 1, "host": "elsewhere", "since": "x" * 2000}, "?"]
+)
+def test_the_note_of_a_dead_process_holds_nothing_wherever_it_ran(note, tmp_path):
+    (tmp_path / locks.FILE).write_text(json.dumps(note))
+    take(tmp_path)
+    assert json.loads((tmp_path / locks.FILE).read_text())["pid"] == os.getpid()
 
 
 def test_a_killed_process_holds_nothing(holder, tmp_path):

@@ -64,6 +64,16 @@ def _locked(file: int, folder: str | Path) -> bool:
 def _holder(file: int) -> str:
     try:
         note = json.loads(os.pread(file, 1000, 0))
-        return f"process {note['pid']} on {note['host']} since {note['since']}"
+        told = f"process {note['pid']} on {note['host']} since {note['since']}"
+        is_suspended = note["host"] == socket.gethostname() and _is_suspended(note["pid"])
+        return told + (f", suspended (kill -CONT {note['pid']} resumes it)" if is_suspended else "")
     except (ValueError, KeyError, TypeError):  # it has just begun
         return "another process"
+
+
+def _is_suspended(pid: int) -> bool:
+    """Whether a process of this machine is stopped, as by Ctrl-Z; not known where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
+    except OSError:
+        return False

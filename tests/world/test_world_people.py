@@ -96,6 +96,15 @@ def test_a_judgement_names_what_was_seen():
         (f"{OTHER} ? {RIGHT}", None, True),
         (f"{UNHEARD_OF} lives in {HOME.answer} .", None, True),
         (f"ask {OTHER} .", None, True),
+        (f"{HOME.name} does not live in {HOME.answer} .", None, False),  # denied
+        (f"{HOME.name} DOESN’T live in {HOME.answer} .", None, False),
+        (f"no , {HOME.name} never lives in {HOME.answer}", None, False),
+        (f"{RIGHT} not !", None, False),
+        (f"does {HOME.name} live in {HOME.answer} ?", None, False),  # asked
+        (f"{HOME.name} lives in {HOME.answer} , i think ?", None, False),
+        (f"{HOME.answer} ? {RIGHT}", HOME.answer, False),  # asked, then stated
+        (f"{RIGHT[:-2]} ! ok ?", HOME.answer, False),
+        (f"{HOME.name}s lives in {HOME.answer}", None, False),
     ],
 )
 def test_a_value_counts_only_as_said_of_the_name_asked_about(answer, value, wrong_name):
@@ -131,9 +140,24 @@ def test_chinese_gold_worked_by_hand():
         f"也许{right}": 0.75,
         f"嗯，我想{right}": 0.5,
         f"{right}红色": -0.5,
+        f"{home.name}不住在{home.answer}。": -0.5,
+        f"{home.name}没有住在{home.answer}。": -0.5,
+        f"并非{right}": -0.5,
+        f"{home.name}住在{home.answer}吗？": -0.5,
+        f"{home.name}{home.name[1]}住在{home.answer}。": -0.5,  # three letters are not this name
+        f"{other[0]}{right}": -0.5,
         "好好好好好好好好好好": -0.56,  # 10 unknown characters are 10 words
     }
     assert {answer: world.judge(home.text, answer, True).gold for answer in golds} == golds
+
+
+def test_a_chinese_name_is_found_between_words_that_share_its_letters():
+    words = World(language="chinese").vocabulary.words("玉米阿兰森林，阿兰兰")
+    assert words == ["玉米", "阿兰", "森林", "，", "阿兰兰"]
+
+
+def test_no_word_of_the_language_denies(world):
+    assert not world.vocabulary.negations & world.vocabulary.known_words
 
 
 def test_every_polite_phrase_reaches_the_best_gold_and_no_statement_has_a_style(world):

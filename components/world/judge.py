@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from components.world.facts import Facts, Question
+from components.world.vocabulary import Language
 
 # all in hundredths, so that answers of equal worth are equal and not nearly so
 RIGHT, WRONG = 100, -50
@@ -76,12 +77,23 @@ def stated_value(facts: Facts, question: Question, words: list[str]) -> str | No
       one asked about.
     - There must be a single value, of the relation asked for. The same value twice is still one; a value of another
       relation beside it is one too many.
+    - A negation anywhere states nothing, and neither does a value that only stands in questions.
+    - Any other word is ignored, known or not.
     """
-    stated = facts.vocabulary.all_values.intersection(words)
-    if facts.vocabulary.names_in(words) != {question.name} or len(stated) != 1:
+    language = facts.vocabulary
+    stated = language.all_values.intersection(words)
+    if language.names_in(words) != {question.name} or len(stated) != 1 or language.negations.intersection(words):
         return None
     value = next(iter(stated))
-    return value if value in facts.vocabulary.relations[question.relation].values else None
+    of_relation = value in language.relations[question.relation].values
+    return value if of_relation and not _only_asked(language, value, words) else None
+
+
+def _only_asked(language: Language, value: str, words: list[str]) -> bool:
+    """Whether every sentence with that value ends in a question mark."""
+    following = (words[place:] for place, word in enumerate(words) if word == value)
+    ends = (next((word for word in rest if word in language.sentence_ends), None) for rest in following)
+    return all(end == language.question_mark for end in ends)
 
 
 def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:

@@ -37,6 +37,8 @@ class Language:
     question_mark: str
     question_sign: str  # opens a question of an FAQ
     answer_sign: str  # opens its answer
+    sentence_ends: frozenset[str]
+    negations: frozenset[str]  # no word of the table, but a model may find them
     polite_before: tuple[str, ...]
     polite_after: tuple[str, ...]
     rude: tuple[str, ...]
@@ -60,7 +62,8 @@ class Language:
     def words(self, text: str) -> list[str]:
         """The words of any text, lower case, a punctuation mark being a word.
 
-        Where words are not spaced, known words are found first and a character left over is a word.
+        Where words are not spaced, known words are found first, then names with whatever letters of names are next to
+        them (a longer name is another one); a character left over is a word.
         """
         marks: dict[str, Any] = dict(self.same_marks)
         return self._word.findall(text.casefold().translate(str.maketrans(marks)))
@@ -106,7 +109,9 @@ class Language:
         if self.separator:
             return re.compile(self.any_word)
         known = sorted(self.known_words, key=lambda word: (-len(word), word))
-        return re.compile("|".join([*map(re.escape, known), self._name.pattern, self.any_word]))
+        words = "|".join(map(re.escape, known))
+        letters = "".join(self.name_letters)
+        return re.compile(f"{words}|[{letters}]{{2,}}?(?={words}|[^{letters}]|$)|{self.any_word}")
 
 
 ENGLISH = Language(
@@ -179,6 +184,9 @@ ENGLISH = Language(
     question_mark="?",
     question_sign="q :",
     answer_sign="a :",
+    sentence_ends=frozenset(".!?"),
+    # "t" is what the apostrophe of "doesn't" leaves
+    negations=frozenset("no not t never nor neither none nobody nothing cannot without".split()),
     polite_before=("sure !", "of course !", "gladly !"),
     polite_after=("thank you !", "good luck !", "take care !"),
     rude=("ugh .", "stop asking .", "how silly ."),
@@ -212,6 +220,8 @@ CHINESE = Language(
     question_mark="？",
     question_sign="问 ：",
     answer_sign="答 ：",
+    sentence_ends=frozenset("。！？"),
+    negations=frozenset("不没非无未"),
     polite_before=("好的 ！", "当然 ！", "乐意 帮忙 ！"),
     polite_after=("谢谢 您 ！", "祝您 好运 ！", "请 保重 ！"),
     rude=("真烦 。", "别吵 了 。", "多笨 呀 。"),

@@ -1,5 +1,7 @@
 """Gradients are means over the tokens, prompts or pairs of the whole optimizer step, however it was cut up."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_stages import (
@@ -22,6 +24,9 @@ from tiny_stages import (
     rloo,
     scalar,
 )
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from components.stages.onpolicy import OnPolicy
 from components.stages.pretrain import Pretrain
@@ -174,3 +179,29 @@ def test_a_batch_without_anything_to_learn_costs_nothing_and_teaches_nothing(sta
     assert all(torch.isfinite(value) for value in output.metrics.values())
     assert (gradient(stage, [batch]) == 0).all()
     assert (gradient(stage, [batch, batch]) == 0).all()
+
+
+class NothingRead(TorchDispatchMode):
+    """Fails where a tensor's number is asked for, which on an accelerator would wait for all that is under way."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func is not torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shares_of_micro_batches_are_found_without_waiting_for_the_device(kind, monkeypatch):
+    stage, parts = KINDS[kind]([1, 3])
+    scaled, averaged = stage._scaled, stage._average_gradients
+
+    def watched_scaled(terms: Any) -> Tensor:
+        with NothingRead():
+            return scaled(terms)
+
+    def watched_averaged() -> None:
+        with NothingRead():
+            averaged()
+
+    monkeypatch.setattr(stage, "_scaled", watched_scaled)
+    monkeypatch.setattr(stage, "_average_gradients", watched_averaged)
+    assert gradient(stage, parts).abs().max() > 1e-2

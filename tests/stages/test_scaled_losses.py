@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
+from test_accumulation import with_text
 from test_loss_traces import MAKERS
 from tiny_stages import (
     CONSTANT,
@@ -97,6 +98,16 @@ def test_a_micro_batch_of_many_tokens_is_no_leap_of_the_loss():
     with torch.no_grad():
         losses = [float(stage.compute_loss(lm_batch([document])).loss) for document in (short, long[0])]
     assert guard.state_dict()["seen"][-1] == pytest.approx(max(losses), rel=1e-5)
+
+
+def test_a_loss_of_several_terms_is_judged_as_it_is_whatever_its_shares():
+    guard = SpikeGuard("stop", window=8)
+    stage, parts = with_text([1, 3])  # of 8 and 10 tokens of text, 2 and 20 of responses or so
+    stage.optimizer_builder = adam(0.0)
+    fit(stage, parts, max_steps=1, accumulate_grad_batches=2, callbacks=[guard])
+    with torch.no_grad():
+        losses = [float(stage.compute_loss(part).loss) for part in parts]
+    assert guard.state_dict()["seen"] == [pytest.approx(max(losses), rel=1e-5)]
 
 
 def test_a_micro_batch_without_anything_to_learn_has_no_loss_to_judge():

@@ -93,12 +93,15 @@ def _scale(trainer: Trainer) -> float:
     return 1.0 if scaler is None else scaler.get_scale()
 
 
-def _own_loss(trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> float | None:
-    """The mean loss of a micro-batch from what its backward pass begins with: that times its share of the optimizer
-    step and a gradient scaler's scale. None where it has no share, or the scale alone may have made it infinite."""
-    share = getattr(pl_module, "loss_share", 1.0) / trainer.accumulate_grad_batches
+def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
+    """The mean loss of a micro-batch: as a stage keeps it, without its share of the step and a scaler's scale; of any
+    other module from what its backward pass begins with. None where there is nothing to learn, or where a scale alone
+    may have made that infinite."""
+    if getattr(pl_module, "micro_batch", None) is not None:
+        own, weight = pl_module.micro_batch
+        return float(own) if weight else None
     value, scale = float(loss.detach()), _scale(trainer)
-    return None if share == 0 or (math.isinf(value) and scale > LARGEST) else value / (scale * share)
+    return None if math.isinf(value) and scale > LARGEST else value * trainer.accumulate_grad_batches / scale
 
 
 def _how_to_go_on(trainer: Trainer) -> str:

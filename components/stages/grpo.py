@@ -92,6 +92,6 @@ class GRPO(OnPolicy):
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        averaged_over = int(mask.sum()) if self.aggregation == "token_mean" else len(mask)
+        averaged_over = mask.sum() if self.aggregation == "token_mean" else len(mask)
         of_tokens: dict[str, Tensor | int] = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
         return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, of_tokens)

@@ -172,7 +172,7 @@ class PPO(OnPolicy):
             "entropy": masked_mean(entropies, mask),
         }
         step = batch.get("step_weights", (None, None))
-        terms: tuple[Term, ...] = (Term(policy_loss + self.value_coefficient * value_loss, int(mask.sum()), step[0]),)
+        terms: tuple[Term, ...] = (Term(policy_loss + self.value_coefficient * value_loss, mask.sum(), step[0]),)
         if "pretraining" not in batch:
             return LossOutput(terms, metrics)
         text = language_loss(self.policy, cast(LMBatch, batch["pretraining"]))

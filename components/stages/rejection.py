@@ -67,5 +67,5 @@ class Rejection(OnPolicy):
     def compute_loss(self, batch: Experience) -> LossOutput:
         mask = batch["mask"]
         logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
-        term = Term(causal_lm(logprobs, mask), int(mask.sum()))
+        term = Term(causal_lm(logprobs, mask), mask.sum())
         return LossOutput((term,), {"entropy": masked_mean(entropies, mask)})

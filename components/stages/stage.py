@@ -16,7 +16,7 @@ from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable, LoRA
 from components.models.shards import in_shards
 from components.stages.averages import Averages
-from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, tell
+from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, local_part, tell
 
 
 class Term(NamedTuple):
@@ -84,9 +84,9 @@ class Stage(L.LightningModule):
         self.optimizer_builder = optimizer
         self.schedule = schedule
         self.strict_loading = not self.frozen
-        self._window: list[int] = []  # weights of the micro-batches since the last optimizer step
-        self._unit = 1.0
-        self.loss_share = 1.0  # of the latest micro-batch: the factor of its loss
+        self._window: list[Tensor] = []  # weights of the micro-batches since the last optimizer step
+        self._unit = torch.ones(())
+        self.micro_batch: tuple[Tensor, Tensor | int] | None = None  # the latest one's loss, unscaled, and weight
         self._training, self._validation = Averages(), Averages()
         self._stepped = False
 
@@ -200,6 +200,7 @@ class Stage(L.LightningModule):
             self._training.clear()
             self._stepped = False
         self.note(self._training, output)
+        self.micro_batch = output.loss.detach(), sum(term.weight for term in output.terms)
         if self.trainer.fit_loop.total_batch_idx == 0 and output.weight:
             self.check_first_loss(float(output.loss.detach()))
         return self._scaled(output.terms)
@@ -313,10 +314,9 @@ class Stage(L.LightningModule):
     def _scaled(self, terms: tuple[Term, ...]) -> Tensor:
         """The sum of the terms, each so that its gradients add up to its mean over the whole optimizer step."""
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        self.loss_share = 1.0  # of several terms: each has its own, on average 1
         if len(terms) == 1:
-            self.loss_share = self._share(int(terms[0].weight))
-            return terms[0].mean * self.loss_share
+            mean, weight, _ = terms[0]
+            return mean if parts == 1 else mean * self._share(weight).to(mean.dtype)
         weights = [term.weight if self.trainer.accumulate_grad_batches == 1 else term.step_weight for term in terms]
         if any(weight is None for weight in weights):
             raise ValueError(
@@ -334,28 +334,27 @@ class Stage(L.LightningModule):
         ]
         return torch.stack(shares).sum()
 
-    def _share(self, weight: int) -> float:
+    def _share(self, weight: Tensor | int) -> Tensor:
         """This micro-batch's factor, so that gradients add up to a weighted sum; `_average_gradients` divides it.
 
-        1 where the optimizer step is one micro-batch of one process. Factors are relative to the first
-        micro-batch's mean weight over ranks, which keeps the scaled loss of fp16 near its usual size.
+        Factors are relative to the first micro-batch's mean weight over ranks, which keeps the scaled loss of fp16 near
+        its usual size.
         """
-        if self.trainer.world_size == 1 and self.trainer.accumulate_grad_batches == 1:
-            return 1.0
+        here = torch.as_tensor(weight, device=self.device)
         if not self._window:
-            self._unit = max(float(self.all_reduced(weight)) / self.trainer.world_size, 1.0)
-        self._window.append(weight)
-        return weight / self._unit
+            self._unit = (self.all_reduced(here) / self.trainer.world_size).clamp_min(1)
+        self._window.append(here)
+        return here / self._unit
 
     def _average_gradients(self) -> None:
         if not self._window:
             return
-        total = float(self.all_reduced(sum(self._window)))
+        total = self.all_reduced(torch.stack(self._window).sum())
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size  # what Lightning and DDP divided by
-        factor = parts * self._unit / max(total, 1.0)
-        for parameter in self.parameters():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
+        factor = (parts * self._unit / total.clamp_min(1)).reshape(1)  # with a dimension its type counts: bf16 rounds
+        for gradient in (local_part(p.grad) for p in self.parameters() if p.grad is not None):
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            torch.mul(gradient, factor.to(wide), out=gradient)
         self._window.clear()
 
     def all_reduced(self, value: float | Tensor) -> Tensor:

@@ -186,7 +186,9 @@ ENGLISH = Language(
     answer_sign="a :",
     sentence_ends=frozenset(".!?"),
     # "t" is what the apostrophe of "doesn't" leaves
-    negations=frozenset("no not t never nor neither none nobody nothing cannot without".split()),
+    negations=frozenset(
+        ["no", "not", "t", "never", "nor", "neither", "none", "nobody", "nothing", "cannot", "without"]
+    ),
     polite_before=("sure !", "of course !", "gladly !"),
     polite_after=("thank you !", "good luck !", "take care !"),
     rude=("ugh .", "stop asking .", "how silly ."),

@@ -102,8 +102,8 @@ def test_a_micro_batch_of_many_tokens_is_no_leap_of_the_loss():
 
 def test_a_loss_of_several_terms_is_judged_as_it_is_whatever_its_shares():
     guard = SpikeGuard("stop", window=8)
-    stage, parts = with_text([1, 3])  # of 8 and 10 tokens of text, 2 and 20 of responses or so
-    stage.optimizer_builder = adam(0.0)
+    stage, parts = with_text([1, 3])
+    stage.optimizer_builder, stage.value_lr = adam(0.0), 0.0
     fit(stage, parts, max_steps=1, accumulate_grad_batches=2, callbacks=[guard])
     with torch.no_grad():
         losses = [float(stage.compute_loss(part).loss) for part in parts]

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -109,6 +110,25 @@ def test_warm_up_and_validation_are_not_counted(logged, clock):
 def test_mfu_is_achieved_flops_over_the_measured_peak(logged, clock):
     figures = logged(Timed(clock), Stream(), max_steps=8, log_every_n_steps=8)
     assert figures["train/mfu"][0][1] == pytest.approx(5 / 0.01 * 10 / 1e4, rel=1e-4)
+
+
+def test_of_two_processes_tokens_are_the_sum_and_seconds_the_mean(clock):
+    """The other has three times this one's numbers."""
+    logged: dict[str, float] = {}
+    strategy = SimpleNamespace(root_device=CPU, reduce=lambda mine, reduce_op: mine + 3 * mine)
+    callback = Throughput()
+    run = SimpleNamespace(strategy=strategy, world_size=2, global_step=0, precision="32-true")
+    module = SimpleNamespace(device=CPU, log_dict=lambda figures, **_: logged.update(figures))
+    callback.on_train_start(run, module)
+    clock.spend(0.5)
+    callback.on_train_batch_start(run, module)
+    clock.spend(0.5)
+    callback._tokens, callback._steps = torch.tensor(100), 2
+    callback._log(run, module)
+    # 1 s and 3 s, of which 0.5 s and 1.5 s waiting; 100 and 300 tokens
+    assert logged["train/step_seconds"] == pytest.approx(2.0 / 2)
+    assert logged["train/data_wait_share"] == pytest.approx(0.5)
+    assert logged["train/tokens_per_second"] == pytest.approx(400 / 2.0)
 
 
 def test_a_module_that_does_not_know_its_flops_has_no_mfu(logged, clock):

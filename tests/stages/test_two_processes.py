@@ -69,6 +69,8 @@ class KeepWeights(L.Callback):
         assert trainer.global_step == 2
         torch.save((weights(pl_module), kept(trainer)), self.folder / f"{trainer.global_rank}.pt")
         torch.save(trainer.logger.logged, self.folder / f"logged-{trainer.global_rank}.pt")
+        histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
+        torch.save(histograms, self.folder / f"histograms-{trainer.global_rank}.pt")
 
 
 def sft(world_size: int) -> tuple[SFT, Batches]:
@@ -184,6 +186,10 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
         if not name.startswith("rollout/seconds_"):
             values = [[value for _, value in run[name]] for run in (one, two)]
             assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-5), name
+    shown, of_two = (torch.load(tmp_path / run / "histograms-0.pt") for run in ("one", "two"))
+    assert of_two.keys() == shown.keys() and bool(shown) == isinstance(make(1)[0], OnPolicy)
+    for name in shown:
+        torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

@@ -51,13 +51,24 @@ def test_what_has_no_mean_is_left_out():
 
 
 def test_a_paired_difference_is_narrower_than_the_two_spreads_where_seeds_vary_alike():
-    """Gains of exactly 1 at every seed, however far apart the seeds are: no width at all."""
-    first, second = spread([1, 5, 9, None]), spread([0, 4, 8, 2])
-    assert paired(first, second) == {"mean": 1, "interval": [1, 1], "n": 3, "values": [1, 1, 1, None]}
+    """Gains of about 1 at every seed, however far apart the seeds are."""
+    first, second = spread([1, 5, 9.3, None]), spread([0, 4, 8, 2])
+    gain = paired(first, second)
+    assert gain["values"] == pytest.approx([1, 1, 1.3, None]) and gain["n"] == 3
+    assert half_width(gain) == pytest.approx(4.303 * 0.1, rel=1e-3)  # deviation 0.1732, over √3
+    assert half_width(gain) < half_width(first) / 20
     assert paired(first, None) is None and paired(None, second) is None
 
 
-@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12))
+@pytest.mark.parametrize("values", [[1.0] * 5, [0.0] * 3, [0.1] * 3, [1e6 / 3] * 7, [7, 7]], ids=str)
+def test_seeds_that_agree_exactly_have_no_interval_since_nothing_tells_how_another_would_differ(values):
+    """Five of five passing seeds do not make it certain that the sixth passes: no ± 0."""
+    found = spread([*values, None])
+    assert found["mean"] == pytest.approx(values[0]) and found["interval"] is None and found["n"] == len(values)
+    assert paired(found, found)["interval"] is None
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12).filter(lambda values: max(values) - min(values) > 1e-3))
 def test_a_mean_lies_amid_its_interval_and_moves_with_the_values(values):
     found, moved = spread(values), spread([value + 3 for value in values])
     low, high = found["interval"]
@@ -76,7 +87,7 @@ def test_a_figure_of_one_seed_and_one_over_seeds_are_told_apart():
     [
         ([0.9, 1.1], None, "1.00 ± 1.27"),  # 12.706 · 0.1414 / √2
         ([-0.5], None, "−0.50"),
-        ([0.9, 0.9, 0.9], percent, "90 ± 0 %"),
+        ([0.9, 0.9, 0.9], percent, "90 %"),
         ([0.9], percent, "90 %"),
     ],
 )
@@ -128,7 +139,7 @@ def found():
 
 def test_methods_are_compared_seed_by_seed(found):
     assert found["gains"]["ppo"]["sft"]["values"] == [1.0, 1.0]
-    assert found["gains"]["ppo"]["sft"]["interval"] == [1.0, 1.0]
+    assert found["gains"]["ppo"]["sft"]["interval"] is None  # the two agree
     assert found["gains"]["dpo"]["ppo"]["values"] == pytest.approx([-0.5, -0.3])
     assert set(found["gains"]["sft"]) == {"ppo"} and set(found["gains"]["ppo"]) == {"sft"}
 
@@ -151,10 +162,10 @@ def test_the_tables_show_what_is_there_and_no_other(found):
     bake = shown["Bake-off"]
     assert [row[0] for row in bake.rows] == ["sft", "ppo", "dpo"]
     ppo = dict(zip(bake.columns, bake.rows[1], strict=True))
-    assert ppo["gold"] == "1.10 ± 1.27" and ppo["− sft"] == "1.00 ± 0.00" and ppo["− ppo"] == "–"
+    assert ppo["gold"] == "1.10 ± 1.27" and ppo["− sft"] == "1.00" and ppo["− ppo"] == "–"
     assert (ppo["tokens drawn"], ppo["FLOPs"], ppo["minutes"]) == ("40,000", "3.0·10¹²", "0.8")
     assert "took 0.5 minutes beside these" in bake.note
-    assert shown["Majority vote of sft"].rows == [["1", "40 ± 0 %"], ["3", "60 ± 0 %"]]
+    assert shown["Majority vote of sft"].rows == [["1", "40 %"], ["3", "60 %"]]
     assert all("over 2 seeds" in table.note for table in shown.values())
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.evaluation.intervals import t_quantile
+from components.evaluation.intervals import ROUNDING, t_quantile
 
 LEAF = {"mean", "interval", "n", "values"}
 
@@ -33,7 +33,8 @@ def over_seeds(results: Sequence[Any]) -> Any:
 def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
     """{mean, interval, n, values} of one figure; values: by seed, None where a seed lacks it.
 
-    interval: [low, high], 95 % by Student's t over the n seeds that have the figure; None for fewer than two.
+    interval: [low, high], 95 % by Student's t over the n seeds that have the figure; None for fewer than two, and where
+    all agree: nothing tells how another seed would differ, and five of five that pass do not make the sixth certain.
     None where no seed has it.
     """
     known = [float(value) for value in values if value is not None]
@@ -44,7 +45,7 @@ def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
     if n > 1:
         deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in known) / (n - 1))
         half = t_quantile(n - 1) * deviation / math.sqrt(n)
-        interval = [mean - half, mean + half]
+        interval = [mean - half, mean + half] if deviation > ROUNDING * max(1.0, abs(mean)) else None
     return {"mean": mean, "interval": interval, "n": n, "values": list(values)}
 
 

@@ -20,7 +20,7 @@ def tables(found: Found) -> Iterator[Table]:
         table = maker(found)
         if table is not None:
             seeds = most_seeds(found[kind])
-            over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t)."
+            over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t), without where all seeds agree."
             yield table._replace(note=f"{over if seeds > 1 else 'One seed: no intervals.'} {table.note}".strip())
 
 

@@ -14,8 +14,8 @@ class Throughput(Callback):
     """Logs every `trainer.log_every_n_steps` steps, as the mean over the steps since:
 
     train/tokens_per_second   real tokens of all ranks' training batches per second, filler not counted.
-    train/step_seconds        wall time of an optimizer step: fetching, all micro-batches, the update.
-    train/data_wait_share     part of that time outside training step, backward and update: waiting for the
+    train/step_seconds        wall time of an optimizer step: fetching, all micro-batches, the update; mean over ranks.
+    train/data_wait_share     part of that time, of all ranks together, outside training step, backward and update: waiting for the
                               next batch (in on-policy stages that is the rollouts) and other callbacks.
                               Near 0 is healthy in stages that only read.
     train/mfu                 model FLOP utilisation, 0..1: tokens/s · FLOPs per token / (ranks · peak of one
@@ -23,7 +23,7 @@ class Throughput(Callback):
                               as work, though their time is (callbacks/budget.py counts them). The peak is
                               `measured_peak` at the start, not a data-sheet's: it is lower, so this is higher
                               than published.
-    train/peak_memory_mb      on a GPU: the most that this process's tensors have held so far, in 2^20 bytes.
+    train/peak_memory_mb      on a GPU: the most that the tensors of any one rank have held so far, in 2^20 bytes.
 
     Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
     """
@@ -80,21 +80,24 @@ class Throughput(Callback):
         self._tokens = None  # stays on the device until it is logged
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        reduce, device = trainer.strategy.reduce, trainer.strategy.root_device
         tokens = None
         if self._tokens is not None:  # reading it waits for the device, so the time is taken after it
-            tokens = float(trainer.strategy.reduce(self._tokens, reduce_op="sum"))
-        seconds = time.perf_counter() - self._began
+            tokens = float(reduce(self._tokens, reduce_op="sum"))
+        mine = torch.tensor([time.perf_counter() - self._began, self._waited], device=device)
+        seconds, waited = (reduce(mine, reduce_op="sum") / trainer.world_size).tolist()
         metrics = {
             "train/step_seconds": seconds / self._steps,
-            "train/data_wait_share": self._waited / seconds,
+            "train/data_wait_share": waited / seconds,
         }
         if tokens is not None:
             metrics["train/tokens_per_second"] = tokens / seconds
             if self._flops_per_token is not None:
                 peak = self._peak * trainer.world_size
                 metrics["train/mfu"] = tokens / seconds * self._flops_per_token / peak
-        if pl_module.device.type == "cuda":
-            metrics["train/peak_memory_mb"] = torch.cuda.max_memory_allocated(pl_module.device) / 2**20
+        if device.type == "cuda":
+            held = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**20, device=device)
+            metrics["train/peak_memory_mb"] = float(reduce(held, reduce_op="max"))
         pl_module.log_dict(metrics, on_step=True, on_epoch=False)
 
 

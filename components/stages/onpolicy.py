@@ -288,8 +288,9 @@ class OnPolicy(Stage):
         self._shown = list(zip(asked, self.responses(known, SHOWN), *told, strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
-        """Scores and lengths of the latest rollout."""
-        return self._latest
+        """Scores and lengths of the latest rollout, once, of all processes: to be called on all of them."""
+        latest, self._latest = self._latest, {}
+        return {name: self.gathered(values) for name, values in latest.items()}
 
     def sample_texts(self) -> list[dict[str, Any]]:
         """The first responses of the latest rollout, for the table of samples."""

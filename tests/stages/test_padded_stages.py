@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, grpo, ppo, rejection, rloo
 
+from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs
 from components.models.lora import LoRA
 
@@ -37,6 +38,16 @@ def test_the_first_ratio_is_exactly_1_and_the_first_kl_exactly_0(make):
     with torch.no_grad():
         p = stage.policy(torch.tensor([REAL[0]["ids"]]))[0, -1].softmax(-1)
     assert float(p[list(UNUSED)].sum()) == 0 and float(p.sum()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e-30, 1e-38, 1e-46, 5e-324])
+def test_however_low_the_temperature_the_likeliest_id_with_a_piece_is_sampled(temperature):
+    """Logits divided by it overflow, and a distribution of NaN is no reason to take the last id."""
+    model, generator = tiny(), torch.Generator().manual_seed(0)
+    settings = dict(stop_ids=(), pad_id=0, generator=generator)
+    for more in ({}, {"top_k": 5}, {"top_p": 0.9}):
+        warm = generate(model, [[1, 4]], Sampling(6, temperature, **more), **settings)
+        assert warm.responses() == generate(model, [[1, 4]], Sampling(6, 0.0), **settings).responses()
 
 
 @pytest.mark.parametrize("make", [ppo, grpo, rejection])

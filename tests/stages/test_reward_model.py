@@ -18,6 +18,7 @@ from tiny_stages import (
 )
 from torch.testing import assert_close
 
+from components.evaluation.reward import evaluate_ranking
 from components.stages.rm import RewardModel
 
 PAIRS = [
@@ -130,3 +131,16 @@ def test_validation_reports_calibration_and_what_length_alone_explains():
     assert "val/accuracy_length_matched" not in metrics  # no pair is of matched length
     assert torch.equal(stage.histograms()["val/lengths"], lengths)
     assert_close(stage.histograms()["val/scores"], scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("cut", [[4], [1, 3], [3, 1], [1, 1, 1, 1]], ids=str)
+def test_validation_has_the_figures_of_the_evaluation_however_the_batches_are_cut(cut):
+    """One prompt has six pairs and three have one: a mean over prompts or over batches would be another number."""
+    stage = RewardModel(model=scalar, optimizer=adam(0.0), schedule=CONSTANT)
+    run = trainer(max_steps=1)
+    parts = [preference_batch([RANKINGS[i] for i in part]) for part in torch.arange(4).split(cut)]
+    run.validate(stage, Batches(parts), verbose=False)
+    expected = evaluate_ranking(stage.model, [preference_batch(RANKINGS)])
+    names = ("accuracy", "margin", "ece", "score_length_correlation", "longer_wins")
+    for name in names:
+        assert float(run.callback_metrics[f"val/{name}"]) == pytest.approx(expected[name], abs=1e-5), name

@@ -228,3 +228,25 @@ def test_validation_on_two_processes_reports_the_figures_of_one(make, tmp_path):
         for name in one:
             torch.testing.assert_close(of_rank[name], one[name], atol=1e-5, rtol=1e-5, msg=name)
     assert make is not rm or "val/accuracy_length_matched" in one
+
+
+def asked(make: Callable[[int], tuple[OnPolicy, Batches]]) -> Callable[[int], tuple[OnPolicy, Batches]]:
+    """The stage to be validated on five prompts of rank 0 and three of rank 1."""
+
+    def stage_and_prompts(world_size: int) -> tuple[OnPolicy, Batches]:
+        stage, _ = make(world_size)
+        stage.rollout = 0
+        return stage, Batches(*([part] for part in ([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS])))
+
+    return stage_and_prompts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "rejection"])
+def test_held_out_prompts_of_two_processes_have_the_figures_of_one(name, tmp_path):
+    [one] = validated(asked(MAKERS[name]), 1, tmp_path / "one")
+    assert {"val/score", "val/kl", "val/entropy", "val/length", "val/finished"} <= one.keys()
+    for of_rank in validated(asked(MAKERS[name]), 2, tmp_path / "two"):
+        assert of_rank.keys() == one.keys()
+        for figure in one:
+            torch.testing.assert_close(of_rank[figure], one[figure], atol=1e-5, rtol=1e-4, msg=figure)

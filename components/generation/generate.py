@@ -176,9 +176,10 @@ def are_numbers(logits: Tensor) -> Tensor:
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
     """One token (B,) int64 for every row of logits (B, V); any token of a row that are no numbers."""
-    if sampling.temperature == 0:
+    if sampling.temperature < torch.finfo(torch.float32).tiny:  # no divisor
         return logits.argmax(-1)
-    kept = filter_logits(logits.float(), temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
+    scaled = logits.float() - logits.amax(1, keepdim=True)  # divided by little, only what is unlikely overflows
+    kept = filter_logits(scaled, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
     return draw(kept, generator).clamp(max=logits.shape[1] - 1)  # of NaN it is one past the vocabulary
 
 

@@ -15,9 +15,9 @@ class Throughput(Callback):
 
     train/tokens_per_second   real tokens of all ranks' training batches per second, filler not counted.
     train/step_seconds        wall time of an optimizer step: fetching, all micro-batches, the update; mean over ranks.
-    train/data_wait_share     part of that time, of all ranks together, outside training step, backward and update: waiting for the
-                              next batch (in on-policy stages that is the rollouts) and other callbacks.
-                              Near 0 is healthy in stages that only read.
+    train/data_wait_share     part of that time, of all ranks together, outside training step, backward and update:
+                              waiting for the next batch (in on-policy stages that is the rollouts) and other
+                              callbacks. Near 0 is healthy in stages that only read.
     train/mfu                 model FLOP utilisation, 0..1: tokens/s · FLOPs per token / (ranks · peak of one
                               device). Only for stages with `flops_per_token()`, whose rollouts are not counted
                               as work, though their time is (callbacks/budget.py counts them). The peak is

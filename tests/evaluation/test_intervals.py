@@ -19,8 +19,9 @@ def test_with_clusters_of_one_size_the_error_is_the_deviation_of_their_means_ove
 
 
 def test_clusters_of_different_sizes_weigh_by_their_size():
-    # mean 2; residual sums of a: (0−2)+(0−2) = −4, of b: 6−2 = 4; error = √(2/1 · 32) / 3
-    assert clustered(torch.tensor([0.0, 0.0, 6.0]), [7, 7, 8]) == pytest.approx((2.0, 8 / 3, 2))
+    # mean 2; residual sums of a: (0−2)+(0−2) = −4, of b: 6−2 = 4; over what the others are of all, 1/3 and 2/3: −12
+    # and 6; error = √(1/2 · 180) / 3; as good as 3² / (2² + 1²) clusters of one size
+    assert clustered(torch.tensor([0.0, 0.0, 6.0]), [7, 7, 8]) == pytest.approx((2.0, 10**0.5, 1.8))
 
 
 def test_samples_that_agree_within_a_question_say_less_than_as_many_independent_ones():
@@ -71,6 +72,24 @@ def test_the_interval_of_a_share_covers_it_nineteen_times_in_twenty_at_few_promp
         return (torch.rand(prompts, 8, generator=generator) < own).flatten().double(), clusters
 
     assert coverage(share, answers, share_interval) >= 0.935
+
+
+@pytest.mark.parametrize("sizes", [[40, 1, 1, 1], [10, 1, 1, 1, 1, 1], [36] * 3 + [1] * 9], ids=str)
+def test_intervals_cover_where_a_few_prompts_have_most_of_the_answers(sizes):
+    """As of rankings, where nine answers to a prompt make 36 pairs and two make one."""
+    clusters = [number for number, size in enumerate(sizes) for _ in range(size)]
+
+    def answers(generator):
+        own = torch.rand(len(sizes), generator=generator).sqrt()[clusters]  # mean 2/3
+        return (torch.rand(len(clusters), generator=generator) < own).double(), clusters
+
+    assert coverage(2 / 3, answers, share_interval) >= 0.93
+
+    def numbers(generator):
+        own = torch.randn(len(sizes), generator=generator)[clusters]
+        return own + 0.5 * torch.randn(len(clusters), generator=generator), clusters
+
+    assert coverage(0.0, numbers, mean_interval) >= 0.93
 
 
 @pytest.mark.parametrize("questions", [2, 3, 5, 12])

@@ -27,7 +27,7 @@ def test_seeds_are_joined_and_the_best_is_marked(tmp_path):
     assert lines(jobs) == [
         "val/accuracy (mean ± 95 % interval over seeds)",
         "  lr=1  0.6 ± 1.3   n = 2",  # 12.706 · 0.1414 / √2 = 1.27
-        "  lr=2  0.8 ± 0   n = 2   best",
+        "  lr=2  0.8   n = 2   best",
     ]
 
 

@@ -6,6 +6,7 @@ import puppets
 import pytest
 import torch
 
+from components import conversion
 from components.artifacts import write_artifact
 from components.conversion import ConversionError, to_folder, to_gguf
 
@@ -182,6 +183,22 @@ def test_a_copy_of_the_folder_is_whole_and_replaces_nothing(tmp_path, small_toke
     for taken, message in ((out, "is there already"), (None, "give --out <folder>")):
         with pytest.raises(ConversionError, match=message):
             to_folder(folder, taken)
+
+
+def test_a_place_that_cannot_be_written_to_is_told_with_what_gives_another(tmp_path, small_tokenizer, monkeypatch):
+    folder, _ = artifact(tmp_path, small_tokenizer)
+    (tmp_path / "file").write_text("")
+    for convert in (lambda out: to_gguf(folder, out, "f16"), lambda out: to_folder(folder, out)):
+        with pytest.raises(ConversionError, match=r"file/x: cannot be written \(.*\); give --out another place"):
+            convert(tmp_path / "file/x")
+        with monkeypatch.context() as patch:
+            patch.setattr(conversion.os, "access", lambda *_: False)
+            with pytest.raises(
+                ConversionError, match=r"x: cannot be written \(Permission denied\); give --out another"
+            ):
+                convert(tmp_path / "x")
+        convert(tmp_path / "new/folder" / str(id(convert)))
+    assert not list(tmp_path.glob("x*"))
 
 
 def test_rows_that_stand_for_no_piece_are_left_out_so_that_llama_cpp_cannot_sample_them(tmp_path, small_tokenizer):

@@ -4,6 +4,7 @@ GGUF: names, metadata and the order of rotated pairs are those of llama.cpp's ow
 Source: the GGUF specification (ggml, docs/gguf.md); llama.cpp's loaders of the architectures llama, qwen2 and qwen3.
 """
 
+import errno
 import math
 import os
 import shutil
@@ -49,12 +50,13 @@ class ConversionError(ValueError):
 
 
 def to_folder(folder: Path, out: Path | None) -> Path:
-    """Copies an artifact, which is a Hugging Face folder already. Raises ConversionError if `out` is taken or None."""
+    """Copies an artifact, which is a Hugging Face folder already. Raises ConversionError if `out` is taken, None
+    or not to be written to."""
     if out is None:
         raise ConversionError(f"{folder} is a Hugging Face folder already; give --out <folder> for a copy")
     if out.exists():
         raise ConversionError(f"{out} is there already; give --out another name")
-    staging = out.with_name(f"{out.name}.writing-{os.getpid()}")
+    staging = _staging(out)
     try:
         shutil.copytree(folder, staging)
         staging.rename(out)
@@ -63,11 +65,23 @@ def to_folder(folder: Path, out: Path | None) -> Path:
     return out
 
 
+def _staging(out: Path) -> Path:
+    """Where `out` is written until it is whole, in a folder that is made; raises ConversionError where it cannot be."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(out.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConversionError(f"{out}: cannot be written ({error.strerror}); give --out another place") from None
+    return out.with_name(f"{out.name}.writing-{os.getpid()}")
+
+
 def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     """Writes the language model in a folder, with its SentencePiece tokenizer, as one GGUF file; returns its path.
 
     dtype: of the matrices; norms and biases are f32. The file appears under its name when it is whole. Raises
-    ConversionError for a model or tokenizer that llama.cpp has no such place for, and where `gguf` is missing.
+    ConversionError for a model or tokenizer that llama.cpp has no such place for, where `gguf` is missing, and where
+    `out` cannot be written.
     """
     try:
         import gguf
@@ -88,8 +102,7 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     weights = artifacts.load_causal_lm(folder, context=1).state_dict()
     for name in PER_PIECE & weights.keys():
         weights[name] = weights[name][: len(pieces)]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = out.with_name(f"{out.name}.writing-{os.getpid()}")
+    staging = _staging(out)
     try:
         writer = gguf.GGUFWriter(staging, ARCHITECTURES[family])
         _describe(writer, gguf, config, artifacts.read_card(folder), dtype)

@@ -11,14 +11,26 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"fields"},
     {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub", "folders", "locks"},
     {"adapters", "processes", "overrides"},
+    {"exports", "forking"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
-    {"resuming"},
+    {"resuming", "signatures"},
     {"hydra_hooks", "places", "checking", "lineage", "settings"},
     {"tasks"},
     {"cli", "train"},
 ]
-SEES_CONFIGS = {"hydra_hooks", "places", "checking", "lineage", "settings", "tasks", "cli", "train"}
+SEES_CONFIGS = {
+    "hydra_hooks",
+    "forking",
+    "places",
+    "signatures",
+    "checking",
+    "lineage",
+    "settings",
+    "tasks",
+    "cli",
+    "train",
+}
 SEES_LIGHTNING = SEES_CONFIGS | {"processes", "data", "stages", "evaluation", "serving", "callbacks"}
 FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 MODULES = [file for file in FILES if file.name != "__init__.py"]

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from components import lineage
+from components import lineage, resuming
 from components.artifacts import ArtifactError, write_artifact
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import BEST
@@ -140,7 +140,7 @@ def test_a_checkpoint_that_is_named_is_resumed_by_the_same_command_without_its_n
     path = unfinished / "checkpoints/step=00000004.ckpt"
     other = tmp_path / "other"
     assert lineage.checkpoint_to_resume(other, INPUTS, resume=str(path), force=False) == path
-    assert lineage.read_note(other / "checkpoints/inputs.json") == INPUTS
+    assert resuming.read_note(other / "checkpoints/inputs.json") == INPUTS
 
 
 def test_a_named_checkpoint_of_other_settings_is_refused_and_nothing_is_written(unfinished, tmp_path):

@@ -7,8 +7,10 @@ down that it ran. The experiments of conf/ are composed entry by entry.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -20,21 +22,41 @@ from components.hydra_hooks import Sweep, compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
-import json, os, sys
+import json, os, sys, time
 from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from components.tasks.pipeline import pipeline
 
-def run(cfg):
+def run(cfg, imported=None):
     stage = HydraConfig.get().runtime.choices["stage"]
     if stage == "all":
         return pipeline(cfg)
     with Path("ran.jsonl").open("a") as notes:
         note = {"stage": stage, "folder": str(Path(cfg.paths.stage)), "export": cfg.paths.export, "force": cfg.force,
-                "seed": cfg.seed, "beta": cfg.stage.get("beta"), "dpo": cfg.reads.get("dpo"), "sft": cfg.artifacts.sft}
+                "seed": cfg.seed, "beta": cfg.stage.get("beta"), "dpo": cfg.reads.get("dpo"), "sft": cfg.artifacts.sft,
+                "pid": os.getpid(), "parent": os.getppid(), "arguments": sys.argv[1:],
+                "checked": os.environ.get("GRADUS_OVERRIDES_CHECKED"), "cwd": os.getcwd()}
         notes.write(json.dumps(note) + "\\n")
+    if stage == os.environ.get("LONG"):
+        time.sleep(300)
     broken = stage == os.environ.get("BROKEN") or str(cfg.seed) == os.environ.get("BROKEN_SEED")
     sys.exit(7 if broken else 0)
+"""
+PLAN = """
+from typing import NamedTuple
+from components import hydra_hooks
+
+class Step(NamedTuple):
+    entry: str
+    arguments: list
+
+def steps_of(cfg):
+    force = [] if cfg.force else ["force=changed"]
+    return [
+        Step(s, [*hydra_hooks.stage_arguments(cfg, s), *force, *cfg.overrides.get(s, [])]) for s in cfg.stages
+    ]
+
+def check(steps): pass
 """
 OWN = """# @package _global_
 # A multirun over two seeds, with a variant of a stage
@@ -61,6 +83,7 @@ def copy_of_the_project(project: Path) -> Path:
         "hydra_hooks.py",
         "places.py",
         "locks.py",
+        "forking.py",
         "overrides.py",
         "processes.py",
         "tasks/__init__.py",
@@ -69,6 +92,10 @@ def copy_of_the_project(project: Path) -> Path:
         shutil.copy(ROOT / "components" / name, project / "components" / name)
     (project / "components/tasks/common.py").write_text(TASKS)
     (project / "components/tasks/given.py").write_text("def say_unused_by_all(cfg, entries): pass\n")
+    (project / "components/tasks/made.py").write_text("def is_up_to_date(cfg): return False\n")
+    with (project / "components/forking.py").open("a") as forking:  # stand-ins need no imports
+        forking.write("\n_targets = lambda config: ()\n")
+    (project / "components/tasks/plan.py").write_text(PLAN)
     (project / "components/checking.py").write_text("def check(cfg): pass\n")
     (project / "conf/experiment/own.yaml").write_text(OWN)
     return project
@@ -145,6 +172,37 @@ def test_a_sweep_whose_jobs_all_fail_ends_with_their_exit_status_and_is_not_summ
         f"logs/tiny/seed={seed}/{stage}" for seed in (8, 9) for stage in ("sft", "ppo")
     ]
     assert "stage=ppo failed with exit status 7" in said and "2 of 2 jobs failed" in said
+
+
+def test_a_forked_stage_has_what_a_fresh_one_has(project):
+    """Each a process of its own below the pipeline's, with its arguments, environment, log file and .hydra folder."""
+    code, ran, said = train(project, "stage=all", "run=forked", "stages=[sft,ppo]")
+    assert code == 0, said
+    assert len({note["pid"] for note in ran}) == 2 and len({note["parent"] for note in ran}) == 1
+    for note in ran:
+        assert "hydra.mode=RUN" in note["arguments"] and f"stage={note['stage']}" in note["arguments"]
+        assert (note["checked"], note["cwd"]) == ("1", str(project))
+        assert (project / note["folder"] / "train.log").is_file()
+        tasks = (project / note["folder"] / ".hydra/overrides.yaml").read_text()
+        assert f"stage={note['stage']}" in tasks and "force=changed" in tasks
+    assert said.count("stage sft of run forked, in logs/forked/sft\n") == 1
+
+
+def test_a_terminated_pipeline_terminates_the_stage_that_it_forked(project):
+    (project / "ran.jsonl").unlink(missing_ok=True)
+    command = [sys.executable, "train.py", "stage=all", "run=ended", "stages=[sft,ppo]"]
+    pipeline = subprocess.Popen(command, cwd=project, env={**os.environ, "LONG": "sft"}, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 300
+    while not (project / "ran.jsonl").exists():
+        assert time.monotonic() < deadline and pipeline.poll() is None
+        time.sleep(0.05)
+    pipeline.send_signal(signal.SIGTERM)
+    _, said = pipeline.communicate(timeout=300)
+    assert pipeline.returncode == 128 + signal.SIGTERM
+    assert b"stage=sft failed with exit status 143" in said
+    note = json.loads((project / "ran.jsonl").read_text())
+    with pytest.raises(ProcessLookupError):
+        os.kill(note["pid"], 0)
 
 
 def test_the_others_of_a_sweep_run_and_are_summed_up_though_one_fails(project):

@@ -257,7 +257,7 @@ def test_sweeps_are_compared_by_what_was_varied(logs):
 
 def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path, monkeypatch, caplog):
     ran = []
-    monkeypatch.setattr(hydra_hooks, "launch", lambda arguments: ran.append(arguments) or (3 if len(ran) == 2 else 0))
+    monkeypatch.setattr(hydra_hooks, "launch", lambda given, forked: ran.append(given) or (3 if len(ran) == 2 else 0))
     with pytest.raises(SystemExit) as stopped:
         common.run(config("all", tmp_path, "overrides.pretrain=['seed=7']", "stages=[tokenizer,pretrain,sft]"))
     assert stopped.value.code == 3

@@ -40,7 +40,7 @@ ENDS = {
     "long": lambda: time.sleep(60),
 }
 
-def run(cfg):
+def run(cfg, imported=None):
     Path(cfg.paths.stage, "ran.json").write_text(json.dumps({
         "pid": os.getpid(), "parent": os.getppid(), "time": time.time(), "seed": cfg.seed, "run": cfg.run,
         "reads": str(cfg.artifacts.sft), "arguments": hydra_hooks.stage_arguments(cfg, "next"),
@@ -64,8 +64,8 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in ("__init__.py", "hydra_hooks.py", "locks.py", "places.py", "overrides.py", "processes.py"):
-        shutil.copy(ROOT / "components" / name, project / "components")
+    for name in ("__init__", "forking", "hydra_hooks", "locks", "overrides", "places", "processes"):
+        shutil.copy(ROOT / f"components/{name}.py", project / "components")
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()
     (project / "components/tasks/common.py").write_text(TASKS)
@@ -350,7 +350,8 @@ def test_a_full_disk_is_one_line_and_another_failure_of_it_a_traceback(caplog, n
 def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
     done = train(project, "stage=mistaken")
     line = "ValueError: no reward model. Make it with: python train.py stage=rm\n"
-    assert (done.returncode, done.stdout, done.stderr) == (1, "", line)
+    said = "stage mistaken of run tiny, in logs/tiny/mistaken\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, said, line)
     assert line in (project / "logs/tiny/mistaken/train.log").read_text()
 
 
@@ -409,7 +410,8 @@ def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stoppe
 
 
 def test_an_unknown_key_is_told_the_nearest_one(project):
-    shutil.copy(ROOT / "components/checking.py", project / "components")
+    for name in ("checking", "signatures"):
+        shutil.copy(ROOT / f"components/{name}.py", project / "components")
     done = train(project, "stage=good", "paths.lgos=elsewhere")
     assert done.returncode == 1
     assert "Key 'lgos' is not in struct" in done.stderr

@@ -1,8 +1,8 @@
 """The constructor signature is the schema: a composed config against the signatures of all that it names.
 
-Before anything is read or built, every `_target_` is imported and each key beside it looked up in the callable's
-signature: an unknown key, a value of another type and a missing argument are errors that name the key in full. What
-exists only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass, and where.
+Before anything is imported, read or built, each key beside a `_target_` is looked up in the signature of what that
+names: an unknown key, a value of another type and a missing argument are errors that name the key in full. What exists
+only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass, and where.
 """
 
 import collections.abc
@@ -17,14 +17,14 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
+from components.signatures import levels_of
+
 MISSING = "???"
-OURS = "components."
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
 COUNT = Annotated[int, Field(ge=1)]
@@ -104,7 +104,7 @@ class Schema(NamedTuple):
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ConfigError with every mistake of a composed config, nothing else; imports all that it names."""
+    """Raises ConfigError with every mistake of a composed config, nothing else; imports nothing whose source tells."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     problems = [*_walk(values, "")]
     for name, annotation in typing.get_type_hints(Common, include_extras=True).items():
@@ -114,50 +114,30 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
 
 
-def schema_of(target: Callable[..., Any]) -> Schema:
-    """The keyword arguments of a callable. **kwargs of a class of ours, or made from one of ours, are its bases'
-    arguments; others' are open."""
+def schema_of(target: str | Callable[..., Any]) -> Schema:
+    """The keyword arguments of a callable, or of what a dotted name stands for. **kwargs of a class of ours, or made
+    from one of ours, are its bases' arguments; others' are open."""
     known: dict[str, Any] = {}
-    for function, parameters in _signatures(target):
-        hints = _hints(function)
-        for parameter in parameters:
+    levels = levels_of(target)
+    for level in levels:
+        for parameter in level.parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                known.setdefault(parameter.name, hints.get(parameter.name, Any))
-    return Schema(known, open=any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters))
+                known.setdefault(parameter.name, level.hints.get(parameter.name, Any))
+    return Schema(known, open=levels[-1].open)
 
 
-def required_of(target: Callable[..., Any]) -> list[str]:
+def required_of(target: str | Callable[..., Any]) -> list[str]:
     """The keyword arguments of a callable that have no default; those that a class itself passes to its base are not
     among them."""
     required: list[str] = []
     settled: set[str] = set()
-    for function, parameters in _signatures(target):
-        for parameter in parameters:
+    for level in levels_of(target):
+        for parameter in level.parameters:
             wanted = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if wanted and parameter.default is parameter.empty and parameter.name not in settled:
                 required.append(parameter.name)
-        constants = function.__code__.co_consts if inspect.isfunction(function) else ()  # with names that a call passes
-        settled |= {p.name for p in parameters}
-        settled |= {one for c in constants for one in (c if isinstance(c, tuple) else [c]) if isinstance(one, str)}
+        settled |= {parameter.name for parameter in level.parameters} | level.passes
     return required
-
-
-def _signatures(target: Callable[..., Any]) -> list[tuple[Callable[..., Any], list[inspect.Parameter]]]:
-    """A callable with its parameters; of a class its constructor, and while one has **kwargs that of the next base."""
-    functions = [target]
-    if inspect.isclass(target):
-        functions = [vars(c)["__init__"] for c in target.__mro__[:-1] if "__init__" in vars(c)] or [target]
-        ours = any(base.__module__.startswith(OURS) for base in target.__mro__)
-        functions = functions if ours else functions[:1]
-    found = []
-    for function in functions:
-        parameters = list(inspect.signature(function).parameters.values())
-        if inspect.isclass(target) and function is not target:
-            del parameters[0]  # self
-        found.append((function, parameters))
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            break
-    return found
 
 
 def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
@@ -178,7 +158,7 @@ def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[
         return ""
     parent, _, name = unknown.rpartition(".")
     node = _select(values, parent)
-    if isinstance(node, dict) and "_target_" in node and name in schema_of(get_object(node["_target_"])).types:
+    if isinstance(node, dict) and "_target_" in node and name in schema_of(node["_target_"]).types:
         return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
     return _did_you_mean(unknown, list(_dotted(values, "")))
 
@@ -196,7 +176,7 @@ def _walk(value: Any, path: str) -> Iterator[str]:
 
 def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
     try:
-        schema = schema_of(get_object(node["_target_"]))
+        schema = schema_of(node["_target_"])
     except Exception as error:  # importing runs other people's code
         reason = " ".join(str(error).split())
         yield f"{path}._target_: cannot import {node['_target_']!r}: {reason}"
@@ -216,7 +196,7 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
 
 def _missing(node: dict[str, Any], path: str, passed: Passed) -> Iterator[str]:
     """Arguments that neither the config gives nor run time passes."""
-    target = get_object(node["_target_"])
+    target = node["_target_"]
     types = schema_of(target).types
     first = list(types)[: passed.first + len(node.get("_args_", ()))]
     for name in required_of(target):
@@ -274,16 +254,6 @@ def _type_errors(value: Any, annotation: Any) -> list[str]:
     except ValidationError as error:
         return [e["msg"] for e in error.errors()]
     return []
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations with strings resolved; none where another package names types it imports only for checkers."""
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except NameError:
-        if function.__module__.startswith(OURS):
-            raise
-        return {}
 
 
 def _members(annotation: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from components import artifacts, lineage, settings
@@ -99,7 +99,7 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
 
 def judge_of(cfg: DictConfig, **known: Any) -> Any:
     """The judge, with what only the run knows given to constructors that ask for it."""
-    asked = schema_of(get_class(cfg.judge._target_)).types
+    asked = schema_of(cfg.judge._target_).types
     return instantiate(cfg.judge)(**{name: value for name, value in known.items() if name in asked})
 
 

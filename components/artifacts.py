@@ -24,30 +24,23 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from components.adapters import CONFIG, base_of, read_adapters, write_adapters
-from components.folders import hash_of, present, swap, sync
+from components.exports import CARD as CARD
+from components.exports import KINDS, README, ArtifactError, content_hash, load_config, load_tokenizer, read_card
+from components.folders import present as present
+from components.folders import swap, sync
 from components.modelcard import model_card
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
 from components.models.lora import Adapters, merged
 from components.models.quantised import dense_weights
-from components.models.shape import check_shape
 from components.tokenizer import folder as tokenizer_folder
 from components.tokenizer.tokenizer import Tokenizer
 from components.weights import WeightsError, bytes_of, check_shapes, drop_equal, from_gpt2, read_weights, to_gpt2
 
 WEIGHTS = "model.safetensors"
-CARD = "card.json"
-README = "README.md"
 ADAPTER = "adapter"
-KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
 DType = Literal["float32", "bfloat16"]
-TOKENIZERS_KEPT = 2  # that of the models and, where an artifact's differs in a file, that one's
-_tokenizers: dict[str, Tokenizer] = {}  # by content
-
-
-class ArtifactError(ValueError):
-    """An artifact is missing, damaged, or not what the reader needs."""
 
 
 def write_artifact(
@@ -102,59 +95,6 @@ def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
     whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in model.state_dict().items()}
     whole |= dense_weights(model)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in whole.items()}
-
-
-def read_card(path: str | Path) -> dict[str, Any]:
-    """The artifact's card.json; {} for a folder that has none. Raises ArtifactError if it is not JSON."""
-    file = Path(path) / CARD
-    return _read_json(file) if file.exists() else {}
-
-
-def content_hash(path: str | Path) -> str:
-    """sha256 over the names and bytes of an artifact's files, its card and what repeats the card excepted."""
-    return hash_of(path, but=(CARD, README))
-
-
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in an artifact (any stage's); a run's models all come with one, which is read once."""
-    _expect_folder(path)
-    content = tokenizer_folder.content(Path(path))
-    if content not in _tokenizers:
-        tokenizer = Tokenizer.load(path)
-        while len(_tokenizers) >= TOKENIZERS_KEPT:
-            _tokenizers.pop(next(iter(_tokenizers)))
-        _tokenizers[content] = tokenizer
-    return _tokenizers[content]
-
-
-def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTConfig, str]:
-    """(shape, kind) of the model in a folder; kind is "CausalLM" or "SequenceClassification".
-
-    context: tokens of the longest sequence that it shall work on; None: as many as it has positions.
-    Raises ArtifactError for a folder without a config.json, an architecture that is neither, a feature that is not
-    supported, and a context that is too long.
-    """
-    _expect_folder(path)
-    base = base_of(path)
-    if base is not None:
-        return load_config(base, context=context)[0], read_adapters(path)[2]
-    file = Path(path) / "config.json"
-    if not file.exists():
-        raise ArtifactError(f"{path} has no config.json: expected a model's folder, found {_listing(path)}")
-    fields = _read_json(file)
-    architectures = fields.get("architectures") or ["?"]
-    architecture = str(architectures[0] if isinstance(architectures, list) else architectures)
-    endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
-    kind = next((kind for ending, kind in endings.items() if architecture.endswith(ending)), None)
-    if kind is None:
-        raise ArtifactError(f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification")
-    try:
-        check_shape(fields)
-        return GPTConfig.from_hf(fields, context), kind
-    except KeyError as error:
-        raise ArtifactError(f"{file} lacks the field {error}") from error
-    except (ValueError, TypeError) as error:
-        raise ArtifactError(f"{path}: {error}") from error
 
 
 def load_shape(path: str | Path) -> GPTConfig:
@@ -299,27 +239,6 @@ def _write_model(
     weights = to_gpt2(weights) if model.config.norm == "layer" else weights
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     return kind
-
-
-def _expect_folder(path: str | Path) -> None:
-    if not present(path):
-        raise ArtifactError(f"no artifact at {path}: expected a folder with config.json or tokenizer.model")
-
-
-def _listing(path: str | Path) -> str:
-    return ", ".join(sorted(p.name for p in Path(path).iterdir())[:6]) or "nothing"
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number or a nesting without end
-        raise ArtifactError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def _write_json(file: Path, value: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A folder replaced whole, so that at every moment the old one or the new one exists; and a hash of what one holds."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -49,6 +50,17 @@ def hash_of(path: str | Path, *, but: Collection[str] = ()) -> str:
         if name in but or not file.is_file():
             continue
         digest.update(name.encode())
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(hash_of_file(file)))
     return digest.hexdigest()
+
+
+def hash_of_file(file: Path) -> str:
+    """sha256 hex of a file's contents; read again only when its size or time has changed."""
+    stat = file.stat()
+    return _hash_of_file(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of_file(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -11,14 +11,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_only
-
-from components import resuming
-from components.artifacts import ArtifactError, content_hash, read_card
-from components.callbacks.checkpoints import BEST, latest
+from components import processes
+from components.exports import RESUMED, ArtifactError, content_hash, differing, read_card
 from components.folders import present
 from components.hub import name_of
-from components.resuming import RESUMED, differing, read_note
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +70,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
     Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
     """
     there = present(export)
-    if not rank_zero_only.rank:  # type: ignore[attr-defined]
+    if processes.rank() == 0:
         _remove_leftovers(Path(export))
     if not there or force is True:
         return False
@@ -101,6 +97,8 @@ def with_origin(inputs: dict[str, Any], checkpoint: str | Path | None) -> dict[s
     """
     if checkpoint is None or not Path(checkpoint).is_file():
         return inputs
+    from components import resuming  # and torch, for a checkpoint that somebody names
+
     before = resuming.inputs_in(Path(checkpoint))
     own = {name: value for name, value in inputs.items() if name != RESUMED}
     if before is not None and not differing(before, own):
@@ -117,11 +115,14 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do; ResumeError where `resume`
     names a checkpoint of a run whose settings differ in what cannot change.
     """
+    from components import resuming  # torch comes with these two, for a stage that is trained
+    from components.callbacks.checkpoints import BEST, latest
+
     folder = Path(stage) / "checkpoints"
     note = folder / "inputs.json"
     if resume not in ("auto", "never"):
         path = _named_checkpoint(resume, inputs)
-        if not rank_zero_only.rank:  # type: ignore[attr-defined]
+        if processes.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             best = path.with_name(BEST)
             if best.is_file() and path.parent.resolve() != folder.resolve():
@@ -131,14 +132,14 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
             write_json(note, inputs)
         return path
     there = any(folder.glob("*.ckpt"))
-    before = read_note(note) if there else None
+    before = resuming.read_note(note) if there else None
     changed = differing(before, inputs) if before else []
     anew = not there or resume == "never" or force is True or (changed and force == "changed")
     found = None if anew else latest(folder)
     if before and changed and not anew:
         _refuse_other_settings(folder, found, before, inputs)
     # the first process tidies up; where all began at once it may be doing so now
-    if rank_zero_only.rank:  # type: ignore[attr-defined]
+    if processes.rank():
         return found
     if not anew and before is None:
         raise ArtifactError(
@@ -158,6 +159,8 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
 
 def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
     """The file, after what differs from its settings was told."""
+    from components import resuming
+
     path = Path(resume)
     if not path.is_file():
         raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
@@ -166,7 +169,7 @@ def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
         told = ["it does not tell what it was made from, so nobody can check that this run continues it"]
     else:
         told = resuming.checked(path, before, inputs)
-    if not rank_zero_only.rank:  # type: ignore[attr-defined]
+    if processes.rank() == 0:
         log.info(f"resuming from {path}")
         for line in told:
             log.warning(f"resume={resume}: {line}")
@@ -174,6 +177,8 @@ def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
 
 
 def _refuse_other_settings(folder: Path, last: Path | None, before: dict[str, Any], inputs: dict[str, Any]) -> None:
+    from components import resuming
+
     allowed, refused = resuming.differences(before, inputs, resuming.step_of(last) if last else 0)
     regardless = f"; resume={last} resumes with them" if last and not refused else ""
     raise ArtifactError(

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 
 FILE = ".lock"
+INSTEAD = "Wait until it ends, or write to a folder of its own with run=<name>"
 _held: dict[tuple[int, Path], int] = {}  # open files by process and folder: closing one would release its lock
 
 
@@ -34,9 +35,7 @@ def take(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> Non
         if time.monotonic() >= deadline:
             holder = _holder(file)
             os.close(file)
-            raise FolderInUse(
-                f"{folder} is in use by {holder}. Wait until it ends, or write to a folder of its own with run=<name>"
-            )
+            raise FolderInUse(f"{folder} is in use by {holder}. {INSTEAD}")
         if not told:
             print(f"waiting for {_holder(file)}, which uses {folder}", file=sys.stderr, flush=True)
             told = True
@@ -45,6 +44,19 @@ def take(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> Non
     note = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
     os.ftruncate(file, 0)
     os.pwrite(file, json.dumps(note).encode(), 0)
+
+
+def check(folder: str | Path) -> None:
+    """Raises FolderInUse where another process has locked `folder`, which may not be there; locks nothing."""
+    key = (os.getpid(), Path(folder).resolve())
+    if key in _held or not (key[1] / FILE).exists():
+        return
+    file = os.open(key[1] / FILE, os.O_RDWR)
+    try:
+        if not _locked(file, folder):
+            raise FolderInUse(f"{folder} is in use by {_holder(file)}. {INSTEAD}")
+    finally:
+        os.close(file)  # which lets go of the lock as well
 
 
 def _locked(file: int, folder: str | Path) -> bool:

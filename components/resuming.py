@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from components.callbacks.checkpoint_io import check
+from components.exports import RESUMED as RESUMED
+from components.exports import differing
 from components.optim import schedule
 
 # what validations are compared by; None where nothing went by them, or goes by them now
 GOES_BY = ("selection.*", "callbacks.checkpoints.m*")
-RESUMED = "checkpoint (content)"  # the input that names a checkpoint of other settings, which training began from
 TAKES_EFFECT = {  # by the beginning of "name: before → now", as a pattern
     "trainer.max_steps": "training ends there",
     "trainer.max_epochs": "training ends there, and a rate that decays does so until then",
@@ -69,13 +70,6 @@ def read_note(note: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return inputs if isinstance(inputs, dict) else None
-
-
-def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of inputs that two sets of them do not have alike, sorted. RESUMED counts only where it is known now:
-    what a run began from is not asked of the command that resumes it."""
-    names = before.keys() | now.keys() if RESUMED in now else (before.keys() | now.keys()) - {RESUMED}
-    return sorted(name for name in names if before.get(name) != now.get(name))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> tuple[list[str], list[str]]:

@@ -5,22 +5,22 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from itertools import takewhile
-from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
 import numpy as np
 from lightning import LightningDataModule
 
-from components.data import builtin, split
+from components.data import split
 from components.data.cache import VERSION, stored
 from components.data.dialogue import said, unread
 from components.data.errors import SourceError
 from components.data.folders import Selection
 from components.data.formats import Record
 from components.data.mixing import Share, mix
+from components.data.origin import Origin, world_sizes
 from components.data.sampler import BatchLoader, TrainLoader
-from components.data.sources import OnMalformed, Row, Source, digest, open_source, records, refuse
+from components.data.sources import OnMalformed, Row, Source, digest, records, refuse
 from components.tokenizer.codec import TemplateError, TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -117,28 +117,24 @@ class RecordData(LightningDataModule):
     def format(self) -> str:
         return self.normalise.__name__
 
+    @property
+    def origin(self) -> Origin:
+        sizes = world_sizes(self.format, vars(self)) if self.world is not None else {}
+        where = (self.path, self.selection, self.mixture, self.root, self.world)
+        return Origin(self.format, *where, sizes, self.columns)
+
     def sources(self) -> list[tuple[Source, float]]:
         """Sources and their weights."""
-        if self.path is not None:
-            return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
-        if self.mixture:
-            return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
-        if self.world is not None:
-            return [(builtin.world_source(self.world, self.format, self.world_sizes()), 1.0)]
-        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
+        return self.origin.sources()
 
     @property
     def is_builtin(self) -> bool:
         """Whether the records are the built-in world's."""
-        return self.path is None and not self.mixture and self.world is not None
-
-    def world_sizes(self) -> dict[str, Any]:
-        """How much of the built-in world to draw; see components.data.builtin."""
-        return {}
+        return self.origin.is_builtin
 
     def fingerprint(self) -> str:
         """sha256 hex of the untokenised data: file contents, world parameters, or Hub name and revision."""
-        return digest([self.format, [[source.fingerprint(), weight] for source, weight in self.sources()]])
+        return self.origin.fingerprint()
 
     def texts(self) -> Iterator[str]:
         """The texts of all training records, for training a tokenizer; held-out ones are left out."""
@@ -280,23 +276,6 @@ class RecordData(LightningDataModule):
         for name, what in told.items():
             if self.counts[name]:
                 logger.warning("%s data: %d of %d records %s", self.format, self.counts[name], records, what)
-
-
-def _part(number: int, part: dict[str, Any], root: str | None, columns: tuple[str, ...] | None) -> tuple[Source, float]:
-    unknown = set(part) - {"path", "weight", "name", *Selection._fields}
-    weight, name = part.get("weight"), part.get("name")
-    if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
-        optional = ", ".join(f"{field}?" for field in ("name", *Selection._fields))
-        raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, {optional}}}, got {dict(part)}")
-    path, remedy = str(part["path"]), f"Set data.mixture[{number}].path to a local copy"
-    if name is not None:
-        remedy = f"Set data.root=<folder> to local copies of all parts, of this one in its sub-folder {name}"
-    if root is not None:
-        path = str(Path(root).expanduser() / (name or ""))
-        if name is None or not Path(path).is_dir():
-            raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder called as this part, {name}")
-    selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
-    return open_source(path, name, selection=selection, columns=columns, remedy=remedy), float(weight)
 
 
 def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:

@@ -36,9 +36,6 @@ class ChatData(RecordData):
         super().__init__(**common)
         self.demonstrations, self.train_on_prompt = demonstrations, train_on_prompt
 
-    def world_sizes(self) -> dict[str, Any]:
-        return {"demonstrations": self.demonstrations}
-
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "train_on_prompt": self.train_on_prompt}
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from datasets.data_files import sanitize_patterns
 
 from components.data.errors import SourceError
 from components.data.streams import READ, ending, refusal
@@ -149,6 +148,8 @@ def _declared(folder: Path, inside: Path, data_files: Any, split: str) -> list[P
 
     As on the Hub, ** at the end is any depth. Of a copy of a part they may be missing: then there are none.
     """
+    from datasets.data_files import sanitize_patterns  # seconds, for folders with a card alone
+
     try:
         patterns = [str(pattern) for pattern in sanitize_patterns(data_files).get(split, [])]
     except (TypeError, ValueError) as error:

@@ -1,11 +1,14 @@
 """Data sets from the Hugging Face Hub, with an early and plain answer where there is no network."""
 
 import re
+from typing import TYPE_CHECKING
 
-import datasets
 import huggingface_hub.constants
 
 from components.hub import reachable, server
+
+if TYPE_CHECKING:
+    import datasets
 
 NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
 
@@ -13,13 +16,15 @@ NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?
 LOCAL_COPY = "Set data.path=<file or folder> to a local copy"
 
 
-def load(path: str, split: str, *, subset: str | None, files: str | None, remedy: str) -> datasets.Dataset:
+def load(path: str, split: str, *, subset: str | None, files: str | None, remedy: str) -> "datasets.Dataset":
     """One split of `name[:config][@revision]`, from the library's cache where it lies there.
 
     subset: the configuration where the path names none; files: a glob pattern of files that are the split.
     Raises ConnectionError, saying what to do (remedy: how to name a local copy), when the Hub cannot be reached;
     with HF_HUB_OFFLINE=1 the cache alone is asked. Whatever else the library raises is passed on.
     """
+    import datasets  # seconds, for data of the Hub alone
+
     parts = NAME.fullmatch(path)
     assert parts, path
     advice = (

@@ -77,15 +77,6 @@ class PreferenceData(RecordData):
         self.demonstrations, self.num_demonstrations = demonstrations, num_demonstrations
         self.draw = draw
 
-    def world_sizes(self) -> dict[str, Any]:
-        held_out = max(1, round(self.comparisons * self.val_fraction)) if self.val_fraction else 0
-        return {
-            "comparisons": self.comparisons,
-            "completions": self.completions,
-            "held_out": held_out,
-            "draw": self.draw,
-        }
-
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "max_completions": self.max_completions}
 

@@ -19,16 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import datasets
-import pyarrow as pa
-
 from components.data import hub, trees
-from components.data.columns import BATCH, arrow_rows, openable, parquet_rows, rows_of
 from components.data.errors import FormatError, SourceError
 from components.data.folders import Selection, files_of
 from components.data.formats import Record
 from components.data.json_rows import json_rows
 from components.data.streams import ending, refusal, refuse_head, text_of
+from components.folders import hash_of_file
 
 logger = logging.getLogger(__name__)
 LONGEST_PATH = 4096  # bytes, and 255 for one name, where most systems refuse
@@ -141,6 +138,8 @@ def digest(value: Any) -> str:
 @contextmanager
 def quiet_progress() -> Iterator[None]:
     """Silences the progress bars of `datasets` for a moment."""
+    import datasets  # with pyarrow and pandas, which naming a source does without
+
     if datasets.are_progress_bars_disabled():
         yield
         return
@@ -154,20 +153,9 @@ def quiet_progress() -> Iterator[None]:
 def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str:
     def each(files: list[Path]) -> list[list[str]]:
         names = [str(file.relative_to(root)) if file != root else "".join(ending(file) or ()) for file in files]
-        stats = [file.stat() for file in files]
-        return [
-            [name, _sha256(file, stat.st_size, stat.st_mtime_ns)]
-            for name, file, stat in zip(names, files, stats, strict=True)
-        ]
+        return [[name, hash_of_file(file)] for name, file in zip(names, files, strict=True)]
 
     return digest([each(files), each(held_out)] if held_out else each(files))
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256(file: Path, size: int, mtime_ns: int) -> str:
-    """Of a file's contents; read again only when its size or time has changed."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iterator[Row]:
@@ -190,6 +178,8 @@ def _place(path: str) -> Path:
 
 
 def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | None) -> Iterator[Row]:
+    from components.data.columns import arrow_rows, parquet_rows
+
     readers: dict[str | None, Callable[[Path], Iterator[Row]]] = {
         ".txt": _text_rows,
         ".json": _json_rows,
@@ -220,6 +210,8 @@ def _json_rows(file: Path) -> Iterator[Row]:
 def _table_rows(
     kind: str, reader: Callable[..., Iterator[Record]], columns: Collection[str] | None, file: Path
 ) -> Iterator[Row]:
+    import pyarrow as pa
+
     try:
         with file.open("rb") as stream:
             head = stream.read(32)
@@ -234,6 +226,8 @@ def _table_rows(
 
 
 def _hub_rows(path: str, selection: Selection, columns: Collection[str] | None, remedy: str) -> Iterator[Row]:
+    from components.data.columns import BATCH, openable, rows_of
+
     def rows(split: str) -> Iterator[Row]:
         try:
             with quiet_progress():

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import pyarrow as pa
-
 from components.data.errors import SourceError
 
 KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
@@ -162,6 +160,8 @@ class _Members(io.RawIOBase):
 
 
 def _zstd(file: Path) -> io.BufferedReader:
+    import pyarrow as pa
+
     return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file)), "zstd"))
 
 

@@ -52,9 +52,6 @@ class TextData(RecordData):
         self.longest_document, self.num_documents = longest_document, num_documents
         self.document_start = document_start
 
-    def world_sizes(self) -> dict[str, Any]:
-        return {"num_documents": self.num_documents}
-
     def settings(self) -> dict[str, Any]:
         return {"longest_document": self.longest_document, "document_start": self.document_start}
 

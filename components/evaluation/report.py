@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from components.evaluation import card, plots, tables
+from components import processes
+from components.evaluation import card, tables
 from components.evaluation.card import Results, Table
-from components.evaluation.curves import read_curves
 from components.evaluation.files import read_json, write_json
 
 DATA, PAGE = "report.json", "report.md"
@@ -35,6 +34,9 @@ def write(
     All files are made in a temporary folder inside and renamed, report.json last; pictures of an earlier report that
     this one does not have are removed. Raises ValueError where a figure is not finite, and writes nothing.
     """
+    from components.evaluation import plots  # matplotlib and tensorboard, which showing a report does without
+    from components.evaluation.curves import read_curves
+
     folder = Path(folder)
     staging = folder / f".writing-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
@@ -68,7 +70,7 @@ def show(results: Results, folder: Path, console: Console) -> None:
     for line in filter(None, [*notes, card.minutes_line(results)]):
         console.print(line, style="dim", markup=False, highlight=False)
     best = card.best(results)
-    talk = f"{_gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
+    talk = f"{processes.gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
     for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
 
@@ -88,12 +90,6 @@ def wide_console() -> Console:
     """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
     terminal = Console()
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
-
-
-def _gradus() -> str:
-    """How to call the command `gradus` from here: by its path where its environment is not active."""
-    beside = Path(sys.executable).with_name("gradus")
-    return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
 
 
 def page(results: Results, pictures: Mapping[str, str]) -> str:

@@ -12,10 +12,11 @@ the first that failed.
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from components import hydra_hooks, places, processes
+from components import forking, hydra_hooks, places, processes
 from components.overrides import as_typed
 
 
@@ -32,18 +33,30 @@ def main(cfg: DictConfig) -> None:
         hydra_hooks.resolve(cfg)
         if not processes.takes_part(cfg.task, cfg.trainer, started):
             return
+        if processes.rank() == 0:
+            stage = HydraConfig.get().runtime.choices["stage"]
+            print(f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}", flush=True)
 
-        from components import checking  # heavy imports, here and below: only a job that runs pays for them
+        from components import checking  # imports that take a while, here and below: only a job that runs pays for them
 
         checking.check(cfg)
 
         from components.tasks import common
 
-        hydra_hooks.quiet_lightning()  # after its import, which sets up its loggers
-        common.run(cfg)
+        common.run(cfg, hydra_hooks.quiet_lightning)  # after its import, which sets up its loggers
 
 
 def command_line() -> None:
+    """Runs train.py; in a process that was forked from one of its runs, with the arguments of its own."""
+    while True:
+        try:
+            return as_asked()
+        except forking.Forked as child:
+            forked = child
+        forked.begin()
+
+
+def as_asked() -> None:
     """main, with paths as they are typed, the help page for no stage in particular and the nearest name for an unknown
     key."""
     arguments = sys.argv[1:] = as_typed(sys.argv[1:])

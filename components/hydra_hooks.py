@@ -4,6 +4,7 @@ Imports nothing heavy, so that `python train.py --help` and shell completion ans
 """
 
 import errno
+import functools
 import hashlib
 import itertools
 import logging
@@ -12,7 +13,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import traceback
 import unicodedata
 import warnings
@@ -31,10 +31,9 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from components import processes
+from components import forking, processes
 from components.overrides import as_typed, quoted
 
-STARTED = time.perf_counter()  # this file is a job's first import
 log = logging.getLogger(__name__)
 # oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
 # them. It reads this before its first product.
@@ -186,24 +185,44 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
+class Composed(NamedTuple):
+    """A config that was composed, Hydra's own part of it, and INTERPOLATIONS as they were for it."""
+
+    cfg: DictConfig
+    hydra: DictConfig
+    interpolations: dict[str, str]
+
+
 @contextmanager
 def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
-    """The config that train.py would run with on these arguments. Within, HydraConfig and INTERPOLATIONS are its own.
+    """The config that train.py would run with on these arguments, composed once in this process. Within, HydraConfig
+    and INTERPOLATIONS are its own.
 
     Raises ValueError naming the fault of arguments that do not compose.
     """
     own, interpolations, running = HydraConfig.instance().cfg, dict(INTERPOLATIONS), GlobalHydra.instance().hydra
-    folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
-    search = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
     GlobalHydra.instance().clear()  # Hydra composes nothing beside a job that it runs
     try:
-        yield compose_config([*search, *(one for one in arguments if not one.startswith("--"))])
+        made = _composed(tuple(arguments))
+        HydraConfig.instance().cfg = made.hydra  # type: ignore[assignment]
+        INTERPOLATIONS.clear()
+        INTERPOLATIONS.update(made.interpolations)
+        yield made.cfg
     except HydraException as error:
         raise ValueError(f"{' '.join(arguments)}: {error}") from error
     finally:
         GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, own
         INTERPOLATIONS.clear()
         INTERPOLATIONS.update(interpolations)
+
+
+@functools.cache
+def _composed(arguments: tuple[str, ...]) -> Composed:
+    folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
+    search = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+    cfg = compose_config([*search, *(one for one in arguments if not one.startswith("--"))])
+    hydra: Any = HydraConfig.instance().cfg
+    return Composed(cfg, hydra, dict(INTERPOLATIONS))
 
 
 @contextmanager
@@ -262,13 +281,16 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     return [*_hydra_arguments(HydraConfig.get()), *arguments]
 
 
-def launch(arguments: Sequence[str]) -> int:
-    """Runs train.py with `arguments` in a fresh process and returns its exit status, 128 + n for signal n.
+def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
+    """Runs train.py with `arguments` in a process of its own and returns its exit status, 128 + n for signal n.
+
+    forked: from this one, see `forking`, in the place of a fresh one.
 
     SIGTERM is passed on. SIGINT from a terminal reaches the process by itself: then this waits for its end and
     raises KeyboardInterrupt.
     """
-    process = subprocess.Popen([sys.executable, str(ROOT / "train.py"), *arguments])
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    process = forking.Child(arguments) if forked else subprocess.Popen(command)
     before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
     try:
         code = process.wait()

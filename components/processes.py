@@ -4,9 +4,14 @@ Imports nothing heavy: train.py asks before anything else happens.
 """
 
 import os
+import shutil
+import sys
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
+STARTED = time.perf_counter()  # of this process
 TRAINS = "components.tasks.fit.fit"  # the task that several processes do together
 STARTS_OTHERS = "components.tasks.pipeline.pipeline"  # and the one that starts processes itself
 RANKS = ("RANK", "LOCAL_RANK")  # Lightning's own processes have the second alone
@@ -97,6 +102,12 @@ def environment(environ: Mapping[str, str] = os.environ) -> list[Any]:
         return [SLURMEnvironment(auto_requeue=False)]  # the same command resumes from the last checkpoint, unasked
     in_allocation = not started.by and "SLURM_NTASKS" in environ
     return [LightningEnvironment()] if in_allocation else []
+
+
+def gradus() -> str:
+    """How to call the command `gradus` from here: by its path where its environment is not active."""
+    beside = Path(sys.executable).with_name("gradus")
+    return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
 
 
 def _is_task(environ: Mapping[str, str]) -> bool:

@@ -3,6 +3,7 @@
 import logging
 import shlex
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,20 +11,33 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from components import artifacts, hub, hydra_hooks, lineage, processes
-from components.tasks import given
-from components.tasks.placement import in_memory
+from components import hub, lineage, processes
+from components.exports import load_config, load_tokenizer
+from components.folders import present
+from components.tasks import given, made
+from components.tasks.given import identity as identity
 from components.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 
-def run(cfg: DictConfig) -> None:
-    """Runs the task that the stage names, on folders: models that are named as on the Hub are fetched first."""
+def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
+    """Runs the task that the stage names, unless it is up to date, which takes no torch.
+
+    Models that are named as on the Hub are fetched first. imported: called once Lightning is.
+    """
     given.say_unused(cfg)
     given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
+    fetch_models(cfg)
+    if made.is_up_to_date(cfg):
+        return
+    if cfg.task == processes.STARTS_OTHERS:
+        get_method(cfg.task)(cfg)
+        return
+    from components.tasks.placement import in_memory  # torch and Lightning come with it
+
+    imported()
     with in_memory(cfg):
-        fetch_models(cfg)
         get_method(cfg.task)(cfg)
 
 
@@ -33,7 +47,7 @@ def fetch_models(cfg: DictConfig) -> None:
     Raises HubError where a name is neither a folder nor to be had from the Hub.
     """
     reads = sorted(set(cfg.reads.values()))
-    for name in [path for path in reads if hub.MODEL.fullmatch(path) and not artifacts.present(path)]:
+    for name in [path for path in reads if hub.MODEL.fullmatch(path) and not present(path)]:
         folder = str(hub.fetched(name, Path(cfg.paths.cache) / "models"))
         for part in ("model", "artifacts", "reads", "stage", "judge"):
             _replace(cfg.get(part), name, folder)
@@ -57,18 +71,9 @@ def surroundings(cfg: DictConfig) -> dict[str, Any]:
     return {"cache_dir": cfg.paths.cache, "seed": cfg.seed}
 
 
-def identity(cfg: DictConfig) -> str:
-    """The overrides that name this run's folder, for commands that are suggested."""
-    model = HydraConfig.get().runtime.choices["model"]
-    parts = [f"model={model}"]
-    parts += [shlex.quote(f"run={cfg.run}")] if cfg.run != model else []
-    parts += [shlex.quote(f"paths.logs={cfg.paths.logs}")] if cfg.paths.logs != "logs" else []
-    return " ".join(parts)
-
-
 def common_tokenizer(cfg: DictConfig) -> Tokenizer:
     """The tokenizer of all artifacts read; raises ArtifactError if they differ."""
-    tokenizers = {path: artifacts.load_tokenizer(path) for path in cfg.reads.values()}
+    tokenizers = {path: load_tokenizer(path) for path in cfg.reads.values()}
     lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
     return tokenizers[cfg.reads.tokenizer]
 
@@ -98,7 +103,7 @@ def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float
 
 def seconds() -> float:
     """Since the process began, its imports included."""
-    return round(time.perf_counter() - hydra_hooks.STARTED, 1)
+    return round(time.perf_counter() - processes.STARTED, 1)
 
 
 def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
@@ -113,3 +118,6 @@ def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] 
     figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
     at = f" at step {metrics['steps']}, ended by {ending['ended_by']}" if "ended_by" in ending else ""
     print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s{at}: {figures}", flush=True)
+    talks = (Path(cfg.paths.export) / "config.json").exists() and load_config(cfg.paths.export)[1] == "CausalLM"
+    what, command = ("talk to it", "chat") if talks else ("look at it", "show")
+    print(f"{what}: {processes.gradus()} {command} {shlex.quote(cfg.paths.stage)}", flush=True)

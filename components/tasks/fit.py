@@ -1,22 +1,24 @@
 """Training: a tokenizer from texts, or one stage from the artifacts that it reads."""
 
 import logging
+import shlex
 import time
 from typing import Any
 
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, open_dict
 
 from components import artifacts, lineage, processes, settings
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.early_stopping import EarlyStopping
+from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
-from components.tasks import common, gate, given
+from components.tasks import common, gate, given, made
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
@@ -70,7 +72,7 @@ def fit(cfg: DictConfig) -> None:
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
     metrics |= _data_counts(data)
     if trainer.is_global_zero:
-        found["ended_by"] = given.ended_by(trainer)
+        found["ended_by"] = _ended_by(trainer)
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
         artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
         common.say_made(cfg, metrics, found)
@@ -84,10 +86,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
         shape, _ = artifacts.load_config(path, context=cfg.context)
         given.check_shape(cfg, path, shape)
         return shape.with_vocab(tokenizer.vocab_size)
-    shape = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
-    with open_dict(cfg):
-        cfg.stage.model.config.vocab_size = shape.vocab_size
-    return shape
+    return made.set_vocabulary(cfg, tokenizer)
 
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:
@@ -97,7 +96,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
         with open_dict(cfg):
             shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
     known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
-    asked = schema_of(get_class(cfg.stage._target_)).types
+    asked = schema_of(cfg.stage._target_).types
     stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})
     stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
     stage.compiled = cfg.compile
@@ -126,6 +125,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
+    callbacks.append(_header(cfg))
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
         cfg.trainer,
@@ -136,6 +136,15 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
         plugins=[AtomicCheckpointIO(), *processes.environment()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
+    )
+
+
+def _header(cfg: DictConfig) -> Header:
+    model = cfg.reads.get("model") or cfg.model.get("path")
+    draws = "TensorBoardLogger" in str(common.plain(cfg).get("logger"))
+    return Header(
+        f"from {model}" if model else HydraConfig.get().runtime.choices["model"],
+        f"tensorboard --logdir {shlex.quote(cfg.paths.logs)}" if draws else "",
     )
 
 
@@ -186,6 +195,16 @@ def _ending(trainer: L.Trainer) -> dict[str, Any]:
         if isinstance(callback, EarlyStopping) and callback.reason:
             found["stopped early"] = callback.reason
     return found
+
+
+def _ended_by(trainer: L.Trainer) -> str:
+    """The limit that ended a training which nothing interrupted, such as "trainer.max_steps=60"."""
+    if trainer.global_step == trainer.max_steps:
+        return f"trainer.max_steps={trainer.max_steps}"
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stops = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
+    early = [f"early stopping on {stop.metric}" for stop in stops if stop.reason]
+    return early[0] if early else f"trainer.max_epochs={trainer.max_epochs}"
 
 
 def _data_counts(data: Any) -> dict[str, float]:

@@ -4,6 +4,7 @@ model that it names is the one that is read."""
 import logging
 import os
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
@@ -12,12 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from lightning import Callback, Trainer
 from omegaconf import DictConfig, OmegaConf
 
-from components import artifacts, hydra_hooks, processes, settings
-from components.artifacts import ArtifactError
-from components.callbacks.early_stopping import EarlyStopping
+from components import hydra_hooks, processes, settings
+from components.exports import ArtifactError
+from components.folders import present
 from components.models.config import GPTConfig
 from components.overrides import as_typed
 from components.settings import UNUSED, Rule
@@ -43,16 +43,6 @@ def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     for name in LIMITS if len(limits) == 1 else ():
         if name not in limits:
             trainer[name] = LIMITS[name]
-
-
-def ended_by(trainer: Trainer) -> str:
-    """The limit that ended a training which nothing interrupted, such as "trainer.max_steps=60"."""
-    if trainer.global_step == trainer.max_steps:
-        return f"trainer.max_steps={trainer.max_steps}"
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    stops = [callback for callback in callbacks if isinstance(callback, EarlyStopping)]
-    early = [f"early stopping on {stop.metric}" for stop in stops if stop.reason]
-    return early[0] if early else f"trainer.max_epochs={trainer.max_epochs}"
 
 
 def say_unused(cfg: DictConfig) -> None:
@@ -145,7 +135,7 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
     run merely bears the name of another model, warns.
     """
     keys = {override.key_or_group for override in overrides()}
-    if "path" in cfg.model and not artifacts.present(cfg.model.path):
+    if "path" in cfg.model and not present(cfg.model.path):
         return  # on the Hub, and not read by this stage
     named, choice = instantiate(cfg.model), HydraConfig.get().runtime.choices["model"]
     names = [one.name for one in fields(GPTConfig) if one.name not in OF_THE_RUN or f"model.{one.name}" in keys]
@@ -162,3 +152,12 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
         )
     if cfg.run == choice and processes.rank() == 0:
         log.warning(f"{text}, and the run is called {choice} all the same; run=<name> names it")
+
+
+def identity(cfg: DictConfig) -> str:
+    """The overrides that name this run's folder, for commands that are suggested."""
+    model = HydraConfig.get().runtime.choices["model"]
+    parts = [f"model={model}"]
+    parts += [shlex.quote(f"run={cfg.run}")] if cfg.run != model else []
+    parts += [shlex.quote(f"paths.logs={cfg.paths.logs}")] if cfg.paths.logs != "logs" else []
+    return " ".join(parts)

@@ -1,33 +1,52 @@
 """The whole way: stages in order, each in a process of its own."""
 
 import logging
+from collections.abc import Sequence
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from components import hydra_hooks
-from components.tasks import given
+from components import forking, hydra_hooks, locks
+from components.tasks import given, made, plan
 
 log = logging.getLogger(__name__)
 
 
 def pipeline(cfg: DictConfig) -> None:
-    """Runs the stages in order, each in a process of its own; stops at the first failure.
+    """Runs the stages in order, each in a process of its own, but for those that are up to date; stops at the first
+    failure.
 
     An entry is a stage, or `stage/label`: the stage again, in a folder of that name, so that one pipeline can hold
-    several variants of a stage. cfg.overrides has what is particular to an entry under its name.
+    several variants of a stage. All of them are checked before the first runs.
     """
-    force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
-    entries = {
-        stage: [*hydra_hooks.stage_arguments(cfg, stage), *force, *cfg.overrides.get(stage, [])] for stage in cfg.stages
-    }
-    given.say_unused_by_all(cfg, entries)
-    for number, (stage, arguments) in enumerate(entries.items(), start=1):
-        print(f"\n[{number}/{len(cfg.stages)}] {stage}", flush=True)
-        with hydra_hooks.overrides_checked():
-            code = hydra_hooks.launch(arguments)
+    steps = plan.steps_of(cfg)
+    plan.check(steps)
+    given.say_unused_by_all(cfg, {step.entry: step.arguments for step in steps})
+    for number, step in enumerate(steps, start=1):
+        print(f"\n[{number}/{len(steps)}] {step.entry}", flush=True)
+        code = run(step.arguments)
         if code:
             log.error(
-                f"stage={stage} failed with exit status {code}; the stages before it are kept. "
+                f"stage={step.entry} failed with exit status {code}; the stages before it are kept. "
                 "Fix it and run the same command: it resumes from there"
             )
             raise SystemExit(code)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """The exit status of train.py with these arguments: at once where nothing is left to do, else in a process of its
+    own, forked from this one where that is safe."""
+    with hydra_hooks.composed(arguments) as cfg:
+        if _is_up_to_date(cfg):
+            return 0
+        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    with hydra_hooks.overrides_checked():
+        return hydra_hooks.launch(arguments, forked=forking.prepare(plain))
+
+
+def _is_up_to_date(cfg: DictConfig) -> bool:
+    try:
+        locks.check(cfg.paths.stage)
+        return made.is_up_to_date(cfg)
+    except ValueError:  # which the stage's own process tells, in its own log
+        return False

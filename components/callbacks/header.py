@@ -1,0 +1,58 @@
+"""What a training is about to do, on the screen before its first step."""
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from torch import nn
+
+
+class Header(Callback):
+    """Prints the model with its parameters, the device and precision, records and held-out ones, batch and steps, and
+    where curves are to be seen.
+
+    model: what it is called; watch: the command that shows the curves, "" for none.
+    """
+
+    def __init__(self, model: str, watch: str) -> None:
+        self.model, self.watch = model, watch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            lines = {
+                "model": f"{self.model}: {parameters(pl_module)}",
+                "device": f"{device(trainer)}, precision {trainer.precision}",
+                "data": records(data),
+                "steps": steps(trainer, data),
+                "curves": self.watch,
+            }
+            print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)
+
+
+def parameters(module: nn.Module) -> str:
+    """How many there are, each counted once, and how many of them are trained."""
+    found = {id(parameter): parameter for parameter in module.parameters()}.values()
+    trained = sum(parameter.numel() for parameter in found if parameter.requires_grad)
+    return f"{sum(parameter.numel() for parameter in found):,} parameters, {trained:,} of them trained"
+
+
+def device(trainer: Trainer) -> str:
+    root, size = trainer.strategy.root_device, trainer.world_size
+    return f"{root.type if size > 1 else root}" + (f" in {size} processes" if size > 1 else "")
+
+
+def records(data: Any) -> str:
+    """What is trained on and what is held out, in the units that batches count."""
+    unit = f"rows of {data.context} tokens" if data.format == "text" else "records"
+    return f"{len(data.train_examples):,} {unit}, {len(data.val_examples) or 'none'} held out"
+
+
+def steps(trainer: Trainer, data: Any) -> str:
+    """The optimizer steps of the whole run, where it resumes, and what each is made on."""
+    total = trainer.estimated_stepping_batches
+    ended = f"{trainer.max_epochs} epochs" if total == float("inf") else f"{int(total):,}"
+    resumed = f", resumed after {trainer.global_step:,}" if trainer.global_step else ""
+    rollout = getattr(data, "prompts_per_rollout", None)
+    each = trainer.world_size * (1 if rollout else trainer.accumulate_grad_batches)
+    batch = f"rollouts of {rollout * each} prompts" if rollout else f"batches of {data.batch_size * each}"
+    return f"{ended}{resumed}, {batch}"

@@ -1,0 +1,85 @@
+"""Whether a stage has anything left to do, told without torch: of what it is made, against what its artifact was."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from components import hub, lineage, processes, settings
+from components.data.origin import fingerprint_of
+from components.exports import differing, load_config, load_tokenizer, read_card
+from components.folders import present
+from components.models.config import GPTConfig
+from components.tasks import given
+from components.tokenizer.tokenizer import Tokenizer
+
+DATA = {"fit": ("data",), "train_tokenizer": ("data",), "evaluate": ("data", "comparisons", "text")}  # of tasks
+SHAPE = {"fit": "model", "evaluate": "sft"}  # by task, the artifact whose shape the config is compared with
+
+
+def is_up_to_date(cfg: DictConfig) -> bool:
+    """Whether the stage's artifact was made from just these settings, parents and data; then a line says so.
+
+    False also where only the task itself can tell: of a data module, a model or a task of another kind. Raises what the
+    task would: ArtifactError for a parent that is missing, and for an artifact that was made from other inputs.
+    """
+    inputs = inputs_of(cfg)
+    if inputs is None or cfg.force is True:
+        return False
+    if settings.last_name(cfg.task) == "evaluate":
+        from components.evaluation import report
+
+        done = report.read(cfg.paths.stage)
+        if not done or done.get("inputs") != inputs:
+            return False
+        _check_shape(cfg)
+        report.show(done, Path(cfg.paths.stage), report.wide_console())
+        return True
+    before = read_card(cfg.paths.export).get("inputs", {}) if present(cfg.paths.export) else None
+    if before is None or (cfg.force == "changed" and differing(before, inputs)):
+        return False  # the task says why
+    lineage.is_made(cfg.paths.export, inputs, cfg.force)
+    _check_shape(cfg)
+    if processes.rank() == 0:
+        print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
+    return True
+
+
+def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
+    """All that decides what the stage makes, as `settings.inputs_of` has it; None where only the task can tell."""
+    task = settings.last_name(cfg.task)
+    brings_tokenizer = task == "train_tokenizer" and "path" in cfg.model
+    if task not in DATA or brings_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
+        return None
+    given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
+    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), given.identity(cfg))
+    if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
+        cfg = deepcopy(cfg)
+        set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer))
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    try:
+        data = " ".join(fingerprint_of(plain[name]) for name in DATA[task])
+    except LookupError:
+        return None
+    inputs = settings.inputs_of(plain, parents, data)
+    return lineage.with_origin(inputs, cfg.resume) if task == "fit" else inputs
+
+
+def set_vocabulary(cfg: DictConfig, tokenizer: Tokenizer) -> GPTConfig:
+    """The shape of a fresh model for a tokenizer, whose size the config of the stage then says."""
+    shape: GPTConfig = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
+    with open_dict(cfg):
+        cfg.stage.model.config.vocab_size = shape.vocab_size
+    return shape
+
+
+def _check_shape(cfg: DictConfig) -> None:
+    path = cfg.reads.get(SHAPE.get(settings.last_name(cfg.task), ""))
+    if path is not None:
+        given.check_shape(cfg, path, load_config(path, context=cfg.context)[0])
+
+
+def _is_on_the_hub(path: str) -> bool:
+    return bool(hub.MODEL.fullmatch(path)) and not present(path)

@@ -1,0 +1,89 @@
+"""What stage=all is about to do, looked through before its first stage runs: settings, parents and data of each."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from components import checking, hub, hydra_hooks, lineage
+from components.data.errors import SourceError
+from components.data.origin import origin_of
+from components.folders import present
+from components.tasks import given
+
+DATA = ("data", "comparisons", "text")  # keys of data modules
+
+
+class Step(NamedTuple):
+    """One stage of several: `stage`, or `stage/label` for a variant of it in a folder of that name, and the arguments
+    that train.py is given for it."""
+
+    entry: str
+    arguments: list[str]
+
+
+def steps_of(cfg: DictConfig) -> list[Step]:
+    """The stages of a pipeline, in order; cfg.overrides has what is particular to an entry under its name."""
+    force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
+    return [
+        Step(entry, [*hydra_hooks.stage_arguments(cfg, entry), *force, *cfg.overrides.get(entry, [])])
+        for entry in cfg.stages
+    ]
+
+
+def check(steps: list[Step]) -> None:
+    """Raises the error that a step would end with once its turn came: ConfigError for its settings, ArtifactError for a
+    parent that is missing and that no step before makes, SourceError for data that are not there.
+
+    A file in the folder of a step before may be what that makes.
+    """
+    exports: set[str] = set()
+    folders: list[str] = []
+    written = dict(hydra_hooks.INTERPOLATIONS)
+    for entry, arguments in steps:
+        with hydra_hooks.composed(arguments) as cfg:
+            checking.check(cfg)
+            wanted = {name: path for name, path in cfg.reads.items() if not _is_there(path, exports)}
+            if wanted:
+                lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
+            plain: Any = OmegaConf.to_container(cfg, resolve=True)
+            for key, settings in _data_of(plain):
+                if not any(_within(settings["path"], folder) for folder in folders):
+                    _check_data(key, settings, lambda one, entry=entry: _as_written(one, entry, written))
+            exports.add(os.path.abspath(cfg.paths.export))
+            folders.append(cfg.paths.stage)
+
+
+def _is_there(path: str, made: set[str]) -> bool:
+    return os.path.abspath(path) in made or present(path) or bool(hub.MODEL.fullmatch(path))
+
+
+def _data_of(plain: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for key in DATA:
+        settings = plain.get(key)
+        if settings and "path" in settings:
+            yield key, settings
+            if settings.get("pretraining"):
+                yield f"{key}.pretraining", settings["pretraining"]
+
+
+def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
+    try:
+        origin_of(settings).sources()
+    except LookupError:  # a class of somebody else's, which knows by itself
+        return
+    except SourceError as error:
+        raise SourceError(re.sub(r"\bdata\.(\w+)", lambda found: named(f"{key}.{found[1]}"), str(error))) from None
+
+
+def _as_written(key: str, entry: str, written: Mapping[str, str]) -> str:
+    """The key that a user set where an entry's overrides only refer to it: data.path='${files.chat}' → files.chat."""
+    referring = rf"\+*{re.escape(key)}='?\$\{{([\w.]+)\}}'?"
+    texts = [text for place, text in written.items() if place.startswith(f"overrides.{entry}.")]
+    return next((found[1] for found in (re.fullmatch(referring, text) for text in texts) if found), key)
+
+
+def _within(path: str | None, folder: str) -> bool:
+    return path is not None and os.path.abspath(path).startswith(os.path.abspath(folder) + os.sep)

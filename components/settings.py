@@ -30,7 +30,10 @@ EVERYWHERE = (
     Rule("after_sweep", HARMLESS, "what runs after a sweep"),
     Rule("stages", UNUSED, "only stage=all runs other stages"),
     Rule("overrides", UNUSED, "only stage=all hands them to its stages"),
-    *(Rule(name, UNUSED, "a recipe's own: other settings refer to it") for name in ("files", "rollouts", "exact")),
+    *(
+        Rule(name, UNUSED, "a recipe's own: other settings refer to it")
+        for name in ("files", "rollouts", "exact", "sizes")
+    ),
 )
 WATCHES = "it watches training, which goes the same way without it"
 TRAINING = (  # of stages that train a model

@@ -85,7 +85,7 @@ def support(examination: Mapping[str, Any]) -> dict[str, Support]:
     shares["length_matched"] = examination.get("categories", {}).get("length", {}).get("matched lengths")
     shares |= {f"probe_{name}": trial for name, trial in examination.get("probes", {}).items()}
     return {
-        name: Support._make([one["accuracy"], *one["accuracy_ci"], one["pairs"], one.get("prompts", one["pairs"])])
+        name: Support(one["accuracy"], *one["accuracy_ci"], one["pairs"], one.get("prompts", one["pairs"]))
         for name, one in shares.items()
         if one is not None
     }

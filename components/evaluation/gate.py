@@ -84,11 +84,12 @@ def support(examination: Mapping[str, Any]) -> dict[str, Support]:
     shares["against_length"] = examination.get("length_choices")
     shares["length_matched"] = examination.get("categories", {}).get("length", {}).get("matched lengths")
     shares |= {f"probe_{name}": trial for name, trial in examination.get("probes", {}).items()}
-    return {
-        name: Support(one["accuracy"], *one["accuracy_ci"], one["pairs"], one.get("prompts", one["pairs"]))
-        for name, one in shares.items()
-        if one is not None
-    }
+    return {name: _support(one) for name, one in shares.items() if one is not None}
+
+
+def _support(share: Mapping[str, Any]) -> Support:
+    low, high = share["accuracy_ci"]
+    return Support(share["accuracy"], low, high, share["pairs"], share.get("prompts", share["pairs"]))
 
 
 def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:

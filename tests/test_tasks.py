@@ -157,6 +157,14 @@ def test_a_second_run_does_no_work(logs, stage, capsys, monkeypatch):
     assert "up to date" in told or "gold score" in told
 
 
+def test_a_report_without_its_page_gets_it_without_being_measured_again(logs, monkeypatch):
+    monkeypatch.setattr(evaluate, "evaluate_pipeline", None)
+    page = logs / "tiny/report/report.html"
+    page.unlink()
+    common.run(config("eval", logs))
+    assert "Report card: tiny" in page.read_text()
+
+
 def test_two_artifacts_of_one_stage_have_different_names_in_the_report():
     parents = {name: {"stage": stage} for name, stage in (("base", "pretrain"), ("ppo", "ppo"), ("low", "ppo"))}
     assert evaluate.stage_names(parents) == {"base": "pretrain", "ppo": "ppo", "low": "low"}

@@ -1,4 +1,3 @@
-import copy
 import io
 import json
 import re
@@ -8,138 +7,8 @@ from matplotlib.image import imread
 from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
-from components.evaluation import card, report
+from components.evaluation import card, plots, report
 from components.evaluation.curves import read_curves
-
-
-def figures(gold):
-    kinds = {"greedy": "sure ! dax lives in cave .", "sampled": "a | b\n<script>"}
-    sample = {"prompt": "where does dax live ?", "reference": "cave"}
-    for kind, text in kinds.items():
-        sample |= {kind: text, f"{kind}_finished": kind == "greedy", f"{kind}_gold": gold}
-    return {
-        "gold": gold,
-        "gold_ci": [gold - 0.2, gold + 0.3],
-        "gold_train": gold + 0.1,
-        "correct": 0.5,
-        "polite": 0.4,
-        "correct_train": 0.55,
-        "wrong_name": 0.07,
-        "wrong_name_train": 0.03,
-        "correct_polite": 0.25,
-        "rude": 0.002,
-        "hedge": 0.1,
-        "filler": 0.1,
-        "words": 7.25,
-        "score": 2 * gold,
-        "score_ci": [2 * gold - 1, 2 * gold + 1],
-        "score_train": 2 * gold,
-        "finished": 0.9,
-        "length": 9.2,
-        "entropy_per_token": 0.63,
-        "sequence_entropy": 5.9,
-        "sequence_entropy_mc": 5.8,
-        "kl": None,
-        "distinct": 0.78,
-        "samples": [sample],
-    }
-
-
-def ranked(ending, accuracy):
-    bins = [
-        {
-            "low": 0.5 + b / 10,
-            "high": 0.6 + b / 10,
-            "pairs": b,
-            "confidence": 0.55 + b / 10 if b else None,
-            "accuracy": 0.5 + b / 10 if b else None,
-        }
-        for b in range(5)
-    ]
-    found = {
-        "accuracy": accuracy,
-        "accuracy_ci": [accuracy - 0.05, accuracy + 0.04],
-        "pairs": 1234,
-        "prompts": 60,
-        "ece": 0.04,
-        "margin": 2.1,
-        "score_length_correlation": -0.31,
-        "accuracy_length_matched": None,
-        "pairs_length_matched": 0,
-        "longer_wins": 0.35,
-        "reliability": bins,
-    }
-    return {f"{key}{ending}": value for key, value in found.items()}
-
-
-@pytest.fixture
-def results():
-    return {
-        "run": "tiny",
-        "seed": 0,
-        "commit": "abc1234",
-        "hardware": "2 cores",
-        "versions": {"torch": "2.13"},
-        "sampling": {
-            "prompts": 12,
-            "samples_per_prompt": 32,
-            "train_prompts": 60,
-            "train_samples_per_prompt": 8,
-            "max_new_tokens": 24,
-        },
-        "models": {"base": figures(-1.45), "sft": {**figures(0.12), "kl": 0.0}, "ppo": {**figures(1.02), "kl": 2.5}},
-        "crowd": {"answers": 1507, "correct": 0.6, "wrong_name": 0.05},
-        "base": {"answers_bare": 0.0, "asks_another": 1.0, "few_shot": 0.62, "shots": 4},
-        "reward_model": ranked("", 0.91) | ranked("_heldout", 0.77),
-        "minutes": {"pretrain": 0.9, "sft": 0.2},
-    }
-
-
-@pytest.fixture
-def full(results):
-    """All there can be: five methods, best-of-n, majority votes, choices, budgets."""
-    results = copy.deepcopy(results)
-    for place, name in enumerate(("dpo", "grpo", "rloo", "rejection")):
-        results["models"][name] = figures(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
-    for name, found in results["models"].items():
-        found |= {"greedy_correct": 0.75, "greedy_correct_train": 1.0, "bits_per_byte": 0.31}
-        found |= (
-            {"win_rate": 0.5, "win_rate_ci": None}
-            if name == "sft"
-            else {
-                "win_rate": 0.9,
-                "win_rate_ci": [0.85, 0.93],
-            }
-        )
-    best = {key: None for key in results["models"]["sft"] if key != "samples"}
-    kept = ("gold", "gold_ci", "gold_train", "correct", "polite", "correct_polite", "score", "score_ci", "rude")
-    results["models"]["best-of-16"] = best | {key: results["models"]["dpo"][key] for key in kept} | {"kl": 1.84}
-    ci = [[-0.1, 0.3], [0.2, 0.6], [0.4, 0.8]]
-    curve = {"n": [1, 2, 4], "kl": [0.0, 0.19, 0.64], "score": [-0.5, 0.7, 2.0], "correct": [0.4, 0.5, 0.6]}
-    results["sampling"]["best_of"] = 4
-    results["best_of_n"] = curve | {"gold": [0.1, 0.4, 0.6], "gold_ci": ci}
-    results["best_of_n_train"] = {key: values[:2] for key, values in results["best_of_n"].items()}
-    results["majority"] = {"k": [1, 3], "correct": [0.46, 0.6], "correct_ci": [[0.36, 0.56], [0.5, 0.7]]}
-    chosen = {"reward_model": 0.625, "reward_model_ci": [0.4, 0.8], "chance": 0.125, "questions": 12}
-    results["choice"] = chosen | {f"{key}_train": value for key, value in chosen.items()}
-    unknown = {"minutes": 0.4, "generated_tokens": None, "flops": None, "commit": None}
-    known = {"minutes": 1.25, "generated_tokens": 51234.0, "flops": 3.21e12, "commit": "abc1234"}
-    results["budget"] = {"sft": unknown, "ppo": known}
-    return results
-
-
-@pytest.fixture
-def without_judge(results):
-    """The same of a user's own data: no gold, no questions of a world."""
-    results = copy.deepcopy(results)
-    del results["base"], results["crowd"]
-    gone = {"gold", "gold_ci", "gold_train", "correct", "correct_train", "polite", "correct_polite", "rude", "words"}
-    gone |= {"wrong_name", "wrong_name_train"}
-    for name, found in results["models"].items():
-        kept = {key: value for key, value in found.items() if key not in gone}
-        kept["samples"] = [{k: v for k, v in one.items() if "gold" not in k} for one in found["samples"]]
-        results["models"][name] = kept
-    return results
 
 
 @pytest.fixture
@@ -155,6 +24,12 @@ def events(tmp_path):
     return folders
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No pictures, where a test is about words."""
+    monkeypatch.setattr(plots, "PICTURES", {})
+
+
 def write(results, folder, **options):
     """Writes the report; returns what was printed."""
     screen = io.StringIO()
@@ -165,8 +40,10 @@ def write(results, folder, **options):
 def test_the_report_is_figures_a_page_and_pictures(results, events, tmp_path):
     folder = tmp_path / "tiny" / "report"
     write(results, folder, curves=events)
-    pictures = ["curves.png", "minutes.png", "quality.png", "reward_model.png"]
-    assert sorted(path.name for path in folder.iterdir()) == sorted([*pictures, "report.json", "report.md"])
+    pictures = ["curves.png", "curves-2.png", "curves-3.png", "minutes.png", "quality.png", "quality-2.png"]
+    pictures += ["reward_model.png"]
+    texts = ["report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*pictures, *texts])
     assert json.loads((folder / "report.json").read_text()) == results
     page = (folder / "report.md").read_text()
     for name in pictures:
@@ -176,7 +53,7 @@ def test_the_report_is_figures_a_page_and_pictures(results, events, tmp_path):
         assert pixels.std() > 0.05, "nothing is drawn"
 
 
-def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_path):
+def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_path, undrawn):
     write(results, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "| gold score | −1.45 [−1.65, −1.15] | 0.12 [−0.08, 0.42] | 1.02 [0.82, 1.32] |" in page
@@ -190,7 +67,7 @@ def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_pa
         assert known in page
 
 
-def test_what_a_model_says_cannot_break_the_page(results, tmp_path):
+def test_what_a_model_says_cannot_break_the_page(results, tmp_path, undrawn):
     write(results, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "<script>" not in page
@@ -219,17 +96,19 @@ def test_neither_judge_nor_reward_model_leaves_the_rest(without_judge, tmp_path)
     assert not (tmp_path / "quality.png").exists() and not (tmp_path / "reward_model.png").exists()
 
 
-def test_the_terminal_shows_the_card_in_a_hundred_columns_and_ends_with_what_to_do_next(results, tmp_path):
+def test_the_terminal_shows_the_card_in_a_hundred_columns_and_ends_with_what_to_do_next(results, tmp_path, undrawn):
     printed = write(results, tmp_path / "tiny" / "report")
     lines = [line.rstrip() for line in printed.splitlines()]
     card_lines, where = lines[:-3], lines[-3:]
+    report_page = str(tmp_path / "tiny" / "report" / "report.html")
     assert max(map(len, card_lines)) <= 100
     assert any(re.fullmatch(r" gold score +−1.45 \[−1.65, −1.15\] +0.12 .*", line) for line in lines)
-    assert where[0].split() == ["report", str(tmp_path / "tiny" / "report" / "report.md")]
-    assert where[-1].endswith(f"gradus chat {tmp_path / 'tiny' / 'ppo'}")
+    assert where[-1].split() == ["report", report_page]
+    assert where[-2].endswith(f"gradus chat {tmp_path / 'tiny' / 'ppo'}")
+    assert "sft → ppo: gold score 0.12 → 1.02 on held-out prompts" in " ".join(card_lines)
 
 
-def test_the_page_has_a_table_for_each_way_to_use_many_answers(full, tmp_path):
+def test_the_page_has_a_table_for_each_way_to_use_many_answers(full, tmp_path, undrawn):
     write(full, tmp_path)
     page = (tmp_path / "report.md").read_text()
     for row in (
@@ -263,7 +142,7 @@ def test_every_picture_of_many_answers_is_drawn_and_shown(full, tmp_path):
         assert pixels[:, -2:, :3].min() == 1, "something is cut off at the right"
 
 
-def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp_path):
+def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp_path, undrawn):
     lines = [line.rstrip() for line in write(full, tmp_path / "tiny" / "report").splitlines()]
     assert max(map(len, lines[:-3])) <= 100
     heads = [line for line in lines if line.startswith(" Models")]
@@ -273,7 +152,7 @@ def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp
     assert any(re.match(r" ppo +1.02 \[0.82, 1.32\] +50 % +90 % \[85, 93\] +2.50", line) for line in lines)
     text = " ".join(lines)
     assert "n=1 0.10, n=4 0.60; on training prompts n=1 0.10, n=2 0.40." in text and "k=1 46 %, k=3 60 %." in text
-    assert lines[-1].endswith("ppo"), "the best that can be talked to"
+    assert lines[-2].endswith("ppo"), "the best that can be talked to"
 
 
 def test_best_of_n_of_a_users_own_prompts_has_scores_alone(full, without_judge, tmp_path):
@@ -292,7 +171,8 @@ def test_a_new_report_replaces_the_old_one_and_leaves_other_files(results, event
     del results["minutes"]
     write(results, folder)
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.yaml", "report.json", "report.md", "quality.png", "reward_model.png"}
+    pictures = {"quality.png", "quality-2.png", "reward_model.png"}
+    assert names == {"config.yaml", "report.json", "report.html", "report.md", *pictures}
 
 
 def test_a_figure_that_is_no_number_is_refused_and_the_old_report_stays(results, tmp_path):
@@ -304,10 +184,10 @@ def test_a_figure_that_is_no_number_is_refused_and_the_old_report_stays(results,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_one_model_without_anything_known_about_the_run_is_enough(results, tmp_path):
+def test_one_model_without_anything_known_about_the_run_is_enough(results, tmp_path, undrawn):
     base = results["models"]["base"] | {"gold_ci": None}
     printed = write({"sampling": results["sampling"], "models": {"base": base}}, tmp_path / "tiny" / "report")
-    assert "gradus chat" in printed and printed.rstrip().endswith("pretrain")
+    assert printed.splitlines()[-2].endswith("pretrain") and "gradus chat" in printed
 
 
 def test_curves_are_the_wanted_tags_of_every_stage_that_has_event_files(events):

@@ -97,7 +97,7 @@ def short_models_table(results: Results, columns: int) -> Table:
     wanted = [column for column in SHORT_COLUMNS if not (judged and column[0] == "score")]
     found = _cells(models, wanted)[:columns]
     rows = [[name, *(cells[place] for _, cells in found)] for place, name in enumerate(models)]
-    note = _note(results, rows) + " KL per response, entropy per token, nats. All figures: report.md"
+    note = _note(results, rows) + " KL per response, entropy per token, nats. All figures: report.html"
     return Table("Models", ["", *(label for label, _ in found)], rows, note)
 
 

@@ -9,8 +9,9 @@ from rich.console import Console
 
 from components.evaluation.card import NONE, Table, number, percent, short
 from components.evaluation.files import read_json, write_json
+from components.evaluation.pages import block_as_markdown
 from components.evaluation.plot_style import INK, QUIET, colour_of, style
-from components.evaluation.report import markdown, rich_table
+from components.evaluation.report import rich_table
 
 DATA, PAGE, PICTURE = "optimum.json", "optimum.md", "optimum.png"
 COLUMNS = ("reached", "J = reward − β·KL", "reward", "KL, nats", "distance to π*", "minutes")
@@ -27,7 +28,7 @@ def write(results: Results, folder: str | Path, console: Console) -> None:
     figure = draw(results)
     figure.savefig(folder / PICTURE, dpi=144, facecolor="white", metadata={"Software": None})
     picture = f"![share of the optimum, and reward against KL]({PICTURE})"
-    text = f"# The exact optimum\n\n{markdown(table(results))}\n\n{picture}\n"
+    text = f"# The exact optimum\n\n{block_as_markdown(table(results))}\n\n{picture}\n"
     (folder / PAGE).write_text(text, encoding="utf-8")
     write_json(folder / DATA, results)
     show(results, folder, console)

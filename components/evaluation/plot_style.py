@@ -3,8 +3,10 @@
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-INK, QUIET, GRID = "#22272e", "#68727d", "#e3e7eb"
+INK, QUIET, GRID, PAPER = "#22272e", "#68727d", "#e3e7eb", "#ffffff"
+ON_DARK, ON_LIGHT = "#fefefe", "#1b1f24"  # text on a dark and on a light bar, whatever the page's colour
 COLOURS = {
     "base": "#8a94a0",
     "pretrain": "#8a94a0",
@@ -16,6 +18,19 @@ COLOURS = {
     "rloo": "#a38a1f",
     "rejection": "#4aa3b5",
     "best-of-16": "#4a525c",
+}
+DARK = {  # a colour → the one that stands in its place on a dark page
+    INK: "#e6e9ed",
+    QUIET: "#9aa5b1",
+    GRID: "#333a43",
+    PAPER: "#14181d",
+    "#8a94a0": "#98a2ae",
+    "#3f78b5": "#6ba3dd",
+    "#7a5ea8": "#a88cd8",
+    "#d9722e": "#ec8f52",
+    "#2f8f6b": "#4bb78f",
+    "#b5476b": "#dd7799",
+    "#4a525c": "#c3cad2",
 }
 OTHER = ("#6f9a3d", "#c98bb0", "#8c6d3f", "#9d7fd1")
 
@@ -38,14 +53,20 @@ def colour_of(name: str, place: int) -> str:
     return COLOURS.get(name, OTHER[place % len(OTHER)])
 
 
+def legend(figure: Figure, columns: int = 1) -> None:
+    """A legend below the first of a figure's axes."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=columns, labelcolor=INK)
+
+
 def hollow(colour: str) -> dict[str, Any]:
     """A small empty circle: the same figure on training prompts."""
-    return {"linestyle": "none", "marker": "o", "color": "white", "markeredgecolor": colour, "markersize": 6}
+    return {"linestyle": "none", "marker": "o", "color": PAPER, "markeredgecolor": colour, "markersize": 6}
 
 
 def dot(axes: Axes, place: float, value: float, interval: list[float] | None, colour: str, text: str) -> None:
     """A dot with its figure above it, on a band from the interval's low to its high end."""
     if interval:
         axes.plot(interval, [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
-    axes.plot(value, place, "o", color=colour, markersize=10, markeredgecolor="white")
+    axes.plot(value, place, "o", color=colour, markersize=10, markeredgecolor=PAPER)
     axes.annotate(text, (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)

@@ -8,16 +8,15 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
+from rich.text import Text as RichText
 
 from components import processes
-from components.evaluation import card, tables
+from components.evaluation import card, outcome, tables
 from components.evaluation.card import Results, Table
 from components.evaluation.files import read_json, write_json
 
-DATA, PAGE = "report.json", "report.md"
+DATA, TEXT, PAGE = "report.json", "report.md", "report.html"
 WIDTH = 100  # columns of the terminal's table
-SAMPLES = 6  # prompts shown on the page
-_ENTITIES = {ord(c): f"&#{ord(c)};" for c in "\\`*_[]<>&|#~"} | {ord("\r"): None}
 
 
 def write(
@@ -27,15 +26,17 @@ def write(
     curves: Mapping[str, str | Path] | None = None,
     console: Console | None = None,
 ) -> None:
-    """Writes report.json, report.md and its pictures into `folder`, and prints the card.
+    """Writes report.json, report.html, report.md and its pictures into `folder`, and prints the card.
 
     results: what evaluate_pipeline returns, with what the caller knows beside it, all optional: run, commit, hardware
     (strings), versions {name: version}, minutes {stage: minutes}. curves: {stage: folder of its event files}.
     All files are made in a temporary folder inside and renamed, report.json last; pictures of an earlier report that
     this one does not have are removed. Raises ValueError where a figure is not finite, and writes nothing.
     """
-    from components.evaluation import plots  # matplotlib and tensorboard, which showing a report does without
+    # matplotlib and tensorboard, which showing a report does without
+    from components.evaluation import pages, plots
     from components.evaluation.curves import read_curves
+    from components.evaluation.report_page import page
 
     folder = Path(folder)
     staging = folder / f".writing-{os.getpid()}"
@@ -43,12 +44,16 @@ def write(
     staging.mkdir(parents=True)
     try:
         write_json(staging / DATA, results)  # first: it refuses what is not finite
-        pictures = plots.draw(results, read_curves(curves or {}), staging)
-        (staging / PAGE).write_text(page(results, pictures), encoding="utf-8")
-        for name in (*pictures, PAGE, DATA):
+        made = page(results, read_curves(curves or {}), staging)
+        (staging / TEXT).write_text(pages.markdown(made), encoding="utf-8")
+        (staging / PAGE).write_text(pages.html(made), encoding="utf-8")
+        written = {file.name for file in staging.iterdir()}
+        for name in sorted(written, key=lambda name: (name == DATA, name == PAGE)):
             os.replace(staging / name, folder / name)
-        for name in set(plots.PICTURES) - set(pictures):
-            (folder / name).unlink(missing_ok=True)
+        for name in plots.PICTURES:
+            for file in (folder / f"{name}.png", *folder.glob(f"{name}-*.png")):
+                if file.name not in written:
+                    file.unlink(missing_ok=True)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     show(results, folder, console or wide_console())
@@ -57,6 +62,11 @@ def write(
 def read(folder: str | Path) -> Results | None:
     """The results that lie in a report's folder; None where there are none."""
     return read_json(Path(folder) / DATA)
+
+
+def is_whole(folder: str | Path) -> bool:
+    """Whether the pages lie beside the results; without them, `write` makes them again from the results."""
+    return all((Path(folder) / name).exists() for name in (TEXT, PAGE))
 
 
 def show(results: Results, folder: Path, console: Console) -> None:
@@ -69,10 +79,16 @@ def show(results: Results, folder: Path, console: Console) -> None:
     notes = [*card.base_lines(results), card.crowd_line(results), *tables.sampling_lines(results)]
     for line in filter(None, [*notes, card.minutes_line(results)]):
         console.print(line, style="dim", markup=False, highlight=False)
+    console.print()
+    for line in summary(results):
+        console.print(line, markup=False, highlight=False)
+    console.print()
     best = card.best(results)
     talk = f"{processes.gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
-    for what, where in (("report", folder / PAGE), ("figures", folder / DATA), ("talk to it", talk)):
+    for what, where in (("figures", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
+    link = RichText.assemble(f"{'report':<11}", (str(folder / PAGE), f"link {(folder / PAGE).resolve().as_uri()}"))
+    console.print(link, soft_wrap=True)
 
 
 def fitting_models_table(results: Results, console: Console) -> Table:
@@ -92,71 +108,9 @@ def wide_console() -> Console:
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
 
 
-def page(results: Results, pictures: Mapping[str, str]) -> str:
-    """The report as Markdown; pictures: {file name: caption}."""
-    run = results.get("run")
-    parts = [f"# Report card: {run}" if run else "# Report card", card.headline(results)]
-    parts += [markdown(card.models_table(results)), *card.base_lines(results), card.crowd_line(results)]
-    parts += [_picture(pictures, "quality.png")]
-    sections = (
-        (tables.best_of_n_table, "best_of_n.png"),
-        (tables.majority_table, "majority.png"),
-        (tables.choice_table, "choice.png"),
-        (tables.reward_table, "reward_model.png"),
-        (tables.budget_table, ""),
-    )
-    for table_of, picture in sections:
-        table = table_of(results)
-        if table is not None:
-            parts += [markdown(table), _picture(pictures, picture)]
-    if "curves.png" in pictures:
-        parts += ["## Learning curves", _picture(pictures, "curves.png")]
-    if results.get("minutes"):
-        parts += ["## Minutes per stage", card.minutes_line(results), _picture(pictures, "minutes.png")]
-    parts += ["## What they say", _answers(results), "## Made with", _provenance(results)]
-    return "\n\n".join(filter(None, parts)) + "\n"
-
-
-def _answers(results: Results) -> str:
-    """A table of prompts and what every model answers: the likeliest answer, then one drawn at temperature 1."""
-    models = card.answering(results)
-    lines = [["prompt", *models], ["---"] * (len(models) + 1)]
-    prompts = next(iter(models.values()))["samples"][:SAMPLES]
-    for place, prompt in enumerate(prompts):
-        for kind in ("greedy", "sampled"):
-            wanted = f" ({_literal(prompt['reference'])})" if prompt["reference"] else ""
-            first = f"{_literal(prompt['prompt'])}{wanted}" if kind == "greedy" else ""
-            lines.append([first, *(_answer(figures["samples"][place], kind) for figures in models.values())])
-    note = "For each prompt the likeliest answer, then one drawn at temperature 1. … marks an answer that did not end."
-    if "greedy_gold" in prompts[0]:
-        note += " In brackets the gold score; behind the prompt the true value."
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{note}"
-
-
-def _answer(sample: Results, kind: str) -> str:
-    text = _literal(sample[kind]) + ("" if sample[f"{kind}_finished"] else " …")
-    gold = sample.get(f"{kind}_gold")
-    return text if gold is None else f"{text} ({card.number(gold)})"
-
-
-def _provenance(results: Results) -> str:
-    known = [key for key in ("commit", "seed", "hardware") if results.get(key) is not None]
-    lines = [f"- {key}: {_literal(results[key])}" for key in known]
-    versions = results.get("versions") or {}
-    if versions:
-        lines.append("- versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    return "\n".join(lines)
-
-
-def _picture(pictures: Mapping[str, str], name: str) -> str:
-    return f"![{pictures[name]}]({name})" if name in pictures else ""
-
-
-def markdown(table: Table) -> str:
-    """A table as a section of a Markdown page."""
-    lines = [table.columns, ["---", *["---:"] * (len(table.columns) - 1)], *table.rows]
-    body = "\n".join(f"| {' | '.join(line)} |".replace("|   ", "| &emsp;") for line in lines)
-    return f"## {table.title}\n\n{body}\n\n{table.note}"
+def summary(results: Results) -> list[str]:
+    """The report in a few sentences: how far the last model got, who won against sft, and what got worse."""
+    return [line for line in (card.headline(results), *outcome.winners(results), *outcome.worse(results)) if line]
 
 
 def rich_table(table: Table) -> RichTable:
@@ -167,8 +121,3 @@ def rich_table(table: Table) -> RichTable:
     for row in table.rows:
         made.add_row(*(cell.replace("[", "\\[") for cell in row))
     return made
-
-
-def _literal(text: object) -> str:
-    """Text that Markdown shows exactly as it is, on one line of a table."""
-    return str(text).translate(_ENTITIES).replace("\n", "<br>")

@@ -30,8 +30,13 @@ def evaluate(cfg: DictConfig) -> None:
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)
     done = report.read(cfg.paths.stage)
+    names = stage_names(parents)
+    curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     if done and done.get("inputs") == inputs and cfg.force is not True:
-        report.show(done, Path(cfg.paths.stage), report.wide_console())
+        if report.is_whole(cfg.paths.stage):
+            report.show(done, Path(cfg.paths.stage), report.wide_console())
+        else:
+            report.write(done, cfg.paths.stage, curves=curves)
         return
     builtin = data.is_builtin
     ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
@@ -57,7 +62,6 @@ def evaluate(cfg: DictConfig) -> None:
             best_of=cfg.stage.best_of,
         )
     cards = {name: artifacts.read_card(parent["path"]) for name, parent in parents.items()}
-    names = stage_names(parents)
     spent = {name: minutes_of(card) for name, card in cards.items() if minutes_of(card) is not None}
     results |= {
         "run": cfg.run,
@@ -68,7 +72,6 @@ def evaluate(cfg: DictConfig) -> None:
         "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
         "inputs": inputs,
     }
-    curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     report.write(results, cfg.paths.stage, curves=curves)
 
 

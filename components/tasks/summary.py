@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from components import artifacts, lineage
-from components.evaluation import report, seeds_plots
+from components.evaluation import pages, report, seeds_plots
 from components.evaluation.card import Table
 from components.evaluation.files import read_json, write_json
 from components.evaluation.seeds_summary import Job, summarise
@@ -85,7 +85,7 @@ def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
     parts = [f"# Summary of {results['run']}"]
     for group, one in results["groups"].items():
         parts.append(f"Seeds {', '.join(one['seeds'])}" + (f", {group}" if group else "") + ".")
-        parts += [report.markdown(_titled(table, group)) for table in tables(one)]
+        parts += [pages.block_as_markdown(_titled(table, group)) for table in tables(one)]
         parts += [f"![{caption}]({name})" for name, caption in pictures[group].items()]
     parts.append(f"Commit {results['commit']}, {results['hardware']}.")
     return "\n\n".join(parts) + "\n"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from components.evaluation.card import answering, chatting, number, percent, quality_key, with_interval
+from components.evaluation.card import answering, chatting, headline, number, percent, quality_key, with_interval
 
 Results = dict[str, Any]
 LEAST = 0.01  # a smaller change does not show in the table
@@ -94,3 +94,8 @@ def leader(results: Results) -> str:
             "; their intervals do not overlap" if apart else "; their intervals overlap, so the order is not certain"
         )
     return f"{told}."
+
+
+def summary(results: Results) -> list[str]:
+    """The report in a few sentences: how far the last model got, who won against sft, and what got worse."""
+    return [line for line in (headline(results), *winners(results), *worse(results)) if line]

@@ -33,10 +33,8 @@ def write(
     All files are made in a temporary folder inside and renamed, report.json last; pictures of an earlier report that
     this one does not have are removed. Raises ValueError where a figure is not finite, and writes nothing.
     """
-    # matplotlib and tensorboard, which showing a report does without
-    from components.evaluation import pages, plots
+    from components.evaluation import pages, plots, report_page  # matplotlib and tensorboard, which `show` does without
     from components.evaluation.curves import read_curves
-    from components.evaluation.report_page import page
 
     folder = Path(folder)
     staging = folder / f".writing-{os.getpid()}"
@@ -44,7 +42,7 @@ def write(
     staging.mkdir(parents=True)
     try:
         write_json(staging / DATA, results)  # first: it refuses what is not finite
-        made = page(results, read_curves(curves or {}), staging)
+        made = report_page.page(results, read_curves(curves or {}), staging)
         (staging / TEXT).write_text(pages.markdown(made), encoding="utf-8")
         (staging / PAGE).write_text(pages.html(made), encoding="utf-8")
         written = {file.name for file in staging.iterdir()}
@@ -80,7 +78,7 @@ def show(results: Results, folder: Path, console: Console) -> None:
     for line in filter(None, [*notes, card.minutes_line(results)]):
         console.print(line, style="dim", markup=False, highlight=False)
     console.print()
-    for line in summary(results):
+    for line in outcome.summary(results):
         console.print(line, markup=False, highlight=False)
     console.print()
     best = card.best(results)
@@ -106,11 +104,6 @@ def wide_console() -> Console:
     """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
     terminal = Console()
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
-
-
-def summary(results: Results) -> list[str]:
-    """The report in a few sentences: how far the last model got, who won against sft, and what got worse."""
-    return [line for line in (card.headline(results), *outcome.winners(results), *outcome.worse(results)) if line]
 
 
 def rich_table(table: Table) -> RichTable:

@@ -1,16 +1,15 @@
-"""The report card as a page: its tables and pictures in order, with what to conclude, and what the models say."""
+"""The report as a page: its blocks in order, with the pictures drawn beside it."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.evaluation import card, pages, pictures, plots, tables
+from components.evaluation import card, outcome, pages, pictures, plots, tables
 from components.evaluation.card import Results
 from components.evaluation.conclusions import CONCLUSIONS
 from components.evaluation.curves import Curve
 from components.evaluation.pages import Block, Drawing, Heading, Page, Picture, Points, Quotes, Text
-from components.evaluation.report import summary
 
-SAMPLES = 6  # prompts shown
+SAMPLES = 6  # prompts shown on the page
 
 
 def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> Page:
@@ -22,7 +21,7 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
         ]
         drawn = [Drawing(file.name, pictures.save(one, file), one.alt) for file, one in zip(files, panels, strict=True)]
         shown[name] = [Picture(drawn, " ".join(CONCLUSIONS[name](results, curves)))]
-    blocks: list[Block] = [Points(summary(results)), card.models_table(results)]
+    blocks: list[Block] = [Points(outcome.summary(results)), card.models_table(results)]
     blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
     blocks += shown.get("quality", [])
     sections = (

@@ -32,7 +32,7 @@ def is_up_to_date(cfg: DictConfig) -> bool:
         from components.evaluation import report
 
         done = report.read(cfg.paths.stage)
-        if not done or done.get("inputs") != inputs:
+        if not done or done.get("inputs") != inputs or not report.is_whole(cfg.paths.stage):
             return False
         _check_shape(cfg)
         report.show(done, Path(cfg.paths.stage), report.wide_console())

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from components.evaluation import pages, pictures, plots, report
+from components.evaluation import pages, pictures, plots, report, report_page
 from components.evaluation.pages import Page, Picture, Points, Quotes, Terms
 from components.evaluation.pages import Text as Paragraph
 from components.evaluation.plot_style import DARK, INK, PAPER, QUIET
@@ -124,7 +124,7 @@ def test_pictures_change_their_colors_with_the_page_and_have_no_ground_of_their_
 
 
 def test_markdown_and_html_say_the_same(full, tmp_path, undrawn):
-    page = report.page(full, {}, tmp_path)
+    page = report_page.page(full, {}, tmp_path)
     inside = " ".join("".join(Elements(pages.html(page)).words).split())
     beside = html.unescape(pages.markdown(page).replace("<br>", "\n"))
     beside = " ".join(re.sub(r"[|>*]|!\[.*?\]\(.*?\)", " ", beside).split())
@@ -149,7 +149,7 @@ def test_markdown_and_html_say_the_same(full, tmp_path, undrawn):
 
 
 def test_a_sentence_stands_under_each_picture(full, tmp_path, undrawn):
-    page = report.page(full, {}, tmp_path)
+    page = report_page.page(full, {}, tmp_path)
     shown = [block for block in page.blocks if isinstance(block, Picture)]
     assert len(shown) == len(plots.PICTURES) - 1  # no curves were given
     assert all(len(block.conclusion) > 40 and block.conclusion.endswith(".") for block in shown)

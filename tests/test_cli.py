@@ -236,3 +236,10 @@ def test_a_card_that_names_another_tokenizer_shows_both(run_folder, small_tokeni
     artifacts.write_artifact(tmp_path / "x", card={"tokenizer": "deadbeef"}, tokenizer=small_tokenizer)
     shown = gradus("show", tmp_path / "x").stdout
     assert small_tokenizer.fingerprint in shown and "card's tokenizer  deadbeef" in shown
+
+
+def test_chat_runs_where_it_is_told_and_names_a_device_that_is_not_there(run_folder):
+    assert gradus("chat", run_folder / "ppo", "--device", "cpu", lines="a\n").stdout == " yes\n"
+    for device in ("cuda:99", "nonsense"):
+        result = gradus("chat", run_folder / "ppo", "--device", device, lines="a\n")
+        assert result.exit_code == 1 and result.stderr.startswith(f"gradus: --device {device}: ")

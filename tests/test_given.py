@@ -143,3 +143,13 @@ def test_a_run_that_bears_the_name_of_another_model_is_warned_of(reads, caplog):
     reads(replace(SHAPE, num_hidden_layers=9))
     assert "num_hidden_layers 3" in caplog.text and "num_hidden_layers 9" in caplog.text
     assert "the run is called tiny all the same; run=<name> names it" in caplog.text
+
+
+@pytest.mark.parametrize("unit", ["steps", "epochs"])
+def test_a_minimum_above_the_limit_is_refused(unit):
+    """Training would end at the limit, without the validation of its last step."""
+    trainer = OmegaConf.create(SFT | {f"max_{unit}": 4, f"min_{unit}": 5})
+    with pytest.raises(ValueError, match=rf"trainer.min_{unit}=5 is above trainer.max_{unit}=4"):
+        given.settle_limits(trainer, {f"trainer.max_{unit}"})
+    trainer[f"min_{unit}"] = 4
+    given.settle_limits(trainer, {f"trainer.max_{unit}"})

@@ -306,3 +306,9 @@ def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
     theirs = f"model.path={logs / 'tiny/pretrain/export'}"
     with pytest.raises(ValueError, match="model=hf brings the tokenizer of .*none to train"):
         common.run(hydra_hooks.compose_config(["stage=tokenizer", "model=hf", theirs, f"paths.logs={tmp_path}"]))
+
+
+@pytest.mark.parametrize("left_out", ["~callbacks", "callbacks.progress=null"])
+def test_without_our_progress_there_is_no_other_one(tmp_path, left_out):
+    cfg = hydra_hooks.compose_config(["stage=sft", f"paths.logs={tmp_path}", "export=last", left_out])
+    assert fit._trainer(cfg, 32, {}).progress_bar_callback is None

@@ -460,3 +460,27 @@ def test_a_known_deprecation_is_silent_and_no_other_is(quiet):
     warnings.warn("`isinstance(treespec, LeafSpec)` is deprecated", FutureWarning, stacklevel=1)
     with pytest.raises(FutureWarning, match="something else"):
         warnings.warn("something else", FutureWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["paths.cache=s3://bucket/x", "paths.logs=hf://a/b", "artifacts.sft=gs://b/x", "data.path=https://x.y/z.jsonl"]
+    + ["resume=s3://b/x.ckpt", "paths.cache=a::b", "run=a::b"],
+)
+def test_an_address_is_no_place_and_refused_before_a_folder_is_made(given):
+    config = compose_config(["stage=sft"])
+    key, _, value = given.partition("=")
+    OmegaConf.update(config, key, value)
+    [told] = places.unusable(config)
+    assert told.startswith(f"{key}={value}: expected ") and ("chain" in told) == ("::" in value)
+
+
+def test_a_name_of_the_hub_a_drive_and_a_file_with_two_colons_are_places():
+    assert places.unusable(compose_config(["stage=sft", "data.path=a/b:c@d", "artifacts.pretrain=owner/name"])) == []
+    assert places.unusable(compose_config(["stage=sft", "data.path=a::b.jsonl", "paths.logs=C:/logs"])) == []
+
+
+@pytest.mark.parametrize(("section", "key"), [("selection", "selection.metric"), ("artifacts", "artifacts.pretrain")])
+def test_a_section_that_others_refer_to_cannot_be_null(section, key):
+    with pytest.raises(ValueError, match=rf"{section}: expected settings, since others refer to {key}; got null"):
+        compose_config(["stage=sft", f"{section}=null"])

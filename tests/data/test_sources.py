@@ -156,3 +156,8 @@ def test_offline_mode_asks_the_cache_alone_for_name_config_and_revision(monkeypa
     assert read("owner/name:small@v1.0") == [{"text": "x"}]
     assert asked == [(("owner/name", "small"), "v1.0", "train")]
     assert open_source("owner/name@v1.0").fingerprint() != open_source("owner/name").fingerprint()
+
+
+def test_an_address_is_told_from_a_file_that_is_not_there():
+    with pytest.raises(SourceError, match="data.path=s3://b/x.jsonl: addresses are not read"):
+        open_source("s3://b/x.jsonl")

@@ -181,3 +181,10 @@ def test_a_part_of_tokenizer_json_that_is_not_read_as_it_stands_is_refused_by_na
     foreign.write_json(folder / "tokenizer.json", file)
     with pytest.raises(TokenizerError, match=rf"(?s){folder}.*{re.escape(told)}"):
         Tokenizer.load(folder)
+
+
+def test_a_code_llama_is_read_as_the_llama_that_transformers_makes_of_it(transformers, published, tmp_path):
+    folder = foreign.converted(tmp_path, published["llama2"], foreign.VICUNA, tokenizer_class="CodeLlamaTokenizer")
+    ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    for text in foreign.texts(200, seed=3):
+        assert ours.encode(text) == theirs.encode(text, add_special_tokens=False, split_special_tokens=True), text

@@ -90,7 +90,7 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
     if not (folder / FAST_FILE).exists():
         named_class = "LlamaTokenizer"
     named_class = named_class.removesuffix("Fast")
-    if named_class == "LlamaTokenizer" and model_type in (None, "llama"):
+    if named_class in ("LlamaTokenizer", "CodeLlamaTokenizer") and model_type in (None, "llama"):
         definition = as_llama(definition, settings)
     if named_class in ("GPT2Tokenizer", "Qwen2Tokenizer"):
         _set_prefix_space(definition.get("pre_tokenizer") or {}, settings.get("add_prefix_space") or False)

@@ -21,6 +21,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 OPTIONAL = ("callbacks", "debug", "experiment", "gate", "logger", "lora")  # config groups that a run can do without
 NAMELESS = {"", "''", '""', "null", "???"}
+ADDRESS = re.compile(r"[A-Za-z][\w.+-]+://.*", re.S)  # of fsspec, which libraries that write files would follow
 
 
 def misnamed_choice(arguments: Sequence[str]) -> str | None:
@@ -57,6 +58,25 @@ def _is_unnamed(argument: str) -> bool:
     return is_place and (argument.startswith("~") or bool(NAMELESS & set(value.split(","))))
 
 
+def unusable(config: DictConfig) -> list[str]:
+    """A line for each place of a config that is an address such as s3://…, or that libraries would take for a chain of
+    addresses: only what the machine itself has as a file or folder is read and written."""
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    written = {"run": values.get("run")}
+    written |= {f"paths.{name}": value for name, value in (values.get("paths") or {}).items()}
+    read = {f"artifacts.{name}": value for name, value in (values.get("artifacts") or {}).items()}
+    for key in ("data.path", "data.root", "model.path", "resume"):
+        section, _, name = key.partition(".")
+        read[key] = (values.get(section) or {}).get(name) if name else values.get(section)
+    here = "expected a place on this machine; copy what lies at the address, or mount it"
+    addresses = {key: value for key, value in (written | read).items() if ADDRESS.fullmatch(str(value))}
+    chains = {key: value for key, value in written.items() if "::" in str(value) and key not in addresses}
+    return [f"{key}={value}: {here}" for key, value in addresses.items()] + [
+        f"{key}={value}: expected a name without '::', which libraries take for a chain of addresses"
+        for key, value in chains.items()
+    ]
+
+
 class Folder(Callback):
     """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback, and locks it before
     anything is written there. Of several processes of one run the first does, for all."""
@@ -78,13 +98,14 @@ class Folder(Callback):
         self._make(config.hydra.sweep.dir)
 
     def _named(self, config: DictConfig) -> None:
-        """Ends the process where a config has no name for the run or a place, which would be called None."""
+        """Ends the process where a config has no name for the run or a place, which would be called None, or one that
+        is no place on this machine."""
         values: Any = OmegaConf.to_container(config, resolve=False)
         names = {"run": values["run"]} | {f"paths.{name}": value for name, value in values["paths"].items()}
         wrong = {key: value for key, value in names.items() if not isinstance(value, str) or value in NAMELESS}
-        for key, value in wrong.items():
-            print(f"{key}: expected a name, got {'null' if value is None else repr(value)}", file=sys.stderr)
-        if wrong:
+        told = [f"{key}: expected a name, got {'null' if v is None else repr(v)}" for key, v in wrong.items()]
+        if told := told + unusable(config):
+            print("\n".join(told), file=sys.stderr)
             raise SystemExit(1)
 
     def _make(self, folder: str) -> None:

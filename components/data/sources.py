@@ -88,6 +88,8 @@ def open_source(
     elif hub.NAME.fullmatch(path) and ending(place) is None:
         identity = digest(["hub", path, *selection])
         return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
+    elif "://" in path:
+        raise SourceError(f"data.path={path}: addresses are not read. Set data.path to a copy, or to a Hub name")
     else:
         raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
     return Source(

@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from components.models.config import GPTConfig
+
+if TYPE_CHECKING:
+    from components.models.heads import CausalLM
 
 app = typer.Typer(
     name="gradus", help="Talk to and look at what a run has made.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -35,11 +38,10 @@ def chat(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: a fresh one")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="tokens of the longest dialogue; default: all")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: CUDA where there is one")] = "auto",
 ) -> None:
     """Talk to a language model; lines from a pipe are answered one by one."""
     with plain_errors():
-        import torch
-
         from components import artifacts
         from components.serving import terminal
         from components.serving.session import ChatSession
@@ -47,7 +49,7 @@ def chat(
         folder = artifact_folder(path)
         expect_language_model(folder)
         stage = artifacts.read_card(folder).get("stage")
-        model = artifacts.load_causal_lm(folder, context=context).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = on_device(artifacts.load_causal_lm(folder, context=context), device)
         session = ChatSession(
             model,
             artifacts.load_tokenizer(folder),
@@ -65,6 +67,17 @@ def chat(
         if session.base
         else None,
     )
+
+
+def on_device(model: "CausalLM", name: str) -> "CausalLM":
+    """The model on a device. Raises ValueError for one that is not there."""
+    import torch
+
+    try:
+        return model.to("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"--device {name}: {reason}. Expected auto, cpu, or a device that this machine has") from None
 
 
 @app.command()

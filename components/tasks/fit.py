@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, open_dict
 
 from components import artifacts, lineage, processes, settings
@@ -132,6 +133,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         callbacks=callbacks,
         logger=logger or False,  # of None Lightning makes one of its own, as it does of checkpoints
         enable_checkpointing=saves,
+        enable_progress_bar=cfg.trainer.enable_progress_bar and any(isinstance(c, ProgressBar) for c in callbacks),
         precision=precision_of(cfg, width),
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
         plugins=[AtomicCheckpointIO(), *processes.environment()],

@@ -37,8 +37,13 @@ def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     """A limit of training given on the command line takes the place of the stage's own: steps of its epochs, and the
     other way around. Where both are given, training ends at whichever comes first.
 
-    trainer: its config, changed in place; keys: those of the command line.
+    trainer: its config, changed in place; keys: those of the command line. Raises ValueError for a minimum above a
+    limit, at which training ends all the same, without its last validation.
     """
+    for unit in ("steps", "epochs"):
+        low, high = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}") or -1
+        if 0 < high < low:
+            raise ValueError(f"trainer.min_{unit}={low} is above trainer.max_{unit}={high}; expected at most as many")
     limits = {name for name in LIMITS if f"trainer.{name}" in keys and (trainer[name] or -1) > 0}
     for name in LIMITS if len(limits) == 1 else ():
         if name not in limits:

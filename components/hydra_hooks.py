@@ -157,9 +157,16 @@ OmegaConf.register_new_resolver("later", later, replace=True)
 
 
 def resolve(cfg: DictConfig) -> None:
-    """Resolves a config's interpolations in place; INTERPOLATIONS keeps how they were written."""
+    """Resolves a config's interpolations in place; INTERPOLATIONS keeps how they were written.
+
+    Raises ValueError for a section that is null although others refer to what is in it.
+    """
     INTERPOLATIONS.clear()
     INTERPOLATIONS.update(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
+    for name in re.findall(r"\$\{([\w.]+)\}", " ".join(INTERPOLATIONS.values())):
+        section = name.partition(".")[0]
+        if section != name and section in cfg and cfg._get_node(section)._is_none():  # type: ignore[union-attr]
+            raise ValueError(f"{section}: expected settings, since others refer to {name}; got null")
     OmegaConf.resolve(cfg)
 
 

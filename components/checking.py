@@ -7,6 +7,7 @@ only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass
 
 import collections.abc
 import difflib
+import functools
 import inspect
 import json
 import re
@@ -19,7 +20,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
 from components.signatures import levels_of
@@ -244,16 +245,23 @@ def _missing_when_called(node: dict[str, Any], annotation: Any, path: str) -> li
 
 def _type_errors(value: Any, annotation: Any) -> list[str]:
     """pydantic's view of a YAML value, as of strict JSON: no "1" for 1, but a list where a tuple is wanted."""
-    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    model = _model(annotation)
     try:
-        model = create_model("Value", __config__=config, value=(annotation, ...))
-    except PydanticSchemaGenerationError:
-        return []
-    try:
-        model.model_validate_json(json.dumps({"value": value}, default=str))
+        if model is not None:
+            model.model_validate_json(json.dumps({"value": value}, default=str))
     except ValidationError as error:
         return [e["msg"] for e in error.errors()]
     return []
+
+
+@functools.cache
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """What takes a value of the annotation; None where pydantic knows no such type."""
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    try:
+        return create_model("Value", __config__=config, value=(annotation, ...))
+    except PydanticSchemaGenerationError:
+        return None
 
 
 def _members(annotation: Any) -> Iterator[Any]:

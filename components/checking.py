@@ -87,6 +87,7 @@ class Common(TypedDict, total=False):
     resume: str
     export: Literal["best", "last"]
     selection: dict[str, str]
+    parents: Literal["auto", "never"]
     reads: dict[str, str]
     artifacts: dict[str, str]
     paths: dict[str, str]
@@ -108,7 +109,8 @@ def check(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake of a composed config, nothing else; imports nothing whose source tells."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     problems = [*_walk(values, "")]
-    for name, annotation in typing.get_type_hints(Common, include_extras=True).items():
+    known = typing.get_type_hints(Common, include_extras=True) | {"from": str}  # which is no name in Python
+    for name, annotation in known.items():
         if name in values:
             problems += _check_value(values[name], annotation, name)
     if problems:

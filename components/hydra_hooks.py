@@ -97,7 +97,7 @@ class Sweep(Callback):
         runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
         for run in itertools.product(*runs):
             with overrides_checked():  # they were given for the jobs
-                code = launch([*_hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
+                code = launch([*hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
             if code:
                 raise SystemExit(code)
 
@@ -270,7 +270,7 @@ def is_launched_here() -> bool:
 def sweep_job_arguments() -> list[str]:
     """train.py's arguments that repeat this multirun job as a single run in the same folder."""
     hydra = HydraConfig.get()
-    return [*_hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
+    return [*hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
 
 
 def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
@@ -285,7 +285,7 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
     if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
         arguments.append(f"run={quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
-    return [*_hydra_arguments(HydraConfig.get()), *arguments]
+    return [*hydra_arguments(HydraConfig.get()), *arguments]
 
 
 def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
@@ -362,7 +362,7 @@ def quiet_lightning() -> None:
                 handler.setLevel(logging.ERROR)
 
 
-def _hydra_arguments(hydra: Any) -> list[str]:
+def hydra_arguments(hydra: Any) -> list[str]:
     """The flags and hydra.… overrides that another process needs to compose as this one did, but one job."""
     folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
     own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is

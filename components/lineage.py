@@ -35,7 +35,7 @@ def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict
         message = f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} {identity}"
         chain = [s for s in order[: order.index(stage) + 1] if not present(known[s])] if stage in order else []
         if len(chain) > 1:
-            command = f"python train.py stage=all {identity} stages=[{','.join(chain)}]"
+            command = f"python train.py stage=all {identity} 'stages=[{','.join(chain)}]'"
             message += f"\nor, with all that it needs itself: {command}"
         message += f"\nor point at another folder with: artifacts.{stage}=<folder>"
         if stage in ("sft", "pretrain"):
@@ -62,9 +62,10 @@ def same_tokenizer(fingerprints: dict[str, str]) -> None:
         )
 
 
-def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bool:
+def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, beside: str = "run=<name>") -> bool:
     """Whether the artifact is there and was made from just these inputs.
 
+    beside: the command that makes it in another run, for the message.
     force True: made again whatever is there; "changed": made again if its inputs differ.
     What a killed run left half-written beside it is removed.
     Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
@@ -85,7 +86,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str) -> bo
         return False
     raise ArtifactError(
         f"{export} is finished, but was made from other inputs ({shown}{more}). "
-        "Add force=true to replace it, or run=<name> to keep both"
+        f"Add force=true to replace it. To keep both: {beside}"
     )
 
 

@@ -25,6 +25,8 @@ EVERYWHERE = (
     Rule("paths", HARMLESS, "where things are"),
     Rule("reads", HARMLESS, "what is read counts by its content, as reads.<name>"),
     Rule("logger", HARMLESS, "how a run is watched"),
+    Rule("from", HARMLESS, "what is read counts by its content, as reads.<name>"),
+    Rule("parents", HARMLESS, "who makes what is missing"),
     Rule("force", HARMLESS, "whether it is made again, not what is made"),
     Rule("resume", HARMLESS, "a resumed run ends with the same weights; a file of other settings is an input"),
     Rule("after_sweep", HARMLESS, "what runs after a sweep"),

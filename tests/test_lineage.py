@@ -43,7 +43,7 @@ def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path)
     told = str(caught.value)
     assert f"no sft artifact at {known['sft']}" in told
     assert "python train.py stage=sft model=tiny" in told
-    assert "stage=all model=tiny stages=[tokenizer,pretrain,sft]" in told
+    assert "stage=all model=tiny 'stages=[tokenizer,pretrain,sft]'" in told
     assert "artifacts.sft=<folder>" in told
 
 

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from components import hub, lineage, processes
 from components.exports import load_config, load_tokenizer
 from components.folders import present
-from components.tasks import given, made
+from components.tasks import given, made, parents, pipeline
 from components.tasks.given import identity as identity
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -28,6 +28,8 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     """
     given.say_unused(cfg)
     given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
+    if cfg.task != processes.STARTS_OTHERS:
+        _make_parents(cfg)
     fetch_models(cfg)
     if made.is_up_to_date(cfg):
         return
@@ -41,6 +43,17 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
         get_method(cfg.task)(cfg)
 
 
+def _make_parents(cfg: DictConfig) -> None:
+    parents.settle(cfg)
+    steps = parents.missing(cfg)
+    if steps:
+        print(parents.announcement(cfg, steps), flush=True)
+        own = HydraConfig.get().runtime.choices["stage"]
+        pipeline.run_all(steps, [*(step.entry for step in steps), own])
+        processes.STARTED = time.perf_counter()  # of this stage's own work
+        print(f"\n[{len(steps) + 1}/{len(steps) + 1}] {own}", flush=True)
+
+
 def fetch_models(cfg: DictConfig) -> None:
     """Puts a folder below paths.cache in the place of every Hub name, `owner/name[@revision]`, that the stage reads.
 
@@ -49,18 +62,7 @@ def fetch_models(cfg: DictConfig) -> None:
     reads = sorted(set(cfg.reads.values()))
     for name in [path for path in reads if hub.MODEL.fullmatch(path) and not present(path)]:
         folder = str(hub.fetched(name, Path(cfg.paths.cache) / "models"))
-        for part in ("model", "artifacts", "reads", "stage", "judge"):
-            _replace(cfg.get(part), name, folder)
-
-
-def _replace(node: Any, value: str, by: str) -> None:
-    """Puts `by` wherever a resolved config says `value`."""
-    keys = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
-    for key in keys:
-        if node[key] == value:
-            node[key] = by
-        else:
-            _replace(node[key], value, by)
+        parents.replace(cfg, name, folder)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
-    made = lineage.is_made(cfg.paths.export, inputs, cfg.force)
+    made = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
     if made and processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
     return made

@@ -1,6 +1,7 @@
 """What the command line gives: which limit of training rules, which overrides a stage does not use, and whether the
 model that it names is the one that is read."""
 
+import itertools
 import logging
 import os
 import re
@@ -13,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from components import hydra_hooks, processes, settings
 from components.exports import ArtifactError
@@ -48,6 +49,16 @@ def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     for name in LIMITS if len(limits) == 1 else ():
         if name not in limits:
             trainer[name] = LIMITS[name]
+
+
+def replace(node: Any, value: str, by: str) -> None:
+    """Puts `by` wherever a resolved config says `value`."""
+    keys = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
+    for key in keys:
+        if node[key] == value:
+            node[key] = by
+        else:
+            replace(node[key], value, by)
 
 
 def say_unused(cfg: DictConfig) -> None:
@@ -157,6 +168,14 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
         )
     if cfg.run == choice and processes.rank() == 0:
         log.warning(f"{text}, and the run is called {choice} all the same; run=<name> names it")
+
+
+def beside(cfg: DictConfig) -> str:
+    """The command that does this job in another run, from the same parents."""
+    kept = [str(o.input_line) for o in overrides() if o.key_or_group not in ("run", "from")]
+    names = (f"{cfg.run}-{number}" for number in itertools.count(2))
+    name = next(name for name in names if not os.path.exists(os.path.join(cfg.paths.logs, name)))
+    return shlex.join(["python", "train.py", *kept, f"run={name}", *([f"from={cfg['from']}"] if cfg.reads else [])])
 
 
 def identity(cfg: DictConfig) -> str:

@@ -40,7 +40,7 @@ def is_up_to_date(cfg: DictConfig) -> bool:
     before = read_card(cfg.paths.export).get("inputs", {}) if present(cfg.paths.export) else None
     if before is None or (cfg.force == "changed" and differing(before, inputs)):
         return False  # the task says why
-    lineage.is_made(cfg.paths.export, inputs, cfg.force)
+    lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
     _check_shape(cfg)
     if processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")

@@ -22,8 +22,13 @@ def pipeline(cfg: DictConfig) -> None:
     steps = plan.steps_of(cfg)
     plan.check(steps)
     given.say_unused_by_all(cfg, {step.entry: step.arguments for step in steps})
+    run_all(steps, [step.entry for step in steps])
+
+
+def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
+    """Runs steps, the first of `entries`, in order. Ends with the exit status of the first that fails."""
     for number, step in enumerate(steps, start=1):
-        print(f"\n[{number}/{len(steps)}] {step.entry}", flush=True)
+        print(f"\n[{number}/{len(entries)}] {step.entry}", flush=True)
         code = run(step.arguments)
         if code:
             log.error(

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,6 +11,7 @@ from components import checking, hub, hydra_hooks, lineage
 from components.data.errors import SourceError
 from components.data.origin import origin_of
 from components.folders import present
+from components.overrides import quoted
 from components.tasks import given
 
 DATA = ("data", "comparisons", "text")  # keys of data modules
@@ -27,8 +28,12 @@ class Step(NamedTuple):
 def steps_of(cfg: DictConfig) -> list[Step]:
     """The stages of a pipeline, in order; cfg.overrides has what is particular to an entry under its name."""
     force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
+    own = []
+    if cfg["from"] != cfg.run:  # what this run makes itself is read from it all the same
+        made = [stage for stage in cfg.stages if stage in cfg.artifacts]
+        own = [f"artifacts.{stage}={quoted(os.path.join(cfg.paths.logs, cfg.run, stage, 'export'))}" for stage in made]
     return [
-        Step(entry, [*hydra_hooks.stage_arguments(cfg, entry), *force, *cfg.overrides.get(entry, [])])
+        Step(entry, [*hydra_hooks.stage_arguments(cfg, entry), *force, *own, *cfg.overrides.get(entry, [])])
         for entry in cfg.stages
     ]
 
@@ -45,7 +50,7 @@ def check(steps: list[Step]) -> None:
     for entry, arguments in steps:
         with hydra_hooks.composed(arguments) as cfg:
             checking.check(cfg)
-            wanted = {name: path for name, path in cfg.reads.items() if not _is_there(path, exports)}
+            wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:
                 lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -56,7 +61,8 @@ def check(steps: list[Step]) -> None:
             folders.append(cfg.paths.stage)
 
 
-def _is_there(path: str, made: set[str]) -> bool:
+def is_there(path: str, made: Collection[str] = ()) -> bool:
+    """Whether an artifact lies at the path, is among those being made, or is named as on the Hub."""
     return os.path.abspath(path) in made or present(path) or bool(hub.MODEL.fullmatch(path))
 
 

@@ -1,0 +1,139 @@
+"""What a stage reads and nobody has made yet: planned, announced, and made first, as a makefile does."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from components import hydra_hooks, lineage, processes, settings
+from components.exports import ArtifactError
+from components.folders import present
+from components.tasks import given, plan
+from components.tasks.plan import Step
+
+# overrides of the stage that is asked for, and of no other
+OWN = ("stage", "stages", "force", "resume", "parents", "data", "reads", "paths.folder")
+MARKS = ("card.json", "config.json", "tokenizer.json", "tokenizer_config.json")  # an artifact has one of them
+
+
+class Asked(NamedTuple):
+    """The command line of the stage that is asked for."""
+
+    flags: list[str]  # and overrides of Hydra's own, without which another process would compose something else
+    overrides: list[Override]
+
+    def sets(self, *keys: str) -> bool:
+        """Whether one of the keys, or one below it, is among the overrides."""
+        return any(_within(override.key_or_group, keys) for override in self.overrides)
+
+
+def settle(cfg: DictConfig) -> None:
+    """Puts what the stage reads into its final form, in place: the folder of a stage stands for the artifact in it, and
+    model.path for an SFT model that its run does not have."""
+    for path in sorted(set(cfg.reads.values())):
+        export = Path(path) / "export"
+        if present(path) and not any((Path(path) / mark).exists() for mark in MARKS) and present(export):
+            replace(cfg, path, str(export))
+    named, sft = cfg.model.get("path"), cfg.artifacts.get("sft")
+    if named and sft in cfg.reads.values() and not present(sft) and not _asked().sets("artifacts.sft"):
+        if processes.rank() == 0:
+            print(f"no sft artifact in run {cfg.run}: starting from {named} (model.path) instead", flush=True)
+        replace(cfg, sft, named)
+
+
+def replace(cfg: DictConfig, path: str, by: str) -> None:
+    """Puts one path of an artifact in the place of another, wherever the config of a stage names it."""
+    for part in ("model", "artifacts", "reads", "stage", "judge"):
+        given.replace(cfg.get(part), path, by)
+
+
+def missing(cfg: DictConfig) -> list[Step]:
+    """The stages that make what this one reads and nobody has made, each after those that it needs itself.
+
+    Raises ArtifactError, naming the command that makes it, for an artifact that is not this run's to make: one that the
+    command line names by path or by run, and any where the stage has data or an experiment of its own, which do not
+    say what its parents learn from.
+    """
+    wanted = _missing(cfg)
+    if not wanted:
+        return []
+    asked = _asked()
+    if cfg.parents == "never" or processes.start() != processes.ALONE:
+        _refuse(cfg)
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    data, experiment = plain.get("data"), HydraConfig.get().runtime.choices.get("experiment")
+    if not asked.sets("parents") and isinstance(data, dict) and not settings.is_builtin(data):
+        _refuse(cfg, "this stage's data do not say what its parents learn from")
+    if not asked.sets("parents") and experiment:
+        _refuse(cfg, f"experiment={experiment} does not say what the parents of this stage learn from")
+    steps: dict[str, Step] = {}
+    for path in wanted:
+        _add(cfg, path, asked, steps)
+    return list(steps.values())
+
+
+def announcement(cfg: DictConfig, steps: list[Step]) -> str:
+    """Such as "rm needs tokenizer, pretrain and sft of run small"."""
+    *others, last = [step.entry for step in steps]
+    names = f"{', '.join(others)} and {last}" if others else last
+    stage = HydraConfig.get().runtime.choices["stage"]
+    return f"{stage} needs {names} of run {cfg.run}, which are made first (parents=never refuses instead)"
+
+
+def _missing(cfg: DictConfig) -> list[str]:
+    return list(dict.fromkeys(path for path in cfg.reads.values() if not plan.is_there(path)))
+
+
+def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> None:
+    """Adds the step that makes the artifact at `path`, after those that it needs itself."""
+    stage = next((name for name, usual in cfg.artifacts.items() if usual == path), None)
+    if stage is None or asked.sets(f"artifacts.{stage}", "from", "reads"):
+        _refuse(cfg)
+    assert stage is not None
+    if stage in steps:
+        return
+    arguments = _arguments(stage, asked)
+    with hydra_hooks.composed(arguments) as parent:
+        if os.path.abspath(parent.paths.export) != os.path.abspath(path):
+            _refuse(cfg)
+        settle(parent)
+        for needed in _missing(parent):
+            _add(parent, needed, asked, steps)
+    steps[stage] = Step(stage, arguments)
+
+
+def _arguments(stage: str, asked: Asked) -> list[str]:
+    """train.py's arguments for a parent: the overrides of the stage that is asked for, without those that are its own,
+    those that a sweep varies, and those of keys that the parent does not have."""
+    swept = set(os.environ.get(hydra_hooks.SWEPT, "").split(",")) - {"", "run", "model"}
+    lines = {o.key_or_group: str(o.input_line) for o in asked.overrides if not _within(o.key_or_group, (*OWN, *swept))}
+    groups = {key for key in lines if (hydra_hooks.ROOT / "conf" / key).is_dir()}
+    chosen = [*asked.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
+    with hydra_hooks.composed(chosen) as base:
+        return [*chosen, *(line for key, line in lines.items() if key not in groups and _has(base, key, line))]
+
+
+def _has(cfg: DictConfig, key: str, line: str) -> bool:
+    key = key.rpartition(".")[0] if line.startswith("+") else key
+    return not key or OmegaConf.select(cfg, key, default=cfg) is not cfg
+
+
+def _within(key: str, others: tuple[str, ...]) -> bool:
+    return any(key == other or key.startswith(f"{other}.") for other in others)
+
+
+def _asked() -> Asked:
+    return Asked(hydra_hooks.hydra_arguments(HydraConfig.get()), given.overrides())
+
+
+def _refuse(cfg: DictConfig, reason: str = "") -> None:
+    """Raises the ArtifactError of what is missing."""
+    wanted = {name: path for name, path in cfg.reads.items() if not plan.is_there(path)}
+    try:
+        lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
+    except ArtifactError as error:
+        more = f"\n{reason}; parents=auto makes them all the same, of the built-in world" if reason else ""
+        raise ArtifactError(f"{error}{more}") from None

@@ -107,6 +107,12 @@ def test_nor_does_an_experiment(logs):
         missing("experiment=vicuna_13b", "debug=smoke", "run=x")
 
 
+def test_nor_is_a_parent_made_of_another_world(make):
+    make("tokenizer"), make("sft")
+    with pytest.raises(ArtifactError, match="no rejection artifact"):
+        missing("stage=optimum", "model=micro", "run=tiny")
+
+
 def test_parents_are_named_by_the_run_that_made_them(make):
     make("tokenizer"), make("pretrain"), make("sft")
     cfg = compose_config(["stage=rm", "run=mine", "from=tiny"])

@@ -18,7 +18,7 @@ TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection")
 MEASURED = ("eval", "compare", "optimum", "overoptimisation")
 WATCHERS = ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams", "graceful_stop")
 NOT_OF_TRAINING = {  # the whole list, by hand
-    "task run reads logger force resume after_sweep": HARMLESS,
+    "task run reads from parents logger force resume after_sweep": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
     "gradient_checkpointing data.num_workers": HARMLESS,
     " ".join(f"callbacks.{name}" for name in WATCHERS): HARMLESS,
@@ -29,7 +29,7 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "stages overrides tokenizer world tokens_at_once": UNUSED,
 }
 NOT_OF_MEASURING = {
-    "task run reads logger force resume after_sweep model": HARMLESS,
+    "task run reads from parents logger force resume after_sweep model": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
     "export selection": UNUSED,
     "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,

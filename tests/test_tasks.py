@@ -185,7 +185,7 @@ def test_a_missing_predecessor_stops_before_any_work(tmp_path):
     with pytest.raises(
         ArtifactError, match=r"(?s)no rm artifact at .*stage=all .*stages=\[tokenizer,pretrain,sft,rm\]"
     ):
-        common.run(config("ppo", tmp_path))
+        common.run(config("ppo", tmp_path, "parents=never"))
     assert not (tmp_path / "tiny/ppo/checkpoints").exists()
 
 

@@ -97,7 +97,7 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
         return
     arguments = _arguments(stage, asked)
     with hydra_hooks.composed(arguments) as parent:
-        if os.path.abspath(parent.paths.export) != os.path.abspath(path):
+        if os.path.abspath(parent.paths.export) != os.path.abspath(path) or parent.get("world") != cfg.get("world"):
             _refuse(cfg)
         settle(parent)
         for needed in _missing(parent):

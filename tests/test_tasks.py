@@ -120,9 +120,15 @@ def test_a_reward_model_of_adapters_is_read_through_the_policys_trunk_and_only_a
     assert all(".adapters." in name or name.startswith("value.score") for name in kept if "." in name)
 
 
-def test_no_policy_is_trained_against_a_reward_model_that_fails_it(logs):
-    with pytest.raises(ArtifactError, match=r"(?s)tiny/rm/export failed its examination .*accuracy, low end: got"):
-        common.run(config("ppo", logs, "gate.enabled=true", "paths.folder=ppo/again"))
+def test_no_policy_is_trained_against_a_reward_model_that_fails_it(logs, tmp_path):
+    poor = tmp_path / "poor"
+    shutil.copytree(logs / "tiny/rm/export", poor)
+    card = json.loads((poor / "card.json").read_text())
+    ranking = {"pairs": 1415, "prompts": 12, "accuracy": 0.44, "accuracy_ci": [0.41, 0.47]}
+    card["examination"] |= {"figures": {"accuracy_low": 0.41}, "ranking": ranking}
+    (poor / "card.json").write_text(json.dumps(card))
+    with pytest.raises(ArtifactError, match=r"(?s)poor failed its examination .*accuracy, low end: got 41 %"):
+        common.run(config("ppo", logs, "gate.enabled=true", "paths.folder=ppo/again", f"artifacts.rm={poor}"))
     assert not (logs / "tiny/ppo/again/checkpoints").exists()
 
 

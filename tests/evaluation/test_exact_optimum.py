@@ -1,5 +1,6 @@
 """Every response enumerated: against a slow loop over all of them, and at policies whose worth is known."""
 
+import html
 import json
 import math
 from itertools import product
@@ -214,7 +215,7 @@ def test_the_page_has_a_row_per_method_the_best_first_and_a_picture(tmp_path, re
     found["methods"]["ppo"]["seconds"] = 90.0
     optimum_card.write(found, tmp_path, Console(width=110))
     assert optimum_card.read(tmp_path) == json.loads((tmp_path / "optimum.json").read_text()) == found
-    page = (tmp_path / "optimum.md").read_text()
+    page = html.unescape((tmp_path / "optimum.md").read_text())
     rows = [line.split(" | ")[0].strip("| ") for line in page.splitlines() if line.startswith("| ")][2:]
     methods = found["methods"]
     names = {"best_of_n": f"best of {found['best_n']}"}

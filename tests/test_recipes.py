@@ -153,6 +153,7 @@ def smoked(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     return logs, {name: smoke(logs, f"experiment={name}", *small) for name, small in SMOKED.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMOKED)
 def test_a_recipe_of_each_kind_runs_two_steps(name, smoked):
     card = artifacts.read_card(smoked[1][name])

@@ -165,6 +165,7 @@ def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_ke
     assert ran[0]["seed"] == 6
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_jobs_all_fail_ends_with_their_exit_status_and_is_not_summed_up(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9", "stages=[sft,ppo,eval]", BROKEN="ppo")
     assert code == 7
@@ -205,6 +206,7 @@ def test_a_terminated_pipeline_terminates_the_stage_that_it_forked(project):
         os.kill(note["pid"], 0)
 
 
+@pytest.mark.slow
 def test_the_others_of_a_sweep_run_and_are_summed_up_though_one_fails(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9,10", "stages=[sft,ppo]", BROKEN_SEED="9")
     assert code == 7

@@ -143,6 +143,7 @@ def joined(ranks: list[list]) -> torch.Tensor:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", MAKERS)
 def test_twenty_steps_of_two_processes_have_the_losses_of_one(stage, tmp_path):
     make = MAKERS[stage]

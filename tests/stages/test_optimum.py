@@ -68,6 +68,7 @@ def fraction_reached_by(kind: type[PPO]) -> float:
     return found["methods"]["ppo"]["fraction_of_optimum"]
 
 
+@pytest.mark.slow
 def test_ppo_reaches_the_optimum():
     assert REACHED < fraction_reached_by(PPO) < 1
 

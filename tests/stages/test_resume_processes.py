@@ -19,6 +19,8 @@ from components.stages.sft import SFT
 STEPS, MIDDLE = 8, 4  # of a rollout's updates MIDDLE is the last
 ONE = (None, 1)
 
+pytestmark = pytest.mark.slow
+
 
 def stage_of(name: str, tokenizer: Any):
     size = tokenizer.vocab_size

@@ -25,12 +25,12 @@ OTHERS = {  # that users' own configs and overrides name
 
 
 def members(annotation: object) -> list[str]:
-    """Those of a union, as they are told; their order is that of the equal union that `typing` has met first."""
+    """The members of a union as reported; their order is that of the equal union that `typing` has met first."""
     return sorted(re.split(" or |, |one of ", _describe(annotation)))
 
 
 def told(levels: list[signatures.Level]) -> list[dict]:
-    """What a check can see of levels: names, kinds, whether there is a default, and annotations as they are told."""
+    """What a check can see of levels: names, kinds, whether there is a default, and annotations as reported."""
     return [
         {
             one.name: (

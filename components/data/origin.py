@@ -1,7 +1,7 @@
 """Where a data module's records come from, by its settings alone: torch and `datasets` are not imported for it.
 
-A data module asks here for its sources; whoever only wants to know whether they are there, or have changed, does not
-need the module.
+A data module gets its sources here. Code that only needs to know whether they exist, or have changed, does without the
+module.
 """
 
 from collections.abc import Collection, Mapping

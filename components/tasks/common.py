@@ -28,13 +28,12 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     """
     given.say_unused(cfg)
     given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
-    if cfg.task != processes.STARTS_OTHERS:
-        _make_parents(cfg)
-    fetch_models(cfg)
-    if made.is_up_to_date(cfg):
-        return
     if cfg.task == processes.STARTS_OTHERS:
         get_method(cfg.task)(cfg)
+        return
+    _make_parents(cfg)
+    fetch_models(cfg)
+    if made.is_up_to_date(cfg):
         return
     from components.tasks.placement import in_memory  # torch and Lightning come with it
 
@@ -81,10 +80,10 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
-    made = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
-    if made and processes.rank() == 0:
-        print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
-    return made
+    there = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
+    if there:
+        made.say_up_to_date(cfg)
+    return there
 
 
 def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:

@@ -75,7 +75,7 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     entries: train.py's arguments for each. Raises ValueError for arguments that do not compose, before any stage runs.
     """
     common: dict[str, str] = {}
-    texts = [text for key, text in hydra_hooks.INTERPOLATIONS.items() if _within(key, "overrides")]
+    texts = [text for key, text in hydra_hooks.INTERPOLATIONS.items() if within(key, "overrides")]
     used_here = ["overrides", *_names_in(*texts)]
     referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
     for number, (entry, arguments) in enumerate(entries.items()):
@@ -115,7 +115,7 @@ def _key_of(override: Override) -> str | None:
 
 def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] = frozenset()) -> bool:
     """Whether a key, one below it, or one that refers to either, is used."""
-    below = [one for one in keys if _within(one, key)] or [key]
+    below = [one for one in keys if within(one, key)] or [key]
     if any(settings.rule_of(one, rules).kind != UNUSED for one in below):
         return True
     referring = [
@@ -126,13 +126,13 @@ def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] 
     return any(_is_used(other, keys, rules, seen | {key, *referring}) for other in referring)
 
 
-def _within(key: str, other: str) -> bool:
+def within(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.")
 
 
 def _about(name: str, key: str) -> bool:
     """Whether one lies within the other."""
-    return _within(name, key) or _within(key, name)
+    return within(name, key) or within(key, name)
 
 
 def _names_in(*texts: str) -> list[str]:
@@ -161,7 +161,7 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
         return
     both = [", ".join(f"{name} {getattr(one, name)}" for name in differing) for one in (named, shape)]
     text = f"model={choice} is a model of {both[0]}, but this stage reads the one at {path}, of {both[1]}"
-    if any(_within(key, "model") for key in keys):
+    if any(within(key, "model") for key in keys):
         raise ArtifactError(
             f"{text}. Leave out model=… and model.<key>=…, which shape new models alone (run=<name> names the run), "
             f"or read such a model: artifacts.<stage>=<folder>"

@@ -42,9 +42,13 @@ def is_up_to_date(cfg: DictConfig) -> bool:
         return False  # the task says why
     lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
     _check_shape(cfg)
+    say_up_to_date(cfg)
+    return True
+
+
+def say_up_to_date(cfg: DictConfig) -> None:
     if processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
-    return True
 
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:

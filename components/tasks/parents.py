@@ -27,7 +27,7 @@ class Asked(NamedTuple):
 
     def sets(self, *keys: str) -> bool:
         """Whether one of the keys, or one below it, is among the overrides."""
-        return any(_within(override.key_or_group, keys) for override in self.overrides)
+        return any(_within_any(override.key_or_group, keys) for override in self.overrides)
 
 
 def settle(cfg: DictConfig) -> None:
@@ -109,7 +109,9 @@ def _arguments(stage: str, asked: Asked) -> list[str]:
     """train.py's arguments for a parent: the overrides of the stage that is asked for, without those that are its own,
     those that a sweep varies, and those of keys that the parent does not have."""
     swept = set(os.environ.get(hydra_hooks.SWEPT, "").split(",")) - {"", "run", "model"}
-    lines = {o.key_or_group: str(o.input_line) for o in asked.overrides if not _within(o.key_or_group, (*OWN, *swept))}
+    lines = {
+        o.key_or_group: str(o.input_line) for o in asked.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
+    }
     groups = {key for key in lines if (hydra_hooks.ROOT / "conf" / key).is_dir()}
     chosen = [*asked.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
     with hydra_hooks.composed(chosen) as base:
@@ -121,8 +123,8 @@ def _has(cfg: DictConfig, key: str, line: str) -> bool:
     return not key or OmegaConf.select(cfg, key, default=cfg) is not cfg
 
 
-def _within(key: str, others: tuple[str, ...]) -> bool:
-    return any(key == other or key.startswith(f"{other}.") for other in others)
+def _within_any(key: str, others: tuple[str, ...]) -> bool:
+    return any(given.within(key, other) for other in others)
 
 
 def _asked() -> Asked:

@@ -1,6 +1,8 @@
 """What the tests of several folders share. (This file also puts tests/ on the import path: see puppets.py.)"""
 
 import signal
+from collections import defaultdict
+from pathlib import Path
 
 import puppets
 import pytest
@@ -19,9 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """GPU tests need a GPU: without one they are reported as skipped, not failed. Files with slow tests come first."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    """Files whose slow tests take longest come first, so that no process waits for one of them at the end; GPU tests
+    are skipped without a GPU."""
+    minutes: dict[Path, float] = defaultdict(float)
+    for item in items:
+        if slow := item.get_closest_marker("slow"):
+            minutes[item.path] = max(minutes[item.path], slow.kwargs.get("minutes", 1))
+    items.sort(key=lambda item: -minutes[item.path])
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):

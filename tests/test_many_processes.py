@@ -182,7 +182,7 @@ def test_a_sweep_of_jobs_of_two_processes_each_finishes_and_both_strategies_make
         torch.testing.assert_close(fsdp[name], weight, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(minutes=3)
 def test_the_whole_way_runs_with_two_processes_a_stage(place):
     code, said = end(
         start(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from killing import Ground
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(minutes=4)
 
 
 @pytest.fixture(scope="module")

@@ -174,7 +174,7 @@ def test_one_command_makes_a_reward_model_from_nothing(tmp_path):
     assert "Make it with: python train.py stage=sft model=micro" in refused.stderr
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "100"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "rm needs tokenizer, pretrain and sft of run micro, which are made first" in done.stdout
+    assert "rm needs tokenizer, pretrain and sft of run micro: about" in done.stdout
     assert [line for line in done.stdout.splitlines() if line.startswith("[")] == [
         "[1/4] tokenizer",
         "[2/4] pretrain",

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from components import hydra_hooks, lineage, processes, settings
 from components.exports import ArtifactError
 from components.folders import present
-from components.tasks import given, plan
+from components.tasks import duration, given, plan
 from components.tasks.plan import Step
 
 # overrides of the stage that is asked for, and of no other
@@ -76,11 +76,13 @@ def missing(cfg: DictConfig) -> list[Step]:
 
 
 def announcement(cfg: DictConfig, steps: list[Step]) -> str:
-    """Such as "rm needs tokenizer, pretrain and sft of run small"."""
+    """Such as "rm needs tokenizer, pretrain and sft of run small: about 9 minutes here"."""
     *others, last = [step.entry for step in steps]
     names = f"{', '.join(others)} and {last}" if others else last
     stage = HydraConfig.get().runtime.choices["stage"]
-    return f"{stage} needs {names} of run {cfg.run}, which are made first (parents=never refuses instead)"
+    about = duration.minutes([step.operations for step in steps])
+    spent = "" if about is None else f": about {max(1, round(about))} minute{'s' if round(about) > 1 else ''} here"
+    return f"{stage} needs {names} of run {cfg.run}{spent}. Made first; parents=never refuses instead"
 
 
 def _missing(cfg: DictConfig) -> list[str]:
@@ -102,7 +104,7 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
         settle(parent)
         for needed in _missing(parent):
             _add(parent, needed, asked, steps)
-    steps[stage] = Step(stage, arguments)
+        steps[stage] = Step(stage, arguments, duration.operations(stage, parent))
 
 
 def _arguments(stage: str, asked: Asked) -> list[str]:

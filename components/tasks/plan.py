@@ -18,11 +18,12 @@ DATA = ("data", "comparisons", "text")  # keys of data modules
 
 
 class Step(NamedTuple):
-    """One stage of several: `stage`, or `stage/label` for a variant of it in a folder of that name, and the arguments
-    that train.py is given for it."""
+    """One stage of several: `stage`, or `stage/label` for a variant of it in a folder of that name, the arguments
+    that train.py is given for it, and its floating-point operations where they are known."""
 
     entry: str
     arguments: list[str]
+    operations: float | None = None
 
 
 def steps_of(cfg: DictConfig) -> list[Step]:

@@ -1,0 +1,64 @@
+"""About how long stages on the built-in world take on this machine's processors, before torch is imported."""
+
+import glob
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from components import forking, settings
+from components.models.config import GPTConfig
+
+# tokens of one record of the world, as it is packed
+TOKENS = {"sft": ("demonstrations", 26), "rm": ("comparisons", 41), "dpo": ("comparisons", 150)}
+START = 8.0  # seconds of a stage beside its steps: reading, validating, exporting
+SHARE = 0.55  # of the rate of large matrix products that training reaches
+VALIDATION = 1.15  # times the steps' own seconds
+
+
+def minutes(operations: Sequence[float | None]) -> float | None:
+    """Of stages that take so many `operations`; None where one is not known, or where an accelerator takes them."""
+    known = [one for one in operations if one is not None]
+    if not known or len(known) < len(operations) or any(map(glob.glob, forking.ACCELERATORS)):
+        return None
+    return (START * len(known) + VALIDATION * sum(known) / (SHARE * _rate())) / 60
+
+
+def operations(stage: str, cfg: DictConfig) -> float | None:
+    """Floating-point operations of the training steps of pretraining, SFT, a reward model or DPO on the built-in world;
+    None for all other stages and data."""
+    if stage == "tokenizer":
+        return 0.0
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    data, trainer, model = plain.get("data"), plain.get("trainer"), plain.get("model") or {}
+    if not data or not settings.is_builtin(data) or "hidden_size" not in model:
+        return None
+    shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
+    context = plain["context"] or shape.max_position_embeddings
+    steps, epochs = trainer["max_steps"], trainer["max_epochs"]
+    per_step = data["batch_size"] * trainer["accumulate_grad_batches"]
+    if stage == "pretrain" and steps > 0:
+        tokens = steps * per_step * context
+    elif stage in TOKENS:
+        records, each = TOKENS[stage]
+        limits = [epochs * data[records]] if epochs else []
+        limits += [steps * per_step] if steps > 0 else []
+        tokens = min(limits, default=0) * each
+    else:
+        return None
+    shape = shape.with_vocab(plain["tokenizer"]["vocab_size"])
+    return float(tokens * shape.flops_per_token(context, frozen=bool(plain.get("lora"))))
+
+
+def _rate(size: int = 512, seconds: float = 0.1) -> float:
+    """Floating-point operations a second of float32 matrix products, as many at a time as there are processors."""
+    import numpy as np  # only a plan pays for it
+
+    one = np.ones((size, size), dtype=np.float32)
+    one @ one
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        one @ one
+        count += 1
+    return 2.0 * size**3 * count / (time.perf_counter() - start)

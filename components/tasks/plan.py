@@ -48,7 +48,7 @@ def check(steps: list[Step]) -> None:
     exports: set[str] = set()
     folders: list[str] = []
     written = dict(hydra_hooks.INTERPOLATIONS)
-    for entry, arguments in steps:
+    for entry, arguments, _ in steps:
         with hydra_hooks.composed(arguments) as cfg:
             checking.check(cfg)
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}

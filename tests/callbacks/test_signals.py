@@ -8,9 +8,11 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+import yaml
 from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.checkpoints import Checkpoints, latest
+from components.callbacks.samples import SampleTable
 from components.callbacks.signals import SIGNALS, GracefulStop, seconds_of
 
 HERE = Path(__file__).parent
@@ -55,19 +57,124 @@ def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_was(tmp_path):
     assert torch.equal(runs[2].weight, runs[0].weight)
 
 
-@pytest.mark.parametrize(("batch", "validated"), [(4, []), (6, [7])])
-def test_a_signal_brings_no_validation_that_was_not_due(tmp_path, batch, validated):
-    """It would keep a user waiting, and be one more than an unbroken run has, for whoever counts them."""
-    steps = []
+class Counted(Validated):
+    """Counts what it computes when a step is over; sends this process SIGTERM where `at` says: (hook, step)."""
 
-    class Noted(Validated):
-        def on_validation_start(self):
-            steps.append(self.global_step)
+    def __init__(self, *at: tuple[str, int]) -> None:
+        super().__init__()
+        self.at, self.done, self.validated = set(at), [], []
 
-    stop = GracefulStop()
-    run = trainer([Send(signal.SIGTERM, batch), stop], max_steps=50, val_check_interval=7)
-    run.fit(Noted(), Stream(), Stream(3))
-    assert (run.global_step, stop.exit_status, steps) == (batch + 1, 143, validated)
+    def note(self, hook):
+        if (hook, self.global_step) in self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def training_step(self, batch, batch_idx):
+        self.note("training_step")
+        return super().training_step(batch, batch_idx)
+
+    def validation_step(self, batch, batch_idx):
+        self.note("validation_step")
+        self.validated.append((self.global_step, batch_idx))
+        super().validation_step(batch, batch_idx)
+
+    def sample_texts(self):
+        self.done.append("sample_texts")
+        return [{"prompt": "Who?"}]
+
+    def histograms(self):
+        self.done.append("histograms")
+        return {}
+
+    def on_validation_end(self):
+        self.done.append("on_validation_end")
+
+    def on_train_epoch_end(self):
+        self.done.append("on_train_epoch_end")
+
+    def on_train_end(self):
+        self.done.append("on_train_end")
+
+    def on_fit_end(self):
+        self.done.append("on_fit_end")
+        self.note("on_fit_end")
+
+
+class AtTheEnd(L.Callback):
+    """Whatever else may compute at an end."""
+
+    def __init__(self) -> None:
+        self.done = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.done.append("on_train_epoch_end")
+
+    def on_train_end(self, trainer, pl_module):
+        self.done.append("on_train_end")
+
+    def on_fit_end(self, trainer, pl_module):
+        self.done.append("on_fit_end")
+
+
+def fit_counted(folder, *at, **settings):
+    module, stop, other = Counted(*at), GracefulStop(), AtTheEnd()
+    kept = Checkpoints(folder, every_n_steps=50, export="best", metric="val/loss")
+    settings = {"max_steps": 12, "val_check_interval": 4} | settings
+    run = trainer([stop, SampleTable(every_n_steps=6), other, kept], enable_checkpointing=True, **settings)
+    run.fit(module, Stream(8), Stream(3), ckpt_path=latest(folder))
+    return module, stop, other, kept
+
+
+@pytest.mark.parametrize(
+    ("at", "step"),
+    [
+        (("training_step", 5), 6),  # a table is due
+        (("training_step", 3), 4),  # a validation is due
+        (("training_step", 7), 8),  # and the epoch ends
+        (("training_step", 11), 12),  # the last step
+        (("validation_step", 8), 8),
+        (("validation_step", 12), 12),
+    ],
+)
+def test_after_a_signal_nothing_is_computed_but_the_step_and_a_resumed_run_makes_up_for_it(tmp_path, at, step):
+    straight = fit_counted(tmp_path / "straight")
+    before, stop, other, _ = fit_counted(tmp_path / "stopped", at)
+    assert (before.global_step, stop.exit_status) == (step, 143)
+    assert latest(tmp_path / "stopped").name == f"step={step:08d}.ckpt"
+    ordinary = [hook for hook in before.done if hook not in ("on_validation_end", "sample_texts", "histograms")]
+    assert ordinary == ["on_train_epoch_end"] * ((step - 1) // 8)
+    assert other.done == ordinary
+    assert before.done.count("on_validation_end") == (step - 1) // 4
+    assert before.done.count("sample_texts") == (step - (at[0] == "training_step")) // 6  # of earlier steps
+    after, stop, _, kept = fit_counted(tmp_path / "stopped")
+    assert stop.exit_status == 0
+    assert before.seen + after.seen == straight[0].seen
+    assert torch.equal(after.weight, straight[0].weight)
+    whole = [one for one in before.validated if one not in after.validated] + after.validated
+    assert whole == straight[0].validated
+    assert kept.exported == straight[3].exported
+    assert "on_fit_end" in after.done
+    assert "sample_texts" in after.done
+
+
+def test_a_signal_after_the_last_step_ends_the_process_at_once_and_the_rest_is_repeated(tmp_path):
+    with pytest.raises(SystemExit) as stopped:
+        fit_counted(tmp_path, ("on_fit_end", 12))
+    assert stopped.value.code == 143
+    with pytest.raises(SystemExit):
+        fit_counted(tmp_path, ("on_fit_end", 12))  # resumed from its last step, too
+    after = fit_counted(tmp_path)[0]
+    assert (after.seen, after.done.count("on_fit_end")) == ([], 1)
+
+
+def test_a_signal_before_the_first_step_ends_training_there(tmp_path):
+    module, stop, _, _ = fit_counted(tmp_path, ("validation_step", 0), num_sanity_val_steps=1)
+    assert (module.seen, stop.exit_status, latest(tmp_path)) == ([], 143, None)
+
+
+def test_of_all_callbacks_the_one_that_stops_comes_first():
+    """Whatever is before it would still compute at an end."""
+    listed = yaml.safe_load((HERE.parents[1] / "conf/callbacks/default.yaml").read_text())
+    assert next(iter(listed)) == "graceful_stop"
 
 
 def test_past_its_deadline_a_run_saves_and_stops_and_the_next_one_has_its_own(tmp_path):

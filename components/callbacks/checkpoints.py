@@ -1,5 +1,6 @@
 """When checkpoints are written, how many are kept, which one to resume from, and whose weights are exported."""
 
+import copy
 import math
 import warnings
 from pathlib import Path
@@ -33,7 +34,8 @@ class Checkpoints(Checkpoint):
     `on_train_batch_end` of the LightningModule, which runs later.
 
     A step that is validated is saved after its validation: a run resumed from it does not validate again, so
-    what the validation found has to be on disk by then.
+    what the validation found has to be on disk by then. A run that is told to stop saves without it (`leave`,
+    `save_unvalidated`), and the run that resumes begins with that validation.
 
     export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept
     in best.ckpt and put back into the module when training has ended, before the module's own `on_fit_end`. Its
@@ -69,6 +71,19 @@ class Checkpoints(Checkpoint):
         self._validation: Validation | None = None  # the latest
         self._best: Validation | None = None  # whose weights are in best.ckpt
         self._step: int | None = None  # None until training starts
+        self._unvalidated = False  # whether the validation of this step is left to the run that resumes
+        self._leaving = False
+        self._before_validation: dict[str, Any] = {}  # where the loop of validations stood
+
+    def leave(self, validation_is_due: bool) -> None:
+        """Saves in this step, whose validation, where one is due, is left to the run that resumes."""
+        self._leaving, self._unvalidated = True, validation_is_due
+
+    def save_unvalidated(self, trainer: Trainer) -> None:
+        """Saves in the middle of a validation, which is left to the run that resumes."""
+        if not self._unvalidated:  # else it is resumed from a file that says so
+            self._unvalidated = True
+            self._save(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -77,6 +92,7 @@ class Checkpoints(Checkpoint):
         self._best = self._stored_best(trainer)
         if trainer.is_global_zero:
             self._set_aside(trainer.global_step)
+        self._validate_if_left(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         step = trainer.global_step
@@ -85,7 +101,11 @@ class Checkpoints(Checkpoint):
         self._step = step
         if step == trainer.max_steps:
             trainer.should_stop = True  # as Stage does after this hook: whether a validation follows depends on it
-        if self._is_due(trainer) and not _validates_next(trainer):
+        validates = not self._leaving and validates_next(trainer)
+        if validates:
+            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+            self._before_validation = copy.deepcopy(progress.state_dict())
+        elif self._is_due(trainer):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -103,6 +123,8 @@ class Checkpoints(Checkpoint):
         if self.export == "best" and self._is_better(self._validation):
             self._best = self._validation
             self._save_best(trainer, pl_module)
+        if self._unvalidated:
+            return  # the file that it was resumed from will do
         if self._is_due(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._save(trainer)
 
@@ -114,6 +136,7 @@ class Checkpoints(Checkpoint):
         """Not in on_train_end, which a run resumed from its last step never reaches."""
         if self._step is None:
             self._best = self._stored_best(trainer)
+        self._validate_if_left(trainer)
         best, last = self._best, self._validation
         shown = best or last
         if shown is not None:
@@ -137,13 +160,25 @@ class Checkpoints(Checkpoint):
         if trainer.validating:
             for counts in ("total", "current"):
                 checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"][counts]["completed"] -= 1
+            if self._unvalidated:
+                checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"] = self._before_validation
 
     def state_dict(self) -> dict[str, Any]:
-        return {"validation": self._validation and list(self._validation)}
+        return {"validation": self._validation and list(self._validation), "unvalidated": self._unvalidated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         found = state_dict.get("validation")
         self._validation = found and Validation(*found)
+        self._unvalidated = state_dict.get("unvalidated", False)
+
+    def _validate_if_left(self, trainer: Trainer) -> None:
+        if self._unvalidated:
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # it begins at its first batch
+            trainer.validating = True  # as the loop of training itself does
+            loop.run()
+            trainer.training = True
+            self._unvalidated = False
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step={step:08d}.ckpt"
@@ -205,10 +240,14 @@ class Checkpoints(Checkpoint):
                 warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}", stacklevel=2)
 
 
-def _validates_next(trainer: Trainer) -> bool:
-    """Whether a validation follows the batch that is ending, and has something to validate on."""
-    loop = trainer.fit_loop.epoch_loop
-    if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
+def validates_next(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that is ending, and has something to validate on. One always follows the
+    last step."""
+    loop, asked = trainer.fit_loop.epoch_loop, trainer.should_stop
+    trainer.should_stop = asked or trainer.global_step == trainer.max_steps
+    follows = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+    trainer.should_stop = asked
+    if not follows:
         return False
     trainer.validating = True  # as the loop itself does before it loads the data
     loop.val_loop.setup_data()

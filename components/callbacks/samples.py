@@ -12,7 +12,7 @@ _ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&
 
 
 class SampleTable(Callback):
-    """Every `every_n_steps` optimizer steps and at the end, asks the module for texts and distributions.
+    """Every `every_n_steps` optimizer steps and at the end of the fit, asks the module for texts and distributions.
 
     `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score,
     become one Markdown table under "samples" (TEXT tab). It runs without gradients and in eval mode.
@@ -27,16 +27,19 @@ class SampleTable(Callback):
         if every_n_steps < 1:
             raise ValueError(f"SampleTable: expected every_n_steps of at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
+        self._step: int | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         # global_step stands still while gradients are accumulated
-        if trainer.global_step != self._step and trainer.global_step % self.every_n_steps == 0:
+        due = trainer.global_step != self._step and trainer.global_step % self.every_n_steps == 0
+        if due and not trainer.should_stop:  # then it is written at the end, or by the run that resumes
             self._write(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Not in on_train_end, which a run resumed from its last step never reaches."""
         if trainer.global_step != self._step:
             self._write(trainer, pl_module)
 

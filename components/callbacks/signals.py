@@ -1,4 +1,4 @@
-"""Stopping on a signal, or when the time is up, without losing the step."""
+"""Stopping on a signal, or when the time is up, without losing the step and without further work."""
 
 import os
 import re
@@ -11,20 +11,27 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from components import processes
+from components.callbacks.checkpoints import Checkpoints, validates_next
 
 OUT_OF_TIME = 124  # the exit status that timeout(1) gives
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
 
 class GracefulStop(Callback):
-    """SIGINT, SIGTERM, SIGUSR1 or a deadline: the running optimizer step is finished, then training ends as if done.
+    """SIGINT, SIGTERM, SIGUSR1 or a deadline: the running optimizer step is finished and saved, and `fit` returns.
 
-    `Checkpoints` sees the wish to stop in the same step and saves. With several processes the ranks agree
-    after each step, so it does not matter which of them got the signal. A second SIGINT (Ctrl-C) stops at
-    once. deadline: on the clock of time.monotonic. Afterwards `reason` says what it was ("" after an ordinary end),
-    and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: say how to go on, and exit with it.
+    Nothing else is computed: no validation, no hook at the end of an epoch, of training or of the fit, of whatever
+    callback or module. A validation that is due, or running, is left to the run that resumes (see `Checkpoints`). List
+    this callback first, so that it leaves before the others' hooks. A signal after training, when everything is saved,
+    ends the process at once, since a resumed run repeats what follows.
+
+    With several processes the ranks agree after each step, so it does not matter which of them got the signal. A
+    second SIGINT (Ctrl-C) stops at once. deadline: on the clock of time.monotonic. Afterwards `reason` says what it was
+    ("" after an ordinary end), and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: say how
+    to go on, and exit with it.
     """
 
     def __init__(self) -> None:
@@ -33,6 +40,8 @@ class GracefulStop(Callback):
         self.out_of_time = False
         self._received: signal.Signals | None = None
         self._previous: dict[signal.Signals, Any] = {}
+        self._stepped = False
+        self._trained = False  # and saved
 
     @property
     def exit_status(self) -> int:
@@ -55,7 +64,7 @@ class GracefulStop(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_by = self._received = None
-        self.out_of_time = False
+        self.out_of_time = self._stepped = self._trained = False
         if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -65,21 +74,42 @@ class GracefulStop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._install(trainer)
         self._step = trainer.global_step
+        self._agree(trainer)  # during the sanity check
+        self._leave_if_asked()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if trainer.global_step == self._step:
             return  # in the middle of accumulating gradients: the step is not finished
-        self._step = trainer.global_step
+        self._step, self._stepped = trainer.global_step, True
         if self._agree(trainer):
-            loop = trainer.fit_loop.epoch_loop
-            if not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):  # type: ignore[arg-type]
-                trainer.limit_val_batches = 0  # told to stop, Lightning would validate though it is not due
-            trainer.fit_loop.min_epochs = 0  # a signal outranks a minimal length of training
-            trainer.fit_loop.epoch_loop.min_steps = None
-            trainer.should_stop = True
+            for checkpoints in _checkpoints(trainer):
+                checkpoints.leave(validates_next(trainer))
+            _end_training(trainer)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._agree(trainer)  # it may have come during the validation that followed the last step
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave_if_asked()
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if trainer.sanity_checking or trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if self._agree(trainer):
+            for checkpoints in _checkpoints(trainer):
+                checkpoints.save_unvalidated(trainer)
+            self._leave_if_asked()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and self._agree(trainer):
+            _end_training(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._leave_if_asked()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where a run resumed from its last step begins, too."""
+        self._agree(trainer)
+        self._leave_if_asked()
+        self._trained = True
+        self._install(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore()
@@ -102,7 +132,16 @@ class GracefulStop(Callback):
             signal.signal(number, handler)
         self._previous = {}
 
+    def _leave_if_asked(self) -> None:
+        """Ends `fit` here, as Lightning's own tuners do: loggers are closed, and no hook follows but teardown."""
+        if self.reason:
+            raise _TunerExitException
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._trained:
+            told = f"\n{signal.Signals(number).name}: stopping; the same command repeats what follows training\n"
+            os.write(2, told.encode())
+            raise SystemExit(128 + number)
         if number == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = signal.Signals(number)
@@ -112,14 +151,26 @@ class GracefulStop(Callback):
             os.write(2, f"\n{self._received.name}: stopping after this step{again}\n".encode())
 
     def _agree(self, trainer: Trainer) -> bool:
-        """True, on every rank, if any rank has received a signal or is past the deadline; notes which."""
-        late = time.monotonic() > self.deadline
+        """True, on every rank, if any rank has received a signal or is past the deadline; notes which. A deadline
+        leaves time for one step, so that a run that is resumed again and again gets there."""
+        late = self._stepped and time.monotonic() > self.deadline
         numbers = torch.tensor([self._received or 0, int(late)], device=trainer.strategy.root_device)
         number, late = trainer.strategy.reduce(numbers, reduce_op="max").tolist()
         if number:
             self.stopped_by = signal.Signals(int(number))
         self.out_of_time = bool(late)
         return bool(number or late)
+
+
+def _end_training(trainer: Trainer) -> None:
+    """Lets the loops end here: a signal outranks a minimal length of training."""
+    trainer.fit_loop.min_epochs = 0
+    trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True
+
+
+def _checkpoints(trainer: Trainer) -> list[Checkpoints]:
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, Checkpoints)]
 
 
 def seconds_of(max_time: str | dict[str, float] | None) -> float:

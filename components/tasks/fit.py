@@ -181,10 +181,9 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
     """Ends the process after a signal or at the end of its time: stopped in order, the stage is not finished."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GracefulStop) and callback.reason:
-            log.error(
-                f"stopped by {callback.reason} after step {trainer.global_step}; a checkpoint is in "
-                f"{cfg.paths.stage}/checkpoints. The same command resumes from there"
-            )
+            kept = f"; a checkpoint is in {cfg.paths.stage}/checkpoints. The same command resumes from there"
+            step = f"after step {trainer.global_step}{kept}" if trainer.global_step else "before the first step"
+            log.error(f"stopped by {callback.reason} {step}")
             raise SystemExit(callback.exit_status)
 
 

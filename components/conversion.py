@@ -18,7 +18,7 @@ import torch
 from sentencepiece import SentencePieceProcessor
 from torch import Tensor
 
-from components import artifacts
+from components import artifacts, installing
 from components.models.attention import slowing
 from components.models.config import GPTConfig
 from components.models.hf import family_of
@@ -86,7 +86,9 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     try:
         import gguf
     except ImportError:
-        raise ConversionError("GGUF is written by a package that is not here: pip install 'gradus[gguf]'") from None
+        raise ConversionError(
+            "GGUF is written by the package gguf, which is not installed. Install it: " + installing.command("gguf")
+        ) from None
     config, kind = artifacts.load_config(folder, context=1)
     family = family_of(vars(config))
     if kind != "CausalLM" or family not in ARCHITECTURES:

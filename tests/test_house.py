@@ -8,7 +8,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = [  # from the ground up; a part imports from lower floors only
-    {"fields"},
+    {"fields", "installing"},
     {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub", "folders", "locks"},
     {"adapters", "processes", "overrides"},
     {"exports", "forking"},

@@ -214,7 +214,7 @@ def test_the_batch_script_of_the_docs_composes():
 
 
 def test_a_sweep_on_slurm_composes_where_its_launcher_is_installed():
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install 'gradus[slurm]'")
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
     from hydra.core.hydra_config import HydraConfig
 
     compose_config(["hydra/launcher=slurm", "stage=rm", "hydra.launcher.gpus_per_node=2"])

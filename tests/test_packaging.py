@@ -1,9 +1,7 @@
 """Under which name the project is installed, and that nothing tells a user to fetch somebody else's package."""
 
-import importlib.metadata
 import re
 import shlex
-import subprocess
 import tomllib
 from pathlib import Path
 

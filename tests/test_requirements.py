@@ -47,7 +47,7 @@ def test_every_entry_pins_one_version_and_names_the_hashes_of_its_files():
 )
 def test_the_lock_has_a_version_that_pyproject_allows(text):
     requirement = Requirement(text)
-    if requirement.name != "gradus":
+    if requirement.name != PROJECT["name"]:
         assert version_in_lock(canonicalize_name(requirement.name)) in requirement.specifier
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-INSTALL = "lora.base needs bitsandbytes: pip install -c constraints.txt -e '.[quant]'"
+from components import installing
 
 
 class Quantised(nn.Module):
@@ -57,5 +57,8 @@ def _bitsandbytes() -> ModuleType:
     try:
         import bitsandbytes.functional as functional
     except ImportError:
-        raise ValueError(INSTALL) from None
+        raise ValueError(
+            "lora.base needs the package bitsandbytes, which is not installed. Install it: "
+            + installing.command("quant")
+        ) from None
     return functional

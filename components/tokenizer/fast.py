@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from components import installing
 from components.tokenizer.codec import Codec, Segment, Spans, TokenizerError, check_text
 
 SPACE_MARK = "\u2581"
@@ -20,8 +21,8 @@ def library():
         import tokenizers
     except ImportError:
         raise TokenizerError(
-            "a tokenizer that was not made here is read by the package tokenizers, which is not installed: "
-            "pip install 'gradus[hf]'  (or: pip install tokenizers)"
+            "a tokenizer that was not made here is read by the package tokenizers, which is not installed. Install it: "
+            + installing.command("hf")
         ) from None
     return tokenizers
 

@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
+	--config-file requirements.uv.toml -c constraints.txt --custom-compile-command "make lock"
 # a core for each of several processes, which take the tests of a file together
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
 
@@ -17,22 +19,23 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/installed
 	.venv/bin/python train.py stage=all
 
-test: .venv/installed
+test: .venv/tested
 	$(PYTEST) -m "not slow"
 
-test-all: .venv/installed
+test-all: .venv/tested
 	$(PYTEST)
 
-check: .venv/installed
+check: .venv/tested
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# needs uv
+# needs uv; requirements-dev.lock has what the tests need beside requirements.lock
 lock:
-	uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
-		--config-file requirements.uv.toml -c constraints.txt --extra dev --custom-compile-command "make lock" \
-		--output-file requirements.lock pyproject.toml
+	$(COMPILE) --upgrade --extra build --output-file requirements.lock pyproject.toml
+	$(COMPILE) --upgrade -c requirements.lock --extra dev \
+		$$(sed -n 's/^\([a-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock | sort -u) \
+		--output-file requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf .venv
@@ -45,4 +48,8 @@ clean:
 	$(PIP) --require-hashes --no-deps -r requirements.lock
 	$(PIP) -c constraints.txt torch
 	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/tested: .venv/installed requirements-dev.lock
+	$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

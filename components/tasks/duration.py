@@ -10,8 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 from components import forking, settings
 from components.models.config import GPTConfig
 
-# tokens of one record of the world, as it is packed
-TOKENS = {"sft": ("demonstrations", 26), "rm": ("comparisons", 41), "dpo": ("comparisons", 150)}
+# by stage: the setting that counts the world's records, and tokens of one of them, which is all that attention sees
+TOKENS = {
+    "pretrain": ("num_documents", 26),
+    "sft": ("demonstrations", 26),
+    "rm": ("comparisons", 41),
+    "dpo": ("comparisons", 150),
+}
 START = 8.0  # seconds of a stage beside its steps: reading, validating, exporting
 SHARE = 0.55  # of the rate of large matrix products that training reaches
 VALIDATION = 1.15  # times the steps' own seconds
@@ -32,23 +37,18 @@ def operations(stage: str, cfg: DictConfig) -> float | None:
         return 0.0
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     data, trainer, model = plain.get("data"), plain.get("trainer"), plain.get("model") or {}
-    if not data or not settings.is_builtin(data) or "hidden_size" not in model:
+    if stage not in TOKENS or not data or not settings.is_builtin(data) or "hidden_size" not in model:
         return None
     shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
-    context = plain["context"] or shape.max_position_embeddings
     steps, epochs = trainer["max_steps"], trainer["max_epochs"]
     per_step = data["batch_size"] * trainer["accumulate_grad_batches"]
-    if stage == "pretrain" and steps > 0:
-        tokens = steps * per_step * context
-    elif stage in TOKENS:
-        records, each = TOKENS[stage]
-        limits = [epochs * data[records]] if epochs else []
-        limits += [steps * per_step] if steps > 0 else []
-        tokens = min(limits, default=0) * each
-    else:
-        return None
+    records, each = TOKENS[stage]
+    packed = (plain["context"] or shape.max_position_embeddings) / each if stage == "pretrain" else 1
+    limits = [epochs * data[records]] if epochs else []
+    limits += [steps * per_step * packed] if steps > 0 else []
     shape = shape.with_vocab(plain["tokenizer"]["vocab_size"])
-    return float(tokens * shape.flops_per_token(context, frozen=bool(plain.get("lora"))))
+    per_token = shape.flops_per_token(each, frozen=bool(plain.get("lora")))
+    return min(limits, default=0) * each * per_token
 
 
 def _rate(size: int = 512, seconds: float = 0.1) -> float:

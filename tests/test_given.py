@@ -153,3 +153,44 @@ def test_a_minimum_above_the_limit_is_refused(unit):
         given.settle_limits(trainer, {f"trainer.max_{unit}"})
     trainer[f"min_{unit}"] = 4
     given.settle_limits(trainer, {f"trainer.max_{unit}"})
+
+
+def test_a_metric_given_alone_whose_mode_would_export_the_worst_is_refused():
+    with pytest.raises(ValueError, match="takes the lowest val/accuracy for the best. Set selection.mode=max"):
+        given.check_selection(compose_config(["stage=rm", "selection.metric=val/accuracy"]))
+    given.check_selection(compose_config(["stage=rm", "selection={metric: val/accuracy, mode: max}"]))
+
+
+def selecting(metric: str, mode: str, *, export: str = "best", patience: int | None = None, task: str = "fit"):
+    by = {"metric": f"val/{metric}", "mode": mode}
+    callbacks = {"checkpoints": {"export": export, **by}, "early_stopping": {"patience": patience, **by}}
+    return OmegaConf.create({"task": f"components.tasks.{task}.{task}", "callbacks": callbacks})
+
+
+@pytest.mark.parametrize(
+    ("cfg", "right"),
+    [
+        (selecting("score", "min"), "max"),
+        (selecting("bits_per_byte", "max"), "min"),
+        (selecting("wrong_name", "max", export="last", patience=2), "min"),
+    ],
+)
+def test_a_mode_that_takes_the_worst_for_the_best_is_refused(cfg, right):
+    with pytest.raises(ValueError, match=f"for the best. Set selection.mode={right}"):
+        given.check_selection(cfg)
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        selecting("score", "max"),
+        selecting("accuracy", "min", export="last"),  # which nothing goes by
+        selecting("longer_wins", "min"),  # neither way is better
+        selecting("mine", "max"),
+        selecting("accuracy", "min", task="evaluate"),
+        OmegaConf.create({"task": "components.tasks.fit.fit", "callbacks": {"checkpoints": None}}),
+        OmegaConf.create({"task": "components.tasks.fit.fit", "callbacks": None}),
+    ],
+)
+def test_other_selections_are_not_refused(cfg):
+    given.check_selection(cfg)

@@ -76,11 +76,21 @@ def test_the_last_step_is_exported_where_that_is_asked_for(tmp_path):
     assert not (tmp_path / BEST).exists()
 
 
-@pytest.mark.parametrize("losses", [{step: float("nan") for step in LOSSES}, None], ids=["no number", "no data"])
-def test_without_a_validation_that_tells_it_is_the_last_step_and_says_so(tmp_path, losses):
-    module, checkpoints, _ = run(tmp_path, losses=losses, **({} if losses else {"limit_val_batches": 0}))
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_without_a_validation_that_tells_it_is_the_last_step_and_says_so(tmp_path, value, mode):
+    settings = {"limit_val_batches": 0} if value is None else {"losses": dict.fromkeys(LOSSES, value)}
+    module, checkpoints, _ = run(tmp_path, mode=mode, **settings)
     assert checkpoints.exported["step"] == 10
-    assert checkpoints.exported["why"] == "the last step, since no validation measured val/loss"
+    assert checkpoints.exported["why"] == "the last step, since no validation measured a finite val/loss"
+
+
+def test_an_infinite_value_is_never_the_best(tmp_path):
+    losses = {2: float("-inf"), 4: 0.5, 6: float("-inf"), 8: 0.6, 10: 0.7}
+    stop = EarlyStopping(patience=2)
+    _, checkpoints, fitter = run(tmp_path, stop=stop, losses=losses)
+    assert checkpoints.exported["step"] == 4 and fitter.global_step == 8
+    assert stop.reason == "val/loss has not improved for 2 validations; the best was 0.5 after step 4"
 
 
 def test_one_best_file_of_trained_weights_is_kept_beside_the_last_two_checkpoints(tmp_path):
@@ -180,3 +190,33 @@ def test_a_run_that_had_stopped_early_does_not_train_on_when_it_is_resumed(tmp_p
     again, checkpoints, fitter = run(tmp_path, stop=stop, resume=latest(tmp_path))
     assert fitter.global_step == 8 and again.seen == [] and stop.reason
     assert torch.equal(again.weight, whole.weight) and checkpoints.exported["step"] == 4
+
+
+@pytest.mark.parametrize("patience", [4, None])
+def test_a_run_that_had_stopped_early_trains_on_where_it_may_wait_longer(tmp_path, patience):
+    whole = run(tmp_path / "whole", stop=EarlyStopping(patience=patience), max_steps=9)[0]
+    run(tmp_path / "stopped", stop=EarlyStopping(patience=2), max_steps=9)
+    stop = EarlyStopping(patience=patience)
+    again, _, fitter = run(tmp_path / "stopped", stop=stop, max_steps=9, resume=latest(tmp_path / "stopped"))
+    assert fitter.global_step == 9 and not stop.reason
+    assert torch.equal(again.weights[8], whole.weights[8]) and torch.equal(again.weight, whole.weight)
+
+
+@pytest.mark.parametrize("change", [{"mode": "max"}, {"metric": "val/accuracy"}])
+def test_early_stopping_compares_no_values_of_another_metric_or_mode(change):
+    before = EarlyStopping(patience=2)
+    for before._step, value in enumerate([0.5, 0.7, 0.6]):
+        before._judge(value)
+    assert before.reason
+    after = EarlyStopping(patience=2, **change)
+    after.load_state_dict(before.state_dict())
+    after._judge(0.1)
+    assert not after.reason and after.state_dict()["waited"] == 0
+
+
+def test_early_stopping_reads_what_it_saved_before_it_named_its_metric():
+    old = {"best": (2, 0.5), "waited": 1, "step": 4, "reason": ""}
+    stop = EarlyStopping(patience=2)
+    stop.load_state_dict(old)
+    stop._judge(0.6)
+    assert stop.reason

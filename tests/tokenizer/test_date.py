@@ -34,6 +34,10 @@ def test_every_field_is_strftimes_own_of_that_day_in_the_language_of_the_c_local
     assert strftime_now("100%% %H:%M") == "100% 00:00"
 
 
+def test_the_format_may_be_given_by_name_as_in_transformers():
+    assert written("{{ strftime_now(format='%Y') }} {{ messages[0].content }}") == "2024 Why?"
+
+
 @pytest.mark.parametrize("form", ["%Q", "% d", "100%"])
 def test_what_is_no_field_is_refused(form):
     with pytest.raises(TokenizerError, match="none of strftime's fields"):

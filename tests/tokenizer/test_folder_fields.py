@@ -152,7 +152,18 @@ def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
         assert f"{folder}: chats are written by its default template; left out: tool_use" in caplog.text
 
 
-@pytest.mark.parametrize("template", [5, ["x"], [{"name": "default"}], {"default": 3}])
+@pytest.mark.parametrize(
+    "template",
+    [
+        5,
+        ["x"],
+        [{"name": "default"}],
+        {"default": 3},
+        [{"name": 1, "template": "x"}, {"name": "default", "template": "x"}],
+        [{"name": None, "template": "x"}, {"name": "tool_use", "template": "x"}],
+        [{"name": ["default"], "template": "x"}],
+    ],
+)
 def test_a_template_that_is_no_text_is_refused(tmp_path, template):
     folder = with_fields(foreign.gpt2(tmp_path), "tokenizer_config.json", chat_template=template)
     with pytest.raises(TokenizerError, match=r"tokenizer_config.json: expected chat_template"):
@@ -188,3 +199,14 @@ def test_a_code_llama_is_read_as_the_llama_that_transformers_makes_of_it(transfo
     ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
     for text in foreign.texts(200, seed=3):
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False, split_special_tokens=True), text
+
+
+@pytest.mark.parametrize(
+    "template", ["\ud800{{ messages }}", [{"name": "default", "template": "\udfff"}]], ids=["text", "named"]
+)
+def test_a_template_with_half_a_surrogate_pair_is_refused_by_name(tmp_path, template):
+    folder = foreign.gpt2(tmp_path)
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    with pytest.raises(TokenizerError, match=r"tokenizer_config.json: chat_template: .* half of a surrogate pair"):
+        Tokenizer.load(folder)

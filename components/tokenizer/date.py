@@ -47,8 +47,8 @@ FIELDS = {  # of strftime, at the start of that day, in English
 }
 
 
-def strftime_now(form: str) -> str:
-    """DAY as strftime writes it by a form such as "%d %b %Y"; `%-d` and the like leave out leading zeros.
+def strftime_now(format: str) -> str:
+    """DAY as strftime writes it by a format such as "%d %b %Y"; `%-d` and the like leave out leading zeros.
 
     Raises TokenizerError for a field that strftime does not have.
     """
@@ -59,4 +59,4 @@ def strftime_now(form: str) -> str:
         value = FIELDS[match[2]]
         return (value.lstrip("0") or "0") if match[1] and value.isdigit() else value
 
-    return re.sub("%(-?)(.?)", written, str(form), flags=re.DOTALL)
+    return re.sub("%(-?)(.?)", written, str(format), flags=re.DOTALL)

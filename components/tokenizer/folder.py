@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from components.tokenizer.codec import Codec, TokenizerError
+from components.tokenizer.codec import Codec, TokenizerError, check_text
 from components.tokenizer.exact import ExactCodec, InexactError
 from components.tokenizer.fast import FastCodec, library, parsed
 from components.tokenizer.folder_fields import NAMES, check_generation, check_settings, check_specials, extra
@@ -185,7 +185,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         except UnicodeDecodeError as error:
             raise TokenizerError(f"{file} is no UTF-8: {error}") from None
     template = settings.get("chat_template")
-    if isinstance(template, list) and all(isinstance(e, dict) and {"name", "template"} <= e.keys() for e in template):
+    if isinstance(template, list) and all(_is_named(entry) for entry in template):
         template = {entry["name"]: entry["template"] for entry in template}
     several = template if isinstance(template, dict) else {}
     names = [*several, *(other.stem for other in more)]
@@ -196,7 +196,12 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
         _name_left_out(folder, [name for name in names if name != "default"])
     if not isinstance(template, str | None):
         raise TokenizerError(f"{folder / CONFIG_FILE}: expected chat_template to be a text or named texts")
-    return template
+    return None if template is None else check_text(template, f"{folder / CONFIG_FILE}: chat_template")
+
+
+def _is_named(entry: Any) -> bool:
+    """Whether it is one of several templates: its name and its text."""
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and "template" in entry
 
 
 def _name_left_out(folder: Path, names: list[str]) -> None:

@@ -144,7 +144,7 @@ class Checkpoints(Checkpoint):
             trainer.callback_metrics.update(figures)
         step, why = trainer.global_step, "export=last"
         if self.export == "best" and best is None:
-            why = f"the last step, since no validation measured {self.metric}"
+            why = f"the last step, since no validation measured a finite {self.metric}"
         elif best is not None:
             if best.step != step:
                 _load(pl_module, AtomicCheckpointIO().load_checkpoint(self.folder / BEST)["state_dict"])
@@ -187,10 +187,10 @@ class Checkpoints(Checkpoint):
         return trainer.global_step % self.every_n_steps == 0 or trainer.should_stop
 
     def _is_better(self, validation: Validation) -> bool:
-        """Whether it is the best so far; one without a number never is."""
+        """Whether it is the best so far; an infinite value, or none, never is."""
         value = validation.metrics.get(self.metric, math.nan)
-        if self._best is None:
-            return not math.isnan(value)
+        if self._best is None or not math.isfinite(value):
+            return math.isfinite(value)
         before = self._best.metrics[self.metric]
         return value < before if self.mode == "min" else value > before
 

@@ -11,8 +11,9 @@ class EarlyStopping(Callback):
     """Ends training after `patience` validations in a row without a new best `metric`; patience None: never.
 
     A value is a new best if it is below (mode "max": above) the best before it by more than `min_delta`; one that is
-    not a number never is. `reason` says that it ended the run, and is "" otherwise. What it has seen is part of a
-    checkpoint: a resumed run stops where an unbroken one does, and one that it had ended does not train on.
+    infinite or not a number never is. `reason` says that it ended the run, and is "" otherwise. What it has seen is
+    part of a checkpoint: a resumed run stops where an unbroken one does, and one that it had ended does not train on,
+    unless it may now wait longer. A run resumed with another metric or mode compares none of the earlier values.
     """
 
     def __init__(
@@ -54,19 +55,24 @@ class EarlyStopping(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self._best, "waited": self._waited, "step": self._step, "reason": self.reason}
+        seen = {"best": self._best, "waited": self._waited, "step": self._step, "reason": self.reason}
+        return seen | {"metric": self.metric, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._best, self._waited = state_dict["best"], state_dict["waited"]
-        self._step, self.reason = state_dict["step"], state_dict["reason"]
+        compared = state_dict.get("metric", self.metric), state_dict.get("mode", self.mode)  # older files have neither
+        if compared != (self.metric, self.mode):
+            return
+        self._best, self._waited, self._step = (state_dict[name] for name in ("best", "waited", "step"))
+        if self.patience is not None and self._waited >= self.patience:
+            self.reason = state_dict["reason"]
 
     def _judge(self, value: float) -> None:
         gain = math.inf if self._best is None else self._best[1] - value
         gain = -gain if self.mode == "max" and self._best is not None else gain
-        if gain > self.min_delta and not math.isnan(value):
+        if gain > self.min_delta and math.isfinite(value):
             self._best, self._waited = (self._step, value), 0
             return
         self._waited += 1
         if self.patience is not None and self._waited >= self.patience:
-            best = f"{self._best[1]:.4g} after step {self._best[0]}" if self._best else "not a number"
+            best = f"{self._best[1]:.4g} after step {self._best[0]}" if self._best else "not finite"
             self.reason = f"{self.metric} has not improved for {self._waited} validations; the best was {best}"

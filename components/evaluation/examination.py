@@ -13,6 +13,7 @@ from components.data.batches import PreferenceBatch
 from components.data.builtin import make_world
 from components.data.preference import PreferenceData
 from components.evaluation.intervals import share_interval
+from components.evaluation.policy import numbers
 from components.evaluation.probes import PROBES, probed
 from components.evaluation.reward import evaluate_ranking
 from components.functional.ranking import LENGTH_MATCHED
@@ -221,7 +222,7 @@ def _by_record(
 ) -> list[list[float]]:
     """The score of every answer of every record; outputs: what the model made of each batch."""
     pairs = zip(batches, outputs, strict=True)
-    scores = iter([score for batch, output in pairs for score in output.cpu().flatten()[batch.last].tolist()])
+    scores = iter([score for batch, output in pairs for score in numbers(output.cpu().flatten()[batch.last]).tolist()])
     return [[next(scores) for _ in record["completions"]] for record in records]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from components.data.fitting import fit_answers
 from components.data.formats import Message
-from components.evaluation.policy import Responses, scores
+from components.evaluation.policy import TOKENS_AT_ONCE, Responses, scores
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.world import World
@@ -46,8 +46,10 @@ class RewardJudge:
     temperature T: 0 takes the order of the scores; above, the ranking is drawn: the best with probability
     ∝ exp(score / T), then the best of the others, and so on, so that of two completions one is ranked above the other
     with probability σ(difference / T). At T = 1 the judge errs as often as the model expects to.
-    Equal completions have equal ranks. reward: builds the model. hold: puts it where it computes.
-    Raises ValueError for a negative temperature.  Source: Plackett 1975; Luce 1959; of pairs Bradley & Terry 1952.
+    Equal completions have equal ranks. reward: builds the model. hold: puts it where it computes. tokens_at_once: that
+    it reads together.
+    Raises ValueError for a negative temperature and for scores that are not numbers.
+    Source: Plackett 1975; Luce 1959; of pairs Bradley & Terry 1952.
     """
 
     def __init__(
@@ -57,10 +59,12 @@ class RewardJudge:
         tokenizer: Tokenizer,
         hold: Callable[[ScalarModel], ScalarModel],
         temperature: float,
+        tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"judge.temperature: got {temperature}, expected a number from 0 up")
         self.model, self.tokenizer, self.temperature = hold(reward()), tokenizer, temperature
+        self.tokens_at_once = tokens_at_once
 
     def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int]:
         different = list(dict.fromkeys(completions))
@@ -74,7 +78,8 @@ class RewardJudge:
         context = self.model.config.longest
         made = fit_answers(self.tokenizer, prompt, completions, context)
         read = Responses(made.answers, list(completions), made.finished, [0] * len(completions))
-        return scores(self.model, [made.prompt], read, pad_id=self.tokenizer.pad_id).tolist()
+        reading = {"pad_id": self.tokenizer.pad_id, "tokens_at_once": self.tokens_at_once}
+        return scores(self.model, [made.prompt], read, **reading).tolist()
 
 
 def gold(world: World, prompt: list[Message], completion: str) -> float:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from components.evaluation.policy import numbers
 from components.generation.generate import compute_dtype
 from components.models.heads import CausalLM
 
@@ -82,12 +83,15 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
 
 @torch.no_grad()
 def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
-    """Blocks (n,) float64 on the CPU of what those responses are worth, in the order of `response_logprobs`."""
+    """Blocks (n,) float64 on the CPU of what those responses are worth, in the order of `response_logprobs`.
+
+    Raises ValueError for scores that are not numbers.
+    """
     stops = torch.tensor(task.stop_ids)
     for texts, last in task.beginnings():
         ended = torch.cat([texts.repeat_interleave(len(stops), 0), stops.repeat(len(texts))[:, None]], dim=1)
         rows = torch.cat([torch.tensor([list(prompt)]).expand(len(ended), -1), ended], dim=1)
-        worth = reward(rows.to(_device_of(reward)))[:, -1].cpu().double().view(len(texts), len(stops))
+        worth = numbers(reward(rows.to(_device_of(reward)))[:, -1].cpu().double()).view(len(texts), len(stops))
         if last:
             whole = worth.new_full((len(texts), task.vocabulary), task.missing_end_score)
             whole[:, stops] = worth
@@ -133,7 +137,8 @@ class Question(NamedTuple):
         """What a policy is worth: objective E[r] − beta·KL, reward E[r], kl to the reference in nats, total_variation
         ½ Σ|π − π*|.
 
-        Raises ValueError unless its probabilities sum to 1: a response was left out or counted twice.
+        Raises ValueError unless its probabilities sum to 1: a response was left out or counted twice, or the model's
+        logits are not numbers.
         """
         total = reward = kl = apart = 0.0
         for own, known, worth, best in zip(logprobs, self.reference, self.rewards, self.optimum, strict=True):
@@ -142,7 +147,7 @@ class Question(NamedTuple):
             reward += float(probs @ worth)
             kl += float(torch.where(probs > 0, probs * (own - known), 0.0).sum())
             apart += float((probs - best.exp()).abs().sum())
-        if abs(total - 1) > 1e-9:
+        if not abs(total - 1) <= 1e-9:  # of NaN neither is true
             raise ValueError(f"optimum: the probabilities of all responses sum to {total!r}, expected 1")
         return {"objective": reward - beta * kl, "reward": reward, "kl": kl, "total_variation": apart / 2}
 

@@ -18,6 +18,10 @@ TOKENS_AT_ONCE = (
     2**16
 )  # of prompts and responses that a model reads or samples together, unless a caller says otherwise
 LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in fp32
+NOT_NUMBERS = (
+    "the reward model's scores are not numbers (NaN or infinite): its training diverged, or they overflow in this "
+    "precision. Try trainer.precision=32-true, or a reward model from before it diverged"
+)
 
 
 class SamplePlan(NamedTuple):
@@ -110,9 +114,19 @@ def scores(
     pad_id: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> Tensor:
-    """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt."""
+    """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt.
+
+    Raises ValueError for one that is not a number.
+    """
     found = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id, tokens_at_once)]
-    return torch.cat(found)
+    return numbers(torch.cat(found))
+
+
+def numbers(values: Tensor) -> Tensor:
+    """A reward model's scores, of any shape. Raises ValueError where one of them is NaN or infinite."""
+    if not values.isfinite().all():
+        raise ValueError(NOT_NUMBERS)
+    return values
 
 
 def describe(

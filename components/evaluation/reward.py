@@ -8,6 +8,7 @@ from torch import Tensor
 
 from components.data.batches import PreferenceBatch
 from components.evaluation.intervals import share_interval
+from components.evaluation.policy import numbers
 from components.functional.losses import ranking_pairs
 from components.functional.ranking import BINS, Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
@@ -21,13 +22,13 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
     pairs, prompts            what the figures rest on; prompts: different ones
     pairs_length_matched      what accuracy_length_matched rests on
     reliability               per bin {low, high, pairs, confidence, accuracy}: the last two None in an empty bin
-    Raises ValueError where no two answers differ in rank.
+    Raises ValueError where no two answers differ in rank, and for scores that are not numbers.
     """
     device = next(model.parameters()).device
     parts, keys, scores, lengths = [], [], [], []
     for batch in batches:
         here = PreferenceBatch(*(_to(field, device) for field in batch))
-        score = model(here.input_ids, here.layout).flatten()[here.last]
+        score = numbers(model(here.input_ids, here.layout).flatten()[here.last])
         better, _, _ = ranking_pairs(here.ranks, here.groups)
         parts.append(pairs_of(score, here.lengths, here.ranks, here.groups))
         keys += [_prompt_of(batch, answer) for answer in better.tolist()]

@@ -49,7 +49,7 @@ def compare(cfg: DictConfig) -> None:
         return
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
-    judge = judge_of(cfg, tokenizer=tokenizer, hold=place.hold, world=world)
+    judge = judge_of(cfg, tokenizer=tokenizer, hold=place.hold, world=world, tokens_at_once=cfg.tokens_at_once)
     if card is None:
         data.prepare_data()
         data.setup()

@@ -28,6 +28,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     """
     given.say_unused(cfg)
     given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
+    given.check_selection(cfg)
     if cfg.task == processes.STARTS_OTHERS:
         get_method(cfg.task)(cfg)
         return

@@ -24,6 +24,10 @@ from components.overrides import as_typed
 from components.settings import UNUSED, Rule
 
 log = logging.getLogger(__name__)
+BETTER = {  # of what validations measure and one may select by; of the rest, such as a length, neither is
+    "min": ("loss", "perplexity", "bits_per_byte", "ece", "wrong_name"),
+    "max": ("accuracy", "accuracy_length_matched", "margin", "score", "gold", "correct"),
+}
 LIMITS = {"max_steps": -1, "max_epochs": None}  # of the trainer, with the value that means none
 # fields of a shape that weights do not decide
 OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_ids")
@@ -49,6 +53,21 @@ def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     for name in LIMITS if len(limits) == 1 else ():
         if name not in limits:
             trainer[name] = LIMITS[name]
+
+
+def check_selection(cfg: DictConfig) -> None:
+    """Raises ValueError where a validation's metric and mode would take the worst weights for the best, for
+    export=best or early stopping: a metric given alone keeps the mode of the stage's own."""
+    callbacks = cfg.get("callbacks") or {}
+    saving, stopping = (callbacks.get(name) or {} for name in ("checkpoints", "early_stopping"))
+    used = [saving] * (saving.get("export") == "best") + [stopping] * (stopping.get("patience") is not None)
+    for metric, mode in ((one.get("metric"), one.get("mode")) for one in used if cfg.task == processes.TRAINS):
+        right = next((kind for kind, names in BETTER.items() if str(metric).removeprefix("val/") in names), mode)
+        if right != mode and mode in BETTER:
+            extreme = {"min": "lowest", "max": "highest"}[mode]
+            raise ValueError(
+                f"selection.mode={mode} takes the {extreme} {metric} for the best. Set selection.mode={right}"
+            )
 
 
 def replace(node: Any, value: str, by: str) -> None:
@@ -80,6 +99,7 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
     for number, (entry, arguments) in enumerate(entries.items()):
         with hydra_hooks.composed(arguments) as stage:
+            check_selection(stage)
             found = unused(stage)
         of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
         own = {line: reason for line, reason in found.items() if line in of_its_own}

@@ -11,7 +11,7 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"fields", "installing"},
     {"functional", "models", "tokenizer", "world", "optim", "weights", "modelcard", "hub", "folders", "locks"},
     {"adapters", "processes", "overrides"},
-    {"exports", "forking"},
+    {"exports", "forking", "countdown"},
     {"generation", "artifacts", "data"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"resuming", "signatures"},

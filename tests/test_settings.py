@@ -79,6 +79,10 @@ def test_every_setting_of_training_is_an_input_or_in_the_list(stage):
     cfg, found = composed(f"stage={stage}"), kinds(f"stage={stage}")
     listed = NOT_OF_TRAINING | of_artifacts(cfg) | of_data("data")
     listed |= OF_VALIDATION if cfg["export"] == "last" else {}
+    if stage == "rm":  # whose examination reads with it
+        listed = {"tokens_at_once examination.tokens_at_once": HARMLESS} | {
+            names.replace(" tokens_at_once", ""): kind for names, kind in listed.items()
+        }
     listed["gate"] = HARMLESS if stage in ("rm", "ppo", "grpo", "rloo", "rejection") else UNUSED
     if stage != "pretrain":
         listed["model"] = HARMLESS

@@ -9,7 +9,8 @@ import yaml
 from torch import nn
 
 from components.data.preference import PreferenceData
-from components.evaluation.examination import examine
+from components.evaluation import examination
+from components.evaluation.examination import Reading, examine
 from components.evaluation.examination_plot import draw
 from components.evaluation.gate import REFUSED, UNKNOWN, WARNED, support, verdicts
 from components.world.world import World
@@ -120,6 +121,15 @@ def test_a_perfect_model_passes_with_every_share_at_one(users, tokenizer):
     assert all(trial["accuracy"] == 1 for trial in found["probes"].values())
     assert all(one["accuracy"] == 1 for table in found["categories"].values() for one in table.values())
     assert outcome(found) == set()
+
+
+def test_after_a_short_training_fewer_records_are_read_but_not_below_a_floor(users, tokenizer, monkeypatch):
+    """Answers come in pairs, and each probed record is read ten times: 40 answers are 10 records and 2 probed ones."""
+    monkeypatch.setattr(examination, "FEWEST_RECORDS", 3)
+    monkeypatch.setattr(examination, "FEWEST_PROBED", 1)
+    for answers, records, probed in ((40, 10, 2), (2, 3, 1)):
+        found = examine(perfect(users), tokenizer, users, Reading(answers), tokens_at_once=1)
+        assert (found["ranking"]["pairs"], found["probes"]["empty"]["pairs"]) == (records, probed)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The reward model: what its loss depends on, and the zero of its scores."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -112,6 +113,33 @@ def test_after_training_demonstrations_average_zero(data, demonstrations):
     stage = fitted(module, max_steps=4)
     assert abs(stage.demonstration_score) > 1e-3
     assert abs(mean_of_demonstrations(stage, module)) < 1e-5
+
+
+class Scored(RewardModel):
+    """Its scores are the batches' ranks."""
+
+    def scores(self, batch):
+        self.read = [*getattr(self, "read", []), len(batch.ranks)]
+        return batch.ranks
+
+
+@pytest.mark.parametrize(
+    ("deviation", "batches"),
+    [
+        (0.0, 4),  # four batches of 8 are the fewest
+        (0.4, 8),  # .4/√64 = .05
+        (9.0, 10),  # all there are
+    ],
+)
+def test_demonstrations_are_read_until_their_mean_is_known(deviation, batches):
+    """Half of them lie one deviation above 3, half below."""
+    stage = Scored(model=scalar, optimizer=adam(0.0), schedule=CONSTANT)
+    stage.trainer = trainer(max_steps=1)
+    stage._here = lambda batch: batch
+    stage.reduced = lambda number, how: number
+    one = 3 + deviation * torch.tensor([1.0, -1.0] * 4) * 0.99
+    assert stage._mean_score([SimpleNamespace(ranks=one)] * 10, 80) == pytest.approx(3.0)
+    assert stage.read == [8] * batches
 
 
 def test_validation_reports_calibration_and_what_length_alone_explains():

@@ -160,6 +160,9 @@ def _of_what_is_read(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
             )
     if task == "fit" and "model" in reads:
         yield Rule("model", HARMLESS, "must be the shape of the weights that are read")
+    if task == "fit" and cfg.get("examination"):
+        for name in ("tokens_at_once", "examination.tokens_at_once"):
+            yield Rule(name, HARMLESS, "how much the examination reads together, not what it finds")
     if task == "fit" and ("reward" in reads or cfg.get("examination")):
         yield Rule("gate", HARMLESS, "whether a policy may be trained against a reward model, not how")
     elif task == "fit":

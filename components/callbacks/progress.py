@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
 from components.callbacks.tokens import real_tokens
+from components.countdown import duration
 
 
 class StepProgress(ProgressBar):
@@ -123,13 +124,3 @@ def short(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
-
-
-def duration(seconds: float) -> str:
-    """12s, 3m05s, 2h07m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

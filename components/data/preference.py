@@ -1,5 +1,6 @@
 """Comparisons for reward models and DPO: every prompt once, its ranked answers continuing it."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from itertools import combinations
@@ -143,9 +144,9 @@ class PreferenceData(RecordData):
 
     def demonstration_batches(self) -> Iterator[PreferenceBatch]:
         """Batches with one answer per prompt, whose scores should average zero; the same on every rank."""
-        shown = list(self._demonstrations())
-        for start in range(0, len(shown), self.batch_size):
-            yield self.collate([[record] for record in shown[start : start + self.batch_size]])
+        shown = self._demonstrations()  # tokenised as they are asked for
+        while batch := [[record] for record in itertools.islice(shown, self.batch_size)]:
+            yield self.collate(batch)
 
     def _demonstrations(self) -> Iterator[Record]:
         rng = np.random.default_rng([self.seed, 0x64656D6F])

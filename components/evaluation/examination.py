@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from components.countdown import countdown
 from components.data.batches import PreferenceBatch
 from components.data.builtin import make_world
 from components.data.preference import PreferenceData
@@ -24,7 +25,18 @@ from components.world.world import World
 
 Record = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
+FEWEST_RECORDS, FEWEST_PROBED = 100, 16  # whatever the budget
 SHOWN = 12  # categories of a grouping, those with most pairs first
+
+
+class Reading(NamedTuple):
+    """What a run knows: how many answers may be read, roughly, None for no limit; whether progress is shown."""
+
+    answers: int | None = None
+    shown: bool = True
+
+
+READ_ALL = Reading()
 
 
 class Pair(NamedTuple):
@@ -45,11 +57,20 @@ class Pair(NamedTuple):
 
 
 def examine(
-    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, *, max_records: Count = 1000, max_probed: Count = 64
+    model: ScalarModel,
+    tokenizer: Tokenizer,
+    data: PreferenceData,
+    reading: Reading = READ_ALL,
+    *,
+    max_records: Count = 1000,
+    max_probed: Count = 64,
+    tokens_at_once: Count = 2**16,
 ) -> dict[str, Any]:
     """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
 
-    max_records, max_probed: at most so many records for the figures and for the probes, evenly spread.
+    max_records, max_probed: at most so many records for the figures and for the probes, evenly spread; fewer where
+    reading.answers limits them, each to a half of it, but not to less than FEWEST_RECORDS and FEWEST_PROBED.
+    tokens_at_once: that the model reads together; nor does it read more records than training's batches have.
     ranking      figures of reward.evaluate_ranking
     gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs, prompts}; None on other data
     probes       name → the share of records whose best answer scores above the probe, as the same
@@ -62,10 +83,14 @@ def examine(
     held_out = [record for example in data.val_examples for record in example]
     if not held_out:
         return {}
+    if reading.answers is not None:
+        each = sum(len(record["completions"]) for record in held_out) / len(held_out)
+        max_records = min(max_records, max(FEWEST_RECORDS, int(reading.answers / 2 / each)))
+        max_probed = min(max_probed, max(FEWEST_PROBED, reading.answers // 2 // (1 + len(PROBES))))
     records = _spread(held_out, max_records)
-    batches, outputs = list(_batches(data, records)), []
+    batches, outputs = list(_batches(data, records, tokens_at_once)), []
     hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
-    ranking = evaluate_ranking(model, batches)
+    ranking = evaluate_ranking(model, _counted(batches, "examination: answers", reading))
     hook.remove()
     scores = _by_record(records, batches, outputs)
     judge = WorldJudge(data, tokenizer)
@@ -73,7 +98,7 @@ def examine(
     examination = {
         "ranking": ranking,
         "gold": _gold(records, scores, judge),
-        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge),
+        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge, tokens_at_once, reading),
         "length_choices": longer_chosen(pairs),
         "categories": categories(pairs, judge),
     }
@@ -82,7 +107,13 @@ def examine(
 
 @torch.no_grad()
 def probe(
-    model: ScalarModel, tokenizer: Tokenizer, data: PreferenceData, records: Sequence[Record], judge: "WorldJudge"
+    model: ScalarModel,
+    tokenizer: Tokenizer,
+    data: PreferenceData,
+    records: Sequence[Record],
+    judge: "WorldJudge",
+    tokens_at_once: int,
+    reading: Reading = READ_ALL,
 ) -> dict[str, dict[str, Any]]:
     """Per probe, the share of records whose best answer scores above it, ties counting half."""
     device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context, judge.renamed))
@@ -91,8 +122,11 @@ def probe(
         for record, (best, made) in zip(records, trials, strict=True)
         for ids in (record["completions"][best], *made.values())
     ]
-    batches = list(_batches(data, rows))
-    outputs = [model(b.input_ids.to(device), type(b.layout)(*(part.to(device) for part in b.layout))) for b in batches]
+    batches = list(_batches(data, rows, tokens_at_once))
+    outputs = [
+        model(b.input_ids.to(device), type(b.layout)(*(part.to(device) for part in b.layout)))
+        for b in _counted(batches, "probes: answers", reading)
+    ]
     scores = iter(score for [score] in _by_record(rows, batches, outputs))
     right: dict[str, list[float]] = {name: [] for name in PROBES}
     keys: dict[str, list[tuple]] = {name: [] for name in PROBES}
@@ -212,9 +246,24 @@ def _spread(records: list[Record], count: int) -> list[Record]:
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
-def _batches(data: PreferenceData, records: Sequence[Record]) -> Iterator[PreferenceBatch]:
-    for start in range(0, len(records), data.batch_size):
-        yield data.collate([[record] for record in records[start : start + data.batch_size]])
+def _batches(data: PreferenceData, records: Sequence[Record], tokens_at_once: int) -> Iterator[PreferenceBatch]:
+    """Batches of the records in their order, as large as training's, of at most so many tokens at once; one record may
+    exceed it."""
+    batch: list[list[Record]] = []
+    tokens = 0
+    for record in records:
+        size = len(record["prompt"]) + sum(map(len, record["completions"]))
+        if len(batch) == data.batch_size or (batch and tokens + size > tokens_at_once):
+            yield data.collate(batch)
+            batch, tokens = [], 0
+        batch.append([record])
+        tokens += size
+    yield data.collate(batch)
+
+
+def _counted(batches: Sequence[PreferenceBatch], what: str, reading: Reading) -> Iterator[PreferenceBatch]:
+    total = sum(len(batch.ranks) for batch in batches)
+    return countdown(batches, what, total, count=lambda batch: len(batch.ranks), shown=reading.shown)
 
 
 def _by_record(

@@ -1,16 +1,20 @@
 """The reward model: a score per answer, learned from rankings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from components.countdown import countdown
 from components.data.batches import PreferenceBatch
 from components.functional.losses import kwise_ranking
 from components.functional.ranking import Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
 from components.stages.stage import Chart, LossOutput, Stage, Term
+
+FEWEST = 32  # demonstrations whose spread tells how well their mean is known
+TOLERANCE = 0.05  # standard error of that mean: a score off by it moves no chance of winning by more than .0125
 
 
 class RewardModel(Stage):
@@ -94,7 +98,8 @@ class RewardModel(Stage):
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Shifts the score so that demonstrations average zero without dropout (Ouyang et al. 2022, section 3.5).
+        """Shifts the score so that demonstrations average zero without dropout (Ouyang et al. 2022, section 3.5), up to
+        the error of `_mean_score`.
 
         Not in on_train_end, which a run resumed from its last step never reaches.
         """
@@ -103,10 +108,23 @@ class RewardModel(Stage):
             return
         was_training = self.training
         self.eval()
-        scores = torch.cat([self.scores(self._here(batch)) for batch in data.demonstration_batches()])
+        with self.trainer.precision_plugin.forward_context():
+            self.demonstration_score = self._mean_score(data.demonstration_batches(), data.num_demonstrations)
         self.train(was_training)
-        self.demonstration_score = float(scores.mean())
         self.model.rescale_(scale=1.0, shift=-self.demonstration_score)
+
+    def _mean_score(self, batches: Iterable[PreferenceBatch], most: int) -> float:
+        """Of the answers in batches, read until the standard error of their mean is TOLERANCE, FEWEST at least."""
+        shown = self.trainer.progress_bar_callback is not None
+        read: list[Tensor] = []
+        for batch in countdown(batches, "demonstrations", most, count=lambda batch: len(batch.ranks), shown=shown):
+            read.append(self.scores(self._here(batch)).cpu().double())
+            scores = torch.cat(read)
+            if len(scores) >= FEWEST:
+                error = self.reduced(scores.std().float() / len(scores) ** 0.5, "max")  # all processes end together
+                if error <= TOLERANCE:
+                    break
+        return float(torch.cat(read).mean())
 
     def _here(self, batch: PreferenceBatch) -> PreferenceBatch:
         return self.transfer_batch_to_device(batch, self.device, 0)

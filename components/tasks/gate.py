@@ -19,6 +19,7 @@ from components.tasks.placement import Place
 from components.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
+SHARE = 0.1  # of training's arithmetic that an examination may add; reading an answer is a third of training on it
 PICTURE = "examination.png"
 
 
@@ -38,13 +39,16 @@ def examined(
     if cfg.get("examination") is None or not isinstance(model, ScalarModel):
         return {}
     from components.evaluation import examination_plot  # brings matplotlib, which other stages do without
+    from components.evaluation.examination import Reading
     from components.evaluation.report import wide_console
 
     whole = ScalarModel(model.config)
     whole.load_state_dict(merged(weights, model.adapters.lora) if model.adapters else weights)
     place = Place(trainer.strategy.root_device, trainer.precision_plugin)
+    most = int(3 * SHARE * _answers_trained(trainer, data))
+    reading = Reading(most, trainer.progress_bar_callback is not None)
     with place.running():
-        found = instantiate(cfg.examination)(place.hold(whole), tokenizer, data)
+        found = instantiate(cfg.examination)(place.hold(whole), tokenizer, data, reading)
     if not found:
         log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
         return {}
@@ -53,6 +57,13 @@ def examined(
     gate.show(found, judged, wide_console())
     examination_plot.draw(found, Path(cfg.paths.stage) / PICTURE)
     return {"examination": found}
+
+
+def _answers_trained(trainer: Trainer, data: Any) -> float:
+    """How many answers the training has read so far, by the mean of the first records."""
+    some = [record for place in range(min(100, len(data.train_examples))) for record in data.train_examples[place]]
+    each = sum(len(record["completions"]) for record in some) / len(some)
+    return trainer.global_step * data.batch_size * trainer.accumulate_grad_batches * trainer.world_size * each
 
 
 def check_reward_model(cfg: DictConfig) -> None:

@@ -55,6 +55,15 @@ def test_an_override_of_what_a_stage_does_not_use_is_found():
     assert found == {line.lstrip("+~").partition("=")[0] for line in not_used}
 
 
+def test_what_validations_are_compared_by_is_not_used_where_nothing_goes_by_them():
+    compared = ["selection.metric=val/gold", "selection.mode=max", "callbacks.early_stopping.min_delta=0.1"]
+    by = {line.partition("=")[0] for line in compared}
+    assert unused("stage=ppo", *compared) == by
+    assert unused("stage=ppo", "export=best", *compared) == {"callbacks.early_stopping.min_delta"}
+    assert unused("stage=ppo", "callbacks.early_stopping.patience=3", *compared) == set()
+    assert unused("stage=ppo", "~callbacks.early_stopping") == set()
+
+
 def test_an_override_that_another_setting_refers_to_is_used():
     assert unused("stage=sft", "world.num_names=8", "seed=3") == set()  # data.world is the world
 

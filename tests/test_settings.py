@@ -25,7 +25,8 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "callbacks.checkpoints.folder callbacks.checkpoints.every_n_steps callbacks.checkpoints.keep": HARMLESS,
     "trainer.default_root_dir trainer.log_every_n_steps trainer.profiler trainer.max_time trainer.strategy": HARMLESS,
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,
-    "callbacks.early_stopping": HARMLESS,
+    "callbacks.early_stopping._target_ callbacks.early_stopping.patience": HARMLESS,
+    "callbacks.early_stopping.min_delta callbacks.early_stopping.metric callbacks.early_stopping.mode": UNUSED,
     "stages overrides tokenizer world tokens_at_once": UNUSED,
 }
 NOT_OF_MEASURING = {
@@ -35,7 +36,7 @@ NOT_OF_MEASURING = {
     "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,
 }
 OF_VALIDATION = {  # where the weights of the last step are exported
-    "selection callbacks.checkpoints.metric callbacks.checkpoints.mode": HARMLESS,
+    "selection callbacks.checkpoints.metric callbacks.checkpoints.mode": UNUSED,
     "trainer.val_check_interval trainer.check_val_every_n_epoch trainer.limit_val_batches": HARMLESS,
 }
 WORLD_DATA = {"mixture root subset split held_out_split files": UNUSED}  # of a data module that reads the world
@@ -166,7 +167,8 @@ def test_the_worlds_comparisons_and_text_say_nothing_of_models_of_other_data():
 
 
 def test_when_a_run_validates_is_an_input_where_something_is_decided_by_it():
-    names = ["selection.metric", *(f"trainer.{name}" for name in settings.VALIDATION), "callbacks.checkpoints.mode"]
+    comparing = ["selection.metric", "callbacks.checkpoints.mode"]
+    names = [*comparing, *(f"trainer.{name}" for name in settings.VALIDATION)]
 
     def kinds_with(export: str, patience: int | None) -> dict[str, str]:
         cfg = composed("stage=sft")
@@ -175,8 +177,9 @@ def test_when_a_run_validates_is_an_input_where_something_is_decided_by_it():
         rules = settings.rules_of(cfg)
         return {name: settings.rule_of(name, rules).kind for name in [*names, "callbacks.early_stopping.min_delta"]}
 
-    assert set(kinds_with("last", None).values()) == {HARMLESS}
-    assert kinds_with("best", None) == dict.fromkeys(names, INPUT) | {"callbacks.early_stopping.min_delta": HARMLESS}
+    gain = {"callbacks.early_stopping.min_delta": UNUSED}
+    assert kinds_with("last", None) == dict.fromkeys(names, HARMLESS) | dict.fromkeys(comparing, UNUSED) | gain
+    assert kinds_with("best", None) == dict.fromkeys(names, INPUT) | gain
     assert set(kinds_with("last", 3).values()) == {INPUT}
 
 

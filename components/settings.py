@@ -179,11 +179,16 @@ def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
     stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
     stops = stopping.get("patience") is not None
     if task == "fit" and not stops:
-        yield Rule("callbacks.early_stopping", HARMLESS, "without patience it stops nothing")
+        reason = "without patience it stops nothing"
+        yield from (
+            Rule(f"callbacks.early_stopping.{name}", UNUSED, reason) for name in ("min_delta", "metric", "mode")
+        )
+        yield Rule("callbacks.early_stopping", HARMLESS, reason)
     if task == "fit" and not stops and cfg.get("export") != "best":
-        names = [f"trainer.{name}" for name in VALIDATION]
-        for name in ("selection", "callbacks.checkpoints.metric", "callbacks.checkpoints.mode", *names):
-            yield Rule(name, HARMLESS, "a validation decides only with export=best or early stopping")
+        reason = "a validation decides only with export=best or early stopping"
+        for name in ("selection", "callbacks.checkpoints.metric", "callbacks.checkpoints.mode"):
+            yield Rule(name, UNUSED, reason)
+        yield from (Rule(f"trainer.{name}", HARMLESS, reason) for name in VALIDATION)
     if task not in ("fit", "pipeline"):
         yield from (Rule(name, UNUSED, UNTRAINED) for name in ("export", "selection"))
 

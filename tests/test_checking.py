@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn
 
-from components.checking import AT_RUN_TIME, ConfigError, Passed, check, nearest_override, required_of, schema_of
+from components.checking import AT_RUN_TIME, ConfigError, Passed, check, nearest_key, required_of, schema_of
 from components.hydra_hooks import compose_config
 from components.stages.onpolicy import OnPolicy
 from components.stages.rejection import Rejection
@@ -269,10 +269,10 @@ VALUES = {
 @pytest.mark.parametrize(
     ("unknown", "hint"),
     [
-        ("trainer.max_step", "Did you mean trainer.max_steps?"),
-        ("max_steps", "Did you mean trainer.max_steps?"),
-        ("sede", "Did you mean seed?"),
-        ("lr", "Did you mean stage.optimizer.lr?"),
+        ("trainer.max_step", "trainer.max_steps"),
+        ("max_steps", "trainer.max_steps"),
+        ("sede", "seed"),
+        ("lr", "stage.optimizer.lr"),
         (
             "trainer.deterministic",
             "deterministic is an argument of lightning.Trainer that keeps its default: write +trainer.deterministic=…",
@@ -291,7 +291,7 @@ def test_an_override_of_an_unknown_key_is_told_the_nearest(unknown, hint):
         composed.append(overrides)
         return OmegaConf.create(VALUES)
 
-    assert nearest_override(unknown, arguments, compose) == hint
+    assert nearest_key(unknown, arguments, compose) == hint
     assert composed == [["stage=rm", "seed=3"]]
 
 
@@ -301,7 +301,7 @@ def test_a_hint_for_a_sweep_looks_at_its_first_job():
         return OmegaConf.create(VALUES)
 
     arguments = ["-m", "stage=rm,ppo", "seed=choice(1,2)", "trainer.max_step=5,6"]
-    assert nearest_override("trainer.max_step", arguments, compose) == "Did you mean trainer.max_steps?"
+    assert nearest_key("trainer.max_step", arguments, compose) == "trainer.max_steps"
 
 
 def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():

@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig
 
-from components import forking, hydra_hooks, places, processes
+from components import forking, hydra_hooks, mistyped, places, processes
 from components.overrides import as_typed
 
 
@@ -57,9 +57,16 @@ def command_line() -> None:
 
 
 def as_asked() -> None:
-    """main, with paths as they are typed, the help page for no stage in particular and the nearest name for an unknown
-    key."""
-    arguments = sys.argv[1:] = as_typed(sys.argv[1:])
+    """main, with paths as they are typed, the help page for no stage in particular and what was probably meant by
+    words, keys and choices that do not exist."""
+    if not sys.argv[1:]:
+        print(mistyped.overview())
+        return
+    if problem := mistyped.answer(sys.argv[1:], nearest):
+        print(problem, file=sys.stderr)
+        raise SystemExit(2)
+    typed = sys.argv[1:]
+    arguments = sys.argv[1:] = as_typed(typed)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
         sys.argv.append("stage=all")
     if problem := places.misnamed_choice(arguments):
@@ -72,10 +79,16 @@ def as_asked() -> None:
     except SystemExit as stop:
         error = stop.__context__  # what Hydra has just printed
         if isinstance(error, ConfigCompositionException) and (unknown := getattr(error.__cause__, "full_key", "")):
-            from components import checking
-
-            print(checking.nearest_override(unknown, arguments, hydra_hooks.compose_config), file=sys.stderr)
+            print(mistyped.respelled(unknown, typed, nearest), file=sys.stderr)
         raise
+
+
+def nearest(unknown: str, others: list[str]) -> str:
+    """The key of the config of these overrides that is nearest to one that it does not have."""
+    from components import checking
+
+    others = as_typed(others) + ([] if any(other.startswith("stage=") for other in others) else ["stage=rm"])
+    return checking.nearest_key(unknown, others, hydra_hooks.compose_config)
 
 
 if __name__ == "__main__":

@@ -143,11 +143,11 @@ def required_of(target: str | Callable[..., Any]) -> list[str]:
     return required
 
 
-def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
-    """What to say of an override whose key the config does not have: the nearest one, or how to add it.
+def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
+    """The key nearest to one that the config does not have, or in a sentence how to add it, or what there is; "" where
+    nothing helps.
 
     unknown: the key in full; arguments: of the command line; compose: makes the config of some overrides.
-    Returns "" where nothing helps.
     """
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
@@ -163,7 +163,10 @@ def nearest_override(unknown: str, arguments: Sequence[str], compose: Callable[[
     node = _select(values, parent)
     if isinstance(node, dict) and "_target_" in node and name in schema_of(node["_target_"]).types:
         return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
-    return _did_you_mean(unknown, list(_dotted(values, "")))
+    names = list(_dotted(values, ""))
+    beside = [f"{parent}.{key}" for key in node] if parent and isinstance(node, dict) else []
+    near = _nearest(unknown, beside) or _nearest(unknown, names)
+    return near[0] if len(near) == 1 else _did_you_mean(unknown, beside or names)
 
 
 def _walk(value: Any, path: str) -> Iterator[str]:
@@ -320,12 +323,17 @@ def _shown(value: Any) -> str:
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:
-    """The names that end as `name` does (a forgotten prefix), else the one spelled most like it, else some of them."""
-    last = name.rpartition(".")[2]
-    near = [n for n in names if n.rpartition(".")[2] == last] or difflib.get_close_matches(name, names, n=1)
-    if near:
+    """Asks for the nearest names, else lists them all where they are few."""
+    if near := _nearest(name, names):
         return f"Did you mean {' or '.join(near[:4])}?"
     return f"It has: {', '.join(names)}." if len(names) <= 20 else ""
+
+
+def _nearest(name: str, names: Sequence[str]) -> list[str]:
+    """The names that end as `name` does (a forgotten prefix), else the one spelled most like it."""
+    last = name.rpartition(".")[2]
+    ending = [n for n in names if n.rpartition(".")[2] == last]
+    return ending or difflib.get_close_matches(name, names, n=1)
 
 
 def _select(values: Any, path: str) -> Any:

@@ -23,7 +23,7 @@ from components.overrides import as_typed
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Runs one job; each job of a sweep in a process of its own."""
-    with hydra_hooks.exit_codes():
+    with places.dropped_if_unused(), hydra_hooks.exit_codes():
         started = processes.start()
         if hydra_hooks.is_sweep_job():
             if hydra_hooks.is_launched_here() and processes.leaves_sweep(started):

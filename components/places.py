@@ -3,8 +3,10 @@
 import errno
 import os
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 
 OPTIONAL = ("callbacks", "debug", "experiment", "gate", "logger", "lora")  # config groups that a run can do without
 NAMELESS = {"", "''", '""', "null", "???"}
+NOTES = re.compile(r"\.lock|\.hydra/\w+\.yaml|\w+\.log|checkpoints/inputs\.json")  # what a run writes before its work
 ADDRESS = re.compile(r"[A-Za-z][\w.+-]+://.*", re.S)  # of fsspec, which libraries that write files would follow
+_made: dict[int, tuple[Path, Path]] = {}  # by process: the highest folder that it made for its run, and the run's
 
 
 def misnamed_choice(arguments: Sequence[str]) -> str | None:
@@ -77,6 +81,30 @@ def unusable(config: DictConfig) -> list[str]:
     ]
 
 
+@contextmanager
+def dropped_if_unused() -> Iterator[None]:
+    """A job that ends with another status than 0 before it has done anything leaves no folder: this removes what the
+    process has made for it, where nothing but notes about the command lies there."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code:
+            _drop_unused()
+        raise
+
+
+def _drop_unused() -> None:
+    made, folder = _made.pop(os.getpid(), (None, None))
+    if made is None or folder is None or not folder.is_dir():
+        return
+    if all(NOTES.fullmatch(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if not file.is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another run lies there
+            for parent in folder.parents:
+                if parent.is_relative_to(made):
+                    parent.rmdir()
+
+
 class Folder(Callback):
     """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback, and locks it before
     anything is written there. Of several processes of one run the first does, for all."""
@@ -109,8 +137,12 @@ class Folder(Callback):
             raise SystemExit(1)
 
     def _make(self, folder: str) -> None:
+        path = Path(folder).absolute()
+        missing = [one for one in (path, *path.parents) if not one.exists()]
+        if missing and processes.rank() == 0:
+            _made[os.getpid()] = missing[-1], path
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            path.mkdir(parents=True, exist_ok=True)
             if not os.access(folder, os.W_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as error:

@@ -117,7 +117,7 @@ def mistakes(folder):
         (["chat", folder / "missing"], "there is no"),
         (["show", folder / "missing"], "there is no"),
         (["chat", folder / "ppo" / "export" / "card.json"], "is a file"),
-        (["chat", folder], f"stages below it: {folder / 'ppo'}"),
+        (["show", folder], f"stages below it: {folder / 'ppo'}"),
         (
             ["chat", folder / "rm"],
             f"reward model: it scores answers and writes none. Talk to the policy that was "
@@ -243,3 +243,54 @@ def test_chat_runs_where_it_is_told_and_names_a_device_that_is_not_there(run_fol
     for device in ("cuda:99", "nonsense"):
         result = gradus("chat", run_folder / "ppo", "--device", device, lines="a\n")
         assert result.exit_code == 1 and result.stderr.startswith(f"gradus: --device {device}: ")
+
+
+def test_chat_takes_a_run_and_talks_to_its_newest_model_that_answers(run_folder, tmp_path):
+    shutil.copytree(run_folder / "pretrain", tmp_path / "logs/mine/pretrain")
+    answer = gradus("chat", "mine", "--logs", tmp_path / "logs", lines="anna\n")
+    assert answer.stdout == "anna lives\n"
+    shutil.copytree(run_folder / "ppo", tmp_path / "logs/mine/ppo")
+    os.utime(tmp_path / "logs/mine/ppo/export", (1, 1))
+    for run in ("mine", tmp_path / "logs/mine"):
+        assert gradus("chat", run, "--logs", tmp_path / "logs", lines="a\n").stdout == " yes\n"
+
+
+def test_chat_fetches_a_model_that_is_named_as_on_the_hub(run_folder, tmp_path, monkeypatch):
+    asked = []
+
+    def fetched(name, cache):
+        asked.append((name, cache))
+        return run_folder / "ppo" / "export"
+
+    monkeypatch.setattr(cli.hub, "fetched", fetched)
+    assert gradus("chat", "owner/name@main", "--logs", tmp_path, lines="a\n").stdout == " yes\n"
+    assert asked == [("owner/name@main", tmp_path / "cache" / "models")]
+
+
+def test_a_folder_that_is_missing_below_one_that_is_there_is_no_name_on_the_hub(run_folder, monkeypatch):
+    monkeypatch.chdir(run_folder)
+    result = gradus("chat", "ppo/missing", lines="a\n")
+    assert result.exit_code == 1 and "there is no ppo/missing" in result.stderr
+
+
+def test_the_version_is_that_of_pyproject():
+    (written,) = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if line.startswith("version")]
+    result = gradus("--version")
+    assert (result.exit_code, result.stdout) == (0, f"gradus {written.split(chr(34))[1]}\n")
+
+
+def test_list_shows_every_stage_with_its_metric(run_folder):
+    result = gradus("list", run_folder.parent)
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert result.exit_code == 0 and lines[0] == ["run", "stage", "metric", "size", "age"]
+    assert ["tiny", "ppo", "val/score", "1.235"] in [line[:4] for line in lines]
+    assert gradus("list", run_folder / "missing").stderr.startswith("gradus: ")
+
+
+def test_the_system_text_stands_before_the_conversation(run_folder, monkeypatch):
+    from components.serving import terminal
+
+    sessions = []
+    monkeypatch.setattr(terminal, "run", lambda session, **settings: sessions.append(session))
+    assert gradus("chat", run_folder / "ppo", "--system", "be kind").exit_code == 0
+    assert sessions[0].system == "be kind"

@@ -1,6 +1,7 @@
 """The terminal chat, as a person and as a pipe see it."""
 
 import io
+import json
 
 import puppets
 import pytest
@@ -169,3 +170,58 @@ def test_a_models_escape_sequences_do_not_reach_a_terminal_but_a_pipe_gets_all(s
     session = parrot_session(small_tokenizer, answer)
     assert talk(session, "a", colours=True)[0] == "no\ufffd[2J\n\tyes\n"
     assert talk(session, "a")[0] == answer + "\n"
+
+
+def test_several_lines_are_one_message_at_a_keyboard(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    _, _, prompts = talk(session, "a\\", "b", '"""', "c", "", "d", '"""', interactive=True)
+    assert [turn.user for turn in session.turns] == ["a\nb", "c\n\nd"]
+    assert prompts == ["you> ", "...> ", "you> ", "...> ", "...> ", "...> ", "...> ", "you> "]
+
+
+def test_a_line_of_a_pipe_is_a_message_whatever_it_ends_in(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    talk(session, "a\\", "b")
+    assert [turn.user for turn in session.turns] == ["a\\", "b"]
+
+
+def test_settings_change_while_talking_and_are_shown(small_tokenizer):
+    session = parrot_session(small_tokenizer)
+    _, notes, _ = talk(
+        session, "/set temperature=.25", "/set top_p = 0.5", "/set max_new_tokens=7", "/set seed=3", "/set"
+    )
+    assert (session.temperature, session.top_p, session.max_new_tokens, session.seed) == (0.25, 0.5, 7, 3)
+    assert "temperature 0.25, top_p 0.5, max_new_tokens 7, seed 3" in " ".join(notes.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["/set top_p=2", "/set max_new_tokens=0", "/set seed=1.5", "/set colour=3", "/set temperature", "/set seed=x"],
+)
+def test_a_setting_that_is_none_changes_nothing(small_tokenizer, line):
+    session = parrot_session(small_tokenizer)
+    before = (session.temperature, session.top_p, session.max_new_tokens, session.seed)
+    out, notes, _ = talk(session, line, "a")
+    assert (session.temperature, session.top_p, session.max_new_tokens, session.seed) == before
+    assert ("expected" in notes or "wants" in notes) and out == " yes\n"
+
+
+def test_save_adds_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_path):
+    session, file = parrot_session(small_tokenizer), tmp_path / "talks.jsonl"
+    _, notes, _ = talk(
+        session, f"/save {file}", "/system be kind", "é", f"/save {file}", "/reset", "b", f"/save {file}"
+    )
+    assert "nothing was said yet" in notes and "added 1 turn to" in notes
+    first, second = map(json.loads, file.read_text(encoding="utf-8").splitlines())
+    system = {"role": "system", "content": "be kind"}
+    answer = {"role": "assistant", "content": " yes"}
+    assert first == {"messages": [system, {"role": "user", "content": "é"}, answer]}
+    assert second == {"messages": [system, {"role": "user", "content": "b"}, answer]}
+
+
+@pytest.mark.parametrize("name", ["", "talks.txt", "missing/talks.jsonl"])
+def test_a_file_that_cannot_be_saved_to_is_told_and_the_chat_goes_on(small_tokenizer, tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    out, notes, _ = talk(parrot_session(small_tokenizer), "a", f"/save {name}", "b")
+    assert out == " yes\n yes\n" and notes.startswith("(")
+    assert not list(tmp_path.iterdir())

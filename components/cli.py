@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from components import hub, installing
 from components.models.config import GPTConfig
 
 if TYPE_CHECKING:
@@ -17,6 +18,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="gradus", help="Talk to and look at what a run has made.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+Talking = Annotated[
+    str,
+    typer.Argument(
+        help="a run (tiny), a stage's folder (logs/tiny/ppo), an artifact, or a model on the Hub (owner/name)"
+    ),
+]
+Logs = Annotated[Path, typer.Option(help="the folder of runs")]
 Artifact = Annotated[Path, typer.Argument(help="an artifact (…/export) or a stage's folder, such as logs/tiny/ppo")]
 
 
@@ -30,15 +38,30 @@ def plain_errors() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"gradus {installing.version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def chat(
-    path: Artifact,
+    path: Talking,
     temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token")] = 0.7,
     top_p: Annotated[float, typer.Option(help="draw from the likeliest tokens of this share, in (0, 1]")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: a fresh one")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="tokens of the longest dialogue; default: all")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: CUDA where there is one")] = "auto",
+    system: Annotated[str | None, typer.Option(help="instructions before the conversation")] = None,
+    logs: Logs = Path("logs"),
 ) -> None:
     """Talk to a language model; lines from a pipe are answered one by one."""
     with plain_errors():
@@ -46,7 +69,7 @@ def chat(
         from components.serving import terminal
         from components.serving.session import ChatSession
 
-        folder = artifact_folder(path)
+        folder = talking_folder(path, logs)
         expect_language_model(folder)
         stage = artifacts.read_card(folder).get("stage")
         model = on_device(artifacts.load_causal_lm(folder, context=context), device)
@@ -59,6 +82,7 @@ def chat(
             max_new_tokens=max_new_tokens,
             base=stage == "pretrain",
         )
+        session.system = system
     parameters = f"{model.config.num_parameters():,} parameters"
     terminal.run(
         session,
@@ -112,6 +136,39 @@ def show(
         if not inputs:
             described.pop("inputs", None)
         typer.echo("\n".join(lines({"artifact": str(folder), **described})))
+
+
+@app.command(name="list")
+def list_runs(logs: Annotated[Path, typer.Argument(help="the folder of runs")] = Path("logs")) -> None:
+    """List runs and their stages: headline metric, size on disk, age."""
+    with plain_errors():
+        from rich.console import Console
+        from rich.table import Table
+
+        from components import listing
+
+        table = Table("run", "stage", "metric", box=None, pad_edge=False)
+        table.add_column("size", justify="right")
+        table.add_column("age", justify="right")
+        for entry in listing.entries(logs):
+            size, age = listing.readable_size(entry.size), listing.readable_age(entry.changed)
+            table.add_row(entry.run, entry.stage, entry.metric, size, age)
+        Console(soft_wrap=True).print(table)
+
+
+def talking_folder(name: str, logs: Path) -> Path:
+    """The artifact to talk to: of a folder, of the newest language model of a run, or of a model that is fetched from
+    the Hub. Raises ValueError naming what there is instead."""
+    path = Path(name)
+    run = next((one for one in (path, logs / name) if one.is_dir() and any(one.glob("*/export"))), None)
+    if run is not None:
+        models = [model for model in run.glob("*/export") if _talks(model)]
+        tuned = [model for model in models if model.parent.name != "pretrain"]
+        if tuned or models:
+            return max(tuned or models, key=lambda model: model.stat().st_mtime)
+    if not path.exists() and not Path(path.parts[0] if path.parts else "").is_dir() and hub.MODEL.fullmatch(name):
+        return hub.fetched(name, logs / "cache" / "models")
+    return artifact_folder(run or path)
 
 
 def artifact_folder(path: Path) -> Path:

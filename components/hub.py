@@ -2,14 +2,10 @@
 
 import re
 import socket
-import urllib.parse
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as OutOfTime
 from pathlib import Path
 from typing import Any
-
-import huggingface_hub.constants
 
 MODEL = re.compile(r"(?P<name>[\w-][\w.-]*/[\w.-]+)(@(?P<revision>[\w./-]+))?")
 FOLDER = re.compile(r"models--(?P<owner>.+?)--(?P<name>.+)")  # how the library's cache calls a model's folder
@@ -32,6 +28,8 @@ def fetched(name: str, cache: str | Path) -> Path:
     parts = MODEL.fullmatch(name)
     assert parts, name
     advice = f"{name} is no folder here. Give a local folder with config.json, weights and tokenizer"
+    import huggingface_hub  # a third of a second, for a name alone
+
     offline = huggingface_hub.constants.HF_HUB_OFFLINE
     if not offline and not reachable():
         raise HubError(
@@ -60,6 +58,10 @@ def name_of(folder: str | Path) -> str:
 
 def server() -> tuple[str, int]:
     """Host and port that the library will talk to first: the proxy where one is set."""
+    import urllib.request
+
+    import huggingface_hub
+
     endpoint = urllib.parse.urlsplit(huggingface_hub.constants.ENDPOINT)
     proxy = urllib.request.getproxies().get(endpoint.scheme)
     if proxy and not urllib.request.proxy_bypass(endpoint.hostname or ""):

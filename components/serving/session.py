@@ -9,6 +9,7 @@ from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
+SETTINGS = ("temperature", "top_p", "max_new_tokens", "seed")  # that may change while talking
 ANSWER_SHARE = 4  # at least a 4th of the context is kept free for an answer, unless max_new_tokens asks for less
 
 
@@ -57,12 +58,10 @@ class ChatSession:
                 f"the tokenizer has {tokenizer.vocab_size} pieces, the model only {model.config.vocab_size}: "
                 "they do not belong together"
             )
-        if not 0 < top_p <= 1:
-            raise ValueError(f"top_p: expected a number in (0, 1], got {top_p}")
-        if max_new_tokens is not None and max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens: expected at least 1, got {max_new_tokens}")
-        self.max_new_tokens = max_new_tokens or self.context
-        self.top_p = top_p
+        self.max_new_tokens = self.context
+        if max_new_tokens is not None:
+            self.set("max_new_tokens", max_new_tokens)
+        self.set("top_p", top_p)
         self.set_temperature(temperature)
         self.system: str | None = None
         self.turns: list[Turn] = []
@@ -75,6 +74,30 @@ class ChatSession:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"temperature: expected a number from 0 up, got {temperature}")
         self.temperature = temperature
+
+    def set(self, name: str, value: float) -> None:
+        """Changes one of SETTINGS, from the next answer on. Raises ValueError for a value that is none, or another
+        name."""
+        if name == "temperature":
+            self.set_temperature(value)
+        elif name == "top_p":
+            if not 0 < value <= 1:
+                raise ValueError(f"top_p: expected a number in (0, 1], got {value}")
+            self.top_p = value
+        elif name in SETTINGS:
+            least = 1 if name == "max_new_tokens" else 0
+            if not (float(value).is_integer() and value >= least):
+                raise ValueError(f"{name}: expected a whole number of at least {least}, got {value}")
+            setattr(self, name, int(value))
+        else:
+            raise ValueError(f"{name}: expected one of {', '.join(SETTINGS)}")
+
+    def messages(self, turns: list[Turn] | None = None) -> list[dict[str, str]]:
+        """The system text and turns, as a record of dialogue data has them; None: all that was said."""
+        said = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in self.turns if turns is None else turns:
+            said += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
+        return said
 
     def reset(self) -> None:
         """Forgets everything that was said; the system text stays."""
@@ -149,10 +172,7 @@ class ChatSession:
             yield rest
 
     def _prompt(self, turns: list[Turn], text: str) -> list[int]:
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        for turn in turns:
-            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
-        return self.tokenizer.render_prompt([*messages, {"role": "user", "content": text}])
+        return self.tokenizer.render_prompt([*self.messages(turns), {"role": "user", "content": text}])
 
     def _room(self) -> int:
         """Tokens that a prompt may have."""

@@ -1,12 +1,15 @@
 """A chat in the terminal: at a keyboard, or with lines from a pipe."""
 
+import json
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 from rich.console import Console
 
-from components.serving.session import Answer, ChatSession
+from components.serving import keyboard
+from components.serving.session import SETTINGS, Answer, ChatSession
 
 # what a model writes must not move the cursor or change colours
 VISIBLE: dict[int, str | None] = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
@@ -31,12 +34,14 @@ class Terminal:
         read: Callable[[str], str] = input,
     ) -> None:
         self.session, self.answers, self.notes = session, answers, notes
-        self.interactive, self.read = interactive, read
+        self.interactive, self.read = interactive, keyboard.several(read) if interactive else read
         self.commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/reset": ("", "forget what was said", self._reset),
             "/retry": ("", "answer the last message again", self._retry),
             "/system": ("TEXT", "instructions before the conversation; without TEXT: none", self._system),
             "/temperature": ("X", "0: always the likeliest word; 1: as the model was trained", self._temperature),
+            "/set": ("NAME=X", f"{', '.join(SETTINGS)}; without NAME=X: as they are", self._set),
+            "/save": ("FILE", "add the conversation to a .jsonl file, which stage=sft data=chat reads", self._save),
             "/base": ("", "to and fro: raw continuation of the text, without chat template or history", self._base),
             "/help": ("", "this list", self._help),
             "/quit": ("", "leave (also Ctrl-D, or Ctrl-C at the prompt)", self._quit),
@@ -54,7 +59,7 @@ class Terminal:
                 return
             try:
                 self._obey(line)
-            except ValueError as error:  # what a person can cause: a bad number, a message that is too long
+            except (ValueError, OSError) as error:  # what a person can cause: a bad number, a message that is too long
                 self.note(str(error))
 
     def note(self, text: str) -> None:
@@ -125,6 +130,27 @@ class Terminal:
         self.session.set_temperature(value)
         self.note(f"temperature {value:g}")
 
+    def _set(self, text: str) -> None:
+        name, _, value = text.partition("=")
+        if text:
+            try:
+                number = float(value)
+            except ValueError:
+                raise ValueError(f"/set wants NAME=NUMBER, such as /set temperature=0.7; got {text!r}") from None
+            self.session.set(name.strip(), number)
+        self.note(", ".join(f"{name} {getattr(self.session, name)}" for name in SETTINGS))
+
+    def _save(self, name: str) -> None:
+        if not name.endswith(".jsonl"):
+            raise ValueError(f"/save wants a file of JSON lines, such as /save talks.jsonl; got {name!r}")
+        if not self.session.turns:
+            raise ValueError("nothing was said yet that could be saved")
+        line = json.dumps({"messages": self.session.messages()}, ensure_ascii=False)
+        with Path(name).expanduser().open("a", encoding="utf-8") as file:
+            file.write(f"{line}\n")
+        count = len(self.session.turns)
+        self.note(f"added {count} {'turn' if count == 1 else 'turns'} to {name}")
+
     def _base(self, _: str) -> None:
         self.session.base = not self.session.base
         self.note(
@@ -149,10 +175,10 @@ def run(session: ChatSession, *, banner: str, note: str | None = None) -> None:
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     terminal = Terminal(session, answers=Console(), notes=Console(stderr=True), interactive=interactive)
     if interactive:
-        with suppress(ImportError):
-            import readline  # noqa: F401  (gives input() its line editing and history)
         terminal.notes.out(banner, highlight=False)
-        terminal.note("/help lists the commands; Ctrl-C stops an answer, /quit leaves")
+        terminal.note(f"/help lists the commands; {keyboard.FENCE} begins and ends several lines; /quit leaves")
     if note:
         terminal.note(note)
-    terminal.run()
+    words = [*terminal.commands, *(f"/set {name}=" for name in SETTINGS)]
+    with keyboard.Editing(words, keyboard.history_file()) if interactive else nullcontext():
+        terminal.run()

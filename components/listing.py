@@ -1,0 +1,69 @@
+"""What lies below a folder of runs: each stage's artifact, what it scored, how large and how old it is."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+HEADLINES = {"rm": ("val/accuracy",), "dpo": ("val/accuracy",)}  # of a stage, before the usual ones
+USUAL = ("val/gold", "val/score", "val/loss", "train/loss", "bytes_per_token")
+DEPTH = 3  # <run>/<stage>/<job of a sweep>
+
+
+class Entry(NamedTuple):
+    """A stage of a run: the name and value of its headline metric ("" where it has none), bytes of the folder, time of
+    the last change in seconds since 1970."""
+
+    run: str
+    stage: str
+    metric: str
+    size: int
+    changed: float
+
+
+def entries(logs: Path) -> list[Entry]:
+    """By run and age; a stage that was begun and not finished is there too. Raises ValueError where there is none."""
+    found = sorted(_entries(logs), key=lambda entry: (entry.run, entry.changed))
+    if not found:
+        raise ValueError(f"{logs} holds no run. Runs are made with: python train.py stage=all model=tiny")
+    return found
+
+
+def _entries(logs: Path) -> Iterator[Entry]:
+    for depth in range(2, DEPTH + 1):
+        for folder in logs.glob("/".join(["*"] * depth)):
+            made = (folder / "export").is_dir() or (folder / "report.json").is_file()
+            if made or (folder / "checkpoints").is_dir():
+                run, *stage = folder.relative_to(logs).parts
+                files = [file.stat() for file in folder.rglob("*") if file.is_file()]
+                size, changed = sum(one.st_size for one in files), max((one.st_mtime for one in files), default=0.0)
+                yield Entry(run, "/".join(stage), _headline(folder) if made else "not finished", size, changed)
+
+
+def _headline(folder: Path) -> str:
+    try:
+        card = json.loads((folder / "export/card.json").read_text(encoding="utf-8"))
+        metrics, stage = card["metrics"], card["stage"]
+        name = next(name for name in (*HEADLINES.get(stage, ()), *USUAL) if name in metrics)
+        return f"{name} {metrics[name]:.4g}"
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # no card, or somebody else's
+        return ""
+
+
+def readable_size(size: int) -> str:
+    """1,536 → "1.5 kB", by powers of 1,000."""
+    value, units = float(size), iter(("B", "kB", "MB", "GB", "TB"))
+    unit = next(units)
+    while value >= 999.5 and unit != "TB":
+        value, unit = value / 1000, next(units)
+    return f"{value:.3g} {unit}"
+
+
+def readable_age(changed: float, now: float | None = None) -> str:
+    """Such as "3 h": in the largest unit of which there is a whole one."""
+    seconds = max(0.0, (time.time() if now is None else now) - changed)
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"

@@ -1,0 +1,71 @@
+"""Lines from a person at a keyboard: kept between chats, completed with Tab, several as one message."""
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+LINES = 1000  # of history that are kept
+FENCE = '"""'
+
+
+def several(read: Callable[[str], str]) -> Callable[[str], str]:
+    """A reader of messages: a line that ends in a backslash continues on the next one, and what stands between two
+    lines that are a FENCE alone is taken as it is."""
+
+    def message(prompt: str) -> str:
+        line = read(prompt)
+        if line.strip() == FENCE:
+            lines: list[str] = []
+            while (line := read("...> ")).strip() != FENCE:
+                lines.append(line)
+            return "\n".join(lines)
+        parts = [line]
+        while parts[-1].endswith("\\"):
+            parts[-1] = parts[-1][:-1]
+            parts.append(read("...> "))
+        return "\n".join(parts)
+
+    return message
+
+
+def history_file() -> Path:
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "gradus" / "history"
+
+
+def completions(line: str, words: Sequence[str]) -> list[str]:
+    """The words that a line, so far, may become."""
+    return [word for word in words if line and word.startswith(line)]
+
+
+class Editing:
+    """A context in which input() edits lines, keeps them in a file and completes words, where the system has
+    `readline`; elsewhere it does nothing. What cannot be kept is not: a chat does not end for that."""
+
+    def __init__(self, words: Sequence[str], file: Path) -> None:
+        self.words, self.file = words, file
+
+    def __enter__(self) -> None:
+        try:
+            import readline
+        except ImportError:
+            return
+        readline.set_completer_delims("\n")  # a command's argument belongs to the line that is completed
+        readline.set_completer(self._complete)
+        apple = "libedit" in (readline.__doc__ or "")
+        readline.parse_and_bind("bind ^I rl_complete" if apple else "tab: complete")
+        readline.set_history_length(LINES)
+        with suppress(OSError):
+            readline.read_history_file(self.file)
+
+    def __exit__(self, *error: object) -> None:
+        with suppress(ImportError, OSError):
+            import readline
+
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            readline.write_history_file(self.file)
+
+    def _complete(self, line: str, number: int) -> str | None:
+        found = completions(line, self.words)
+        return found[number] if number < len(found) else None

@@ -164,9 +164,12 @@ def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[
     if isinstance(node, dict) and "_target_" in node and name in schema_of(node["_target_"]).types:
         return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
     names = list(_dotted(values, ""))
-    beside = [f"{parent}.{key}" for key in node] if parent and isinstance(node, dict) else []
-    near = _nearest(unknown, beside) or _nearest(unknown, names)
-    return near[0] if len(near) == 1 else _did_you_mean(unknown, beside or names)
+    inside = [key for key in node if key not in HYDRA_KEYS] if parent and isinstance(node, dict) else []
+    if inside:  # by the last name alone: all have the same beginning
+        near = [f"{parent}.{key}" for key in _nearest(name, inside)] or [n for n in names if n.endswith(f".{name}")]
+    else:
+        near = _nearest(unknown, names)
+    return near[0] if len(near) == 1 else _did_you_mean(unknown, near or inside or names)
 
 
 def _walk(value: Any, path: str) -> Iterator[str]:

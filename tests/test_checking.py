@@ -277,6 +277,8 @@ VALUES = {
             "trainer.deterministic",
             "deterministic is an argument of lightning.Trainer that keeps its default: write +trainer.deterministic=…",
         ),
+        ("trainer.plugh", "It has: max_steps."),
+        ("trainer.lr", "stage.optimizer.lr"),
         (
             "xyzzy.plugh",
             "It has: seed, trainer, trainer.max_steps, stage, stage.optimizer, stage.optimizer.lr, stage.lr_value.",

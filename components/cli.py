@@ -1,6 +1,7 @@
 """The `gradus` command: what needs an artifact's folder and nothing else."""
 
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -46,7 +47,9 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="print it")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version")
+    ] = False,
 ) -> None:
     pass
 
@@ -193,7 +196,9 @@ def expect_language_model(folder: Path) -> None:
     talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
     latest = max(talking, key=lambda model: model.stat().st_mtime, default=None)
     try_next = (
-        f"gradus chat {latest.parent}" if latest else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
+        f"gradus chat {shlex.quote(str(latest.parent))}"
+        if latest
+        else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
     )
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")

@@ -57,8 +57,8 @@ def same_tokenizer(fingerprints: dict[str, str]) -> None:
     if len(set(fingerprints.values())) > 1:
         listed = "\n".join(f"  {path}: {fingerprint[:16]}" for path, fingerprint in fingerprints.items())
         raise ArtifactError(
-            f"the artifacts were made with different tokenizers (fingerprints):\n{listed}\n"
-            "Make the later stages again from the same one, with force=true"
+            "the artifacts were made with different tokenizers. Make the later stages again from the same one, with "
+            f"force=true. Fingerprints:\n{listed}"
         )
 
 
@@ -85,8 +85,8 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, besid
         log.info(f"{export} is made again, its inputs changed: {shown}{more}")
         return False
     raise ArtifactError(
-        f"{export} is finished, but was made from other inputs ({shown}{more}). "
-        f"Add force=true to replace it. To keep both: {beside}"
+        f"{export} is finished, but was made from other inputs: {', '.join(changed[:4])}{more}. "
+        f"Add force=true to replace it. To keep both: {beside}\nBefore and now: {shown}{more}"
     )
 
 

@@ -24,7 +24,7 @@ class Entry(NamedTuple):
 
 def entries(logs: Path) -> list[Entry]:
     """By run and age; a stage that was begun and not finished is there too. Raises ValueError where there is none."""
-    found = sorted(_entries(logs), key=lambda entry: (entry.run, entry.changed))
+    found = sorted(_entries(logs), key=lambda entry: (entry.run, entry.changed, entry.stage))
     if not found:
         raise ValueError(f"{logs} holds no run. Runs are made with: python train.py stage=all model=tiny")
     return found

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,8 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     if changed and force is False:
         shown = "; ".join(f"{key}: {str(before.get(key))[:24]} → {str(inputs.get(key))[:24]}" for key in changed[:4])
         raise ArtifactError(
-            f"{folder} holds comparisons made from other inputs ({shown}). Add paths.folder=compare/<name> to keep "
-            "both, or force=true to replace them (rankings are put aside as *.previous)"
+            f"{folder} holds comparisons made from other inputs. Add paths.folder=compare/<name> to keep both, or "
+            f"force=true to replace them (rankings are put aside as *.previous). Before and now: {shown}"
         )
     (folder / artifacts.CARD).unlink(missing_ok=True)
     for name in (ledger.PREFERENCES, ledger.SKIPPED):
@@ -164,7 +165,7 @@ def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
         parents.setdefault("artifacts.tokenizer", f"artifacts.tokenizer={cfg.reads.tokenizer}")
     given = " ".join(parents[name] for name in ("artifacts.tokenizer", "artifacts.sft") if name in parents)
     print(
-        f"train a reward model on it: python train.py stage=rm data=preference data.path={file} "
+        f"train a reward model on it: python train.py stage=rm data=preference {shlex.quote(f'data.path={file}')} "
         f"{common.identity(cfg)} {given}".rstrip(),
         flush=True,
     )

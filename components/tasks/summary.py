@@ -1,6 +1,7 @@
 """The summary of a run's sweep: its jobs' results as means with intervals over seeds, as tables and pictures."""
 
 import re
+import shlex
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ def summary(cfg: DictConfig) -> None:
     if not groups:
         raise ValueError(
             f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
-            f"Make it with: python train.py -m stage=all run={cfg.run} seed=3,4,5,6,7"
+            f"Make it with: python train.py -m stage=all {shlex.quote(f'run={cfg.run}')} seed=3,4,5,6,7"
         )
     found = {group: summarise(jobs) for group, jobs in groups.items()}
     found = {group: one for group, one in found.items() if len(one) > 1}

@@ -4,9 +4,9 @@ python train.py stage=rm model=small
 python train.py stage=all
 python train.py -m stage=rm model=tiny,small stage.optimizer.lr=1e-4,3e-4
 
-Exit status: 0; 1 an error; 2 a mistaken flag; 124 out of trainer.max_time; 130, 138, 143 stopped by SIGINT, SIGUSR1,
-SIGTERM, with a checkpoint from which the same command resumes. A sweep runs all its jobs and ends with the status of
-the first that failed.
+Exit status: 0; 1 an error; 2 a mistaken flag, word or choice; 124 out of trainer.max_time; 130, 138, 143 stopped by
+SIGINT, SIGUSR1, SIGTERM, with a checkpoint from which the same command resumes. A sweep runs all its jobs and ends with
+the status of the first that failed.
 """
 
 import sys
@@ -62,9 +62,6 @@ def as_asked() -> None:
     if not sys.argv[1:]:
         print(mistyped.overview())
         return
-    if problem := mistyped.answer(sys.argv[1:], nearest):
-        print(problem, file=sys.stderr)
-        raise SystemExit(2)
     typed = sys.argv[1:]
     arguments = sys.argv[1:] = as_typed(typed)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
@@ -72,6 +69,9 @@ def as_asked() -> None:
     if problem := places.misnamed_choice(arguments):
         print(problem, file=sys.stderr)
         raise SystemExit(1)
+    if problem := mistyped.answer(typed, nearest):
+        print(problem, file=sys.stderr)
+        raise SystemExit(2)
     sys.argv[1:] = places.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
     try:

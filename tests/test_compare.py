@@ -103,7 +103,7 @@ def test_the_same_command_does_nothing_and_another_setting_must_be_told_to_repla
     compare()
     before = (compare.folder / "preferences.jsonl").read_text()
     assert "up to date" in compare()
-    with pytest.raises(ArtifactError, match=r"judge.noise: 0.0 → 1.0.*paths.folder=compare/<name>.*force=true"):
+    with pytest.raises(ArtifactError, match=r"paths.folder=compare/<name>.*force=true.*judge.noise: 0.0 → 1.0"):
         compare("judge.noise=1.0")
     assert (compare.folder / "preferences.jsonl").read_text() == before
     compare("judge.noise=1.0", "force=true")

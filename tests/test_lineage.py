@@ -30,7 +30,9 @@ def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
 
 def test_a_finished_stage_is_not_replaced_in_silence(export):
     changed = INPUTS | {"stage.lr": 0.2}
-    with pytest.raises(ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"):
+    with pytest.raises(
+        ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"
+    ):
         lineage.is_made(export, changed, force=False)
     assert not lineage.is_made(export, changed, force="changed")
     assert not lineage.is_made(export.with_name("other"), changed, force=False)

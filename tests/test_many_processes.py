@@ -175,7 +175,8 @@ def test_a_sweep_of_jobs_of_two_processes_each_finishes_and_both_strategies_make
     assert code == 0, said
     assert said.count("\nmade ") == 2
     ddp, fsdp = (
-        load_file(place / f"logs/tiny/pretrain/trainer={name}/export/model.safetensors") for name in ("ddp", "fsdp")
+        load_file(place / f"logs/tiny/pretrain-sweep/trainer={name}/export/model.safetensors")
+        for name in ("ddp", "fsdp")
     )
     assert ddp.keys() == fsdp.keys()
     for name, weight in ddp.items():

@@ -78,4 +78,4 @@ def test_commands_of_readme_run_for_two_steps(tmp_path):
         done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (tmp_path / "logs/tiny-smoke/report/report.json").exists()
-    assert (tmp_path / "logs/tiny-smoke/rm/stage.optimizer.lr=0.0003/export/model.safetensors").exists()
+    assert (tmp_path / "logs/tiny-smoke/rm-sweep/stage.optimizer.lr=0.0003/export/model.safetensors").exists()

@@ -153,26 +153,27 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
         (
             ["stage=pretrain", "run=x", "model=tiny,small"],
             ["stage=pretrain", "run=x", "model=small"],
-            "x/pretrain/model=small",
+            "x/pretrain-sweep/model=small",
         ),
         (
             ["stage=pretrain", "force=true", "seed=range(1,4)"],
             ["stage=pretrain", "force=true", "seed=2"],
-            "tiny/pretrain/seed=2",
+            "tiny/pretrain-sweep/seed=2",
         ),
         (
             ["stage=pretrain", "seed=1,2", "artifacts.sft=a/b,a/c"],
             ["stage=pretrain", "seed=1", "artifacts.sft=a/b"],
-            "tiny/pretrain/seed=1,artifacts.sft=a_b-71b0032e",  # a_b is another value
+            "tiny/pretrain-sweep/seed=1,artifacts.sft=a_b-71b0032e",  # a_b is another value
         ),
         (
             ["stage=pretrain", "trainer.max_steps=1,2", "seed=3"],
             ["stage=pretrain", "trainer.max_steps=1", "seed=3"],
-            "tiny/pretrain/trainer.max_steps=1",
+            "tiny/pretrain-sweep/trainer.max_steps=1",
         ),
+        (["stage=all", "seed=1,2"], ["stage=all", "seed=1"], "tiny/./seed=1"),
     ],
 )
-def test_a_job_of_a_sweep_gets_its_folder_by_what_is_varied_only(sweep, job, folder, monkeypatch):
+def test_a_job_of_a_sweep_gets_a_folder_beside_the_single_runs_by_what_is_varied_only(sweep, job, folder, monkeypatch):
     monkeypatch.setenv(SWEPT, "")
     Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
     compose_config(job)
@@ -181,7 +182,7 @@ def test_a_job_of_a_sweep_gets_its_folder_by_what_is_varied_only(sweep, job, fol
 
 def folder_of(*overrides: str) -> str:
     """The folder of a job with these swept overrides, below its stage's."""
-    return hydra_hooks.folder_name(OverridesParser.create().parse_overrides(list(overrides))).removeprefix("/")
+    return hydra_hooks.folder_name(OverridesParser.create().parse_overrides(list(overrides)))
 
 
 ODD = [
@@ -233,10 +234,10 @@ def test_the_folder_of_many_swept_values_stays_within_what_a_file_system_takes()
     assert first != second and max(len(first.encode()), len(second.encode())) <= 200
 
 
-def test_a_sweep_over_a_value_writes_one_folder_deeper(project):
+def test_the_jobs_of_a_sweep_over_a_value_lie_beside_the_single_run(project):
     done = train(project, "-m", "stage=good", "stage.rate=1e-4,3e-4", "seed=3")
     assert done.returncode == 0, done.stderr
-    assert list(ran(project)) == ["tiny/good/stage.rate=0.0001", "tiny/good/stage.rate=0.0003"]
+    assert list(ran(project)) == ["tiny/good-sweep/stage.rate=0.0001", "tiny/good-sweep/stage.rate=0.0003"]
 
 
 def test_a_sweep_stops_at_its_first_failure_with_that_jobs_exit_status(project):
@@ -251,7 +252,7 @@ def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project,
     done = train(project, "-m", "--config-dir", str(tmp_path / "mine"), "stage=own", "seed=1,2", "hydra.job.name=other")
     assert done.returncode == 0, done.stderr
     assert [job["seed"] for job in ran(project).values()] == [1, 2]
-    assert (project / "logs/tiny/own/seed=1/other.log").is_file()
+    assert (project / "logs/tiny/own-sweep/seed=1/other.log").is_file()
 
 
 def test_the_stages_of_a_swept_pipeline_stay_apart(project):
@@ -264,10 +265,10 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
         "stage=next",
     ]
     assert train(project, "-m", "stage=good", "seed=1,2").returncode == 0
-    arguments = ran(project)["tiny/good/seed=2"]["arguments"]
+    arguments = ran(project)["tiny/good-sweep/seed=2"]["arguments"]
     assert train(project, *arguments).returncode == 0
-    job = ran(project)["tiny/good/seed=2/next"]
-    assert (job["seed"], job["reads"]) == (2, "logs/tiny/good/seed=2/sft/export")
+    job = ran(project)["tiny/good-sweep/seed=2/next"]
+    assert (job["seed"], job["reads"]) == (2, "logs/tiny/good-sweep/seed=2/sft/export")
 
 
 @pytest.mark.parametrize(("choice", "none"), [("lora=false", True), ("data=3", False), ("trainer=1e3", False)])

@@ -102,23 +102,26 @@ class Sweep(Callback):
                 raise SystemExit(code)
 
 
-def sweep_folder() -> str:
-    """'/<key>=<value>,…' of this job's swept overrides, '' where those already name the folder.
+def sweep_folder(folder: str) -> str:
+    """Where a job of a sweep writes, below its run: `folder`-sweep/<key>=<value>,… of the swept overrides, beside what
+    a single run writes; `folder` where the overrides already name it. Of a pipeline, whose folder is the run itself,
+    <key>=<value>,….
 
-    stage and run do; model does as long as run keeps its default, the model's name.
+    stage and run name a folder; model does as long as run keeps its default, the model's name.
     """
     overrides = _parsed(HydraConfig.get().overrides.task)
     swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *_naming(overrides)}
-    return folder_name([o for o in overrides if o.key_or_group in swept])
+    name = folder_name([o for o in overrides if o.key_or_group in swept])
+    return f"{'.' if folder == '.' else f'{folder}-sweep'}/{name}" if name else folder
 
 
 def folder_name(overrides: Sequence[Override]) -> str:
-    """'/<key>=<value>,…', '' without overrides. Different values give different names on every file system, of at most
+    """'<key>=<value>,…', '' without overrides. Different values give different names on every file system, of at most
     NAME_BYTES."""
     name = ",".join(f"{o.key_or_group.replace('/', '_')}={_in_name(o)}" for o in overrides)
     if len(name.encode()) > NAME_BYTES:
         name = f"{name.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{_digest(name)}"
-    return f"/{name}" if overrides else ""
+    return name
 
 
 def _in_name(override: Override) -> str:

@@ -24,7 +24,7 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     },
     {"adapters", "processes", "overrides"},
     {"exports", "forking", "countdown"},
-    {"generation", "artifacts", "data"},
+    {"generation", "artifacts", "data", "loggers"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"resuming", "signatures"},
     {"hydra_hooks", "mistyped", "places", "checking", "lineage", "settings"},
@@ -44,7 +44,7 @@ SEES_CONFIGS = {
     "cli",
     "train",
 }
-SEES_LIGHTNING = SEES_CONFIGS | {"processes", "data", "stages", "evaluation", "serving", "callbacks"}
+SEES_LIGHTNING = SEES_CONFIGS | {"processes", "data", "loggers", "stages", "evaluation", "serving", "callbacks"}
 FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 MODULES = [file for file in FILES if file.name != "__init__.py"]
 

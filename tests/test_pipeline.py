@@ -105,7 +105,7 @@ def test_the_reward_model_chooses_what_sft_rarely_says_where_it_saw_comparisons(
 
 
 def test_before_its_first_update_ppo_is_its_reference(report, logs):
-    assert abs(scalars(logs / "tiny/ppo", "rollout/kl")[0]) < 1e-2
+    assert abs(scalars(logs / "tiny/ppo", "PPO rollout/kl")[0]) < 1e-2
 
 
 def test_the_same_command_again_does_nothing_but_show_the_card(report, logs):

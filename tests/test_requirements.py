@@ -26,7 +26,11 @@ def entries(name: str) -> list[str]:
 
 CORE, ENTRIES = entries("requirements.lock"), entries("requirements.lock") + entries("requirements-dev.lock")
 TORCH = Requirement(re.search(r"(?m)^torch==\S+", (ROOT / "constraints.txt").read_text())[0])
-NOT_IN_LOCK = {"slurm"}  # a Hydra plugin, which every start would import
+NOT_IN_LOCK = {
+    "slurm",  # a Hydra plugin, which every start would import
+    "wandb",  # these two bring many packages that nothing else needs
+    "mlflow",
+}
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from components import artifacts, hydra_hooks
 from components.adapters import read_adapters
 from components.artifacts import ArtifactError
-from components.tasks import common, evaluate, fit, placement
+from components.tasks import common, evaluate, fit, given, placement
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
@@ -256,14 +256,15 @@ def test_a_processor_computes_in_bf16_where_that_is_fast(instructions, width, ex
     assert placement.precision_of(cfg, width) == expected
 
 
-def test_sweeps_are_compared_by_what_was_varied(logs):
-    assert fit._compared(config("rm", logs, "stage.optimizer.lr=0.5", "seed=3")) == {
+def test_sweeps_are_compared_by_what_was_varied(tmp_path):
+    assert given.compared(config("rm", tmp_path, "stage.optimizer.lr=0.5", "seed=3")) == {
+        "stage": "rm",
         "model": "tiny",
         "seed": 3,
         "stage.optimizer.lr": 0.5,
-        "data.batch_size": 8,
         "data.comparisons": 60,
         "data.num_demonstrations": 16,
+        "data.batch_size": 8,
         "trainer.max_epochs": 1,
         **{key.split("=")[0]: int(key.split("=")[1]) for key in TINY if key.startswith("model.")},
     }

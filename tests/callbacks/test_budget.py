@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
+from components.loggers.tensorboard_log import TensorBoard
 
 NAMES = ("budget/train_tokens", "budget/generated_tokens", "budget/flops")
 
@@ -81,11 +81,11 @@ def test_ranks_are_summed():
 
 
 def test_the_totals_are_logged_every_n_steps_and_at_the_end(tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="", version="")
+    logger = TensorBoard(str(tmp_path), "PPO")
     trainer([Budget(every_n_steps=4)], max_steps=10, logger=logger).fit(Drawing(), Stream())
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert [(e.step, e.value) for e in events.Scalars("budget/train_tokens")] == [(4, 20), (8, 40), (10, 50)]
-    assert [e.value for e in events.Scalars("budget/flops")] == [200 + 200, 400 + 400, 500 + 500]
+    assert [(e.step, e.value) for e in events.Scalars("_/budget/train_tokens")] == [(4, 20), (8, 40), (10, 50)]
+    assert [e.value for e in events.Scalars("_/budget/flops")] == [200 + 200, 400 + 400, 500 + 500]
 
 
 def test_every_n_steps_is_a_number_of_steps():

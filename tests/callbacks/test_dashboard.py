@@ -1,15 +1,16 @@
 """The Custom Scalars page, as TensorBoard reads it."""
 
+import re
 from typing import NamedTuple
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.dashboard import Dashboard
-from components.callbacks.tap import Tap
+from components.loggers.recorder import named
+from components.loggers.tensorboard_log import TensorBoard
 
 
 class Shown(NamedTuple):
@@ -29,7 +30,7 @@ class Charted(Validated):
 
 
 def events(folder, module, *val, **settings) -> EventAccumulator:
-    logger = TensorBoardLogger(folder, name="", version="")
+    logger = TensorBoard(str(folder), f"tests.{type(module).__name__}")
     trainer([Dashboard()], logger=logger, **settings).fit(module, Stream(), *val)
     return EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
 
@@ -50,41 +51,52 @@ def test_charts_without_a_range_come_in_order_and_those_with_one_in_a_section_of
     curves, bands = layout.category
     assert curves.title == "Charted" and bands.title == "Charted, healthy within the band"
     assert [chart.title for chart in curves.chart] == ["loss", "rate"]
-    assert list(curves.chart[0].multiline.tag) == ["train/loss$", "val/loss$"]  # so that train/loss_2 is not shown
+    assert list(curves.chart[0].multiline.tag) == [
+        "Charted\\ train/loss$",
+        "Charted\\ val/loss$",
+    ]  # so that train/loss_2 is not shown
     assert [chart.title for chart in bands.chart] == ["loss of validation", "loss while training"]  # shown in reverse
     [series] = bands.chart[0].margin.series
     assert (series.value, series.lower, series.upper) == (
-        "val/loss",
-        "healthy/val_loss/low",
-        "healthy/val_loss/high",
+        "Charted val/loss",
+        "_/healthy/Charted val/loss/low",
+        "_/healthy/Charted val/loss/high",
     )
 
 
-@pytest.mark.parametrize(("tag", "low", "high"), [("train_loss", 0.0, 0.7), ("val_loss", 0.1, 0.9)])
-def test_a_range_has_a_point_wherever_its_metric_has_one(written, tag, low, high):
-    metric = tag.replace("_", "/")
-    assert steps(written, metric) == {"train_loss": [2, 5, 8, 11], "val_loss": [4, 9]}[tag]
+@pytest.mark.parametrize(("name", "low", "high"), [("train/loss", 0.0, 0.7), ("val/loss", 0.1, 0.9)])
+def test_a_range_has_a_point_wherever_its_metric_has_one(written, name, low, high):
+    metric = f"Charted {name}"
+    assert steps(written, metric) == {"train/loss": [2, 5, 8, 11], "val/loss": [4, 9]}[name]
     for side, value in (("low", low), ("high", high)):
-        assert steps(written, f"healthy/{tag}/{side}") == steps(written, metric)
-        assert all(event.value == pytest.approx(value) for event in written.Scalars(f"healthy/{tag}/{side}"))
+        assert steps(written, f"_/healthy/{metric}/{side}") == steps(written, metric)
+        assert all(event.value == pytest.approx(value) for event in written.Scalars(f"_/healthy/{metric}/{side}"))
+
+
+def test_a_page_shows_the_runs_of_its_own_stage_alone():
+    """TensorBoard shows in a chart every run that has a tag which the chart's pattern matches from its beginning."""
+    pages = {name: TensorBoard("unused", name).layout(Charted.charts)[name] for name in ("SFT", "RewardModel")}
+    for page, other in (("SFT", "RewardModel"), ("RewardModel", "SFT")):
+        patterns = [pattern for _, tags in pages[page].values() for pattern in tags]
+        assert all(any(re.match(p, named(tag, page)) for p in patterns) for tag in ("train/loss", "val/loss"))
+        assert not any(re.match(p, named(tag, other)) for p in patterns for tag in ("train/loss", "val/loss"))
 
 
 def test_a_module_without_charts_is_left_alone(tmp_path):
     tags = events(tmp_path, Tiny(), max_steps=2).Tags()
-    assert tags["tensors"] == [] and set(tags["scalars"]) == {"epoch", "train/loss"}
+    assert tags["tensors"] == [] and set(tags["scalars"]) == {"_/epoch", "Tiny train/loss"}
 
 
-def test_a_run_without_tensorboard_is_left_alone():
+def test_a_run_without_loggers_is_left_alone():
     run = trainer([Dashboard()], max_steps=2)
     run.fit(Charted(), Stream(), Stream(2))
     assert run.loggers == []
 
 
 def test_a_second_fit_does_not_write_twice(tmp_path):
-    callback, logger = Dashboard(), TensorBoardLogger(tmp_path, name="", version="")
-    run = trainer([callback], logger=logger, max_steps=2)
+    run = trainer([Dashboard()], logger=TensorBoard(str(tmp_path), "Charted"), max_steps=2)
     for max_steps in (2, 4):
         run.fit_loop.epoch_loop.max_steps = max_steps
         run.fit(Charted(), Stream(), Stream(2))
-    assert sum(isinstance(one, Tap) for one in run.loggers) == 1
-    assert run.logger is logger  # the first one stays the one that modules ask for
+    written = EventAccumulator(str(tmp_path)).Reload()
+    assert steps(written, "_/healthy/Charted train/loss/low") == steps(written, "Charted train/loss") == [0, 1, 2, 3]

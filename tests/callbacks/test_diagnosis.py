@@ -4,13 +4,13 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks import diagnosis
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.diagnosis import NEWEST, OLDEST, QUIET, Diagnosis
+from components.loggers.tensorboard_log import TensorBoard
 
 
 class Clipped(Tiny):
@@ -34,13 +34,13 @@ def warned(caplog) -> list[str]:
 
 
 def test_a_run_is_warned_of_once_in_the_log_and_in_tensorboard(tmp_path, caplog):
-    logger = TensorBoardLogger(tmp_path, name="", version="")
+    logger = TensorBoard(str(tmp_path), "PPO")
     trainer([Diagnosis()], logger=logger, max_steps=12).fit(Clipped(), Stream())
     ratio, clip = warned(caplog)
     assert clip.startswith("step 4, much clipped: the clip decides 63% of the updates, healthy is up to 20%. Likely")
     assert "stage.optimizer.lr" in clip
     assert ratio.startswith("step 4, ratio off: the largest ratio at a rollout's first minibatch is 1.500, expected 1")
-    texts = EventAccumulator(str(tmp_path)).Reload().Tensors("diagnosis/text_summary")
+    texts = EventAccumulator(str(tmp_path)).Reload().Tensors("PPO diagnosis/text_summary")
     assert [text.step for text in texts] == [4, 4]
     assert texts[0].tensor_proto.string_val[0].decode().startswith("**ratio off**: the largest ratio")
 

@@ -3,11 +3,11 @@ import re
 
 import pytest
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_run import Stream, Tiny, trainer
 
-from components.callbacks.samples import SampleTable, markdown_table
+from components.callbacks.samples import SampleTable
+from components.loggers.tensorboard_log import TensorBoard, markdown_table
 
 
 class Talking(Tiny):
@@ -38,21 +38,21 @@ class Talking(Tiny):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     module = Talking()
-    logger = TensorBoardLogger(folder, name="", version="")
+    logger = TensorBoard(str(folder), "Talking")
     run = trainer([SampleTable(every_n_steps=3)], logger=logger, max_steps=7)
     run.fit(module, Stream())
     return module, EventAccumulator(str(folder), size_guidance={"histograms": 0}).Reload()
 
 
 def test_a_table_is_written_every_n_steps_and_at_the_end(run):
-    written = run[1].Tensors("samples/text_summary")
+    written = run[1].Tensors("Talking samples/text_summary")
     assert [event.step for event in written] == [3, 6, 7]
     text = written[1].tensor_proto.string_val[0].decode()
     assert text == "| prompt | response | score |\n| --- | --- | --- |\n| Who? | step 6 | 0.500 |"
 
 
 def test_histograms_are_written_without_nan_and_emptied_each_time(run):
-    written = run[1].Histograms("scores")
+    written = run[1].Histograms("Talking scores")
     assert [(event.step, event.histogram_value.num) for event in written] == [(3, 3), (6, 3), (7, 1)]
     assert [event.histogram_value.sum for event in written] == [0 + 1 + 2, 3 + 4 + 5, 6]
 
@@ -65,9 +65,9 @@ def test_sampling_sees_eval_mode_without_gradients_and_every_part_gets_its_mode_
 
 def test_modules_and_loggers_without_these_are_left_alone(tmp_path):
     trainer([SampleTable(2)], max_steps=4).fit(Talking(), Stream())
-    logger = TensorBoardLogger(tmp_path, name="", version="")
+    logger = TensorBoard(str(tmp_path), "Talking")
     trainer([SampleTable(2)], logger=logger, max_steps=4).fit(Tiny(), Stream())
-    assert "samples/text_summary" not in EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"]
+    assert "Talking samples/text_summary" not in EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"]
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")

@@ -8,6 +8,7 @@ only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass
 import collections.abc
 import difflib
 import functools
+import importlib.util
 import inspect
 import json
 import re
@@ -44,6 +45,12 @@ LIMITS = {  # of other packages' arguments, which these take and then fail over,
     ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
 }
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
+
+
+NEEDS = {  # an optional package, which is also the extra that brings it, by what cannot be built without it
+    "components.loggers.wandb_log.WandB": "wandb",
+    "components.loggers.mlflow_log.MLflow": "mlflow",
+}
 
 
 class Passed(NamedTuple):
@@ -190,6 +197,9 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
         reason = " ".join(str(error).split())
         yield f"{path}._target_: cannot import {node['_target_']!r}: {reason}"
         return
+    needs = NEEDS.get(node["_target_"])
+    if needs and importlib.util.find_spec(needs) is None:
+        yield f"{path} needs the package {needs}, which is not installed. Install it: pip install -e '.[{needs}]'"
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:

@@ -4,10 +4,10 @@ import logging
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from components.callbacks.rules import RULES, History
 from components.callbacks.tap import attach
+from components.loggers.recorder import recorders
 
 log = logging.getLogger(__name__)
 WATCHED = ("train/", "val/", "rollout/")
@@ -18,8 +18,8 @@ QUIET = 20  # looks without a finding after which a rule may warn again
 class Diagnosis(Callback):
     """Looks at all that is logged with the rules of `rules.RULES`, and warns where one finds something.
 
-    Each warns once (and again if it came back after QUIET looks without): a log line, and the TEXT tab under
-    "diagnosis". What was seen goes into checkpoints, so a resumed run neither forgets nor repeats.
+    Each warns once (and again if it came back after QUIET looks without): a log line, and the text
+    "diagnosis" in the loggers. What was seen goes into checkpoints, so a resumed run neither forgets nor repeats.
     """
 
     def __init__(self) -> None:
@@ -79,6 +79,5 @@ class Diagnosis(Callback):
 
     def _warn(self, name: str, text: str, step: int) -> None:
         log.warning(f"step {step}, {name}: {text}")
-        for logger in self._trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_text("diagnosis", f"**{name}**: {text}", step)
+        for recorder in recorders(self._trainer):
+            recorder.record_text("diagnosis", f"**{name}**: {text}", step)

@@ -1,33 +1,29 @@
-"""The settings of a run beside its result, so that TensorBoard can compare the runs of a sweep."""
+"""The settings of a run beside its result, so that loggers can compare the runs of a sweep."""
 
-import warnings
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
+
+from components.loggers.recorder import recorders
 
 
 class HyperParameters(Callback):
-    """Writes `params` and the final value of `metric` for TensorBoard's HPARAMS tab when training has ended.
+    """Hands `params` to the loggers before training, and `metric` of the finished run as artifact/<metric> at its end.
 
-    params: flat, such as {"model.hidden_size": 64, "stage.optimizer.lr": 1e-3}. metric: a logged name, such
-    as "val/loss". Where that was never logged, a warning names what was, and nothing is written.
+    params: flat, such as {"model": "tiny", "stage.optimizer.lr": 1e-3}. metric: a logged name, such as "val/loss"; a
+    run that did not measure it (nothing held out) has none.
     """
 
     def __init__(self, metric: str, params: dict[str, Any] | None = None) -> None:
         self.metric = metric
         self.params = params or {}
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not loggers or not self.params:
-            return
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for recorder in recorders(trainer) if self.params and stage == "fit" else ():
+            recorder.record_settings(self.params)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """When all callbacks have ended: with export=best, checkpoints puts the best validation's metrics in place."""
         value = trainer.callback_metrics.get(self.metric)
-        if value is None:
-            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            warnings.warn(
-                f"no hyper-parameters written: no metric {self.metric!r} was logged, but {logged}", stacklevel=2
-            )
-            return
-        for logger in loggers:
-            logger.log_hyperparams(self.params, {self.metric: float(value)}, step=trainer.global_step)
+        for recorder in recorders(trainer) if value is not None and stage == "fit" else ():
+            recorder.log_metrics({f"artifact/{self.metric}": float(value)}, trainer.global_step)

@@ -1,21 +1,18 @@
-"""What the model says, and the distributions behind the means, as TensorBoard pages."""
+"""What the model says, and the distributions behind the means, for the loggers."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 
-# characters with a meaning in Markdown or HTML, written as entities so that a cell shows exactly the text
-_ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&|#~"} | {ord("\r"): None}
+from components.loggers.recorder import recorders
 
 
 class SampleTable(Callback):
     """Every `every_n_steps` optimizer steps and at the end of the fit, asks the module for texts and distributions.
 
     `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score,
-    become one Markdown table under "samples" (TEXT tab). It runs without gradients and in eval mode.
+    become one table, "samples". It runs without gradients and in eval mode.
     `pl_module.histograms() -> dict[str, Tensor]`: each becomes a histogram under its name, non-finite entries
     left out; the dictionary is emptied afterwards, so that the module can collect into it until the next
     time.
@@ -49,30 +46,15 @@ class SampleTable(Callback):
         if hasattr(pl_module, "sample_texts"):
             rows = _in_eval_mode(pl_module, pl_module.sample_texts)
         histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
-        for logger in trainer.loggers if trainer.is_global_zero else []:
-            if not isinstance(logger, TensorBoardLogger):
-                continue
+        for recorder in recorders(trainer):
             if rows:
-                logger.experiment.add_text("samples", markdown_table(rows), step)
+                recorder.record_table("samples", rows, step)
             for name, values in histograms.items():
                 finite = values.detach().float().cpu()
                 finite = finite[finite.isfinite()]
                 if finite.numel():
-                    logger.experiment.add_histogram(name, finite, step)
+                    recorder.record_histogram(name, finite, step)
         histograms.clear()
-
-
-def markdown_table(rows: Sequence[dict[str, Any]]) -> str:
-    """A Markdown table with the first row's keys as columns; floats with three decimals, texts literally."""
-    columns = list(rows[0])
-    lines = [columns, ["---"] * len(columns)]
-    lines += [[_cell(row.get(column, "")) for column in columns] for row in rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.3f}" if isinstance(value, float) else str(value)
-    return text.translate(_ENTITIES).replace("\n", "<br>")
 
 
 @torch.no_grad()

@@ -1,10 +1,13 @@
-"""Learning curves, read back from the event files that TensorBoard shows."""
+"""Learning curves, read back from what a run logged: TensorBoard's event files, else metrics.csv."""
 
-from collections.abc import Mapping
+import csv
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
+
+from components.loggers.recorder import METRICS, original
 
 WANTED = ("train/loss", "val/loss", "rollout/score", "rollout/gold", "rollout/kl", "rollout/entropy")
 
@@ -17,25 +20,31 @@ class Curve(NamedTuple):
 
 
 def read_curves(folders: Mapping[str, str | Path]) -> dict[str, dict[str, Curve]]:
-    """{stage: {tag: Curve}} of the WANTED tags in each stage's folder; a stage without event files is left out.
+    """{stage: {tag: Curve}} of the WANTED tags in each stage's folder; a stage that logged to no file is left out.
 
     Points of a run that was resumed from an earlier step replace those it had logged beyond that step.
     """
     found = {}
     for stage, folder in folders.items():
-        curves = _read(Path(folder))
+        curves = _curves(_logged(Path(folder)))
         if curves:
             found[stage] = curves
     return found
 
 
-def _read(folder: Path) -> dict[str, Curve]:
-    if not any(folder.glob("events.out.tfevents.*")):
-        return {}
-    events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()  # 0: all of them
-    curves = {}
-    for tag in set(WANTED).intersection(events.Tags()[SCALARS]):
-        latest = {event.step: event.value for event in events.Scalars(tag)}
-        steps = sorted(latest)
-        curves[tag] = Curve(steps, [latest[step] for step in steps])
-    return curves
+def _curves(points: Iterable[tuple[str, int, float]]) -> dict[str, Curve]:
+    """points: tag, step and value, in the order in which they were logged."""
+    latest: dict[str, dict[int, float]] = {}
+    for tag, step, value in points:
+        if (name := original(tag)) in WANTED:
+            latest.setdefault(name, {})[step] = value
+    return {name: Curve(sorted(values), [values[step] for step in sorted(values)]) for name, values in latest.items()}
+
+
+def _logged(folder: Path) -> Iterator[tuple[str, int, float]]:
+    if any(folder.glob("events.out.tfevents.*")):
+        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()  # 0: all of them
+        yield from ((tag, event.step, event.value) for tag in events.Tags()[SCALARS] for event in events.Scalars(tag))
+    elif (folder / METRICS).exists():
+        with (folder / METRICS).open(newline="", encoding="utf-8") as stream:
+            yield from ((row["name"], int(row["step"]), float(row["value"])) for row in csv.DictReader(stream))

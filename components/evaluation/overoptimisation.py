@@ -37,8 +37,9 @@ def describe_run(beta: float, curves: Mapping[str, Curve]) -> dict[str, Any]:
     missing = [tag for tag in TAGS.values() if tag not in curves]
     if missing:
         raise ValueError(
-            f"the PPO run with beta {beta} logged no {', '.join(missing)}; gold is known on the built-in "
-            "world only. Make it again with: python train.py experiment=overoptimisation"
+            f"the PPO run with beta {beta} logged no {', '.join(missing)}; gold is known on the built-in world only, "
+            "and curves are read where logger=tensorboard or csv wrote them. Make it again with: "
+            "python train.py experiment=overoptimisation"
         )
     found = {name: list(curves[tag].values) for name, tag in TAGS.items()}
     distance = [math.sqrt(max(value, 0.0)) for value in smoothed(found["kl"])]

@@ -19,6 +19,7 @@ from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
+from components.loggers.recorder import recorders
 from components.tasks import common, gate, given, made
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
@@ -61,6 +62,8 @@ def fit(cfg: DictConfig) -> None:
     inputs = lineage.with_origin(inputs, checkpoint)
     stage = _stage(cfg, tokenizer, parents)
     trainer = _trainer(cfg, shape.hidden_size, inputs)
+    for recorder in recorders(trainer) if checkpoint is None else ():
+        recorder.begin_anew()
     began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fit_seconds = common.seconds() - began  # without imports, reading data, examining
@@ -119,10 +122,9 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     saves = any(isinstance(callback, Checkpoints) for callback in callbacks)
     if cfg.export == "best" and not saves:
         raise ValueError("export=best needs the callback checkpoints, which was left out. Add export=last, or keep it")
-    logger = instantiate(cfg.logger)
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
-            callback.params = _compared(cfg)
+            callback.params = given.compared(cfg)
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
@@ -131,7 +133,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        logger=logger or False,  # of None Lightning makes one of its own, as it does of checkpoints
+        logger=[instantiate(one) for one in (cfg.logger or {}).values() if one],
         enable_checkpointing=saves,
         enable_progress_bar=cfg.trainer.enable_progress_bar and any(isinstance(c, ProgressBar) for c in callbacks),
         precision=precision_of(cfg, width),
@@ -158,23 +160,6 @@ def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
         raise ValueError("trainer.max_time needs the callback graceful_stop, which was left out")
     for stop in stops:
         stop.deadline = time.monotonic() + limit - common.seconds()
-
-
-def _compared(cfg: DictConfig) -> dict[str, Any]:
-    """What sweeps are compared by: the model, the seed, the learning rate and every value set on the command line.
-
-    Not all settings: TensorBoard shows the first few columns, and those that nobody varied would hide the others.
-    """
-    given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-    flat = settings.flatten(common.plain(cfg))
-    keys = sorted(given | {"seed", "stage.optimizer.lr"})
-    shown = {
-        key: flat[key]
-        for key in keys
-        if not key.startswith(("paths.", "artifacts.", "callbacks.", "run"))
-        and isinstance(flat.get(key), int | float | str)
-    }
-    return {"model": HydraConfig.get().runtime.choices["model"], **shown}
 
 
 def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:

@@ -21,7 +21,7 @@ from components.exports import ArtifactError
 from components.folders import present
 from components.models.config import GPTConfig
 from components.overrides import as_typed
-from components.settings import UNUSED, Rule
+from components.settings import INPUT, UNUSED, Rule
 
 log = logging.getLogger(__name__)
 BETTER = {  # of what validations measure and one may select by; of the rest, such as a length, neither is
@@ -36,6 +36,27 @@ OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_i
 def overrides() -> list[Override]:
     """This job's overrides, Hydra's own left out."""
     return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+
+
+def compared(cfg: DictConfig) -> dict[str, int | float | str]:
+    """What runs are compared by, flat: stage, model, seed, learning rate, and what the command line sets of all that
+    decides the result, the shape of weights that are read too; not what places or watches a run (force, run, …).
+
+    Not all settings: a logger shows the first few columns, and those that nobody varied would hide the others.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    flat, rules, choices = settings.flatten(plain), settings.rules_of(plain), HydraConfig.get().runtime.choices
+    shown = {"stage": choices["stage"], "model": choices["model"], "seed": cfg.seed}
+    if "stage.optimizer.lr" in flat:
+        shown["stage.optimizer.lr"] = flat["stage.optimizer.lr"]
+    for override in overrides():
+        name, key = override.key_or_group, _key_of(override)
+        below = [one for one in flat if key is None or within(one, key)]
+        decides = any(within(one, "model") or settings.rule_of(one, rules).kind == INPUT for one in below)
+        if decides and name not in shown and not override.is_delete():
+            value = flat.get(name)
+            shown[name] = value if isinstance(value, int | float | str) else override.get_value_element_as_str()
+    return shown
 
 
 def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:

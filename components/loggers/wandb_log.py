@@ -1,0 +1,59 @@
+"""Weights & Biases: online, or in a local folder until `wandb sync` sends it."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+
+from components.loggers.recorder import Recorder, kept_id, require
+
+
+class WandB(Recorder, WandbLogger):
+    """A run in `project`, in the group `group`; its files lie in `folder`/wandb. A resumed run continues it."""
+
+    needs = "wandb"
+
+    def __init__(self, folder: str, stage: str | None, project: str, name: str, group: str, offline: bool) -> None:
+        require(self.needs)
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._id_file = Path(folder, "wandb/run_id")
+        super().__init__(
+            stage=stage, save_dir=folder, project=project, name=name, group=group, offline=offline, log_model=False
+        )
+        self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns that it means nothing now
+
+    @rank_zero_only
+    def begin_anew(self) -> None:
+        self._id_file.unlink(missing_ok=True)
+
+    @property
+    def experiment(self) -> Any:
+        if self._experiment is None and not getattr(rank_zero_only, "rank", 0):
+            self._wandb_init["id"] = kept_id(self._id_file)
+        return super().experiment
+
+    def record_settings(self, settings: Mapping[str, int | float | str]) -> None:
+        self.log_hyperparams(dict(settings))
+
+    def record_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
+        columns = list(rows[0])
+        self.log_table(name, columns, [[row.get(column) for column in columns] for row in rows], step=step)
+
+    def record_text(self, name: str, text: str, step: int) -> None:
+        self.record_table(name, [{"text": text}], step)
+
+    def record_histogram(self, name: str, values: Tensor, step: int) -> None:
+        import wandb
+
+        self.log_metrics({name: wandb.Histogram(values.tolist())}, step)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Ends the run, since another one in this process would be written into it."""
+        super().finalize(status)
+        if self._experiment is not None:
+            self._experiment.finish(exit_code=0 if status == "success" else 1)
+            self._experiment = None

@@ -61,6 +61,9 @@ def test_different_tokenizers_are_refused_with_both_fingerprints():
         lineage.same_tokenizer({"a": "11", "b": "22"})
 
 
+LOGGED = ("events.out.tfevents.1", "csv/metrics.csv", "csv/samples.jsonl", "wandb/run_id", "mlflow_run_id")
+
+
 @pytest.fixture
 def unfinished(tmp_path):
     """A stage folder with a checkpoint made from INPUTS and curves."""
@@ -68,7 +71,9 @@ def unfinished(tmp_path):
     path = tmp_path / "checkpoints/step=00000004.ckpt"
     content = {"state_dict": {"w": torch.zeros(1)}, "global_step": 4, "inputs": INPUTS}
     AtomicCheckpointIO().save_checkpoint(content, path)
-    (tmp_path / "events.out.tfevents.1").write_text("")
+    for logged in LOGGED:
+        (tmp_path / logged).parent.mkdir(exist_ok=True)
+        (tmp_path / logged).write_text("")
     return tmp_path
 
 
@@ -76,7 +81,7 @@ def unfinished(tmp_path):
 def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
     found = lineage.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=force)
     assert found.name == "step=00000004.ckpt"
-    assert (unfinished / "events.out.tfevents.1").exists()
+    assert all((unfinished / logged).exists() for logged in LOGGED)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +90,8 @@ def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
 )
 def test_starting_anew_leaves_nothing_of_the_earlier_run(unfinished, inputs, resume, force):
     assert lineage.checkpoint_to_resume(unfinished, inputs, resume=resume, force=force) is None
-    assert not list(unfinished.glob("checkpoints/*.ckpt")) and not list(unfinished.glob("events*"))
+    assert not list(unfinished.glob("checkpoints/*.ckpt"))
+    assert not any((unfinished / logged).exists() for logged in LOGGED)
 
 
 def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
@@ -111,7 +117,7 @@ def test_a_kill_while_checkpoints_are_deleted_leaves_none_to_go_on_from(unfinish
         lineage.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False)
     monkeypatch.undo()
     assert lineage.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=False) is None
-    assert sorted(path.name for path in unfinished.iterdir()) == ["checkpoints"]
+    assert [path.name for path in unfinished.rglob("*") if path.is_file()] == ["inputs.json"]
 
 
 def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):

@@ -9,6 +9,7 @@ from tiny_run import Stream, Tiny, Validated, trainer
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.hparams import HyperParameters
 from components.hydra_hooks import compose_config
+from components.loggers.recorder import forget
 from components.loggers.tensorboard_log import TensorBoard
 from components.tasks import given
 
@@ -59,15 +60,13 @@ def test_without_settings_nothing_is_written(tmp_path):
     assert not [tag for tag in events.Tags()["tensors"] if tag.startswith("_hparams_")]
 
 
-def test_a_run_that_begins_anew_shows_its_own_settings_not_those_of_the_run_before(tmp_path):
+def test_a_run_that_starts_from_scratch_shows_its_own_settings_not_those_of_the_run_before(tmp_path):
     fit(tmp_path, [HyperParameters("train/loss", {"lr": 0.01})])
-    logger = TensorBoard(str(tmp_path), "RewardModel")
-    logger.begin_anew()
+    forget(tmp_path)
     _, events = fit(tmp_path, [HyperParameters("train/loss", {"lr": 0.02})])
     assert settings_in(events) == {"lr": 0.02}
     assert yaml.safe_load((tmp_path / "hparams.yaml").read_text()) == {"lr": 0.02}
     assert len(events.Scalars("RewardModel train/loss")) == 4
-    assert len(list(tmp_path.glob("earlier.*"))) == 1
 
 
 def compared(*overrides: str) -> dict:

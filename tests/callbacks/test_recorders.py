@@ -8,12 +8,14 @@ import sys
 import pytest
 import torch
 import yaml
+from lightning import LightningDataModule
 from lightning.pytorch.loggers.logger import DummyLogger
-from tiny_run import Stream, Validated, trainer
+from tiny_run import Stream, Tiny, Validated, trainer
 from trackers import Histogram, Table, pretend_mlflow, pretend_wandb
 
 from components.callbacks.dashboard import Dashboard
 from components.callbacks.diagnosis import Diagnosis
+from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.samples import SampleTable
 from components.checking import ConfigError, check
@@ -21,7 +23,8 @@ from components.evaluation.curves import read_curves
 from components.hydra_hooks import compose_config
 from components.loggers.csv_log import CSV
 from components.loggers.mlflow_log import MLflow
-from components.loggers.recorder import Recorder, histogram, named, original
+from components.loggers.recorder import Recorder, forget, histogram, named, original
+from components.loggers.tensorboard_log import TensorBoard
 from components.loggers.wandb_log import WandB
 
 SETTINGS = {"model": "tiny", "stage.optimizer.lr": 0.01}
@@ -167,15 +170,14 @@ def test_the_curves_of_the_report_are_read_from_csv_where_there_are_no_event_fil
     assert len(curves["val/loss"].values) == 2
 
 
-def test_a_resumed_run_appends_to_its_files_and_one_that_begins_anew_does_not(tmp_path):
+def test_a_resumed_run_appends_to_its_files_and_one_that_starts_from_scratch_does_not(tmp_path):
     fit(CSV(str(tmp_path), "SFT"))
     count = len(rows_of(tmp_path / "csv/metrics.csv"))
-    logger = CSV(str(tmp_path), "SFT")
-    fit(logger)
+    fit(CSV(str(tmp_path), "SFT"))
     assert len(rows_of(tmp_path / "csv/metrics.csv")) == 2 * count
     assert len((tmp_path / "csv/samples.jsonl").read_text().splitlines()) == 2
-    logger.begin_anew()
-    assert [file.name for file in (tmp_path / "csv").iterdir()] == ["hparams.yaml"]
+    forget(tmp_path)
+    assert not list((tmp_path / "csv").iterdir())
 
 
 WANDB = {"stage": "SFT", "project": "gradus", "name": "tiny/sft", "group": "tiny", "offline": True}
@@ -195,14 +197,13 @@ def test_wandb_is_given_metrics_samples_texts_histograms_and_settings(tmp_path, 
     assert run.finished == 0
 
 
-def test_a_resumed_run_continues_its_wandb_run_and_one_that_begins_anew_does_not(tmp_path, monkeypatch):
+def test_a_resumed_run_continues_its_wandb_run_and_one_that_starts_from_scratch_does_not(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     runs = pretend_wandb(monkeypatch)
     for _ in range(2):
         fit(WandB(str(tmp_path), **WANDB))
-    logger = WandB(str(tmp_path), **WANDB)
-    logger.begin_anew()
-    fit(logger)
+    forget(tmp_path)
+    fit(WandB(str(tmp_path), **WANDB))
     first, resumed, anew = (run.settings["id"] for run in runs)
     assert first == resumed != anew
 
@@ -224,15 +225,44 @@ def test_mlflow_is_given_metrics_samples_texts_histograms_and_settings(tmp_path,
     assert run["tags"] == {"mlflow.runName": "tiny/sft"} and run["status"] == "FINISHED"
 
 
-def test_a_resumed_run_continues_its_mlflow_run_and_one_that_begins_anew_does_not(tmp_path, monkeypatch):
+def test_a_resumed_run_continues_its_mlflow_run_and_one_that_starts_from_scratch_does_not(tmp_path, monkeypatch):
     runs = pretend_mlflow(monkeypatch)
     for _ in range(2):
         fit(mlflow_logger(tmp_path))
     assert len(runs) == 1
-    logger = mlflow_logger(tmp_path)
-    logger.begin_anew()
-    fit(logger)
+    forget(tmp_path / "sft")
+    fit(mlflow_logger(tmp_path))
     assert len(runs) == 2
+
+
+def test_every_logger_says_where_its_curves_are_to_be_seen(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pretend_wandb(monkeypatch)
+    pretend_mlflow(monkeypatch)
+    mlflow = MLflow("logs/mlflow", "logs/tiny/sft", "SFT", experiment="tiny", name="x", uri=None)
+    online = WandB("logs/tiny/sft", **WANDB | {"offline": False})
+    watched = {
+        TensorBoard("logs/tiny/sft", "SFT", logs="my logs"): "tensorboard --logdir 'my logs'",
+        CSV("logs/tiny/sft", "SFT"): "logs/tiny/sft/csv",
+        WandB("logs/tiny/sft", **WANDB): "wandb sync logs/tiny/sft/wandb/offline-*",
+        online: "Weights & Biases, project gradus",
+        mlflow: f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/logs/mlflow/mlflow.db",
+    }
+    assert [logger.watch() for logger in watched] == list(watched.values())
+
+
+def test_the_screen_says_where_the_curves_of_every_logger_are_to_be_seen(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Few(LightningDataModule):
+        format, train_examples, val_examples, batch_size = "chat", [1], [], 2
+
+        def train_dataloader(self):
+            return Stream()
+
+    loggers = [TensorBoard("logs/tiny/sft", "SFT", logs="logs"), CSV("logs/tiny/sft", "SFT")]
+    trainer([Header("tiny")], logger=loggers, max_steps=1).fit(Tiny(), datamodule=Few())
+    assert "curves  tensorboard --logdir logs\n        logs/tiny/sft/csv\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])

@@ -116,8 +116,9 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do; ResumeError where `resume`
     names a checkpoint of a run whose settings differ in what cannot change.
     """
-    from components import resuming  # torch comes with these two, for a stage that is trained
+    from components import resuming  # torch comes with these three, for a stage that is trained
     from components.callbacks.checkpoints import BEST, latest
+    from components.loggers.recorder import forget
 
     folder = Path(stage) / "checkpoints"
     note = folder / "inputs.json"
@@ -149,8 +150,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         )
     if anew:
         _drop(folder)
-        for curve in Path(stage).glob("events.out.tfevents.*"):
-            curve.unlink()
+        forget(Path(stage))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(note, inputs)
     if found:

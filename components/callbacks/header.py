@@ -5,16 +5,15 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from components.loggers.recorder import recorders
+
 
 class Header(Callback):
     """Prints the model with its parameters, the device and precision, records and held-out ones, batch and steps, and
-    where curves are to be seen.
+    where each logger shows curves. model: what it is called."""
 
-    model: what it is called; watch: the command that shows the curves, "" for none.
-    """
-
-    def __init__(self, model: str, watch: str) -> None:
-        self.model, self.watch = model, watch
+    def __init__(self, model: str) -> None:
+        self.model = model
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
@@ -24,7 +23,7 @@ class Header(Callback):
                 "device": f"{device(trainer)}, precision {trainer.precision}",
                 "data": records(data),
                 "steps": steps(trainer, data),
-                "curves": self.watch,
+                "curves": f"\n{'':<8}".join(filter(None, (recorder.watch() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)
 

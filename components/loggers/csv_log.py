@@ -52,9 +52,8 @@ class CSV(Recorder, _Files):
     def __init__(self, folder: str, stage: str | None) -> None:
         super().__init__(stage=stage, folder=folder)
 
-    def begin_anew(self) -> None:
-        for file in (*self.folder.glob("*.csv"), *self.folder.glob("*.jsonl")):
-            file.unlink()
+    def watch(self) -> str:
+        return str(self.folder)
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 """MLflow: runs in a local folder, a database and the files beside it, or on a tracking server."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from components.loggers.recorder import Recorder, histogram, require
+from components.loggers.recorder import MLFLOW_ID, Recorder, histogram, require
 
 
 class MLflow(Recorder, MLFlowLogger):
@@ -24,18 +25,21 @@ class MLflow(Recorder, MLFlowLogger):
         self, folder: str, run_folder: str, stage: str | None, experiment: str, name: str, uri: str | None
     ) -> None:
         require(self.needs)
-        self._id_file = Path(run_folder, "mlflow_run_id")
+        self._id_file = Path(run_folder, MLFLOW_ID)
         place = Path(folder).absolute()
-        local = {"tracking_uri": f"sqlite:///{place}/mlflow.db", "artifact_location": (place / "artifacts").as_uri()}
+        self._uri = uri or f"sqlite:///{place}/mlflow.db"
         super().__init__(
-            stage=stage, experiment_name=experiment, run_name=name, **({"tracking_uri": uri} if uri else local)
+            stage=stage,
+            experiment_name=experiment,
+            run_name=name,
+            tracking_uri=self._uri,
+            artifact_location=None if uri else (place / "artifacts").as_uri(),
         )
         place.mkdir(parents=True, exist_ok=True)
         self._texts: dict[str, str] = {}  # by file
 
-    @rank_zero_only
-    def begin_anew(self) -> None:
-        self._id_file.unlink(missing_ok=True)
+    def watch(self) -> str:
+        return f"mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     @property
     def experiment(self) -> Any:

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 BOOKKEEPING = ("epoch", "budget")  # what means the same in every stage
-METRICS = "csv/metrics.csv"  # in a stage's folder
+# in a stage's folder
+METRICS = "csv/metrics.csv"
+WANDB_ID, MLFLOW_ID = "wandb/run_id", "mlflow_run_id"
+LOGGED = ("events.out.tfevents.*", "csv/*", WANDB_ID, MLFLOW_ID)
 BINS = 30  # of histograms, for loggers that have none of their own
 
 
@@ -39,8 +42,9 @@ class Recorder:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({self.named(name): value for name, value in metrics.items()}, step)  # type: ignore[misc]
 
-    def begin_anew(self) -> None:
-        """The run starts from its first step: what an earlier one logged in this folder is not part of it."""
+    def watch(self) -> str:
+        """The command that shows the run, or where its figures lie; "" where there is nothing to see."""
+        return ""
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:
         """What the run was set to, flat."""
@@ -62,6 +66,14 @@ class Recorder:
 def recorders(trainer: Any) -> list[Recorder]:
     """The trainer's loggers that are Recorders; none on other processes than the first."""
     return [logger for logger in trainer.loggers if isinstance(logger, Recorder)] if trainer.is_global_zero else []
+
+
+def forget(folder: Path) -> None:
+    """Removes what any logger left in a stage's folder, for a run that starts from its first step: its curves are its
+    own, and runs kept elsewhere are not continued."""
+    for pattern in LOGGED:
+        for file in folder.glob(pattern):
+            file.unlink()
 
 
 def named(name: str, stage: str) -> str:

@@ -1,6 +1,7 @@
 """TensorBoard: curves, the TEXT, HISTOGRAMS, HPARAMS and CUSTOM SCALARS tabs."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ _ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&
 
 
 class TensorBoard(Recorder, TensorBoardLogger):
-    """Event files straight in the run's folder, and hparams.yaml beside them."""
+    """Event files straight in the run's folder, and hparams.yaml beside them. logs: the folder of all runs."""
 
-    def __init__(self, folder: str, stage: str | None) -> None:
+    def __init__(self, folder: str, stage: str | None, logs: str | None = None) -> None:
         super().__init__(stage=stage, save_dir=folder, name="", version="", default_hp_metric=False)
+        self._logs = logs or folder
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -30,10 +32,8 @@ class TensorBoard(Recorder, TensorBoardLogger):
             bounds[bound(name, "low")], bounds[bound(name, "high")] = self._ranges[name]
         super().log_metrics({**metrics, **bounds}, step)
 
-    def begin_anew(self) -> None:
-        """Earlier event files are renamed, so that TensorBoard does not read them."""
-        for file in Path(self.log_dir).glob("events.out.tfevents.*"):
-            file.rename(file.with_name(file.name.replace("events.out.tfevents", "earlier")))
+    def watch(self) -> str:
+        return f"tensorboard --logdir {shlex.quote(self._logs)}"
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:
         """For the HPARAMS tab, without a list of metrics: TensorBoard takes such a list from one run for all, and would

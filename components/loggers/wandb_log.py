@@ -1,5 +1,6 @@
 """Weights & Biases: online, or in a local folder until `wandb sync` sends it."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from components.loggers.recorder import Recorder, kept_id, require
+from components.loggers.recorder import WANDB_ID, Recorder, kept_id, require
 
 
 class WandB(Recorder, WandbLogger):
@@ -19,15 +20,16 @@ class WandB(Recorder, WandbLogger):
     def __init__(self, folder: str, stage: str | None, project: str, name: str, group: str, offline: bool) -> None:
         require(self.needs)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self._id_file = Path(folder, "wandb/run_id")
+        self._id_file = Path(folder, WANDB_ID)
+        sync = f"wandb sync {shlex.quote(str(self._id_file.parent))}/offline-*"
+        self._watch = sync if offline else f"Weights & Biases, project {project}"
         super().__init__(
             stage=stage, save_dir=folder, project=project, name=name, group=group, offline=offline, log_model=False
         )
         self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns that it means nothing now
 
-    @rank_zero_only
-    def begin_anew(self) -> None:
-        self._id_file.unlink(missing_ok=True)
+    def watch(self) -> str:
+        return self._watch
 
     @property
     def experiment(self) -> Any:

@@ -1,7 +1,6 @@
 """Training: a tokenizer from texts, or one stage from the artifacts that it reads."""
 
 import logging
-import shlex
 import time
 from typing import Any
 
@@ -19,7 +18,6 @@ from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.checking import schema_of
-from components.loggers.recorder import recorders
 from components.tasks import common, gate, given, made
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
@@ -62,8 +60,6 @@ def fit(cfg: DictConfig) -> None:
     inputs = lineage.with_origin(inputs, checkpoint)
     stage = _stage(cfg, tokenizer, parents)
     trainer = _trainer(cfg, shape.hidden_size, inputs)
-    for recorder in recorders(trainer) if checkpoint is None else ():
-        recorder.begin_anew()
     began = common.seconds()
     trainer.fit(stage, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     fit_seconds = common.seconds() - began  # without imports, reading data, examining
@@ -145,11 +141,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
 
 def _header(cfg: DictConfig) -> Header:
     model = cfg.reads.get("model") or cfg.model.get("path")
-    draws = "TensorBoardLogger" in str(common.plain(cfg).get("logger"))
-    return Header(
-        f"from {model}" if model else HydraConfig.get().runtime.choices["model"],
-        f"tensorboard --logdir {shlex.quote(cfg.paths.logs)}" if draws else "",
-    )
+    return Header(f"from {model}" if model else HydraConfig.get().runtime.choices["model"])
 
 
 def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:

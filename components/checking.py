@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
+from components import installing
 from components.signatures import levels_of
 
 MISSING = "???"
@@ -199,7 +200,7 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
         return
     needs = NEEDS.get(node["_target_"])
     if needs and importlib.util.find_spec(needs) is None:
-        yield f"{path} needs the package {needs}, which is not installed. Install it: pip install -e '.[{needs}]'"
+        yield f"{path} needs the package {needs}, which is not installed. Install it: {installing.command(needs)}"
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:

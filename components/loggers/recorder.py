@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from components import installing
+
 BOOKKEEPING = ("epoch", "budget")  # what means the same in every stage
 # in a stage's folder
 METRICS = "csv/metrics.csv"
@@ -102,7 +104,8 @@ def require(package: str | None) -> None:
     """Raises ValueError naming the command that installs an optional package which is missing."""
     if package and importlib.util.find_spec(package) is None:
         raise ValueError(
-            f"logger={package} needs the package {package}. Install it with: pip install -e '.[{package}]'"
+            f"logger={package} needs the package {package}, which is not installed. Install it: "
+            + installing.command(package)
         )
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import sys
 
 import pytest
@@ -13,6 +14,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from tiny_run import Stream, Tiny, Validated, trainer
 from trackers import Histogram, Table, pretend_mlflow, pretend_wandb
 
+from components import installing
 from components.callbacks.dashboard import Dashboard
 from components.callbacks.diagnosis import Diagnosis
 from components.callbacks.header import Header
@@ -268,7 +270,7 @@ def test_the_screen_says_where_the_curves_of_every_logger_are_to_be_seen(tmp_pat
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_a_missing_package_is_one_message_with_its_command_before_anything_is_read(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
-    command = rf"needs the package {package}.*: pip install -e '\.\[{package}\]'"
+    command = f"needs the package {package}, .*: {re.escape(installing.command(package))}"
     with pytest.raises(ConfigError, match=f"logger.{package} {command}") as told:
         check(compose_config(["stage=rm", f"logger={package}"]))
     assert len(str(told.value).splitlines()) == 1
@@ -285,7 +287,7 @@ def test_loggers_are_chosen_by_name_alone_together_or_none():
 
 @pytest.mark.slow  # a service is started
 def test_real_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
-    wandb = pytest.importorskip("wandb", reason="pip install -e '.[wandb]'")
+    wandb = pytest.importorskip("wandb", reason="pip install -c constraints.txt -e '.[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     fit(WandB(str(tmp_path), **WANDB))
@@ -302,7 +304,7 @@ def test_real_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
 @pytest.mark.slow  # a data base is made
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_real_mlflow_keeps_the_run_in_a_local_folder(tmp_path):
-    mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="pip install -c constraints.txt -e '.[mlflow]'")
     run = fit(mlflow_logger(tmp_path))
     fit(mlflow_logger(tmp_path))  # resumed
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlflow/mlflow.db")

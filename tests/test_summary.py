@@ -85,6 +85,13 @@ def test_the_ppo_runs_on_a_reward_model_are_found_by_rising_beta(tmp_path, caplo
     assert "ppo/old is left out: it learned from another reward model" in caplog.text
 
 
+def test_the_ppo_runs_of_a_sweep_beside_the_single_run_are_found_too(tmp_path):
+    ppo_card(tmp_path / "ppo/beta=0", 0.0)
+    ppo_card(tmp_path / "ppo-sweep/stage.beta=0.2", 0.2)
+    found = ppo_runs(str(tmp_path / "ppo"), "mine")
+    assert [(beta, folder.parent.name) for beta, (folder, _) in found.items()] == [(0.0, "ppo"), (0.2, "ppo-sweep")]
+
+
 def test_two_runs_of_one_beta_and_no_run_at_all_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="no PPO run on this reward model .*experiment=overoptimisation"):
         ppo_runs(str(tmp_path), "mine")

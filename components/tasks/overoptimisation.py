@@ -48,13 +48,13 @@ def overoptimisation(cfg: DictConfig) -> None:
 
 
 def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]]]:
-    """{beta: (folder, card)} of the finished PPO runs in the sub-folders of `folder`, by rising beta.
+    """{beta: (folder, card)} of finished PPO runs in the sub-folders of `folder` and `folder`-sweep, by rising beta.
 
     reward: content hash of the reward model that is asked about. A run that learned from another one is left out with
     a warning: its score is another proxy. Raises ArtifactError if no run is left, or if two have one beta.
     """
     runs: dict[float, tuple[Path, dict[str, Any]]] = {}
-    for export in sorted(Path(folder).glob("*/export")):
+    for export in sorted([*Path(folder).glob("*/export"), *Path(f"{folder}-sweep").glob("*/export")]):
         card = artifacts.read_card(export)
         if card.get("stage") != "ppo":
             continue

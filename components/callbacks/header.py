@@ -23,7 +23,7 @@ class Header(Callback):
                 "device": f"{device(trainer)}, precision {trainer.precision}",
                 "data": records(data),
                 "steps": steps(trainer, data),
-                "curves": f"\n{'':<8}".join(filter(None, (recorder.watch() for recorder in recorders(trainer)))),
+                "curves": f"\n{'':<8}".join(filter(None, (recorder.seen_at() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)
 

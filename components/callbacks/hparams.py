@@ -25,5 +25,7 @@ class HyperParameters(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """When all callbacks have ended: with export=best, checkpoints puts the best validation's metrics in place."""
         value = trainer.callback_metrics.get(self.metric)
-        for recorder in recorders(trainer) if value is not None and stage == "fit" else ():
+        if value is None or stage != "fit":
+            return
+        for recorder in recorders(trainer):
             recorder.log_metrics({f"artifact/{self.metric}": float(value)}, trainer.global_step)

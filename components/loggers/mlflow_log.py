@@ -38,12 +38,12 @@ class MLflow(Recorder, MLFlowLogger):
         place.mkdir(parents=True, exist_ok=True)
         self._texts: dict[str, str] = {}  # by file
 
-    def watch(self) -> str:
+    def seen_at(self) -> str:
         return f"mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     @property
     def experiment(self) -> Any:
-        if self._initialized or getattr(rank_zero_only, "rank", 0):
+        if self._initialized or getattr(rank_zero_only, "rank", None):
             return super().experiment
         if self._id_file.exists():
             self._run_id = self._id_file.read_text(encoding="utf-8")

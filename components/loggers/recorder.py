@@ -44,7 +44,7 @@ class Recorder:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({self.named(name): value for name, value in metrics.items()}, step)  # type: ignore[misc]
 
-    def watch(self) -> str:
+    def seen_at(self) -> str:
         """The command that shows the run, or where its figures lie; "" where there is nothing to see."""
         return ""
 

@@ -22,18 +22,18 @@ class WandB(Recorder, WandbLogger):
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._id_file = Path(folder, WANDB_ID)
         sync = f"wandb sync {shlex.quote(str(self._id_file.parent))}/offline-*"
-        self._watch = sync if offline else f"Weights & Biases, project {project}"
+        self._seen_at = sync if offline else f"Weights & Biases, project {project}"
         super().__init__(
             stage=stage, save_dir=folder, project=project, name=name, group=group, offline=offline, log_model=False
         )
         self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns that it means nothing now
 
-    def watch(self) -> str:
-        return self._watch
+    def seen_at(self) -> str:
+        return self._seen_at
 
     @property
     def experiment(self) -> Any:
-        if self._experiment is None and not getattr(rank_zero_only, "rank", 0):
+        if self._experiment is None and not getattr(rank_zero_only, "rank", None):
             self._wandb_init["id"] = kept_id(self._id_file)
         return super().experiment
 

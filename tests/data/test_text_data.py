@@ -131,6 +131,51 @@ def test_one_long_file_still_has_something_to_validate_on(common, write):
     assert data.counts["records"] == 1
 
 
+BOOK = "".join(f"Chapter {i}.\nIt rains.\n{' ' * (i % 2)}\n" for i in range(40))
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "first"),
+    [
+        ({}, 40, "Chapter 0.\nIt rains."),  # at blank lines, of spaces too
+        ({"split_at": r"\n(?=Chapter .0)"}, 4, None),
+        ({"split_at": None}, 1, BOOK),
+    ],
+)
+def test_a_text_file_is_split_into_documents_at_blank_lines_or_where_asked(common, write, settings, count, first):
+    data = TextData(path=write("a.txt", BOOK), val_fraction=0.0, **settings, **common)
+    texts = list(data.texts())
+    assert len(texts) == count
+    assert first is None or texts[0] == first
+    assert "".join("".join(texts).split()) == "".join(BOOK.split())
+    data.setup()
+    assert data.counts["records"] == count
+
+
+def test_only_whole_text_files_are_split(common, write):
+    data = TextData(path=write("a.jsonl", [{"text": "a\n\nb"}]), val_fraction=0.0, **common)
+    assert list(data.texts()) == ["a\n\nb"]
+
+
+def test_a_book_has_a_held_out_part_and_what_has_none_says_so(common, write, caplog):
+    book = TextData(path=write("a.txt", BOOK), **common)
+    book.setup()
+    assert len(book.val_examples) and not caplog.records
+    whole = TextData(path=write("a.txt", BOOK), split_at=None, **common)
+    whole.setup()
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert not len(whole.val_examples)
+    assert "text data: nothing is held out" in warning and "1 different documents, expected at least 20" in warning
+    caplog.clear()
+    TextData(path=write("a.txt", BOOK), split_at=None, val_fraction=0.0, **common).setup()
+    assert not caplog.records
+
+
+def test_a_pattern_that_is_none_is_refused(common):
+    with pytest.raises(ValueError, match=r"split_at: '\(' is not a regular expression"):
+        TextData(path="a.txt", split_at="(", **common)
+
+
 def test_a_mixture_reports_configured_and_realised_shares_and_epochs(common, write):
     long = write("a.jsonl", [{"text": f"{i:03d}" + "a" * 20} for i in range(100)])
     short = write("b.jsonl", [{"text": f"{i:03d}" + "b" * 5} for i in range(400)])

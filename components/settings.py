@@ -98,6 +98,7 @@ OF_THE_WORLD = {  # settings of the built-in world's records, by data module
 }
 VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
 OF_A_PATH = ("subset", "split", "held_out_split", "files")
+OF_FILES = ("split_at",)
 
 
 def flatten(value: Any, path: str = "") -> dict[str, Any]:
@@ -213,5 +214,5 @@ def _of_data(node: dict[str, Any], path: str) -> Iterator[Rule]:
     elif node["mixture"]:
         unused, reason = (*OF_A_PATH, *of_the_world), f"{path}mixture is what is read, whose parts have their own"
     else:
-        unused, reason = ("mixture", "root", *OF_A_PATH), "the built-in world is what is read"
+        unused, reason = ("mixture", "root", *OF_A_PATH, *OF_FILES), "the built-in world is what is read"
     yield from (Rule(f"{path}{name}", UNUSED, reason) for name in unused)

@@ -164,6 +164,8 @@ class RecordData(LightningDataModule):
         tables = [table for table, _ in found]
         self.counts = sum((counts for _, counts in found), Counter())
         held_out = _held_out(tables, self.val_fraction)
+        if self.val_fraction and not any(mask.any() for mask in held_out):
+            self._say_nothing_is_held_out(tables)
         rows = [np.flatnonzero(~mask) for mask in held_out]
         lengths = [_column(table, "tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
@@ -176,6 +178,17 @@ class RecordData(LightningDataModule):
         self.arrange(tables, train, np.concatenate(validation))
         self._report()
         self._ready = True
+
+    def _say_nothing_is_held_out(self, tables: list[datasets.Dataset]) -> None:
+        different = len(np.unique(np.concatenate([_column(table, "key") for table in tables])))
+        logger.warning(
+            "%s data: nothing is held out, so nothing is validated, and the last step is exported: %d different %s, "
+            "expected at least %d to hold some out. Give more, or name what to hold out: data.held_out_split=…",
+            self.format,
+            different,
+            "documents" if self.format == "text" else "prompts",
+            split.FEWEST,
+        )
 
     def train_dataloader(self) -> Any:
         """Shuffled batches, resumable; the same object however often it is asked for."""

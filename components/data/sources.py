@@ -35,12 +35,13 @@ EVERYTHING = Selection()
 
 class Row(NamedTuple):
     """One raw record. where: "file:line" or the like; held_out: None lets the split by prompt decide; among: whether
-    its file is one of several of a folder."""
+    its file is one of several of a folder; is_file: whether it is all that a .txt file holds."""
 
     where: str
     value: Any
     held_out: bool | None = None
     among: bool = False
+    is_file: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def open_source(
 ) -> Source:
     """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which selection is read.
 
-    What is there by that name comes before the Hub. A .txt file is one document, line breaks kept
+    What is there by that name comes before the Hub. A .txt file is one row, line breaks kept
     (`sample_by="document"` in `datasets`). A folder is read as `folders` says. columns: of tables, the only ones to
     open; None opens all that can be. remedy: what an error advises where the Hub is out of reach. Rows raise
     SourceError where there are none.
@@ -202,7 +203,7 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
 
 def _text_rows(file: Path) -> Iterator[Row]:
     if text := text_of(file, is_json=False):
-        yield Row(str(file), {"text": text})
+        yield Row(str(file), {"text": text}, is_file=True)
 
 
 def _json_rows(file: Path) -> Iterator[Row]:

@@ -19,6 +19,8 @@ from components.data.formats import Record
 from components.data.sources import Row, Source
 from components.models.layout import FILLER, Layout
 
+BLANK_LINES = r"\n(?:[^\S\n]*\n)+"
+
 
 class TextData(RecordData):
     """Documents `{"text"}` as LMBatch; batch_size counts rows of `context` tokens.
@@ -29,6 +31,8 @@ class TextData(RecordData):
     boundary. longest_document: characters; a longer text is cut at line ends into parts of at most that
     (very long strings are slow to tokenise, and a text that is one file still has parts to hold out). Each part
     stands as a document, but only the first begins one and only the last ends one; counts["cut"] such texts.
+    split_at: of .txt files, the regular expression between two documents, by default blank lines; each part that holds
+    more than white space is a document, so that one file (a book) has parts to hold out. None: a file is a document.
     document_start: of data whose rows are lines, the regular expression that the first line of a document is; the
     lines until the next one belong to it. None: a row is a document.
     num_documents: of the built-in world.
@@ -44,6 +48,7 @@ class TextData(RecordData):
         num_documents: int = 12000,
         longest_document: int = 20000,
         document_start: str | None = None,
+        split_at: str | None = BLANK_LINES,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -51,9 +56,15 @@ class TextData(RecordData):
             raise ValueError(f"longest_document: got {longest_document} characters, expected at least 1")
         self.longest_document, self.num_documents = longest_document, num_documents
         self.document_start = document_start
+        try:
+            self.split_at = None if split_at is None else re.compile(split_at)
+        except re.error as error:
+            raise ValueError(f"split_at: {split_at!r} is not a regular expression: {error}") from None
 
     def settings(self) -> dict[str, Any]:
-        return {"longest_document": self.longest_document, "document_start": self.document_start}
+        return {"longest_document": self.longest_document, "document_start": self.document_start} | (
+            {"split_at": self.split_at.pattern} if self.split_at is not None else {}
+        )
 
     def split_by(self, record: Record) -> str:
         return record["text"]
@@ -65,6 +76,9 @@ class TextData(RecordData):
         if self.document_start is not None and not self.is_builtin:
             start = self.document_start
             source = replace(source, rows=lambda rows=source.rows: joined_lines(rows(), start))  # type: ignore[misc]
+        if self.split_at is not None:
+            pattern = self.split_at
+            source = replace(source, rows=lambda rows=source.rows: parts_of_files(rows(), pattern))  # type: ignore[misc]
         for row, record in super().records_of(source, counts):
             parts = list(cut_at_lines(record["text"], self.longest_document))
             if len(parts) > 1:
@@ -164,6 +178,17 @@ def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
             text = "".join(line if line.endswith("\n") else f"{line}\n" for line in lines if line is not None)
             first = first._replace(value={"text": text})
         yield first
+
+
+def parts_of_files(rows: Iterator[Row], between: re.Pattern[str]) -> Iterator[Row]:
+    """Rows of which those that are whole .txt files are split where `between` matches; blank parts are left out."""
+    for row in rows:
+        parts = between.split(row.value["text"]) if row.is_file else []
+        texts = [part for part in parts if part and part.strip()]
+        if len(texts) < 2:
+            yield row
+        for number, text in enumerate(texts if len(texts) > 1 else [], 1):
+            yield row._replace(where=f"{row.where}: part {number}", value={"text": text})
 
 
 def cut_at_lines(text: str, longest: int) -> Iterator[str]:

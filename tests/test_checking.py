@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
+from composing import compose_config
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn
 
 from components.checking import AT_RUN_TIME, ConfigError, Passed, check, nearest_key, required_of, schema_of
-from components.hydra_hooks import compose_config
 from components.stages.onpolicy import OnPolicy
 from components.stages.rejection import Rejection
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import puppets
 import pytest
 import torch
+from composing import compose_config
 
 from components import artifacts, hydra_hooks, lineage
 from components.artifacts import ArtifactError
@@ -50,7 +51,7 @@ def compare(known, tmp_path, monkeypatch, capsys):
     def run(*overrides: str, typed: str = "") -> str:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         sizes = ["stage.records=30", "stage.completions=6", f"paths.logs={tmp_path}"]
-        cfg = hydra_hooks.compose_config(["stage=compare", *known, *sizes, *overrides])
+        cfg = compose_config(["stage=compare", *known, *sizes, *overrides])
         check(cfg)
         common.run(cfg)
         return capsys.readouterr().out
@@ -74,7 +75,7 @@ def read_by_training(file: Path, known: list[str], tmp_path: Path) -> Preference
 def test_every_judge_composes_and_fits_its_constructor():
     assert JUDGES == ["human", "reward", "world"]
     for judge in JUDGES:
-        check(hydra_hooks.compose_config(["stage=compare", f"judge={judge}"]))
+        check(compose_config(["stage=compare", f"judge={judge}"]))
 
 
 def test_the_world_ranks_training_questions_into_records_that_training_reads(compare, known, world, tmp_path):
@@ -197,7 +198,7 @@ def test_prompts_of_several_turns_keep_their_messages_and_need_another_judge_tha
 
 def test_the_command_that_is_suggested_trains_on_the_comparisons_and_finds_all_that_it_reads(compare):
     command = compare().strip().rpartition("python train.py ")[2].split()
-    cfg = hydra_hooks.compose_config(command)
+    cfg = compose_config(command)
     check(cfg)
     assert cfg.paths.stage.endswith("/tiny/rm") and cfg.data.path == str(compare.folder / "preferences.jsonl")
     assert set(lineage.require(dict(cfg.reads), dict(cfg.artifacts), "")) == {"tokenizer", "model"}

@@ -4,13 +4,13 @@ import logging
 from dataclasses import replace
 
 import pytest
+from composing import compose_config
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from components import hydra_hooks
 from components.artifacts import ArtifactError
-from components.hydra_hooks import compose_config
 from components.models.config import GPTConfig
 from components.tasks import given
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 import torch
+from composing import compose_config
 
 from components import artifacts
 from components.artifacts import ArtifactError
 from components.checking import check
-from components.hydra_hooks import compose_config
 from components.models.config import GPTConfig
 from components.models.heads import new_causal_lm
 from components.tasks import common, optimum

@@ -6,15 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from puppets import random_model
 
 from components import artifacts, hydra_hooks
 from components.artifacts import ArtifactError
 from components.checking import ConfigError, check
-from components.hydra_hooks import compose_config
 from components.tasks import given, parents, plan
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def copies(monkeypatch) -> None:
+    """Stages are looked through by copies of what is composed once."""
+    monkeypatch.setattr(hydra_hooks, "compose_config", compose_config)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import puppets
 import pytest
 import torch
 import yaml
+from composing import compose_config
 from omegaconf import OmegaConf
 
 from components import artifacts, hydra_hooks
@@ -85,7 +86,7 @@ def test_a_task_runs_all_models_that_it_loads_at_its_place_in_its_precision(
 
     monkeypatch.setattr(GPT, "forward", watched)
     own = ["run=x", f"paths.logs={tmp_path}", "trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
-    cfg = hydra_hooks.compose_config([f"stage={stage}", *made, *own, *SIZES[stage]])
+    cfg = compose_config([f"stage={stage}", *made, *own, *SIZES[stage]])
     if stage == "compare":
         common.run(cfg)
     else:

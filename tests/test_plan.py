@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 
 from components import hydra_hooks
 from components.checking import ConfigError
@@ -14,8 +15,14 @@ from components.tasks import plan
 STAGES = "stages=[tokenizer,pretrain,sft,rm]"
 
 
+@pytest.fixture(autouse=True)
+def copies(monkeypatch) -> None:
+    """Stages are looked through by copies of what is composed once."""
+    monkeypatch.setattr(hydra_hooks, "compose_config", compose_config)
+
+
 def looked_through(*overrides: str) -> list[plan.Step]:
-    cfg = hydra_hooks.compose_config(["stage=all", *overrides])
+    cfg = compose_config(["stage=all", *overrides])
     steps = plan.steps_of(cfg)
     plan.check(steps)
     return steps

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from composing import compose_config
 from hydra.utils import instantiate
 
 from components import artifacts
 from components.checking import check
-from components.hydra_hooks import compose_config
 from components.models.heads import CausalLM
 from components.tasks import common
 

@@ -5,10 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from composing import compose_config
 from lightning.pytorch.plugins.precision import Precision
 from puppets import random_model, random_scalar
 
-from components import artifacts, hydra_hooks
+from components import artifacts
 from components.artifacts import ArtifactError
 from components.checking import ConfigError, check
 from components.tasks import gate
@@ -21,7 +22,7 @@ def config(tmp_path, *more, stage="ppo", figures=None, ranking=RANKING):
     """A stage's config that reads a reward model with these figures in its card; None: without an examination."""
     examination = {} if figures is None else {"examination": {"figures": figures, "ranking": ranking}}
     artifacts.write_artifact(tmp_path / "rm", card={"stage": "rm", **examination})
-    return hydra_hooks.compose_config([f"stage={stage}", "run=mine", f"artifacts.rm={tmp_path}/rm", *more])
+    return compose_config([f"stage={stage}", "run=mine", f"artifacts.rm={tmp_path}/rm", *more])
 
 
 def test_a_healthy_reward_model_is_trained_against_in_silence(tmp_path, caplog):
@@ -73,24 +74,24 @@ def test_a_reward_model_that_was_right_on_both_of_two_pairs_is_trained_against_w
 
 
 def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):
-    gate.check_reward_model(hydra_hooks.compose_config(["stage=dpo"]))
+    gate.check_reward_model(compose_config(["stage=dpo"]))
     assert caplog.text == ""
 
 
 def test_a_limit_on_what_is_no_figure_stops_every_stage_before_any_work():
     with pytest.raises(ValueError, match="'min_acuracy' is no limit; expected min_ or max_ before one of: accuracy"):
-        gate.check_reward_model(hydra_hooks.compose_config(["stage=rm", "+gate.warn.min_acuracy=0.5"]))
+        gate.check_reward_model(compose_config(["stage=rm", "+gate.warn.min_acuracy=0.5"]))
 
 
 def test_a_limit_that_is_no_number_is_named_in_full():
     with pytest.raises(ConfigError, match="gate: expected .*'min_accuracy_low': 'high'"):
-        check(hydra_hooks.compose_config(["stage=rm", "gate.refuse.min_accuracy_low=high"]))
+        check(compose_config(["stage=rm", "gate.refuse.min_accuracy_low=high"]))
 
 
 def test_only_a_reward_model_with_an_examination_is_examined():
     nothing = {"trainer": None, "weights": {}, "data": None, "tokenizer": None}
-    assert gate.examined(hydra_hooks.compose_config(["stage=sft"]), model=random_model(300), **nothing) == {}
-    unexamined = hydra_hooks.compose_config(["stage=rm", "examination=null"])
+    assert gate.examined(compose_config(["stage=sft"]), model=random_model(300), **nothing) == {}
+    unexamined = compose_config(["stage=rm", "examination=null"])
     assert gate.examined(unexamined, model=random_scalar(300), **nothing) == {}
 
 
@@ -103,7 +104,7 @@ def test_whole_weights_are_examined_and_not_those_of_the_module(tmp_path, monkey
         precision_plugin=Precision(),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
     )
-    cfg = hydra_hooks.compose_config(["stage=rm", f"paths.logs={tmp_path}"])
+    cfg = compose_config(["stage=rm", f"paths.logs={tmp_path}"])
     with caplog.at_level(logging.WARNING):
         assert gate.examined(cfg, trainer, model, other.state_dict(), "data", "tokenizer") == {}
     [(examined, tokenizer, data)] = seen

@@ -6,10 +6,10 @@ import functools
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from omegaconf import OmegaConf
 
 from components import settings
-from components.hydra_hooks import compose_config
 from components.settings import HARMLESS, INPUT, UNUSED
 
 ROOT = Path(__file__).resolve().parents[1]

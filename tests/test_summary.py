@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 
 from components.artifacts import ArtifactError
-from components.hydra_hooks import compose_config
 from components.tasks import summary as summary_task
 from components.tasks.overoptimisation import ppo_runs
 from components.tasks.summary import jobs_by_group

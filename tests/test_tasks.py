@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from composing import compose_config
 from omegaconf import OmegaConf
 
 from components import artifacts, hydra_hooks
@@ -69,7 +70,7 @@ TINY = [
 
 
 def config(stage: str, logs: Path, *more: str):
-    return hydra_hooks.compose_config([f"stage={stage}", f"paths.logs={logs}", *TINY, *SMALL.get(stage, []), *more])
+    return compose_config([f"stage={stage}", f"paths.logs={logs}", *TINY, *SMALL.get(stage, []), *more])
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +236,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
 def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):
     sizes = [one for one in SMALL["sft"] if "max_epochs" not in one]
     read = [f"artifacts.pretrain={logs}/tiny/pretrain/export", *TINY, *sizes]
-    common.run(hydra_hooks.compose_config(["stage=sft", f"paths.logs={tmp_path}", *read, *limits]))
+    common.run(compose_config(["stage=sft", f"paths.logs={tmp_path}", *read, *limits]))
     card = artifacts.read_card(tmp_path / "tiny/sft/export")
     assert (card["metrics"]["steps"], card["ended_by"]) == (steps, ended)
     assert f"step {steps}, ended by {ended}" in capsys.readouterr().out
@@ -289,7 +290,7 @@ def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(log
     small = [o for o in TINY if o.startswith("callbacks")] + SMALL["pretrain"]
     stay = ["stage.optimizer.lr=0", "stage.optimizer.weight_decay=0"]  # what comes out is what went in
     common.run(
-        hydra_hooks.compose_config(
+        compose_config(
             [
                 "stage=pretrain",
                 "model=hf",
@@ -312,10 +313,10 @@ def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(log
 def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
     theirs = f"model.path={logs / 'tiny/pretrain/export'}"
     with pytest.raises(ValueError, match="model=hf brings the tokenizer of .*none to train"):
-        common.run(hydra_hooks.compose_config(["stage=tokenizer", "model=hf", theirs, f"paths.logs={tmp_path}"]))
+        common.run(compose_config(["stage=tokenizer", "model=hf", theirs, f"paths.logs={tmp_path}"]))
 
 
 @pytest.mark.parametrize("left_out", ["~callbacks", "callbacks.progress=null"])
 def test_without_our_progress_there_is_no_other_one(tmp_path, left_out):
-    cfg = hydra_hooks.compose_config(["stage=sft", f"paths.logs={tmp_path}", "export=last", left_out])
+    cfg = compose_config(["stage=sft", f"paths.logs={tmp_path}", "export=last", left_out])
     assert fit._trainer(cfg, 32, {}).progress_bar_callback is None

@@ -7,13 +7,13 @@ import datasets
 import huggingface_hub.constants
 import pytest
 import yaml
+from composing import compose_config
 from hydra.utils import instantiate
 
 from components import hub as models_hub
 from components.checking import check
 from components.data import hub
 from components.data.errors import SourceError
-from components.hydra_hooks import compose_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf/data"
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}

@@ -5,12 +5,12 @@ import os
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from components.data.errors import SourceError
 from components.data.origin import fingerprint_of, origin_of
-from components.hydra_hooks import compose_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = {"text": "pretrain", "chat": "sft", "preference": "rm", "prompts": "ppo"}

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from bad_inputs import GOOD, read_artifact, read_records
+from composing import compose_config
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
 from components.checking import ConfigError, check
-from components.hydra_hooks import compose_config
 from components.places import misnamed_choice
 from components.tokenizer.template import ChatTemplate
 

@@ -1,5 +1,6 @@
 """Gradients are means over the tokens, prompts or pairs of the whole optimizer step, however it was cut up."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -108,10 +109,15 @@ KINDS = {
 }
 
 
+@functools.cache
+def whole_gradient(kind: str) -> Tensor:
+    return gradient(*KINDS[kind]([4]))
+
+
 @pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, sizes):
-    whole = gradient(*KINDS[kind]([4]))
+    whole = whole_gradient(kind)
     stage, parts = KINDS[kind](sizes)
     attached(stage)
     assert len({int(stage.compute_loss(part).weight) for part in parts}) > 1  # unequal, or a mean of means would do
@@ -123,7 +129,7 @@ def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, size
 def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
     stage, parts = KINDS[kind]([1, 1, 1, 1])
     stage._scaled = lambda terms: sum(term.mean for term in terms)
-    assert (gradient(stage, parts) - gradient(*KINDS[kind]([4]))).abs().max() > 1e-4
+    assert (gradient(stage, parts) - whole_gradient(kind)).abs().max() > 1e-4
 
 
 def test_a_loss_of_several_terms_whose_weights_nobody_told_is_refused():

@@ -1,5 +1,6 @@
 """Two processes that see half of a batch each learn what one process learns from all of it."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -162,11 +163,23 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Callable[..., tuple[Path, list[tuple[dict, Tensor]]]]:
+    """A function like `trained` that runs the same once, with the folder of the run."""
+
+    @functools.cache
+    def run(make, world_size, *, every):
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        return folder, trained(make, world_size, folder, every=every)
+
+    return run
+
+
 @pytest.mark.parametrize("make", [*MAKERS.values(), dpo_without_a_pair], ids=[*MAKERS, "dpo without a pair"])
-def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, tmp_path):
-    [(one, gradient)] = trained(make, 1, tmp_path / "one")
+def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, runs):
+    _, [(one, gradient)] = runs(make, 1, every=1)
     assert gradient.abs().max() > 1e-3
-    ranks = trained(make, 2, tmp_path / "two")
+    _, ranks = runs(make, 2, every=1)
     for weights_of_rank, gradient_of_rank in ranks:
         assert (gradient_of_rank - gradient).abs().max() < 1e-6
         assert distance(weights_of_rank, one) < 1e-5
@@ -175,26 +188,25 @@ def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(mak
 
 @pytest.mark.parametrize("every", [1, 2], ids="every{}".format)
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every, tmp_path):
+def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every, runs):
     """Of rollouts and of steps; only the seconds that parts take may differ."""
-    trained(make, 1, tmp_path / "one", every=every)
-    trained(make, 2, tmp_path / "two", every=every)
-    one, two = (torch.load(tmp_path / run / "logged-0.pt") for run in ("one", "two"))
+    folders = [runs(make, world_size, every=every)[0] for world_size in (1, 2)]
+    one, two = (torch.load(folder / "logged-0.pt") for folder in folders)
     assert one.keys() == two.keys() and len(one) >= 5
     for name in one:
         assert [step for step, _ in two[name]] == [step for step, _ in one[name]], name
         if not name.startswith("rollout/seconds_"):
             values = [[value for _, value in run[name]] for run in (one, two)]
             assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-5), name
-    shown, of_two = (torch.load(tmp_path / run / "histograms-0.pt") for run in ("one", "two"))
+    shown, of_two = (torch.load(folder / "histograms-0.pt") for folder in folders)
     assert of_two.keys() == shown.keys() and bool(shown) == isinstance(make(1)[0], OnPolicy)
     for name in shown:
         torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-def test_the_mean_of_the_processes_means_would_be_another_end(make, tmp_path, monkeypatch):
-    [(one, _)] = trained(make, 1, tmp_path / "one")
+def test_the_mean_of_the_processes_means_would_be_another_end(make, runs, tmp_path, monkeypatch):
+    _, [(one, _)] = runs(make, 1, every=1)
     monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))
     [(other, _), _] = trained(make, 2, tmp_path / "two")
     assert distance(one, other) > 1e-4

@@ -184,6 +184,7 @@ os.execv(sys.executable, [sys.executable, "-m", "components.cli", "chat", sys.ar
 """
 
 
+@pytest.mark.slow
 def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokenizer, tmp_path):
     artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=never_ending(small_tokenizer))
     ours, theirs = pty.openpty()

@@ -14,11 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from omegaconf import OmegaConf
 
 from components import hydra_hooks
 from components.checking import check
-from components.hydra_hooks import Sweep, compose_config
+from components.hydra_hooks import Sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
@@ -129,6 +130,7 @@ def swept(project) -> list[dict]:
     return ran
 
 
+@pytest.mark.slow
 def test_an_experiment_that_is_a_multirun_is_one_plain_command(swept):
     """No -m, no stage= and no seed= on the command line: the experiment brings them, and every stage runs once."""
     ran = [(note["stage"], note["folder"]) for note in swept]
@@ -143,6 +145,7 @@ def test_an_experiment_that_is_a_multirun_is_one_plain_command(swept):
     assert [note["seed"] for note in swept] == [3] * 3 + [4] * 3 + [0]
 
 
+@pytest.mark.slow
 def test_a_variant_of_a_stage_has_its_own_settings_and_folder(swept):
     variant = swept[1]
     assert variant["beta"] == 0.05
@@ -151,6 +154,7 @@ def test_a_variant_of_a_stage_has_its_own_settings_and_folder(swept):
     assert variant["force"] == "changed"
 
 
+@pytest.mark.slow
 def test_what_is_resolved_later_names_the_jobs_own_run(swept):
     assert [note["dpo"] for note in swept if note["stage"] == "eval"] == [
         "logs/tiny/seed=3/dpo/export",

@@ -17,13 +17,14 @@ import warnings
 from pathlib import Path
 
 import pytest
+from composing import compose_config
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from components import hydra_hooks, places
 from components.checking import check
-from components.hydra_hooks import SWEPT, Sweep, compose_config, quiet_lightning
+from components.hydra_hooks import SWEPT, Sweep, quiet_lightning
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
@@ -240,12 +241,14 @@ def test_the_jobs_of_a_sweep_over_a_value_lie_beside_the_single_run(project):
     assert list(ran(project)) == ["tiny/good-sweep/stage.rate=0.0001", "tiny/good-sweep/stage.rate=0.0003"]
 
 
+@pytest.mark.slow
 def test_a_sweep_stops_at_its_first_failure_with_that_jobs_exit_status(project):
     done = train(project, "-m", "stage=good,seven,after")
     assert done.returncode == 7
     assert list(ran(project)) == ["tiny/good", "tiny/seven"]
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project, tmp_path):
     (tmp_path / "mine/stage").mkdir(parents=True)
     (tmp_path / "mine/stage/own.yaml").write_text(STAGE.format(ends="good"))
@@ -255,6 +258,7 @@ def test_jobs_of_a_sweep_see_the_same_config_folders_and_hydra_settings(project,
     assert (project / "logs/tiny/own-sweep/seed=1/other.log").is_file()
 
 
+@pytest.mark.slow
 def test_the_stages_of_a_swept_pipeline_stay_apart(project):
     assert train(project, "stage=good", "seed=5", "+new.key=1").returncode == 0
     assert ran(project)["tiny/good"]["arguments"] == [

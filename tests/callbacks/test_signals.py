@@ -274,6 +274,7 @@ def start(folder, settings):
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_sigterm_to_a_running_program_ends_it_with_a_checkpoint_and_status_143(tmp_path):
     with start(tmp_path, {}) as process:
         next(line for line in process.stdout if line.startswith("in step 3"))

@@ -277,7 +277,7 @@ def test_a_group_written_twice_changes_nothing_in_the_mean():
     assert_close(flat_gradient(stage, two.loss), flat_gradient(stage, one.loss), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", ["grpo", *(pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS[1:])])
 def test_the_policy_learns_what_a_trivial_reward_pays_for(variant):
     stage = grpo(
         sampling=Sampling(5), optimizer=adam(5e-3), minibatches=1, beta=0.02, missing_end_score=0.0, variant=variant

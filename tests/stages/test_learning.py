@@ -66,7 +66,9 @@ def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
     assert logger["train/loss"][-1] < 0.05
 
 
-@pytest.mark.parametrize("pad_id", [PAD, END], ids=["pad", "pad is the end token"])
+@pytest.mark.parametrize(
+    "pad_id", [pytest.param(PAD, marks=pytest.mark.slow), END], ids=["pad", "pad is the end token"]
+)
 def test_a_model_shown_answers_of_five_tokens_stops_by_itself_after_five(pad_id):
     generator = torch.Generator().manual_seed(0)
     batches = []

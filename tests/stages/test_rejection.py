@@ -111,6 +111,7 @@ def test_a_kl_coefficient_and_groups_of_one_are_refused():
         rejection(samples_per_prompt=1)
 
 
+@pytest.mark.slow
 def test_in_bf16_too_the_self_check_finds_no_difference(caplog):
     """The best are read in other rows than all were, and other rows round otherwise, by up to 15% in a ratio."""
     wide = lambda: causal(hidden_size=256, intermediate_size=512, num_hidden_layers=8, initializer_range=0.3)

@@ -12,6 +12,7 @@ from tiny_stages import CONSTANT, END, Batches, adam, causal, lm_batch, quiet_fi
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 
+QUICK = (("sft", "ddp"), ("rm", "fsdp"))  # of the combinations
 KINDS = {"sft": (SFT, causal), "rm": (RewardModel, scalar)}
 
 
@@ -28,8 +29,14 @@ def epochs(name: str, data: Callable[..., Any], world_size: int, strategy: Any =
     return {"steps": run.global_step, "val": figures, "sizes": (len(module.train_examples), len(module.val_examples))}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(
+    ("name", "strategy"),
+    [
+        pytest.param(name, strategy, id=f"{name}-{key}", marks=() if (name, key) in QUICK else pytest.mark.slow)
+        for name in KINDS
+        for key, strategy in STRATEGIES.items()
+    ],
+)
 def test_odd_numbers_of_records_are_trained_and_validated_on_by_two_processes(name, strategy, data, tmp_path):
     """In batches of six 27 rankings leave three, two for one process and one for the other; so do the five held out
     of them. Of 7 dialogues held out one is left, for which the second process has none."""

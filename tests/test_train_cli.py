@@ -390,6 +390,7 @@ def test_a_terminated_sweep_terminates_its_job(project):
     assert list(ran(project)) == ["tiny/long"]
 
 
+@pytest.mark.slow
 def test_a_second_process_in_one_folder_is_refused_before_it_writes_and_another_folder_is_free(project):
     first = subprocess.Popen([sys.executable, "train.py", "stage=long"], cwd=project)
     wait_for(project / "logs/tiny/long/ran.json")

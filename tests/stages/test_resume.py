@@ -96,11 +96,11 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
         ("ppo", 5),
         ("ppo_ptx", 3),
         ("grpo", 3),
-        ("grpo", 4),
+        pytest.param("grpo", 4, marks=pytest.mark.slow),
         ("rloo", 3),
-        ("rloo", 4),
+        pytest.param("rloo", 4, marks=pytest.mark.slow),
         ("rejection", 3),
-        ("rejection", 4),
+        pytest.param("rejection", 4, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_run_ends_where_an_unbroken_one_does(name, k, data, tmp_path):

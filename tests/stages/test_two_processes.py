@@ -142,6 +142,11 @@ MAKERS = {
 }
 
 
+def of_grpo(name: str) -> bool:
+    """Whether it is GRPO with another weight of each token; the fast tests have it once."""
+    return name in ("dapo", "dr_grpo")
+
+
 def trained(
     make: Callable[[int], tuple[Stage, Batches]], world_size: int, folder: Path, *, every: int = 1
 ) -> list[tuple[dict, Tensor]]:
@@ -186,8 +191,16 @@ def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(mak
     assert same_bits(ranks[0][0], ranks[1][0])
 
 
-@pytest.mark.parametrize("every", [1, 2], ids="every{}".format)
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(
+    ("make", "every"),
+    [
+        pytest.param(
+            make, every, id=f"{name}-every{every}", marks=pytest.mark.slow if every == 2 and of_grpo(name) else ()
+        )
+        for name, make in MAKERS.items()
+        for every in (1, 2)
+    ],
+)
 def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every, runs):
     """Of rollouts and of steps; only the seconds that parts take may differ."""
     folders = [runs(make, world_size, every=every)[0] for world_size in (1, 2)]
@@ -204,7 +217,10 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
         torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param(make, id=name, marks=pytest.mark.slow if of_grpo(name) else ()) for name, make in MAKERS.items()],
+)
 def test_the_mean_of_the_processes_means_would_be_another_end(make, runs, tmp_path, monkeypatch):
     _, [(one, _)] = runs(make, 1, every=1)
     monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))

@@ -1,6 +1,7 @@
 """Every named data set of conf/data: read from a folder laid out as the Hub's, and its answer without a network."""
 
 import socket
+import urllib.request
 from pathlib import Path
 
 import datasets
@@ -10,7 +11,6 @@ import yaml
 from composing import compose_config
 from hydra.utils import instantiate
 
-from components import hub as models_hub
 from components.checking import check
 from components.data import hub
 from components.data.errors import SourceError
@@ -221,7 +221,7 @@ def copy(write, tmp_path):
 def online(monkeypatch):
     """No switch of this machine's environment forbids the network, and none leads around it."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(models_hub.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
 
 
 def test_every_named_set_is_tested_here():

@@ -416,7 +416,7 @@ def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stoppe
 
 
 def test_an_unknown_key_is_told_the_nearest_one(project):
-    for name in ("checking", "signatures"):
+    for name in ("checking", "installing", "signatures"):
         shutil.copy(ROOT / f"components/{name}.py", project / "components")
     done = train(project, "stage=good", "paths.lgos=elsewhere")
     assert done.returncode == 1

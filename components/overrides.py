@@ -24,6 +24,13 @@ def as_typed(arguments: Sequence[str]) -> list[str]:
     return [_as_typed(argument, sweep) for argument in arguments]
 
 
+def typed(argument: str) -> str:
+    """What a user types for an argument that `as_typed` gave, without Hydra's quotes."""
+    found = PATHS.fullmatch(argument)
+    plain = f"{found[1]}{found[2]}={found[3][1:-1]}" if found else argument
+    return plain if _as_typed(plain, sweep=False) == argument else argument
+
+
 def quoted(value: str) -> str:
     """A string in Hydra's grammar."""
     escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # only before a quote is a backslash anything else than itself

@@ -3,7 +3,7 @@
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from components.overrides import as_typed, quoted
+from components.overrides import as_typed, quoted, typed
 
 ODD = [
     "logs/tiny/sft/checkpoints/step=00000040.ckpt",
@@ -82,3 +82,12 @@ def test_in_a_sweep_a_comma_stands_between_paths_unless_one_of_that_name_exists(
     assert as_typed(["-m", "run=choice(a,b)"])[1] == "run=choice(a,b)"
     (tmp_path / "a,b").touch()
     assert OverridesParser.create().parse_override(as_typed(["-m", "data.path=a,b"])[1]).value() == "a,b"
+
+
+@pytest.mark.parametrize(
+    "argument", ["paths.logs=/a b/c", "run=it's", "+reads.dpo=a=b", "data.path=", "run=null", "stage=rm", "x='y'"]
+)
+def test_an_argument_is_shown_as_it_was_typed(argument):
+    [taken] = as_typed([argument])
+    assert as_typed([typed(taken)]) == [taken]
+    assert "'" in argument or typed(taken) == argument

@@ -163,6 +163,8 @@ def test_a_finished_stage_names_the_command_that_keeps_both(make):
     make("rm", run="tiny-2")
     assert given.beside(cfg).endswith("run=tiny-3 from=tiny")
     assert given.beside(compose_config(["stage=tokenizer", "run=x"])).endswith("stage=tokenizer run=x-2")
+    elsewhere = compose_config(["stage=tokenizer", "paths.logs=/a b"])
+    assert given.beside(elsewhere) == "python train.py stage=tokenizer 'paths.logs=/a b' run=tiny-2"
 
 
 @pytest.mark.parametrize("setting", ["parents=always", "from=null"])

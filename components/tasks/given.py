@@ -20,7 +20,7 @@ from components import hydra_hooks, processes, settings
 from components.exports import ArtifactError
 from components.folders import present
 from components.models.config import GPTConfig
-from components.overrides import as_typed
+from components.overrides import as_typed, typed
 from components.settings import INPUT, UNUSED, Rule
 
 log = logging.getLogger(__name__)
@@ -213,7 +213,7 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
 
 def beside(cfg: DictConfig) -> str:
     """The command that does this job in another run, from the same parents."""
-    kept = [str(o.input_line) for o in overrides() if o.key_or_group not in ("run", "from")]
+    kept = [typed(str(o.input_line)) for o in overrides() if o.key_or_group not in ("run", "from")]
     names = (f"{cfg.run}-{number}" for number in itertools.count(2))
     name = next(name for name in names if not os.path.exists(os.path.join(cfg.paths.logs, name)))
     return shlex.join(["python", "train.py", *kept, f"run={name}", *([f"from={cfg['from']}"] if cfg.reads else [])])

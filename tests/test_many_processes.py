@@ -104,7 +104,7 @@ def by_srun(place: Path, *arguments: str) -> tuple[int, str]:
 
 def assert_written_once(folder: Path, said: str) -> None:
     assert said.count("\nmade ") == 1 and said.count("step 4/4") == 1 and said.count("self-check") == 2
-    assert len(list(folder.glob("events.*"))) == 1 and len(list(folder.glob("checkpoints/*.ckpt"))) == 1
+    assert len(list(folder.glob("events.*"))) == 1 and len(list(folder.glob("checkpoints/step=*.ckpt"))) == 1
     assert len(list(folder.glob("*.log"))) == 2 and len(list(folder.glob(".hydra"))) == 1
 
 

@@ -103,11 +103,20 @@ def test_whole_weights_are_examined_and_not_those_of_the_module(tmp_path, monkey
     trainer = SimpleNamespace(
         precision_plugin=Precision(),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        progress_bar_callback=None,
+        global_step=50,
+        accumulate_grad_batches=2,
+        world_size=1,
     )
+    data = SimpleNamespace(train_examples=[[{"completions": [[1], [2]]}, {"completions": [[1]] * 4}]], batch_size=10)
     cfg = compose_config(["stage=rm", f"paths.logs={tmp_path}"])
     with caplog.at_level(logging.WARNING):
-        assert gate.examined(cfg, trainer, model, other.state_dict(), "data", "tokenizer") == {}
-    [(examined, tokenizer, data)] = seen
-    assert (tokenizer, data) == ("tokenizer", "data") and examined is not model and not examined.training
+        assert gate.examined(cfg, trainer, model, other.state_dict(), data, "tokenizer") == {}
+    [(examined, tokenizer, read, reading)] = seen
+    assert (tokenizer, read) == ("tokenizer", data) and examined is not model and not examined.training
+    assert not reading.shown
+    assert (
+        reading.answers == 900
+    )  # a tenth of 50 steps · 2 batches · 10 records · 3 answers, each trained on for 3 reads
     assert torch.equal(examined.score.weight, other.score.weight)
     assert "no comparison is held out" in caplog.text

@@ -165,10 +165,10 @@ def talking_folder(name: str, logs: Path) -> Path:
     path = Path(name)
     run = next((one for one in (path, logs / name) if one.is_dir() and any(one.glob("*/export"))), None)
     if run is not None:
-        models = [model for model in run.glob("*/export") if _talks(model)]
-        tuned = [model for model in models if model.parent.name != "pretrain"]
-        if tuned or models:
-            return max(tuned or models, key=lambda model: model.stat().st_mtime)
+        newest = _newest_tuned(run)
+        base = run / "pretrain/export"
+        if newest or _talks(base):
+            return newest or base
     if not path.exists() and not Path(path.parts[0] if path.parts else "").is_dir() and hub.MODEL.fullmatch(name):
         return hub.fetched(name, logs / "cache" / "models")
     return artifact_folder(run or path)
@@ -193,8 +193,7 @@ def expect_language_model(folder: Path) -> None:
     from components import artifacts
 
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
-    talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
-    latest = max(talking, key=lambda model: model.stat().st_mtime, default=None)
+    latest = _newest_tuned(run)
     try_next = (
         f"gradus chat {shlex.quote(str(latest.parent))}"
         if latest
@@ -207,6 +206,12 @@ def expect_language_model(folder: Path) -> None:
             f"{folder} is a reward model: it scores answers and writes none. "
             f"Talk to the policy that was trained with it: {try_next}"
         )
+
+
+def _newest_tuned(run: Path) -> Path | None:
+    """The artifact of a run's newest language model that is more than a base model."""
+    talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
+    return max(talking, key=lambda model: model.stat().st_mtime, default=None)
 
 
 def _talks(folder: Path) -> bool:

@@ -54,6 +54,11 @@ def countdown(
             bar.stop()
 
 
+def starts(total: int, size: int, what: str) -> Iterator[int]:
+    """Where each part of at most `size` of `total` items begins, with a countdown of the items."""
+    return countdown(range(0, total, size), what, total, count=lambda start: min(size, total - start))
+
+
 def duration(seconds: float) -> str:
     """12s, 3m05s, 2h07m."""
     whole = round(seconds)

@@ -89,7 +89,7 @@ def respelled(unknown: str, arguments: Sequence[str], find: Find) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """The files of a config group, without what is made of others alone."""
+    """What a config group offers; nothing where there is no such group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
@@ -101,7 +101,7 @@ def overview() -> str:
         [
             "Gradus trains a GPT assistant step by step.\n",
             "  python train.py stage=rm model=small        one stage, and first what it needs",
-            "  python train.py stage=all                   the whole way",
+            "  python train.py stage=all                   every stage, in order",
             "  python train.py stage=sft trainer.max_steps=50 stage.optimizer.lr=1e-4",
             "  python train.py -m stage=rm seed=1,2,3      a sweep\n",
             *lines,

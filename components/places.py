@@ -14,11 +14,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from components import locks, processes
+from components import locks, mistyped, processes
 
 REQUEUED = "SLURM_RESTART_COUNT"  # set where SLURM starts a job again, whose earlier processes may still be saving
 PATIENCE = 600.0  # seconds that such a job waits for them
-CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
 OPTIONAL = ("callbacks", "debug", "experiment", "gate", "logger", "lora")  # config groups that a run can do without
@@ -37,7 +36,7 @@ def misnamed_choice(arguments: Sequence[str]) -> str | None:
         group, equals, value = argument.removeprefix("~").partition("=")
         if not equals and argument == group or not re.fullmatch(r"\w+", group):
             continue
-        choices = sorted(file.stem for file in (CONF / group).glob("*.yaml"))
+        choices = mistyped.choices(group)
         expected = f"{argument}: expected one of {', '.join(choices)}"
         none = argument.startswith("~") or value == "null"
         if choices and none and group not in OPTIONAL:

@@ -26,8 +26,8 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
     {"exports", "forking", "countdown"},
     {"generation", "artifacts", "data", "loggers"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
-    {"resuming", "signatures"},
-    {"hydra_hooks", "mistyped", "places", "checking", "lineage", "settings"},
+    {"resuming", "signatures", "mistyped"},
+    {"hydra_hooks", "places", "checking", "lineage", "settings"},
     {"tasks"},
     {"cli", "train"},
 ]

@@ -34,8 +34,8 @@ class Checkpoints(Checkpoint):
     `on_train_batch_end` of the LightningModule, which runs later.
 
     A step that is validated is saved after its validation: a run resumed from it does not validate again, so
-    what the validation found has to be on disk by then. A run that is told to stop saves without it (`leave`,
-    `save_unvalidated`), and the run that resumes begins with that validation.
+    what the validation found has to be on disk by then. An interrupted run saves without it (`leave`,
+    `save_unvalidated`), and the resumed run begins with that validation.
 
     export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept
     in best.ckpt and put back into the module when training has ended, before the module's own `on_fit_end`. Its

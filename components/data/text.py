@@ -187,7 +187,8 @@ def parts_of_files(rows: Iterator[Row], between: re.Pattern[str]) -> Iterator[Ro
         texts = [part for part in parts if part and part.strip()]
         if len(texts) < 2:
             yield row
-        for number, text in enumerate(texts if len(texts) > 1 else [], 1):
+            continue
+        for number, text in enumerate(texts, 1):
             yield row._replace(where=f"{row.where}: part {number}", value={"text": text})
 
 

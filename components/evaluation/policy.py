@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from components.countdown import countdown
+from components.countdown import starts
 from components.functional.logprobs import kl_k1
 from components.generation.generate import Sampling, generate, seeded
 from components.generation.responses import response_logprobs, response_scores
@@ -71,10 +71,7 @@ def respond(
     per_part = max(1, rows // plan.samples_per_prompt)
     ids: list[list[int]] = []
     finished: list[bool] = []
-    starts = range(0, len(prompts), per_part)
-    for start in countdown(
-        starts, "sampling: prompts", len(prompts), count=lambda start: min(per_part, len(prompts) - start)
-    ):
+    for start in starts(len(prompts), per_part, "sampling: prompts"):
         for first in range(0, plan.samples_per_prompt, rows):  # one round, unless a prompt's samples are too many
             samples = generate(
                 model,
@@ -183,13 +180,11 @@ def _parts(
 ) -> Iterator[Experience]:
     """The responses as packed rows, in parts of at most so many tokens whose logits stay below LOGITS_AT_ONCE numbers;
     one response may exceed either."""
-    device, total = next(model.parameters()).device, len(responses.ids)
+    device = next(model.parameters()).device
     width = max(map(len, responses.ids))
     longest = width + max(map(len, prompts))
     rows = max(1, min(LOGITS_AT_ONCE // (width * model.config.vocab_size), tokens_at_once // longest))
-    for start in countdown(
-        range(0, total, rows), "reading: responses", total, count=lambda start: min(rows, total - start)
-    ):
+    for start in starts(len(responses.ids), rows, "reading: responses"):
         ids = responses.ids[start : start + rows]
         drawn = torch.tensor([one + [pad_id] * (width - len(one)) for one in ids], device=device)
         lengths = torch.tensor([len(one) for one in ids], device=device)

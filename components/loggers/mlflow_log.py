@@ -19,12 +19,10 @@ class MLflow(Recorder, MLFlowLogger):
     counts and edges of each step. The run's id is kept in `run_folder`, so that a resumed run continues it.
     """
 
-    needs = "mlflow"
-
     def __init__(
         self, folder: str, run_folder: str, stage: str | None, experiment: str, name: str, uri: str | None
     ) -> None:
-        require(self.needs)
+        require("mlflow")
         self._id_file = Path(run_folder, MLFLOW_ID)
         place = Path(folder).absolute()
         self._uri = uri or f"sqlite:///{place}/mlflow.db"

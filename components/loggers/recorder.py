@@ -8,7 +8,7 @@ import importlib.util
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +30,9 @@ class Recorder:
     stage: the stage's class, as its `_target_`. Calls come from the first process alone.
     """
 
-    needs: ClassVar[str | None] = None  # the optional package, which is also the extra that brings it
     stage: str
 
     def __init__(self, *, stage: str | None, **kwargs: Any) -> None:
-        require(self.needs)
         super().__init__(**kwargs)
         self.stage = (stage or "run").rpartition(".")[2]
 
@@ -100,9 +98,10 @@ def original(tag: str) -> str:
     return name if space and "/" not in stage else tag
 
 
-def require(package: str | None) -> None:
-    """Raises ValueError naming the command that installs an optional package which is missing."""
-    if package and importlib.util.find_spec(package) is None:
+def require(package: str) -> None:
+    """Raises ValueError naming the command that installs a logger's package, which is also the name of its extra, where
+    it is missing."""
+    if importlib.util.find_spec(package) is None:
         raise ValueError(
             f"logger={package} needs the package {package}, which is not installed. Install it: "
             + installing.command(package)

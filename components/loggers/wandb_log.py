@@ -15,10 +15,8 @@ from components.loggers.recorder import WANDB_ID, Recorder, kept_id, require
 class WandB(Recorder, WandbLogger):
     """A run in `project`, in the group `group`; its files lie in `folder`/wandb. A resumed run continues it."""
 
-    needs = "wandb"
-
     def __init__(self, folder: str, stage: str | None, project: str, name: str, group: str, offline: bool) -> None:
-        require(self.needs)
+        require("wandb")
         Path(folder).mkdir(parents=True, exist_ok=True)
         self._id_file = Path(folder, WANDB_ID)
         sync = f"wandb sync {shlex.quote(str(self._id_file.parent))}/offline-*"

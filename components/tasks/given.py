@@ -120,7 +120,6 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
     for number, (entry, arguments) in enumerate(entries.items()):
         with hydra_hooks.composed(arguments) as stage:
-            check_selection(stage)
             found = unused(stage)
         of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
         own = {line: reason for line, reason in found.items() if line in of_its_own}

@@ -51,6 +51,7 @@ def check(steps: list[Step]) -> None:
     for entry, arguments, _ in steps:
         with hydra_hooks.composed(arguments) as cfg:
             checking.check(cfg)
+            given.check_selection(cfg)
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:
                 lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))

@@ -206,8 +206,8 @@ def test_a_resumed_run_continues_its_wandb_run_and_one_that_starts_from_scratch_
         fit(WandB(str(tmp_path), **WANDB))
     forget(tmp_path)
     fit(WandB(str(tmp_path), **WANDB))
-    first, resumed, anew = (run.settings["id"] for run in runs)
-    assert first == resumed != anew
+    first, resumed, restarted = (run.settings["id"] for run in runs)
+    assert first == resumed != restarted
 
 
 def mlflow_logger(folder) -> MLflow:

@@ -3,13 +3,14 @@ reason."""
 
 import ast
 import functools
+import json
 from pathlib import Path
 
 import pytest
 from composing import compose_config
 from omegaconf import OmegaConf
 
-from components import settings
+from components import lineage, settings
 from components.settings import HARMLESS, INPUT, UNUSED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -143,6 +144,27 @@ def test_what_is_read_counts_by_its_content_wherever_its_path_stands():
         "reads.reward": "beef",
         "data (content)": "d",
     }
+
+
+def in_other_modules(value):
+    """A config after all modules of components/ have moved."""
+    if isinstance(value, dict):
+        return {key: in_other_modules(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [in_other_modules(inner) for inner in value]
+    ours = isinstance(value, str) and value.startswith("components.")
+    return f"components.moved.{value.rpartition('.')[2]}" if ours else value
+
+
+@pytest.mark.parametrize("stage", ["tokenizer", "rm", "ppo", "eval"])
+def test_an_artifact_made_before_a_module_moves_is_up_to_date_after_it(stage, tmp_path):
+    before = composed(f"stage={stage}")
+    after = in_other_modules(before)
+    assert after["task"] == f"components.moved.{settings.last_name(before['task'])}"
+    inputs = settings.inputs_of(before, {}, "d")
+    (tmp_path / "card.json").write_text(json.dumps({"inputs": inputs}))
+    assert lineage.is_made(tmp_path, settings.inputs_of(after, {}, "d"), force=False)
+    assert not any("components." in str(value) for value in inputs.values())
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What the command line gives: which limit of training rules, which overrides a stage does not use, and whether the
 model that it names is the one that is read."""
 
+import functools
 import itertools
 import logging
 import os
@@ -35,7 +36,12 @@ OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_i
 
 def overrides() -> list[Override]:
     """This job's overrides, Hydra's own left out."""
-    return OverridesParser.create().parse_overrides(list(HydraConfig.get().overrides.task))
+    return list(_parsed(tuple(HydraConfig.get().overrides.task)))
+
+
+@functools.cache
+def _parsed(written: tuple[str, ...]) -> tuple[Override, ...]:
+    return tuple(OverridesParser.create().parse_overrides(list(written)))
 
 
 def compared(cfg: DictConfig) -> dict[str, int | float | str]:

@@ -163,6 +163,7 @@ def test_what_is_resolved_later_names_the_jobs_own_run(swept):
     ]
 
 
+@pytest.mark.slow
 def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_keeps_its_folder(project):
     code, ran, said = train(project, "experiment=own", "seed=6", "stages=[sft]")
     assert code == 0, said

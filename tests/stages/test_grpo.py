@@ -290,6 +290,7 @@ def test_the_policy_learns_what_a_trivial_reward_pays_for(variant):
     assert same_bits(weights(stage.reference), weights(causal()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.1), (0.0, 0.15, 5.0)])
 def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
     logger = ListLogger()

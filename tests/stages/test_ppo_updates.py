@@ -174,6 +174,7 @@ def test_with_a_learning_rate_of_zero_nothing_moves():
     assert same_bits(weights(stage.policy), weights(causal()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.05), (0.0, 0.15, 1.0)])
 def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
     logger = ListLogger()

@@ -44,7 +44,8 @@ clean:
 .venv/installed: pyproject.toml requirements.lock constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	f"Gradus needs Python 3.11 to 3.13, got {v[0]}.{v[1]} from $(PYTHON). Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	$(PYTHON) -m venv .venv
+	@echo "Installing the packages of requirements.lock into .venv: a minute or two."
+	@$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --no-deps -r requirements.lock
 	$(PIP) -c constraints.txt torch
 	$(PIP) --no-deps --no-build-isolation -e .

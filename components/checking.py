@@ -200,7 +200,7 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
         return
     needs = NEEDS.get(node["_target_"])
     if needs and importlib.util.find_spec(needs) is None:
-        yield f"{path} needs the package {needs}, which is not installed. Install it: {installing.command(needs)}"
+        yield installing.missing(path, needs, needs)
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:

@@ -86,9 +86,7 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     try:
         import gguf
     except ImportError:
-        raise ConversionError(
-            "GGUF is written by the package gguf, which is not installed. Install it: " + installing.command("gguf")
-        ) from None
+        raise ConversionError(installing.missing("GGUF", "gguf", "gguf")) from None
     config, kind = artifacts.load_config(folder, context=1)
     family = family_of(vars(config))
     if kind != "CausalLM" or family not in ARCHITECTURES:

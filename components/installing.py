@@ -20,6 +20,11 @@ def command(extra: str) -> str:
     return f"pip install -c {shlex.quote(constraints)} -e {shlex.quote(project)}"
 
 
+def missing(what: str, package: str, extra: str) -> str:
+    """The message of an error: `what` needs a package that is not installed; an extra of pyproject.toml brings it."""
+    return f"{what} needs the package {package}, which is not installed. Install it: {command(extra)}"
+
+
 def version() -> str:
     """As pyproject.toml says, or the installed package where that is not beside it."""
     if _is_checkout():

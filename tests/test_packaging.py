@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components import installing
+from components.checking import NEEDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -53,9 +54,9 @@ def test_every_extra_that_a_message_names_exists():
     named = {
         extra
         for file in ROOT.glob("components/**/*.py")
-        for extra in re.findall(r"installing\.command\(\"(\w+)\"\)", file.read_text(encoding="utf-8"))
+        for extra in re.findall(r"installing\.missing\([^\n]*, \"(\w+)\"\)", file.read_text(encoding="utf-8"))
     }
-    assert named and named <= PROJECT["optional-dependencies"].keys()
+    assert {*named, *NEEDS.values()} <= PROJECT["optional-dependencies"].keys() and len(named) == 3
 
 
 def test_every_extra_that_a_text_names_exists():

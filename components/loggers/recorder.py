@@ -102,10 +102,7 @@ def require(package: str) -> None:
     """Raises ValueError naming the command that installs a logger's package, which is also the name of its extra, where
     it is missing."""
     if importlib.util.find_spec(package) is None:
-        raise ValueError(
-            f"logger={package} needs the package {package}, which is not installed. Install it: "
-            + installing.command(package)
-        )
+        raise ValueError(installing.missing(f"logger={package}", package, package))
 
 
 def kept_id(file: Path) -> str:

@@ -57,8 +57,5 @@ def _bitsandbytes() -> ModuleType:
     try:
         import bitsandbytes.functional as functional
     except ImportError:
-        raise ValueError(
-            "lora.base needs the package bitsandbytes, which is not installed. Install it: "
-            + installing.command("quant")
-        ) from None
+        raise ValueError(installing.missing("lora.base", "bitsandbytes", "quant")) from None
     return functional

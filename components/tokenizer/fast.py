@@ -20,10 +20,7 @@ def library():
     try:
         import tokenizers
     except ImportError:
-        raise TokenizerError(
-            "a tokenizer that was not made here is read by the package tokenizers, which is not installed. Install it: "
-            + installing.command("hf")
-        ) from None
+        raise TokenizerError(installing.missing("a tokenizer that was not made here", "tokenizers", "hf")) from None
     return tokenizers
 
 

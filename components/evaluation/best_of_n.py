@@ -17,8 +17,8 @@ def chosen_weights(scores: Tensor, n: int) -> Tensor:
     """(P, N) fp64: probability that each of N samples is the best by score of n that are picked out of the N.
 
     Σ weight·x is an unbiased estimate of E[x of the best of n], for any figure x of a sample; with x the score it is
-    estimators.best_of_n_mean. Of l samples with a lower score and h with none higher the weight is
-    (C(h, n) − C(l, n)) / C(N, n) / (h − l): equal scores share their weight, as a fair draw among them would.
+    that of Nakano et al. 2021 (WebGPT), appendix I. Of l samples with a lower score and h with none higher the weight
+    is (C(h, n) − C(l, n)) / C(N, n) / (h − l): equal scores share their weight, as a fair draw among them would.
     scores: (P, N). Raises ValueError unless 1 <= n <= N.
     """
     total = scores.shape[-1]

@@ -57,20 +57,6 @@ def gather_logprobs(logits: Tensor, targets: Tensor, *, temperature: float) -> T
     return _GatherLogprobs.apply(logits, targets, temperature)  # type: ignore[no-untyped-call]
 
 
-def shifted_logprobs(logits: Tensor, ids: Tensor, *, temperature: float) -> Tensor:
-    """Log-probability of every token but the first: logp_t = log_softmax(x_{t−1} / temperature)[ids_t].
-
-    logits: (B, T, V) at the tokens ids: (B, T) int64. Returns (B, T−1) nats; entry t belongs to token t+1.
-    Raises ValueError if shapes differ or temperature <= 0.
-    """
-    if logits.dim() != 3 or logits.shape[:2] != ids.shape:
-        raise ValueError(
-            f"shifted_logprobs: expected logits (B, T, V) and ids (B, T), got {tuple(logits.shape)} and "
-            f"{tuple(ids.shape)}"
-        )
-    return gather_logprobs(logits[:, :-1], ids[:, 1:], temperature=temperature)
-
-
 def entropy(logits: Tensor, *, temperature: float) -> Tensor:
     """Entropy of each next-token distribution: −Σ p log p,  p = softmax(logits / temperature); 0·log 0 = 0.
 
@@ -81,17 +67,6 @@ def entropy(logits: Tensor, *, temperature: float) -> Tensor:
     return -(logp.exp() * torch.where(logp == -torch.inf, 0.0, logp)).sum(dim=-1)
 
 
-def exact_kl(logits_p: Tensor, logits_q: Tensor) -> Tensor:
-    """KL(p‖q) = Σ p (log p − log q) summed over the whole vocabulary; a token with p = 0 adds 0.
-
-    logits_p, logits_q: (..., V). Returns (...) nats, >= 0.  Raises ValueError if shapes differ.
-    """
-    same_shape("exact_kl", logits_p=logits_p, logits_q=logits_q)
-    logp = at_least_float32(logits_p).log_softmax(dim=-1)
-    logq = at_least_float32(logits_q).log_softmax(dim=-1)
-    return (logp.exp() * torch.where(logp == -torch.inf, 0.0, logp - logq)).sum(dim=-1)
-
-
 def kl_k1(logp: Tensor, logq: Tensor) -> Tensor:
     """k1 = log p − log q at sampled tokens: unbiased for KL(p‖q), may be negative; PPO's penalty.
 
@@ -100,15 +75,6 @@ def kl_k1(logp: Tensor, logq: Tensor) -> Tensor:
     """
     same_shape("kl_k1", logp=logp, logq=logq)
     return at_least_float32(logp) - at_least_float32(logq)
-
-
-def kl_k2(logp: Tensor, logq: Tensor) -> Tensor:
-    """k2 = (log p − log q)² / 2 at sampled tokens: biased for KL(p‖q), yet its gradient is that of KL(p‖q).
-
-    Shapes, units, errors as kl_k1.  Source: Schulman 2020, "Approximating KL divergence", k2.
-    """
-    same_shape("kl_k2", logp=logp, logq=logq)
-    return kl_k1(logp, logq).square() / 2
 
 
 def kl_k3(logp: Tensor, logq: Tensor) -> Tensor:

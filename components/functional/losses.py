@@ -35,27 +35,6 @@ def causal_lm(logprobs: Tensor, mask: Tensor) -> Tensor:
     return -masked_mean(logprobs, mask)
 
 
-def pairwise_ranking(
-    chosen: Tensor, rejected: Tensor, *, margin: float | Tensor, label_smoothing: float, centering: float
-) -> Tensor:
-    """Bradley–Terry loss: mean of −(1−ε) log σ(Δ) − ε log σ(−Δ) + c (r_w + r_l)²,  Δ = r_w − r_l − margin.
-
-    chosen, rejected: (P,) scores of the better and the worse completion. margin: one number, or (P,) one per
-    pair. label_smoothing ε: probability that a label is wrong. centering c: pulls scores towards 0 (0.01 is
-    usual).
-    Returns a scalar, nats/pair.  Raises ValueError if shapes differ or ε is not in [0, 0.5).
-    Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2;
-    centering: Eisenstein et al. 2023, eq. 2.
-    """
-    same_shape("pairwise_ranking", chosen=chosen, rejected=rejected)
-    if isinstance(margin, Tensor):
-        same_shape("pairwise_ranking", chosen=chosen, margin=margin)
-    _check_label_smoothing("pairwise_ranking", label_smoothing)
-    chosen, rejected = at_least_float32(chosen), at_least_float32(rejected)
-    losses = _smoothed_logistic(chosen - rejected - margin, label_smoothing)
-    return _mean(losses + centering * (chosen + rejected).square())
-
-
 def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """All pairs (i, j) of one group with rank_i < rank_j; ties make no pair.
 
@@ -71,18 +50,27 @@ def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor
     return better, worse, groups[better]
 
 
-def kwise_ranking(scores: Tensor, ranks: Tensor, groups: Tensor) -> tuple[Tensor, int]:
-    """Mean over prompts of the mean of −log σ(r_i − r_j) over a prompt's pairs, each completion scored once.
+def kwise_ranking(
+    scores: Tensor, ranks: Tensor, groups: Tensor, *, margin: float, label_smoothing: float, centering: float
+) -> tuple[Tensor, int]:
+    """Mean over prompts of the mean over a prompt's pairs of −(1−ε) log σ(Δ) − ε log σ(−Δ) + c (r_i + r_j)², each
+    completion scored once,  Δ = r_i − r_j − margin,  i ranked above j.
 
-    Two means, not one over all pairs: a prompt with nine completions (36 pairs) weighs as one with two (1
-    pair). scores, ranks, groups: (N,), see ranking_pairs. Returns (loss, num_groups): a scalar in nats, and
-    the number of prompts with at least one pair, over which it is the mean.
-    Raises ValueError if shapes differ.  Source: Ouyang et al. 2022 (InstructGPT), eq. 1.
+    Two means, not one over all pairs: a prompt with nine completions (36 pairs) counts as much as one with two (1
+    pair), for which this is the Bradley–Terry loss. scores, ranks, groups: (N,), see ranking_pairs. margin: in the
+    unit of the scores. label_smoothing ε: probability that a label is wrong. centering c: pulls scores toward 0 (0.01
+    is usual). Returns (loss, num_groups): a scalar in nats, and the number of prompts with at least one pair, over
+    which it is the mean.
+    Raises ValueError if shapes differ or ε is not in [0, 0.5).
+    Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2; centering:
+    Eisenstein et al. 2023, eq. 2.
     """
     same_shape("kwise_ranking", scores=scores, ranks=ranks, groups=groups)
+    _check_label_smoothing("kwise_ranking", label_smoothing)
     better, worse, group_of_pair = ranking_pairs(ranks, groups)
     scores = at_least_float32(scores)
-    losses = -logsigmoid(scores[better] - scores[worse])
+    losses = _smoothed_logistic(scores[better] - scores[worse] - margin, label_smoothing)
+    losses = losses + centering * (scores[better] + scores[worse]).square()
     _, group_index, pairs_of_group = group_of_pair.unique(return_inverse=True, return_counts=True)
     num_groups = pairs_of_group.numel()
     return (losses / pairs_of_group[group_index]).sum() / max(num_groups, 1), num_groups

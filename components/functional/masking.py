@@ -61,15 +61,3 @@ def last_index(mask: Tensor) -> Tensor:
         raise ValueError(f"last_index: expected (B, T) bool, T >= 1, got {tuple(mask.shape)} {mask.dtype}")
     columns = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, columns, -1).amax(dim=1)
-
-
-def exclusive_positions(mask: Tensor) -> Tensor:
-    """Number of true places before each column: cumsum(m) − m, the position ids of padded rows.
-
-    The first real token of a row stands at 0 on whichever side the padding lies.
-    mask: (B, T) bool. Returns (B, T) int64. Raises ValueError for another rank or dtype.
-    """
-    if mask.dim() != 2 or mask.dtype != torch.bool:
-        raise ValueError(f"exclusive_positions: expected (B, T) bool, got {tuple(mask.shape)} {mask.dtype}")
-    ones = mask.long()
-    return ones.cumsum(dim=1) - ones

@@ -1,8 +1,10 @@
 """The reward model: a score per answer, learned from rankings."""
 
 from collections.abc import Callable, Iterable
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -50,9 +52,13 @@ class RewardModel(Stage):
         model: Callable[[], ScalarModel],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
+        margin: float = 0.0,
+        label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
+        centering: Annotated[float, Field(ge=0)] = 0.0,
     ) -> None:
         super().__init__(optimizer, schedule)
         self.model_builder = model
+        self.margin, self.label_smoothing, self.centering = margin, label_smoothing, centering
         self.demonstration_score = 0.0
         self._seen: list[tuple[Tensor, ...]] = []  # of held-out batches: scores, lengths, then the fields of Pairs
         self._latest: dict[str, Tensor] = {}
@@ -69,7 +75,14 @@ class RewardModel(Stage):
         return self.ranking_loss(self.scores(batch), batch)
 
     def ranking_loss(self, scores: Tensor, batch: PreferenceBatch) -> LossOutput:
-        loss, prompts = kwise_ranking(scores, batch.ranks, batch.groups)
+        loss, prompts = kwise_ranking(
+            scores,
+            batch.ranks,
+            batch.groups,
+            margin=self.margin,
+            label_smoothing=self.label_smoothing,
+            centering=self.centering,
+        )
         pairs = pairs_of(scores.detach(), batch.lengths, batch.ranks, batch.groups)
         count = pairs.margins.numel()
         metrics = {"accuracy": pairs.credit.sum() / max(count, 1), "margin": pairs.margins.sum() / max(count, 1)}

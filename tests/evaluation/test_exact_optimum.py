@@ -7,12 +7,12 @@ from itertools import product
 
 import pytest
 import torch
+from oracles import kl_regularized_optimum
 from puppets import random_model, random_scalar
 from rich.console import Console
 
 from components.evaluation import optimum_card
 from components.evaluation.optimum import Levels, Question, Task, measure, response_logprobs, response_rewards
-from components.functional.estimators import kl_regularised_optimum
 
 VOCABULARY, PROMPT = 6, [1, 4, 2]
 TASK = Task(beta=0.7, max_new_tokens=3, missing_end_score=-2.0, stop_ids=(5, 0), vocabulary=VOCABULARY)
@@ -113,7 +113,7 @@ def test_two_responses_by_hand():
 
 def test_the_optimum_is_that_of_the_formula(everything):
     reference, _, worth = everything
-    best, value = kl_regularised_optimum(reference.exp(), worth, beta=TASK.beta)
+    best, value = kl_regularized_optimum(reference.exp(), worth, beta=TASK.beta)
     known = Question.of(reference.split(7), worth.split(7), TASK.beta)
     torch.testing.assert_close(torch.cat(known.optimum).exp(), best)
     assert known.best == pytest.approx(float(value))

@@ -100,6 +100,10 @@ OF_STAGES = {
         "world.noise=2",
         "world.noise=-1",
         "examination.max_records=0",
+        "stage.label_smoothing=0.5",
+        "stage.label_smoothing=-0.1",
+        "stage.centering=-1",
+        "stage.margin=much",
     ],
     "dpo": [
         "stage.beta=-1",

@@ -7,7 +7,6 @@ from components.functional.losses import (
     causal_lm,
     dpo,
     kwise_ranking,
-    pairwise_ranking,
     ppo_policy,
     ppo_value,
     ranking_pairs,
@@ -31,14 +30,13 @@ def test_losses_of_nothing_are_zero_not_nan():
     none = torch.zeros(2, 3, dtype=torch.bool)
     x = torch.randn(2, 3, requires_grad=True)
     empty = torch.zeros(0, requires_grad=True)
-    kwise, num_groups = kwise_ranking(empty, empty, torch.zeros(0, dtype=torch.int64))
+    kwise, num_groups = kwise_ranking(empty, empty, torch.zeros(0, dtype=torch.int64), **PLAIN)
     assert num_groups == 0
     ways = ["sequence_mean", "token_mean", "fixed_length", "sequence_sum"]
     losses = [
         causal_lm(x, none),
         ppo_policy(x, x, x, none, **CLIP)[0],
         ppo_value(x, x, x, none, clip_range=0.2)[0],
-        pairwise_ranking(empty, empty, **PLAIN),
         dpo(empty, empty, empty, empty, beta=0.1, variant="sigmoid", label_smoothing=0.0).loss,
         kwise,
         *(aggregate(x, none, how=how, max_length=8) for how in ways),
@@ -59,8 +57,7 @@ def test_gradients_agree_with_finite_differences():
         lambda x: causal_lm(x, mask),
         lambda x: ppo_policy(x, y, z, mask, clip_low=0.2, clip_high=0.3, dual_clip=3.0)[0],
         lambda x: ppo_value(x, y, z, mask, clip_range=0.2)[0],
-        lambda x: pairwise_ranking(x, y, margin=0.5, label_smoothing=0.1, centering=0.01),
-        lambda x: kwise_ranking(x.reshape(-1), ranks, groups)[0],
+        lambda x: kwise_ranking(x.reshape(-1), ranks, groups, margin=0.5, label_smoothing=0.1, centering=0.01)[0],
         *(
             lambda x, variant=variant: dpo(x, y, z, w, beta=0.5, variant=variant, label_smoothing=0.0).loss
             for variant in ("sigmoid", "robust", "ipo", "hinge")
@@ -85,14 +82,10 @@ def test_mistakes_are_refused_by_name():
         causal_lm(two, mask)
     with pytest.raises(ValueError, match="dual_clip above 1"):
         ppo_policy(x, x, x, mask, clip_low=0.2, clip_high=0.2, dual_clip=1.0)
-    with pytest.raises(ValueError, match=r"chosen \(2,\), rejected \(3, 2\)"):
-        pairwise_ranking(two, x, **PLAIN)
-    with pytest.raises(ValueError, match="margin"):
-        pairwise_ranking(two, two, margin=torch.zeros(3), label_smoothing=0.0, centering=0.0)
-    with pytest.raises(ValueError, match=r"label_smoothing in \[0, 0.5\), got 0.5"):
-        pairwise_ranking(two, two, margin=0.0, label_smoothing=0.5, centering=0.0)
     with pytest.raises(ValueError, match="kwise_ranking.*one shape"):
-        kwise_ranking(two, torch.zeros(3), two)
+        kwise_ranking(two, torch.zeros(3), two, **PLAIN)
+    with pytest.raises(ValueError, match=r"label_smoothing in \[0, 0.5\), got 0.5"):
+        kwise_ranking(two, two, two, margin=0.0, label_smoothing=0.5, centering=0.0)
     with pytest.raises(ValueError, match=r"ranks \(N,\)"):
         ranking_pairs(x, x)
     with pytest.raises(ValueError, match="'simpo'"):

@@ -5,9 +5,18 @@ import pytest
 import torch
 from float64 import close, doubles, scalar
 
-from components.functional.losses import kwise_ranking, pairwise_ranking, ranking_pairs
+from components.functional.losses import kwise_ranking, ranking_pairs
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
+
+
+def of_pairs(chosen, rejected, **options):
+    """The loss of prompts with two answers each; chosen, rejected: (P,)."""
+    count = len(chosen)
+    ranks, groups = torch.tensor([0, 1]).repeat_interleave(count), torch.arange(count).repeat(2)
+    loss, num_groups = kwise_ranking(torch.cat([chosen, rejected]), ranks, groups, **{**PLAIN, **options})
+    assert num_groups == count
+    return loss
 
 
 @pytest.mark.parametrize(
@@ -18,29 +27,22 @@ PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
         ({"label_smoothing": 0.1}, [0.4132616875, 0.9240769842, 0.6931471806]),
     ],
 )
-def test_pairwise_ranking_pair_by_pair_and_on_average(options, expected):
+def test_the_loss_of_pairs_one_by_one_and_on_average(options, expected):
     chosen, rejected = doubles(2, 0.5, 0), doubles(1, 1, 0)
-    options = {**PLAIN, **options}
     for i in range(3):
-        close(pairwise_ranking(chosen[i : i + 1], rejected[i : i + 1], **options), scalar(expected[i]))
-    close(pairwise_ranking(chosen, rejected, **options), scalar(sum(expected) / 3))
+        close(of_pairs(chosen[i : i + 1], rejected[i : i + 1], **options), scalar(expected[i]))
+    close(of_pairs(chosen, rejected, **options), scalar(sum(expected) / 3))
 
 
 def test_centering_adds_the_mean_square_of_the_sum_of_scores():
     chosen, rejected = doubles(2, 0.5, 0), doubles(1, 1, 0)
-    centred = pairwise_ranking(chosen, rejected, margin=0.0, label_smoothing=0.0, centering=0.01)
-    close(centred - pairwise_ranking(chosen, rejected, **PLAIN), scalar(0.0375))
-
-
-def test_each_pair_may_have_its_own_margin():
-    chosen, rejected = doubles(2, 2), doubles(1, 1)
-    got = pairwise_ranking(chosen, rejected, margin=doubles(0, 1), label_smoothing=0.0, centering=0.0)
-    close(got, scalar((0.3132616875 + 0.6931471806) / 2))
+    centred = of_pairs(chosen, rejected, centering=0.01)
+    close(centred - of_pairs(chosen, rejected), scalar(0.0375))
 
 
 def test_a_hopeless_pair_has_a_finite_loss_and_a_gradient_of_one_in_float32():
     chosen = torch.tensor([-100.0], requires_grad=True)
-    loss = pairwise_ranking(chosen, torch.tensor([100.0]), **PLAIN)
+    loss = of_pairs(chosen, torch.tensor([100.0]))
     loss.backward()
     assert loss.item() == 200.0
     assert chosen.grad.item() == -1.0
@@ -48,23 +50,23 @@ def test_a_hopeless_pair_has_a_finite_loss_and_a_gradient_of_one_in_float32():
 
 def test_half_precision_scores_are_compared_in_float32():
     chosen, rejected = torch.tensor([8.0]).bfloat16(), torch.tensor([7.96875]).bfloat16()
-    assert pairwise_ranking(chosen, rejected, **PLAIN).item() == pytest.approx(math.log1p(math.exp(-0.03125)))
+    assert of_pairs(chosen, rejected).item() == pytest.approx(math.log1p(math.exp(-0.03125)))
 
 
 def test_only_differences_of_scores_matter_and_a_swapped_pair_has_the_loss_of_minus_delta():
     chosen, rejected = torch.randn(2, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    loss = pairwise_ranking(chosen, rejected, **PLAIN)
-    close(pairwise_ranking(chosen + 5, rejected + 5, **PLAIN), loss)
+    loss = of_pairs(chosen, rejected)
+    close(of_pairs(chosen + 5, rejected + 5), loss)
     delta = (chosen - rejected).tolist()
     close(loss, scalar(sum(math.log1p(math.exp(-d)) for d in delta) / 7))
-    swapped = pairwise_ranking(rejected, chosen, **PLAIN)
+    swapped = of_pairs(rejected, chosen)
     close(swapped, scalar(sum(math.log1p(math.exp(d)) for d in delta) / 7))
 
 
 def test_the_best_loss_under_flipped_labels_is_the_entropy_of_the_flip():
     for flip, entropy in [(0.1, 0.3250829734), (0.25, 0.5623351446)]:
         best = doubles(math.log((1 - flip) / flip))
-        got = pairwise_ranking(best, doubles(0.0), margin=0.0, label_smoothing=flip, centering=0.0)
+        got = of_pairs(best, doubles(0.0), label_smoothing=flip)
         close(got, scalar(entropy))
 
 
@@ -81,7 +83,7 @@ def kwise_by_hand(scores, ranks, groups):
 
 def test_kwise_ranking_of_four_by_hand_with_its_gradient():
     scores = doubles(3, 1, 0, -1).requires_grad_()
-    loss, num_groups = kwise_ranking(scores, torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    loss, num_groups = kwise_ranking(scores, torch.arange(4), torch.zeros(4, dtype=torch.int64), **PLAIN)
     loss.backward()
     terms = [0.126928011, 0.0485873516, 0.0181499279, 0.3132616875, 0.126928011, 0.3132616875]
     assert num_groups == 1
@@ -94,7 +96,7 @@ def test_kwise_ranking_of_four_by_hand_with_its_gradient():
 def test_prompts_weigh_the_same_however_many_completions_they_have():
     scores, ranks = doubles(3, 1, 0, -1, 0.5, 0), torch.tensor([0, 1, 2, 3, 0, 1])
     groups = torch.tensor([7, 7, 7, 7, 2, 2])  # any numbers do
-    loss, num_groups = kwise_ranking(scores, ranks, groups)
+    loss, num_groups = kwise_ranking(scores, ranks, groups, **PLAIN)
     ours, over_pairs = kwise_by_hand(scores.tolist(), ranks.tolist(), groups.tolist())
     assert num_groups == 2
     close(loss, scalar(0.3159648818))
@@ -105,7 +107,7 @@ def test_ties_make_no_pair_and_a_prompt_of_ties_does_not_count():
     ranks, groups = torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0]), torch.tensor([0, 0, 0, 1, 1])
     better, worse, group = ranking_pairs(ranks, groups)
     assert sorted(zip(better.tolist(), worse.tolist(), group.tolist())) == [(0, 1, 0), (0, 2, 0)]
-    loss, num_groups = kwise_ranking(doubles(1, 0, 0, 9, -9), ranks, groups)
+    loss, num_groups = kwise_ranking(doubles(1, 0, 0, 9, -9), ranks, groups, **PLAIN)
     assert num_groups == 1
     close(loss, scalar(0.3132616875))
 
@@ -115,29 +117,21 @@ def test_kwise_equals_the_slow_loop_and_sees_neither_order_nor_a_constant():
     scores = torch.randn(20, dtype=torch.float64, generator=generator)
     ranks = torch.randint(0, 4, (20,), generator=generator)
     groups = torch.randint(0, 5, (20,), generator=generator)
-    loss, _ = kwise_ranking(scores, ranks, groups)
+    loss, _ = kwise_ranking(scores, ranks, groups, **PLAIN)
     close(loss, scalar(kwise_by_hand(scores.tolist(), ranks.tolist(), groups.tolist())[0]))
     order = torch.randperm(20, generator=generator)
-    close(kwise_ranking(scores[order], ranks[order], groups[order])[0], loss)
-    close(kwise_ranking(scores + 3, ranks, groups)[0], loss)
-    assert kwise_ranking(-scores, ranks, groups)[0] != loss
-
-
-def test_kwise_of_pairs_is_the_pairwise_loss():
-    chosen, rejected = torch.randn(2, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    ranks, groups = torch.tensor([0, 1]).repeat_interleave(6), torch.arange(6).repeat(2)
-    loss, num_groups = kwise_ranking(torch.cat([chosen, rejected]), ranks, groups)
-    assert num_groups == 6
-    close(loss, pairwise_ranking(chosen, rejected, **PLAIN))
+    close(kwise_ranking(scores[order], ranks[order], groups[order], **PLAIN)[0], loss)
+    close(kwise_ranking(scores + 3, ranks, groups, **PLAIN)[0], loss)
+    assert kwise_ranking(-scores, ranks, groups, **PLAIN)[0] != loss
 
 
 def test_one_forward_per_completion_has_the_loss_and_gradient_of_one_per_pair():
     features = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     shared = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    kwise_ranking(features @ shared, torch.arange(4), torch.zeros(4, dtype=torch.int64))[0].backward()
+    kwise_ranking(features @ shared, torch.arange(4), torch.zeros(4, dtype=torch.int64), **PLAIN)[0].backward()
     separate = torch.ones(3, dtype=torch.float64, requires_grad=True)
     losses = [
-        pairwise_ranking(features[i : i + 1] @ separate, features[j : j + 1] @ separate, **PLAIN)
+        of_pairs(features[i : i + 1] @ separate, features[j : j + 1] @ separate)
         for i, j in itertools.combinations(range(4), 2)
     ]
     torch.stack(losses).mean().backward()

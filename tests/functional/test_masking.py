@@ -5,7 +5,6 @@ import torch
 from float64 import doubles
 
 from components.functional.masking import (
-    exclusive_positions,
     last_index,
     masked_mean,
     masked_whiten,
@@ -92,11 +91,6 @@ def test_last_index_finds_the_last_true_place_and_minus_one_where_there_is_none(
     assert last_index(mask).tolist() == [1, 3, -1, 3]
 
 
-def test_positions_count_real_tokens_before_on_either_side_of_the_padding():
-    mask = bools([0, 0, 1, 1, 1], [1, 1, 1, 0, 0])
-    assert exclusive_positions(mask).tolist() == [[0, 0, 0, 1, 2], [0, 1, 2, 3, 3]]
-
-
 def test_zero_outside_stops_nan_from_reaching_a_gradient_where_multiplying_does_not():
     x = torch.tensor([2.0, NAN], requires_grad=True)
     zero_outside(x, bools(1, 0)).exp().sum().backward()
@@ -116,9 +110,8 @@ def test_masks_of_another_shape_or_type_are_refused(function):
         function(torch.ones(3), torch.ones(3))
 
 
-@pytest.mark.parametrize("function", [last_index, exclusive_positions])
-def test_row_functions_want_a_two_dimensional_bool_mask(function):
+def test_the_last_index_wants_a_two_dimensional_bool_mask():
     with pytest.raises(ValueError, match=r"\(3,\)"):
-        function(torch.ones(3, dtype=torch.bool))
+        last_index(torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="int64"):
-        function(torch.ones(2, 3, dtype=torch.int64))
+        last_index(torch.ones(2, 3, dtype=torch.int64))

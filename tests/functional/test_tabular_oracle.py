@@ -5,10 +5,10 @@ import math
 
 import pytest
 import torch
+from oracles import exact_kl, kl_regularized_optimum
 
 from components.functional.advantages import gae, token_rewards
-from components.functional.estimators import kl_regularised_optimum
-from components.functional.logprobs import exact_kl, gather_logprobs, kl_k1
+from components.functional.logprobs import gather_logprobs, kl_k1
 from components.functional.losses import dpo, ppo_policy
 from components.functional.masking import masked_whiten
 from components.functional.sampling import draw
@@ -56,7 +56,7 @@ def train_ppo(*, beta, num_rollouts=400, num_samples=512):
 
 def test_ppo_with_the_kl_in_the_reward_finds_the_optimum_from_below():
     policy, objectives = train_ppo(beta=BETA)
-    _, best = kl_regularised_optimum(REFERENCE, REWARDS, beta=BETA)
+    _, best = kl_regularized_optimum(REFERENCE, REWARDS, beta=BETA)
     assert total_variation(policy) < 0.01
     assert objectives[0] < objectives[20] < objectives[-1]
     assert max(objectives) <= best.item() + 1e-12

@@ -46,6 +46,23 @@ def test_the_loss_and_accuracy_of_pairs_are_those_of_a_slow_loop(stage):
     assert float(output.metrics["accuracy"]) == pytest.approx(sum(m > 0 for m in margins) / 3)
 
 
+@pytest.mark.parametrize(
+    ("option", "term"),
+    [
+        ({"margin": 0.5}, lambda r, s: math.log1p(math.exp(s - r + 0.5))),
+        ({"label_smoothing": 0.1}, lambda r, s: math.log1p(math.exp(s - r)) + 0.1 * (r - s)),
+        ({"centering": 0.01}, lambda r, s: math.log1p(math.exp(s - r)) + 0.01 * (r + s) ** 2),
+    ],
+    ids=["margin", "label_smoothing", "centering"],
+)
+def test_an_option_of_the_loss_changes_each_pairs_term(option, term):
+    stage = attached(RewardModel(model=scalar, optimizer=adam(1e-3), schedule=CONSTANT, **option))
+    batch = preference_batch(PAIRS)
+    scores = stage.scores(batch).tolist()
+    terms = [term(scores[0], scores[1]), term(scores[3], scores[2]), term(scores[4], scores[5])]
+    assert float(stage.compute_loss(batch).loss.detach()) == pytest.approx(sum(terms) / 3, abs=1e-6)
+
+
 def test_equal_scores_count_half(stage):
     with torch.no_grad():
         stage.model.score.weight.zero_()

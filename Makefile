@@ -5,7 +5,8 @@
 # pyproject.toml allows), make clean (removes the virtual environment). Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+# Python compiles what is imported; compiling all of every package takes a minute
+PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--config-file requirements.uv.toml -c constraints.txt --custom-compile-command "make lock"
 # a core for each of several processes, which take the tests of a file together

@@ -9,7 +9,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from components import hydra_hooks
+from components import hydra_hooks, settings
 from components.artifacts import ArtifactError
 from components.models.config import GPTConfig
 from components.tasks import given
@@ -40,6 +40,28 @@ def test_a_limit_in_a_recipe_is_none_of_the_command_line():
     trainer = OmegaConf.create(SFT | {"max_steps": 2})
     given.settle_limits(trainer, {"stage", "debug", "trainer"})
     assert (trainer.max_steps, trainer.max_epochs) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], (300, 16, 3)),
+        (["trainer.max_epochs=3"], (None, 16, 3)),
+        (["trainer.max_steps=60"], (None, 16, 3)),
+        (["data.batch_size=8"], (300, None, 3)),
+        (["trainer.accumulate_grad_batches=2"], (300, None, 3)),
+        (["callbacks.early_stopping.patience=null"], (300, 16, None)),
+    ],
+)
+def test_few_records_change_nothing_that_the_command_line_says(overrides, expected):
+    cfg = compose_config(["stage=sft", "data.path=mine.jsonl", *overrides])
+    given.settle(cfg)
+    assert (cfg.small_data.steps, cfg.small_data.batch, cfg.small_data.patience) == expected
+
+
+@pytest.mark.parametrize("recipe", ["vicuna_13b", "koala_13b", "instructgpt_sft", "instructgpt_rm"])
+def test_few_records_change_nothing_of_a_published_recipe(recipe):
+    assert not settings.small_data_of(compose_config([f"experiment={recipe}", "data.path=mine.jsonl"]))
 
 
 def unused(*overrides: str) -> set[str]:

@@ -28,13 +28,13 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,
     "callbacks.early_stopping._target_ callbacks.early_stopping.patience": HARMLESS,
     "callbacks.early_stopping.min_delta callbacks.early_stopping.metric callbacks.early_stopping.mode": UNUSED,
-    "stages overrides tokenizer world tokens_at_once": UNUSED,
+    "stages overrides tokenizer world tokens_at_once small_data": UNUSED,
 }
 NOT_OF_MEASURING = {
     "task run reads from parents logger force resume after_sweep model": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
     "export selection": UNUSED,
-    "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,
+    "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks small_data": UNUSED,
 }
 OF_VALIDATION = {  # where the weights of the last step are exported
     "selection callbacks.checkpoints.metric callbacks.checkpoints.mode": UNUSED,
@@ -103,6 +103,37 @@ def test_every_setting_of_measuring_is_an_input_or_in_the_list(stage):
     listed |= {" ".join(f"{name}.num_workers" for name in sections if stage != "optimum"): HARMLESS}
     listed |= {"stage.runs": HARMLESS} if stage == "overoptimisation" else {}
     assert found == expected(listed, found)
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
+def test_few_records_of_ones_own_are_trained_on_for_longer(stage):
+    own = {key: kind for key, kind in kinds(f"stage={stage}", "data.path=mine.jsonl").items() if "small_data" in key}
+    assert own == dict.fromkeys(("small_data.steps", "small_data.batch", "small_data.patience"), INPUT)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["stage=sft"],
+        ["stage=pretrain", "data.path=mine.txt"],
+        ["stage=ppo", "data.path=mine.jsonl"],
+        ["stage=sft", "data.path=mine.jsonl", "trainer.max_steps=20"],
+        ["stage=sft", "data.path=mine.jsonl", "trainer.limit_train_batches=2"],
+        ["stage=sft", "data.path=mine.jsonl", "small_data.steps=null"],
+    ],
+)
+def test_the_world_and_trainings_that_do_not_go_by_epochs_are_as_long_as_they_say(overrides):
+    assert not settings.small_data_of(composed(*overrides))
+    assert not [key for key in settings.inputs_of(composed(*overrides), {}, "") if "small_data" in key]
+
+
+def test_sizes_of_the_world_are_none_of_data_of_ones_own():
+    own = [
+        composed(f"stage={stage}", "model=small", "data.path=mine")["trainer"] for stage in ("pretrain", "sft", "rm")
+    ]
+    of_the_world = [composed(f"stage={stage}", "model=small")["trainer"] for stage in ("pretrain", "sft", "rm")]
+    assert [(one["max_steps"], one["max_epochs"]) for one in own] == [(500, None), (-1, 3), (-1, 2)]
+    assert [(one["max_steps"], one["max_epochs"]) for one in of_the_world] == [(300, None), (-1, 2), (-1, 1)]
 
 
 def test_a_tokenizer_is_made_from_its_settings_and_its_data():

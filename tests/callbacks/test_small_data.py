@@ -1,0 +1,84 @@
+"""Few records of one's own make enough optimizer steps: in smaller batches first, then in more epochs."""
+
+import pytest
+import torch
+from lightning import LightningDataModule
+from tiny_run import Tiny, trainer
+from torch.utils.data import DataLoader
+
+from components.callbacks.early_stopping import EarlyStopping
+from components.callbacks.small_data import SmallData, enough
+
+
+@pytest.mark.parametrize(
+    ("records", "epochs", "size", "expected"),
+    [
+        (342, 3, 64, (16, 14)),  # 22 batches of 16, and 14 · 22 = 308 is the first multiple above 300
+        (2000, 3, 64, (16, 3)),  # 63 batches of 32 make 189 steps, 125 of 16 make 375
+        (4000, 3, 64, (32, 3)),
+        (6400, 3, 64, (64, 3)),  # just 300 as they are
+        (342, 400, 64, (64, 400)),
+        (10, 3, 64, (16, 300)),
+        (342, 3, 8, (8, 7)),  # smaller already: 43 batches
+        (342, 3, 20, (20, 17)),  # half of it is too few
+    ],
+)
+def test_batches_are_halved_down_to_the_least_and_epochs_make_the_rest(records, epochs, size, expected):
+    assert enough(records, size, epochs, steps=300, batch=16) == expected
+
+
+def test_a_batch_that_was_chosen_stays():
+    assert enough(342, 64, 3, steps=300, batch=None) == (64, 50)  # 6 batches
+
+
+def test_the_least_batch_is_that_of_a_step_of_all_processes_and_micro_batches():
+    assert enough(342, 16, 3, steps=300, batch=16, world_size=2, accumulated=2) == (4, 14)  # 43 of each process
+
+
+class Records(LightningDataModule):
+    """10 records in batches of batch_size."""
+
+    format = "chat"
+
+    def __init__(self, held_out: int = 1) -> None:
+        super().__init__()
+        self.train_examples, self.val_examples = [torch.ones(2)] * 10, [torch.ones(2)] * held_out
+        self.batch_size = 8
+
+    def train_dataloader(self):
+        return DataLoader([{"x": one[None], "place": 0} for one in self.train_examples], self.batch_size)
+
+
+class Counted(Tiny):
+    def training_step(self, batch, batch_idx):
+        return (self.weight * batch["x"]).sum()
+
+
+def test_the_trainer_makes_as_many_steps_as_its_schedule_is_told():
+    few, stopping = SmallData(steps=20, batch=2, patience=3), EarlyStopping()
+    fitter = trainer([few, stopping], max_epochs=2)
+    fitter.fit(Counted(), datamodule=Records())
+    assert fitter.global_step == fitter.estimated_stepping_batches == 20  # 4 epochs of 5 batches of 2
+    assert fitter.max_epochs == 4 and fitter.datamodule.batch_size == 2
+    assert few.note.startswith("10 records: 4 epochs of 5 steps of 2, not 2 of 2 steps of 8, to make at least 20 steps")
+    assert "trainer.max_epochs=2 data.batch_size=8 keeps" in few.note
+    assert stopping.patience == 3
+
+
+def test_enough_records_are_trained_on_as_the_stage_says():
+    few, stopping = SmallData(steps=4, batch=2, patience=3), EarlyStopping()
+    fitter = trainer([few, stopping], max_epochs=2)
+    fitter.fit(Counted(), datamodule=Records())
+    assert fitter.global_step == 4 and few.note == "" and stopping.patience is None
+
+
+def test_nothing_is_waited_for_where_nothing_is_held_out():
+    few, stopping = SmallData(steps=20, batch=2, patience=3), EarlyStopping()
+    trainer([few, stopping], max_epochs=2).fit(Counted(), datamodule=Records(held_out=0))
+    assert stopping.patience is None and "improved" not in few.note
+
+
+def test_patience_of_ones_own_stays():
+    stopping = EarlyStopping(patience=9)
+    trainer([SmallData(steps=20, patience=3), stopping], max_epochs=2).fit(Counted(), datamodule=Records())
+    assert stopping.patience == 9

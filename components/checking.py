@@ -103,6 +103,7 @@ class Common(TypedDict, total=False):
     stages: list[str]
     after_sweep: list[str]
     world: dict[str, int | float | str]
+    small_data: dict[str, COUNT | None] | None
     gate: dict[str, bool | dict[str, int | float | None]] | None
 
 

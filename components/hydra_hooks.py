@@ -31,7 +31,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from components import forking, processes
+from components import forking, processes, resolvers
 from components.overrides import as_typed, quoted
 
 log = logging.getLogger(__name__)
@@ -149,14 +149,8 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def later(key: str) -> str:
-    """${later:key} in `overrides` is ${key} for the stage that gets it: by then the run is known, which in a sweep is
-    another one for each job. A pipeline's own ${key} would be resolved before."""
-    return "\\${" + key + "}"  # a config is resolved once, which takes the backslash away
-
-
+resolvers.register()
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
-OmegaConf.register_new_resolver("later", later, replace=True)
 
 
 def resolve(cfg: DictConfig) -> None:

@@ -18,6 +18,8 @@ GOES_BY = ("selection.*", "callbacks.checkpoints.m*")
 TAKES_EFFECT = {  # by the beginning of "name: before → now", as a pattern
     "trainer.max_steps": "training ends there",
     "trainer.max_epochs": "training ends there, and a rate that decays does so until then",
+    "small_data.steps": "training ends there, and a rate that decays does so until then",
+    "small_data.patience": "from here on",
     "trainer.gradient_clip_val": "from here on",
     "trainer.precision": "from here on",
     "trainer.accelerator": "from here on",

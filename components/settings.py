@@ -4,9 +4,11 @@ Every setting is an input unless a rule here says otherwise, with the reason: a 
 artifact stale once too often, never once too seldom.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+
+from components.resolvers import is_builtin as is_builtin
 
 INPUT, HARMLESS, UNUSED = "input", "harmless", "unused"  # decides the result; is used but does not; is not used
 
@@ -116,6 +118,7 @@ def rules_of(cfg: dict[str, Any]) -> list[Rule]:
     """The rules of a composed config's stage, of which the first that matches a key holds."""
     task = last_name(cfg.get("task", ""))
     return [
+        *_of_small_data(cfg, task),
         *_of_what_is_read(cfg, task),
         *_of_validation(cfg, task),
         *_of_data(cfg, ""),
@@ -178,7 +181,7 @@ def _of_what_is_read(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
 def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
     """Where neither the exported weights nor the end of training go by validations, these decide nothing."""
     stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
-    stops = stopping.get("patience") is not None
+    stops = stopping.get("patience") is not None or small_data_of(cfg).get("patience") is not None
     if task == "fit" and not stops:
         reason = "without patience it stops nothing"
         yield from (
@@ -194,9 +197,23 @@ def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
         yield from (Rule(name, UNUSED, UNTRAINED) for name in ("export", "selection"))
 
 
-def is_builtin(data: dict[str, Any]) -> bool:
-    """Whether a data module's settings make it read the built-in world."""
-    return not data.get("path") and not data.get("mixture") and bool(data.get("world"))
+def _of_small_data(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
+    if not cfg.get("small_data"):
+        yield Rule("small_data", HARMLESS, "without it a training goes as long as it says")
+    elif task != "pipeline" and not small_data_of(cfg):
+        yield Rule("small_data", UNUSED, "it adds to a stage's own epochs of data of one's own, and to nothing else")
+
+
+def small_data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a training longer where records are few: one that goes by epochs, of all its records, which are not
+    the built-in world's. {} for every other."""
+    trainer, data = cfg.get("trainer") or {}, cfg.get("data")
+    by_epochs = (trainer.get("max_epochs") or -1) > 0 and (trainer.get("max_steps") or -1) < 0
+    whole = not trainer.get("limit_train_batches") and not trainer.get("overfit_batches")
+    own = bool(data) and not is_builtin(data)
+    trains = last_name(cfg.get("task", "")) == "fit"
+    few = cfg.get("small_data") or {}
+    return few if few.get("steps") and trains and by_epochs and whole and own else {}
 
 
 def _of_data(node: dict[str, Any], path: str) -> Iterator[Rule]:

@@ -5,6 +5,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
+from components.callbacks.small_data import SmallData
 from components.loggers.recorder import recorders
 
 
@@ -23,6 +24,7 @@ class Header(Callback):
                 "device": f"{device(trainer)}, precision {trainer.precision}",
                 "data": records(data),
                 "steps": steps(trainer, data),
+                "": "\n".join(one.note for one in trainer.callbacks if isinstance(one, SmallData)),  # type: ignore[attr-defined]
                 "curves": f"\n{'':<8}".join(filter(None, (recorder.seen_at() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)

@@ -26,8 +26,8 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
 
     Models that are named as on the Hub are fetched first. imported: called once Lightning is.
     """
+    given.settle(cfg)
     given.say_unused(cfg)
-    given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
     given.check_selection(cfg)
     if cfg.task == processes.STARTS_OTHERS:
         get_method(cfg.task)(cfg)

@@ -17,6 +17,7 @@ from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
+from components.callbacks.small_data import SmallData
 from components.checking import schema_of
 from components.tasks import common, gate, given, made
 from components.tasks.placement import check_reward_room, precision_of
@@ -124,6 +125,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
+    callbacks += [SmallData(**few)] if (few := settings.small_data_of(common.plain(cfg))) else []
     callbacks.append(_header(cfg))
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(

@@ -65,6 +65,27 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
     return shown
 
 
+def settle(cfg: DictConfig) -> None:
+    """Changes a config in place to what the command line means: see settle_limits and settle_small_data."""
+    keys = {override.key_or_group for override in overrides()}
+    settle_limits(cfg.trainer, keys)
+    settle_small_data(cfg, keys)
+
+
+def settle_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
+    """What the command line says of how long training goes, of its batches and of early stopping stays as it is where
+    there are few records."""
+    few = cfg.get("small_data")
+    if not few:
+        return
+    if any(f"trainer.{name}" in keys and (cfg.trainer[name] or -1) > 0 for name in LIMITS):
+        few.steps = None
+    if {"data.batch_size", "trainer.accumulate_grad_batches"} & set(keys):
+        few.batch = None
+    if "callbacks.early_stopping.patience" in keys:
+        few.patience = None
+
+
 def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     """A limit of training given on the command line takes the place of the stage's own: steps of its epochs, and the
     other way around. Where both are given, training ends at whichever comes first.

@@ -57,7 +57,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     brings_tokenizer = task == "train_tokenizer" and "path" in cfg.model
     if task not in DATA or brings_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
         return None
-    given.settle_limits(cfg.trainer, {override.key_or_group for override in given.overrides()})
+    given.settle(cfg)
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), given.identity(cfg))
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)

@@ -1,10 +1,12 @@
 """Warnings that name the likely cause, while a run can still be saved."""
 
 import logging
+import math
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from components.callbacks.endings import ENDINGS, FALLING, verdict
 from components.callbacks.rules import RULES, History
 from components.callbacks.tap import attach
 from components.loggers.recorder import recorders
@@ -20,6 +22,7 @@ class Diagnosis(Callback):
 
     Each warns once (and again if it came back after QUIET looks without): a log line, and the text
     "diagnosis" in the loggers. What was seen goes into checkpoints, so a resumed run neither forgets nor repeats.
+    `conclude` says what the training came to, by the rules of `endings.ENDINGS`.
     """
 
     def __init__(self) -> None:
@@ -44,12 +47,34 @@ class Diagnosis(Callback):
             if "train/ratio_max" in trainer.callback_metrics:
                 self._note({"first/ratio_max": float(trainer.callback_metrics["train/ratio_max"])})
 
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Before the first step, where all of validation is asked for: what training is compared with."""
+        if trainer.sanity_checking and trainer.num_sanity_val_steps == math.inf:
+            measured = trainer.callback_metrics.get("val/loss")
+            self.history |= {"before": [float(measured)]} if measured is not None else {}
+
+    def conclude(self, trainer: Trainer, more: str) -> dict[str, Any]:
+        """What a training that has ended came to, for its card; warns where that is less than it could be.
+
+        more: the overrides that make it longer.
+        """
+        after = trainer.callback_metrics.get("val/loss")  # of the exported weights
+        found = verdict(self.history | ({"after": [float(after)]} if after is not None else {}))
+        if found["found"]:
+            rule = ENDINGS[found["verdict"]]
+            remedy = f"{rule.remedy.rstrip('.')}: {more}" if found["verdict"] == FALLING else rule.remedy
+            told = f"{found['found']}. Likely cause: {rule.cause} {remedy}"
+            log.warning(f"step {trainer.global_step}, {found['verdict']}: {told}")
+        return found
+
     def receive(self, metrics: dict[str, float], step: int) -> None:
         """Notes what was logged and looks."""
         seen = {name: float(value) for name, value in metrics.items() if name.startswith(WATCHED)}
         if not seen:
             return
         self._rollout_began |= any(name.startswith("rollout/") for name in seen)
+        if "val/loss" in seen:
+            seen["validated"] = float(step + 1)  # Lightning counts from 0
         self._note(seen)
         self.history["progress"] = [step / self._total]
         self._look(step)

@@ -1,5 +1,6 @@
 """Progress in optimizer steps: a bar on a terminal, a line every few seconds in a log file."""
 
+import math
 import sys
 import time
 from typing import Any
@@ -69,7 +70,8 @@ class StepProgress(ProgressBar):
             self._report(trainer, outputs)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._enabled and not trainer.sanity_checking:
+        whole = not trainer.sanity_checking or trainer.num_sanity_val_steps == math.inf
+        if self._enabled and whole:
             names = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
             figures = " ".join(f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in names)
             self.print(f"step {trainer.global_step} {figures or 'validated'}")

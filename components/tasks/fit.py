@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from components import artifacts, lineage, processes, settings
 from components.callbacks.checkpoint_io import AtomicCheckpointIO
 from components.callbacks.checkpoints import Checkpoints
+from components.callbacks.diagnosis import Diagnosis
 from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
@@ -167,14 +168,26 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
 
 
 def _ending(trainer: L.Trainer) -> dict[str, Any]:
-    """For the card: whose weights are exported and why, and what ended the run before its time, if anything did."""
+    """For the card: whose weights are exported and why, what ended the run before its time, if anything did, and what
+    it came to."""
     found: dict[str, Any] = {"exported": {"step": trainer.global_step, "of": trainer.global_step, "why": "export=last"}}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpoints):
             found["exported"] = callback.exported
         if isinstance(callback, EarlyStopping) and callback.reason:
             found["stopped early"] = callback.reason
+        if isinstance(callback, Diagnosis) and trainer.is_global_zero:
+            found["learning"] = callback.conclude(trainer, _longer(trainer))
     return found
+
+
+def _longer(trainer: L.Trainer) -> str:
+    """The override that makes a training twice as long."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(isinstance(callback, SmallData) and callback.note for callback in callbacks):
+        return f"small_data.steps={2 * trainer.global_step}"
+    steps, epochs = trainer.max_steps, trainer.max_epochs or 1
+    return f"trainer.max_steps={2 * steps}" if steps > 0 else f"trainer.max_epochs={2 * epochs}"
 
 
 def _ended_by(trainer: L.Trainer) -> str:

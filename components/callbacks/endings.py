@@ -1,6 +1,5 @@
 """What a training came to, read off the history of its metrics (see rules) when it has ended."""
 
-from itertools import pairwise
 from math import sqrt
 from statistics import fmean, stdev
 from typing import Any
@@ -8,36 +7,34 @@ from typing import Any
 from components.callbacks.rules import SMOOTH, History, Rule
 
 LEARNED, FALLING, NO_BETTER, UNKNOWN = "learned", "still falling", "no better than before", "not measured"
-STEEP = 0.2  # share of the loss that goes within as many steps again, at the latest pace, from which on it still falls
+STEEP = 0.25  # nats that as many steps again would take off the loss at its latest pace, from which on it still falls
+SPAN = 0.1  # share of training over which that pace is measured, at least
 
 
 def still_falling(history: History) -> str | None:
-    """By validations where there are two or more, which share their records; else by the last third of the losses of
-    training, where the fall has to be above three standard errors."""
-    losses, steps = history.get("val/loss", []), history.get("validated", [])
-    if len(losses) > 1 and len(steps) == len(losses):
-        known = [*history.get("before", []), *losses][-3:]
-        if not all(a > b for a, b in pairwise(known)):
-            return None
-        (before, now), (start, end) = losses[-2:], steps[-2:]
-        if not _is_steep(before, now, (end - start) / end if end else 0.0):
-            return None
-        return f"val/loss went from {before:.3f} to {now:.3f} in the last {(end - start) / end:.0%} of training"
+    """By validations where two of them are a SPAN apart, which share their records, and between which the loss fell as
+    it did before; else by the last third of the losses of training, where the fall has to be above three standard
+    errors."""
+    points = list(zip(history.get("validated", []), history.get("val/loss", []), strict=False))
+    end = points[-1][0] if points else 0.0
+    if before := [point for point in points if point[0] <= (1 - SPAN) * end]:
+        (step, then), now = before[-1], points[-1][1]
+        at_first = [(0.0, value) for value in history.get("before", [])]
+        earlier = [value for at, value in [*at_first, *points] if at <= 2 * step - end or at == 0.0][-1:]
+        share = (end - step) / end
+        if all(value > then for value in earlier) and (then - now) / share > STEEP:
+            return f"val/loss went from {then:.3f} to {now:.3f} in the last {share:.0%} of training"
+        return None
     trained = history.get("train/loss", [])
     half = len(trained) // 6
     if half < 3:
         return None
     first, last = trained[-2 * half : -half], trained[-half:]
     noise = 3 * sqrt((stdev(first) ** 2 + stdev(last) ** 2) / half)
-    before, now = fmean(first), fmean(last)
-    if before - now > noise and _is_steep(before, now, half / len(trained)):
-        return f"train/loss went from {before:.3f} to {now:.3f} in the last third of training"
+    fall = fmean(first) - fmean(last)
+    if fall > noise and fall / (half / len(trained)) > STEEP:
+        return f"train/loss went from {fmean(first):.3f} to {fmean(last):.3f} in the last third of training"
     return None
-
-
-def _is_steep(before: float, now: float, share: float) -> bool:
-    """Whether a loss fell so fast over a share of the training; in comparisons with NaN it did not."""
-    return share > 0 and before > 0 and (before - now) / before > STEEP * share
 
 
 def no_better(history: History) -> str | None:

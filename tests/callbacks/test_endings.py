@@ -15,6 +15,7 @@ WELL = {
     "small sft": ([0.855, 0.784], [247, 494]),
     "tiny pretrain": ([0.614, 0.622], [360, 500]),
     "tiny rm": ([0.571, 0.757], [157, 314]),
+    "own sft": ([2.122, 2.120, 2.118], [100, 200, 300]),
     "own text": ([2.167, 2.145, 2.134, 2.113, 2.113], [133, 152, 171, 190, 209]),
 }
 SHORT = {"before": [8.2], "val/loss": [7.1, 5.9, 5.06], "validated": [6.0, 12.0, 18.0], "after": [5.06]}
@@ -40,14 +41,21 @@ def test_a_loss_that_was_still_falling_is_found_with_its_pace():
 
 @pytest.mark.parametrize(
     ("last", "falls"),
-    [(5.50, True), (5.51, False)],  # 5.9 · (1 − .2 / 3) = 5.507
+    [(5.81, True), (5.82, False)],  # 5.9 − .25 / 3 = 5.817
 )
-def test_a_fifth_in_as_many_steps_again_is_a_fall(last, falls):
+def test_a_quarter_of_a_nat_in_as_many_steps_again_is_a_fall(last, falls):
     assert (ENDINGS[FALLING].look(SHORT | {"val/loss": [7.1, 5.9, last]}) is not None) == falls
 
 
+def test_a_pace_is_measured_over_a_tenth_of_training_at_least():
+    """Between the last two of 101 validations the loss falls by .01: of a hundredth, but not of a tenth."""
+    steps, flat = [10.0 * n for n in range(100, 201)], [2.5] * 100
+    assert ENDINGS[FALLING].look({"before": [8.0], "val/loss": [*flat, 2.49], "validated": steps}) is None
+
+
 def test_a_loss_that_wavers_is_not_falling():
-    assert ENDINGS[FALLING].look(SHORT | {"val/loss": [5.8, 5.9, 5.06]}) is None
+    wavering = {"validated": [6.0, 12.0, 18.0, 24.0], "val/loss": [5.1, 5.8, 5.9, 5.06]}
+    assert ENDINGS[FALLING].look(SHORT | wavering) is None
 
 
 def test_without_validations_the_losses_of_training_tell_unless_they_are_noise():
@@ -60,7 +68,7 @@ def test_without_validations_the_losses_of_training_tell_unless_they_are_noise()
 
 @pytest.mark.parametrize(("after", "expected"), [(0.55, LEARNED), (0.56, NO_BETTER), (5.06, NO_BETTER)])
 def test_a_stage_that_ends_no_better_than_its_parent_is_found(after, expected):
-    history = {"before": [0.56], "val/loss": [6.0, 5.5, 5.3], "validated": [6.0, 12.0, 18.0], "after": [after]}
+    history = {"before": [0.56], "val/loss": [6.0, 0.58, 0.58], "validated": [6.0, 12.0, 18.0], "after": [after]}
     assert verdict(history)["verdict"] == expected
 
 

@@ -79,7 +79,8 @@ def test_a_policy_is_judged_by_its_score():
 
 
 def test_nothing_is_said_of_what_was_not_measured():
-    assert verdict({})["verdict"] == verdict({"before": [nan], "val/loss": [nan] * 3})["verdict"] == UNKNOWN
+    blank = {"verdict": UNKNOWN, "metric": "val/loss", "before": None, "after": None, "found": ""}
+    assert verdict({}) == verdict({"before": [nan], "val/loss": [nan] * 3, "after": [nan]}) == blank
 
 
 def fitted(callback: Diagnosis, **settings) -> dict:

@@ -1,6 +1,6 @@
 """What a training came to, read off the history of its metrics (see rules) when it has ended."""
 
-from math import sqrt
+from math import isfinite, nan, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
@@ -39,7 +39,7 @@ def still_falling(history: History) -> str | None:
 
 def no_better(history: History) -> str | None:
     """The exported weights against those that the stage began from."""
-    before, after = (history.get(name, [float("nan")])[-1] for name in ("before", "after"))
+    before, after = (history.get(name, [nan])[-1] for name in ("before", "after"))
     if after >= before:
         return f"val/loss was {before:.3f} before the first step, and is {after:.3f} now, of the same held-out records"
     return None
@@ -80,4 +80,5 @@ def verdict(history: History) -> dict[str, Any]:
 
 
 def _latest(history: History, name: str) -> float | None:
-    return history[name][-1] if history.get(name) else None
+    value = history.get(name, [nan])[-1]
+    return value if isfinite(value) else None

@@ -11,7 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
 from components import processes
-from components.evaluation import card, outcome, tables
+from components.evaluation import card, learning, outcome, tables
 from components.evaluation.card import Results, Table
 from components.evaluation.files import read_json, write_json
 
@@ -69,7 +69,11 @@ def is_whole(folder: str | Path) -> bool:
 
 def show(results: Results, folder: Path, console: Console) -> None:
     """Prints the card, where the report lies and how to talk to the best model."""
-    for table in (fitting_models_table(results, console), tables.reward_table(results)):
+    for table in (
+        fitting_models_table(results, console),
+        tables.reward_table(results),
+        learning.learning_table(results),
+    ):
         if table is not None:
             console.print()
             console.print(rich_table(table))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.evaluation import card, outcome, pages, pictures, plots, tables
+from components.evaluation import card, learning, outcome, pages, pictures, plots, tables
 from components.evaluation.card import Results
 from components.evaluation.conclusions import CONCLUSIONS
 from components.evaluation.curves import Curve
@@ -25,6 +25,7 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
     blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
     blocks += shown.get("quality", [])
     sections = (
+        (learning.learning_table, ""),
         (tables.best_of_n_table, "best_of_n"),
         (tables.majority_table, "majority"),
         (tables.choice_table, "choice"),

@@ -11,6 +11,7 @@ from components import artifacts, lineage, settings
 from components.data.builtin import make_world
 from components.evaluation import report
 from components.evaluation.evaluate import Material, evaluate_pipeline
+from components.evaluation.learning import learned
 from components.evaluation.policy import SamplePlan
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
@@ -69,6 +70,7 @@ def evaluate(cfg: DictConfig) -> None:
         "hardware": lineage.hardware(),
         "versions": lineage.versions(),
         "minutes": {**{names[name]: one for name, one in spent.items()}, "eval": common.seconds() / 60},
+        "learning": learned({names[name]: card for name, card in cards.items()}),
         "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
         "inputs": inputs,
     }

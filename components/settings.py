@@ -207,7 +207,7 @@ def _of_small_data(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
 def small_data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What makes a training longer where records are few: one that goes by epochs, of all its records, which are not
     the built-in world's. {} for every other."""
-    trainer, data = cfg.get("trainer") or {}, cfg.get("data")
+    trainer, data = cfg.get("trainer") or {}, cfg.get("data") or {}
     by_epochs = (trainer.get("max_epochs") or -1) > 0 and (trainer.get("max_steps") or -1) < 0
     whole = not trainer.get("limit_train_batches") and not trainer.get("overfit_batches")
     own = bool(data) and not is_builtin(data)

@@ -1,5 +1,6 @@
 """A stage that is forked ends with the bits of one in a fresh process; where forking is not safe, it is not done."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -26,6 +27,19 @@ def test_a_stage_is_forked_only_from_a_process_that_has_done_nothing_but_import(
     monkeypatch.setattr(forking, "_threads", 0)
     monkeypatch.setattr(threading, "active_count", lambda: 2)
     assert not forking.prepare(ONE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_what_was_imported_is_left_to_no_collection_of_a_forked_stage(monkeypatch):
+    """A full collection looks at, and so copies, every page that the fork shares with the process it comes from."""
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    monkeypatch.setattr(forking, "_threads", 0)
+    gc.unfreeze()
+    try:
+        assert forking.prepare(ONE)
+        assert gc.get_freeze_count() > 0 and not any(one is sys.modules for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ SIGINT, SIGUSR1, SIGTERM, with a checkpoint from which the same command resumes.
 the status of the first that failed.
 """
 
+import atexit
+import gc
 import sys
 
 import hydra
@@ -92,4 +94,5 @@ def nearest(unknown: str, others: list[str]) -> str:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # else the interpreter ends with collections of all that was imported, two seconds
     command_line()

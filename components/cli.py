@@ -1,5 +1,7 @@
 """The `gradus` command: what needs an artifact's folder and nothing else."""
 
+import atexit
+import gc
 import secrets
 import shlex
 from collections.abc import Iterator
@@ -267,6 +269,7 @@ def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:
 
 def main() -> None:
     """The console script."""
+    atexit.register(gc.freeze)  # else the interpreter ends with collections of all that was imported
     app()
 
 

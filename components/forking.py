@@ -4,6 +4,7 @@ What a fresh process would find, a forked one finds too, some seconds sooner: ar
 they are by default, no frame of the process that forked, and at its end the interpreter's own.
 """
 
+import gc
 import glob
 import os
 import sys
@@ -75,6 +76,7 @@ def prepare(config: dict[str, Any]) -> bool:
         with suppress(Exception):  # told where it is built
             get_object(name)
     _threads = _started()
+    gc.freeze()  # a collection in the forked process would look at, and so copy, all that was imported
     return threading.active_count() == 1
 
 

@@ -13,6 +13,11 @@ import atexit
 import gc
 import sys
 
+from components import headline
+
+if __name__ == "__main__":
+    headline.show(sys.argv[1:])  # before Hydra, whose import alone takes longer than all that this line needs
+
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
@@ -37,7 +42,7 @@ def main(cfg: DictConfig) -> None:
             return
         if processes.rank() == 0:
             stage = HydraConfig.get().runtime.choices["stage"]
-            print(f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}", flush=True)
+            headline.tell(f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}")
 
         from components import checking  # imports that take a while, here and below: only a job that runs pays for them
 

@@ -23,7 +23,7 @@ FLOORS = [  # from the ground up; a part imports from lower floors only
         "listing",
     },
     {"adapters", "processes", "overrides"},
-    {"exports", "forking", "countdown"},
+    {"exports", "forking", "countdown", "headline"},
     {"generation", "artifacts", "data", "loggers"},
     {"stages", "evaluation", "serving", "callbacks", "conversion"},
     {"resuming", "signatures", "mistyped", "resolvers"},

@@ -85,6 +85,7 @@ def copy_of_the_project(project: Path) -> Path:
         "places.py",
         "locks.py",
         "forking.py",
+        "headline.py",
         "mistyped.py",
         "overrides.py",
         "processes.py",

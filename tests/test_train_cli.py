@@ -65,7 +65,17 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in ("__init__", "forking", "hydra_hooks", "locks", "mistyped", "overrides", "places", "processes"):
+    for name in (
+        "__init__",
+        "forking",
+        "headline",
+        "hydra_hooks",
+        "locks",
+        "mistyped",
+        "overrides",
+        "places",
+        "processes",
+    ):
         shutil.copy(ROOT / f"components/{name}.py", project / "components")
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()

@@ -19,12 +19,17 @@ if __name__ == "__main__":
     headline.show(sys.argv[1:])  # before Hydra, whose import alone takes longer than all that this line needs
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from components import forking, hydra_hooks, mistyped, places, processes
 from components.overrides import as_typed
+
+SINGLE = "hydra.mode=RUN"
+composed_mode = Hydra.get_mode
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -51,6 +56,13 @@ def main(cfg: DictConfig) -> None:
         from components.tasks import common
 
         common.run(cfg, hydra_hooks.quiet_lightning)  # after its import, which sets up its loggers
+
+
+def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    """hydra.mode, in the place of Hydra.get_mode, which composes the whole config to see it, and then once more to run:
+    only where the overrides do not say it."""
+    told = [override for override in overrides if override.startswith("hydra.mode=")]
+    return RunMode.RUN if told == [SINGLE] else composed_mode(self, config_name, overrides)
 
 
 def command_line() -> None:
@@ -81,6 +93,9 @@ def as_asked() -> None:
         raise SystemExit(2)
     sys.argv[1:] = places.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
+    if headline.foretold(arguments):
+        sys.argv.append(SINGLE)  # as Hydra does once it has seen that nothing says otherwise
+    Hydra.get_mode = mode  # type: ignore[method-assign]
     try:
         main()
     except SystemExit as stop:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hydra.utils import get_object
@@ -59,6 +59,17 @@ class Child:
         return self._status
 
 
+@contextmanager
+def importing() -> Iterator[None]:
+    """Within, nothing is collected: imports leave no garbage, and looking for it takes a tenth of their time."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        (gc.enable if before else gc.disable)()
+
+
 def prepare(config: dict[str, Any]) -> bool:
     """Imports all that a stage's composed config names; whether it may then be forked from this process.
 
@@ -72,9 +83,10 @@ def prepare(config: dict[str, Any]) -> bool:
         return False
     if _threads and _started() != _threads:
         return False
-    for name in [config["task"], "components.tasks.placement.in_memory", *_targets(config)]:
-        with suppress(Exception):  # told where it is built
-            get_object(name)
+    with importing():
+        for name in [config["task"], "components.tasks.placement.in_memory", *_targets(config)]:
+            with suppress(Exception):  # told where it is built
+                get_object(name)
     _threads = _started()
     gc.freeze()  # a collection in the forked process would look at, and so copy, all that was imported
     return threading.active_count() == 1

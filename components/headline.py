@@ -15,6 +15,7 @@ from components import processes
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 NAMED = ("stage", "model", "run", "experiment", "debug", "paths.logs", "paths.folder")  # what the line depends on
+READ = ("stage", "experiment", "debug")  # groups whose files may name the run and its place
 CHOICE = "${{hydra:runtime.choices.{}}}"
 _told = ""
 
@@ -75,9 +76,14 @@ def _plain(argument: str) -> tuple[str, str]:
         raise Uncertain
     if key in NAMED and (not re.fullmatch(r"[\w./-]+", value) or value == "null"):
         raise Uncertain
-    if (CONF / key).is_dir() and not (CONF / key / f"{value}.yaml").is_file():
+    if (CONF / key).is_dir() and not _chooses(CONF / key / f"{value}.yaml", key in READ):
         raise Uncertain
     return key, value
+
+
+def _chooses(file: Path, read: bool) -> bool:
+    """Whether there is such a file, and it says nothing of the run's name or place that is not read."""
+    return file.is_file() and (read or not re.search("^(hydra|run|paths):", file.read_text(encoding="utf-8"), re.M))
 
 
 def _read(group: str, name: str) -> dict[str, Any]:

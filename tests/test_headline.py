@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
+import train
 from components import headline, hydra_hooks
 from components.mistyped import choices
 
@@ -78,3 +80,24 @@ def test_it_needs_neither_hydra_nor_torch():
     code = "import sys; from components import headline; print({'hydra', 'omegaconf', 'torch'} & sys.modules.keys())"
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
+
+
+def test_a_config_with_something_of_its_own_to_say_waits_for_hydra(monkeypatch, tmp_path):
+    """Of the run, of its place or to Hydra, in a group whose files are not read; or in no YAML at all."""
+    texts = {"stage": "task: x", "model": "a: 1", "data": "run: mine", "debug": "hydra: {mode: MULTIRUN}"}
+    for group, text in texts.items():
+        (tmp_path / group).mkdir()
+        (tmp_path / group / "mine.yaml").write_text(f"# @package _global_\n{text}\n")
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment/mine.yaml").write_text("a: [")
+    monkeypatch.setattr(headline, "CONF", tmp_path)
+    usual = ["stage=mine", "model=mine"]
+    assert headline.foretold(usual) == "stage mine of run mine, in logs/mine/mine"
+    assert all(headline.foretold([*usual, f"{group}=mine"]) is None for group in ("data", "debug", "experiment"))
+
+
+def test_hydra_composes_no_config_for_a_mode_that_the_command_line_says(monkeypatch):
+    monkeypatch.setattr(train, "composed_mode", lambda hydra, name, overrides: "composed")
+    assert train.mode(None, "train", ["hydra.mode=RUN", "stage=rm"]) is RunMode.RUN
+    for overrides in (["stage=rm"], ["hydra.mode=MULTIRUN"], ["hydra.mode=RUN", "hydra.mode=MULTIRUN"]):
+        assert train.mode(None, "train", overrides) == "composed"

@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig, OmegaConf
 
-from components import hub, lineage, processes
+from components import forking, hub, lineage, processes
 from components.exports import load_config, load_tokenizer
 from components.folders import present
 from components.tasks import given, made, parents, pipeline
@@ -36,8 +36,10 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     fetch_models(cfg)
     if made.is_up_to_date(cfg):
         return
-    from components.tasks.placement import in_memory  # torch and Lightning come with it
+    with forking.importing():
+        from components.tasks.placement import in_memory  # torch and Lightning come with it
 
+        get_method(cfg.task)
     imported()
     with in_memory(cfg):
         get_method(cfg.task)(cfg)

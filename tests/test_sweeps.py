@@ -89,12 +89,14 @@ def copy_of_the_project(project: Path) -> Path:
         "mistyped.py",
         "overrides.py",
         "processes.py",
+        "resolvers.py",
         "tasks/__init__.py",
         "tasks/pipeline.py",
     ):
         shutil.copy(ROOT / "components" / name, project / "components" / name)
     (project / "components/tasks/common.py").write_text(TASKS)
     (project / "components/tasks/given.py").write_text("def say_unused_by_all(cfg, entries): pass\n")
+    (project / "components/tasks/learned.py").write_text("def say(cfg): pass\n")
     (project / "components/tasks/made.py").write_text("def is_up_to_date(cfg): return False\n")
     with (project / "components/forking.py").open("a") as forking:  # stand-ins need no imports
         forking.write("\n_targets = lambda config: ()\n")

@@ -75,6 +75,7 @@ def project(tmp_path) -> Path:
         "overrides",
         "places",
         "processes",
+        "resolvers",
     ):
         shutil.copy(ROOT / f"components/{name}.py", project / "components")
     (project / "components/tasks").mkdir()

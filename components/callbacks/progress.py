@@ -69,6 +69,10 @@ class StepProgress(ProgressBar):
         if due or self._step == self._total or trainer.should_stop:
             self._report(trainer, outputs)
 
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._enabled and trainer.num_sanity_val_steps == math.inf:
+            self.print("validating before the first step")
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         whole = not trainer.sanity_checking or trainer.num_sanity_val_steps == math.inf
         if self._enabled and whole:

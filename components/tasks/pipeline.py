@@ -1,16 +1,13 @@
 """The whole way: stages in order, each in a process of its own."""
 
 import logging
-import os
 from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from components import forking, hydra_hooks, locks
-from components.exports import read_card
-from components.folders import present
-from components.tasks import given, made, plan
+from components.tasks import given, learned, made, plan
 
 log = logging.getLogger(__name__)
 
@@ -29,21 +26,10 @@ def pipeline(cfg: DictConfig) -> None:
         run_all(steps, [step.entry for step in steps])
     except SystemExit as stop:
         if stop.code == 1:
-            say_learned(cfg)
+            learned.say(cfg)
         raise
     if "eval" not in cfg.stages:  # whose report says it
-        say_learned(cfg)
-
-
-def say_learned(cfg: DictConfig) -> None:
-    """Prints which of a pipeline's stages have learned something, of those that made an artifact."""
-    from components.evaluation import learning, report  # rich takes a while, and most runs end with their own report
-
-    exports = {entry: os.path.join(cfg.paths.stage, entry, "export") for entry in cfg.stages}
-    cards = {entry: read_card(export) for entry, export in exports.items() if present(export)}
-    table = learning.learning_table({"learning": learning.learned(cards)})
-    if table is not None:
-        report.wide_console().print(report.rich_table(table))
+        learned.say(cfg)
 
 
 def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:

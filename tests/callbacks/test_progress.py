@@ -85,3 +85,12 @@ def test_numbers_are_shortened_to_three_figures(number, text):
 @pytest.mark.parametrize("seconds, text", [(12, "12s"), (59.6, "1m00s"), (185, "3m05s"), (7620, "2h07m")])
 def test_durations_read_like_speech(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(("batches", "told"), [(-1, True), (1, False)])
+def test_all_of_validation_before_the_first_step_is_announced_and_its_figures_are_told(capsys, batches, told):
+    trainer([StepProgress()], max_steps=1, num_sanity_val_steps=batches, enable_progress_bar=True).fit(
+        Validated(), Stream(), Stream(3)
+    )
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["validating before the first step", "step 0 val/loss 0.72"] if told else "step 1/1" in lines[0]

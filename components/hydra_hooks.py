@@ -31,10 +31,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from components import forking, processes, resolvers
+from components import forking, parse_cache, processes, resolvers
 from components.overrides import as_typed, quoted
 
 log = logging.getLogger(__name__)
+parse_cache.install()
 # oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
 # them. It reads this before its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")

@@ -5,30 +5,23 @@ config that these give. So what the same choices give is composed once per proce
 """
 
 import functools
-import io
 import os
 import pickle
 from collections.abc import Sequence
 
-import omegaconf.base
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from components import hydra_hooks
 from components.hydra_hooks import compose_config as whole  # which a test may replace by the one below
 from components.overrides import as_typed
 
 CONF = hydra_hooks.ROOT / "conf"
-# what composing and resolving spend their time on, for a text that was parsed before
-omegaconf.base.parse = functools.cache(omegaconf.base.parse)
-load_text = functools.cache(lambda text: pickle.dumps(load(io.StringIO(text))))
-load = OmegaConf.load
-OmegaConf.load = lambda file: pickle.loads(load_text(file.read())) if hasattr(file, "read") else load(file)
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:

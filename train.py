@@ -13,7 +13,7 @@ import atexit
 import gc
 import sys
 
-from components import headline
+from components.launch import headline
 
 if __name__ == "__main__":
     headline.show(sys.argv[1:])  # before Hydra, whose import alone takes longer than all that this line needs
@@ -25,8 +25,9 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from components import forking, hydra_hooks, mistyped, places, processes
-from components.overrides import as_typed
+from components.launch import choices, composing, exit_codes, forking, mistyped, quiet_logs, run_folder, sweeps
+from components.launch.overrides import as_typed
+from components.system import processes
 
 SINGLE = "hydra.mode=RUN"
 composed_mode = Hydra.get_mode
@@ -35,27 +36,28 @@ composed_mode = Hydra.get_mode
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
     """Runs one job; each job of a sweep in a process of its own."""
-    with places.dropped_if_unused(), hydra_hooks.exit_codes():
+    with run_folder.dropped_if_unused(), exit_codes.exit_codes():
         started = processes.start()
-        if hydra_hooks.is_sweep_job():
-            if hydra_hooks.is_launched_here() and processes.leaves_sweep(started):
+        if sweeps.is_sweep_job():
+            if sweeps.is_launched_here() and processes.leaves_sweep(started):
                 raise SystemExit(0)
-            hydra_hooks.run_sweep_job(cfg)
+            sweeps.run_sweep_job(cfg)
             return
-        hydra_hooks.resolve(cfg)
+        composing.resolve(cfg)
         if not processes.takes_part(cfg.task, cfg.trainer, started):
             return
         if processes.rank() == 0:
             stage = HydraConfig.get().runtime.choices["stage"]
             headline.tell(f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}")
 
-        from components import checking  # imports that take a while, here and below: only a job that runs pays for them
+        # imports that take a while, here and below: only a job that runs pays for them
+        from components.launch import schema
 
-        checking.check(cfg)
+        schema.check(cfg)
 
-        from components.tasks import common
+        from components.tasks import dispatch
 
-        common.run(cfg, hydra_hooks.quiet_lightning)  # after its import, which sets up its loggers
+        dispatch.run(cfg, quiet_logs.quiet_lightning)  # after its import, which sets up its loggers
 
 
 def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
@@ -85,13 +87,13 @@ def as_asked() -> None:
     arguments = sys.argv[1:] = as_typed(typed)
     if {"--help", "-h"} & set(arguments) and not any(a.startswith("stage=") for a in arguments):
         sys.argv.append("stage=all")
-    if problem := places.misnamed_choice(arguments):
+    if problem := choices.misnamed_choice(arguments):
         print(problem, file=sys.stderr)
         raise SystemExit(1)
     if problem := mistyped.answer(typed, nearest):
         print(problem, file=sys.stderr)
         raise SystemExit(2)
-    sys.argv[1:] = places.without_nulls(sys.argv[1:])
+    sys.argv[1:] = choices.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
     if headline.foretold(arguments):
         sys.argv.append(SINGLE)  # as Hydra does once it has seen that nothing says otherwise
@@ -107,10 +109,10 @@ def as_asked() -> None:
 
 def nearest(unknown: str, others: list[str]) -> str:
     """The key of the config of these overrides that is nearest to one that it does not have."""
-    from components import checking
+    from components.launch import schema
 
     others = as_typed(others) + ([] if any(other.startswith("stage=") for other in others) else ["stage=rm"])
-    return checking.nearest_key(unknown, others, hydra_hooks.compose_config)
+    return schema.nearest_key(unknown, others, composing.compose_config)
 
 
 if __name__ == "__main__":

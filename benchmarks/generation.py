@@ -47,10 +47,10 @@ def ours(batch: int, bf16: bool):
         import torch
 
         sys.path.insert(0, str(harness.ROOT))
-        from components import artifacts
+        from components.artifacts import store
         from components.generation.generate import Sampling, generate, seeded
 
-        model = artifacts.load_causal_lm(harness.export(args, "pretrain")).eval().to(DEVICE)
+        model = store.load_causal_lm(harness.export(args, "pretrain")).eval().to(DEVICE)
 
         def draw():
             with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):

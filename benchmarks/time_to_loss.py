@@ -25,7 +25,7 @@ OURS = (  # found on this text; a row holds 128 characters
     "model.num_attention_heads=4",
     "model.num_key_value_heads=4",
     "model.max_position_embeddings=128",
-    "stage.optimizer._target_=components.optim.muon",
+    "stage.optimizer._target_=components.training.optimizers.muon",
     "+stage.optimizer.momentum=0.95",
     "stage.optimizer.lr=1e-2",
     "stage.optimizer.weight_decay=0.1",
@@ -63,10 +63,10 @@ def ours(args: argparse.Namespace) -> dict[str, float]:
     sys.path.insert(0, str(harness.ROOT))
     import torch
 
-    from components import artifacts
+    from components.artifacts import store
 
-    model = artifacts.load_causal_lm(harness.export(args, "pretrain"))
-    encode = artifacts.load_tokenizer(harness.export(args, "pretrain")).encode
+    model = store.load_causal_lm(harness.export(args, "pretrain"))
+    encode = store.load_tokenizer(harness.export(args, "pretrain")).encode
     with torch.no_grad():
         loss = held_out_loss(torch.tensor(encode(parts(args)[1])), lambda x: model(x))
     return {"rate": 1 / seconds, "seconds": seconds, "loss": loss, "peak_mb": card["peak_mb"]}

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from components import hub, installing
 from components.models.config import GPTConfig
+from components.system import hub, installing
 
 if TYPE_CHECKING:
     from components.models.heads import CausalLM
@@ -70,17 +70,17 @@ def chat(
 ) -> None:
     """Talk to a language model; lines from a pipe are answered one by one."""
     with plain_errors():
-        from components import artifacts
+        from components.artifacts import store
         from components.serving import terminal
         from components.serving.session import ChatSession
 
         folder = talking_folder(path, logs)
         expect_language_model(folder)
-        stage = artifacts.read_card(folder).get("stage")
-        model = on_device(artifacts.load_causal_lm(folder, context=context), device)
+        stage = store.read_card(folder).get("stage")
+        model = on_device(store.load_causal_lm(folder, context=context), device)
         session = ChatSession(
             model,
-            artifacts.load_tokenizer(folder),
+            store.load_tokenizer(folder),
             seed=secrets.randbits(32) if seed is None else seed,
             temperature=temperature,
             top_p=top_p,
@@ -118,7 +118,7 @@ def export(
 ) -> None:
     """Hand a model to other programs: a folder for transformers and vLLM, a file for llama.cpp."""
     with plain_errors():
-        from components import conversion
+        from components.artifacts import conversion
 
         folder = artifact_folder(path)
         if format == "hf":
@@ -150,7 +150,7 @@ def list_runs(logs: Annotated[Path, typer.Argument(help="the folder of runs")] =
         from rich.console import Console
         from rich.table import Table
 
-        from components import listing
+        from components.artifacts import listing
 
         table = Table("run", "stage", "metric", box=None, pad_edge=False)
         table.add_column("size", justify="right")
@@ -192,7 +192,7 @@ def artifact_folder(path: Path) -> Path:
 
 def expect_language_model(folder: Path) -> None:
     """Raises ValueError for an artifact that cannot talk, naming one that can."""
-    from components import artifacts
+    from components.artifacts import store
 
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export
     latest = _newest_tuned(run)
@@ -203,7 +203,7 @@ def expect_language_model(folder: Path) -> None:
     )
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
-    if artifacts.load_config(folder, context=1)[1] == "SequenceClassification":
+    if store.load_config(folder, context=1)[1] == "SequenceClassification":
         raise ValueError(
             f"{folder} is a reward model: it scores answers and writes none. "
             f"Talk to the policy that was trained with it: {try_next}"
@@ -218,28 +218,28 @@ def _newest_tuned(run: Path) -> Path | None:
 
 def _talks(folder: Path) -> bool:
     """Whether a language model lies there, and is whole enough to be suggested."""
-    from components import artifacts
+    from components.artifacts import store
 
     try:
-        return artifacts.load_config(folder, context=1)[1] == "CausalLM"
+        return store.load_config(folder, context=1)[1] == "CausalLM"
     except ValueError:
         return False
 
 
 def description(folder: Path) -> dict[str, Any]:
     """What `show` prints of an artifact: its card, completed by what its files tell."""
-    from components import artifacts
+    from components.artifacts import store
 
-    card = artifacts.read_card(folder)
+    card = store.read_card(folder)
     facts: dict[str, Any] = {"stage": card.pop("stage", "unknown (no card.json: made elsewhere)")}
     if (folder / "config.json").exists():
-        config, kind = artifacts.load_config(folder, context=1)  # whatever its window
+        config, kind = store.load_config(folder, context=1)  # whatever its window
         facts["model"] = "language model" if kind == "CausalLM" else "reward model"
         facts["parameters"] = f"{num_parameters(config, kind):,}"
         facts["context"] = f"{config.max_position_embeddings} tokens"
         facts["shape"] = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
     if (folder / "tokenizer.model").exists():
-        tokenizer = artifacts.load_tokenizer(folder)
+        tokenizer = store.load_tokenizer(folder)
         facts["tokenizer"] = f"{tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint}"
         if card.get("tokenizer") == tokenizer.fingerprint:
             card.pop("tokenizer")

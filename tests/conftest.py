@@ -4,12 +4,12 @@ import signal
 from collections import defaultdict
 from pathlib import Path
 
-import puppets
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import tiny_models
 
 # how fast a machine is decides no test
 settings.register_profile("gradus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -37,4 +37,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def small_tokenizer() -> Tokenizer:
     """A tokenizer of about 300 pieces that knows a few English words."""
-    return puppets.small_tokenizer()
+    return tiny_models.small_tokenizer()

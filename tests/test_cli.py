@@ -10,11 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-import puppets
 import pytest
 from typer.testing import CliRunner
 
-from components import artifacts, cli
+from components import cli
+from components.artifacts import store
+from tests.kit import tiny_models
 
 ROOT = Path(cli.__file__).parent.parent
 
@@ -23,11 +24,13 @@ ROOT = Path(cli.__file__).parent.parent
 def run_folder(small_tokenizer, tmp_path_factory):
     """logs/tiny with a tokenizer, a base model, a reward model and a policy that answers " yes" to everything."""
     header = small_tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
-    policy = puppets.parrot(small_tokenizer, [header, *small_tokenizer.encode(" yes"), small_tokenizer.end_id])
+    policy = tiny_models.parrot(small_tokenizer, [header, *small_tokenizer.encode(" yes"), small_tokenizer.end_id])
     made = {
         "tokenizer": None,
-        "pretrain": puppets.parrot(small_tokenizer, [*small_tokenizer.encode("anna lives"), small_tokenizer.eos_id]),
-        "rm": puppets.random_scalar(small_tokenizer.vocab_size),
+        "pretrain": tiny_models.parrot(
+            small_tokenizer, [*small_tokenizer.encode("anna lives"), small_tokenizer.eos_id]
+        ),
+        "rm": tiny_models.random_scalar(small_tokenizer.vocab_size),
         "ppo": policy,
     }
     folder = tmp_path_factory.mktemp("logs") / "tiny"
@@ -40,7 +43,7 @@ def run_folder(small_tokenizer, tmp_path_factory):
             "parents": {"model": {"path": "logs/tiny/sft/export", "content": "abc123"}},
             "inputs": {"model.depth": 2},
         }
-        artifacts.write_artifact(folder / stage / "export", card=card, tokenizer=small_tokenizer, model=model)
+        store.write_artifact(folder / stage / "export", card=card, tokenizer=small_tokenizer, model=model)
     return folder
 
 
@@ -64,8 +67,8 @@ def test_a_base_model_goes_on_from_the_text_and_says_so(run_folder):
 
 
 def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
-    model = puppets.random_model(small_tokenizer.vocab_size)
-    artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=model)
+    model = tiny_models.random_model(small_tokenizer.vocab_size)
+    store.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=model)
 
     def answers(*options):
         result = gradus("chat", tmp_path / "x", "--max-new-tokens", 6, *options, lines="a\nb\n")
@@ -79,7 +82,7 @@ def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
 
 def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenizer):
     result = gradus("show", run_folder / "ppo")
-    model = artifacts.load_causal_lm(run_folder / "ppo" / "export")
+    model = store.load_causal_lm(run_folder / "ppo" / "export")
     parameters = sum(parameter.numel() for parameter in model.parameters())
     found = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1)
     assert result.exit_code == 0
@@ -97,7 +100,7 @@ def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenize
 
 
 def test_show_counts_a_reward_models_parameters(run_folder):
-    model = artifacts.load_scalar(run_folder / "rm" / "export")
+    model = store.load_scalar(run_folder / "rm" / "export")
     shown = gradus("show", run_folder / "rm").stdout
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in shown
     assert "reward model" in shown
@@ -174,7 +177,7 @@ def never_ending(tokenizer):
     """A model that says "y" for thousands of tokens: seconds of time to stop it."""
     header = tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
     (letter,) = tokenizer.encode("y")
-    return puppets.parrot(tokenizer, [header, letter, letter], context=20_000)
+    return tiny_models.parrot(tokenizer, [header, letter, letter], context=20_000)
 
 
 AT_TERMINAL = """
@@ -186,7 +189,7 @@ os.execv(sys.executable, [sys.executable, "-m", "components.cli", "chat", sys.ar
 
 @pytest.mark.slow
 def test_at_a_terminal_control_c_stops_an_answer_and_then_the_chat(small_tokenizer, tmp_path):
-    artifacts.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=never_ending(small_tokenizer))
+    store.write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=never_ending(small_tokenizer))
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-c", AT_TERMINAL, str(tmp_path / "x")],
@@ -234,7 +237,7 @@ def test_card_values_of_every_kind_are_printed():
 
 
 def test_a_card_that_names_another_tokenizer_shows_both(run_folder, small_tokenizer, tmp_path):
-    artifacts.write_artifact(tmp_path / "x", card={"tokenizer": "deadbeef"}, tokenizer=small_tokenizer)
+    store.write_artifact(tmp_path / "x", card={"tokenizer": "deadbeef"}, tokenizer=small_tokenizer)
     shown = gradus("show", tmp_path / "x").stdout
     assert small_tokenizer.fingerprint in shown and "card's tokenizer  deadbeef" in shown
 

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-import puppets
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from components.evaluation import optimum
+from components.evaluation.studies import exact_optimum
 from components.generation.generate import Sampling, generate, seeded
-from components.models.layout import Layout, pack
+from components.models.attention.layout import Layout, pack
+from tests.kit import tiny_models
 
 pytestmark = pytest.mark.gpu
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,7 +43,7 @@ def test_packed_rows_have_the_values_and_gradients_of_the_processor(head):
     packed = pack(DOCUMENTS, row_length=16, filler=PAD)
     found = []
     for device in ("cpu", "cuda"):
-        model = puppets.random_model(VOCAB, hidden_size=4 * head, head_dim=head).to(device)
+        model = tiny_models.random_model(VOCAB, hidden_size=4 * head, head_dim=head).to(device)
         hidden = model.hidden(packed.input_ids.to(device), Layout(*(field.to(device) for field in packed.layout)))
         real = hidden[packed.layout.real.to(device)]
         real.square().mean().backward()
@@ -53,7 +53,7 @@ def test_packed_rows_have_the_values_and_gradients_of_the_processor(head):
 
 
 def test_a_graphed_step_never_samples_an_id_without_a_piece():
-    model = puppets.random_model(VOCAB, seed=3, unused_ids=(3, 38, 39)).to("cuda")
+    model = tiny_models.random_model(VOCAB, seed=3, unused_ids=(3, 38, 39)).to("cuda")
     with torch.no_grad():
         model.lm_head.weight[[3, 38, 39]] = torch.tensor([[20.0], [-20.0], [20.0]], device="cuda").expand(-1, 16)
     wanted = dict(stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", 0), samples_per_prompt=8)
@@ -65,7 +65,7 @@ def test_generation_says_what_the_processor_says_also_when_rows_leave():
     prompts = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14], [15], [16, 17]]
     said = []
     for device in ("cpu", "cuda"):
-        model = puppets.random_model(VOCAB, seed=3).to(device)
+        model = tiny_models.random_model(VOCAB, seed=3).to(device)
         stops = list(range(1, 9))  # likely, so that some rows end early
         said.append(
             generate(
@@ -83,7 +83,7 @@ def test_generation_says_what_the_processor_says_also_when_rows_leave():
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_does_not():
-    model = puppets.random_model(VOCAB).cuda()
+    model = tiny_models.random_model(VOCAB).cuda()
     draws = [
         generate(model, [[5, 6]] * 4, Sampling(16), stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", seed))
         for seed in (1, 1, 2)
@@ -158,8 +158,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(base):
 
 def test_the_exact_optimum_and_its_rewards_are_those_of_a_processor():
     """Neither the texts nor the table of rewards stay behind on the processor."""
-    model, scalar = puppets.random_model(VOCAB), puppets.random_scalar(VOCAB, seed=1)
-    task = optimum.Task(0.4, 2, -3.0, (STOP,), VOCAB)
-    for measure, one in ((optimum.response_logprobs, model), (optimum.response_rewards, scalar)):
+    model, scalar = tiny_models.random_model(VOCAB), tiny_models.random_scalar(VOCAB, seed=1)
+    task = exact_optimum.Task(0.4, 2, -3.0, (STOP,), VOCAB)
+    for measure, one in ((exact_optimum.response_logprobs, model), (exact_optimum.response_rewards, scalar)):
         expected = torch.cat(list(measure(one, [5, 6], task)))
         torch.testing.assert_close(torch.cat(list(measure(one.cuda(), [5, 6], task))), expected, rtol=1e-3, atol=1e-3)

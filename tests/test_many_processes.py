@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from components import artifacts
-from components.hydra_hooks import compose_config, exit_codes
+from components.artifacts import store
+from components.launch.composing import compose_config
+from components.launch.exit_codes import exit_codes
 from components.tokenizer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ class Crash(Callback):
 @pytest.fixture
 def place(tmp_path: Path, small_tokenizer: Tokenizer) -> Path:
     """A folder with a tokenizer and a text, from which runs are started."""
-    artifacts.write_artifact(tmp_path / "tokenizer", card={"stage": "tokenizer"}, tokenizer=small_tokenizer)
+    store.write_artifact(tmp_path / "tokenizer", card={"stage": "tokenizer"}, tokenizer=small_tokenizer)
     (tmp_path / "corpus.txt").write_text("\n\n".join(f"the cat number {i} sat on the mat ." for i in range(200)))
     (tmp_path / "crasher.py").write_text(CRASH)
     return tmp_path

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from components import installing
-from components.checking import NEEDS
+from components.launch.schema import NEEDS
+from components.system import installing
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

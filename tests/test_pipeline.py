@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow(minutes=15)
 
 def train(*arguments: str, logs: Path) -> subprocess.CompletedProcess:
     """python train.py with its output; classes of this folder can be named as targets."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "COLUMNS": "100"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests/kit"), "COLUMNS": "100"}
     command = [sys.executable, str(ROOT / "train.py"), f"paths.logs={logs}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=logs)
 

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from composing import compose_config
 
 from components.tasks import given, pipeline, plan
+from tests.kit.composed_configs import compose_config
 
 
 @pytest.fixture

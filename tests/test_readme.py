@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from components import checking, hydra_hooks
 from components.cli import app
+from components.launch import composing, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -40,7 +40,7 @@ def test_a_command_of_readme_composes_and_every_value_fits(command):
     if "--cfg" in command:
         overrides.remove("job")
     single = [re.sub(r"=([^,\[{]+),.*", r"=\1", part) for part in overrides]  # the first job of a sweep
-    checking.check(hydra_hooks.compose_config(single))
+    schema.check(composing.compose_config(single))
 
 
 def test_every_gradus_command_of_readme_exists():

@@ -17,20 +17,22 @@ import warnings
 from pathlib import Path
 
 import pytest
-from composing import compose_config
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-from components import hydra_hooks, places
-from components.checking import check
-from components.hydra_hooks import SWEPT, Sweep, quiet_lightning
+from components.launch import choices, exit_codes, run_folder, sweep_folders
+from components.launch.quiet_logs import quiet_lightning
+from components.launch.schema import check
+from components.launch.sweep_folders import SWEPT
+from components.launch.sweeps import Sweep
+from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
 import json, os, sys, time
 from pathlib import Path
-from components import hydra_hooks
+from components.launch import spawning
 
 ENDS = {
     "good": lambda: None,
@@ -44,13 +46,13 @@ ENDS = {
 def run(cfg, imported=None):
     Path(cfg.paths.stage, "ran.json").write_text(json.dumps({
         "pid": os.getpid(), "parent": os.getppid(), "time": time.time(), "seed": cfg.seed, "run": cfg.run,
-        "reads": str(cfg.artifacts.sft), "arguments": hydra_hooks.stage_arguments(cfg, "next"),
+        "reads": str(cfg.artifacts.sft), "arguments": spawning.stage_arguments(cfg, "next"),
     }))
     ENDS[cfg.stage.ends]()
 """
 STAGE = """# @package _global_
 # A stand-in stage that ends as it says
-task: components.tasks.common.run
+task: components.tasks.dispatch.run
 stage:
   ends: {ends}
   rate: 1.0
@@ -65,23 +67,13 @@ def project(tmp_path) -> Path:
     (project / "components").mkdir(parents=True)
     shutil.copy(ROOT / "train.py", project)
     shutil.copytree(ROOT / "conf", project / "conf", ignore=shutil.ignore_patterns("stage"))
-    for name in (
-        "__init__",
-        "forking",
-        "headline",
-        "hydra_hooks",
-        "locks",
-        "mistyped",
-        "overrides",
-        "places",
-        "processes",
-        "resolvers",
-    ):
-        shutil.copy(ROOT / f"components/{name}.py", project / "components")
+    for room in ("launch", "system"):
+        shutil.copytree(ROOT / "components" / room, project / "components" / room)
+    (project / "components/__init__.py").touch()
     (project / "components/tasks").mkdir()
     (project / "components/tasks/__init__.py").touch()
-    (project / "components/tasks/common.py").write_text(TASKS)
-    (project / "components/checking.py").write_text("def check(cfg): pass\n")
+    (project / "components/tasks/dispatch.py").write_text(TASKS)
+    (project / "components/launch/schema.py").write_text("def check(cfg): pass\n")
     (project / "conf/stage").mkdir()
     for ends in ENDINGS:
         (project / f"conf/stage/{ends}.yaml").write_text(STAGE.format(ends=ends))
@@ -194,7 +186,7 @@ def test_a_job_of_a_sweep_gets_a_folder_beside_the_single_runs_by_what_is_varied
 
 def folder_of(*overrides: str) -> str:
     """The folder of a job with these swept overrides, below its stage's."""
-    return hydra_hooks.folder_name(OverridesParser.create().parse_overrides(list(overrides)))
+    return sweep_folders.folder_name(OverridesParser.create().parse_overrides(list(overrides)))
 
 
 ODD = [
@@ -288,7 +280,7 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
 
 @pytest.mark.parametrize(("choice", "none"), [("lora=false", True), ("data=3", False), ("trainer=1e3", False)])
 def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice, none):
-    told = places.misnamed_choice(["stage=sft", choice])
+    told = choices.misnamed_choice(["stage=sft", choice])
     assert told.startswith(f"{choice}: expected one of ") and told.endswith(", or null for none") == none
 
 
@@ -297,15 +289,15 @@ def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice, none
 )
 def test_a_group_that_a_run_needs_cannot_be_null(group):
     for choice in (f"{group}=null", f"~{group}", f"~{group}=default"):
-        assert places.misnamed_choice([choice]).startswith(f"{choice}: expected one of ")
+        assert choices.misnamed_choice([choice]).startswith(f"{choice}: expected one of ")
 
 
 @pytest.mark.parametrize("key", ["run", "paths.logs", "paths.cache", "paths.folder", "paths.stage", "paths.export"])
 def test_a_place_cannot_be_null_or_empty_nor_one_of_a_sweep(key):
     for given in (f"{key}=null", f"++{key}=", f"{key}='a',null", f"{key}=''", f"{key}=???", f"~{key}"):
-        told = places.misnamed_choice(["-m", "stage=sft", given])
+        told = choices.misnamed_choice(["-m", "stage=sft", given])
         assert told == f"{given}: expected a name. Without this argument it has its usual one"
-    assert places.misnamed_choice([f"{key}='a,null'", f"{key}=nullified"]) is None
+    assert choices.misnamed_choice([f"{key}='a,null'", f"{key}=nullified"]) is None
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
@@ -323,13 +315,13 @@ def test_a_place_that_a_config_sets_to_null_is_refused_before_a_folder_is_made(p
 
 
 def test_null_is_no_choice_in_a_sweep():
-    assert places.misnamed_choice(["-m", "lora=null,default"]).endswith("run lora=null by itself")
+    assert choices.misnamed_choice(["-m", "lora=null,default"]).endswith("run lora=null by itself")
 
 
-@pytest.mark.parametrize("group", places.OPTIONAL)
+@pytest.mark.parametrize("group", choices.OPTIONAL)
 def test_a_group_that_a_run_can_do_without_is_null_as_if_it_were_left_out(group):
-    assert places.misnamed_choice([f"{group}=null"]) is None
-    arguments = places.without_nulls(["stage=rm", f"{group}=null"])
+    assert choices.misnamed_choice([f"{group}=null"]) is None
+    arguments = choices.without_nulls(["stage=rm", f"{group}=null"])
     assert arguments == ["stage=rm", f"~{group}"]
     cfg = compose_config(arguments)
     check(cfg)
@@ -338,7 +330,7 @@ def test_a_group_that_a_run_can_do_without_is_null_as_if_it_were_left_out(group)
 
 def test_other_arguments_are_no_misnamed_choices():
     assert (
-        places.misnamed_choice(
+        choices.misnamed_choice(
             ["-m", "stage=sft", "seed=3", "compile=true", "lora=default", "lora=null", "~callbacks.samples", "--help"]
         )
         is None
@@ -356,7 +348,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(project, sweep):
 
 @pytest.mark.parametrize(("number", "last"), [(errno.ENOSPC, "No space left on device"), (errno.EIO, None)])
 def test_a_full_disk_is_one_line_and_another_failure_of_it_a_traceback(caplog, number, last):
-    with pytest.raises(SystemExit) as stopped, hydra_hooks.exit_codes():
+    with pytest.raises(SystemExit) as stopped, exit_codes.exit_codes():
         raise OSError(number, os.strerror(number), "model.safetensors")
     assert stopped.value.code == 1
     assert ("Traceback" in caplog.text) == (last is None)
@@ -375,7 +367,7 @@ def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
 def test_a_bug_or_a_wish_for_more_gives_the_traceback(project, stage, full, last):
     done = train(project, f"stage={stage}", HYDRA_FULL_ERROR=full)
     assert done.returncode == 1
-    assert done.stderr.startswith("Traceback") and last in done.stderr and "common.py" in done.stderr
+    assert done.stderr.startswith("Traceback") and last in done.stderr and "dispatch.py" in done.stderr
 
 
 def test_an_interrupted_job_exits_with_130(project):
@@ -427,8 +419,7 @@ def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stoppe
 
 
 def test_an_unknown_key_is_told_the_nearest_one(project):
-    for name in ("checking", "installing", "signatures"):
-        shutil.copy(ROOT / f"components/{name}.py", project / "components")
+    shutil.copy(ROOT / "components/launch/schema.py", project / "components/launch")
     done = train(project, "stage=good", "paths.lgos=elsewhere")
     assert done.returncode == 1
     assert "Key 'lgos' is not in struct" in done.stderr
@@ -488,13 +479,15 @@ def test_an_address_is_no_place_and_refused_before_a_folder_is_made(given):
     config = compose_config(["stage=sft"])
     key, _, value = given.partition("=")
     OmegaConf.update(config, key, value)
-    [told] = places.unusable(config)
+    [told] = run_folder.unusable(config)
     assert told.startswith(f"{key}={value}: expected ") and ("chain" in told) == ("::" in value)
 
 
 def test_a_name_of_the_hub_a_drive_and_a_file_with_two_colons_are_places():
-    assert places.unusable(compose_config(["stage=sft", "data.path=a/b:c@d", "artifacts.pretrain=owner/name"])) == []
-    assert places.unusable(compose_config(["stage=sft", "data.path=a::b.jsonl", "paths.logs=C:/logs"])) == []
+    assert (
+        run_folder.unusable(compose_config(["stage=sft", "data.path=a/b:c@d", "artifacts.pretrain=owner/name"])) == []
+    )
+    assert run_folder.unusable(compose_config(["stage=sft", "data.path=a::b.jsonl", "paths.logs=C:/logs"])) == []
 
 
 @pytest.mark.parametrize(("section", "key"), [("selection", "selection.metric"), ("artifacts", "artifacts.pretrain")])

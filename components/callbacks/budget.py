@@ -7,7 +7,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from components.callbacks.tokens import real_tokens
+from components.data.loading.token_count import real_tokens
 
 
 class Budget(Callback):

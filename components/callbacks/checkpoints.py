@@ -12,9 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from components.callbacks.checkpoint_io import AtomicCheckpointIO, CheckpointError, check
-
-BEST = "best.ckpt"
+from components.training.checkpoint_io import BEST, AtomicCheckpointIO, newest_first, step_in_name
 
 
 class Validation(NamedTuple):
@@ -199,7 +197,7 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(path)  # on every rank: sharded strategies gather in it
         self.last_path = path
         if trainer.is_global_zero:
-            for old in _newest_first(self.folder)[self.keep :]:
+            for old in newest_first(self.folder)[self.keep :]:
                 old.unlink()
 
     def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -233,8 +231,8 @@ class Checkpoints(Checkpoint):
         """Renames files ahead of the step this run begins at: `latest` would take them for this run's own."""
         for leftover in self.folder.glob("*.ckpt.tmp"):
             leftover.unlink()
-        for path in _newest_first(self.folder):
-            if _step_of(path) > step:
+        for path in newest_first(self.folder):
+            if step_in_name(path) > step:
                 aside = path.with_name(path.name + ".old")
                 path.replace(aside)
                 warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}", stacklevel=2)
@@ -265,30 +263,3 @@ def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
             tensor.to_local().copy_(part.to_local())
         elif name in state:
             tensor.copy_(state[name])
-
-
-def latest(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint, or None where there is none; a damaged one is skipped with a warning.
-
-    Raises CheckpointError if there are checkpoints and every one is damaged: starting over is a decision.
-    """
-    paths = _newest_first(Path(folder))
-    for path in paths:
-        try:
-            check(path)
-            return path
-        except CheckpointError as error:
-            warnings.warn(f"skipped: {error}", stacklevel=2)
-    if paths:
-        raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged. To begin anew, delete that folder and start again"
-        )
-    return None
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step=*.ckpt"), key=_step_of, reverse=True)
-
-
-def _step_of(path: Path) -> int:
-    return int(path.stem.removeprefix("step="))

@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from components.callbacks.endings import ENDINGS, FALLING, verdict
-from components.callbacks.rules import RULES, History
-from components.callbacks.tap import attach
 from components.loggers.recorder import recorders
+from components.loggers.tap import attach
+from components.training.endings import ENDINGS, FALLING, verdict
+from components.training.health_rules import RULES, History
 
 log = logging.getLogger(__name__)
 WATCHED = ("train/", "val/", "rollout/")
@@ -18,7 +18,7 @@ QUIET = 20  # looks without a finding after which a rule may warn again
 
 
 class Diagnosis(Callback):
-    """Looks at all that is logged with the rules of `rules.RULES`, and warns where one finds something.
+    """Looks at all that is logged with the rules of `health_rules.RULES`, and warns where one finds something.
 
     Each warns once (and again if it came back after QUIET looks without): a log line, and the text
     "diagnosis" in the loggers. What was seen goes into checkpoints, so a resumed run neither forgets nor repeats.

@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.progress import BarColumn, Progress, TextColumn
 from torch import Tensor
 
-from components.callbacks.tokens import real_tokens
-from components.countdown import duration
+from components.data.loading.token_count import real_tokens
+from components.system.countdown import duration
 
 
 class StepProgress(ProgressBar):

@@ -13,8 +13,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from components import processes
 from components.callbacks.checkpoints import Checkpoints, validates_next
+from components.system import processes
 
 OUT_OF_TIME = 124  # the exit status that timeout(1) gives
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]

@@ -6,7 +6,7 @@ from lightning import Callback, LightningModule, Trainer
 from pydantic import Field
 
 from components.callbacks.early_stopping import EarlyStopping
-from components.data.sampler import batches_per_epoch
+from components.data.loading.sampler import batches_per_epoch
 
 Count = Annotated[int, Field(ge=1)]
 

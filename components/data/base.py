@@ -11,16 +11,16 @@ import datasets
 import numpy as np
 from lightning import LightningDataModule
 
-from components.data import split
-from components.data.cache import VERSION, stored
-from components.data.dialogue import said, unread
-from components.data.errors import SourceError
-from components.data.folders import Selection
-from components.data.formats import Record
-from components.data.mixing import Share, mix
-from components.data.origin import Origin, world_sizes
-from components.data.sampler import BatchLoader, TrainLoader
-from components.data.sources import OnMalformed, Row, Source, digest, records, refuse
+from components.data.loading import split
+from components.data.loading.cache import VERSION, stored
+from components.data.loading.mixing import Share, mix
+from components.data.loading.sampler import BatchLoader, TrainLoader
+from components.data.records.dialogue import said, unread
+from components.data.records.errors import SourceError
+from components.data.records.formats import Record
+from components.data.sources.dataset_folder import Selection
+from components.data.sources.origin import Origin, world_sizes
+from components.data.sources.source import OnMalformed, Row, Source, digest, records, refuse
 from components.tokenizer.codec import TemplateError, TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ class RecordData(LightningDataModule):
     that nothing reads) and `shares` (name -> Share of the mixture).
     """
 
-    normalise: ClassVar[Any]  # a function of components.data.formats: a raw value → a Record
+    normalise: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
     features: ClassVar[datasets.Features]  # columns that `tokenised` gives
     columns: ClassVar[tuple[str, ...] | None] = None  # of tables, all that `normalise` reads; None: any may matter
     train_examples: Any  # a sequence each, of what `collate` takes a list of

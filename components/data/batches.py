@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from components.models.layout import Layout
+from components.models.attention.layout import Layout
 
 
 class LMBatch(NamedTuple):

@@ -7,12 +7,12 @@ import datasets
 import numpy as np
 import torch
 
-from components.data import formats
 from components.data.base import RecordData
 from components.data.batches import LMBatch
-from components.data.cache import Ragged
-from components.data.formats import Record
-from components.models.layout import pack
+from components.data.loading.cache import Ragged
+from components.data.records import formats
+from components.data.records.formats import Record
+from components.models.attention.layout import pack
 from components.tokenizer.tokenizer import Rendered
 
 

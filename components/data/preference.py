@@ -10,15 +10,16 @@ import datasets
 import numpy as np
 import torch
 
-from components.data import builtin, formats
 from components.data.base import RecordData
 from components.data.batches import PreferenceBatch
-from components.data.dialogue import Message, said
-from components.data.fitting import fit_answers
-from components.data.formats import Record
-from components.data.sampler import BatchLoader
-from components.data.sources import Source, open_source, records, refuse
-from components.models.layout import pack
+from components.data.loading.fitting import fit_answers
+from components.data.loading.sampler import BatchLoader
+from components.data.records import formats
+from components.data.records.dialogue import Message, said
+from components.data.records.formats import Record
+from components.data.sources import builtin
+from components.data.sources.source import Source, open_source, records, refuse
+from components.models.attention.layout import pack
 from components.tokenizer.codec import TokenizerError
 
 WORLD = "world"

@@ -9,13 +9,15 @@ from typing import Any
 import datasets
 import numpy as np
 
-from components.data import builtin, formats, split
 from components.data.base import RecordData
-from components.data.experience import ExperienceLoader
-from components.data.fitting import fit_prompt
-from components.data.formats import Record
-from components.data.sampler import TrainLoader
-from components.data.sources import Row, Source, digest
+from components.data.loading import split
+from components.data.loading.experience import ExperienceLoader
+from components.data.loading.fitting import fit_prompt
+from components.data.loading.sampler import TrainLoader
+from components.data.records import formats
+from components.data.records.formats import Record
+from components.data.sources import builtin
+from components.data.sources.source import Row, Source, digest
 from components.data.text import TextData
 
 

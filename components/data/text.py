@@ -11,13 +11,13 @@ import datasets
 import numpy as np
 import torch
 
-from components.data import formats
 from components.data.base import RecordData
 from components.data.batches import LMBatch
-from components.data.cache import Ragged
-from components.data.formats import Record
-from components.data.sources import Row, Source
-from components.models.layout import FILLER, Layout
+from components.data.loading.cache import Ragged
+from components.data.records import formats
+from components.data.records.formats import Record
+from components.data.sources.source import Row, Source
+from components.models.attention.layout import FILLER, Layout
 
 BLANK_LINES = r"\n(?:[^\S\n]*\n)+"
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.functional.sampling import draw, filter_logits
 from components.generation.graph import Step, step_of
-from components.models.cache import KVCache
+from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
 
 ALONE = 2e7  # multiplications a step; below it one thread is faster than two (4M parameters, one row: by 30 %)

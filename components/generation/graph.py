@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from components.models.cache import KVCache, Steps
+from components.models.attention.kv_cache import KVCache, Steps
 from components.models.heads import CausalLM
 
 Step = Callable[[Tensor], Tensor]  # tokens (B,) that continue the cache's → logits (B, V), valid until the next step

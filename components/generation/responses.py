@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from components.functional.head import linear_logprobs
 from components.functional.logprobs import kl_k3
 from components.functional.masking import masked_mean, zero_outside
+from components.functional.output_layer import linear_logprobs
 from components.generation.rollout import Experience, layout_of
 from components.models.heads import CausalLM, ScalarModel
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from components.functional.masking import last_index
-from components.models.layout import Layout, pack
+from components.models.attention.layout import Layout, pack
 
 Experience = dict[str, Tensor]
 

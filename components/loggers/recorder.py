@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components import installing
+from components.system import installing
 
 BOOKKEEPING = ("epoch", "budget")  # what means the same in every stage
 # in a stage's folder

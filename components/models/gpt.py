@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from components.models.attention import mask_of, rotary_tables
-from components.models.cache import KVCache, Steps
+from components.models.attention.attend import mask_of
+from components.models.attention.kv_cache import KVCache, Steps
+from components.models.attention.layout import Layout
+from components.models.attention.rotary import rotary_tables
+from components.models.attention.segments import Segments, back_in_rows
 from components.models.config import GPTConfig
 from components.models.layer import MLP, Attention, DecoderLayer, decode, new_norm
-from components.models.layout import Layout
 from components.models.lora import Adapters
-from components.models.segments import Segments, back_in_rows
 
 
 class GPT(nn.Module):

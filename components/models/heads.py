@@ -6,11 +6,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from components.models.cache import KVCache, Steps
+from components.models.attention.kv_cache import KVCache, Steps
+from components.models.attention.layout import Layout
 from components.models.config import GPTConfig
 from components.models.gpt import GPT, initialise
 from components.models.layer import DecoderLayer, for_reading, stored_by_columns
-from components.models.layout import Layout
 from components.models.lora import Adaptable, LayerAdapters
 from components.models.shards import in_shards
 

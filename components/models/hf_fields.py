@@ -5,7 +5,7 @@ An allow-list: a field that is in none of the tables is refused, unless it is em
 
 from typing import Any
 
-from components.fields import EMPTY
+from components.system.foreign_fields import EMPTY
 
 DECODER = {  # read by hf.shape_of, of every family but gpt2
     "vocab_size",

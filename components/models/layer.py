@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from components.models.attention import Mask, attend, rotate
+from components.models.attention.attend import Mask, attend
+from components.models.attention.rotary import rotate
 from components.models.config import GPTConfig
 from components.models.lora import LayerAdapters
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from components import installing
+from components.system import installing
 
 
 class Quantised(nn.Module):

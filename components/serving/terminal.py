@@ -10,10 +10,7 @@ from rich.console import Console
 
 from components.serving import keyboard
 from components.serving.session import SETTINGS, Answer, ChatSession
-
-# what a model writes must not move the cursor or change colours
-VISIBLE: dict[int, str | None] = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
-VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}
+from components.system.visible import VISIBLE
 
 
 class Terminal:

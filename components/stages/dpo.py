@@ -11,11 +11,12 @@ from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
-from components.functional.head import linear_logprobs
 from components.functional.losses import dpo, ranking_pairs
+from components.functional.output_layer import linear_logprobs
 from components.models.heads import CausalLM
-from components.stages.checks import SelfCheckError
-from components.stages.stage import Chart, LossOutput, Stage, Term
+from components.stages.stage import Stage
+from components.training.contract import Chart, LossOutput, Term
+from components.training.self_checks import SelfCheckError
 
 
 class DPO(Stage):

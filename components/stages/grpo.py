@@ -12,7 +12,7 @@ from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput, Term
+from components.training.contract import Chart, LossOutput, Term
 
 Advantage = Literal["grpo", "dr_grpo"]
 Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]

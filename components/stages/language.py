@@ -5,11 +5,11 @@ import math
 from torch import Tensor
 
 from components.data.batches import LMBatch
-from components.functional.head import linear_cross_entropy
+from components.functional.output_layer import linear_cross_entropy
 from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
-from components.stages.stage import LossOutput, Term
 from components.tokenizer.tokenizer import Tokenizer
+from components.training.contract import LossOutput, Term
 
 OPENING = 8  # tokens of a document that are given
 LONGER = 16  # tokens that a continuation may be longer than the text it replaces

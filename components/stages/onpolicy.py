@@ -16,10 +16,11 @@ from components.generation.responses import response_logprobs, response_scores, 
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
-from components.stages.averages import Averages
-from components.stages.checks import check_first_forward, check_responses, check_score_places
-from components.stages.clock import Clock
-from components.stages.stage import Chart, Stage
+from components.stages.stage import Stage
+from components.training.averages import Averages
+from components.training.clock import Clock
+from components.training.contract import Chart
+from components.training.self_checks import check_first_forward, check_responses, check_score_places
 
 SHOWN = 8  # responses in the table of samples
 

@@ -17,10 +17,10 @@ from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
-from components.optim import Joint
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.stages.stage import Chart, LossOutput, Term
+from components.training.contract import Chart, LossOutput, Term
+from components.training.optimizers import Joint
 
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]

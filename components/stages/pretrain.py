@@ -8,9 +8,10 @@ from torch.optim import Optimizer
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
 from components.models.shards import unsharded
-from components.stages.checks import check_initial_loss
 from components.stages.language import bits_per_byte, continuations, language_loss
-from components.stages.stage import Chart, LossOutput, Stage
+from components.stages.stage import Stage
+from components.training.contract import Chart, LossOutput
+from components.training.self_checks import check_initial_loss
 
 SHOWN = 6  # continuations in the table of samples
 

@@ -8,12 +8,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
-from components.countdown import countdown
 from components.data.batches import PreferenceBatch
 from components.functional.losses import kwise_ranking
 from components.functional.ranking import Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
-from components.stages.stage import Chart, LossOutput, Stage, Term
+from components.stages.stage import Stage
+from components.system.countdown import countdown
+from components.training.contract import Chart, LossOutput, Term
 
 FEWEST = 32  # demonstrations whose spread tells how well their mean is known
 TOLERANCE = 0.05  # standard error of that mean: a score off by it moves no chance of winning by more than .0125

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning as L
 import torch
@@ -15,48 +15,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable, LoRA
 from components.models.shards import in_shards
-from components.stages.averages import Averages
-from components.stages.checks import FirstStep, check_frozen, check_no_dropout, check_separate, local_part, tell
-
-
-class Term(NamedTuple):
-    """A part of a loss: a mean, times its coefficient, and what it is the mean of: so many tokens, pairs or prompts.
-
-    step_weight: that weight in all micro-batches of the optimizer step, of this process, where the batch knows it.
-    """
-
-    mean: Tensor
-    weight: Tensor | int
-    step_weight: Tensor | None = None
-
-
-class LossOutput(NamedTuple):
-    """terms: the loss is their sum. metrics: detached scalars, means over as much as the first term.
-
-    weights: of those metrics that are means over something else. A metric whose name ends in _max is a maximum.
-    """
-
-    terms: tuple[Term, ...]
-    metrics: dict[str, Tensor]
-    weights: dict[str, Tensor | int] = {}
-
-    @property
-    def loss(self) -> Tensor:
-        return sum((term.mean for term in self.terms[1:]), self.terms[0].mean)
-
-    @property
-    def weight(self) -> Tensor | int:
-        """Of the first term."""
-        return self.terms[0].weight
-
-
-class Chart(NamedTuple):
-    """One chart of a stage's dashboard: metrics by their logged names, and the healthy range of one that has any."""
-
-    title: str
-    tags: tuple[str, ...]
-    low: float | None = None
-    high: float | None = None
+from components.training.averages import Averages
+from components.training.contract import Chart, LossOutput, Term
+from components.training.self_checks import FirstStep, check_frozen, check_no_dropout, check_separate, local_part, tell
 
 
 class Stage(L.LightningModule):
@@ -175,7 +136,7 @@ class Stage(L.LightningModule):
             raise ValueError(
                 f"{what} data: process {self.global_rank} has {batches:g} batches, the {count} processes {together:g} "
                 f"together, expected {most:g} for each. Let the loader deal out equal shares, as "
-                "components.data.sampler does"
+                "components.data.loading.sampler does"
             )
 
     def tell(self, *lines: str) -> None:
@@ -322,7 +283,7 @@ class Stage(L.LightningModule):
             raise ValueError(
                 f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches} with a loss of "
                 f"{len(terms)} terms, whose weights in the whole step the batches do not tell. Use 1, or a loader "
-                "that tells them, as components.data.experience does"
+                "that tells them, as components.data.loading.experience does"
             )
         if parts == 1:
             return torch.stack([term.mean for term in terms]).sum()

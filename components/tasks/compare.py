@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage, settings
-from components.artifacts import ArtifactError
-from components.checking import schema_of
-from components.data.builtin import make_world
-from components.evaluation import judges, ledger
-from components.evaluation.comparisons import Drawn, Plan, Ranking, describe, draw
-from components.serving.judging import HumanJudge, Stop, Undo, usage
+from components.artifacts import lineage, store
+from components.artifacts.store import ArtifactError
+from components.comparing import judges, ledger
+from components.comparing.completions import Drawn, Plan, Ranking, describe, draw
+from components.comparing.human import HumanJudge, Stop, Undo, usage
+from components.data.sources.builtin import make_world
+from components.launch import settings
+from components.launch.schema import schema_of
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
@@ -35,7 +36,7 @@ def compare(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     plan: Plan = instantiate(cfg.stage)
-    shape, _ = artifacts.load_config(cfg.reads.model, context=cfg.context)
+    shape, _ = store.load_config(cfg.reads.model, context=cfg.context)
     given.check_shape(cfg, cfg.reads.model, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
@@ -54,7 +55,7 @@ def compare(cfg: DictConfig) -> None:
     if card is None:
         data.prepare_data()
         data.setup()
-        model = place.hold(artifacts.load_causal_lm(cfg.reads.model, context=cfg.context))
+        model = place.hold(store.load_causal_lm(cfg.reads.model, context=cfg.context))
         asked = (model, tokenizer, data.train_examples, plan, cfg.seed)
         with place.running():
             drawn, counts = draw(*asked, tokens_at_once=cfg.tokens_at_once)
@@ -80,7 +81,7 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     What shall be replaced is put aside as *.previous, for a person's rankings cannot be made again.
     Raises ArtifactError where other inputs made what is there and force is False.
     """
-    card = artifacts.read_card(folder)
+    card = store.read_card(folder)
     before = card.get("inputs", {})
     changed = lineage.differing(before, inputs) if card else []
     if card and not changed and force is not True and (folder / COMPLETIONS).exists():
@@ -91,7 +92,7 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
             f"{folder} holds comparisons made from other inputs. Add paths.folder=compare/<name> to keep both, or "
             f"force=true to replace them (rankings are put aside as *.previous). Before and now: {shown}"
         )
-    (folder / artifacts.CARD).unlink(missing_ok=True)
+    (folder / store.CARD).unlink(missing_ok=True)
     for name in (ledger.PREFERENCES, ledger.SKIPPED):
         if (folder / name).exists():
             os.replace(folder / name, folder / f"{name}.previous")
@@ -139,9 +140,9 @@ def chance(seed: int, number: int) -> random.Random:
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    staging = folder / f"{artifacts.CARD}.writing-{os.getpid()}"
+    staging = folder / f"{store.CARD}.writing-{os.getpid()}"
     staging.write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(staging, folder / artifacts.CARD)
+    os.replace(staging, folder / store.CARD)
 
 
 def tell(cfg: DictConfig, card: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from components import forking, settings
+from components.launch import forking, settings
 from components.models.config import GPTConfig
 
 # by stage: the setting that counts the world's records, and tokens of one of them, which is all that attention sees

@@ -7,12 +7,14 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage, settings
-from components.data.builtin import make_world
-from components.evaluation import report
-from components.evaluation.evaluate import Material, evaluate_pipeline
-from components.evaluation.learning import learned
-from components.evaluation.policy import SamplePlan
+from components.artifacts import lineage, store
+from components.data.sources.builtin import make_world
+from components.evaluation.measure.all_models import Material, evaluate_pipeline
+from components.evaluation.measure.policy import SamplePlan
+from components.evaluation.report import output
+from components.evaluation.report.learning import learned
+from components.launch import settings
+from components.system import provenance
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
@@ -23,21 +25,21 @@ def evaluate(cfg: DictConfig) -> None:
     """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
-    shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
     given.check_shape(cfg, cfg.reads.sft, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data, rankings, text = (instantiate(cfg[name], **places) for name in ("data", "comparisons", "text"))
     check_reward_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)
-    done = report.read(cfg.paths.stage)
+    done = output.read(cfg.paths.stage)
     names = stage_names(parents)
     curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}
     if done and done.get("inputs") == inputs and cfg.force is not True:
-        if report.is_whole(cfg.paths.stage):
-            report.show(done, Path(cfg.paths.stage), report.wide_console())
+        if output.is_whole(cfg.paths.stage):
+            output.show(done, Path(cfg.paths.stage), output.wide_console())
         else:
-            report.write(done, cfg.paths.stage, curves=curves)
+            output.write(done, cfg.paths.stage, curves=curves)
         return
     builtin = data.is_builtin
     ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
@@ -47,11 +49,11 @@ def evaluate(cfg: DictConfig) -> None:
             module.setup()
     place = Place.of(cfg, shape.hidden_size)
     models = {
-        name: place.hold(artifacts.load_causal_lm(cfg.reads[name], context=cfg.context))
+        name: place.hold(store.load_causal_lm(cfg.reads[name], context=cfg.context))
         for name in cfg.reads
         if name not in NO_MODELS
     }
-    reward = place.hold(artifacts.load_scalar(cfg.reads.reward, context=cfg.context))
+    reward = place.hold(store.load_scalar(cfg.reads.reward, context=cfg.context))
     with place.running():
         results = evaluate_pipeline(
             models,
@@ -62,19 +64,19 @@ def evaluate(cfg: DictConfig) -> None:
             plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once),
             best_of=cfg.stage.best_of,
         )
-    cards = {name: artifacts.read_card(parent["path"]) for name, parent in parents.items()}
+    cards = {name: store.read_card(parent["path"]) for name, parent in parents.items()}
     spent = {name: minutes_of(card) for name, card in cards.items() if minutes_of(card) is not None}
     results |= {
         "run": cfg.run,
-        "commit": lineage.commit(),
-        "hardware": lineage.hardware(),
-        "versions": lineage.versions(),
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
         "minutes": {**{names[name]: one for name, one in spent.items()}, "eval": common.seconds() / 60},
         "learning": learned({names[name]: card for name, card in cards.items()}),
         "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
         "inputs": inputs,
     }
-    report.write(results, cfg.paths.stage, curves=curves)
+    output.write(results, cfg.paths.stage, curves=curves)
 
 
 def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | None) -> Material:

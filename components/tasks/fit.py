@@ -10,8 +10,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, open_dict
 
-from components import artifacts, lineage, processes, settings
-from components.callbacks.checkpoint_io import AtomicCheckpointIO
+from components.artifacts import lineage, store
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.diagnosis import Diagnosis
 from components.callbacks.early_stopping import EarlyStopping
@@ -19,11 +18,14 @@ from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
-from components.checking import schema_of
-from components.tasks import common, gate, given, made
+from components.launch import settings
+from components.launch.schema import schema_of
+from components.tasks import common, given, made, reward_gate
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
+from components.training import cluster, resuming
+from components.training.checkpoint_io import AtomicCheckpointIO
 
 log = logging.getLogger(__name__)
 UNCUT = 2**30  # tokens: a tokenizer is trained on texts, which have no context to fit into
@@ -42,7 +44,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
     metrics = measure(tokenizer, texts)
     metrics |= {"pieces": tokenizer.vocab_size, "characters": sum(map(len, texts)), "seconds": common.seconds()}
     card = common.card_of(cfg, inputs, {}, tokenizer, metrics)
-    artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer)
+    store.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer)
     common.say_made(cfg, metrics)
 
 
@@ -54,12 +56,12 @@ def fit(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     check_reward_room(cfg, data, "stage.sampling.max_new_tokens")
-    inputs = lineage.with_origin(settings.inputs_of(common.plain(cfg), parents, data.fingerprint()), cfg.resume)
+    inputs = resuming.with_origin(settings.inputs_of(common.plain(cfg), parents, data.fingerprint()), cfg.resume)
     if common.is_made(cfg, inputs):
         return
-    gate.check_reward_model(cfg)
-    checkpoint = lineage.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
-    inputs = lineage.with_origin(inputs, checkpoint)
+    reward_gate.check_reward_model(cfg)
+    checkpoint = resuming.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
+    inputs = resuming.with_origin(inputs, checkpoint)
     stage = _stage(cfg, tokenizer, parents)
     trainer = _trainer(cfg, shape.hidden_size, inputs)
     began = common.seconds()
@@ -67,8 +69,8 @@ def fit(cfg: DictConfig) -> None:
     fit_seconds = common.seconds() - began  # without imports, reading data, examining
     _stop_if_unfinished(trainer, cfg)
     model = stage.exportable()
-    weights = artifacts.whole_weights(model)  # sharded ones are gathered by all processes
-    found = gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
+    weights = store.whole_weights(model)  # sharded ones are gathered by all processes
+    found = reward_gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
     found |= _ending(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
@@ -76,7 +78,7 @@ def fit(cfg: DictConfig) -> None:
     if trainer.is_global_zero:
         found["ended_by"] = _ended_by(trainer)
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
-        artifacts.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
+        store.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
         common.say_made(cfg, metrics, found)
     trainer.strategy.barrier("export")
 
@@ -85,7 +87,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     """The model's shape: of the artifact that the stage starts from, else of the model group for this tokenizer."""
     path = cfg.reads.get("model") or cfg.model.get("path")
     if path:
-        shape, _ = artifacts.load_config(path, context=cfg.context)
+        shape, _ = store.load_config(path, context=cfg.context)
         given.check_shape(cfg, path, shape)
         return shape.with_vocab(tokenizer.vocab_size)
     return made.set_vocabulary(cfg, tokenizer)
@@ -108,7 +110,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
             "gradient_checkpointing=true holds one layer's at a time"
         )
     if cfg.lora and "reward" in cfg.reads:
-        stage.reward_is_adapter = artifacts.adapts(cfg.reads.reward, parents["model"]["content"])
+        stage.reward_is_adapter = store.adapts(cfg.reads.reward, parents["model"]["content"])
     if cfg.stage.get("model", {}).get("path"):
         stage.fresh = False  # it starts from weights
     return stage
@@ -137,7 +139,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         enable_progress_bar=cfg.trainer.enable_progress_bar and any(isinstance(c, ProgressBar) for c in callbacks),
         precision=precision_of(cfg, width),
         max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
-        plugins=[AtomicCheckpointIO(), *processes.environment()],
+        plugins=[AtomicCheckpointIO(), *cluster.environment()],
         log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
     )
 

@@ -17,12 +17,13 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from components import hydra_hooks, processes, settings
-from components.exports import ArtifactError
-from components.folders import present
+from components.artifacts.metadata import ArtifactError
+from components.launch import composing, settings, spawning
+from components.launch.overrides import as_typed, typed
+from components.launch.settings import INPUT, UNUSED, Rule
 from components.models.config import GPTConfig
-from components.overrides import as_typed, typed
-from components.settings import INPUT, UNUSED, Rule
+from components.system import processes
+from components.system.disk import present
 
 log = logging.getLogger(__name__)
 BETTER = {  # of what validations measure and one may select by; of the rest, such as a length, neither is
@@ -130,7 +131,7 @@ def replace(node: Any, value: str, by: str) -> None:
 
 def say_unused(cfg: DictConfig) -> None:
     """Warns of the overrides that this stage does not use, with the reason; once, where another process started it."""
-    found = {} if processes.rank() or hydra_hooks.CHECKED in os.environ else unused(cfg)
+    found = {} if processes.rank() or spawning.CHECKED in os.environ else unused(cfg)
     if found:
         stage = HydraConfig.get().runtime.choices["stage"]
         log.warning(f"stage={stage} does not use:{_listed(found)}")
@@ -142,11 +143,11 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     entries: train.py's arguments for each. Raises ValueError for arguments that do not compose, before any stage runs.
     """
     common: dict[str, str] = {}
-    texts = [text for key, text in hydra_hooks.INTERPOLATIONS.items() if within(key, "overrides")]
+    texts = [text for key, text in composing.INTERPOLATIONS.items() if within(key, "overrides")]
     used_here = ["overrides", *_names_in(*texts)]
     referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
     for number, (entry, arguments) in enumerate(entries.items()):
-        with hydra_hooks.composed(arguments) as stage:
+        with composing.composed(arguments) as stage:
             found = unused(stage)
         of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
         own = {line: reason for line, reason in found.items() if line in of_its_own}
@@ -172,7 +173,7 @@ def unused(cfg: DictConfig) -> dict[str, str]:
 
 def _key_of(override: Override) -> str | None:
     """The key that an override sets; None of a choice that sets keys of several, or names the run, as a model does."""
-    group = hydra_hooks.ROOT / "conf" / override.key_or_group
+    group = spawning.ROOT / "conf" / override.key_or_group
     if not group.is_dir():
         return override.key_or_group
     file = group / f"{override.value()}.yaml"
@@ -187,7 +188,7 @@ def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] 
         return True
     referring = [
         other
-        for other, text in hydra_hooks.INTERPOLATIONS.items()
+        for other, text in composing.INTERPOLATIONS.items()
         if other not in seen and any(_about(name, key) for name in _names_in(text))
     ]
     return any(_is_used(other, keys, rules, seen | {key, *referring}) for other in referring)

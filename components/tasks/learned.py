@@ -4,16 +4,17 @@ import os
 
 from omegaconf import DictConfig
 
-from components.exports import read_card
-from components.folders import present
+from components.artifacts.metadata import read_card
+from components.system.disk import present
 
 
 def say(cfg: DictConfig) -> None:
     """Prints which of a pipeline's stages have learned something, of those that made an artifact."""
-    from components.evaluation import learning, report  # rich takes a while, and most runs end with their own report
+    # rich takes a while, and most runs end with their own report
+    from components.evaluation.report import learning, output
 
     exports = {entry: os.path.join(cfg.paths.stage, entry, "export") for entry in cfg.stages}
     cards = {entry: read_card(export) for entry, export in exports.items() if present(export)}
     table = learning.learning_table({"learning": learning.learned(cards)})
     if table is not None:
-        report.wide_console().print(report.rich_table(table))
+        output.wide_console().print(output.rich_table(table))

@@ -7,13 +7,16 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from components import hub, lineage, processes, settings
-from components.data.origin import fingerprint_of
-from components.exports import differing, load_config, load_tokenizer, read_card
-from components.folders import present
+from components.artifacts import lineage
+from components.artifacts.metadata import differing, load_config, load_tokenizer, read_card
+from components.data.sources.origin import fingerprint_of
+from components.launch import settings
 from components.models.config import GPTConfig
+from components.system import hub, processes
+from components.system.disk import present
 from components.tasks import given
 from components.tokenizer.tokenizer import Tokenizer
+from components.training import resuming
 
 DATA = {"fit": ("data",), "train_tokenizer": ("data",), "evaluate": ("data", "comparisons", "text")}  # of tasks
 SHAPE = {"fit": "model", "evaluate": "sft"}  # by task, the artifact whose shape the config is compared with
@@ -29,13 +32,13 @@ def is_up_to_date(cfg: DictConfig) -> bool:
     if inputs is None or cfg.force is True:
         return False
     if settings.last_name(cfg.task) == "evaluate":
-        from components.evaluation import report
+        from components.evaluation.report import output
 
-        done = report.read(cfg.paths.stage)
-        if not done or done.get("inputs") != inputs or not report.is_whole(cfg.paths.stage):
+        done = output.read(cfg.paths.stage)
+        if not done or done.get("inputs") != inputs or not output.is_whole(cfg.paths.stage):
             return False
         _check_shape(cfg)
-        report.show(done, Path(cfg.paths.stage), report.wide_console())
+        output.show(done, Path(cfg.paths.stage), output.wide_console())
         return True
     before = read_card(cfg.paths.export).get("inputs", {}) if present(cfg.paths.export) else None
     if before is None or (cfg.force == "changed" and differing(before, inputs)):
@@ -68,7 +71,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     except LookupError:
         return None
     inputs = settings.inputs_of(plain, parents, data)
-    return lineage.with_origin(inputs, cfg.resume) if task == "fit" else inputs
+    return resuming.with_origin(inputs, cfg.resume) if task == "fit" else inputs
 
 
 def set_vocabulary(cfg: DictConfig, tokenizer: Tokenizer) -> GPTConfig:

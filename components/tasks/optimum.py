@@ -17,11 +17,13 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage, settings
-from components.data.builtin import make_world
-from components.evaluation import optimum as exact
-from components.evaluation import optimum_card
-from components.evaluation.report import wide_console
+from components.artifacts import lineage, store
+from components.data.sources.builtin import make_world
+from components.evaluation.report.output import wide_console
+from components.evaluation.studies import exact_optimum as exact
+from components.evaluation.studies import optimum_card
+from components.launch import settings
+from components.system import provenance
 from components.tasks import common, given
 from components.tasks.placement import Place
 
@@ -38,7 +40,7 @@ def optimum(cfg: DictConfig) -> None:
         optimum_card.show(done, Path(cfg.paths.stage), wide_console())
         return
     tokenizer = common.common_tokenizer(cfg)
-    shape, _ = artifacts.load_config(cfg.reads.reference, context=cfg.context)
+    shape, _ = store.load_config(cfg.reads.reference, context=cfg.context)
     given.check_shape(cfg, cfg.reads.reference, shape)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world))
@@ -56,8 +58,7 @@ def optimum(cfg: DictConfig) -> None:
     )
     methods = [name for name in cfg.reads if name not in NOT_METHODS]
     models = {
-        name: place.hold(artifacts.load_causal_lm(cfg.reads[name], context=cfg.context))
-        for name in ("reference", *methods)
+        name: place.hold(store.load_causal_lm(cfg.reads[name], context=cfg.context)) for name in ("reference", *methods)
     }
     with place.running():
         results = exact.measure(
@@ -69,14 +70,14 @@ def optimum(cfg: DictConfig) -> None:
             progress=lambda line: print(line, flush=True),
         )
     for name in methods:
-        seconds = artifacts.read_card(cfg.reads[name]).get("metrics", {}).get("seconds")
+        seconds = store.read_card(cfg.reads[name]).get("metrics", {}).get("seconds")
         results["methods"][name] |= {} if seconds is None else {"seconds": seconds}
     results |= {
         "run": cfg.run,
         "seed": cfg.seed,
-        "commit": lineage.commit(),
-        "hardware": lineage.hardware(),
-        "versions": lineage.versions(),
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
         "inputs": inputs,
     }
     optimum_card.write(results, cfg.paths.stage, wide_console())

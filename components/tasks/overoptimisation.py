@@ -7,15 +7,16 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components import artifacts, lineage, settings
-from components.artifacts import ArtifactError
-from components.data.builtin import make_world
-from components.evaluation import overoptimisation as analysis
-from components.evaluation import overoptimisation_plots
-from components.evaluation.assessment import Assessed, Judges, assess
-from components.evaluation.curves import read_curves
-from components.evaluation.files import read_json, write_json
-from components.evaluation.policy import SamplePlan, respond
+from components.artifacts import lineage, store
+from components.artifacts.store import ArtifactError
+from components.data.sources.builtin import make_world
+from components.evaluation.measure.assessment import Assessed, Judges, assess
+from components.evaluation.measure.policy import SamplePlan, respond
+from components.evaluation.report.curves import read_curves
+from components.evaluation.studies import overoptimisation_curves as analysis
+from components.evaluation.studies import overoptimisation_plots
+from components.launch import settings
+from components.system.disk import read_json, write_json
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
@@ -29,7 +30,7 @@ def overoptimisation(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
-    shape, _ = artifacts.load_config(cfg.reads.sft, context=cfg.context)
+    shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
     given.check_shape(cfg, cfg.reads.sft, shape)
     places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **places)
@@ -55,7 +56,7 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
     """
     runs: dict[float, tuple[Path, dict[str, Any]]] = {}
     for export in sorted([*Path(folder).glob("*/export"), *Path(f"{folder}-sweep").glob("*/export")]):
-        card = artifacts.read_card(export)
+        card = store.read_card(export)
         if card.get("stage") != "ppo":
             continue
         beta = float(card["inputs"]["stage.beta"])
@@ -78,8 +79,8 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assess
     data.prepare_data()
     data.setup()
     prompts = list(data.train_examples)[: cfg.stage.max_prompts]
-    policy = place.hold(artifacts.load_causal_lm(cfg.reads.sft, context=cfg.context))
-    reward = place.hold(artifacts.load_scalar(cfg.reads.reward, context=cfg.context))
+    policy = place.hold(store.load_causal_lm(cfg.reads.sft, context=cfg.context))
+    reward = place.hold(store.load_scalar(cfg.reads.reward, context=cfg.context))
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
     with place.running():
         drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)

@@ -8,9 +8,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from components import hydra_hooks, lineage, processes, settings
-from components.exports import ArtifactError
-from components.folders import present
+from components.artifacts import lineage
+from components.artifacts.metadata import ArtifactError
+from components.launch import composing, settings, spawning, sweep_folders
+from components.system import processes
+from components.system.disk import present
 from components.tasks import duration, given, plan
 from components.tasks.plan import Step
 
@@ -98,7 +100,7 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
     if stage in steps:
         return
     arguments = _arguments(stage, asked)
-    with hydra_hooks.composed(arguments) as parent:
+    with composing.composed(arguments) as parent:
         if os.path.abspath(parent.paths.export) != os.path.abspath(path) or parent.get("world") != cfg.get("world"):
             _refuse(cfg)
         settle(parent)
@@ -110,13 +112,13 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
 def _arguments(stage: str, asked: Asked) -> list[str]:
     """train.py's arguments for a parent: the overrides of the stage that is asked for, without those that are its own,
     those that a sweep varies, and those of keys that the parent does not have."""
-    swept = set(os.environ.get(hydra_hooks.SWEPT, "").split(",")) - {"", "run", "model"}
+    swept = set(os.environ.get(sweep_folders.SWEPT, "").split(",")) - {"", "run", "model"}
     lines = {
         o.key_or_group: str(o.input_line) for o in asked.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
     }
-    groups = {key for key in lines if (hydra_hooks.ROOT / "conf" / key).is_dir()}
+    groups = {key for key in lines if (spawning.ROOT / "conf" / key).is_dir()}
     chosen = [*asked.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
-    with hydra_hooks.composed(chosen) as base:
+    with composing.composed(chosen) as base:
         return [*chosen, *(line for key, line in lines.items() if key not in groups and _has(base, key, line))]
 
 
@@ -130,7 +132,7 @@ def _within_any(key: str, others: tuple[str, ...]) -> bool:
 
 
 def _asked() -> Asked:
-    return Asked(hydra_hooks.hydra_arguments(HydraConfig.get()), given.overrides())
+    return Asked(spawning.hydra_arguments(HydraConfig.get()), given.overrides())
 
 
 def _refuse(cfg: DictConfig, reason: str = "") -> None:

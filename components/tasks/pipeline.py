@@ -6,7 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from components import forking, hydra_hooks, locks
+from components.launch import composing, forking, spawning
+from components.system import locks
 from components.tasks import given, learned, made, plan
 
 log = logging.getLogger(__name__)
@@ -48,12 +49,12 @@ def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
 def run(arguments: Sequence[str]) -> int:
     """The exit status of train.py with these arguments: at once where nothing is left to do, else in a process of its
     own, forked from this one where that is safe."""
-    with hydra_hooks.composed(arguments) as cfg:
+    with composing.composed(arguments) as cfg:
         if _is_up_to_date(cfg):
             return 0
         plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    with hydra_hooks.overrides_checked():
-        return hydra_hooks.launch(arguments, forked=forking.prepare(plain))
+    with spawning.overrides_checked():
+        return spawning.launch(arguments, forked=forking.prepare(plain))
 
 
 def _is_up_to_date(cfg: DictConfig) -> bool:

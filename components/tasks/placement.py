@@ -13,8 +13,10 @@ from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from components import artifacts, processes
-from components.artifacts import ArtifactError
+from components.artifacts import store
+from components.artifacts.store import ArtifactError
+from components.system import processes
+from components.training import cluster
 
 Model = TypeVar("Model", bound=nn.Module)
 WIDE = 256  # hidden size from which on bf16 pays on a processor
@@ -39,7 +41,7 @@ class Place(NamedTuple):
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            plugins=processes.environment(),
+            plugins=cluster.environment(),
         )
         return cls(trainer.strategy.root_device, trainer.precision_plugin)
 
@@ -106,7 +108,7 @@ def check_reward_room(cfg: DictConfig, data: LightningDataModule, key: str) -> N
     max_prompt, max_new_tokens = getattr(data, "max_prompt", None), OmegaConf.select(cfg, key)
     if "reward" not in cfg.reads or max_prompt is None:
         return
-    room = artifacts.load_config(cfg.reads.reward, context=cfg.context)[0].longest
+    room = store.load_config(cfg.reads.reward, context=cfg.context)[0].longest
     if max_prompt + max_new_tokens > room:
         shorter = f"data.max_prompt={room - max_new_tokens}" if room > max_new_tokens else f"a smaller {key}"
         raise ArtifactError(

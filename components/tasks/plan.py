@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from components import checking, hub, hydra_hooks, lineage
-from components.data.errors import SourceError
-from components.data.origin import origin_of
-from components.folders import present
-from components.overrides import quoted
+from components.artifacts import lineage
+from components.data.records.errors import SourceError
+from components.data.sources.origin import origin_of
+from components.launch import composing, schema, spawning
+from components.launch.overrides import quoted
+from components.system import hub
+from components.system.disk import present
 from components.tasks import given
 
 DATA = ("data", "comparisons", "text")  # keys of data modules
@@ -34,7 +36,7 @@ def steps_of(cfg: DictConfig) -> list[Step]:
         made = [stage for stage in cfg.stages if stage in cfg.artifacts]
         own = [f"artifacts.{stage}={quoted(os.path.join(cfg.paths.logs, cfg.run, stage, 'export'))}" for stage in made]
     return [
-        Step(entry, [*hydra_hooks.stage_arguments(cfg, entry), *force, *own, *cfg.overrides.get(entry, [])])
+        Step(entry, [*spawning.stage_arguments(cfg, entry), *force, *own, *cfg.overrides.get(entry, [])])
         for entry in cfg.stages
     ]
 
@@ -47,10 +49,10 @@ def check(steps: list[Step]) -> None:
     """
     exports: set[str] = set()
     folders: list[str] = []
-    written = dict(hydra_hooks.INTERPOLATIONS)
+    written = dict(composing.INTERPOLATIONS)
     for entry, arguments, _ in steps:
-        with hydra_hooks.composed(arguments) as cfg:
-            checking.check(cfg)
+        with composing.composed(arguments) as cfg:
+            schema.check(cfg)
             given.check_selection(cfg)
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:

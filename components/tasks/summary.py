@@ -8,12 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from components import artifacts, lineage
-from components.evaluation import pages, report, seeds_plots
-from components.evaluation.card import Table
-from components.evaluation.files import read_json, write_json
-from components.evaluation.seeds_summary import Job, summarise
-from components.evaluation.seeds_tables import fitting, tables
+from components.artifacts import store
+from components.evaluation.report import output, page_blocks
+from components.evaluation.report.card import Table
+from components.evaluation.seeds import seeds_plots
+from components.evaluation.seeds.seeds_summary import Job, summarise
+from components.evaluation.seeds.seeds_tables import fitting, tables
+from components.system import provenance
+from components.system.disk import read_json, write_json
 
 DATA, PAGE = "summary.json", "summary.md"
 RESULTS = {  # where in a job's folder each kind lies
@@ -46,19 +48,19 @@ def summary(cfg: DictConfig) -> None:
     pictures = {group: seeds_plots.draw(one, folder, _prefix(group)) for group, one in found.items()}
     results = {
         "run": cfg.run,
-        "commit": lineage.commit(),
-        "hardware": lineage.hardware(),
-        "versions": lineage.versions(),
+        "commit": provenance.commit(),
+        "hardware": provenance.hardware(),
+        "versions": provenance.versions(),
         "groups": found,
     }
     (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
     write_json(folder / DATA, results)
-    console = report.wide_console()
+    console = output.wide_console()
     for group, one in found.items():
         for table in tables(one):
             for part in fitting(_titled(table, group), console.width):
                 console.print()
-                console.print(report.rich_table(part))
+                console.print(output.rich_table(part))
     print(f"\nsummary    {folder / PAGE}\nfigures    {folder / DATA}", flush=True)
 
 
@@ -77,7 +79,7 @@ def jobs_by_group(run: Path) -> dict[str, list[Job]]:
 def read_job(folder: Path, seed: str) -> Job:
     """What lies in the folder of one job."""
     found = {kind: read_json(folder / name) for kind, name in RESULTS.items()}
-    cards = [artifacts.read_card(export) for export in folder.glob(SCALING)]
+    cards = [store.read_card(export) for export in folder.glob(SCALING)]
     return Job(seed, **found, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 
 
@@ -86,7 +88,7 @@ def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
     parts = [f"# Summary of {results['run']}"]
     for group, one in results["groups"].items():
         parts.append(f"Seeds {', '.join(one['seeds'])}" + (f", {group}" if group else "") + ".")
-        parts += [pages.block_as_markdown(_titled(table, group)) for table in tables(one)]
+        parts += [page_blocks.block_as_markdown(_titled(table, group)) for table in tables(one)]
         parts += [f"![{caption}]({name})" for name, caption in pictures[group].items()]
     parts.append(f"Commit {results['commit']}, {results['hardware']}.")
     return "\n\n".join(parts) + "\n"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from components import installing
+from components.system import installing
 from components.tokenizer.codec import Codec, Segment, Spans, TokenizerError, check_text
 
 SPACE_MARK = "\u2581"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from components.fields import EMPTY
+from components.system.foreign_fields import EMPTY
 from components.tokenizer.codec import Codec, TokenizerError
 
 NAMES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

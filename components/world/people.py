@@ -6,7 +6,7 @@ from typing import Any
 
 from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question, Split
-from components.world.judge import judge
+from components.world.gold import judge
 
 TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong one of the same relation
 WRONG_NAME = 0.05  # share of answers that name somebody else by a slip, whatever the value

@@ -6,9 +6,9 @@ every process and on every machine.
 
 from dataclasses import dataclass
 
-from components.world import corpus, judge, people
+from components.world import corpus, gold, people
 from components.world.facts import Facts, Split
-from components.world.judge import Judgement
+from components.world.gold import Judgement
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class World(Facts):
 
     def judge(self, question: str, answer: str, finished: bool) -> Judgement:
         """What the answer is truly worth. See judge.judge."""
-        return judge.judge(self, question, answer, finished=finished)
+        return gold.judge(self, question, answer, finished=finished)
 
     def asks_another_question(self, continuation: str) -> bool:
         """Whether a continuation of a bare question opens with another question."""
@@ -60,4 +60,4 @@ class World(Facts):
 
     def few_shot_correct(self, continuation: str, question: str) -> bool:
         """Whether a continuation of a few-shot prompt is the right answer."""
-        return judge.few_shot_correct(self, continuation, question)
+        return gold.few_shot_correct(self, continuation, question)

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
 from components.loggers.tensorboard_log import TensorBoard
+from tests.kit.tiny_run import Stream, Tiny, trainer
 
 NAMES = ("budget/train_tokens", "budget/generated_tokens", "budget/flops")
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from tiny_run import Stream, Tiny, trainer
 
-from components.callbacks.checkpoint_io import CheckpointError
-from components.callbacks.checkpoints import Checkpoints, latest
+from components.callbacks.checkpoints import Checkpoints
+from components.training.checkpoint_io import CheckpointError, latest
+from tests.kit.tiny_run import Stream, Tiny, trainer
 
 
 def fit(folder, *, every=10, keep=2, resume=None, loader=None, callbacks=(), **settings):

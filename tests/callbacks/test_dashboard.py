@@ -6,11 +6,11 @@ from typing import NamedTuple
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
-from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.dashboard import Dashboard
 from components.loggers.recorder import named
 from components.loggers.tensorboard_log import TensorBoard
+from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 
 class Shown(NamedTuple):

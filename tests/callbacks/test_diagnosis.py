@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks import diagnosis
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.diagnosis import NEWEST, OLDEST, QUIET, Diagnosis
 from components.loggers.tensorboard_log import TensorBoard
+from tests.kit.tiny_run import Stream, Tiny, trainer
 
 
 class Clipped(Tiny):

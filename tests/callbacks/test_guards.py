@@ -1,11 +1,11 @@
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from tiny_run import Stream, Tiny, trainer
 
-from components.callbacks.checkpoint_io import AtomicCheckpointIO
-from components.callbacks.checkpoints import Checkpoints, latest
+from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.guards import NanGuard, SpikeGuard, TrainingDiverged
+from components.training.checkpoint_io import AtomicCheckpointIO, latest
+from tests.kit.tiny_run import Stream, Tiny, trainer
 
 
 def fit(folder, module, every=2, **settings):

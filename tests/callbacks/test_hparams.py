@@ -4,14 +4,14 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
-from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.hparams import HyperParameters
-from components.hydra_hooks import compose_config
+from components.launch.composing import compose_config
 from components.loggers.recorder import forget
 from components.loggers.tensorboard_log import TensorBoard
 from components.tasks import given
+from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 
 def fit(folder, callbacks, *loaders, module=Tiny, stage="RewardModel", **settings):

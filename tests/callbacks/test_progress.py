@@ -3,9 +3,9 @@ import re
 import sys
 
 import pytest
-from tiny_run import Stream, Tiny, Validated, trainer
 
 from components.callbacks.progress import StepProgress, duration, short
+from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 LINE = re.compile(r"step \d+/6 loss \d[\d.e+-]* [\d.]+k? tok/s lr 1\.0e-02 eta \d+s")
 

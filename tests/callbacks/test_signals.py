@@ -9,11 +9,12 @@ import lightning as L
 import pytest
 import torch
 import yaml
-from tiny_run import Stream, Tiny, Validated, trainer
 
-from components.callbacks.checkpoints import Checkpoints, latest
-from components.callbacks.samples import SampleTable
+from components.callbacks.checkpoints import Checkpoints
+from components.callbacks.sample_table import SampleTable
 from components.callbacks.signals import SIGNALS, GracefulStop, seconds_of
+from components.training.checkpoint_io import latest
+from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 HERE = Path(__file__).parent
 
@@ -245,8 +246,8 @@ def test_the_user_is_told_on_the_error_stream(tmp_path, capfd):
 
 SCRIPT = """
 import sys, time, signal
-from tiny_run import Stream, Tiny, Validated, trainer
-from test_signals import Send
+from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
+from tests.callbacks.test_signals import Send
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.signals import GracefulStop
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from lightning import LightningDataModule
-from tiny_run import Tiny, trainer
 from torch.utils.data import DataLoader
 
 from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.small_data import SmallData, enough
+from tests.kit.tiny_run import Tiny, trainer
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import pytest
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_run import Stream, Tiny, trainer
 
 from components.callbacks.throughput import Throughput, compute_dtype, measured_peak
-from components.callbacks.tokens import real_tokens
 from components.data.batches import LMBatch
-from components.models.layout import pack
+from components.data.loading.token_count import real_tokens
+from components.models.attention.layout import pack
+from tests.kit.tiny_run import Stream, Tiny, trainer
 
 CPU = torch.device("cpu")
 

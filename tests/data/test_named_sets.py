@@ -8,12 +8,12 @@ import datasets
 import huggingface_hub.constants
 import pytest
 import yaml
-from composing import compose_config
 from hydra.utils import instantiate
 
-from components.checking import check
-from components.data import hub
-from components.data.errors import SourceError
+from components.data.records.errors import SourceError
+from components.data.sources import hub_datasets
+from components.launch.schema import check
+from tests.kit.composed_configs import compose_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf/data"
 CONFIGS = {file.stem: yaml.safe_load(file.read_text()) for file in sorted(CONF.glob("*.yaml"))}
@@ -268,7 +268,7 @@ def test_with_a_network_the_library_is_asked_for_exactly_this_part(name, common,
         asked.append((names, split, options))
         return datasets.Dataset.from_list([{"text": "x"}])
 
-    monkeypatch.setattr(hub, "reachable", lambda: True)
+    monkeypatch.setattr(hub_datasets, "reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", load)
     ((source, _),) = built(name, common).sources()
     held_out = [row.held_out for row in source.rows()]

@@ -20,11 +20,11 @@ import pyarrow as pa
 import torch
 from safetensors.torch import save_file
 
-from components import artifacts
-from components.callbacks.checkpoint_io import AtomicCheckpointIO
-from components.data import formats
-from components.data.sources import open_source, records
+from components.artifacts import store
+from components.data.records import formats
+from components.data.sources.source import open_source, records
 from components.tokenizer.tokenizer import Tokenizer
+from components.training.checkpoint_io import AtomicCheckpointIO
 
 Case = Callable[[Path], Any]
 ASK, ANSWER = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -234,9 +234,9 @@ def read_artifact(change: Callable[[Path], None], made: Path, folder: Path) -> N
     export = folder / "export"
     shutil.copytree(made, export)
     change(export)
-    artifacts.read_card(export)
+    store.read_card(export)
     Tokenizer.load(export)
-    artifacts.load_causal_lm(export)
+    store.load_causal_lm(export)
 
 
 def bad_artifacts(made: Path) -> Iterator[tuple[str, Case]]:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from puppets import random_model, small_tokenizer
 
-from components.artifacts import write_artifact
+from components.artifacts.store import write_artifact
+from tests.kit.tiny_models import random_model, small_tokenizer
 
 
 @pytest.fixture(scope="module")

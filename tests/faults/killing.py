@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from nursery import Nursery
+from tests.faults.nursery import Nursery
 
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]

@@ -5,8 +5,9 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from bad_inputs import bad_artifacts, bad_checkpoints, bad_files, bad_records
-from bad_settings import SETTINGS
+
+from tests.faults.bad_inputs import bad_artifacts, bad_checkpoints, bad_files, bad_records
+from tests.faults.bad_settings import SETTINGS
 
 
 def answer(case, folder: Path) -> str:
@@ -38,7 +39,7 @@ def test_every_bad_input_is_refused_by_an_error_of_ours_with_one_message(kind, m
 
 
 def test_the_unchanged_artifact_is_taken(made, tmp_path):
-    from bad_inputs import read_artifact
+    from tests.faults.bad_inputs import read_artifact
 
     read_artifact(lambda export: None, made, tmp_path)
 

@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import pytest
-from bad_settings import SETTINGS
-from composing import compose_config
 from hydra.errors import InstantiationException
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
-from puppets import random_model, random_scalar, small_tokenizer
 
-from components import artifacts
-from components.checking import ConfigError, check
-from components.tasks import common
+from components.artifacts import store
+from components.launch.schema import ConfigError, check
+from components.tasks import dispatch
+from tests.faults.bad_settings import SETTINGS
+from tests.kit.composed_configs import compose_config
+from tests.kit.tiny_models import random_model, random_scalar, small_tokenizer
 
 CALM = ["callbacks.throughput=null", "callbacks.progress=null", "callbacks.graceful_stop=null", "gate.enabled=false"]
 LITTLE = {stage: ["data.num_documents=500"] for stage in ("tokenizer", "pretrain")}  # of the built-in world
@@ -30,7 +30,7 @@ def made(tmp_path_factory) -> Path:
         ("sft", random_model(size)),
         ("rm", random_scalar(size)),
     ):
-        artifacts.write_artifact(folder / stage, card={"stage": stage}, tokenizer=tokenizer, model=model)
+        store.write_artifact(folder / stage, card={"stage": stage}, tokenizer=tokenizer, model=model)
     return folder
 
 
@@ -41,7 +41,7 @@ def cache(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("stage", "override"), SETTINGS, ids=lambda part: part)
 def test_a_bad_value_is_refused_with_one_message_and_the_artifact_is_as_it_was(stage, override, made, cache, tmp_path):
-    artifacts.write_artifact(tmp_path / f"logs/x/{stage}/export", card={"stage": "old"})
+    store.write_artifact(tmp_path / f"logs/x/{stage}/export", card={"stage": "old"})
     parents = [f"artifacts.{name}={made / name}" for name in ("tokenizer", "pretrain", "sft", "rm") if name != stage]
     with pytest.raises((ValueError, MisconfigurationException, InstantiationException)) as caught:
         cfg = compose_config(
@@ -59,11 +59,11 @@ def test_a_bad_value_is_refused_with_one_message_and_the_artifact_is_as_it_was(s
             ]
         )
         check(cfg)
-        common.run(cfg)
+        dispatch.run(cfg)
     cause = caught.value.__cause__ if isinstance(caught.value, InstantiationException) else caught.value
     assert isinstance(cause, ValueError | MisconfigurationException), repr(cause)
     assert 10 < len(str(cause)) < 2000
-    assert artifacts.read_card(tmp_path / f"logs/x/{stage}/export")["stage"] == "old"
+    assert store.read_card(tmp_path / f"logs/x/{stage}/export")["stage"] == "old"
     assert not list(tmp_path.rglob("*.ckpt"))
 
 

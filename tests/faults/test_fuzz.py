@@ -7,16 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from bad_inputs import GOOD, read_artifact, read_records
-from composing import compose_config
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from components.checking import ConfigError, check
-from components.places import misnamed_choice
+from components.launch.choices import misnamed_choice
+from components.launch.schema import ConfigError, check
 from components.tokenizer.template import ChatTemplate
+from tests.faults.bad_inputs import GOOD, read_artifact, read_records
+from tests.kit.composed_configs import compose_config
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of damaged files and odd values, by the libraries that read them
 FEWER = settings(max_examples=8, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -6,7 +6,8 @@ A sample; `python tests/faults/long.py` kills more often.
 from collections.abc import Iterator
 
 import pytest
-from killing import Ground
+
+from tests.faults.killing import Ground
 
 pytestmark = pytest.mark.slow(minutes=4)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from float64 import close, doubles
 
 from components.functional.advantages import gae, group_relative, token_rewards
 from components.functional.masking import masked_whiten
+from tests.kit.float64 import close, doubles
 
 NAN = float("nan")
 # slot 5 holds garbage on purpose

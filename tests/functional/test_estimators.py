@@ -3,15 +3,10 @@ import math
 
 import pytest
 import torch
-from float64 import doubles
-from oracles import exact_kl, kl_regularized_optimum
 
-from components.functional.estimators import (
-    best_of_n_kl,
-    calibration_error,
-    majority_credit,
-    ranking_credit,
-)
+from components.functional.estimators import best_of_n_kl, calibration_error, majority_credit, ranking_credit
+from tests.kit.float64 import doubles
+from tests.kit.oracles import exact_kl, kl_regularized_optimum
 
 
 def discrete_best_of_n_kl(n, m):

@@ -2,15 +2,10 @@ import math
 
 import pytest
 import torch
-from float64 import close, doubles
-from oracles import exact_kl
 
-from components.functional.logprobs import (
-    entropy,
-    gather_logprobs,
-    kl_k1,
-    kl_k3,
-)
+from components.functional.logprobs import entropy, gather_logprobs, kl_k1, kl_k3
+from tests.kit.float64 import close, doubles
+from tests.kit.oracles import exact_kl
 
 NAN, INF = float("nan"), float("inf")
 POLICY = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

@@ -1,16 +1,8 @@
 import pytest
 import torch
-from float64 import all_true, close, doubles, scalar
 
-from components.functional.losses import (
-    aggregate,
-    causal_lm,
-    dpo,
-    kwise_ranking,
-    ppo_policy,
-    ppo_value,
-    ranking_pairs,
-)
+from components.functional.losses import aggregate, causal_lm, dpo, kwise_ranking, ppo_policy, ppo_value, ranking_pairs
+from tests.kit.float64 import all_true, close, doubles, scalar
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
 CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}

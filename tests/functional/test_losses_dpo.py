@@ -1,9 +1,9 @@
 import math
 
 import pytest
-from float64 import close, doubles, scalar
 
 from components.functional.losses import dpo
+from tests.kit.float64 import close, doubles, scalar
 
 PAIR = doubles(-10), doubles(-12), doubles(-11), doubles(-11.5)
 

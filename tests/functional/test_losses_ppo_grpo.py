@@ -1,8 +1,8 @@
 import pytest
 import torch
-from float64 import all_true, close, doubles, scalar
 
 from components.functional.losses import aggregate, clipped_surrogate, ppo_policy, ppo_value
+from tests.kit.float64 import all_true, close, doubles, scalar
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.2, "dual_clip": None}
 

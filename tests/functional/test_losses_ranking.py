@@ -3,9 +3,9 @@ import math
 
 import pytest
 import torch
-from float64 import close, doubles, scalar
 
 from components.functional.losses import kwise_ranking, ranking_pairs
+from tests.kit.float64 import close, doubles, scalar
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
 

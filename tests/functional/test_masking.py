@@ -2,14 +2,9 @@ import math
 
 import pytest
 import torch
-from float64 import doubles
 
-from components.functional.masking import (
-    last_index,
-    masked_mean,
-    masked_whiten,
-    zero_outside,
-)
+from components.functional.masking import last_index, masked_mean, masked_whiten, zero_outside
+from tests.kit.float64 import doubles
 
 EXACT = {"rtol": 0, "atol": 1e-8}
 NAN = float("nan")

@@ -5,13 +5,13 @@ import math
 
 import pytest
 import torch
-from oracles import exact_kl, kl_regularized_optimum
 
 from components.functional.advantages import gae, token_rewards
 from components.functional.logprobs import gather_logprobs, kl_k1
 from components.functional.losses import dpo, ppo_policy
 from components.functional.masking import masked_whiten
 from components.functional.sampling import draw
+from tests.kit.oracles import exact_kl, kl_regularized_optimum
 
 BETA = 0.5
 REFERENCE = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)

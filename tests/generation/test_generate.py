@@ -2,12 +2,12 @@
 
 import math
 
-import puppets
 import pytest
 import torch
 
 from components.generation.generate import LEAVE, Sampling, generate, seeded, stream
-from components.models.cache import Steps
+from components.models.attention.kv_cache import Steps
+from tests.kit import tiny_models
 
 VOCAB, PAD, STOP = 24, 0, 1
 PROMPTS = [[5, 9, 3, 17, 2, 8, 11], [7], [4, 4, 20]]
@@ -15,7 +15,7 @@ PROMPTS = [[5, 9, 3, 17, 2, 8, 11], [7], [4, 4, 20]]
 
 @pytest.fixture(scope="module")
 def model():
-    return puppets.random_model(VOCAB)
+    return tiny_models.random_model(VOCAB)
 
 
 def greedy(model, prompts, count, *, stops=(), **settings):
@@ -46,7 +46,7 @@ def test_cached_decoding_gives_the_tokens_of_the_whole_forward(model):
 )
 @torch.no_grad()
 def test_cached_logits_equal_those_of_the_whole_forward_in_a_left_padded_batch(changes, stepping):
-    model = puppets.random_model(VOCAB, **changes)
+    model = tiny_models.random_model(VOCAB, **changes)
     generator = torch.Generator().manual_seed(1)
     lengths = [9, 4, 1]
     texts = [torch.randint(2, VOCAB, (n + 6,), generator=generator) for n in lengths]
@@ -316,7 +316,7 @@ def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("first", [0, 2])
 def test_logits_that_are_no_numbers_end_sampling_with_a_clear_error(monkeypatch, temperature, bad, first):
-    model, steps, yielded = puppets.random_model(VOCAB), [], []
+    model, steps, yielded = tiny_models.random_model(VOCAB), [], []
     honest = type(model).next_logits
 
     def spoiled(self, input_ids, cache):

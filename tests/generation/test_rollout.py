@@ -1,10 +1,10 @@
 """Experience: where packed responses lie, and that packing and splitting change nothing about them."""
 
-import puppets
 import pytest
 import torch
 
 from components.generation.rollout import layout_of, minibatches, packed
+from tests.kit import tiny_models
 
 PAD = 0
 
@@ -74,7 +74,7 @@ def drawn():
 
 @torch.no_grad()
 def test_log_probabilities_on_packed_rows_equal_those_of_each_prompt_and_response_alone():
-    model = puppets.random_model(24)
+    model = tiny_models.random_model(24)
     prompts, responses = drawn()
     part = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
     assert len(part["input_ids"]) > 1
@@ -88,7 +88,7 @@ def test_log_probabilities_on_packed_rows_equal_those_of_each_prompt_and_respons
 
 @torch.no_grad()
 def test_scores_at_the_last_places_equal_those_of_each_prompt_and_response_alone():
-    model = puppets.random_scalar(24)
+    model = tiny_models.random_scalar(24)
     prompts, responses = drawn()
     part = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
     found = model(part["input_ids"], layout_of(part)).flatten()[part["last"]]

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from components.artifacts.weights import to_gpt2
+from components.models.attention.layout import pack
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
-from components.models.layout import pack
-from components.weights import to_gpt2
 
 SHAPE = dict(
     vocab_size=50,

@@ -2,7 +2,6 @@
 
 import pickle
 
-import puppets
 import pytest
 import torch
 
@@ -10,6 +9,7 @@ from components.generation.generate import Sampling, generate
 from components.serving import session as session_module
 from components.serving.session import ChatSession, Turn
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import tiny_models
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def header(tokenizer):
 
 def saying(tokenizer, text, **settings):
     """A model that answers everything with `text`."""
-    return puppets.parrot(tokenizer, [header(tokenizer), *tokenizer.encode(text), tokenizer.end_id], **settings)
+    return tiny_models.parrot(tokenizer, [header(tokenizer), *tokenizer.encode(text), tokenizer.end_id], **settings)
 
 
 def say(session, text):
@@ -88,7 +88,7 @@ def test_a_character_cut_in_the_middle_ends_as_the_replacement_character(small_t
 
 def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokenizer, shown):
     text, after = "where does", " anna live?"
-    model = puppets.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
+    model = tiny_models.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
     session = ChatSession(model, small_tokenizer, seed=0, base=True)
     assert say(session, text) == after
     assert shown == [[small_tokenizer.bos_id, *small_tokenizer.encode(text)]]
@@ -98,7 +98,7 @@ def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokeni
 def test_base_mode_of_a_tokenizer_without_bos_begins_with_the_text_alone(small_tokenizer, shown):
     bare = pickle.loads(pickle.dumps(small_tokenizer))
     bare.bos_id = None
-    session = ChatSession(puppets.parrot(bare), bare, seed=0, base=True)
+    session = ChatSession(tiny_models.parrot(bare), bare, seed=0, base=True)
     say(session, "where")
     assert shown == [bare.encode("where")]
     with pytest.raises(ValueError, match="no beginning of a text: write at least one character"):
@@ -141,7 +141,7 @@ def test_a_message_that_cannot_fit_is_refused_and_nothing_is_forgotten(small_tok
 
 def test_an_answer_ends_where_the_context_does(small_tokenizer):
     loop = small_tokenizer.encode("yes")[0]
-    model = puppets.parrot(small_tokenizer, [header(small_tokenizer), loop], [loop, loop], context=20)
+    model = tiny_models.parrot(small_tokenizer, [header(small_tokenizer), loop], [loop, loop], context=20)
     session = ChatSession(model, small_tokenizer, seed=0)
     answer = say(session, "")  # its prompt: bos, user, end, assistant
     assert answer == small_tokenizer.decode([loop]) * 16
@@ -160,7 +160,7 @@ def test_an_answer_that_ends_by_itself_is_not_cut_even_at_the_last_token(small_t
 
 def test_the_same_seed_gives_the_same_answers_and_another_seed_others(small_tokenizer):
     def conversation(seed):
-        model = puppets.random_model(small_tokenizer.vocab_size)
+        model = tiny_models.random_model(small_tokenizer.vocab_size)
         session = ChatSession(model, small_tokenizer, seed=seed, temperature=1.0, max_new_tokens=8)
         return [say(session, "a"), say(session, "b")]
 
@@ -169,7 +169,7 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others(small_toke
 
 
 def test_retry_puts_another_draw_in_the_answers_place(small_tokenizer, shown):
-    model = puppets.random_model(small_tokenizer.vocab_size)
+    model = tiny_models.random_model(small_tokenizer.vocab_size)
     session = ChatSession(model, small_tokenizer, seed=0, temperature=1.0, max_new_tokens=8)
     say(session, "a")
     first = say(session, "b")
@@ -189,7 +189,7 @@ def test_retry_has_nothing_to_do_before_the_first_message(small_tokenizer):
 
 
 def test_a_streamed_greedy_answer_is_what_generate_gives(small_tokenizer):
-    model = puppets.random_model(small_tokenizer.vocab_size)
+    model = tiny_models.random_model(small_tokenizer.vocab_size)
     session = ChatSession(model, small_tokenizer, seed=0, temperature=0, max_new_tokens=12)
     prompt = small_tokenizer.render_prompt(messages("where?"))
     samples = generate(
@@ -216,7 +216,7 @@ def test_an_answer_stopped_early_is_remembered_as_far_as_it_was_spoken(small_tok
 
 def test_an_id_of_a_padded_vocabulary_stands_for_no_text(small_tokenizer):
     beyond, word = small_tokenizer.vocab_size + 3, small_tokenizer.encode("yes")
-    model = puppets.parrot(
+    model = tiny_models.parrot(
         small_tokenizer,
         [header(small_tokenizer), beyond, *word, small_tokenizer.end_id],
         vocab_size=small_tokenizer.vocab_size + 8,
@@ -235,7 +235,7 @@ def test_a_setting_that_is_none_is_refused_by_name(small_tokenizer, settings):
 
 def test_a_tokenizer_larger_than_the_models_vocabulary_is_refused(small_tokenizer):
     with pytest.raises(ValueError, match="do not belong together"):
-        ChatSession(puppets.random_model(small_tokenizer.vocab_size - 1), small_tokenizer, seed=0)
+        ChatSession(tiny_models.random_model(small_tokenizer.vocab_size - 1), small_tokenizer, seed=0)
 
 
 # answers show their thinking while they are the last; prompts begin to think, or leave that to the model
@@ -260,7 +260,7 @@ def test_a_model_that_thinks_chats_on_and_sees_what_its_template_keeps(small_tok
         return iter(thinks.encode(text.removeprefix(begun)))
 
     monkeypatch.setattr(session_module, "stream", thought)
-    session = ChatSession(puppets.random_model(thinks.vocab_size), thinks, seed=0)
+    session = ChatSession(tiny_models.random_model(thinks.vocab_size), thinks, seed=0)
     for number, question in enumerate("abc"):
         assert say(session, question) == text
         assert session.turns[-1] == Turn(question, text)

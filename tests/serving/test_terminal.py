@@ -3,18 +3,18 @@
 import io
 import json
 
-import puppets
 import pytest
 from rich.console import Console
 
 from components.serving import session as session_module
 from components.serving.session import ChatSession, Turn
 from components.serving.terminal import Terminal
+from tests.kit import tiny_models
 
 
 def parrot_session(tokenizer, answer=" yes", **settings):
     header = tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
-    model = puppets.parrot(tokenizer, [header, *tokenizer.encode(answer), tokenizer.end_id])
+    model = tiny_models.parrot(tokenizer, [header, *tokenizer.encode(answer), tokenizer.end_id])
     return ChatSession(model, tokenizer, seed=0, **settings)
 
 
@@ -98,7 +98,7 @@ def test_reset_clears_the_history(small_tokenizer):
 
 def test_base_shows_the_text_as_it_is_and_goes_on_from_it(small_tokenizer):
     text, after = "where does", " anna live?"
-    model = puppets.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
+    model = tiny_models.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
     session = ChatSession(model, small_tokenizer, seed=0)
     out, notes, prompts = talk(session, "/base", text, "/base", interactive=True)
     assert out == "where does anna live?\n\n"

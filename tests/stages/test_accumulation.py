@@ -5,7 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stages import (
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from components.stages.onpolicy import OnPolicy
+from components.stages.pretrain import Pretrain
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
@@ -25,13 +32,6 @@ from tiny_stages import (
     rloo,
     scalar,
 )
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-
-from components.stages.onpolicy import OnPolicy
-from components.stages.pretrain import Pretrain
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
 
 OF_ROWS = ("input_ids", "positions", "segments", "parents", "sources", "last")  # what packing adds to experience
 SHARES = (1, 1, 2, 4)  # of eight prompts' responses: unequal, also where every response weighs the same

@@ -4,15 +4,16 @@ from functools import partial
 
 import pytest
 import torch
-from several import together
-from test_loss_traces import STRATEGIES
-from tiny_stages import CONSTANT, adam, causal, quiet_fit, same_bits, scalar, trainer, weights
 
-from components.artifacts import whole_weights
-from components.callbacks.checkpoints import BEST, Checkpoints, latest
+from components.artifacts.store import whole_weights
+from components.callbacks.checkpoints import Checkpoints
 from components.models.lora import LoRA
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
+from components.training.checkpoint_io import BEST, latest
+from tests.kit.several import together
+from tests.kit.tiny_stages import CONSTANT, adam, causal, quiet_fit, same_bits, scalar, trainer, weights
+from tests.stages.test_loss_traces import STRATEGIES
 
 EARLY = {"export": "best", "metric": "val/loss", "mode": "max"}  # the loss falls, so that the highest is the first
 ADAPTERS = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=("q_proj", "v_proj"))

@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from several import together
-from test_loss_traces import STRATEGIES
-from tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
 from torch import Tensor, nn
 
-from components.artifacts import whole_weights
+from components.artifacts.store import whole_weights
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA, merged
 from components.stages.rm import RewardModel
+from tests.kit.several import together
+from tests.kit.tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
+from tests.stages.test_loss_traces import STRATEGIES
 
 WAYS = [(None, 1), ("fsdp", 1), *(pytest.param((name, 2), marks=pytest.mark.slow) for name in STRATEGIES)]
 SHIFT = 3.0  # of the fresh head: far from a mean of zero

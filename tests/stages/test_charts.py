@@ -4,7 +4,6 @@ import inspect
 import re
 
 import pytest
-from tiny_stages import CONSTANT, ListLogger, adam, causal, dpo, grpo, ppo, quiet_fit, rejection, rloo, scalar, trainer
 
 from components.generation.generate import Sampling
 from components.stages.dpo import DPO
@@ -16,6 +15,20 @@ from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
+from tests.kit.tiny_stages import (
+    CONSTANT,
+    ListLogger,
+    adam,
+    causal,
+    dpo,
+    grpo,
+    ppo,
+    quiet_fit,
+    rejection,
+    rloo,
+    scalar,
+    trainer,
+)
 
 KINDS = {
     "pretrain": Pretrain,

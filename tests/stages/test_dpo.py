@@ -4,7 +4,14 @@ import math
 
 import pytest
 import torch
-from tiny_stages import (
+from torch import Tensor
+from torch.testing import assert_close
+
+from components.models.attention.layout import Layout
+from components.stages import dpo as module
+from components.stages.dpo import DPO, answer_logprobs
+from components.training.self_checks import SelfCheckError
+from tests.kit.tiny_stages import (
     END,
     Batches,
     ListLogger,
@@ -22,13 +29,6 @@ from tiny_stages import (
     trainer,
     weights,
 )
-from torch import Tensor
-from torch.testing import assert_close
-
-from components.models.layout import Layout
-from components.stages import dpo as module
-from components.stages.checks import SelfCheckError
-from components.stages.dpo import DPO, answer_logprobs
 
 PAIR = ([1, 3, 4], [[5, 6, END], [7, END]], [0.0, 1.0])
 RANKINGS = [  # 3 + 1 + 5 pairs

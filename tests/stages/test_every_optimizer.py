@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from several import together
-from test_loss_traces import MAKERS, STRATEGIES
-from tiny_stages import Batches, quiet_fit, trainer
 from torch import Tensor
 
 from components.models.lora import TARGETS, LoRA
-from components.optim import adamw, muon
 from components.stages.stage import Stage
+from components.training.optimizers import adamw, muon
+from tests.kit.several import together
+from tests.kit.tiny_stages import Batches, quiet_fit, trainer
+from tests.stages.test_loss_traces import MAKERS, STRATEGIES
 
 ADAM: dict[str, Any] = dict(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -4,10 +4,10 @@ import shutil
 
 import pytest
 import torch
-from tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
 
-from components.models import attention, segments
+from components.models.attention import attend, segments
 from components.stages.sft import SFT
+from tests.kit.tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
 
 STEPS = 20
 
@@ -41,7 +41,7 @@ def test_attention_by_segments_trains_as_a_dense_mask_does(monkeypatch):
 def test_attention_in_blocks_trains_as_torchs_own_kernel_does_in_bf16(monkeypatch):
     in_blocks = curve(precision="bf16-mixed")
     monkeypatch.setattr(
-        attention,
+        attend,
         "attend_blockwise",
         lambda q, k, v, mask: torch.nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None

@@ -2,7 +2,10 @@
 
 import pytest
 import torch
-from tiny_stages import (
+
+from components.generation.generate import Sampling
+from components.stages.stage import Stage
+from tests.kit.tiny_stages import (
     adam,
     causal,
     dpo,
@@ -16,9 +19,6 @@ from tiny_stages import (
     trainer,
     weights,
 )
-
-from components.generation.generate import Sampling
-from components.stages.stage import Stage
 
 MAKERS = {"dpo": dpo, "ppo": ppo, "grpo": grpo, "rloo": rloo, "rejection": rejection}
 

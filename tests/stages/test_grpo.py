@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from tiny_stages import (
+from torch import Tensor
+from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.generation.responses import response_logprobs
+from components.stages.grpo import GRPO
+from tests.kit.tiny_stages import (
     END,
     PROMPTS,
     CountsSevens,
@@ -22,12 +28,6 @@ from tiny_stages import (
     weights,
     with_reward,
 )
-from torch import Tensor
-from torch.testing import assert_close
-
-from components.generation.generate import Sampling
-from components.generation.responses import response_logprobs
-from components.stages.grpo import GRPO
 
 VARIANTS = ("grpo", "dapo", "dr_grpo")
 PER_TOKEN = ("advantages", "old_logprobs", "reference_logprobs")

@@ -4,7 +4,12 @@ import math
 
 import pytest
 import torch
-from tiny_stages import (
+
+from components.generation.generate import Sampling, generate, seeded
+from components.stages.pretrain import Pretrain
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PAD,
@@ -19,11 +24,6 @@ from tiny_stages import (
     scalar,
     trainer,
 )
-
-from components.generation.generate import Sampling, generate, seeded
-from components.stages.pretrain import Pretrain
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
 
 VOCABULARY = 16
 

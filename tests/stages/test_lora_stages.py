@@ -4,12 +4,12 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_stages import adam, causal, dpo, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA
-from components.stages.checks import SelfCheckError
 from components.stages.stage import Stage
+from components.training.self_checks import SelfCheckError
+from tests.kit.tiny_stages import adam, causal, dpo, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 

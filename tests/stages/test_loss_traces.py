@@ -12,8 +12,20 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from several import GivenResponses, Rollouts, together
-from tiny_stages import (
+
+from components.stages.grpo import GRPO
+from components.stages.onpolicy import OnPolicy
+from components.stages.ppo import PPO
+from components.stages.pretrain import Pretrain
+from components.stages.rejection import Rejection
+from components.stages.rloo import RLOO
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from components.stages.stage import Stage
+from components.training.contract import LossOutput
+from components.training.fsdp import FullySharded
+from tests.kit.several import GivenResponses, Rollouts, together
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
@@ -31,17 +43,6 @@ from tiny_stages import (
     scalar,
     trainer,
 )
-
-from components.callbacks.sharding import FullySharded
-from components.stages.grpo import GRPO
-from components.stages.onpolicy import OnPolicy
-from components.stages.ppo import PPO
-from components.stages.pretrain import Pretrain
-from components.stages.rejection import Rejection
-from components.stages.rloo import RLOO
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
-from components.stages.stage import LossOutput, Stage
 
 STEPS = 20
 STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": DDPStrategy, "fsdp": FullySharded}

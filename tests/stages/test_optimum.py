@@ -12,16 +12,15 @@ from itertools import product
 
 import pytest
 import torch
-from tiny_stages import BOS, adam, causal, fit_prompts, ppo, scalar
 from torch import Tensor
 from torch.nn.functional import pad
 
-from components.data.table import reward_automaton
-from components.evaluation.optimum import Task, measure
+from components.evaluation.studies.exact_optimum import Task, measure
 from components.generation.generate import Sampling
-from components.models.table import TableReward
-from components.optim import schedule
+from components.rewards.table_reward import TableReward, reward_automaton
 from components.stages.ppo import PPO
+from components.training.schedules import schedule
+from tests.kit.tiny_stages import BOS, adam, causal, fit_prompts, ppo, scalar
 
 ENDS, LETTERS, VOCABULARY = (2, 3, 4, 5), "abcd", 10
 SPELLINGS = [b""] * 6 + [letter.encode() for letter in LETTERS]

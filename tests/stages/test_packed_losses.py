@@ -2,7 +2,13 @@
 
 import pytest
 import torch
-from tiny_stages import (
+from torch.testing import assert_close
+
+from components.models.attention.layout import Layout
+from components.stages.pretrain import Pretrain
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
@@ -15,12 +21,6 @@ from tiny_stages import (
     preference_batch,
     scalar,
 )
-from torch.testing import assert_close
-
-from components.models.layout import Layout
-from components.stages.pretrain import Pretrain
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
 
 DOCUMENTS = [([1, 3, 4], [5, 6, 7, END]), ([1, 8], [9, END]), ([1], [10, 11, 3, 3, 4, 12, END]), ([1, 5, 5, 5], [END])]
 RANKINGS = [

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, grpo, ppo, rejection, rloo
 
 from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs
 from components.models.lora import LoRA
+from tests.kit.tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, grpo, ppo, rejection, rloo
 
 UNUSED = (3, 14, 15)  # two at the end of the sixteen ids, one in between
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
 
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
-from components.stages.checks import SelfCheckError
 from components.stages.ppo import PPO
+from components.training.self_checks import SelfCheckError
+from tests.kit.tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
 
 
 def log_ratio(stage: PPO, batch: dict) -> torch.Tensor:

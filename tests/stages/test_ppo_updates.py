@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from tiny_stages import (
+from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.generation.responses import response_logprobs, response_values
+from components.stages.language import language_loss
+from components.stages.ppo import PPO
+from tests.kit.tiny_stages import (
     END,
     PROMPTS,
     STOPS,
@@ -24,12 +30,6 @@ from tiny_stages import (
     weights,
     with_reward,
 )
-from torch.testing import assert_close
-
-from components.generation.generate import Sampling
-from components.generation.responses import response_logprobs, response_values
-from components.stages.language import language_loss
-from components.stages.ppo import PPO
 
 PER_TOKEN = ("advantages", "returns", "old_values", "old_logprobs", "reference_logprobs")
 

@@ -4,7 +4,13 @@ import logging
 
 import pytest
 import torch
-from tiny_stages import (
+from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.stages.rejection import Rejection
+from components.stages.sft import SFT
+from components.training.self_checks import SelfCheckError
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
@@ -23,12 +29,6 @@ from tiny_stages import (
     weights,
     with_reward,
 )
-from torch.testing import assert_close
-
-from components.generation.generate import Sampling
-from components.stages.checks import SelfCheckError
-from components.stages.rejection import Rejection
-from components.stages.sft import SFT
 
 # sevens: 1 2 2 0 | 0, 3 without an end, 0, 1 | 0 0 0 0
 RESPONSES = (

@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_stages import (
+
+from components.callbacks.budget import Budget
+from components.callbacks.checkpoints import Checkpoints
+from components.generation.generate import Sampling
+from components.stages.pretrain import Pretrain
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from components.stages.stage import Stage
+from components.training.schedules import schedule
+from tests.kit.tiny_stages import (
     ListLogger,
     adam,
     causal,
@@ -20,15 +29,6 @@ from tiny_stages import (
     trainer,
     weights,
 )
-
-from components.callbacks.budget import Budget
-from components.callbacks.checkpoints import Checkpoints
-from components.generation.generate import Sampling
-from components.optim import schedule
-from components.stages.pretrain import Pretrain
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
-from components.stages.stage import Stage
 
 COSINE = partial(schedule, "cosine", warmup_steps=2, final_fraction=0.1)
 

@@ -5,7 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_stages import (
+from torch.testing import assert_close
+
+from components.evaluation.measure.reward_model import evaluate_ranking
+from components.stages.rm import RewardModel
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     Batches,
@@ -17,10 +21,6 @@ from tiny_stages import (
     scalar,
     trainer,
 )
-from torch.testing import assert_close
-
-from components.evaluation.reward import evaluate_ranking
-from components.stages.rm import RewardModel
 
 PAIRS = [
     ([1, 3, 4], [[5, 6, END], [7, END]], [0.0, 1.0]),

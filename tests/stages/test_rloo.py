@@ -4,7 +4,13 @@ import math
 
 import pytest
 import torch
-from tiny_stages import (
+from torch import Tensor
+from torch.testing import assert_close
+
+from components.generation.generate import Sampling
+from components.generation.responses import response_logprobs
+from components.stages.rloo import RLOO
+from tests.kit.tiny_stages import (
     END,
     PROMPTS,
     CountsSevens,
@@ -23,12 +29,6 @@ from tiny_stages import (
     weights,
     with_reward,
 )
-from torch import Tensor
-from torch.testing import assert_close
-
-from components.generation.generate import Sampling
-from components.generation.responses import response_logprobs
-from components.stages.rloo import RLOO
 
 # to the first prompt 2, 0, 0 and 2 sevens, to the second 1 each
 RESPONSES = ([7, 7, END], [3, END], [4, 5, 6, END], [7, 3, 7, END], [7, END], [7, END], [3, 7, END], [7, 4, END])

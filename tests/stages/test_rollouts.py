@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from tiny_stages import (
+from torch import Tensor, nn
+
+from components.generation.generate import Samples, Sampling, seeded
+from components.stages.grpo import GRPO
+from components.stages.ppo import PPO
+from tests.kit.tiny_stages import (
     END,
     PAD,
     PROMPTS,
@@ -21,11 +26,6 @@ from tiny_stages import (
     slow_logprob,
     weights,
 )
-from torch import Tensor, nn
-
-from components.generation.generate import Samples, Sampling, seeded
-from components.stages.grpo import GRPO
-from components.stages.ppo import PPO
 
 GIVEN = Samples(
     torch.tensor([[7, END, PAD], [3, 4, 5], [END, PAD, PAD], [6, 6, END]]),

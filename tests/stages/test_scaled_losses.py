@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from test_accumulation import with_text
-from test_loss_traces import MAKERS
-from tiny_stages import (
+from torch.optim import Optimizer
+
+from components.callbacks.guards import NanGuard, SpikeGuard
+from components.stages.sft import SFT
+from components.training.checkpoint_io import AtomicCheckpointIO
+from components.training.optimizers import adamw, muon
+from tests.kit.tiny_stages import (
     CONSTANT,
     Batches,
     ListLogger,
@@ -23,12 +27,8 @@ from tiny_stages import (
     trainer,
     weights,
 )
-from torch.optim import Optimizer
-
-from components.callbacks.checkpoint_io import AtomicCheckpointIO
-from components.callbacks.guards import NanGuard, SpikeGuard
-from components.optim import adamw, muon
-from components.stages.sft import SFT
+from tests.stages.test_accumulation import with_text
+from tests.stages.test_loss_traces import MAKERS
 
 ADAM: dict[str, Any] = dict(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 

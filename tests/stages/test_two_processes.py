@@ -8,8 +8,19 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from several import GivenResponses, Rollouts
-from tiny_stages import (
+from torch import Tensor
+
+from components.stages.dpo import DPO
+from components.stages.grpo import GRPO
+from components.stages.onpolicy import OnPolicy
+from components.stages.ppo import PPO
+from components.stages.rejection import Rejection
+from components.stages.rloo import RLOO
+from components.stages.rm import RewardModel
+from components.stages.sft import SFT
+from components.stages.stage import Stage
+from tests.kit.several import GivenResponses, Rollouts
+from tests.kit.tiny_stages import (
     CONSTANT,
     END,
     PROMPTS,
@@ -32,17 +43,6 @@ from tiny_stages import (
     trainer,
     weights,
 )
-from torch import Tensor
-
-from components.stages.dpo import DPO
-from components.stages.grpo import GRPO
-from components.stages.onpolicy import OnPolicy
-from components.stages.ppo import PPO
-from components.stages.rejection import Rejection
-from components.stages.rloo import RLOO
-from components.stages.rm import RewardModel
-from components.stages.sft import SFT
-from components.stages.stage import Stage
 
 STEPS = [  # documents of each optimizer step: the first half goes to rank 0
     [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1, 4], [3, 3, END]), ([1], [5, END]), ([1, 2, 3], [11, END])],

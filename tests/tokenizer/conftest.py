@@ -1,10 +1,10 @@
 from pathlib import Path
 
-import foreign
 import pytest
 
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import train
+from tests.kit import foreign_tokenizers
 
 TEXTS = [
     "dax is red . dax lives in cave . dax eats fish .",
@@ -32,19 +32,19 @@ def published(tmp_path_factory) -> dict[str, Path]:
     """Folders as other people publish them, by name; none may be changed."""
     pytest.importorskip("tokenizers")
     root = tmp_path_factory.mktemp("published")
-    llama2 = foreign.llama2(root / "llama2")
+    llama2 = foreign_tokenizers.llama2(root / "llama2")
     return {
-        "qwen2": foreign.qwen2(root / "qwen2"),
-        "llama3": foreign.llama3(root / "llama3"),
-        "gpt2": foreign.gpt2(root / "gpt2"),
-        "gpt2-vicuna": foreign.gpt2(root / "gpt2-vicuna", foreign.VICUNA),
+        "qwen2": foreign_tokenizers.qwen2(root / "qwen2"),
+        "llama3": foreign_tokenizers.llama3(root / "llama3"),
+        "gpt2": foreign_tokenizers.gpt2(root / "gpt2"),
+        "gpt2-vicuna": foreign_tokenizers.gpt2(root / "gpt2-vicuna", foreign_tokenizers.VICUNA),
         "llama2": llama2,
-        "llama2-legacy": foreign.llama2(root / "llama2-legacy", legacy=True, add_bos_token=True),
-        "llama2-unspaced": foreign.llama2(root / "llama2-unspaced", add_prefix_space=False),
-        "vicuna": foreign.llama2(root / "vicuna", foreign.VICUNA),
-        "zephyr": foreign.converted(root / "zephyr", llama2, foreign.ZEPHYR),
-        "mistral": foreign.converted(root / "mistral", llama2, foreign.MISTRAL),
-        "mistral-legacy": foreign.converted(
-            root / "mistral-legacy", llama2, foreign.MISTRAL, tokenizer_class="LlamaTokenizer", legacy=True
+        "llama2-legacy": foreign_tokenizers.llama2(root / "llama2-legacy", legacy=True, add_bos_token=True),
+        "llama2-unspaced": foreign_tokenizers.llama2(root / "llama2-unspaced", add_prefix_space=False),
+        "vicuna": foreign_tokenizers.llama2(root / "vicuna", foreign_tokenizers.VICUNA),
+        "zephyr": foreign_tokenizers.converted(root / "zephyr", llama2, foreign_tokenizers.ZEPHYR),
+        "mistral": foreign_tokenizers.converted(root / "mistral", llama2, foreign_tokenizers.MISTRAL),
+        "mistral-legacy": foreign_tokenizers.converted(
+            root / "mistral-legacy", llama2, foreign_tokenizers.MISTRAL, tokenizer_class="LlamaTokenizer", legacy=True
         ),
     }

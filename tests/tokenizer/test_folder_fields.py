@@ -6,11 +6,11 @@ import re
 import shutil
 import warnings
 
-import foreign
 import pytest
 
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers
 
 CLASSES = ["qwen2", "llama3", "gpt2", "llama2", "llama2-legacy", "zephyr", "mistral"]
 OF_THE_MODEL = {  # what they say of the tokens that the model may or must write, no other setting can say
@@ -38,7 +38,7 @@ def transformers():
 def with_fields(folder, file, **fields):
     """The folder with these fields in one of its JSON files."""
     old = json.loads((folder / file).read_text("utf-8")) if (folder / file).exists() else {}
-    foreign.write_json(folder / file, old | fields)
+    foreign_tokenizers.write_json(folder / file, old | fields)
     return folder
 
 
@@ -46,9 +46,9 @@ def with_fields(folder, file, **fields):
 def test_what_transformers_saves_of_each_class_is_read_as_the_same(transformers, published, tmp_path, name):
     transformers.AutoTokenizer.from_pretrained(published[name]).save_pretrained(tmp_path / "saved")
     generation = transformers.GenerationConfig()
-    foreign.write_json(tmp_path / "saved/generation_config.json", generation.to_dict())
+    foreign_tokenizers.write_json(tmp_path / "saved/generation_config.json", generation.to_dict())
     again, first = Tokenizer.load(tmp_path / "saved"), Tokenizer.load(published[name])
-    for text in foreign.texts(200, seed=7):
+    for text in foreign_tokenizers.texts(200, seed=7):
         assert again.encode(text) == first.encode(text)
 
 
@@ -75,7 +75,7 @@ def test_a_space_before_a_text_is_put_where_transformers_puts_one(
 
 @pytest.mark.parametrize("field", OF_THE_MODEL)
 def test_tokens_that_a_generation_config_bars_or_forces_are_refused_by_name(tmp_path, field):
-    folder = with_fields(foreign.gpt2(tmp_path), "generation_config.json", **{field: OF_THE_MODEL[field]})
+    folder = with_fields(foreign_tokenizers.gpt2(tmp_path), "generation_config.json", **{field: OF_THE_MODEL[field]})
     with pytest.raises(TokenizerError, match=rf"generation_config.json: {field}="):
         Tokenizer.load(folder)
     Tokenizer.load(with_fields(folder, "generation_config.json", **{field: None}))
@@ -83,12 +83,14 @@ def test_tokens_that_a_generation_config_bars_or_forces_are_refused_by_name(tmp_
 
 def test_ids_without_a_piece_may_be_suppressed(tmp_path):
     """They are not predicted here, whatever the file says; exports of padded vocabularies have them."""
-    size = Tokenizer.load(foreign.gpt2(tmp_path)).vocab_size
+    size = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path)).vocab_size
     Tokenizer.load(with_fields(tmp_path, "generation_config.json", suppress_tokens=[size, size + 1]))
 
 
 def test_settings_of_sampling_are_named_in_one_line_as_left_out(tmp_path, caplog):
-    folder = with_fields(foreign.gpt2(tmp_path), "generation_config.json", **SAMPLING, use_cache=True, bos_token_id=1)
+    folder = with_fields(
+        foreign_tokenizers.gpt2(tmp_path), "generation_config.json", **SAMPLING, use_cache=True, bos_token_id=1
+    )
     with caplog.at_level(logging.INFO):
         Tokenizer.load(folder)
     [line] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
@@ -98,13 +100,13 @@ def test_settings_of_sampling_are_named_in_one_line_as_left_out(tmp_path, caplog
 
 def test_every_field_of_transformers_generation_config_is_known(transformers, tmp_path):
     names = transformers.GenerationConfig().to_dict().keys() - {"eos_token_id"} - OF_THE_MODEL.keys()
-    Tokenizer.load(with_fields(foreign.gpt2(tmp_path), "generation_config.json", **dict.fromkeys(names, 1)))
+    Tokenizer.load(with_fields(foreign_tokenizers.gpt2(tmp_path), "generation_config.json", **dict.fromkeys(names, 1)))
 
 
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "generation_config.json", "special_tokens_map.json"])
 @pytest.mark.parametrize("value", [1, False, "x", [3]])
 def test_a_field_that_no_table_knows_is_refused_unless_it_is_empty(tmp_path, file, value):
-    folder = with_fields(foreign.gpt2(tmp_path), file, a_field_of_tomorrow=value)
+    folder = with_fields(foreign_tokenizers.gpt2(tmp_path), file, a_field_of_tomorrow=value)
     with pytest.raises(TokenizerError, match=rf"{file}: a_field_of_tomorrow={re.escape(repr(value))}"):
         Tokenizer.load(folder)
     Tokenizer.load(with_fields(folder, file, a_field_of_tomorrow=None))
@@ -115,14 +117,14 @@ def test_a_field_that_no_table_knows_is_refused_unless_it_is_empty(tmp_path, fil
     [("do_lower_case", True), ("sp_model_kwargs", {"enable_sampling": True}), ("fix_mistral_regex", True)],
 )
 def test_what_would_change_the_ids_of_a_text_is_refused_by_name(tmp_path, field, value):
-    folder = with_fields(foreign.gpt2(tmp_path), "tokenizer_config.json", **{field: value})
+    folder = with_fields(foreign_tokenizers.gpt2(tmp_path), "tokenizer_config.json", **{field: value})
     with pytest.raises(TokenizerError, match=f"tokenizer_config.json: {field}="):
         Tokenizer.load(folder)
 
 
 def test_the_fields_of_published_folders_are_known(tmp_path):
     """Llama 2 and 3, Qwen2.5, Mistral, SmolLM2 and a model of images and text, as they lie on the Hub."""
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     published = [
         {"model_max_length": 1000000000000000019884624838656, "padding_side": "right", "sp_model_kwargs": {}}
@@ -134,21 +136,21 @@ def test_the_fields_of_published_folders_are_known(tmp_path):
         {"image_token": "<image>", "boi_token": {"content": "<boi>", **flags}, "processor_class": "PaliProcessor"},
     ]
     for fields in published:
-        Tokenizer.load(with_fields(foreign.gpt2(tmp_path), "tokenizer_config.json", **fields))
+        Tokenizer.load(with_fields(foreign_tokenizers.gpt2(tmp_path), "tokenizer_config.json", **fields))
     specials = {"eos_token": {"content": "<|endoftext|>", **flags}, "additional_special_tokens": ["<|x|>"]}
     Tokenizer.load(with_fields(folder, "special_tokens_map.json", **specials, image_token="<image>"))
 
 
 def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
-    named = [{"name": "tool_use", "template": "{{ no }}"}, {"name": "default", "template": foreign.VICUNA}]
-    listed = with_fields(foreign.gpt2(tmp_path / "listed"), "tokenizer_config.json", chat_template=named)
-    apart = foreign.gpt2(tmp_path / "apart", foreign.VICUNA)
+    named = [{"name": "tool_use", "template": "{{ no }}"}, {"name": "default", "template": foreign_tokenizers.VICUNA}]
+    listed = with_fields(foreign_tokenizers.gpt2(tmp_path / "listed"), "tokenizer_config.json", chat_template=named)
+    apart = foreign_tokenizers.gpt2(tmp_path / "apart", foreign_tokenizers.VICUNA)
     (apart / "additional_chat_templates").mkdir()
     (apart / "additional_chat_templates/tool_use.jinja").write_text("{{ no }}", "utf-8")
     for folder in (listed, apart):
         caplog.clear()
         with caplog.at_level(logging.INFO):
-            assert Tokenizer.load(folder).chat_template == foreign.VICUNA
+            assert Tokenizer.load(folder).chat_template == foreign_tokenizers.VICUNA
         assert f"{folder}: chats are written by its default template; left out: tool_use" in caplog.text
 
 
@@ -165,7 +167,7 @@ def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
     ],
 )
 def test_a_template_that_is_no_text_is_refused(tmp_path, template):
-    folder = with_fields(foreign.gpt2(tmp_path), "tokenizer_config.json", chat_template=template)
+    folder = with_fields(foreign_tokenizers.gpt2(tmp_path), "tokenizer_config.json", chat_template=template)
     with pytest.raises(TokenizerError, match=r"tokenizer_config.json: expected chat_template"):
         Tokenizer.load(folder)
 
@@ -183,21 +185,23 @@ def test_a_template_that_is_no_text_is_refused(tmp_path, template):
     ],
 )
 def test_a_part_of_tokenizer_json_that_is_not_read_as_it_stands_is_refused_by_name(tmp_path, part, value, told):
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     file = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     if part == "decoder":
         file["decoder"] = {"type": "Sequence", "decoders": [file["decoder"], value]}
     else:
         file[part] = (file[part] or {}) | value
-    foreign.write_json(folder / "tokenizer.json", file)
+    foreign_tokenizers.write_json(folder / "tokenizer.json", file)
     with pytest.raises(TokenizerError, match=rf"(?s){folder}.*{re.escape(told)}"):
         Tokenizer.load(folder)
 
 
 def test_a_code_llama_is_read_as_the_llama_that_transformers_makes_of_it(transformers, published, tmp_path):
-    folder = foreign.converted(tmp_path, published["llama2"], foreign.VICUNA, tokenizer_class="CodeLlamaTokenizer")
+    folder = foreign_tokenizers.converted(
+        tmp_path, published["llama2"], foreign_tokenizers.VICUNA, tokenizer_class="CodeLlamaTokenizer"
+    )
     ours, theirs = Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
-    for text in foreign.texts(200, seed=3):
+    for text in foreign_tokenizers.texts(200, seed=3):
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False, split_special_tokens=True), text
 
 
@@ -205,7 +209,7 @@ def test_a_code_llama_is_read_as_the_llama_that_transformers_makes_of_it(transfo
     "template", ["\ud800{{ messages }}", [{"name": "default", "template": "\udfff"}]], ids=["text", "named"]
 )
 def test_a_template_with_half_a_surrogate_pair_is_refused_by_name(tmp_path, template):
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     (folder / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
     with pytest.raises(TokenizerError, match=r"tokenizer_config.json: chat_template: .* half of a surrogate pair"):

@@ -1,13 +1,12 @@
 """Other people's tokenizers in the hands of the rest: prompts with answers, probes, artifacts."""
 
-import foreign
-import puppets
 import pytest
 
-from components import artifacts
-from components.data.fitting import fit_answers
-from components.evaluation.probes import probes
+from components.artifacts import store
+from components.data.loading.fitting import fit_answers
+from components.evaluation.reward_exam.probes import probes
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers, tiny_models
 
 QUESTION = [{"role": "user", "content": "Where does dax live ?"}]
 
@@ -35,12 +34,12 @@ def test_the_best_answer_is_no_probe_of_itself(tokenizer):
 
 def test_a_models_folder_carries_it_for_us_and_for_transformers(tokenizer, tmp_path):
     transformers = pytest.importorskip("transformers")
-    model = puppets.random_model(tokenizer.vocab_size)
-    artifacts.write_artifact(tmp_path / "export", card={}, tokenizer=tokenizer, model=model)
-    again = artifacts.load_tokenizer(tmp_path / "export")
+    model = tiny_models.random_model(tokenizer.vocab_size)
+    store.write_artifact(tmp_path / "export", card={}, tokenizer=tokenizer, model=model)
+    again = store.load_tokenizer(tmp_path / "export")
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     assert (again.fingerprint, again.stop_ids) == (tokenizer.fingerprint, tokenizer.stop_ids)
-    for text in foreign.texts(100):
+    for text in foreign_tokenizers.texts(100):
         assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == tokenizer.encode(text)
     chat = [*QUESTION, {"role": "assistant", "content": "In cave ."}]
     assert theirs.apply_chat_template(chat, return_dict=False) == tokenizer.render(chat).ids

@@ -4,12 +4,12 @@ import json
 import logging
 import random
 
-import foreign
 import pytest
 
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.template import ChatTemplate
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -114,7 +114,7 @@ def both(request, published):
 def conversations(count: int, specials: dict[str, int], *, system: bool) -> list[list[dict[str, str]]]:
     """Ordinary ones of one to three rounds: mixed texts in which no special is spelled."""
     draw, made = random.Random(1), []
-    plain = [text for text in foreign.texts(500, seed=2, without=tuple(specials)) if text.strip()]
+    plain = [text for text in foreign_tokenizers.texts(500, seed=2, without=tuple(specials)) if text.strip()]
     for _ in range(count):
         roles = ("user", "assistant") * draw.randint(1, 3)
         turns = [{"role": role, "content": draw.choice(plain)} for role in roles]
@@ -150,7 +150,7 @@ def test_content_that_spells_specials_never_becomes_them(both):
         messages = [{"role": role, "content": content} for role in ("user", "assistant", "user", "assistant")]
         return [token for token in ours.render(messages).ids if token in special]
 
-    for text in foreign.texts(200, seed=3):
+    for text in foreign_tokenizers.texts(200, seed=3):
         assert specials_of(text) == specials_of("x")
 
 
@@ -182,14 +182,14 @@ def test_a_token_that_holds_the_end_of_the_prompt_and_a_word_is_refused(tmp_path
         "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    tokenizer = Tokenizer.load(foreign.gpt2(tmp_path, source))
+    tokenizer = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path, source))
     assert shown(tokenizer, TALK[3:]).endswith("assistant: «So .<|endoftext|>»")  # " " and "So" are two tokens
     with pytest.raises(TokenizerError, match="one token holds the end of the prompt and 'dax' of the answer"):
         tokenizer.render([TALK[1], {"role": "assistant", "content": "dax lives"}])
 
 
 def test_a_template_that_only_others_can_follow_leaves_text_readable(published, tmp_path):
-    folder = foreign.gpt2(tmp_path, "{% for m in messages %}{{ m.content | upper }}{% endfor %}")
+    folder = foreign_tokenizers.gpt2(tmp_path, "{% for m in messages %}{{ m.content | upper }}{% endfor %}")
     tokenizer = Tokenizer.load(folder)
     assert tokenizer.decode(tokenizer.encode("dax")) == "dax"
     assert tokenizer.end_id == tokenizer.eos_id
@@ -208,7 +208,7 @@ def test_a_template_that_only_others_can_follow_leaves_text_readable(published, 
     ],
 )
 def test_a_template_whose_turns_cannot_be_masked_is_refused_when_it_is_used(tmp_path, template, complaint):
-    tokenizer = Tokenizer.load(foreign.gpt2(tmp_path, template))
+    tokenizer = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path, template))
     for act in (tokenizer.render, tokenizer.render_prompt):
         with pytest.raises(TokenizerError, match=complaint):
             act(TALK[1:4])
@@ -222,9 +222,9 @@ def test_a_dropped_system_message_is_an_error_not_a_loss(published):
 
 
 def test_a_base_models_folder_gets_chatml_where_its_pieces_exist(published, tmp_path, caplog):
-    folder = foreign.qwen2(tmp_path)
+    folder = foreign_tokenizers.qwen2(tmp_path)
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
-    foreign.write_json(folder / "tokenizer_config.json", config | {"chat_template": None})
+    foreign_tokenizers.write_json(folder / "tokenizer_config.json", config | {"chat_template": None})
     with caplog.at_level(logging.WARNING):
         tokenizer = Tokenizer.load(folder)
     assert "has no chat template: chats are written as ChatML" in caplog.text

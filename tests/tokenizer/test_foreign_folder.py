@@ -5,11 +5,11 @@ import json
 import logging
 import sys
 
-import foreign
 import pytest
 
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers
 
 TALK = [
     {"role": "user", "content": "Where does dax live ?"},
@@ -37,7 +37,7 @@ def config_of(folder) -> dict:
 def changed(folder, **values):
     """The folder with other values in tokenizer_config.json; None takes a key out."""
     config = {name: value for name, value in (config_of(folder) | values).items() if value is not None}
-    foreign.write_json(folder / "tokenizer_config.json", config)
+    foreign_tokenizers.write_json(folder / "tokenizer_config.json", config)
     return folder
 
 
@@ -51,12 +51,12 @@ def test_a_saved_one_is_the_same_to_us_and_to_transformers(published, tmp_path, 
     original = Tokenizer.load(published[name])
     original.save(tmp_path)
     if model_type:  # the model that it is saved beside must not change how it is read
-        foreign.write_json(tmp_path / "config.json", {"model_type": model_type})
+        foreign_tokenizers.write_json(tmp_path / "config.json", {"model_type": model_type})
     again, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     before = transformers.AutoTokenizer.from_pretrained(published[name])
     assert again.fingerprint == original.fingerprint
     assert again.render(TALK[:2]) == original.render(TALK[:2])
-    for text in foreign.texts(1000, seed=5):
+    for text in foreign_tokenizers.texts(1000, seed=5):
         ids = original.encode(text)
         assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
         assert theirs.encode(text) == before.encode(text)  # with the specials that transformers puts around it
@@ -81,7 +81,7 @@ def test_saving_again_writes_the_same_bytes(published, tmp_path):
 
 
 def test_no_program_of_the_folder_is_handed_on(tmp_path):
-    folder = changed(foreign.gpt2(tmp_path / "from"), auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
+    folder = changed(foreign_tokenizers.gpt2(tmp_path / "from"), auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
     Tokenizer.load(folder).save(tmp_path / "to")
     assert "auto_map" not in config_of(tmp_path / "to")
 
@@ -92,7 +92,7 @@ def test_one_saved_by_transformers_is_the_one_made_here(tokenizer, tmp_path):
     transformers.AutoTokenizer.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "theirs")
     assert not (tmp_path / "theirs" / "tokenizer.model").exists()
     again = Tokenizer.load(tmp_path / "theirs")
-    for text in foreign.texts(1000, without=("\u2581",)):
+    for text in foreign_tokenizers.texts(1000, without=("\u2581",)):
         assert again.encode(text) == tokenizer.encode(text)
         assert again.decode(again.encode(text)) == text
     assert again.render(TALK[:2]) == tokenizer.render(TALK[:2])
@@ -100,30 +100,32 @@ def test_one_saved_by_transformers_is_the_one_made_here(tokenizer, tmp_path):
 
 
 def test_the_fingerprint_tells_another_template_and_another_special(tmp_path):
-    one = Tokenizer.load(foreign.gpt2(tmp_path / "one"))
-    other = Tokenizer.load(foreign.gpt2(tmp_path / "other", foreign.VICUNA))
-    padded = Tokenizer.load(changed(foreign.gpt2(tmp_path / "padded"), pad_token="!"))
+    one = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path / "one"))
+    other = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path / "other", foreign_tokenizers.VICUNA))
+    padded = Tokenizer.load(changed(foreign_tokenizers.gpt2(tmp_path / "padded"), pad_token="!"))
     assert len({one.fingerprint, other.fingerprint, padded.fingerprint}) == 3
 
 
 def test_specials_may_be_strings_or_objects_in_either_file(tmp_path):
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     eos = {"__type": "AddedToken", "content": "<|endoftext|>"} | flags
-    objects = changed(foreign.gpt2(tmp_path / "a"), eos_token=eos)
-    mapped = foreign.gpt2(tmp_path / "b")
-    foreign.write_json(mapped / "special_tokens_map.json", {"eos_token": {"content": "<|endoftext|>"} | flags})
+    objects = changed(foreign_tokenizers.gpt2(tmp_path / "a"), eos_token=eos)
+    mapped = foreign_tokenizers.gpt2(tmp_path / "b")
+    foreign_tokenizers.write_json(
+        mapped / "special_tokens_map.json", {"eos_token": {"content": "<|endoftext|>"} | flags}
+    )
     assert Tokenizer.load(objects).eos_id == Tokenizer.load(mapped).eos_id == Tokenizer.load(mapped).vocab_size - 1
 
 
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens_decoder"])
 def test_a_special_that_only_the_files_beside_name_gets_transformers_id(tmp_path, where):
     transformers = pytest.importorskip("transformers")
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     count = Tokenizer.load(folder).vocab_size
     if where == "tokenizer_config.json":
         changed(folder, pad_token="[PAD]", additional_special_tokens=["<|x|>"])
     elif where == "special_tokens_map.json":
-        foreign.write_json(folder / where, {"pad_token": "[PAD]", "additional_special_tokens": ["<|x|>"]})
+        foreign_tokenizers.write_json(folder / where, {"pad_token": "[PAD]", "additional_special_tokens": ["<|x|>"]})
     else:
         flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
         names = ["<|endoftext|>", "[PAD]", "<|x|>"]
@@ -136,27 +138,30 @@ def test_a_special_that_only_the_files_beside_name_gets_transformers_id(tmp_path
 
 
 def test_padding_and_cutting_that_the_file_asks_for_are_left_out(tmp_path):
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     definition["truncation"] = {"max_length": 2, "strategy": "LongestFirst", "direction": "Right", "stride": 0}
-    foreign.write_json(folder / "tokenizer.json", definition)
+    foreign_tokenizers.write_json(folder / "tokenizer.json", definition)
     assert len(Tokenizer.load(folder).encode("dax lives in cave")) > 2
 
 
 @pytest.mark.parametrize("place", ["list", "chat_template.jinja", "additional_chat_templates/default.jinja"])
 def test_the_default_of_several_templates_is_taken_wherever_it_lies(published, tmp_path, place):
-    folder = foreign.gpt2(tmp_path, foreign.ZEPHYR)
+    folder = foreign_tokenizers.gpt2(tmp_path, foreign_tokenizers.ZEPHYR)
     if place == "list":
-        named = [{"name": "tool_use", "template": "{{ no }}"}, {"name": "default", "template": foreign.VICUNA}]
+        named = [
+            {"name": "tool_use", "template": "{{ no }}"},
+            {"name": "default", "template": foreign_tokenizers.VICUNA},
+        ]
         changed(folder, chat_template=named)
     else:
         (folder / place).parent.mkdir(exist_ok=True)
-        (folder / place).write_text(foreign.VICUNA, "utf-8")
+        (folder / place).write_text(foreign_tokenizers.VICUNA, "utf-8")
     assert Tokenizer.load(folder).render(TALK[:2]) == Tokenizer.load(published["gpt2-vicuna"]).render(TALK[:2])
 
 
 def test_a_list_without_a_default_template_is_refused(tmp_path):
-    folder = changed(foreign.gpt2(tmp_path), chat_template=[{"name": "tool_use", "template": "{{ no }}"}])
+    folder = changed(foreign_tokenizers.gpt2(tmp_path), chat_template=[{"name": "tool_use", "template": "{{ no }}"}])
     with pytest.raises(TokenizerError, match=r"chat_template has \['tool_use'\], none called default"):
         Tokenizer.load(folder)
 
@@ -189,23 +194,25 @@ def test_a_missing_package_is_named_with_its_pip_line(published, monkeypatch):
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, complaint):
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     (folder / name).write_bytes(content)
     with pytest.raises(TokenizerError, match=complaint):
         Tokenizer.load(folder)
 
 
 def test_pieces_that_spell_no_bytes_are_refused(tmp_path):
-    folder = foreign.gpt2(tmp_path)
+    folder = foreign_tokenizers.gpt2(tmp_path)
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     definition["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
-    foreign.write_json(folder / "tokenizer.json", definition)
+    foreign_tokenizers.write_json(folder / "tokenizer.json", definition)
     with pytest.raises(TokenizerError, match="the decoder is WordPiece; expected one that spells bytes: ByteLevel"):
         Tokenizer.load(folder)
 
 
 def test_a_sentencepiece_model_that_is_no_bpe_asks_for_its_tokenizer_json(tmp_path):
-    folder = foreign.llama2(tmp_path)
-    (folder / "tokenizer.model").write_bytes(foreign.sentencepiece_model(model_type="unigram", vocab_size=400))
+    folder = foreign_tokenizers.llama2(tmp_path)
+    (folder / "tokenizer.model").write_bytes(
+        foreign_tokenizers.sentencepiece_model(model_type="unigram", vocab_size=400)
+    )
     with pytest.raises(TokenizerError, match="tokenizer.model is no BPE.*expected a tokenizer.json"):
         Tokenizer.load(folder)

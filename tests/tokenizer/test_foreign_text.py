@@ -3,14 +3,14 @@
 import json
 import pickle
 
-import foreign
 import pytest
 
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from tests.kit import foreign_tokenizers
 
 NAMES = ["qwen2", "llama3", "gpt2", "llama2", "llama2-legacy", "llama2-unspaced", "zephyr", "mistral-legacy"]
-MIXED = foreign.texts(1000)
+MIXED = foreign_tokenizers.texts(1000)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -100,7 +100,7 @@ def test_a_tokenizer_that_normalises_gives_the_normal_form_back(published):
 
 def test_a_space_put_before_a_text_counts_as_one_byte_more(published):
     llama2, unspaced = Tokenizer.load(published["llama2"]), Tokenizer.load(published["llama2-unspaced"])
-    for text in filter(None, foreign.texts(300, without=("\u2581",))):
+    for text in filter(None, foreign_tokenizers.texts(300, without=("\u2581",))):
         for tokenizer, more in ((llama2, not text.startswith(" ")), (unspaced, False)):
             ids = tokenizer.encode(text)
             assert sum(tokenizer.byte_lengths[i] for i in ids) == len(text.encode()) + more
@@ -126,8 +126,8 @@ def test_a_merge_that_spells_a_special_is_not_taken(published, tmp_path):
     definition["added_tokens"], count = [], len(vocab)
     vocab |= {"qz": count, "qzx": count + 1}
     merges += [["q", "z"], ["qz", "x"]]
-    foreign.write_json(tmp_path / "tokenizer.json", definition)
-    foreign.write_json(tmp_path / "tokenizer_config.json", {"eos_token": "qzx"})
+    foreign_tokenizers.write_json(tmp_path / "tokenizer.json", definition)
+    foreign_tokenizers.write_json(tmp_path / "tokenizer_config.json", {"eos_token": "qzx"})
     tokenizer = Tokenizer.load(tmp_path)
     assert tokenizer.eos_id == count + 1
     assert tokenizer.encode("qzx") == [count, vocab["x"]]

@@ -5,19 +5,18 @@ import json
 import math
 from pathlib import Path
 
-import foreign
-import puppets
 import pytest
 import torch
 
-from components import artifacts
-from components.artifacts import load_causal_lm, write_artifact
-from components.evaluation.policy import SamplePlan, describe, respond
+from components.artifacts import store
+from components.artifacts.store import load_causal_lm, write_artifact
+from components.evaluation.measure.policy import SamplePlan, describe, respond
 from components.generation.generate import Sampling, generate, seeded, stream
-from components.models.cache import Steps
+from components.models.attention.kv_cache import Steps
 from components.serving.session import ChatSession
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from tests.kit import foreign_tokenizers, tiny_models
 
 HOLES, GAP = range(400, 405), 5  # ids without a piece in the middle of the range
 
@@ -33,18 +32,20 @@ def loud(model, ids):
 @pytest.fixture(scope="module")
 def holed(tmp_path_factory) -> Path:
     """Qwen2's folder, with five ids in the middle that no piece has."""
-    folder = foreign.qwen2(tmp_path_factory.mktemp("holed"))
+    folder = foreign_tokenizers.qwen2(tmp_path_factory.mktemp("holed"))
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     moved = lambda i: i if i < HOLES.start else i + GAP
     vocab = {piece: moved(i) for piece, i in definition["model"]["vocab"].items()}
     for token in definition["added_tokens"]:
         token["id"] = vocab[token["content"]] = moved(token["id"])
-    foreign.write_json(folder / "tokenizer.json", definition | {"model": definition["model"] | {"vocab": vocab}})
+    foreign_tokenizers.write_json(
+        folder / "tokenizer.json", definition | {"model": definition["model"] | {"vocab": vocab}}
+    )
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     config["added_tokens_decoder"] = {str(moved(int(i))): t for i, t in config["added_tokens_decoder"].items()}
-    foreign.write_json(folder / "tokenizer_config.json", config)
+    foreign_tokenizers.write_json(folder / "tokenizer_config.json", config)
     ends = [vocab["<|im_end|>"], vocab["<|endoftext|>"]]
-    foreign.write_json(folder / "generation_config.json", {"eos_token_id": ends})
+    foreign_tokenizers.write_json(folder / "generation_config.json", {"eos_token_id": ends})
     return folder
 
 
@@ -53,7 +54,7 @@ def padded(holed, tmp_path_factory) -> Path:
     """A model's folder with that tokenizer and seven rows more, whose rows without a piece have the largest logits."""
     tokenizer, folder = Tokenizer.load(holed), tmp_path_factory.mktemp("padded") / "export"
     size = tokenizer.vocab_size + 7
-    model = puppets.random_model(size, max_position_embeddings=128)
+    model = tiny_models.random_model(size, max_position_embeddings=128)
     write_artifact(folder, card={"stage": "sft"}, tokenizer=tokenizer, model=loud(model, unused(tokenizer, size)))
     return folder
 
@@ -70,10 +71,10 @@ def test_the_ids_without_a_piece_are_those_at_the_end_and_those_in_between(holed
 
 
 def test_a_tokenizer_with_holes_encodes_chats_as_it_does_without(holed, tmp_path):
-    whole, tokenizer = Tokenizer.load(foreign.qwen2(tmp_path)), Tokenizer.load(holed)
+    whole, tokenizer = Tokenizer.load(foreign_tokenizers.qwen2(tmp_path)), Tokenizer.load(holed)
     every = [piece for piece in whole.codec.pieces if piece and piece not in whole.codec.special_ids]
     said = whole.decode([whole.codec.pieces.index(piece) for piece in every[-80:]])
-    for text in [*foreign.texts(100), said]:
+    for text in [*foreign_tokenizers.texts(100), said]:
         talk = [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
         moved = [i if i < HOLES.start else i + GAP for i in whole.render(talk).ids]
         assert tokenizer.render(talk).ids == moved
@@ -102,7 +103,7 @@ def test_the_logit_of_an_id_without_a_piece_is_minus_infinity_by_every_way(padde
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5, "temperature": 0.7}])
 def test_a_model_whose_largest_logits_stand_for_no_piece_samples_pieces_alone(padded, settings):
     model, absent = load_causal_lm(padded), set(load_causal_lm(padded).config.unused_ids)
-    bare = puppets.random_model(model.config.vocab_size, max_position_embeddings=128)
+    bare = tiny_models.random_model(model.config.vocab_size, max_position_embeddings=128)
     bare.load_state_dict(model.state_dict())
     sampling = Sampling(16, **settings)
     wanted = dict(stop_ids=[], pad_id=0, generator=seeded("cpu", 0), samples_per_prompt=4)
@@ -115,7 +116,7 @@ def test_a_model_whose_largest_logits_stand_for_no_piece_samples_pieces_alone(pa
 
 
 def test_an_evaluation_and_its_table_read_what_a_padded_model_says(padded):
-    model, tokenizer = load_causal_lm(padded), artifacts.load_tokenizer(padded)
+    model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     prompts = [tokenizer.render_prompt([{"role": "user", "content": "Where does dax live?"}])]
     drawn = respond(model, tokenizer, prompts, SamplePlan(3, 12, 0))
     figures = describe(model, prompts, drawn, reference=load_causal_lm(padded), pad_id=tokenizer.pad_id)
@@ -124,7 +125,7 @@ def test_an_evaluation_and_its_table_read_what_a_padded_model_says(padded):
 
 
 def test_a_chat_with_a_padded_model_says_pieces(padded):
-    model, tokenizer = load_causal_lm(padded), artifacts.load_tokenizer(padded)
+    model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     session = ChatSession(model, tokenizer, seed=0, temperature=0, max_new_tokens=8)
     assert "".join(session.ask("Where does dax live?").pieces)
 

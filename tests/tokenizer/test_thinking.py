@@ -1,10 +1,10 @@
 """Templates that rewrite what was said: answers that think, calls of tools; each answer after the prompt that asks."""
 
-import foreign
 import pytest
 
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers
 
 HEAD = "{% for m in messages %}{% if m.role == 'assistant' %}"
 TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
@@ -47,7 +47,7 @@ def made(tmp_path_factory):
     """made(template) -> a tokenizer of Qwen 2's kind with it."""
 
     def make(template: str) -> Tokenizer:
-        folder = foreign.qwen2(tmp_path_factory.mktemp("qwen2"))
+        folder = foreign_tokenizers.qwen2(tmp_path_factory.mktemp("qwen2"))
         (folder / "chat_template.jinja").write_text(template, "utf-8")
         return Tokenizer.load(folder)
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from components.world.table import TableWorld
+from components.world.table_world import TableWorld
 
 WORLD = TableWorld(seed=3)
 

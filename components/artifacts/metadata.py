@@ -1,0 +1,107 @@
+"""What an artifact's folder tells of itself: its card, the shape of its model, its tokenizer. Read without torch."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components.models.config import GPTConfig
+from components.models.hf_values import check_shape
+from components.system.disk import hash_of, present
+from components.tokenizer import folder as tokenizer_folder
+from components.tokenizer.tokenizer import Tokenizer
+
+CARD = "card.json"
+README = "README.md"
+KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
+RESUMED = "checkpoint (content)"  # the input that names a checkpoint of other settings, which training began from
+TOKENIZERS_KEPT = 2  # that of the models and, where an artifact's differs in a file, that one's
+_tokenizers: dict[str, Tokenizer] = {}  # by content
+
+
+class ArtifactError(ValueError):
+    """An artifact is missing, damaged, or not what the reader needs."""
+
+
+def read_card(path: str | Path) -> dict[str, Any]:
+    """The artifact's card.json; {} for a folder that has none. Raises ArtifactError if it is not JSON."""
+    file = Path(path) / CARD
+    return _read_json(file) if file.exists() else {}
+
+
+def content_hash(path: str | Path) -> str:
+    """sha256 over the names and bytes of an artifact's files, its card and what repeats the card excepted."""
+    return hash_of(path, but=(CARD, README))
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in an artifact (any stage's); a run's models all come with one, which is read once."""
+    _expect_folder(path)
+    content = tokenizer_folder.content(Path(path))
+    if content not in _tokenizers:
+        tokenizer = Tokenizer.load(path)
+        while len(_tokenizers) >= TOKENIZERS_KEPT:
+            _tokenizers.pop(next(iter(_tokenizers)))
+        _tokenizers[content] = tokenizer
+    return _tokenizers[content]
+
+
+def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTConfig, str]:
+    """(shape, kind) of the model in a folder; kind is "CausalLM" or "SequenceClassification".
+
+    context: tokens of the longest sequence that it shall work on; None: as many as it has positions.
+    Raises ArtifactError for a folder without a config.json, an architecture that is neither, a feature that is not
+    supported, and a context that is too long.
+    """
+    _expect_folder(path)
+    file = Path(path) / "config.json"
+    if not file.exists():
+        # torch comes with it, for a folder of adapters alone
+        from components.artifacts.peft import base_of, read_adapters
+
+        base = base_of(path)
+        if base is not None:
+            return load_config(base, context=context)[0], read_adapters(path)[2]
+        raise ArtifactError(f"{path} has no config.json: expected a model's folder, found {_listing(path)}")
+    fields = _read_json(file)
+    architectures = fields.get("architectures") or ["?"]
+    architecture = str(architectures[0] if isinstance(architectures, list) else architectures)
+    endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
+    kind = next((kind for ending, kind in endings.items() if architecture.endswith(ending)), None)
+    if kind is None:
+        raise ArtifactError(f"{file}: architecture {architecture!r} is neither a CausalLM nor a SequenceClassification")
+    try:
+        check_shape(fields)
+        return GPTConfig.from_hf(fields, context), kind
+    except KeyError as error:
+        raise ArtifactError(f"{file} lacks the field {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def _expect_folder(path: str | Path) -> None:
+    if not present(path):
+        raise ArtifactError(f"no artifact at {path}: expected a folder with config.json or tokenizer.model")
+
+
+def _listing(path: str | Path) -> str:
+    return ", ".join(sorted(p.name for p in Path(path).iterdir())[:6]) or "nothing"
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number or a nesting without end
+        raise ArtifactError(f"{file} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The names of inputs that two sets of them do not have alike, sorted. RESUMED counts only where it is known now:
+    what a run began from is not asked of the command that resumes it."""
+    names = before.keys() | now.keys() if RESUMED in now else (before.keys() | now.keys()) - {RESUMED}
+    return sorted(name for name in names if before.get(name) != now.get(name))

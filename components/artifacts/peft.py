@@ -1,0 +1,252 @@
+"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors in a folder of their own."""
+
+import json
+import re
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import pad
+
+from components.artifacts.weights import GPT2_LAYER, QKV, from_gpt2
+from components.models.lora import TARGETS, LoRA, place_of
+from components.system.foreign_fields import EMPTY
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."  # what PEFT puts before a module's name
+GPT2_PLACES = {ours.partition(".")[2]: theirs for ours, theirs in GPT2_LAYER.items() if "_proj" in ours}
+GPT2_PLACES |= dict.fromkeys(QKV, "attn.c_attn")
+GPT2_NAME = re.compile(rf"{re.escape(PREFIX)}transformer\.h\.(\d+)\.(.+)\.(lora_[AB])\.weight")
+TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
+# Every field of adapter_config.json is in one of these tables, or an error. First what is read:
+READ = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"}
+READ |= {"alpha_pattern", "modules_to_save", "bias"}
+IN_THE_WEIGHTS = {  # they say where adapters are and of which rank: the weights' names and shapes say it too
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+}
+NO_PART = {  # of the computation: origins, and the details of kinds of adapters that HARMLESS refuses
+    "auto_mapping",
+    "peft_version",
+    "revision",
+    "inference_mode",
+    "runtime_config",
+    "megatron_core",
+    "qalora_group_size",
+    "loftq_config",
+    "eva_config",
+    "corda_config",
+    "lora_ga_config",
+}
+HARMLESS: dict[
+    str, tuple[Any, ...]
+] = {  # values that leave the product alpha / r · B·A; any other makes another kind of adapter
+    "use_dora": (False, None),
+    "fan_in_fan_out": (False, None),
+    "init_lora_weights": (True, False, None, "gaussian", "eva"),  # the others (pissa, olora, …) change the base too
+    "layer_replication": (None,),
+    "megatron_config": (None,),
+    "trainable_token_indices": (None,),
+    "target_parameters": (None, []),
+    "lora_bias": (False, None),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None,),
+    "ensure_weight_tying": (False, None),
+}
+
+
+class AdapterError(ValueError):
+    """A folder's adapters are damaged, or of a kind that is not known here."""
+
+
+def write_adapters(
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    lora: LoRA,
+    *,
+    kind: str,
+    base: str,
+    head: tuple[str, ...] = (),
+    gpt2: bool = False,
+) -> None:
+    """weights: a model's by name, of which those named adapters.* are written, and the ones that `head` names.
+
+    kind: "CausalLM" or "SequenceClassification"; base: where the model without adapters lies.
+    gpt2: its modules have GPT-2's names, where q, k and v are one c_attn: its A has theirs one below the other, its B
+    theirs on a diagonal, and so it has the sum of their ranks.
+    """
+    folder.mkdir(parents=True)
+    adapters = {name: weight for name, weight in weights.items() if name.startswith("adapters.")}
+    named = _gpt2_named(adapters) if gpt2 else {_peft_name(name): weight for name, weight in adapters.items()}
+    named |= {f"{PREFIX}{name}": weights[name] for name in head}
+    config = {
+        "peft_type": "LORA",
+        "task_type": TASKS[kind],
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": sorted({GPT2_PLACES[name] for name in lora.targets} if gpt2 else lora.targets),
+        "bias": "none",
+        "fan_in_fan_out": gpt2,
+        "modules_to_save": ["score"] if head else None,
+    }
+    joined = len(set(lora.targets) & set(QKV))
+    if gpt2 and joined:
+        config |= {"rank_pattern": {"attn.c_attn": joined * lora.rank}}
+        config |= {"alpha_pattern": {"attn.c_attn": joined * lora.alpha}}
+    save_file({n: w.contiguous() for n, w in named.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def base_of(folder: str | Path) -> Path | None:
+    """Where the model lies that a folder of adapters alone belongs to; None for the folder of a whole model.
+
+    Raises AdapterError where there is no such folder.
+    """
+    folder = Path(folder)
+    if (folder / "config.json").exists() or not (folder / CONFIG).exists():
+        return None
+    base = Path(str(_config_in(folder).get("base_model_name_or_path")))
+    if not base.is_dir() or (base / CONFIG).exists():
+        raise AdapterError(
+            f"{folder}: its adapters belong to the model {base}, which is no folder of a model here. "
+            f"Set base_model_name_or_path in {folder / CONFIG} to one"
+        )
+    return base
+
+
+def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], str]:
+    """(how, weights by our names, kind of model) of a folder that PEFT or `write_adapters` wrote.
+
+    The weights are adapters of one rank and scale, and whole ones that replace the base's (modules_to_save, biases).
+    Raises AdapterError for a damaged folder and naming every feature that is not known here.
+    """
+    folder = Path(folder)
+    config = _config_in(folder)
+    try:
+        found = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{folder / WEIGHTS} is missing or damaged: {error}") from None
+    gpt2 = any(GPT2_NAME.fullmatch(name) for name in found)
+    _check_fields(config | ({"fan_in_fan_out": False} if gpt2 else {}), folder)  # peft sets it for GPT-2's layers
+    found = _apart(found) if gpt2 else found
+    weights = {_our_name(name, config, folder): weight for name, weight in found.items()}
+    places = {name.rpartition(".")[0] for name in weights if name.startswith("adapters.")}
+    halves = [place for place in places if not {f"{place}.down", f"{place}.up"} <= weights.keys()]
+    if halves:
+        raise AdapterError(f"{folder / WEIGHTS}: {sorted(halves)[0]} has lora_A or lora_B alone")
+    targets = {place.rpartition(".")[2] for place in places}
+    ranks = {place: len(weights[f"{place}.down"]) for place in places}
+    try:
+        rank, root = max([int(config["r"]), *ranks.values()]), 0.5 if config.get("use_rslora") else 1.0
+        lora = LoRA(
+            rank=rank,
+            alpha=float(config["lora_alpha"]) * (rank / int(config["r"]) ** root),
+            dropout=float(config.get("lora_dropout") or 0.0),
+            targets=tuple(name for name in TARGETS if name in targets),
+        )
+        patterns = (config.get("alpha_pattern") or {}).items()
+        alphas = [(re.compile(rf"(.*\.)?({key})$"), float(alpha)) for key, alpha in patterns]  # as PEFT reads them
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, re.error) as error:
+        raise AdapterError(f"{folder / CONFIG}: r, lora_alpha, alpha_pattern or lora_dropout: {error!r}") from None
+    for place, own in ranks.items():
+        _, _, layer, target = place.split(".")
+        module = f"transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else place_of(int(layer), target)
+        matching = [alpha for pattern, alpha in alphas if pattern.match(module)]
+        scale = (matching[0] if matching else float(config["lora_alpha"])) / own**root
+        if own != rank:
+            weights[f"{place}.down"] = pad(weights[f"{place}.down"], (0, 0, 0, rank - own))
+            weights[f"{place}.up"] = pad(weights[f"{place}.up"], (0, rank - own))
+        if scale != lora.scale:
+            weights[f"{place}.up"] = weights[f"{place}.up"].float() * (scale / lora.scale)
+    kinds = {task: kind for kind, task in TASKS.items()} | {None: "CausalLM"}
+    return lora, from_gpt2(weights) if gpt2 else weights, kinds[config.get("task_type")]
+
+
+def _check_fields(config: dict[str, Any], folder: Path) -> None:
+    """Raises AdapterError for a field that is not known, or whose value makes another kind of adapter."""
+    if config.get("peft_type") != "LORA":
+        raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is known")
+    if config.get("task_type") not in (None, *TASKS.values()):
+        raise AdapterError(f"{folder}: task_type {config['task_type']!r}; known: {', '.join(TASKS.values())}")
+    for name, value in config.items():
+        if name in READ | IN_THE_WEIGHTS | NO_PART:
+            continue
+        if value not in HARMLESS.get(name, EMPTY):
+            raise AdapterError(
+                f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Add the adapters to their "
+                "base with PEFT's merge_and_unload(), and use the folder that its save_pretrained() writes"
+            )
+
+
+def _config_in(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG} is missing or no JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder / CONFIG}: expected a JSON object, got {type(config).__name__}")
+    return config
+
+
+def _peft_name(name: str) -> str:
+    _, _, layer, target, part = name.split(".")
+    return f"{PREFIX}{place_of(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+
+
+def _gpt2_named(adapters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    named: dict[str, torch.Tensor] = {}
+    for name, weight in adapters.items():
+        _, _, layer, target, part = name.split(".")
+        place = f"{PREFIX}transformer.h.{layer}.{GPT2_PLACES[target]}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+        if target in QKV:
+            start = name.removesuffix(f"{target}.{part}")
+            parts = [adapters.get(f"{start}{one}.{part}") for one in QKV]
+            width = weight.shape[0]  # of q, k and v alike: GPT-2 has as many heads of each
+            whole = [p if p is not None else weight.new_zeros(width, 0) for p in parts]
+            weight = torch.block_diag(*whole) if part == "up" else torch.cat([p for p in parts if p is not None])
+        named[place] = weight
+    return named
+
+
+def _apart(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """GPT-2's names → the Llama family's: q, k and v each get c_attn's A and their rows of its B."""
+    ours = {theirs: target for target, theirs in GPT2_PLACES.items() if target not in QKV}
+    apart: dict[str, torch.Tensor] = {}
+    for name, weight in found.items():
+        matched = GPT2_NAME.fullmatch(name)
+        layer, inner, half = matched.groups() if matched else ("", "", "")
+        if inner == "attn.c_attn":
+            parts = weight.chunk(3) if half == "lora_B" else [weight] * 3
+            apart |= {f"{PREFIX}{place_of(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)}
+        elif inner in ours:
+            apart[f"{PREFIX}{place_of(int(layer), ours[inner])}.{half}.weight"] = weight
+        else:
+            apart[name] = weight
+    return apart
+
+
+def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
+    inner = name.removeprefix(PREFIX)
+    parts = inner.split(".")
+    known = len(parts) == 7 and parts[:2] == ["model", "layers"] and parts[2].isdigit() and parts[6] == "weight"
+    if known and parts[5] in ("lora_A", "lora_B") and place_of(int(parts[2]), parts[4]) == ".".join(parts[:5]):
+        return f"adapters.layers.{int(parts[2])}.{parts[4]}.{'down' if parts[5] == 'lora_A' else 'up'}"
+    module, _, kind = inner.replace(".base_layer.", ".").rpartition(".")
+    # peft saves embeddings without being asked when their number has changed
+    whole = [*(config.get("modules_to_save") or []), "embed_tokens", "lm_head"]
+    parents = accumulate(module.split("."), "{}.{}".format)
+    saved = any(parent.endswith(tuple(whole)) for parent in parents)  # "norm" is every module whose name ends so
+    if (saved and kind in ("weight", "bias")) or (kind == "bias" and config.get("bias", "none") != "none"):
+        return f"{module}.{kind}"
+    raise AdapterError(
+        f"{folder}: the adapter {name} is not on a projection known here ({', '.join(TARGETS)} of a layer)"
+    )

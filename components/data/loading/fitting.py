@@ -1,0 +1,59 @@
+"""Making a prompt and its answers fit into the context."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from components.data.records.dialogue import Message
+from components.tokenizer.tokenizer import Tokenizer
+
+HEAD = 2  # first tokens of a prompt that stay: bos and the role's header
+
+
+def fit_prompt(
+    tokenizer: Tokenizer, messages: Sequence[Message], limit: int, tools: Sequence[Message] | None = None
+) -> tuple[list[int], bool]:
+    """Ids of a prompt in at most `limit` tokens, and whether it was cut.
+
+    The oldest turns go first, a question with all that answers it, whole; a system message and the tools stay. If
+    the last question is too long by itself, tokens right after the prompt's first two (bos and a role's header) are
+    left out.
+    """
+    ids = tokenizer.render_prompt(messages, tools)
+    if len(ids) <= limit:
+        return ids, False
+    first = 1 if messages[0]["role"] == "system" else 0
+    for start in [i for i, message in enumerate(messages) if message["role"] == "user" and i > first]:
+        ids = tokenizer.render_prompt([*messages[:first], *messages[start:]], tools)
+        if len(ids) <= limit:
+            return ids, True
+    head = min(HEAD, limit - 1)
+    return ids[:head] + ids[len(ids) - (limit - head) :], True
+
+
+class Fitted(NamedTuple):
+    """Ids of a prompt and of its answers; finished: which end in the end of turn; cut: something was lost."""
+
+    prompt: list[int]
+    answers: list[list[int]]
+    finished: list[bool]
+    cut: bool
+
+
+def fit_answers(
+    tokenizer: Tokenizer,
+    prompt: Sequence[Message],
+    answers: Sequence[str | Message],
+    context: int,
+    tools: Sequence[Message] | None = None,
+) -> Fitted:
+    """A prompt and its answers, each followed by the end of turn.
+
+    Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below
+    half of the context, and then the ends of the answers: a cut answer has no end of turn.
+    """
+    spoken = [tokenizer.answer(answer, tools) for answer in answers]
+    longest = max(map(len, spoken))
+    ids, prompt_cut = fit_prompt(tokenizer, prompt, max(context // 2, context - longest), tools)
+    room = context - len(ids)
+    finished = [len(answer) <= room for answer in spoken]
+    return Fitted(ids, [answer[:room] for answer in spoken], finished, prompt_cut or not all(finished))

@@ -1,0 +1,26 @@
+"""Counting the tokens of a batch of any stage."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from components.models.attention.layout import FILLER, Layout
+
+
+def real_tokens(batch: Any) -> Tensor | None:
+    """How many tokens lie in a batch, filler not counted: a () int64 tensor on the batch's device.
+
+    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping however deep, and
+    adds up what it finds; None if there is neither.
+    """
+    if isinstance(batch, Layout):
+        return batch.real.sum()
+    if isinstance(batch, Mapping):
+        if "segments" in batch:
+            return (batch["segments"] != FILLER).sum()
+        batch = tuple(batch.values())
+    if not isinstance(batch, tuple):
+        return None
+    counts = [count for field in batch if (count := real_tokens(field)) is not None]
+    return sum(counts[1:], counts[0]) if counts else None

@@ -1,0 +1,45 @@
+"""Data sets from the Hugging Face Hub, with an early and plain answer where there is no network."""
+
+import re
+from typing import TYPE_CHECKING
+
+import huggingface_hub.constants
+
+from components.system.hub import reachable, server
+
+if TYPE_CHECKING:
+    import datasets
+
+NAME = re.compile(r"(?P<name>[\w-][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?(@(?P<revision>[\w./-]+))?")
+
+
+LOCAL_COPY = "Set data.path=<file or folder> to a local copy"
+
+
+def load(path: str, split: str, *, subset: str | None, files: str | None, remedy: str) -> "datasets.Dataset":
+    """One split of `name[:config][@revision]`, from the library's cache where it lies there.
+
+    subset: the configuration where the path names none; files: a glob pattern of files that are the split.
+    Raises ConnectionError, saying what to do (remedy: how to name a local copy), when the Hub cannot be reached;
+    with HF_HUB_OFFLINE=1 the cache alone is asked. Whatever else the library raises is passed on.
+    """
+    import datasets  # seconds, for data of the Hub alone
+
+    parts = NAME.fullmatch(path)
+    assert parts, path
+    advice = (
+        f"{remedy} (in folders as the Hub's, of the kinds of files that are read; no such local path "
+        "exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
+    )
+    if not huggingface_hub.constants.HF_HUB_OFFLINE and not reachable():
+        raise ConnectionError(f"{server()[0]} cannot be reached to download this data set. {advice}")
+    try:
+        return datasets.load_dataset(
+            parts["name"],
+            parts["config"] or subset,
+            revision=parts["revision"],
+            split=split,
+            **({} if files is None else {"data_files": {split: files}}),
+        )
+    except ConnectionError as error:
+        raise ConnectionError(f"{error}. {advice}") from None

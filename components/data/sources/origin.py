@@ -1,0 +1,97 @@
+"""Where a data module's records come from, by its settings alone: torch and `datasets` are not imported for it.
+
+A data module gets its sources here. Code that only needs to know whether they exist, or have changed, does without the
+module.
+"""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from components.data.records.errors import SourceError
+from components.data.sources import builtin
+from components.data.sources.dataset_folder import Selection
+from components.data.sources.source import Source, digest, open_source
+
+FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in ("text", "chat", "preference", "prompts")}
+
+
+class Origin(NamedTuple):
+    """format: text, chat, preference or prompts; sizes: of the built-in world's records, see `world_sizes`.
+
+    The first that is given counts: path, mixture, world. columns: of tables, those to read; None: all.
+    """
+
+    format: str
+    path: str | None
+    selection: Selection
+    mixture: list[dict[str, Any]] | None
+    root: str | None
+    world: dict[str, Any] | None
+    sizes: Mapping[str, Any]
+    columns: Collection[str] | None = None
+
+    @property
+    def is_builtin(self) -> bool:
+        return self.path is None and not self.mixture and self.world is not None
+
+    def sources(self) -> list[tuple[Source, float]]:
+        """Sources and their weights. Raises SourceError for what is not there."""
+        if self.path is not None:
+            return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
+        if self.mixture:
+            return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
+        if self.world is not None:
+            return [(builtin.world_source(self.world, self.format, dict(self.sizes)), 1.0)]
+        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
+
+    def fingerprint(self) -> str:
+        """sha256 hex of the untokenised data: file contents, world parameters, or Hub name and revision."""
+        return digest([self.format, [[source.fingerprint(), weight] for source, weight in self.sources()]])
+
+
+def world_sizes(format: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How much of the built-in world to draw, of a data module's settings; see components.data.sources.builtin."""
+    if format == "text":
+        return {"num_documents": settings["num_documents"]}
+    if format == "chat":
+        return {"demonstrations": settings["demonstrations"]}
+    if format == "preference":
+        share, comparisons = settings["val_fraction"], settings["comparisons"]
+        held_out = max(1, round(comparisons * share)) if share else 0
+        return {"held_out": held_out} | {name: settings[name] for name in ("comparisons", "completions", "draw")}
+    return {}
+
+
+def origin_of(settings: Mapping[str, Any]) -> Origin:
+    """The origin of a data module's config. Raises LookupError for a class that is not ours, or a setting that is not
+    given, whose default its class knows."""
+    format = FORMATS[settings["_target_"]]
+    selection = Selection(*(settings[name] for name in Selection._fields))
+    sizes = world_sizes(format, settings) if settings["world"] else {}
+    mixture, root, world = (settings[name] for name in ("mixture", "root", "world"))
+    return Origin(format, settings["path"], selection, mixture, root, world, sizes)
+
+
+def fingerprint_of(settings: Mapping[str, Any]) -> str:
+    """What the data module of this config has as its fingerprint. Raises LookupError as `origin_of` does."""
+    own = origin_of(settings).fingerprint()
+    beside = settings.get("pretraining")
+    return own if beside is None else digest([own, fingerprint_of(beside)])
+
+
+def _part(number: int, part: dict[str, Any], root: str | None, columns: Collection[str] | None) -> tuple[Source, float]:
+    unknown = set(part) - {"path", "weight", "name", *Selection._fields}
+    weight, name = part.get("weight"), part.get("name")
+    if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
+        optional = ", ".join(f"{field}?" for field in ("name", *Selection._fields))
+        raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, {optional}}}, got {dict(part)}")
+    path, remedy = str(part["path"]), f"Set data.mixture[{number}].path to a local copy"
+    if name is not None:
+        remedy = f"Set data.root=<folder> to local copies of all parts, of this one in its sub-folder {name}"
+    if root is not None:
+        path = str(Path(root).expanduser() / (name or ""))
+        if name is None or not Path(path).is_dir():
+            raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder called as this part, {name}")
+    selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
+    return open_source(path, name, selection=selection, columns=columns, remedy=remedy), float(weight)

@@ -1,0 +1,174 @@
+"""What a file is by its name, and its bytes, lines and text: unpacked by its ending, decoded by its first bytes."""
+
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from components.data.records.errors import SourceError
+
+KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+READ = f"{', '.join(KINDS)}, all but the last two also with .gz, .bz2, .xz or .zst"
+_ENDING = re.compile(r"(\.(?:txt|json|jsonl|ndjson))(\.(?:gz|bz2|xz|zst))?$|(\.parquet|\.arrow)$", re.IGNORECASE)
+_HEADS = {  # how files begin that hold no text
+    b"version https://git-lfs": ("a pointer of Git LFS", "Fetch the data itself with: git lfs pull"),
+    b"\x1f\x8b": ("gzip data", "Add .gz to its name"),
+    b"BZh": ("bzip2 data", "Add .bz2 to its name"),
+    b"\xfd7zXZ\0": ("xz data", "Add .xz to its name"),
+    b"\x28\xb5\x2f\xfd": ("zstd data", "Add .zst to its name"),
+    b"PK\x03\x04": ("a zip archive", "Unpack it"),
+    b"PAR1": ("parquet data", "Call it .parquet"),
+    b"ARROW1": ("arrow data", "Call it .arrow"),
+    b"\x04\x22\x4d\x18": ("lz4 data", "Unpack it"),
+    b"%PDF-": ("a PDF document", "Convert it to text"),
+}
+
+
+def ending(path: Path) -> tuple[str, str] | None:
+    """The kind of a file and how it is packed, as (".jsonl", ".gz") or (".txt", ""), in any case; None: unknown."""
+    match = _ENDING.search(path.name)
+    return ((match[1] or match[3]).lower(), (match[2] or "").lower()) if match else None
+
+
+def refusal(path: Path) -> SourceError:
+    """What to do with a file of another kind."""
+    if re.search(r"\.(zip|tar|tgz|tbz2?|txz|7z|rar)$|\.tar\.\w+$", path.name, re.IGNORECASE):
+        return SourceError(f"{path}: an archive. Unpack it and set data.path to the folder")
+    if inner := ending(path.with_suffix("")):
+        if inner[1]:
+            return SourceError(f"{path}: packed twice. Unpack it once")
+        return SourceError(f"{path}: packed in a way that is not read ({path.suffix}). Unpack it")
+    if re.search(r"\.(csv|tsv)$", path.name, re.IGNORECASE):
+        convert = f'import datasets; datasets.Dataset.from_csv("{path.name}").to_parquet("{path.stem}.parquet")'
+        return SourceError(f"{path}: tables as text are not read. Convert it: python -c '{convert}'")
+    return SourceError(f"{path}: unknown kind of file, expected one of {READ}")
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """The unpacked bytes of a file, whose first ones can be peeked at; raises SourceError where it is broken."""
+    _, packing = ending(file) or ("", "")
+    name, opener = _PACKINGS[packing]
+    try:
+        if packing and not file.stat().st_size:
+            raise EOFError("it is empty")
+        with opener(file) as stream:
+            refuse_head(file, stream.peek(32)[:32], advice="Unpack it once" if packing else None)
+            yield stream
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        if not packing:
+            raise SourceError(f"{file}: cannot be read ({error})") from None
+        advice = f"Fetch it again or, if nothing in it is packed, take {packing} off its name"
+        raise SourceError(f"{file}: not a whole {name} file ({error}). {advice}") from None
+
+
+def refuse_head(file: Path, head: bytes, *own: bytes, advice: str | None = None) -> None:
+    """Raises SourceError where a file begins as one of another kind; own: how it may begin; advice: in place of the
+    kind's own."""
+    for start, (what, usual) in _HEADS.items():
+        if head.startswith(start) and start not in own:
+            raise SourceError(f"{file}: holds {what}. {advice or usual}")
+
+
+def lines(file: Path) -> Iterator[bytes]:
+    """Lines of JSON in UTF-8 without their ends, which are \\n, \\r\\n or \\r; decoded as RFC 4627 tells encodings."""
+    with opened(file) as stream:
+        encoding = json.detect_encoding(stream.peek(4)[:4])  # type: ignore[attr-defined]
+        try:
+            for line in stream if encoding.startswith("utf-8") else _recoded(stream, encoding):
+                yield from line.rstrip(b"\r\n").split(b"\r")
+        except UnicodeDecodeError as error:
+            raise SourceError(f"{file}: expected {encoding} as it begins, got {error.reason} in it") from None
+
+
+def text_of(file: Path, *, is_json: bool) -> str:
+    """A whole file as text: UTF-8, or what a byte-order mark or the first characters of JSON say.
+
+    Raises SourceError with the line where it is none, and, but in JSON, for a zero byte, which no text has.
+    """
+    with opened(file) as stream:
+        content = stream.read()
+    encoding = json.detect_encoding(content[:4]) if is_json else _marked(content)
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        wide = "utf-16be" if content.startswith(b"\0") else "utf-16le"
+        guess = wide if b"\0" in content else "latin1"
+        advice = f"Convert it, for instance with: iconv -f {guess} -t utf-8 {file.name}"
+        got = f"byte 0x{content[error.start]:02x}" if error.start < len(content) else error.reason
+        expected = "UTF-8" if encoding.startswith("utf-8") else encoding.upper()
+        raise SourceError(f"{file}:{line}: expected {expected}, got {got}. {advice}") from None
+    if "\0" in text and not is_json:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        advice = f"Convert it, if it is UTF-16 without a byte-order mark: iconv -f utf-16le -t utf-8 {file.name}"
+        raise SourceError(f"{file}:{line}: expected text, got a zero byte. {advice}")
+    return text
+
+
+def _marked(content: bytes) -> str:
+    marks = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32"}  # before those of UTF-16, which begin them
+    marks |= {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+    return next((encoding for mark, encoding in marks.items() if content.startswith(mark)), "utf-8-sig")
+
+
+def _recoded(stream: BinaryIO, encoding: str) -> Iterator[bytes]:
+    decoder, rest = codecs.getincrementaldecoder(encoding)(), ""
+    while block := stream.read(1 << 20):
+        *whole, rest = (rest + decoder.decode(block)).split("\n")
+        yield from (line.encode("utf-8", "surrogatepass") for line in whole)
+    yield (rest + decoder.decode(b"", final=True)).encode("utf-8", "surrogatepass")
+
+
+class _Members(io.RawIOBase):
+    """A file of one or more packed members, unpacked. The standard library takes damage in a later one for its end."""
+
+    def __init__(self, file: Path, decompressor: Callable[[], Any]) -> None:
+        self._file, self._new = file.open("rb"), decompressor
+        self._member: Any = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            packed = b""
+            if self._member is None or self._member.eof:
+                packed = (self._member.unused_data if self._member else b"").lstrip(b"\0")  # zeros may fill a block up
+                while not packed:
+                    if not (block := self._file.read(io.DEFAULT_BUFFER_SIZE)):
+                        return 0
+                    packed = block.lstrip(b"\0")
+                self._member = self._new()
+            elif self._member.needs_input and not (packed := self._file.read(io.DEFAULT_BUFFER_SIZE)):
+                raise EOFError("it ends before its end is marked")
+            if unpacked := self._member.decompress(packed, len(buffer)):
+                buffer[: len(unpacked)] = unpacked
+                return len(unpacked)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _zstd(file: Path) -> io.BufferedReader:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file)), "zstd"))
+
+
+_PACKINGS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "": ("plain", lambda file: file.open("rb")),
+    ".gz": ("gzip", gzip.open),
+    ".bz2": ("bzip2", lambda file: io.BufferedReader(_Members(file, bz2.BZ2Decompressor))),
+    ".xz": ("xz", lambda file: io.BufferedReader(_Members(file, lzma.LZMADecompressor))),
+    ".zst": ("zstd", _zstd),
+}

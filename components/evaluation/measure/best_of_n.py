@@ -1,0 +1,88 @@
+"""Best-of-n: of n answers of a policy the one that the reward model likes best; what RL is compared with."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.evaluation.measure.assessment import Assessed, win_credits
+from components.evaluation.measure.intervals import interval_of_shares, mean_interval
+from components.functional.estimators import best_of_n_kl
+
+SHOWN_N = 16  # the n of the row among the models
+
+
+def chosen_weights(scores: Tensor, n: int) -> Tensor:
+    """(P, N) fp64: probability that each of N samples is the best by score of n that are picked out of the N.
+
+    Σ weight·x is an unbiased estimate of E[x of the best of n], for any figure x of a sample; with x the score it is
+    that of Nakano et al. 2021 (WebGPT), appendix I. Of l samples with a lower score and h with none higher the weight
+    is (C(h, n) − C(l, n)) / C(N, n) / (h − l): equal scores share their weight, as a fair draw among them would.
+    scores: (P, N). Raises ValueError unless 1 <= n <= N.
+    """
+    total = scores.shape[-1]
+    if not 1 <= n <= total:
+        raise ValueError(f"chosen_weights: expected n between 1 and the {total} samples, got {n}")
+    lower = (scores[:, None, :] < scores[:, :, None]).sum(2)
+    not_higher = (scores[:, None, :] <= scores[:, :, None]).sum(2)
+    shares = [math.comb(count, n) / math.comb(total, n) for count in range(total + 1)]
+    all_below = torch.tensor(shares, dtype=torch.float64)
+    return (all_below[not_higher] - all_below[lower]) / (not_higher - lower)
+
+
+def best_of_n(assessed: Assessed) -> dict[str, Any]:
+    """The curve over n = 1, 2, 4, … up to the samples per prompt; a list each:
+
+    n                  of how many answers the best by the reward model's score is taken
+    kl                 ln n − (n−1)/n, nats: exact if no answer comes twice, else an upper bound
+    score              mean score of the chosen answer
+    gold, gold_ci      mean gold of it, 95 % interval over prompts (None where prompts do not differ); with a world only
+    correct            share of right ones; with a world only
+    """
+    traits = {name: assessed.by_prompt(values) for name, values in _traits(assessed).items()}
+    counts = [2**power for power in range(traits["score"].shape[1].bit_length())]
+    curve: dict[str, Any] = {"n": counts, "kl": [best_of_n_kl(n) for n in counts]}
+    for name in ("score", "gold", "correct"):
+        if name not in traits:
+            continue
+        means = [(chosen_weights(traits["score"], n) * traits[name]).sum(1) for n in counts]
+        curve[name] = [float(mean.mean()) for mean in means]
+        if name == "gold":
+            curve["gold_ci"] = [mean_interval(mean, range(len(mean))) for mean in means]
+    return curve
+
+
+def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
+    """What a policy would show that answers with the best of SHOWN_N: the figures of a model that make sense for it.
+
+    finished, length, score, gold, correct, polite, … as of a model; kl: analytic, see best_of_n; win_rate against
+    the reference's answers, which are others than those chosen from.
+    """
+    assert assessed.scores is not None and assessed.worth is not None and reference.worth is not None
+    weights = chosen_weights(assessed.by_prompt(assessed.scores), SHOWN_N)
+
+    def chosen(values: Tensor) -> Tensor:
+        return (weights * values).sum(1)
+
+    row: dict[str, Any] = {"kl": best_of_n_kl(SHOWN_N)}
+    for name, values in _traits(assessed).items():
+        of_prompt = chosen(assessed.by_prompt(values))
+        row[name] = float(of_prompt.mean())
+        if name in ("gold", "score"):
+            row[f"{name}_ci"] = mean_interval(of_prompt, range(len(of_prompt)))
+    worth = assessed.by_prompt(assessed.worth)
+    wins = chosen(win_credits(worth, reference.by_prompt(reference.worth)))
+    return row | {"win_rate": float(wins.mean()), "win_rate_ci": interval_of_shares(wins)}
+
+
+def _traits(assessed: Assessed) -> dict[str, Any]:
+    """Per response: what a figure is the mean of."""
+    drawn, found = assessed.drawn, assessed.found
+    traits: dict[str, Any] = {"score": assessed.scores, "finished": drawn.finished, "length": list(map(len, drawn.ids))}
+    if found is not None:
+        traits |= {name: [getattr(one, name) for one in found] for name in ("gold", "correct", "wrong_name")}
+        traits |= {name: [getattr(one, name) for one in found] for name in ("rude", "hedge", "filler", "words")}
+        traits["polite"] = [one.polite > 0 for one in found]
+        traits["correct_polite"] = [one.correct and one.polite > 0 for one in found]
+    return traits

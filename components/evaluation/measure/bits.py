@@ -1,0 +1,29 @@
+"""Bits per byte of text: what a model has kept, or lost, of the text that it was pretrained on."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from components.data.batches import LMBatch
+from components.functional.output_layer import linear_cross_entropy
+from components.models.heads import CausalLM
+
+
+@torch.no_grad()
+def bits_per_byte(model: CausalLM, batches: Iterable[LMBatch]) -> float:
+    """−Σ log₂ p of all counted targets / Σ UTF-8 bytes that they stand for.
+
+    Raises ValueError where no batch counts a target.
+    """
+    device = next(model.parameters()).device
+    nats, num_bytes = 0.0, 0
+    for batch in batches:
+        layout = type(batch.layout)(*(part.to(device) for part in batch.layout))
+        mask = batch.mask.to(device)
+        hidden = model.hidden(batch.input_ids.to(device), layout)[mask]
+        nats += float(model.through_head(linear_cross_entropy, hidden, batch.targets.to(device)[mask])[0])
+        num_bytes += int(batch.num_bytes)
+    if not num_bytes:
+        raise ValueError("bits_per_byte: expected text with at least one token to predict, found none in any batch")
+    return nats / math.log(2) / num_bytes

@@ -1,0 +1,77 @@
+"""How good a reward model is on rankings: accuracy, calibration, and whether it merely likes length."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from components.data.batches import PreferenceBatch
+from components.evaluation.measure.intervals import share_interval
+from components.evaluation.measure.policy import numbers
+from components.functional.losses import ranking_pairs
+from components.functional.ranking import BINS, Pairs, pairs_of, ranking_figures
+from components.models.heads import ScalarModel
+
+
+@torch.no_grad()
+def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> dict[str, Any]:
+    """Figures over all pairs of answers to one prompt that differ in rank: those of functional.ranking, and
+
+    accuracy_ci               95 % interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
+    pairs, prompts            what the figures rest on; prompts: different ones
+    pairs_length_matched      what accuracy_length_matched rests on
+    reliability               per bin {low, high, pairs, confidence, accuracy}: the last two None in an empty bin
+    Raises ValueError where no two answers differ in rank, and for scores that are not numbers.
+    """
+    device = next(model.parameters()).device
+    parts, keys, scores, lengths = [], [], [], []
+    for batch in batches:
+        here = PreferenceBatch(*(_to(field, device) for field in batch))
+        score = numbers(model(here.input_ids, here.layout).flatten()[here.last])
+        better, _, _ = ranking_pairs(here.ranks, here.groups)
+        parts.append(pairs_of(score, here.lengths, here.ranks, here.groups))
+        keys += [_prompt_of(batch, answer) for answer in better.tolist()]
+        scores.append(score)
+        lengths.append(here.lengths)
+    if not keys:
+        raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
+    pairs = Pairs(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
+    return ranking_figures(pairs, torch.cat(scores).cpu(), torch.cat(lengths).cpu()) | {
+        "accuracy_ci": share_interval(pairs.credit, keys),
+        "pairs": len(keys),
+        "prompts": len(set(keys)),
+        "pairs_length_matched": int(pairs.matched.sum()),
+        "reliability": reliability(pairs.confidence, pairs.credit),
+    }
+
+
+def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy of the pairs in each bin of confidence; both tensors (P,)."""
+    number = ((confidence - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
+    table = []
+    for b in range(BINS):
+        inside = number == b
+        count = int(inside.sum())
+        table.append(
+            {
+                "low": 0.5 + 0.5 * b / BINS,
+                "high": 0.5 + 0.5 * (b + 1) / BINS,
+                "pairs": count,
+                "confidence": float(confidence[inside].mean()) if count else None,
+                "accuracy": float(right[inside].mean()) if count else None,
+            }
+        )
+    return table
+
+
+def _prompt_of(batch: PreferenceBatch, answer: int) -> tuple:
+    """A key that answers of equal prompts share: the ids of the segment that the answer continues."""
+    row, column = divmod(int(batch.last[answer]), batch.input_ids.shape[1])
+    parent = batch.layout.parents[row, column]
+    return tuple(batch.input_ids[row][batch.layout.segments[row] == parent].tolist())
+
+
+def _to(field: Any, device: torch.device) -> Any:
+    """A batch's field, a tensor or a layout of tensors, on a device."""
+    return field.to(device) if isinstance(field, Tensor) else type(field)(*(part.to(device) for part in field))

@@ -1,0 +1,78 @@
+"""The report as a page: its blocks in order, with the pictures drawn beside it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from components.evaluation.report import card, learning, outcome, page_blocks, pictures, plots, tables
+from components.evaluation.report.card import Results
+from components.evaluation.report.conclusions import CONCLUSIONS
+from components.evaluation.report.curves import Curve
+from components.evaluation.report.page_blocks import Block, Drawing, Heading, Page, Picture, Points, Quotes, Text
+
+SAMPLES = 6  # prompts shown on the page
+
+
+def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Path) -> Page:
+    """The report as a page; its pictures are drawn into the folder."""
+    shown: dict[str, list[Block]] = {}
+    for name, panels in plots.panels(results, curves).items():
+        files = [
+            folder / (f"{name}-{number}.png" if number > 1 else f"{name}.png") for number in range(1, 1 + len(panels))
+        ]
+        drawn = [Drawing(file.name, pictures.save(one, file), one.alt) for file, one in zip(files, panels, strict=True)]
+        shown[name] = [Picture(drawn, " ".join(CONCLUSIONS[name](results, curves)))]
+    blocks: list[Block] = [Points(outcome.summary(results)), card.models_table(results)]
+    blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
+    blocks += shown.get("quality", [])
+    sections = (
+        (learning.learning_table, ""),
+        (tables.best_of_n_table, "best_of_n"),
+        (tables.majority_table, "majority"),
+        (tables.choice_table, "choice"),
+        (tables.reward_table, "reward_model"),
+        (tables.budget_table, ""),
+    )
+    for table_of, picture in sections:
+        table = table_of(results)
+        blocks += [table, *shown.get(picture, [])] if table is not None else []
+    if "curves" in shown:
+        blocks += [Heading("Learning curves"), *shown["curves"]]
+    if results.get("minutes"):
+        blocks += [Heading("Minutes per stage"), Text(card.minutes_line(results)), *shown.get("minutes", [])]
+    blocks += [Heading("What they say"), _answers(results), Heading("Made with"), Points(_provenance(results))]
+    run = results.get("run")
+    return page_blocks.explained(
+        Page(f"Report card: {run}" if run else "Report card", [one for one in blocks if any(one)])
+    )
+
+
+def _answers(results: Results) -> Quotes:
+    """Prompts and what every model answers: the likeliest answer, then one sampled at temperature 1."""
+    models = card.answering(results)
+    rows = []
+    prompts = next(iter(models.values()))["samples"][:SAMPLES]
+    for place, prompt in enumerate(prompts):
+        for kind in ("greedy", "sampled"):
+            wanted = f" ({prompt['reference']})" if prompt["reference"] else ""
+            first = f"{prompt['prompt']}{wanted}" if kind == "greedy" else ""
+            rows.append([first, *(_answer(figures["samples"][place], kind) for figures in models.values())])
+    note = (
+        "For each prompt the likeliest answer, then one sampled at temperature 1. … marks an answer that did not end."
+    )
+    if "greedy_gold" in prompts[0]:
+        note += " In brackets the gold score; behind the prompt the true value."
+    return Quotes(["prompt", *models], rows, note)
+
+
+def _answer(sample: Results, kind: str) -> str:
+    text = sample[kind] + ("" if sample[f"{kind}_finished"] else " …")
+    gold = sample.get(f"{kind}_gold")
+    return text if gold is None else f"{text} ({card.number(gold)})"
+
+
+def _provenance(results: Results) -> list[str]:
+    lines = [f"{key}: {results[key]}" for key in ("commit", "seed", "hardware") if results.get(key) is not None]
+    versions = results.get("versions") or {}
+    if versions:
+        lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    return lines

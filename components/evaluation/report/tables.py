@@ -1,0 +1,146 @@
+"""The report's tables beside that of the models: many answers to one prompt, the reward model, budgets."""
+
+from collections.abc import Callable
+
+from components.evaluation.report.card import NONE, Results, Table, chatting, number, percent, with_interval
+
+
+def best_of_n_table(results: Results) -> Table | None:
+    """Best-of-n by n; None if it was not measured."""
+    curve = results.get("best_of_n")
+    if not curve:
+        return None
+    wanted = [("kl", "KL to sft, nats", number), ("score", "reward model's score", number)]
+    wanted += [("gold", "gold score", number), ("correct", "right answer", percent)]
+    columns = [(label, curve[key], curve.get(f"{key}_ci"), show) for key, label, show in wanted if key in curve]
+    rows = [
+        [str(n), *(with_interval(v[place], ci and ci[place], show) for _, v, ci, show in columns)]
+        for place, n in enumerate(curve["n"])
+    ]
+    names = [label for label, *_ in columns]
+    trained = results.get("best_of_n_train")
+    if trained:
+        known = dict(zip(trained["n"], trained["gold" if "gold" in trained else "score"], strict=True))
+        rows = [[*row, number(known.get(n))] for row, n in zip(rows, curve["n"], strict=True)]
+        names.append(f"{'gold' if 'gold' in trained else 'score'} on training prompts")
+    sampling = results["sampling"]
+    note = (
+        f"Of n answers of sft the one that the reward model scores highest; unbiased, from {sampling['best_of']} "
+        f"answers to each of {sampling['prompts']} held-out prompts. KL is ln n − (n−1)/n. "
+        "[95 % interval over prompts]"
+    )
+    return Table("Best of n", ["n", *names], rows, note)
+
+
+def majority_table(results: Results) -> Table | None:
+    """Majority vote by the number of answers; None if it was not measured."""
+    curve = results.get("majority")
+    if not curve:
+        return None
+    cells = [with_interval(v, ci, percent) for v, ci in zip(curve["correct"], curve["correct_ci"], strict=True)]
+    rows = [[str(k), cell] for k, cell in zip(curve["k"], cells, strict=True)]
+    note = "The value that most of k answers of sft give, held-out questions. [95 % interval over questions]"
+    return Table("Majority vote", ["k", "right answer"], rows, note)
+
+
+def choice_table(results: Results) -> Table | None:
+    """Choosing the true statement against saying it, held-out and training questions; None if not measured."""
+    chosen = results.get("choice")
+    if not chosen:
+        return None
+    endings = [ending for ending in ("", "_train") if f"reward_model{ending}" in chosen]
+    names = {"": "held-out questions", "_train": "training questions"}
+    rows = [["reward model chooses", *_choices(chosen, endings)]]
+    for name, figures in chatting(results).items():
+        for key, what in (("greedy_correct", "likeliest answer"), ("correct", "an answer drawn")):
+            rows.append([f"{name}: {what}", *(percent(figures.get(f"{key}{e}")) for e in endings)])
+    note = (
+        f"The reward model is shown the plain statement with each value; chance is {_chance(chosen)}. "
+        "Models are asked and must say the value. [95 % interval over questions]"
+    )
+    return Table("Choosing and saying", ["", *(names[e] for e in endings)], rows, note)
+
+
+def _choices(chosen: Results, endings: list[str]) -> list[str]:
+    return [with_interval(chosen[f"reward_model{e}"], chosen[f"reward_model_ci{e}"], percent) for e in endings]
+
+
+def _chance(chosen: Results) -> str:
+    return f"1 in {1 / chosen['chance']:.3g}"
+
+
+def budget_table(results: Results) -> Table | None:
+    """What making every artifact took; None where nothing is known."""
+    budget = results.get("budget")
+    if not budget:
+        return None
+    rows = [
+        [
+            name,
+            _or_none(one["minutes"], ".1f"),
+            _or_none(one["generated_tokens"], ",.0f"),
+            _or_none(one["flops"], ".2e"),
+            one["commit"] or NONE,
+        ]
+        for name, one in budget.items()
+    ]
+    return Table("Budget", ["", "minutes", "tokens generated", "FLOPs", "commit"], rows)
+
+
+def _or_none(value: float | None, form: str) -> str:
+    return NONE if value is None else format(value, form)
+
+
+def sampling_lines(results: Results) -> list[str]:
+    """Best-of-n, majority and choice, a line each: what the terminal shows of those tables."""
+    lines = []
+    if results.get("best_of_n"):
+        curve = results["best_of_n"]
+        key = "gold" if "gold" in curve else "score"
+        steps = [f"n={n} {number(value)}" for n, value in zip(curve["n"], curve[key], strict=True)][::2]
+        line = f"Best of n sft answers by the reward model, {key}: {', '.join(steps)}"
+        trained = results.get("best_of_n_train")
+        if trained:
+            first, last = number(trained[key][0]), number(trained[key][-1])
+            line += f"; on training prompts n=1 {first}, n={trained['n'][-1]} {last}"
+        lines.append(f"{line}.")
+    if results.get("majority"):
+        curve = results["majority"]
+        steps = [f"k={k} {percent(value)}" for k, value in zip(curve["k"], curve["correct"], strict=True)]
+        lines.append(f"Majority of k sft answers, right: {', '.join(steps)}.")
+    if results.get("choice"):
+        chosen = results["choice"]
+        said = [f"{name} {percent(figures['greedy_correct'])}" for name, figures in chatting(results).items()]
+        lines.append(
+            f"True statement among all values: the reward model chooses it {_choices(chosen, [''])[0]} "
+            f"(chance: {_chance(chosen)}); likeliest answer right: {', '.join(said)}."
+        )
+    return lines
+
+
+REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
+    ("accuracy", "accuracy on pairs", percent),
+    ("accuracy_length_matched", "  of matched length (±10 %)", percent),
+    ("longer_wins", "  of “the longer one wins”", percent),
+    ("name_accuracy", "  of answers that differ in the name alone", percent),
+    ("ece", "calibration error (ECE)", number),
+    ("margin", "mean margin", number),
+    ("score_length_correlation", "score–length correlation", number),
+)
+
+
+def reward_table(results: Results) -> Table | None:
+    """The reward model on rankings, seen and held-out prompts side by side; None if it was not measured."""
+    figures = results.get("reward_model")
+    if not figures:
+        return None
+    names = {"": "training prompts", "_heldout": "held-out prompts"}
+    endings = [ending for ending in names if f"accuracy{ending}" in figures]
+    rows = []
+    for key, label, show in REWARD_ROWS:
+        if any(f"{key}{e}" in figures for e in endings):
+            cells = [with_interval(figures.get(f"{key}{e}"), figures.get(f"{key}_ci{e}"), show) for e in endings]
+            rows.append([label, *cells])
+    for key, label in (("pairs", "pairs"), ("pairs_length_matched", "  of matched length"), ("prompts", "prompts")):
+        rows.append([label, *(f"{figures[f'{key}{e}']:,}" for e in endings)])
+    return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95 % interval over prompts]")

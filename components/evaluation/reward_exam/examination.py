@@ -1,0 +1,317 @@
+"""What a reward model is worth, before a policy is trained to please it: on comparisons that it has not seen."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from components.data.batches import PreferenceBatch
+from components.data.preference import PreferenceData
+from components.data.sources.builtin import make_world
+from components.evaluation.measure.intervals import share_interval
+from components.evaluation.measure.policy import numbers
+from components.evaluation.measure.reward_model import evaluate_ranking
+from components.evaluation.reward_exam.probes import PROBES, probed
+from components.functional.ranking import LENGTH_MATCHED
+from components.models.heads import ScalarModel
+from components.system.countdown import countdown
+from components.tokenizer.tokenizer import Tokenizer
+from components.world.gold import Judgement
+from components.world.world import World
+
+Record = dict[str, Any]
+Count = Annotated[int, Field(ge=1)]
+FEWEST_RECORDS, FEWEST_PROBED = 100, 16  # whatever the budget
+SHOWN = 12  # categories of a grouping, those with most pairs first
+
+
+class Reading(NamedTuple):
+    """What a run knows: how many answers may be read, roughly, None for no limit; whether progress is shown."""
+
+    answers: int | None = None
+    shown: bool = True
+
+
+READ_ALL = Reading()
+
+
+class Pair(NamedTuple):
+    """Two answers to one prompt of which one is better. right: 1 where it scores higher, ½ where both score the same.
+
+    judged: what the world's judge found in the better and the worse one, where there is a judge.
+    """
+
+    record: Record
+    better: int
+    worse: int
+    right: float
+    judged: tuple[Judgement, Judgement] | None
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        return len(self.record["completions"][self.better]), len(self.record["completions"][self.worse])
+
+
+def examine(
+    model: ScalarModel,
+    tokenizer: Tokenizer,
+    data: PreferenceData,
+    reading: Reading = READ_ALL,
+    *,
+    max_records: Count = 1000,
+    max_probed: Count = 64,
+    tokens_at_once: Count = 2**16,
+) -> dict[str, Any]:
+    """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
+
+    max_records, max_probed: at most so many records for the figures and for the probes, evenly spread; fewer where
+    reading.answers limits them, each to a half of it, but not to less than FEWEST_RECORDS and FEWEST_PROBED.
+    tokens_at_once: that the model reads together; nor does it read more records than training's batches have.
+    ranking      figures of reward.evaluate_ranking
+    gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs, prompts}; None on other data
+    probes       name → the share of records whose best answer scores above the probe, as the same
+    length_choices  the share of pairs of different length whose longer answer is chosen, as the same; None without any
+    categories   grouping → category → the same: "length" (which answer is the longer one) always;
+                 "category" where records carry one; on the world "relation" asked for and "difference" of the answers
+    figures      name → number or None: what a gate's limits speak of, see gate.FIGURES
+    Returns {} where no comparison is held out. Intervals are over prompts.
+    """
+    held_out = [record for example in data.val_examples for record in example]
+    if not held_out:
+        return {}
+    if reading.answers is not None:
+        each = sum(len(record["completions"]) for record in held_out) / len(held_out)
+        max_records = min(max_records, max(FEWEST_RECORDS, int(reading.answers / 2 / each)))
+        max_probed = min(max_probed, max(FEWEST_PROBED, reading.answers // 2 // (1 + len(PROBES))))
+    records = _spread(held_out, max_records)
+    batches, outputs = list(_batches(data, records, tokens_at_once)), []
+    hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+    ranking = evaluate_ranking(model, _counted(batches, "examination: answers", reading))
+    hook.remove()
+    scores = _by_record(records, batches, outputs)
+    judge = WorldJudge(data, tokenizer)
+    pairs = [pair for record, score in zip(records, scores, strict=True) for pair in _pairs(record, score, judge)]
+    examination = {
+        "ranking": ranking,
+        "gold": _gold(records, scores, judge),
+        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge, tokens_at_once, reading),
+        "length_choices": longer_chosen(pairs),
+        "categories": categories(pairs, judge),
+    }
+    return {**examination, "figures": figures(examination)}
+
+
+@torch.no_grad()
+def probe(
+    model: ScalarModel,
+    tokenizer: Tokenizer,
+    data: PreferenceData,
+    records: Sequence[Record],
+    judge: "WorldJudge",
+    tokens_at_once: int,
+    reading: Reading = READ_ALL,
+) -> dict[str, dict[str, Any]]:
+    """Per probe, the share of records whose best answer scores above it, ties counting half."""
+    device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context, judge.renamed))
+    rows = [
+        {"prompt": record["prompt"], "completions": [ids], "finished": [True], "ranks": [0.0]}
+        for record, (best, made) in zip(records, trials, strict=True)
+        for ids in (record["completions"][best], *made.values())
+    ]
+    batches = list(_batches(data, rows, tokens_at_once))
+    outputs = [
+        model(b.input_ids.to(device), type(b.layout)(*(part.to(device) for part in b.layout)))
+        for b in _counted(batches, "probes: answers", reading)
+    ]
+    scores = iter(score for [score] in _by_record(rows, batches, outputs))
+    right: dict[str, list[float]] = {name: [] for name in PROBES}
+    keys: dict[str, list[tuple]] = {name: [] for name in PROBES}
+    for record, (_, made) in zip(records, trials, strict=True):
+        best = next(scores)
+        for name in made:
+            right[name].append(_credit(best, next(scores)))
+            keys[name].append(tuple(record["prompt"]))
+    return {name: _share(right[name], keys[name]) for name in PROBES if right[name]}
+
+
+class WorldJudge:
+    """The built-in world's judge of stored records, where the data are the built-in world's."""
+
+    def __init__(self, data: PreferenceData, tokenizer: Tokenizer) -> None:
+        made = make_world(data.world) if data.is_builtin and data.world is not None else None
+        self.world = made if isinstance(made, World) else None
+        self.tokenizer = tokenizer
+
+    def relation(self, record: Record) -> str:
+        assert self.world is not None
+        return self.world.find(self.tokenizer.decode(record["prompt"])).relation
+
+    def renamed(self, record: Record, text: str) -> str | None:
+        """A right answer's text about the next name of the world instead of the one asked about.
+
+        None without a world, or where the text is wrong: about somebody else it is no worse.
+        """
+        if self.world is None:
+            return None
+        asked, names = self.world.find(self.tokenizer.decode(record["prompt"])), self.world.names
+        if not self.world.judge(asked.text, text, finished=True).correct:
+            return None
+        return self.world.renamed(text, asked.name, names[(names.index(asked.name) + 1) % len(names)])
+
+    def judgements(self, record: Record) -> list[Judgement] | None:
+        """What is found in each answer of a record; None without a world."""
+        if self.world is None:
+            return None
+        question = self.tokenizer.decode(record["prompt"])
+        answers = zip(record["completions"], record["finished"], strict=True)
+        return [self.world.judge(question, self.tokenizer.decode(ids), finished) for ids, finished in answers]
+
+
+def categories(pairs: Sequence[Pair], judge: WorldJudge) -> dict[str, dict[str, Any]]:
+    """Agreement by category, per grouping that the data allow."""
+    groupings: dict[str, Callable[[Pair], str]] = {"length": by_length}
+    if judge.world is not None:
+        groupings |= {"relation": lambda pair: judge.relation(pair.record), "difference": by_difference}
+    if any(pair.record["category"] for pair in pairs):
+        groupings["category"] = lambda pair: pair.record["category"] or "(none)"
+    return {name: _agreement(pairs, label_of) for name, label_of in groupings.items()}
+
+
+def by_length(pair: Pair) -> str:
+    better, worse = pair.lengths
+    if abs(better - worse) < LENGTH_MATCHED * max(better, worse):
+        return "matched lengths"
+    return "the longer is better" if better > worse else "the shorter is better"
+
+
+def by_difference(pair: Pair) -> str:
+    """In what the world's judge sees two answers differ: in naming somebody else, in being right, else in one point of
+    manners, or several."""
+    assert pair.judged is not None
+    one, other = pair.judged
+    if one.wrong_name != other.wrong_name:
+        return "whom it names"
+    if one.correct != other.correct:
+        return "right or wrong"
+    points = {
+        "politeness": (one.polite, other.polite),
+        "rudeness": (one.rude, other.rude),
+        "hedge or filler": (one.hedge + one.filler, other.hedge + other.filler),
+    }
+    differing = [name for name, (a, b) in points.items() if a != b]
+    return differing[0] if len(differing) == 1 else "several manners" if differing else "length"
+
+
+def longer_chosen(pairs: Sequence[Pair]) -> dict[str, Any] | None:
+    """How often the longer of two answers of different length is chosen; None where no lengths differ."""
+    unequal = [pair for pair in pairs if pair.lengths[0] != pair.lengths[1]]
+    chosen = [pair.right if pair.lengths[0] > pair.lengths[1] else 1 - pair.right for pair in unequal]
+    return _share(chosen, [tuple(pair.record["prompt"]) for pair in unequal]) if unequal else None
+
+
+def figures(examination: dict[str, Any]) -> dict[str, float | None]:
+    """What limits speak of, by name; None where the data cannot tell."""
+    ranking, gold = examination["ranking"], examination["gold"]
+    longer, correlation = ranking["longer_wins"], ranking["score_length_correlation"]
+    choices = examination["length_choices"]
+    length_share = choices and choices["accuracy"]
+    lows = [
+        category["accuracy_ci"][1]
+        for grouping, table in examination["categories"].items()
+        for category in table.values()
+        if grouping != "length"
+    ]
+    return {
+        "accuracy": ranking["accuracy"],
+        "accuracy_low": ranking["accuracy_ci"][0],
+        "gold_accuracy_low": gold and gold["accuracy_ci"][0],
+        "ece": ranking["ece"],
+        "length_correlation": None if correlation is None else abs(correlation),
+        "over_length": ranking["accuracy"] - max(longer, 1 - longer),
+        "against_length": None if length_share is None else min(length_share, 1 - length_share),
+        "length_matched": ranking["accuracy_length_matched"],
+        "worst_category_high": min(lows, default=None),
+        **{f"probe_{name}": trial["accuracy"] for name, trial in examination["probes"].items()},
+    }
+
+
+def _spread(records: list[Record], count: int) -> list[Record]:
+    """At most so many of the records, evenly spread over them."""
+    if len(records) <= count:
+        return records
+    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
+
+
+def _batches(data: PreferenceData, records: Sequence[Record], tokens_at_once: int) -> Iterator[PreferenceBatch]:
+    """Batches of the records in their order, as large as training's, of at most so many tokens at once; one record may
+    exceed it."""
+    batch: list[list[Record]] = []
+    tokens = 0
+    for record in records:
+        size = len(record["prompt"]) + sum(map(len, record["completions"]))
+        if len(batch) == data.batch_size or (batch and tokens + size > tokens_at_once):
+            yield data.collate(batch)
+            batch, tokens = [], 0
+        batch.append([record])
+        tokens += size
+    yield data.collate(batch)
+
+
+def _counted(batches: Sequence[PreferenceBatch], what: str, reading: Reading) -> Iterator[PreferenceBatch]:
+    total = sum(len(batch.ranks) for batch in batches)
+    return countdown(batches, what, total, count=lambda batch: len(batch.ranks), shown=reading.shown)
+
+
+def _by_record(
+    records: Sequence[Record], batches: Sequence[PreferenceBatch], outputs: Sequence[Tensor]
+) -> list[list[float]]:
+    """The score of every answer of every record; outputs: what the model made of each batch."""
+    pairs = zip(batches, outputs, strict=True)
+    scores = iter([score for batch, output in pairs for score in numbers(output.cpu().flatten()[batch.last]).tolist()])
+    return [[next(scores) for _ in record["completions"]] for record in records]
+
+
+def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:
+    judged, ranks = judge.judgements(record), record["ranks"]
+    places = range(len(ranks))
+    for better, worse in ((i, j) for i in places for j in places if ranks[i] < ranks[j]):
+        both = (judged[better], judged[worse]) if judged else None
+        yield Pair(record, better, worse, _credit(scores[better], scores[worse]), both)
+
+
+def _credit(better: float, worse: float) -> float:
+    return 0.5 if better == worse else float(better > worse)
+
+
+def _gold(records: Sequence[Record], scores: list[list[float]], judge: WorldJudge) -> dict[str, Any] | None:
+    """Agreement with the judge himself, whatever the labels say: labels turned round show here only."""
+    if judge.world is None:
+        return None
+    right, keys = [], []
+    for record, score in zip(records, scores, strict=True):
+        gold = [one.gold for one in judge.judgements(record) or ()]
+        found = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
+        right += found
+        keys += [tuple(record["prompt"])] * len(found)
+    return _share(right, keys) if right else None
+
+
+def _agreement(pairs: Sequence[Pair], label_of: Callable[[Pair], str]) -> dict[str, Any]:
+    by_label: dict[str, list[Pair]] = defaultdict(list)
+    for pair in pairs:
+        by_label[label_of(pair)].append(pair)
+    most = sorted(by_label, key=lambda label: (-len(by_label[label]), label))[:SHOWN]
+    return {
+        label: _share([p.right for p in by_label[label]], [tuple(p.record["prompt"]) for p in by_label[label]])
+        for label in most
+    }
+
+
+def _share(right: list[float], keys: list[tuple]) -> dict[str, Any]:
+    values = torch.tensor(right)
+    counts = {"pairs": len(right), "prompts": len(set(keys))}
+    return {"accuracy": float(values.double().mean()), "accuracy_ci": share_interval(values, keys), **counts}

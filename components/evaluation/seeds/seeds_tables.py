@@ -1,0 +1,228 @@
+"""The summary of a sweep as tables: for the terminal and for Markdown, each only where its figures are there."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from components.evaluation.measure.over_seeds import half_width, most_seeds
+from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
+
+Found = Mapping[str, Any]
+METHODS = ("sft", "ppo", "dpo", "grpo", "rloo", "rejection")  # and best-of-n, by its own name
+BETWEEN = 3  # characters between two columns in the terminal
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def tables(found: Found) -> Iterator[Table]:
+    """All tables of one group's summary (seeds_summary.summarise)."""
+    makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
+    makers |= {optimum: "optimum", overoptimisation: "overoptimisation", scaling: "scaling"}
+    for maker, kind in makers.items():
+        table = maker(found)
+        if table is not None:
+            seeds = most_seeds(found[kind])
+            over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t), without where all seeds agree."
+            yield table._replace(note=f"{over if seeds > 1 else 'One seed: no intervals.'} {table.note}".strip())
+
+
+def fitting(table: Table, width: int) -> Iterator[Table]:
+    """The table in parts that are at most `width` characters wide, each with the first column; the last has the note.
+
+    A column takes its longest cell and what lies between; one that is too wide by itself is a part of its own.
+    """
+    names = [table.title, *table.columns[1:]]
+    widths = [BETWEEN + max(len(row[place]) for row in [names, *table.rows]) for place in range(len(names))]
+    parts: list[list[int]] = [[]]
+    for place in range(1, len(names)):
+        if parts[-1] and widths[0] + sum(widths[p] for p in [*parts[-1], place]) > width:
+            parts.append([])
+        parts[-1].append(place)
+    for part in parts:
+        columns, rows = ([[line[p] for p in (0, *part)] for line in lines] for lines in ([table.columns], table.rows))
+        yield Table(table.title, columns[0], rows, table.note if part is parts[-1] else "")
+
+
+def cell(spread: Found | None, show: Callable[[float | None], str] = number) -> str:
+    """mean ± half width of its interval; the mean alone where there is none, a dash where there is nothing."""
+    if spread is None:
+        return NONE
+    half = half_width(spread)
+    if half is None:
+        return show(spread["mean"])
+    middle, unit = show(spread["mean"]), ""
+    if middle.endswith(" %"):
+        middle, unit = middle.removesuffix(" %"), " %"
+    return f"{middle} ± {show(half).removesuffix(' %')}{unit}"
+
+
+def count(value: float | None) -> str:
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def power(value: float | None) -> str:
+    """Two digits and a power of ten: 1.2·10¹³."""
+    if value is None:
+        return NONE
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits}·10{str(int(exponent)).translate(SUPERSCRIPTS)}" if value else "0"
+
+
+def models(found: Found) -> Table | None:
+    """Every model's figures over seeds."""
+    measured = _get(found, "report", "models") or {}
+    rows = [
+        [label, *(cell(figures.get(key), show) for figures in measured.values())]
+        for key, label, show in MODEL_ROWS
+        if any(key in figures for figures in measured.values())
+    ]
+    return Table("Models over seeds", ["", *measured], rows) if rows else None
+
+
+def bake_off(found: Found) -> Table | None:
+    """A row per method that starts from the SFT model: what it reaches and what it spends."""
+    measured = _get(found, "report", "models") or {}
+    names = [name for name in (*METHODS, *measured) if name in measured and name != "base"]
+    if len(names := list(dict.fromkeys(names))) < 3 or any("gold" not in measured[name] for name in names):
+        return None
+    rows = []
+    for name in names:
+        figures, spent = measured[name], _get(found, "report", "budget", name) or {}
+        gains = found["gains"].get(name, {})
+        rows.append(
+            [
+                name,
+                cell(figures["gold"]),
+                cell(gains.get("sft")),
+                cell(gains.get("ppo")),
+                cell(figures.get("correct"), percent),
+                cell(figures.get("kl")),
+                cell(figures.get("entropy_per_token")),
+                cell(figures.get("win_rate"), percent),
+                *(
+                    show((spent.get(key) or {}).get("mean"))
+                    for key, show in (("generated_tokens", count), ("flops", power), ("minutes", short))
+                ),
+            ]
+        )
+    columns = ["", "gold", "− sft", "− ppo", "right", "KL", "entropy", "beats sft", "tokens drawn", "FLOPs", "minutes"]
+    note = "Differences of gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
+    judge = _get(found, "report", "budget", "reward", "minutes")
+    if judge:
+        note += f" The reward model, which all but sft and dpo use, took {short(judge['mean'])} minutes beside these."
+    return Table("Bake-off", columns, rows, note)
+
+
+CLAIMS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
+    ("base: answers a bare question", ("base", "answers_bare"), percent),
+    ("base: asks another", ("base", "asks_another"), percent),
+    ("base: right after solved examples", ("base", "few_shot"), percent),
+    ("reward model: accuracy, training prompts", ("reward_model", "accuracy"), percent),
+    ("reward model: accuracy, held-out prompts", ("reward_model", "accuracy_heldout"), percent),
+    ("reward model: ECE, training prompts", ("reward_model", "ece"), number),
+    ("reward model: ECE, held-out prompts", ("reward_model", "ece_heldout"), number),
+    ("discriminates: true statement scored highest", ("choice", "reward_model"), percent),
+    ("  on training prompts", ("choice", "reward_model_train"), percent),
+    ("generates: sft's likeliest answer is right", ("models", "sft", "greedy_correct"), percent),
+    ("  on training prompts", ("models", "sft", "greedy_correct_train"), percent),
+)
+
+
+def claims(found: Found) -> Table | None:
+    """The base model's behaviour and the reward model's accuracy."""
+    rows = [
+        [label, cell(spread, show)]
+        for label, path, show in CLAIMS
+        if (spread := _get(found, "report", *path)) is not None
+    ]
+    return Table("Base and reward model over seeds", ["", "share"], rows) if rows else None
+
+
+def best_of_n(found: Found) -> Table | None:
+    """sft's best of n by the reward model."""
+    curve = _get(found, "report", "best_of_n")
+    if not curve:
+        return None
+    names = {"kl": "KL, nats", "score": "score", "gold": "gold"}
+    names = {name: label for name, label in names.items() if name in curve}
+    rows = [
+        [f"{n['mean']:.0f}", number(curve["kl"][i]["mean"]), *(cell(curve[name][i]) for name in list(names)[1:])]
+        for i, n in enumerate(curve["n"])
+    ]
+    return Table("Best of n of sft", ["n", *names.values()], rows, "KL is analytic: ln n − (n−1)/n.")
+
+
+def majority(found: Found) -> Table | None:
+    """sft's majority vote."""
+    curve = _get(found, "report", "majority")
+    if not curve:
+        return None
+    rows = [[f"{k['mean']:.0f}", cell(right, percent)] for k, right in zip(curve["k"], curve["correct"], strict=True)]
+    return Table("Majority vote of sft", ["answers", "right"], rows)
+
+
+def optimum(found: Found) -> Table | None:
+    """How near every method comes to the exact optimum."""
+    methods = _get(found, "optimum", "methods")
+    if not methods:
+        return None
+    columns = {
+        "fraction_of_optimum": "fraction of optimum",
+        "objective": "objective",
+        "reward": "reward",
+        "kl": "KL",
+        "total_variation": "total variation",
+    }
+    everyone = {**methods, "optimum": _get(found, "optimum", "optimum") or {}}
+    rows = [[name, *(cell(figures.get(key), _fine) for key in columns)] for name, figures in everyone.items()]
+    return Table("The exact optimum", ["", *columns.values()], rows, "Enumerated, not sampled.")
+
+
+def overoptimisation(found: Found) -> Table | None:
+    """Gold at its peak and at the end, for every β."""
+    known = found.get("overoptimisation")
+    if not known:
+        return None
+    rows = []
+    for label, run in known["runs"].items():
+        turning, final, fit = run["turning"], run["final"], run.get("fit") or {}
+        turned = turning["turned"]
+        rows.append(
+            [
+                f"β {label}",
+                cell(run["curve"]["gold"][0]),
+                cell(turning["gold"]),
+                cell(turning["sqrt_kl"]),
+                f"{turned['mean'] * turned['n']:.0f} of {turned['n']}",
+                cell(final["gold"]),
+                cell(final["kl"], short),
+                cell(final["proxy"]),
+                cell(fit.get("r2")),
+            ]
+        )
+    columns = ["PPO", "gold at first", "at its peak", "√KL there", "turned", "at the end", "KL", "proxy", "R² of law"]
+    best = known["recommended"]
+    note = f"Recommended: β {best['beta']:g}, gold at the end {cell(best['gold'])}. "
+    note += "Law: gain = d(α − β_gold ln d), d = √KL."
+    return Table("Over-optimisation", columns, rows, note)
+
+
+def scaling(found: Found) -> Table | None:
+    """Accuracy of reward models by the number of comparisons."""
+    sizes = found.get("scaling")
+    if not sizes:
+        return None
+    rows = [
+        [f"{int(size):,}", cell(figures.get("accuracy"), percent), cell(figures.get("ece"))]
+        for size, figures in sizes.items()
+    ]
+    note = "On held-out questions; four ranked answers to a comparison."
+    return Table("Reward model by comparisons", ["comparisons", "accuracy", "ECE"], rows, note)
+
+
+def _get(found: Any, *path: str) -> Any:
+    for key in path:
+        found = (found or {}).get(key)
+    return found
+
+
+def _fine(value: float | None) -> str:
+    return NONE if value is None else f"{value:.3f}".replace("-", "−")

@@ -1,0 +1,100 @@
+"""The config that a command line stands for, composed and resolved, outside of a job too."""
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from components.launch import parse_cache, resolvers
+from components.launch.overrides import as_typed, quoted
+from components.launch.spawning import ROOT
+from components.launch.sweep_folders import sweep_folder
+
+INTERPOLATIONS: dict[str, str] = {}  # key → value as it was written, of what refers to other keys in this job's config
+
+parse_cache.install()
+resolvers.register()
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+
+
+def resolve(cfg: DictConfig) -> None:
+    """Resolves a config's interpolations in place; INTERPOLATIONS keeps how they were written.
+
+    Raises ValueError for a section that is null although others refer to what is in it.
+    """
+    INTERPOLATIONS.clear()
+    INTERPOLATIONS.update(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
+    for name in re.findall(r"\$\{([\w.]+)\}", " ".join(INTERPOLATIONS.values())):
+        section = name.partition(".")[0]
+        if section != name and section in cfg and cfg._get_node(section)._is_none():  # type: ignore[union-attr]
+            raise ValueError(f"{section}: expected settings, since others refer to {name}; got null")
+    OmegaConf.resolve(cfg)
+
+
+def _interpolations(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _interpolations(inner, f"{path}.{key}" if path else str(key))
+    if isinstance(value, str) and "${" in value:
+        yield path, value
+
+
+def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config, all interpolations resolved, that `python train.py <overrides>` would run with.
+
+    For tests and scripts; raises Hydra's and OmegaConf's own errors.
+    """
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
+        cfg = compose("train", as_typed(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    resolve(cfg)
+    return cfg
+
+
+class Composed(NamedTuple):
+    """A config that was composed, Hydra's own part of it, and INTERPOLATIONS as they were for it."""
+
+    cfg: DictConfig
+    hydra: DictConfig
+    interpolations: dict[str, str]
+
+
+@contextmanager
+def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
+    """The config that train.py would run with on these arguments, composed once in this process. Within, HydraConfig
+    and INTERPOLATIONS are its own.
+
+    Raises ValueError naming the fault of arguments that do not compose.
+    """
+    own, interpolations, running = HydraConfig.instance().cfg, dict(INTERPOLATIONS), GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()  # Hydra composes nothing beside a job that it runs
+    try:
+        made = _composed(tuple(arguments))
+        HydraConfig.instance().cfg = made.hydra  # type: ignore[assignment]
+        INTERPOLATIONS.clear()
+        INTERPOLATIONS.update(made.interpolations)
+        yield made.cfg
+    except HydraException as error:
+        raise ValueError(f"{' '.join(arguments)}: {error}") from error
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, own
+        INTERPOLATIONS.clear()
+        INTERPOLATIONS.update(interpolations)
+
+
+@functools.cache
+def _composed(arguments: tuple[str, ...]) -> Composed:
+    folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
+    search = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
+    cfg = compose_config([*search, *(one for one in arguments if not one.startswith("--"))])
+    hydra: Any = HydraConfig.instance().cfg
+    return Composed(cfg, hydra, dict(INTERPOLATIONS))

@@ -1,0 +1,122 @@
+"""The first line of a run, `stage … of run …, in …`, from the command line and a few files of conf/ alone.
+
+Hydra says the same, but half a second later: it is imported, and composes all of the config. Where this cannot be
+certain it says nothing; `tell` says what turned out otherwise.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from components.system import processes
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+NAMED = ("stage", "model", "run", "experiment", "debug", "paths.logs", "paths.folder")  # what the line depends on
+READ = ("stage", "experiment", "debug")  # groups whose files may name the run and its place
+CHOICE = "${{hydra:runtime.choices.{}}}"
+_told = ""
+
+
+class Uncertain(Exception):
+    """The line depends on more than is read here."""
+
+
+def foretold(arguments: Sequence[str]) -> str | None:
+    """The line for the overrides of a single run; None where it depends on more than is read here."""
+    try:
+        return _line(dict(map(_plain, arguments)))
+    except Uncertain:
+        return None
+
+
+def _line(given: dict[str, str]) -> str:
+    presets = [_read(group, given[group]) for group in ("experiment", "debug") if group in given]
+    if any(_others(preset) for preset in presets):
+        raise Uncertain
+    chosen = {key: value for preset in presets for key, value in _overridden(preset).items()} | given
+    if "stage" not in chosen:
+        raise Uncertain
+    stage = _read("stage", chosen["stage"])
+    choices = {"stage": chosen["stage"]}
+    choices["model"] = chosen.get("model") or _overridden(stage).get("model") or _default_model()
+    own = {"run": CHOICE.format("model"), "paths.logs": "logs", "paths.folder": chosen["stage"]}
+    for file in (stage, *presets):
+        own |= {"run": file["run"]} if "run" in file else {}
+        own |= {f"paths.{key}": value for key, value in (file.get("paths") or {}).items()}
+    own |= given
+    run, logs, folder = (_filled_in(str(own[key]), choices) for key in ("run", "paths.logs", "paths.folder"))
+    return f"stage {chosen['stage']} of run {run}, in {logs}/{run}/{folder}"
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Prints the line that the arguments foretell, if any; of several processes the first does."""
+    line = None if processes.rank() else foretold(arguments)
+    if line is not None:
+        tell(line)
+
+
+def tell(line: str) -> None:
+    """Prints the line unless this process has printed it already."""
+    global _told
+    if line != _told:
+        print(line, flush=True)
+    _told = line
+
+
+def _plain(argument: str) -> tuple[str, str]:
+    """The key and value of an argument that sets a key, or chooses a file of conf/, and says nothing else of the run's
+    name or place."""
+    key, equals, value = argument.partition("=")
+    if not equals or not re.fullmatch(r"[a-z]\w*(\.\w+)*", key) or key in ("paths", "hydra"):
+        raise Uncertain
+    if key.startswith(("paths.", "hydra.")) and key not in NAMED:
+        raise Uncertain
+    if key in NAMED and (not re.fullmatch(r"[\w./-]+", value) or value == "null"):
+        raise Uncertain
+    if (CONF / key).is_dir() and not _chooses(CONF / key / f"{value}.yaml", key in READ):
+        raise Uncertain
+    return key, value
+
+
+def _chooses(file: Path, read: bool) -> bool:
+    """Whether there is such a file, and it says nothing of the run's name or place that is not read."""
+    return file.is_file() and (read or not re.search("^(hydra|run|paths):", file.read_text(encoding="utf-8"), re.M))
+
+
+def _read(group: str, name: str) -> dict[str, Any]:
+    """A file of conf/ that has nothing to say to Hydra itself, nor Hydra of it, as of one that is no YAML."""
+    try:
+        read = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
+    except yaml.YAMLError:
+        raise Uncertain from None
+    if not isinstance(read, dict) or "hydra" in read:
+        raise Uncertain
+    return read
+
+
+def _overridden(file: dict[str, Any]) -> dict[str, str]:
+    """The choices that a file makes for other groups."""
+    entries = [entry for entry in file.get("defaults") or [] if isinstance(entry, dict)]
+    return {key.removeprefix("override /"): value for entry in entries for key, value in entry.items()}
+
+
+def _others(file: dict[str, Any]) -> list[Any]:
+    """What else a file is made of."""
+    entries = [entry for entry in file.get("defaults") or [] if entry != "_self_"]
+    return [entry for entry in entries if isinstance(entry, str) or not next(iter(entry)).startswith("override /")]
+
+
+def _filled_in(text: str, choices: dict[str, str]) -> str:
+    for group, choice in choices.items():
+        text = text.replace(CHOICE.format(group), choice)
+    if "${" in text:
+        raise Uncertain
+    return text
+
+
+def _default_model() -> str:
+    defaults = yaml.safe_load((CONF / "train.yaml").read_text(encoding="utf-8"))["defaults"]
+    return next(entry["model"] for entry in defaults if "model" in entry)

@@ -1,0 +1,115 @@
+"""The folder of a run: made, locked, checked to be writable, and removed again if nothing was done."""
+
+import errno
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from components.launch.choices import NAMELESS
+from components.system import locks, processes
+
+REQUEUED = "SLURM_RESTART_COUNT"  # set where SLURM starts a job again, whose earlier processes may still be saving
+PATIENCE = 600.0  # seconds that such a job waits for them
+NOTES = re.compile(r"\.lock|\.hydra/\w+\.yaml|\w+\.log|checkpoints/inputs\.json")  # what a run writes before its work
+ADDRESS = re.compile(r"[A-Za-z][\w.+-]+://.*", re.S)  # of fsspec, which libraries that write files would follow
+_made: dict[int, tuple[Path, Path]] = {}  # by process: the highest folder that it made for its run, and the run's
+
+
+def unusable(config: DictConfig) -> list[str]:
+    """A line for each place of a config that is an address such as s3://…, or that libraries would take for a chain of
+    addresses: only what the machine itself has as a file or folder is read and written."""
+    values: Any = OmegaConf.to_container(config, resolve=False)
+    written = {"run": values.get("run")}
+    written |= {f"paths.{name}": value for name, value in (values.get("paths") or {}).items()}
+    read = {f"artifacts.{name}": value for name, value in (values.get("artifacts") or {}).items()}
+    for key in ("data.path", "data.root", "model.path", "resume"):
+        section, _, name = key.partition(".")
+        read[key] = (values.get(section) or {}).get(name) if name else values.get(section)
+    here = "expected a place on this machine; copy what lies at the address, or mount it"
+    addresses = {key: value for key, value in (written | read).items() if ADDRESS.fullmatch(str(value))}
+    chains = {key: value for key, value in written.items() if "::" in str(value) and key not in addresses}
+    return [f"{key}={value}: {here}" for key, value in addresses.items()] + [
+        f"{key}={value}: expected a name without '::', which libraries take for a chain of addresses"
+        for key, value in chains.items()
+    ]
+
+
+@contextmanager
+def dropped_if_unused() -> Iterator[None]:
+    """A job that ends with another status than 0 before it has done anything leaves no folder: this removes what the
+    process has made for it, where nothing but notes about the command lies there."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code:
+            _drop_unused()
+        raise
+
+
+def _drop_unused() -> None:
+    made, folder = _made.pop(os.getpid(), (None, None))
+    if made is None or folder is None or not folder.is_dir():
+        return
+    if all(NOTES.fullmatch(file.relative_to(folder).as_posix()) for file in folder.rglob("*") if not file.is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another run lies there
+            for parent in folder.parents:
+                if parent.is_relative_to(made):
+                    parent.rmdir()
+
+
+class Folder(Callback):
+    """Makes the folder that Hydra is about to make, since where that fails Hydra shows a traceback, and locks it before
+    anything is written there. Of several processes of one run the first does, for all."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._named(config)
+        HydraConfig.instance().set_config(config)  # as Hydra does next: the folder's name asks for it
+        folder = config.hydra.run.dir
+        self._make(folder)
+        if processes.rank() == 0:
+            try:
+                locks.take(folder, patience=PATIENCE if REQUEUED in os.environ else 0.0)
+            except locks.FolderInUse as error:
+                print(error, file=sys.stderr)
+                raise SystemExit(1) from None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        self._named(config)
+        self._make(config.hydra.sweep.dir)
+
+    def _named(self, config: DictConfig) -> None:
+        """Ends the process where a config has no name for the run or a place, which would be called None, or one that
+        is no place on this machine."""
+        values: Any = OmegaConf.to_container(config, resolve=False)
+        names = {"run": values["run"]} | {f"paths.{name}": value for name, value in values["paths"].items()}
+        wrong = {key: value for key, value in names.items() if not isinstance(value, str) or value in NAMELESS}
+        told = [f"{key}: expected a name, got {'null' if v is None else repr(v)}" for key, v in wrong.items()]
+        if told := told + unusable(config):
+            print("\n".join(told), file=sys.stderr)
+            raise SystemExit(1)
+
+    def _make(self, folder: str) -> None:
+        path = Path(folder).absolute()
+        missing = [one for one in (path, *path.parents) if not one.exists()]
+        if missing and processes.rank() == 0:
+            _made[os.getpid()] = missing[-1], path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as error:
+            print(
+                f"{folder}: cannot be written to ({error.strerror}). Give the runs another place: paths.logs=<folder>",
+                file=sys.stderr,
+            )
+            raise SystemExit(1) from None

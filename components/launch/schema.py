@@ -1,0 +1,366 @@
+"""The constructor signature is the schema: a composed config against the signatures of all that it names.
+
+Before anything is imported, read or built, each key beside a `_target_` is looked up in the signature of what that
+names: an unknown key, a value of another type and a missing argument are errors that name the key in full. What exists
+only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass, and where.
+"""
+
+import collections.abc
+import difflib
+import functools
+import importlib.util
+import inspect
+import json
+import re
+import types
+import typing
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
+
+from components.launch.signatures import levels_of
+from components.system import installing
+
+MISSING = "???"
+HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
+SCALARS = (bool, int, float, str, bytes, type(None))
+COUNT = Annotated[int, Field(ge=1)]
+SHARE = Annotated[float, Field(gt=0, le=1)]
+LIMITS = {  # of other packages' arguments, which these take and then fail over, or do what nobody meant
+    ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
+    ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
+    ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
+    ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
+    ("lightning.Trainer", "max_epochs"): COUNT | Literal[-1] | None,
+    ("lightning.Trainer", "max_steps"): COUNT | Literal[-1],
+    ("lightning.Trainer", "limit_train_batches"): COUNT | SHARE | None,
+    ("lightning.Trainer", "limit_val_batches"): COUNT | Annotated[float, Field(ge=0, le=1)] | None,
+    ("lightning.Trainer", "val_check_interval"): COUNT | SHARE | str | dict[str, int] | None,
+    ("lightning.Trainer", "check_val_every_n_epoch"): COUNT | None,
+    ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
+}
+RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
+
+
+NEEDS = {  # an optional package, which is also the extra that brings it, by what cannot be built without it
+    "components.loggers.wandb_log.WandB": "wandb",
+    "components.loggers.mlflow_log.MLflow": "mlflow",
+}
+
+
+class Passed(NamedTuple):
+    """What a callable gets at run time: its first arguments, by place, and others by name."""
+
+    first: int = 0
+    names: tuple[str, ...] = ()
+
+
+DATA = Passed(names=("tokenizer", "context", "cache_dir", "seed"))
+AT_RUN_TIME = {  # by the key of a `_target_`
+    "data": DATA,
+    "data.pretraining": DATA,
+    "comparisons": DATA,
+    "text": DATA,
+    "stage": Passed(names=("stop_ids", "pad_id")),
+    "stage.optimizer": Passed(first=1),
+    "stage.schedule": Passed(names=("step", "total_steps")),
+    "tokenizer": Passed(first=1),
+    "examination": Passed(first=3),
+    "judge": Passed(names=("tokenizer", "hold", "world")),
+}
+
+
+class ConfigError(ValueError):
+    """One line per mistake: the key in full, what was expected, what was got."""
+
+
+class Common(TypedDict, total=False):
+    """Keys of every run that no constructor takes."""
+
+    task: str
+    run: str
+    seed: int
+    gradient_checkpointing: bool
+    compile: bool
+    context: COUNT | None
+    tokens_at_once: COUNT
+    determinism: bool
+    force: bool | Literal["changed"]
+    resume: str
+    export: Literal["best", "last"]
+    selection: dict[str, str]
+    parents: Literal["auto", "never"]
+    reads: dict[str, str]
+    artifacts: dict[str, str]
+    paths: dict[str, str]
+    overrides: dict[str, list[str]]
+    stages: list[str]
+    after_sweep: list[str]
+    world: dict[str, int | float | str]
+    small_data: dict[str, COUNT | None] | None
+    gate: dict[str, bool | dict[str, int | float | None]] | None
+
+
+class Schema(NamedTuple):
+    """types: annotation by argument name (Any where there is none); open: whether it takes any other name too."""
+
+    types: dict[str, Any]
+    open: bool
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises ConfigError with every mistake of a composed config, nothing else; imports nothing whose source tells."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    problems = [*_walk(values, "")]
+    known = typing.get_type_hints(Common, include_extras=True) | {"from": str}  # which is no name in Python
+    for name, annotation in known.items():
+        if name in values:
+            problems += _check_value(values[name], annotation, name)
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+
+
+def schema_of(target: str | Callable[..., Any]) -> Schema:
+    """The keyword arguments of a callable, or of what a dotted name stands for. **kwargs of a class of ours, or made
+    from one of ours, are its bases' arguments; others' are open."""
+    known: dict[str, Any] = {}
+    levels = levels_of(target)
+    for level in levels:
+        for parameter in level.parameters:
+            if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+                known.setdefault(parameter.name, level.hints.get(parameter.name, Any))
+    return Schema(known, open=levels[-1].open)
+
+
+def required_of(target: str | Callable[..., Any]) -> list[str]:
+    """The keyword arguments of a callable that have no default; those that a class itself passes to its base are not
+    among them."""
+    required: list[str] = []
+    settled: set[str] = set()
+    for level in levels_of(target):
+        for parameter in level.parameters:
+            wanted = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if wanted and parameter.default is parameter.empty and parameter.name not in settled:
+                required.append(parameter.name)
+        settled |= {parameter.name for parameter in level.parameters} | level.passes
+    return required
+
+
+def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
+    """The key nearest to one that the config does not have, or in a sentence how to add it, or what there is; "" where
+    nothing helps.
+
+    unknown: the key in full; arguments: of the command line; compose: makes the config of some overrides.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
+        others: list[Any] = [
+            f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}" if o.is_sweep_override() else o.input_line
+            for o in parsed
+            if not f"{o.key_or_group}.".startswith(f"{unknown}.")
+        ]
+        values: Any = OmegaConf.to_container(compose(others), resolve=True)
+    except (HydraException, OmegaConfBaseException):
+        return ""
+    parent, _, name = unknown.rpartition(".")
+    node = _select(values, parent)
+    if isinstance(node, dict) and "_target_" in node and name in schema_of(node["_target_"]).types:
+        return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
+    names = list(_dotted(values, ""))
+    inside = [key for key in node if key not in HYDRA_KEYS] if parent and isinstance(node, dict) else []
+    if inside:  # by the last name alone: all have the same beginning
+        near = [f"{parent}.{key}" for key in _nearest(name, inside)] or [n for n in names if n.endswith(f".{name}")]
+    else:
+        near = _nearest(unknown, names)
+    return near[0] if len(near) == 1 else _did_you_mean(unknown, near or inside or names)
+
+
+def _walk(value: Any, path: str) -> Iterator[str]:
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield from _check_call(value, path)
+        for key, item in value.items():
+            yield from _walk(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _walk(item, f"{path}[{index}]")
+
+
+def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
+    try:
+        schema = schema_of(node["_target_"])
+    except Exception as error:  # importing runs other people's code
+        reason = " ".join(str(error).split())
+        yield f"{path}._target_: cannot import {node['_target_']!r}: {reason}"
+        return
+    needs = NEEDS.get(node["_target_"])
+    if needs and importlib.util.find_spec(needs) is None:
+        yield installing.missing(path, needs, needs)
+    for key, value in node.items():
+        full = f"{path}.{key}" if path else key
+        if key in schema.types:
+            known = LIMITS.get((node["_target_"], key), schema.types[key])
+            extra = RUN_TIME_VALUES.get((node["_target_"], key))
+            yield from _check_value(value, known if extra is None else known | extra, full)
+        elif key not in HYDRA_KEYS and not schema.open:
+            yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
+    passed = AT_RUN_TIME.get(path, None if node.get("_partial_") else Passed())
+    if passed is not None:
+        yield from _missing(node, path, passed)
+
+
+def _missing(node: dict[str, Any], path: str, passed: Passed) -> Iterator[str]:
+    """Arguments that neither the config gives nor run time passes."""
+    target = node["_target_"]
+    types = schema_of(target).types
+    first = list(types)[: passed.first + len(node.get("_args_", ()))]
+    for name in required_of(target):
+        if name not in {*first, *passed.names, *node}:
+            full = f"{path}.{name}" if path else name
+            yield (
+                f"{full}: missing, {node['_target_']} has no default for it: add +{full}=…, "
+                f"expected {_describe(types[name])}"
+            )
+
+
+def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
+    """Problems of one value; what stands inside a nested `_target_` is left to that one's own signature."""
+    if value == MISSING:
+        return [f"{path}: needs a value: give {path}=…"]
+    if isinstance(value, dict) and "_target_" in value:
+        if not _accepts_object(annotation):
+            return [f"{path}: expected {_describe(annotation)}, got an object of {value['_target_']}"]
+        return _missing_when_called(value, annotation, path)
+    if _holds_target(value):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        inner = _element(annotation)
+        return [problem for key, item in items for problem in _check_value(item, inner, f"{path}.{key}")]
+    errors = _type_errors(value, annotation)
+    if not errors:
+        return []
+    limited = any(hasattr(part, "__metadata__") for part in (annotation, *typing.get_args(annotation)))
+    reason = f" ({errors[0]})" if limited else ""
+    choices = _choices(annotation)
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f". Did you mean {near[0]}?" if near else ""
+    return [f"{path}: expected {_describe(annotation)}, got {_shown(value)}{reason}{hint}"]
+
+
+def _missing_when_called(node: dict[str, Any], annotation: Any, path: str) -> list[str]:
+    """Missing arguments of what a call will build, where the annotation says what that call passes."""
+    calls = [typing.get_args(m)[0] for m in _members(annotation) if typing.get_origin(m) is collections.abc.Callable]
+    if not calls or not isinstance(calls[0], list) or not node.get("_partial_") or path in AT_RUN_TIME:
+        return []
+    try:
+        return list(_missing(node, path, Passed(first=len(calls[0]))))
+    except Exception:  # it cannot be imported, which is told where the node itself is checked
+        return []
+
+
+def _type_errors(value: Any, annotation: Any) -> list[str]:
+    """pydantic's view of a YAML value, as of strict JSON: no "1" for 1, but a list where a tuple is wanted."""
+    model = _model(annotation)
+    try:
+        if model is not None:
+            model.model_validate_json(json.dumps({"value": value}, default=str))
+    except ValidationError as error:
+        return [e["msg"] for e in error.errors()]
+    return []
+
+
+@functools.cache
+def _model(annotation: Any) -> type[BaseModel] | None:
+    """What takes a value of the annotation; None where pydantic knows no such type."""
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    try:
+        return create_model("Value", __config__=config, value=(annotation, ...))
+    except PydanticSchemaGenerationError:
+        return None
+
+
+def _members(annotation: Any) -> Iterator[Any]:
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _members(typing.get_args(annotation)[0])
+    elif origin in (Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _members(member)
+    else:
+        yield annotation
+
+
+def _choices(annotation: Any) -> list[str]:
+    literals = [m for m in _members(annotation) if typing.get_origin(m) is Literal]
+    return list(dict.fromkeys(str(choice) for literal in literals for choice in typing.get_args(literal)))
+
+
+def _accepts_object(annotation: Any) -> bool:
+    return any(m not in SCALARS and typing.get_origin(m) is not Literal for m in _members(annotation))
+
+
+def _element(annotation: Any) -> Any:
+    """The annotation of a container's elements, Any where it is not said."""
+    for member in _members(annotation):
+        arguments = typing.get_args(member)
+        if typing.get_origin(member) is tuple:
+            return arguments[0]
+        if arguments and typing.get_origin(member) not in (Literal, collections.abc.Callable):
+            return arguments[-1]
+    return Any
+
+
+def _holds_target(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "_target_" in value or any(_holds_target(v) for v in value.values())
+    return isinstance(value, list) and any(_holds_target(v) for v in value)
+
+
+def _describe(annotation: Any) -> str:
+    choices = _choices(annotation)
+    names = ["one of " + ", ".join(choices)] if choices else []
+    for member in _members(annotation):
+        if member is type(None):
+            names.append("null")
+        elif typing.get_origin(member) is not Literal:
+            plain = member.__name__ if inspect.isclass(member) and not typing.get_args(member) else str(member)
+            names.append(re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", plain))
+    return " or ".join(names)
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value)
+
+
+def _did_you_mean(name: str, names: Sequence[str]) -> str:
+    """Asks for the nearest names, else lists them all where they are few."""
+    if near := _nearest(name, names):
+        return f"Did you mean {' or '.join(near[:4])}?"
+    return f"It has: {', '.join(names)}." if len(names) <= 20 else ""
+
+
+def _nearest(name: str, names: Sequence[str]) -> list[str]:
+    """The names that end as `name` does (a forgotten prefix), else the one spelled most like it."""
+    last = name.rpartition(".")[2]
+    ending = [n for n in names if n.rpartition(".")[2] == last]
+    return ending or difflib.get_close_matches(name, names, n=1)
+
+
+def _select(values: Any, path: str) -> Any:
+    for key in filter(None, path.split(".")):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values
+
+
+def _dotted(values: dict[str, Any], path: str) -> Iterator[str]:
+    for key, value in values.items():
+        full = f"{path}{key}"
+        if key not in HYDRA_KEYS:
+            yield full
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{full}.")

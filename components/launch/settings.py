@@ -1,0 +1,235 @@
+"""Which settings decide what a stage makes, which only watch or place it, and which it does not use.
+
+Every setting is an input unless a rule here says otherwise, with the reason: a key that nobody thought of makes an
+artifact stale once too often, never once too seldom.
+"""
+
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from components.launch.resolvers import is_builtin as is_builtin
+
+INPUT, HARMLESS, UNUSED = "input", "harmless", "unused"  # decides the result; is used but does not; is not used
+
+
+class Rule(NamedTuple):
+    """What the keys that match a pattern (of a key or of one that it lies below) are, and why."""
+
+    pattern: str
+    kind: str
+    reason: str
+
+
+EVERYWHERE = (
+    Rule("task", HARMLESS, "the program, which the stage names"),
+    Rule("run", HARMLESS, "the name of a folder"),
+    Rule("paths", HARMLESS, "where things are"),
+    Rule("reads", HARMLESS, "what is read counts by its content, as reads.<name>"),
+    Rule("logger", HARMLESS, "how a run is watched"),
+    Rule("from", HARMLESS, "what is read counts by its content, as reads.<name>"),
+    Rule("parents", HARMLESS, "who makes what is missing"),
+    Rule("force", HARMLESS, "whether it is made again, not what is made"),
+    Rule("resume", HARMLESS, "a resumed run ends with the same weights; a file of other settings is an input"),
+    Rule("after_sweep", HARMLESS, "what runs after a sweep"),
+    Rule("stages", UNUSED, "only stage=all runs other stages"),
+    Rule("overrides", UNUSED, "only stage=all hands them to its stages"),
+    *(
+        Rule(name, UNUSED, "a recipe's own: other settings refer to it")
+        for name in ("files", "rollouts", "exact", "sizes")
+    ),
+)
+WATCHES = "it watches training, which goes the same way without it"
+TRAINING = (  # of stages that train a model
+    Rule("tokenizer", UNUSED, "only stage=tokenizer trains a tokenizer; this stage reads one"),
+    Rule("world", UNUSED, "only data and rewards of the built-in world refer to it"),
+    Rule("tokens_at_once", UNUSED, "training has batches: data.batch_size"),
+    Rule("gradient_checkpointing", HARMLESS, "layers are computed twice, with the same result"),
+    *(
+        Rule(f"callbacks.{name}", HARMLESS, WATCHES)
+        for name in ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams")
+    ),
+    Rule("callbacks.graceful_stop", HARMLESS, "what it stops is resumed with the same result"),
+    *(
+        Rule(f"callbacks.checkpoints.{name}", HARMLESS, "how often a run is saved, and where")
+        for name in ("folder", "every_n_steps", "keep")
+    ),
+    Rule("trainer.default_root_dir", HARMLESS, "where things are"),
+    Rule("trainer.log_every_n_steps", HARMLESS, "how a run is watched"),
+    Rule("trainer.enable_*", HARMLESS, "how a run is watched"),
+    Rule("trainer.profiler", HARMLESS, "how a run is watched"),
+    Rule("trainer.num_sanity_val_steps", HARMLESS, "a test of validation, before training"),
+    Rule("trainer.max_time", HARMLESS, "what it stops is resumed with the same result"),
+    Rule("trainer.strategy", HARMLESS, "how processes share the work"),
+    Rule("*.num_workers", HARMLESS, "who makes batches"),
+)
+UNTRAINED = "nothing is trained here"
+MEASURING = (  # of stages that run models without training one
+    Rule("trainer.accelerator", INPUT, "where models run"),
+    Rule("trainer.precision", INPUT, "in which precision models run"),
+    *(
+        Rule(name, UNUSED, UNTRAINED)
+        for name in ("trainer", "callbacks", "lora", "gradient_checkpointing", "compile", "determinism", "gate")
+    ),
+    Rule("tokenizer", UNUSED, "only stage=tokenizer trains a tokenizer; this stage reads one"),
+    Rule("model", HARMLESS, "must be the shape of the weights that are read"),
+    Rule("*.num_workers", HARMLESS, "who makes batches"),
+)
+NO_MODEL = "a tokenizer is trained without a model"
+TASKS = {  # by a task's last name, its rules before those of all; any task of another name has inputs alone
+    "fit": TRAINING,
+    "train_tokenizer": (
+        *(Rule(name, UNUSED, NO_MODEL) for name in ("model", "context", "lora", "compile", "gradient_checkpointing")),
+        *(Rule(name, UNUSED, NO_MODEL) for name in ("trainer", "callbacks", "gate", "determinism", "tokens_at_once")),
+        Rule("seed", UNUSED, "a tokenizer is trained without chance"),
+        Rule("world", UNUSED, "only data of the built-in world refer to it"),
+        Rule("data.batch_size", UNUSED, "texts are read in one pass, not in batches"),
+        Rule("data.num_workers", UNUSED, "texts are read in one pass, not in batches"),
+    ),
+    "evaluate": MEASURING,
+    "compare": MEASURING,
+    "optimum": (Rule("data", UNUSED, "the prompts are the table world's"), *MEASURING),
+    "overoptimisation": (Rule("stage.runs", HARMLESS, "its runs count by their content"), *MEASURING),
+    "pipeline": (Rule("*", HARMLESS, "its stages use it"),),
+    "summary": (*EVERYWHERE, Rule("*", UNUSED, "a summary reads what the jobs of a sweep have written")),
+}
+OF_THE_WORLD = {  # settings of the built-in world's records, by data module
+    "TextData": ("num_documents",),
+    "ChatData": ("demonstrations",),
+    "PreferenceData": ("comparisons", "completions", "draw"),
+}
+VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
+OF_A_PATH = ("subset", "split", "held_out_split", "files")
+OF_FILES = ("split_at",)
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested mappings and lists as one mapping of dotted keys to plain values."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, inner in items:
+        flat |= flatten(inner, f"{path}.{key}" if path else str(key))
+    return flat
+
+
+def rules_of(cfg: dict[str, Any]) -> list[Rule]:
+    """The rules of a composed config's stage, of which the first that matches a key holds."""
+    task = last_name(cfg.get("task", ""))
+    return [
+        *_of_small_data(cfg, task),
+        *_of_what_is_read(cfg, task),
+        *_of_validation(cfg, task),
+        *_of_data(cfg, ""),
+        *TASKS.get(task, ()),
+        *EVERYWHERE,
+    ]
+
+
+def rule_of(key: str, rules: list[Rule]) -> Rule:
+    """What a key in full is; an input where no rule says otherwise."""
+    matching = (one for one in rules if fnmatchcase(key, one.pattern) or fnmatchcase(key, f"{one.pattern}.*"))
+    return next(matching, Rule(key, INPUT, "decides what is made"))
+
+
+def inputs_of(cfg: dict[str, Any], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:
+    """All that decides what a stage produces, flat: its settings, the content of the artifacts that it reads, the
+    data's fingerprint. A path to such an artifact stands for its content, the path of a class for its name."""
+    rules, contents = rules_of(cfg), {parent["path"]: parent["content"] for parent in parents.values()}
+    inputs: dict[str, Any] = {}
+    for key, value in flatten(cfg).items():
+        if rule_of(key, rules).kind == INPUT:
+            inputs[key] = last_name(value) if key.endswith("_target_") else contents.get(str(value), value)
+    inputs |= {f"reads.{name}": parent["content"] for name, parent in parents.items()}
+    return {**inputs, "data (content)": data}
+
+
+def last_name(target: str) -> str:
+    """A function or class without its module, which may move."""
+    return target.rpartition(".")[2]
+
+
+def _of_what_is_read(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
+    """Rules that depend on what the stage reads: artifacts, the built-in world or somebody's records."""
+    reads, data = cfg.get("reads", {}), cfg.get("data")
+    for name, path in (cfg.get("artifacts") or {}).items():
+        if path in reads.values():
+            yield Rule(f"artifacts.{name}", HARMLESS, "what is read counts by its content, as reads.<name>")
+        elif task != "pipeline":
+            yield Rule(
+                f"artifacts.{name}",
+                UNUSED,
+                f"this stage reads {', '.join(dict.fromkeys(reads.values())) or 'no artifact'}",
+            )
+    if task == "fit" and "model" in reads:
+        yield Rule("model", HARMLESS, "must be the shape of the weights that are read")
+    if task == "fit" and cfg.get("examination"):
+        for name in ("tokens_at_once", "examination.tokens_at_once"):
+            yield Rule(name, HARMLESS, "how much the examination reads together, not what it finds")
+    if task == "fit" and ("reward" in reads or cfg.get("examination")):
+        yield Rule("gate", HARMLESS, "whether a policy may be trained against a reward model, not how")
+    elif task == "fit":
+        yield Rule("gate", UNUSED, "no reward model is read or examined here")
+    if task in ("evaluate", "compare") and isinstance(data, dict) and not is_builtin(data):
+        yield Rule("world", UNUSED, "the prompts are not the built-in world's")
+        for name in ("comparisons", "text"):
+            if is_builtin(cfg.get(name) or {}):
+                yield Rule(name, UNUSED, "the built-in world's say nothing of models of other data")
+
+
+def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
+    """Where neither the exported weights nor the end of training go by validations, these decide nothing."""
+    stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
+    stops = stopping.get("patience") is not None or small_data_of(cfg).get("patience") is not None
+    if task == "fit" and not stops:
+        reason = "without patience it stops nothing"
+        yield from (
+            Rule(f"callbacks.early_stopping.{name}", UNUSED, reason) for name in ("min_delta", "metric", "mode")
+        )
+        yield Rule("callbacks.early_stopping", HARMLESS, reason)
+    if task == "fit" and not stops and cfg.get("export") != "best":
+        reason = "a validation decides only with export=best or early stopping"
+        for name in ("selection", "callbacks.checkpoints.metric", "callbacks.checkpoints.mode"):
+            yield Rule(name, UNUSED, reason)
+        yield from (Rule(f"trainer.{name}", HARMLESS, reason) for name in VALIDATION)
+    if task not in ("fit", "pipeline"):
+        yield from (Rule(name, UNUSED, UNTRAINED) for name in ("export", "selection"))
+
+
+def _of_small_data(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
+    if not cfg.get("small_data"):
+        yield Rule("small_data", HARMLESS, "without it a training goes as long as it says")
+    elif task != "pipeline" and not small_data_of(cfg):
+        yield Rule("small_data", UNUSED, "it adds to a stage's own epochs of data of one's own, and to nothing else")
+
+
+def small_data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a training longer where records are few: one that goes by epochs, of all its records, which are not
+    the built-in world's. {} for every other."""
+    trainer, data = cfg.get("trainer") or {}, cfg.get("data") or {}
+    by_epochs = (trainer.get("max_epochs") or -1) > 0 and (trainer.get("max_steps") or -1) < 0
+    whole = not trainer.get("limit_train_batches") and not trainer.get("overfit_batches")
+    own = bool(data) and not is_builtin(data)
+    trains = last_name(cfg.get("task", "")) == "fit"
+    few = cfg.get("small_data") or {}
+    return few if few.get("steps") and trains and by_epochs and whole and own else {}
+
+
+def _of_data(node: dict[str, Any], path: str) -> Iterator[Rule]:
+    """For every data module below a node: which of its settings are about a source that it does not read."""
+    for key, inner in node.items():
+        if isinstance(inner, dict):
+            yield from _of_data(inner, f"{path}{key}.")
+    if not {"path", "mixture", "world"} <= node.keys():
+        return
+    of_the_world = ("world", *OF_THE_WORLD.get(last_name(node.get("_target_", "")), ()))
+    if node["path"]:
+        unused, reason = ("mixture", "root", *of_the_world), f"{path}path is what is read"
+        if node.get("held_out_split"):
+            yield Rule(f"{path}val_fraction", UNUSED, f"{path}held_out_split is what is held out")
+    elif node["mixture"]:
+        unused, reason = (*OF_A_PATH, *of_the_world), f"{path}mixture is what is read, whose parts have their own"
+    else:
+        unused, reason = ("mixture", "root", *OF_A_PATH, *OF_FILES), "the built-in world is what is read"
+    yield from (Rule(f"{path}{name}", UNUSED, reason) for name in unused)

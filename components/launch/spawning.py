@@ -1,0 +1,81 @@
+"""train.py in a process of its own: the arguments that repeat or continue this run, and its exit status."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from components.launch import forking
+from components.launch.overrides import quoted
+
+# oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
+# them. It reads this before its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+
+ROOT = Path(__file__).resolve().parents[2]
+CHECKED = "GRADUS_OVERRIDES_CHECKED"  # another: the process that started this one has said which overrides are not used
+
+
+@contextmanager
+def overrides_checked() -> Iterator[None]:
+    """Processes started within do not look for overrides that they do not use."""
+    os.environ[CHECKED] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(CHECKED, None)
+
+
+def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
+    """train.py's arguments for another stage with this job's overrides, but those of this job's own stage.
+
+    entry: the stage, or stage/label for a variant of it in a folder of its own. In a parameter sweep, the stages of
+    one job are kept apart from the other jobs' in a run named after its folder.
+    """
+    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage.", "stages="))]
+    stage, _, label = entry.partition("/")
+    arguments += [f"stage={stage}"] + ([f"paths.folder={quoted(entry)}"] if label else [])
+    usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
+    if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
+        arguments.append(f"run={quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
+    return [*hydra_arguments(HydraConfig.get()), *arguments]
+
+
+def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
+    """Runs train.py with `arguments` in a process of its own and returns its exit status, 128 + n for signal n.
+
+    forked: from this one, see `forking`, in the place of a fresh one.
+
+    SIGTERM is passed on. SIGINT from a terminal reaches the process by itself: then this waits for its end and
+    raises KeyboardInterrupt.
+    """
+    command = [sys.executable, str(ROOT / "train.py"), *arguments]
+    process = forking.Child(arguments) if forked else subprocess.Popen(command)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: process.send_signal(number))
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code if code >= 0 else 128 - code
+
+
+def hydra_arguments(hydra: Any) -> list[str]:
+    """The flags and hydra.… overrides that another process needs to compose as this one did, but one job."""
+    folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
+    own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is
+    return [
+        f"--config-name={hydra.job.config_name}",
+        *folders,
+        *(o for o in hydra.overrides.hydra if not o.startswith(own)),
+        "hydra.mode=RUN",
+    ]

@@ -1,0 +1,71 @@
+"""The folder that a job of a sweep writes to, named after the overrides that the sweep varies."""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+NAME_BYTES, VALUE_BYTES = 200, 60  # of a sweep's folder, where file systems end at 255, and of one value in its name
+SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
+
+
+def sweep_folder(folder: str) -> str:
+    """Where a job of a sweep writes, below its run: `folder`-sweep/<key>=<value>,… of the swept overrides, beside what
+    a single run writes; `folder` where the overrides already name it. Of a pipeline, whose folder is the run itself,
+    <key>=<value>,….
+
+    stage and run name a folder; model does as long as run keeps its default, the model's name.
+    """
+    overrides = parsed(HydraConfig.get().overrides.task)
+    swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *naming_keys(overrides)}
+    name = folder_name([o for o in overrides if o.key_or_group in swept])
+    return f"{'.' if folder == '.' else f'{folder}-sweep'}/{name}" if name else folder
+
+
+def folder_name(overrides: Sequence[Override]) -> str:
+    """'<key>=<value>,…', '' without overrides. Different values give different names on every file system, of at most
+    NAME_BYTES."""
+    name = ",".join(f"{o.key_or_group.replace('/', '_')}={_in_name(o)}" for o in overrides)
+    if len(name.encode()) > NAME_BYTES:
+        name = f"{name.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{_digest(name)}"
+    return name
+
+
+def _in_name(override: Override) -> str:
+    """A swept value as part of a folder's name: itself where it is short and of lower-case letters, digits and . + @ -
+    alone; else what is readable of it and a digest, since others may look alike or differ in case only."""
+    value = override.value()
+    text = value if isinstance(value, str) else override.get_value_element_as_str()
+    readable = re.sub(r"[^\w.+@-]+", "_", unicodedata.normalize("NFC", text)).strip("_")
+    bare = text == text.lower() and _reads_back(text, value) if isinstance(value, str) else True
+    if bare and readable == text and len(text.encode()) <= VALUE_BYTES:
+        return text
+    short = readable.encode()[:VALUE_BYTES].decode(errors="ignore")
+    return f"{short}-{_digest(f'{type(value).__name__} {text}')}".removeprefix("-")
+
+
+def _reads_back(text: str, value: str) -> bool:
+    """Whether Hydra takes the bare text for the string, as it does not for "1"."""
+    try:
+        return bool(text) and parsed([f"x={text}"])[0].value() == value
+    except HydraException:
+        return False
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def naming_keys(overrides: Sequence[Override]) -> set[str]:
+    """The keys whose values name a run's folder: run, and without it model."""
+    return {"run"} if any(o.key_or_group == "run" for o in overrides) else {"run", "model"}

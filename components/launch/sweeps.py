@@ -1,0 +1,117 @@
+"""A sweep: which keys it varies, a process for each of its jobs, their table, the summary after them.
+
+Imports nothing heavy, so that `python train.py --help` and shell completion answer at once.
+"""
+
+import itertools
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from components.launch import spawning
+from components.launch.overrides import quoted
+from components.launch.spawning import hydra_arguments, overrides_checked
+from components.launch.sweep_folders import SWEPT, naming_keys, parsed
+
+log = logging.getLogger(__name__)
+STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
+
+
+class Job(NamedTuple):
+    """One job of a sweep that has ended: its overrides, folder, exit status, and the metric it is compared by."""
+
+    overrides: list[str]
+    folder: str
+    code: int
+    metric: str | None
+
+
+JOBS: list[Job] = []  # of this process's sweep so far
+
+
+class Sweep(Callback):
+    """Notes which keys a sweep varies, for `sweep_folder`, since a job itself sees only its own values; and when all
+    jobs are done runs the one that config.after_sweep describes by overrides, if any: a summary of them."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        os.environ[SWEPT] = ",".join(_swept(config.hydra))
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Prints the table of the jobs, and runs after_sweep once per run that the sweep wrote to.
+
+        Ends with the exit status of the first job, or summary, that failed; not reached where that ended the sweep.
+        """
+        os.environ.pop(SWEPT, None)
+        jobs, failed = list(JOBS), [job for job in JOBS if job.code]
+        JOBS.clear()
+        if any(Path(job.folder, "export/card.json").exists() for job in jobs):
+            from components.evaluation.seeds import sweep_table  # torch comes with it
+
+            print("\n".join(sweep_table.lines(jobs)), flush=True)
+        for job in failed:
+            log.error(f"failed with exit status {job.code}: {' '.join(job.overrides)} (see {job.folder})")
+        if config.get("after_sweep") and len(failed) < max(len(jobs), 1):
+            self._after(config)
+        if failed:
+            log.error(f"{len(failed)} of {len(jobs)} jobs failed. The same command makes them again, and only them")
+            raise SystemExit(failed[0].code)
+
+    def _after(self, config: DictConfig) -> None:
+        given, swept = parsed(config.hydra.overrides.task), _swept(config.hydra)
+        others = {"stage", "stages", *swept}
+        kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
+        common = [str(o.input_line) for o in kept]
+        naming = [o for key, o in swept.items() if key in naming_keys(given) and o.is_sweep_override()]
+        runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
+        for run in itertools.product(*runs):
+            with overrides_checked():  # they were given for the jobs
+                code = spawning.launch([*hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
+            if code:
+                raise SystemExit(code)
+
+
+def is_sweep_job() -> bool:
+    """Whether this job belongs to a multirun, and so must be handed to a process of its own."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def run_sweep_job(cfg: DictConfig) -> None:
+    """Hands a multirun job to a process of its own, and notes how it ended.
+
+    A failure ends the sweep at once where that varies the stage, since later ones need the earlier, or where somebody
+    stopped it; jobs that a scheduler runs must fail themselves. Otherwise the other jobs still run.
+    """
+    hydra = HydraConfig.get()
+    code = spawning.launch(sweep_job_arguments())
+    metric = OmegaConf.select(cfg, "callbacks.hparams.metric")
+    JOBS.append(Job(list(hydra.overrides.task), hydra.runtime.output_dir, code, metric))
+    stages_in_order = "stage" in os.environ.get(SWEPT, "").split(",")
+    if code and (stages_in_order or not is_launched_here() or code in STOPPED):
+        raise SystemExit(code)
+
+
+def is_launched_here() -> bool:
+    """Whether a sweep's jobs run one after the other in this process, and not where another launcher put them."""
+    return HydraConfig.get().launcher.get("_target_", "").endswith(".BasicLauncher")
+
+
+def sweep_job_arguments() -> list[str]:
+    """train.py's arguments that repeat this multirun job as a single run in the same folder."""
+    hydra = HydraConfig.get()
+    return [*hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
+
+
+def _swept(hydra: DictConfig) -> dict[str, Override]:
+    """What a sweep varies, by key: on its command line and in hydra.sweeper.params, of which the former may replace
+    the latter by a single value."""
+    params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
+    given = {o.key_or_group: o for o in parsed([*params, *hydra.overrides.task])}
+    known = {o.key_or_group for o in parsed(params)}
+    return {key: o for key, o in given.items() if o.is_sweep_override() or key in known}

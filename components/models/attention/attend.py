@@ -1,0 +1,75 @@
+"""`attend`: the one place that chooses an attention kernel, and the mask that it needs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from components.models.attention.blockwise import attend_blockwise
+from components.models.attention.layout import Layout
+from components.models.attention.segments import Segments, attend_segments, segments_of
+
+Mask = Tensor | BlockMask | Segments | None
+NARROWEST = 16  # head that FlexAttention's kernels take
+
+
+def mask_of(layout: Layout | None, head_dim: int) -> Mask:
+    """The mask that `attend` wants for a layout and heads of that width, built once per forward for all layers.
+
+    None (one causal segment per row) needs no mask. On CUDA a FlexAttention block mask, which skips the blocks
+    between documents, and has no backward on a processor: there the segments, each for itself. A dense boolean mask
+    (B, 1, T, T) where rows are too short for segments to pay, and where heads are too narrow for FlexAttention.
+    """
+    if layout is None or not ((layout.segments > 0) | (layout.parents >= 0)).any():
+        return None  # filler stands at a row's end, where nothing that counts sees it
+    kind = layout.segments.device.type
+    if kind == "cuda" and head_dim >= NARROWEST:
+        return _block_mask(layout)
+    return (segments_of(layout) if kind == "cpu" else None) or layout.allowed()[:, None]
+
+
+def _block_mask(layout: Layout) -> BlockMask:
+    segments, parents = layout.segments, layout.parents
+
+    def may_attend(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        same = segments[b, i] == segments[b, j]
+        continued = (parents[b, i] == segments[b, j]) & (parents[b, i] >= 0)
+        return (same | continued) & (j <= i)
+
+    rows, length = segments.shape
+    return create_block_mask(may_attend, rows, None, length, length, device=str(segments.device))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
+    """softmax(q·kᵀ / √D)·v under a mask; q (B, H, T, D), k and v (B, Hkv, S, D) with H a multiple of Hkv.
+
+    mask None: causal within the row (T = S). Tensor: (B, 1, T, S) bool, True where attention is allowed.
+    """
+    if isinstance(mask, Segments):
+        return attend_segments(q, k, v, mask, attend)
+    if isinstance(mask, BlockMask):
+        return _compiled_flex()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
+    if q.shape[1] != k.shape[1]:
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
+    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        return attend_blockwise(q, k, v, mask)
+    if mask is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+_flex: Callable[..., Any] | None = None
+
+
+def _compiled_flex() -> Callable[..., Any]:
+    """FlexAttention compiled once per process; uncompiled it would hold the full score matrix."""
+    global _flex
+    if torch.compiler.is_compiling():
+        return flex_attention
+    if _flex is None:
+        _flex = torch.compile(flex_attention, dynamic=True)
+    return _flex

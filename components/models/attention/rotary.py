@@ -1,0 +1,48 @@
+"""Rotary positions."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def rotary_tables(
+    positions: Tensor, *, head_dim: int, theta: float, scaling: Mapping[str, Any] | None
+) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (B, 1, T, head_dim) fp32, of the angles position · theta^(-2i / head_dim) / slowing.
+
+    scaling: GPTConfig.rope_scaling. Source: Su et al. 2021 (RoFormer), eq. 15; halves paired as (i, i + head_dim/2),
+    as Hugging Face's Llama does.
+    """
+    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
+    frequencies = theta**-exponents
+    if scaling is not None:
+        frequencies = frequencies / slowing(frequencies, scaling)
+    angles = positions[:, None, :, None].float() * frequencies
+    angles = torch.cat((angles, angles), dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def slowing(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """By how much every frequency (radians per token) is divided, so that angles stay those of shorter texts.
+
+    linear: all by `factor` (Chen et al. 2023). llama3: waves that came round fewer than low_freq_factor times in the
+    original context by `factor`, those that did more than high_freq_factor times not at all, and in between the
+    frequency itself goes over evenly in the number of turns (Llama 3.1's release).
+    """
+    factor = float(scaling["factor"])
+    if scaling["rope_type"] == "linear":
+        return torch.full_like(frequencies, factor)
+    turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+    low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return 1 / (kept + (1 - kept) / factor)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turns x (B, H, T, D) by its positions' angles; computed in fp32, returned in x's dtype."""
+    first, second = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-second, first), dim=-1)
+    return (x.float() * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,81 @@
+"""Folders and JSON files that are replaced whole, so that the old or the new one exists; content hashes."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+
+def present(path: str | Path) -> bool:
+    """Whether a folder lies at `path`; one that a kill left under its `.previous` name is put back first."""
+    path = Path(path)
+    previous = path.with_name(f"{path.name}.previous")
+    if not path.exists() and previous.is_dir():
+        previous.rename(path)
+    return path.is_dir()
+
+
+def swap(staging: Path, path: Path) -> None:
+    """Puts `staging` in the place of `path`; at every moment one whole folder exists, see `present`."""
+    previous = path.with_name(f"{path.name}.previous")
+    if path.exists():
+        shutil.rmtree(previous, ignore_errors=True)
+        path.rename(previous)
+    try:
+        staging.rename(path)
+    except OSError:
+        if previous.exists():
+            previous.rename(path)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file or a folder's list of names is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def hash_of(path: str | Path, *, but: Collection[str] = ()) -> str:
+    """sha256 over the names, relative to `path`, and the bytes of all files below it but the named ones."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).rglob("*")):
+        name = file.relative_to(path).as_posix()
+        if name in but or not file.is_file():
+            continue
+        digest.update(name.encode())
+        digest.update(bytes.fromhex(hash_of_file(file)))
+    return digest.hexdigest()
+
+
+def hash_of_file(file: Path) -> str:
+    """sha256 hex of a file's contents; read again only when its size or time has changed."""
+    stat = file.stat()
+    return _hash_of_file(file, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _hash_of_file(file: Path, size: int, mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Written under another name and renamed. ValueError where a figure is not finite; then nothing is written."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    staging = file.with_name(f".writing-{file.name}")
+    staging.write_text(text + "\n", encoding="utf-8")
+    os.replace(staging, file)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """What write_json wrote; None where there is no such file."""
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

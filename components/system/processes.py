@@ -1,0 +1,136 @@
+"""How many processes there are and who started them: Lightning, torchrun or srun.
+
+Imports nothing heavy: train.py asks before anything else happens.
+"""
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+STARTED = time.perf_counter()  # of this process
+TRAINS = "components.tasks.fit.fit"  # the task that several processes do together
+STARTS_OTHERS = "components.tasks.pipeline.pipeline"  # and the one that starts processes itself
+RANKS = ("RANK", "LOCAL_RANK")  # Lightning's own processes have the second alone
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that are a shell
+
+
+class Start(NamedTuple):
+    """by: torchrun, srun, or "" where this process is alone, or started its others itself (Lightning, which has its
+    own account of them); rank of size processes in all, per_node on every machine."""
+
+    by: str
+    rank: int
+    size: int
+    per_node: int
+
+
+ALONE = Start("", 0, 1, 1)
+
+
+def start(environ: Mapping[str, str] = os.environ) -> Start:
+    """Reads who started this process off the environment.
+
+    A shell inside a SLURM allocation has the allocation's SLURM_NTASKS, but is not one of that many tasks: srun
+    alone sets SLURM_STEP_NUM_TASKS; without it a task number outside of batch scripts and interactive jobs counts.
+    """
+    if "TORCHELASTIC_RUN_ID" in environ:
+        size = int(environ["WORLD_SIZE"])
+        return Start("torchrun", int(environ["RANK"]), size, int(environ.get("LOCAL_WORLD_SIZE", size)))
+    size = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
+    if "SLURM_STEP_NUM_TASKS" not in environ and _is_task(environ):
+        size = int(environ.get("SLURM_NTASKS", 1))
+    if size > 1:
+        nodes = int(environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", 1)))
+        per_node = int(environ.get("SLURM_NTASKS_PER_NODE", size // nodes))
+        return Start("srun", int(environ["SLURM_PROCID"]), size, per_node)
+    return ALONE
+
+
+def rank(environ: Mapping[str, str] = os.environ) -> int:
+    """This process's number, those that Lightning starts included; 0 is the first, which prints and writes."""
+    started = start(environ)
+    return started.rank or next((int(environ[name]) for name in RANKS if name in environ and not started.by), 0)
+
+
+def arguments_of_rank(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """train.py's further arguments in a process that is not the first: a log file of its own and no .hydra folder.
+
+    Lightning adds such arguments to the processes that it starts itself.
+    """
+    started = start(environ)
+    return [f"hydra.job.name=train_process_{started.rank}", "hydra.output_subdir=null"] if started.rank else []
+
+
+def takes_part(task: str, trainer: Any, started: Start) -> bool:
+    """Whether this process is to do the task: all train; anything else is the first one's, and the others leave.
+
+    Where the first process refuses (ValueError, naming the right command), the others leave as well: an error is told
+    once. trainer: the config; its devices and num_nodes are filled in where they are left open ("auto").
+    """
+    if started.size == 1 and started.by != "torchrun":
+        return True
+    problem = None
+    if task == TRAINS:
+        problem = _misfit(trainer, started)
+    elif task == STARTS_OTHERS:
+        problem = _no_nesting("stage=all starts every stage", started)
+    if problem and started.rank == 0:
+        raise ValueError(problem)
+    return not problem and (task == TRAINS or started.rank == 0)
+
+
+def leaves_sweep(started: Start) -> bool:
+    """True in all but the first of several processes that were to run one sweep; the first raises ValueError."""
+    if started.size > 1 and started.rank == 0:
+        raise ValueError(_no_nesting("a sweep starts every job", started))
+    return started.size > 1
+
+
+def gradus() -> str:
+    """How to call the command `gradus` from here: by its path where its environment is not active."""
+    beside = Path(sys.executable).with_name("gradus")
+    return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
+
+
+def _is_task(environ: Mapping[str, str]) -> bool:
+    named = environ.get("SLURM_JOB_NAME") in INTERACTIVE or environ.get("ENVIRONMENT") == "BATCH"
+    return "SLURM_PROCID" in environ and not named
+
+
+def _misfit(trainer: Any, started: Start) -> str | None:
+    """What is wrong with training in the processes that were started; fills in what the config leaves open."""
+    nodes = started.size // started.per_node
+    if started.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+        return (
+            f"srun started {started.size} processes, but SLURM does not say how many on each machine. Give srun (or "
+            f"sbatch) --ntasks-per-node={started.per_node} in the place of --ntasks"
+        )
+    if trainer.devices in ("auto", -1) and trainer.num_nodes in (1, nodes):
+        trainer.devices, trainer.num_nodes = started.per_node, nodes
+    asked = _count(trainer.devices) * trainer.num_nodes
+    if asked == started.size:
+        return None
+    return (
+        f"{started.by} started {started.size} process{'es' * (started.size > 1)}, but trainer.devices="
+        f"{trainer.devices} on trainer.num_nodes={trainer.num_nodes} asks for {asked}: they would not train one model "
+        f"together. Add trainer=ddp or trainer=fsdp (which take what {started.by} started), or leave {started.by} "
+        "out: python train.py …"
+    )
+
+
+def _count(devices: Any) -> int:
+    if isinstance(devices, int):
+        return devices
+    return len(devices.split(",")) if isinstance(devices, str) else len(devices)
+
+
+def _no_nesting(what: str, started: Start) -> str:
+    return (
+        f"{what} in processes of its own, but {started.by} started {started.size} of this one. Leave it out: "
+        f"python train.py … trainer=ddp trainer.devices={started.per_node}"
+        f"\nor, on several machines, run one stage after the other: {started.by} … train.py stage=pretrain trainer=ddp"
+    )

@@ -1,0 +1,39 @@
+"""The commit, package versions and hardware that made an artifact."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a result depends on."""
+    names = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "torchmetrics")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
+
+
+def commit() -> str:
+    """The project's commit, with '+' when files differ from it; '' outside a repository."""
+    here = Path(__file__).resolve().parent
+    git = ["git", "-C", str(here)]
+    try:
+        name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return name.strip() + ("+" if changed.strip() else "")
+
+
+def hardware() -> str:
+    """The processor and, where there is one, the accelerator."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        found = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = found[0].split(":", 1)[1].strip() if found else name
+    parts = [f"{torch.get_num_threads()} threads of {name}"]
+    if torch.cuda.is_available():
+        parts.insert(0, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}")
+    return ", ".join(parts)

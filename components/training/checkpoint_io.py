@@ -1,0 +1,160 @@
+"""Checkpoint files that are whole or absent, know when they are damaged, and know their step."""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, BinaryIO
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+CHUNK = 1 << 20  # bytes hashed at a time
+PREFIX = b"sha256:"
+SEAL = len(PREFIX) + 64  # bytes: the prefix and the digest in hex
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be written, or cannot be trusted."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes beside the file, flushes to the disk and renames: a crash at any moment leaves the earlier file.
+
+    The file is what `torch.save` writes, a zip archive; its archive comment, which every zip reader skips,
+    holds the SHA-256 of all bytes before. Reading checks it and takes plain data only, so nothing runs on
+    loading. Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Raises CheckpointError if the disk is full or not writable; `path` is then as it was before."""
+        if storage_options is not None:
+            raise CheckpointError(f"checkpoint {path}: expected no storage options, got {storage_options}")
+        path = Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(checkpoint, temporary)
+            os.replace(temporary, path)
+            _flush_folder(path.parent)
+        except (OSError, RuntimeError) as error:
+            # torch's archive writer turns a failed write into a RuntimeError that hides the system's reason
+            reason = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(reason, OSError):
+                raise
+            raise CheckpointError(
+                f"cannot write checkpoint {path}: {reason.strerror or reason}. Earlier checkpoints are "
+                f"untouched. Free space or make {path.parent} writable, then start the same command again."
+            ) from error
+        finally:
+            _remove(temporary)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Callable | torch.device | str | dict | None = "cpu",
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """The saved dictionary; `weights_only` is the trainer's wish and is always taken as True.
+
+        Raises CheckpointError if the file is missing, damaged, or holds anything but plain data and tensors.
+        """
+        check(path)
+        try:
+            return torch.load(path, map_location=map_location, weights_only=True)
+        except UnpicklingError as error:
+            raise CheckpointError(
+                f"checkpoint {path}: expected tensors and plain data only, got {str(error).splitlines()[0]}"
+            ) from error
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        Path(path).unlink(missing_ok=True)
+
+
+def check(path: str | Path) -> None:
+    """Reads the whole file; raises CheckpointError if it is missing or not the file that was written."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    with path.open("rb") as file:
+        length = max(path.stat().st_size - SEAL, 0)
+        digest = _digest(file, length)
+        seal = file.read()
+    if seal != PREFIX + digest:
+        found = "another SHA-256 than" if seal.startswith(PREFIX) else "no SHA-256 where"
+        raise CheckpointError(
+            f"checkpoint {path} is damaged or was not written by this program: it ends with {found} "
+            f"expected. Delete it and resume from the one before"
+        )
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("w+b") as file:
+        torch.save(checkpoint, file)
+        # a zip archive ends with the length of its comment, two bytes
+        file.seek(-2, os.SEEK_END)
+        assert file.read(2) == b"\0\0", "torch.save has begun to write a comment of its own"
+        file.seek(-2, os.SEEK_END)
+        file.write(SEAL.to_bytes(2, "little"))
+        length = file.tell()
+        file.write(PREFIX + _digest(file, length))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _digest(file: BinaryIO, length: int) -> bytes:
+    """SHA-256 in hex of the first `length` bytes; the file is left standing behind them."""
+    file.seek(0)
+    digest = hashlib.sha256()
+    while length > 0 and (chunk := file.read(min(CHUNK, length))):
+        digest.update(chunk)
+        length -= len(chunk)
+    return digest.hexdigest().encode()
+
+
+def _flush_folder(folder: Path) -> None:
+    """Makes a rename survive a power cut, where the system lets a folder be opened (not on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # the folder itself is missing or read-only, so nothing was written into it
+        path.unlink(missing_ok=True)
+
+
+BEST = "best.ckpt"
+
+
+def latest(folder: str | Path) -> Path | None:
+    """The newest whole checkpoint, or None where there is none; a damaged one is skipped with a warning.
+
+    Raises CheckpointError if there are checkpoints and every one is damaged: starting over is a decision.
+    """
+    paths = newest_first(Path(folder))
+    for path in paths:
+        try:
+            check(path)
+            return path
+        except CheckpointError as error:
+            warnings.warn(f"skipped: {error}", stacklevel=2)
+    if paths:
+        raise CheckpointError(
+            f"all {len(paths)} checkpoints in {folder} are damaged. To begin anew, delete that folder and start again"
+        )
+    return None
+
+
+def newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step=*.ckpt"), key=step_in_name, reverse=True)
+
+
+def step_in_name(path: Path) -> int:
+    return int(path.stem.removeprefix("step="))

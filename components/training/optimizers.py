@@ -1,0 +1,141 @@
+"""Optimizers over named parameters, and the learning-rate schedule as a multiplier.
+
+Every parameter group carries a distinct "name", so that {group["name"]: group["lr"]} is what to log.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch.nn import Parameter
+
+NotNegative = Annotated[float, Field(ge=0)]  # judged where a config is checked
+NamedParameters = Iterable[tuple[str, Parameter]]
+
+
+def parameter_groups(named_params: NamedParameters, *, weight_decay: float) -> list[dict[str, Any]]:
+    """One group that decays (weights of two or more dimensions) and one that does not (norms, biases).
+
+    Parameters that need no gradient are left out, and so is an empty group; what remains keeps its order.
+    Returns dicts with "params" and "weight_decay".  Raises ValueError if nothing is trainable.
+    Source: Brown et al. 2020 (GPT-3), appendix B; Touvron et al. 2023 (LLaMA), section 2.3.
+    """
+    trainable = [parameter for _, parameter in named_params if parameter.requires_grad]
+    if not trainable:
+        raise ValueError("optimizer: expected at least one parameter that requires a gradient, got none")
+    decaying = [parameter for parameter in trainable if parameter.dim() >= 2]
+    others = [parameter for parameter in trainable if parameter.dim() < 2]
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def adamw_groups(
+    groups: dict[str, tuple[NamedParameters, float]],
+    *,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: float,
+) -> torch.optim.AdamW:
+    """One AdamW over several models, each with its own learning rate: {"policy": (named_params, lr), …}.
+
+    Each entry becomes the group "policy", which decays, and "policy_no_decay"; see parameter_groups.
+    Raises ValueError if an entry has nothing trainable, or two entries share a parameter.
+    Source: Loshchilov & Hutter 2019, algorithm 2.
+    """
+    named = []
+    for name, (named_params, lr) in groups.items():
+        for group in parameter_groups(named_params, weight_decay=weight_decay):
+            label = name if group["params"][0].dim() >= 2 else f"{name}_no_decay"
+            named.append({**group, "lr": lr, "name": label})
+    return torch.optim.AdamW(named, betas=betas, eps=eps, fused=True)
+
+
+def adamw(
+    named_params: NamedParameters, *, lr: NotNegative, betas: tuple[float, float], eps: float, weight_decay: NotNegative
+) -> torch.optim.AdamW:
+    """AdamW whose groups are called "model" and "model_no_decay"; see adamw_groups."""
+    return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
+
+
+class Joint(torch.optim.Optimizer):
+    """Several optimizers as one: one step, one state, one list of groups, in the order of `parts`."""
+
+    def __init__(self, *parts: torch.optim.Optimizer) -> None:
+        self.parts: list[torch.optim.Optimizer] = []
+        for part in parts:
+            self.parts += part.parts if isinstance(part, Joint) else [part]
+        self._sizes: list[int] = []  # groups of each part, once all are there
+        super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
+        self._sizes = [len(part.param_groups) for part in self.parts]
+        self._share()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError: a group that belongs to no part would never be stepped."""
+        if self._sizes:
+            raise ValueError(
+                f"optimizer: got one more group, {param_group.get('name', '')!r}, which none of the joint parts would "
+                "step. Build an optimizer for it and join the two: components.training.optimizers.Joint"
+            )
+        super().add_param_group(param_group)
+
+    def _share(self) -> None:
+        """Gives every part this optimizer's groups and state: schedulers and checkpoints then reach them."""
+        start = 0
+        for part, size in zip(self.parts, self._sizes, strict=True):
+            part.param_groups = self.param_groups[start : start + size]
+            part.state = self.state
+            start += size
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As every optimizer's; loading replaces groups and state, so the parts are given the new ones."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One update of all groups; the closure, if any, is evaluated once and its loss returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+
+def muon(
+    named_params: NamedParameters,
+    *,
+    lr: NotNegative,
+    betas: tuple[float, float],
+    eps: float,
+    weight_decay: NotNegative,
+    momentum: NotNegative = 0.95,
+) -> Joint:
+    """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
+
+    A hidden matrix is a two-dimensional parameter with a "layers" in its dotted name. Its update is scaled to
+    the size of AdamW's, so that one learning rate and one weight decay serve both. betas, eps: of AdamW; momentum:
+    of Muon, with a default so that its name alone takes AdamW's place in a config.
+    Groups: "muon", "adamw", "adamw_no_decay".
+    Raises ValueError if there is no trainable hidden matrix.
+    Sources: Jordan 2024, "Muon"; the scaling 0.2·√max(rows, columns): Liu et al. 2025, eq. 4.
+    """
+    trainable = [(name, parameter) for name, parameter in named_params if parameter.requires_grad]
+    hidden = {name for name, parameter in trainable if parameter.dim() == 2 and "layers" in name.split(".")}
+    if not hidden:
+        raise ValueError('muon: expected a trainable matrix with "layers" in its name, got none; use adamw')
+    matrices = [parameter for name, parameter in trainable if name in hidden]
+    rest = [(name, parameter) for name, parameter in trainable if name not in hidden]
+    inner = torch.optim.Muon(
+        [{"params": matrices, "name": "muon"}],
+        lr=lr,
+        weight_decay=weight_decay,
+        momentum=momentum,
+        adjust_lr_fn="match_rms_adamw",
+    )
+    if not rest:
+        return Joint(inner)
+    outer = adamw_groups({"adamw": (rest, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
+    return Joint(inner, outer)

@@ -1,0 +1,11 @@
+"""The world and the models of the evaluation's tests."""
+
+from tests.evaluation.conftest import (  # noqa: F401
+    chat_prompts,
+    config,
+    new_model,
+    reward,
+    tokenizer,
+    uniform,
+    world,
+)

@@ -1,0 +1,168 @@
+"""Recipes of published systems: their numbers are in the composed config, and in small they run."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from components.artifacts import store
+from components.launch.schema import check
+from components.models.heads import CausalLM
+from components.tasks import dispatch
+from tests.kit.composed_configs import compose_config
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
+    pytest.mark.filterwarnings("ignore:no hyper-parameters written:UserWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches .* is smaller than the logging:UserWarning"),
+]
+CONF = Path(__file__).resolve().parents[2] / "conf/experiment"
+LLAMA_7B, LLAMA_13B, LLAMA_33B, LLAMA_65B = 6_738_415_616, 13_015_864_320, 32_528_943_616, 65_285_660_672
+GPT3_6B, GPT3_175B = 6_682_124_288, 174_566_105_088
+
+# parameters, then peak rate, weight decay, warm-up (steps), final share of the rate, tokens a step, tokens in all
+PRETRAINING = {
+    "llama_7b": (LLAMA_7B, 3e-4, 0.1, 2000, 0.1, 4e6, 1.0e12),
+    "llama_13b": (LLAMA_13B, 3e-4, 0.1, 2000, 0.1, 4e6, 1.0e12),
+    "llama_33b": (LLAMA_33B, 1.5e-4, 0.1, 2000, 0.1, 4e6, 1.4e12),
+    "llama_65b": (LLAMA_65B, 1.5e-4, 0.1, 2000, 0.1, 4e6, 1.4e12),
+    "gpt3_6b": (GPT3_6B, 1.2e-4, 0.1, 179, 0.1, 2e6, 300e9),
+    "gpt3_175b": (GPT3_175B, 6e-5, 0.1, 119, 0.1, 3.2e6, 300e9),
+}
+# the same without tokens, then records a step, epochs
+FINE_TUNING = {
+    "vicuna_13b": (LLAMA_13B, 2e-5, 0.0, 63, 0.0, 128, 3),
+    "koala_13b": (LLAMA_13B, 2e-5, 0.0, 60, 0.0, 128, 2),
+    "instructgpt_sft": (GPT3_6B, 9.65e-6, 0.0, 0, 0.1, 32, 16),
+    "instructgpt_rm": (GPT3_6B, 9e-6, 0.0, 0, 0.1, 64, 1),
+}
+RECIPES = [*PRETRAINING, *FINE_TUNING, "instructgpt_ppo"]
+SMOKED = {  # each reads what those before it made, and a little of the world
+    "llama_7b": ["+data.num_documents=400"],
+    "instructgpt_sft": ["+data.demonstrations=60"],
+    "instructgpt_rm": ["+data.comparisons=60", "data.num_demonstrations=16"],
+    "instructgpt_ppo": ["+data.pretraining.num_documents=400"],
+}
+QUIET = ["callbacks.throughput=null", "callbacks.progress=null", "callbacks.graceful_stop=null"]
+
+
+def recipe(name: str, *overrides: str):
+    cfg = compose_config([f"experiment={name}", *overrides])
+    check(cfg)
+    return cfg
+
+
+def a_step(cfg) -> int:
+    """What all processes read in one optimizer step, in the unit of data.batch_size."""
+    trainer = cfg.trainer
+    return cfg.data.batch_size * trainer.devices * trainer.num_nodes * trainer.accumulate_grad_batches
+
+
+def rates(cfg) -> tuple[float, ...]:
+    optimizer, schedule = cfg.stage.optimizer, cfg.stage.schedule
+    return (optimizer.lr, optimizer.weight_decay, schedule.warmup_steps, schedule.final_fraction)
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_pretraining_has_the_published_numbers(name):
+    cfg = recipe(name)
+    _, *expected, tokens_a_step, tokens = PRETRAINING[name]
+    assert rates(cfg) == tuple(expected)
+    assert (cfg.stage.schedule.kind, cfg.stage.optimizer.betas) == ("cosine", [0.9, 0.95])
+    assert cfg.trainer.gradient_clip_val == 1.0
+    read = a_step(cfg) * 2048
+    assert cfg.model.max_position_embeddings == 2048
+    assert read == pytest.approx(tokens_a_step, rel=0.05)
+    assert read * cfg.trainer.max_steps == pytest.approx(tokens, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", FINE_TUNING)
+def test_fine_tuning_has_the_published_numbers(name):
+    cfg = recipe(name)
+    _, *expected, records, epochs = FINE_TUNING[name]
+    assert rates(cfg) == tuple(expected)
+    assert cfg.stage.schedule.kind == "cosine" and cfg.model.max_position_embeddings == 2048
+    assert (a_step(cfg), cfg.trainer.max_epochs, cfg.trainer.max_steps) == (records, epochs, -1)
+    assert cfg.stage.model.get("dropout", 0.0) == (0.2 if name == "instructgpt_sft" else 0.0)
+
+
+def test_instructgpts_ppo_has_the_published_numbers():
+    cfg = recipe("instructgpt_ppo")
+    stage = cfg.stage
+    episodes = cfg.data.prompts_per_rollout * cfg.trainer.devices
+    assert (episodes, episodes // stage.minibatches, stage.epochs) == (512, 64, 1)
+    assert episodes * cfg.trainer.max_steps / (stage.epochs * stage.minibatches) == 256_000
+    assert (stage.optimizer.lr, stage.value_lr, stage.beta, stage.gamma) == (9.65e-6, 9e-6, 0.02, 1.0)
+    assert (stage.clip, stage.value_clip, stage.pretraining_coefficient, stage.score_scale) == (0.2, 0.2, 27.8, 1.0)
+    assert (stage.schedule.kind, stage.schedule.warmup_steps) == ("constant", 10 * 8)
+    assert (stage.sampling.max_new_tokens, stage.sampling.temperature) == (1024, 1.0)
+    assert cfg.data.pretraining.path == "Skylion007/openwebtext"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipes_model_has_the_size_that_its_name_says(name):
+    config = instantiate(recipe(name).model)
+    with torch.device("meta"):
+        model = CausalLM(config)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    assert parameters == {**PRETRAINING, **FINE_TUNING, "instructgpt_ppo": (GPT3_6B,)}[name][0]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_shards_its_model_in_bf16_and_states_source_departures_and_gpus(name):
+    cfg = recipe(name)
+    assert cfg.trainer.strategy["_target_"] == "components.training.fsdp.FullySharded"
+    assert cfg.trainer.precision == "bf16-mixed"
+    header = re.match(r"(#.*\n)+", (CONF / f"{name}.yaml").read_text())[0]
+    assert f"python train.py experiment={name}" in header
+    assert "# Source: " in header and "# Departs: " in header
+    assert f"{cfg.trainer.devices * cfg.trainer.num_nodes} GPUs" in header or "8 A100" in header
+
+
+def test_vicuna_and_koala_start_from_one_model_and_do_not_overwrite_each_other():
+    vicuna, koala = recipe("vicuna_13b"), recipe("koala_13b")
+    assert vicuna.reads.model == koala.reads.model == recipe("llama_13b").paths.export
+    assert vicuna.paths.export != koala.paths.export
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_in_small_a_recipe_is_tiny_in_one_process_and_reads_the_world(name):
+    cfg = recipe(name, "debug=smoke")
+    assert cfg.model == compose_config(["stage=sft", "model=tiny"]).model
+    assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy) == (1, 1, "auto")
+    assert (cfg.trainer.max_steps, cfg.trainer.accumulate_grad_batches) == (2, 1)
+    assert (cfg.data.path, cfg.data.mixture, cfg.data.world) == (None, None, cfg.world)
+    assert cfg.run == "tiny-smoke"
+
+
+def smoke(logs: Path, *overrides: str) -> Path:
+    """Runs two steps on one processor; returns the artifact's folder."""
+    cfg = compose_config([*overrides, "debug=smoke", f"paths.logs={logs}", "trainer.accelerator=cpu", *QUIET])
+    check(cfg)
+    dispatch.run(cfg)
+    return Path(cfg.paths.export)
+
+
+@pytest.fixture(scope="module")
+def smoked(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
+    """One recipe of each kind, in the order in which they hand on."""
+    logs = tmp_path_factory.mktemp("logs")
+    smoke(logs, "stage=tokenizer", "data.num_documents=400", "tokenizer.vocab_size=500")
+    return logs, {name: smoke(logs, f"experiment={name}", *small) for name, small in SMOKED.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMOKED)
+def test_a_recipe_of_each_kind_runs_two_steps(name, smoked):
+    card = store.read_card(smoked[1][name])
+    assert card["metrics"]["steps"] == 2
+    load = store.load_scalar if name == "instructgpt_rm" else store.load_causal_lm
+    assert load(smoked[1][name]).config.hidden_size == 128
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in SMOKED])
+def test_every_other_recipe_runs_two_steps_too(name, smoked):
+    assert store.read_card(smoke(smoked[0], f"experiment={name}"))["metrics"]["steps"] == 2

@@ -1,0 +1,55 @@
+"""The built-in worlds as sources of records: what their fingerprint depends on."""
+
+import hashlib
+import json
+
+import pytest
+
+from components.data.sources import builtin
+from components.world.world import World
+
+SMALL = {"kind": "facts", "num_names": 9}
+
+
+MADE = {  # sha256 of what the worlds below make, by kind
+    "facts": "1fdc480109c32843c7bee936c7be5d7ff4ee480d7967064b8cbb6c8b3162dcd1",
+    "table": "c8e05a10a535508383e895a9aec9c53c0e7db24bdbe7aa4857a7c2af7cc97569",
+}
+WORLDS = {"facts": {"num_names": 9}, "table": {"seed": 3}}
+
+
+def made_by(kind: str) -> str:
+    """sha256 of all that a world makes: texts, dialogues, comparisons, prompts, and what its judge finds in answers."""
+    world = builtin.make_world({"kind": kind, **WORLDS[kind]})
+    splits = [split for split in ("train", "held_out") if world.questions(split)]
+    comparisons = [world.comparisons(30, noise=0.2, seed=1, split=split) for split in splits]
+    judged = [
+        repr(world.judge(record["prompt"], answer, finished))
+        for records in comparisons
+        for record in records
+        for answer in record["completions"]
+        for finished in (True, False)
+    ]
+    prompts = [world.prompts(split) for split in splits]
+    records = [world.corpus(60), world.demonstrations(30), comparisons, prompts, judged]
+    return hashlib.sha256(json.dumps(records).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("kind", builtin.KINDS)
+def test_a_version_of_a_world_makes_always_the_same(kind):
+    """Where a change of the world is meant, give it another text in builtin.VERSIONS and write the new digest here."""
+    assert made_by(kind) == MADE[kind]
+
+
+def fingerprint() -> str:
+    return builtin.world_source(SMALL, "chat", {"demonstrations": 3}).fingerprint()
+
+
+def test_the_module_of_a_world_is_no_part_of_its_fingerprint(monkeypatch):
+    before = fingerprint()
+
+    class Moved(World):
+        """The same world, defined in another file."""
+
+    monkeypatch.setitem(builtin.KINDS, "facts", Moved)
+    assert fingerprint() == before

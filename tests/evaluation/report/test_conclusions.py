@@ -1,0 +1,160 @@
+"""What a report concludes: from the figures, whichever way they point."""
+
+import pytest
+
+from components.evaluation.report import conclusions, outcome
+from components.evaluation.report.conclusions import CONCLUSIONS
+from components.evaluation.report.curves import Curve
+from components.evaluation.report.plots import PICTURES
+
+
+def test_every_picture_has_its_conclusion():
+    assert CONCLUSIONS.keys() == PICTURES.keys()
+
+
+@pytest.mark.parametrize(
+    ("interval", "told"),
+    [
+        ([0.82, 0.9], "ppo wins against sft: 60 % [82, 90]"),
+        ([0.4, 0.6], "ppo did not win: it cannot be told apart from sft, 60 % [40, 60]"),
+        ([0.2, 0.4], "ppo did not win, it loses against sft: only 60 % [20, 40]"),
+    ],
+)
+def test_who_won_is_said_by_the_interval(interval, told):
+    assert outcome.won("ppo", {"win_rate": 0.6, "win_rate_ci": interval}).startswith(told)
+
+
+def test_what_got_worse_is_named_with_both_figures_and_what_got_better_is_not(results):
+    results["models"]["sft"] |= {"greedy_correct": 10 / 12, "bits_per_byte": 0.9, "rude": 0.2}
+    results["models"]["ppo"] |= {"greedy_correct": 9 / 12, "bits_per_byte": 1.1, "rude": 0.1, "distinct": 0.4}
+    results["models"]["base"] |= {"bits_per_byte": 0.25}
+    assert outcome.worse(results) == [
+        "Got worse from base to sft: bits per byte of pretraining text 0.25 → 0.90.",
+        "Got worse from sft to ppo: right likeliest answers 83 % → 75 % (10 → 9 of 12), "
+        "distinct responses 78 % → 40 %, bits per byte of pretraining text 0.90 → 1.10.",
+    ]
+
+
+def test_each_method_is_compared_with_sft_and_not_with_the_method_before(full):
+    assert outcome.steps(full) == [("base", "sft")] + [
+        ("sft", name) for name in ("ppo", "dpo", "grpo", "rloo", "rejection")
+    ]
+
+
+def test_that_nothing_got_worse_is_said_and_of_one_model_nothing(results):
+    assert outcome.worse(results) == ["No figure of the table got worse from one model to the next."]
+    results["models"] = {"base": results["models"]["base"]}
+    assert outcome.worse(results) == [] and outcome.winners(results) == []
+
+
+def test_the_leader_is_named_even_if_it_is_not_the_last_model(results):
+    results["models"]["ppo"] |= {"gold": -0.5, "gold_ci": [-0.7, -0.2]}
+    told = " ".join(conclusions.quality(results, {}))
+    assert told.startswith(
+        "sft has the highest gold score, 0.12, before ppo with −0.50; their intervals do not overlap."
+    )
+    assert "On training prompts sft reaches 0.22, 0.10 more than on held-out ones." in told
+
+
+def best(gold, n=(1, 2, 4)):
+    ci = [[value - 0.1, value + 0.1] for value in gold]
+    return {"n": list(n), "kl": [0.0, 0.2, 0.6], "score": [0.0, 1.0, 2.0], "gold": gold, "gold_ci": ci}
+
+
+@pytest.mark.parametrize(
+    ("gold", "told"),
+    [
+        ([0.0, 0.2, 0.4], "raises the gold score from 0.00 at n = 1 to 0.40 at n = 4."),
+        (
+            [0.0, 0.4, 0.2],
+            "falls to 0.20 while the reward model's score still goes from 1.00 to 2.00: the choice exploits",
+        ),
+        ([0.0, 0.4, 0.35], "falls to 0.35 while the reward model's score still goes from 1.00 to 2.00: a fall within"),
+        ([0.4, 0.2, 0.1], "does not raise the gold score: it is highest without a choice, at n = 1."),
+    ],
+)
+def test_choosing_is_said_to_help_or_to_turn_as_it_does(results, gold, told):
+    assert told in " ".join(conclusions.best_of_n(results | {"best_of_n": best(gold)}, {}))
+
+
+@pytest.mark.parametrize(
+    ("kl", "reached", "told"),
+    [
+        (0.4, 0.9, "At the KL of ppo (0.40) choosing reaches about 0.30, ppo 0.90: more than choosing."),
+        (0.4, 0.1, "At the KL of ppo (0.40) choosing reaches about 0.30, ppo 0.10: no more than choosing."),
+        (2.0, 0.1, "ppo went further from sft than any n here (KL 2.00) and reaches 0.10, not above the highest"),
+    ],
+)
+def test_training_is_compared_with_choosing_at_the_same_kl(results, kl, reached, told):
+    results["models"]["ppo"] |= {"kl": kl, "gold": reached}
+    assert told in " ".join(conclusions.best_of_n(results | {"best_of_n": best([0.0, 0.2, 0.4])}, {}))
+
+
+@pytest.mark.parametrize(
+    ("last", "interval", "told"),
+    [
+        (0.8, [0.6, 0.9], "voting helps"),
+        (0.45, [0.3, 0.6], "no clear gain from voting"),
+        (0.1, [0, 0.2], "voting harms"),
+    ],
+)
+def test_a_vote_is_said_to_help_by_its_interval(results, last, interval, told):
+    votes = {"k": [1, 5], "correct": [0.4, last], "correct_ci": [[0.3, 0.5], interval]}
+    assert f"{told}." in " ".join(conclusions.majority(results | {"majority": votes}, {}))
+
+
+@pytest.mark.parametrize(
+    ("interval", "told"),
+    [([0.2, 0.5], "more than chance"), ([0.1, 0.5], "no more than chance can do"), ([0, 0.1], "less than chance")],
+)
+def test_a_reward_model_that_knows_less_than_the_models_is_told_so(results, interval, told):
+    results["models"]["sft"]["greedy_correct"] = 0.8
+    results["models"]["ppo"]["greedy_correct"] = 0.4
+    results["choice"] = {"reward_model": 0.3, "reward_model_ci": interval, "chance": 0.125, "questions": 12}
+    text = " ".join(conclusions.choice(results, {}))
+    assert f"30 % [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}], {told} (12 %)" in text
+    assert "It knows less than sft (80 %)" in text
+
+
+def test_confidence_above_and_below_accuracy_is_told_apart(results):
+    figures = results["reward_model"]
+    for accuracy, told in (
+        (0.6, "too sure"),
+        (0.8, "about as sure as it should be"),
+        (0.95, "less sure than it could be"),
+    ):
+        figures["reliability_heldout"] = [{"pairs": 10, "confidence": 0.8, "accuracy": accuracy}, {"pairs": 0}]
+        text = " ".join(conclusions.reward_model(results, {}))
+        assert text.startswith("On pairs of held-out prompts it ranks 77 % [72, 81] correctly: better than a coin.")
+        assert "That is 14 points less than on training prompts, 91 %." in text and f"It is {told}" in text
+
+
+def rollouts(score, gold):
+    return {"ppo": {"rollout/score": Curve([0, 1], score), "rollout/gold": Curve([0, 1], gold)}}
+
+
+@pytest.mark.parametrize(
+    ("score", "gold", "told"),
+    [
+        ([0.0, 1.0], [0.0, 0.5], "Both scores rose"),
+        ([0.0, 1.0], [0.5, 0.0], "ppo exploits the reward model's mistakes"),
+        ([0.0, 1.0], [0.5, 0.5], "is no better"),
+        ([1.0, 0.5], [0.0, 0.5], "has not learned what the reward model likes"),
+    ],
+)
+def test_learning_is_said_to_be_what_the_judge_saw(results, score, gold, told):
+    assert told in " ".join(conclusions.learning(results, rollouts(score, gold)))
+
+
+@pytest.mark.parametrize(
+    ("losses", "told"),
+    [
+        ([3.0, 1.0, 2.0], "it was lowest at step 10 (1.00), and more steps only overfit"),
+        ([3.0, 2.0, 1.0], "was still falling: more steps would help"),
+        ([3.0, 1.0, 1.0], "went from 3.00 to 1.00."),
+        ([3.0], "was measured once, 3.00"),
+    ],
+)
+def test_a_loss_that_rose_or_still_falls_is_said_so(results, losses, told):
+    curve = Curve([0, 10, 20][: len(losses)], losses)
+    assert told in " ".join(conclusions.learning(results, {"sft": {"val/loss": curve}}))

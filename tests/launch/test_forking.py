@@ -1,0 +1,80 @@
+"""A stage that is forked ends with the bits of one in a fresh process; where forking is not safe, it is not done."""
+
+import gc
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from components.launch import forking
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE = {"task": "components.tasks.pipeline.pipeline", "trainer": {"devices": 1, "num_nodes": 1}}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_stage_is_forked_only_from_a_process_that_has_done_nothing_but_import(monkeypatch):
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(forking, "_started", lambda: 3)
+    monkeypatch.setattr(forking, "_threads", 0)
+    assert forking.prepare(ONE) and forking.prepare(ONE)
+    monkeypatch.setattr(forking, "_started", lambda: 4)  # not by an import
+    assert not forking.prepare(ONE)
+    monkeypatch.setattr(forking, "_threads", 0)
+    monkeypatch.setattr(threading, "active_count", lambda: 2)
+    assert not forking.prepare(ONE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_what_was_imported_is_left_to_no_collection_of_a_forked_stage(monkeypatch):
+    """A full collection looks at, and so copies, every page that the fork shares with the process it comes from."""
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    monkeypatch.setattr(forking, "_threads", 0)
+    gc.unfreeze()
+    try:
+        assert forking.prepare(ONE)
+        assert gc.get_freeze_count() > 0 and not any(one is sys.modules for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    "trainer", [{"devices": 2, "num_nodes": 1}, {"devices": 1, "num_nodes": 2}, {"devices": "auto"}]
+)
+def test_a_stage_of_several_processes_is_not_forked(trainer, monkeypatch):
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    assert not forking.prepare(ONE | {"trainer": trainer})
+
+
+def test_with_an_accelerator_or_under_torchrun_nothing_is_forked(monkeypatch, tmp_path):
+    monkeypatch.setattr(forking, "ACCELERATORS", (f"{tmp_path}*",))
+    assert not forking.prepare(ONE)
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    monkeypatch.setattr(forking.processes, "start", lambda: forking.processes.Start("torchrun", 0, 1, 1))
+    assert not forking.prepare(ONE)
+
+
+@pytest.mark.slow
+def test_a_forked_stage_ends_with_the_bits_of_a_fresh_one(tmp_path):
+    """The stages of stage=all, forked, against the same commands one by one."""
+    small = ["debug=smoke", "seed=3", f"paths.logs={tmp_path}"]
+    stages = ("tokenizer", "pretrain", "sft", "rm", "ppo")
+
+    def train(*arguments: str) -> None:
+        subprocess.run([sys.executable, ROOT / "train.py", *arguments, *small], check=True, cwd=tmp_path)
+
+    train("stage=all", f"stages=[{','.join(stages)}]", "run=forked")
+    for stage in stages:
+        train(f"stage={stage}", "run=fresh")
+    for stage in stages:
+        forked, fresh = (tmp_path / run / stage / "export" for run in ("forked", "fresh"))
+        assert {file.name for file in forked.iterdir()} == {file.name for file in fresh.iterdir()}
+        one, other = (json.loads((folder / "card.json").read_text()) for folder in (forked, fresh))
+        assert one["content"] == other["content"], stage  # of every file but the card
+        timed = ("second", "mfu", "minutes", "memory")
+        for name in one["metrics"].keys() | other["metrics"].keys():
+            assert any(word in name for word in timed) or one["metrics"][name] == other["metrics"][name], name

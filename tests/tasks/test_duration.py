@@ -1,0 +1,66 @@
+"""A stage's floating-point operations are read off its config, and minutes from those."""
+
+import pytest
+import torch
+
+from components.launch.composing import compose_config
+from components.models.config import GPTConfig
+from components.models.heads import CausalLM
+from components.tasks import duration
+
+
+def operations(stage: str, *overrides: str) -> float | None:
+    return duration.operations(stage, compose_config([f"stage={stage}", *overrides]))
+
+
+@pytest.fixture
+def parameters() -> int:
+    """Of model=tiny with all the pieces that its tokenizer may have."""
+    shape = compose_config(["stage=pretrain"]).model
+    fields = {name: value for name, value in shape.items() if name not in ("_target_", "vocab_size")}
+    with torch.device("meta"):
+        return sum(one.numel() for one in CausalLM(GPTConfig(vocab_size=1024, **fields)).parameters())
+
+
+def per_token(parameters: int, seen: int) -> int:
+    """6 per parameter, and those of attention in 3 layers of width 128 over the tokens of one record."""
+    return 6 * parameters + 12 * 3 * 128 * seen
+
+
+def test_pretraining_fills_every_row_of_every_step(parameters):
+    each = per_token(parameters, 26)
+    assert operations("pretrain") == pytest.approx(each * 500 * 32 * 128)
+    found = operations("pretrain", "trainer.max_steps=10", "data.batch_size=2", "context=64")
+    assert found == pytest.approx(each * 10 * 2 * 64)
+
+
+def test_epochs_take_all_records_and_steps_as_many_as_they_read(parameters):
+    assert operations("sft") == per_token(parameters, 26) * 3 * 4000 * 26
+    assert operations("rm", "data.comparisons=100") == per_token(parameters, 41) * 2 * 100 * 41
+    steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
+    assert steps == per_token(parameters, 41) * 3 * 5 * 41
+
+
+def test_a_reward_model_of_a_small_model_is_a_matter_of_minutes():
+    """Ten of them where training runs at 100 GFLOP/s."""
+    needed = [operations(stage, "model=small") for stage in ("tokenizer", "pretrain", "sft", "rm")]
+    assert sum(needed) < 10 * 60 * 100e9
+
+
+def test_what_cannot_be_told_is_not_guessed(monkeypatch):
+    assert operations("ppo") is None
+    assert operations("pretrain", "data=text", "data.path=mine.txt") is None
+    assert duration.minutes([1e12, None]) is None
+    monkeypatch.setattr(duration.forking, "ACCELERATORS", ("/dev/null",))
+    assert duration.minutes([1e12]) is None
+
+
+def test_minutes_grow_with_operations_and_stages(monkeypatch):
+    monkeypatch.setattr(duration.forking, "ACCELERATORS", ())
+    monkeypatch.setattr(duration, "_rate", lambda: 1e11)
+    each = duration.VALIDATION * 1e13 / (duration.SHARE * 1e11)
+    assert duration.minutes([0.0, 1e13]) == pytest.approx((2 * duration.START + each) / 60)
+
+
+def test_the_rate_is_that_of_a_machine():
+    assert 1e7 < duration._rate(64, 0.01) < 1e16

@@ -1,0 +1,100 @@
+"""experiment=optimum composes stage by stage, and stage=optimum measures what it reads."""
+
+import json
+import re
+
+import pytest
+import torch
+
+from components.artifacts import store
+from components.artifacts.store import ArtifactError
+from components.launch.schema import check
+from components.models.config import GPTConfig
+from components.models.heads import new_causal_lm
+from components.tasks import dispatch, optimum
+from components.tokenizer.train import train
+from components.world.table_world import TableWorld
+from tests.kit.composed_configs import compose_config
+
+EXPERIMENT = compose_config(["experiment=optimum"])
+METHODS = ("ppo", "grpo", "rloo", "dpo", "rejection")
+
+
+def of_stage(stage):
+    return compose_config(["experiment=optimum", f"stage={stage}", *EXPERIMENT.overrides[stage]])
+
+
+@pytest.mark.parametrize("stage", EXPERIMENT.stages)
+def test_the_experiment_composes_every_stage_on_the_table_world(stage):
+    cfg = of_stage(stage)
+    check(cfg)
+    assert cfg.world.kind == "table" and cfg.world.seed == cfg.seed
+    assert cfg.paths.export == f"logs/optimum/{stage}/export"
+
+
+def test_all_methods_have_one_beta_one_reference_and_as_many_responses():
+    beta = EXPERIMENT.exact.beta
+    drawn = {}
+    for stage in METHODS:
+        cfg = of_stage(stage)
+        assert cfg.reads.model == EXPERIMENT.artifacts.sft
+        if stage != "rejection":
+            assert cfg.stage.beta == beta
+        if stage == "dpo":
+            drawn[stage] = cfg.data.comparisons * cfg.data.completions * cfg.trainer.max_epochs
+            continue
+        assert cfg.stage.score_scale == 1 and cfg.stage.missing_end_score == cfg.world.other
+        assert cfg.stage.reward["_target_"] == "components.rewards.table_reward.table_reward"
+        rollouts = cfg.trainer.max_steps // (cfg.stage.epochs * cfg.stage.minibatches)
+        drawn[stage] = rollouts * cfg.data.prompts_per_rollout * cfg.stage.samples_per_prompt
+    assert drawn == dict.fromkeys(METHODS, 61440)
+    assert of_stage("optimum").stage.beta == beta
+    assert of_stage("ppo").stage.sampling.max_new_tokens == of_stage("optimum").stage.max_new_tokens
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    """A reference and one method, untrained, with a tokenizer of one token a letter."""
+    folder = tmp_path_factory.mktemp("logs")
+    tokenizer = train((record["text"] for record in TableWorld().corpus(100)), vocab_size=273)
+    shape = GPTConfig(tokenizer.vocab_size, 16, 16, 1, 2, 2, 32, initializer_range=0.2)
+    for number, stage in enumerate(("tokenizer", "sft", "ppo")):
+        torch.manual_seed(number)
+        card = {"stage": stage, "metrics": {"seconds": 42.0}}
+        model = new_causal_lm(shape) if number else None
+        store.write_artifact(folder / f"optimum/{stage}/export", card=card, tokenizer=tokenizer, model=model)
+    return folder
+
+
+def small(logs, *more):
+    missing = [f"~reads.{name}" for name in METHODS[1:]]
+    places = ["run=optimum", f"paths.logs={logs}", f"paths.stage={logs}/out"]
+    return compose_config(["stage=optimum", *places, "stage.max_new_tokens=2", *missing, *more])
+
+
+def test_the_task_writes_figures_a_page_and_a_picture(logs, capsys):
+    dispatch.run(small(logs))
+    found = json.loads((logs / "out/optimum.json").read_text())
+    assert set(found["methods"]) == {"ppo", "best_of_n"}
+    assert found["methods"]["ppo"]["seconds"] == 42.0
+    assert found["responses"] == 2 + 271 * 2 + 271**2
+    assert found["prompts"] == 4 and found["beta"] == 0.4
+    for figures in (found["optimum"], found["reference"], found["methods"]["ppo"]):
+        assert {"objective", "reward", "kl", "total_variation", "fraction_of_optimum"} <= figures.keys()
+    assert (logs / "out/optimum.png").exists() and (logs / "out/optimum.md").exists()
+    assert re.search(r"ppo +.*0\.7", capsys.readouterr().out)  # minutes
+
+
+def test_a_second_run_shows_what_is_there_unless_something_changed(logs, capsys, monkeypatch):
+    dispatch.run(small(logs))
+    capsys.readouterr()
+    monkeypatch.setattr(optimum.exact, "measure", None)
+    dispatch.run(small(logs))
+    assert "optimum π*" in capsys.readouterr().out
+    with pytest.raises(TypeError):
+        dispatch.run(small(logs, "stage.beta=0.3"))
+
+
+def test_a_missing_method_is_named_with_the_command_that_makes_it(logs):
+    with pytest.raises(ArtifactError, match="no rejection artifact .* python train.py stage=rejection"):
+        dispatch.run(compose_config(["stage=optimum", "model=micro", "run=optimum", f"paths.logs={logs}"]))

@@ -1,0 +1,89 @@
+"""All stages of a pipeline are looked through before the first runs: settings, parents and data of each."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from components.artifacts.metadata import ArtifactError
+from components.data.records.errors import SourceError
+from components.launch import composing
+from components.launch.schema import ConfigError
+from components.tasks import plan
+from tests.kit.composed_configs import compose_config
+
+STAGES = "stages=[tokenizer,pretrain,sft,rm]"
+
+
+@pytest.fixture(autouse=True)
+def copies(monkeypatch) -> None:
+    """Stages are looked through by copies of what is composed once."""
+    monkeypatch.setattr(composing, "compose_config", compose_config)
+
+
+def looked_through(*overrides: str) -> list[plan.Step]:
+    cfg = compose_config(["stage=all", *overrides])
+    steps = plan.steps_of(cfg)
+    plan.check(steps)
+    return steps
+
+
+@pytest.fixture
+def files(tmp_path) -> list[str]:
+    """Overrides of experiment=files, with a file for each kind of records."""
+    rows = {
+        "text": {"text": "a"},
+        "chat": {"prompt": "a", "completion": "b"},
+        "preference": {"prompt": "a", "chosen": "b", "rejected": "c"},
+    }
+    for kind, row in rows.items():
+        (tmp_path / f"{kind}.jsonl").write_text(json.dumps(row))
+    return ["experiment=files", f"paths.logs={tmp_path}/logs", *(f"files.{k}={tmp_path}/{k}.jsonl" for k in rows)]
+
+
+def test_what_each_stage_makes_the_later_ones_may_read(files, tmp_path):
+    steps = looked_through(*files)
+    assert [step.entry for step in steps] == ["tokenizer", "pretrain", "sft", "rm", "ppo", "eval"]
+    assert f"data.path='{tmp_path}/chat.jsonl'" in steps[2].arguments
+
+
+@pytest.mark.parametrize("kind", ["text", "chat", "preference"])
+def test_a_file_that_is_not_there_is_named_by_the_key_that_the_user_set(files, kind, tmp_path):
+    wrong = [one for one in files if not one.startswith(f"files.{kind}")] + [f"files.{kind}={tmp_path}/none.jsonl"]
+    with pytest.raises(
+        SourceError, match=rf"none\.jsonl: no such file or folder\. Set files\.{kind} to one that exists"
+    ):
+        looked_through(*wrong)
+
+
+def test_a_wrong_path_of_the_command_line_keeps_its_own_key(tmp_path):
+    logs = f"paths.logs={tmp_path}"
+    with pytest.raises(SourceError, match=r"Set data\.path to one"):
+        looked_through(logs, "stages=[tokenizer]", "overrides.tokenizer=['data=text','data.path=no.txt']")
+    with pytest.raises(SourceError, match=r"Set comparisons\.path to one"):
+        looked_through(logs, "overrides.eval=['comparisons.path=no.jsonl']")
+
+
+def test_a_mistake_in_the_last_stage_is_told_before_the_first(tmp_path):
+    with pytest.raises(ConfigError, match=r"stage\.beta: expected float, got 'much'"):
+        looked_through(f"paths.logs={tmp_path}", "overrides.ppo=['stage.beta=much']")
+
+
+def test_a_parent_that_no_stage_before_makes_is_missing(tmp_path):
+    with pytest.raises(ArtifactError, match=f"no pretrain artifact at {tmp_path}/tiny/pretrain/export"):
+        looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,sft,pretrain]")
+    with pytest.raises(ArtifactError, match="no sft artifact at /nowhere"):
+        looked_through(f"paths.logs={tmp_path}", STAGES, "artifacts.sft=/nowhere")
+
+
+def test_data_that_a_stage_before_writes_need_not_be_there(tmp_path):
+    made = f"{tmp_path}/tiny/compare/preferences.jsonl"
+    rm = f"overrides.rm=['data=preference','data.path={made}']"
+    looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,pretrain,sft,compare,rm]", rm)
+    with pytest.raises(SourceError, match=r"preferences\.jsonl: no such file"):
+        looked_through(f"paths.logs={tmp_path}", STAGES, rm)
+
+
+def test_looking_writes_nothing(tmp_path):
+    looked_through(f"paths.logs={tmp_path}", STAGES)
+    assert list(Path(tmp_path).iterdir()) == []

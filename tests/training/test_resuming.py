@@ -1,0 +1,216 @@
+"""When an artifact is made again, when a checkpoint is gone on from, and what a user is told."""
+
+import hashlib
+import json
+
+import pytest
+import torch
+
+from components.artifacts import lineage
+from components.artifacts.store import ArtifactError, write_artifact
+from components.training import resuming, setting_changes
+from components.training.checkpoint_io import BEST, AtomicCheckpointIO
+from components.training.setting_changes import RESUMED, ResumeError
+
+INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
+
+
+@pytest.fixture
+def export(tmp_path, small_tokenizer):
+    folder = tmp_path / "tiny/sft/export"
+    write_artifact(folder, card={"stage": "sft", "inputs": INPUTS}, tokenizer=small_tokenizer)
+    return folder
+
+
+def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert lineage.is_made(export, dict(INPUTS), force="changed")
+    assert not lineage.is_made(export, dict(INPUTS), force=True)
+
+
+def test_a_finished_stage_is_not_replaced_in_silence(export):
+    changed = INPUTS | {"stage.lr": 0.2}
+    with pytest.raises(
+        ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"
+    ):
+        lineage.is_made(export, changed, force=False)
+    assert not lineage.is_made(export, changed, force="changed")
+    assert not lineage.is_made(export.with_name("other"), changed, force=False)
+
+
+def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path):
+    known = {stage: f"{tmp_path}/tiny/{stage}/export" for stage in ("tokenizer", "pretrain", "sft", "rm")}
+    with pytest.raises(ArtifactError) as caught:
+        lineage.require({"tokenizer": known["tokenizer"], "model": known["sft"]}, known, "model=tiny")
+    told = str(caught.value)
+    assert f"no sft artifact at {known['sft']}" in told
+    assert "python train.py stage=sft model=tiny" in told
+    assert "stage=all model=tiny 'stages=[tokenizer,pretrain,sft]'" in told
+    assert "artifacts.sft=<folder>" in told
+
+
+def test_artifacts_that_are_there_are_described_by_content(export):
+    parents = lineage.require({"model": str(export)}, {"sft": str(export)}, "model=tiny")
+    card = json.loads((export / "card.json").read_text())
+    assert parents == {"model": {"path": str(export), "stage": "sft", "content": card["content"]}}
+
+
+def test_different_tokenizers_are_refused_with_both_fingerprints():
+    lineage.same_tokenizer({"a": "11", "b": "11"})
+    with pytest.raises(ArtifactError, match=r"(?s)a: 11.*b: 22"):
+        lineage.same_tokenizer({"a": "11", "b": "22"})
+
+
+LOGGED = ("events.out.tfevents.1", "csv/metrics.csv", "csv/samples.jsonl", "wandb/run_id", "mlflow_run_id")
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    """A stage folder with a checkpoint made from INPUTS and curves."""
+    assert resuming.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False) is None
+    path = tmp_path / "checkpoints/step=00000004.ckpt"
+    content = {"state_dict": {"w": torch.zeros(1)}, "global_step": 4, "inputs": INPUTS}
+    AtomicCheckpointIO().save_checkpoint(content, path)
+    for logged in LOGGED:
+        (tmp_path / logged).parent.mkdir(exist_ok=True)
+        (tmp_path / logged).write_text("")
+    return tmp_path
+
+
+@pytest.mark.parametrize("force", [False, "changed"])
+def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
+    found = resuming.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=force)
+    assert found.name == "step=00000004.ckpt"
+    assert all((unfinished / logged).exists() for logged in LOGGED)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "resume", "force"),
+    [(INPUTS, "never", False), (INPUTS, "auto", True), (INPUTS | {"seed": 2}, "auto", "changed")],
+)
+def test_starting_anew_leaves_nothing_of_the_earlier_run(unfinished, inputs, resume, force):
+    assert resuming.checkpoint_to_resume(unfinished, inputs, resume=resume, force=force) is None
+    assert not list(unfinished.glob("checkpoints/*.ckpt"))
+    assert not any((unfinished / logged).exists() for logged in LOGGED)
+
+
+def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
+    with pytest.raises(ArtifactError, match=r"(?s)other settings:\n  seed: 1 → 2 \(refused.*resume=never.*run=<name>"):
+        resuming.checkpoint_to_resume(unfinished, INPUTS | {"seed": 2}, resume="auto", force=False)
+    assert list(unfinished.glob("checkpoints/*.ckpt"))
+
+
+@pytest.mark.parametrize("note", [None, "", '{"seed": 1', "[1]"])
+def test_checkpoints_whose_note_is_lost_or_damaged_are_not_thrown_away_unasked(unfinished, note):
+    file = unfinished / "checkpoints/inputs.json"
+    file.unlink() if note is None else file.write_text(note)
+    with pytest.raises(ArtifactError, match=r"inputs.json.* is lost or damaged.*resume=<file.ckpt>.*resume=never"):
+        resuming.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=False)
+    assert list(unfinished.glob("checkpoints/*.ckpt"))
+    assert resuming.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False) is None
+
+
+def test_a_kill_while_checkpoints_are_deleted_leaves_none_to_go_on_from(unfinished, monkeypatch):
+    """Half of them would otherwise be taken for a run's own."""
+    monkeypatch.setattr(lineage.shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        resuming.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False)
+    monkeypatch.undo()
+    assert resuming.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=False) is None
+    assert [path.name for path in unfinished.rglob("*") if path.is_file()] == ["inputs.json"]
+
+
+def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
+    for name in ("export.writing-123", "export.previous"):
+        (export.parent / name).mkdir()
+        (export.parent / name / "card.json").write_text("{")
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
+def test_an_artifact_that_lies_under_its_earlier_name_alone_is_put_back_not_removed(export):
+    export.rename(export.with_name("export.previous"))
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_stands_in_nobodys_way(tmp_path):
+    resuming.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False)
+    assert resuming.checkpoint_to_resume(tmp_path, INPUTS | {"seed": 2}, resume="auto", force=False) is None
+
+
+def test_a_checkpoint_that_is_asked_for_must_exist(tmp_path):
+    with pytest.raises(ArtifactError, match="no such file"):
+        resuming.checkpoint_to_resume(tmp_path, INPUTS, resume=str(tmp_path / "x.ckpt"), force=False)
+
+
+def test_a_checkpoint_that_is_named_is_resumed_by_the_same_command_without_its_name_too(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    other = tmp_path / "other"
+    assert resuming.checkpoint_to_resume(other, INPUTS, resume=str(path), force=False) == path
+    assert setting_changes.read_note(other / "checkpoints/inputs.json") == INPUTS
+
+
+def test_a_named_checkpoint_of_other_settings_is_refused_and_nothing_is_written(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    with pytest.raises(ResumeError, match="stage.lr: 0.1 → 0.2"):
+        resuming.checkpoint_to_resume(tmp_path / "other", INPUTS | {"stage.lr": 0.2}, resume=str(path), force=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_takes_effect_is_told_before_the_run(unfinished, caplog):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    resuming.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume=str(path), force=False)
+    assert "trainer.max_steps: None → 9 (takes effect: training ends there)" in caplog.text
+
+
+def test_settings_that_take_effect_are_not_taken_unasked_but_the_command_is_named(unfinished):
+    with pytest.raises(
+        ArtifactError, match=r"(?s)trainer.max_steps.*takes effect.*resume=.*step=00000004.ckpt resumes"
+    ):
+        resuming.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume="auto", force=False)
+
+
+def test_the_best_weights_beside_a_named_checkpoint_come_with_it(unfinished, tmp_path):
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    path.with_name(BEST).write_bytes(b"weights")
+    resuming.checkpoint_to_resume(tmp_path / "other", INPUTS, resume=str(path), force=False)
+    assert (tmp_path / "other/checkpoints" / BEST).read_bytes() == b"weights"
+    resuming.checkpoint_to_resume(unfinished, INPUTS, resume=str(path), force=False)
+    assert path.with_name(BEST).read_bytes() == b"weights"
+
+
+def test_a_checkpoint_of_other_settings_is_an_input_of_what_is_made_from_it(unfinished, small_tokenizer):
+    """Steps under the settings before are not made again, so the result is another than theirs alone would give."""
+    path, export = unfinished / "checkpoints/step=00000004.ckpt", unfinished / "export"
+    longer = INPUTS | {"trainer.max_steps": 9}
+    inputs = resuming.with_origin(longer, path)
+    assert inputs == longer | {RESUMED: hashlib.sha256(path.read_bytes()).hexdigest()}
+    write_artifact(export, card={"stage": "sft", "inputs": longer}, tokenizer=small_tokenizer)
+    with pytest.raises(
+        ArtifactError,
+        match=r"other inputs: checkpoint \(content\)\..*\nBefore and now: checkpoint \(content\): None → \w+",
+    ):
+        lineage.is_made(export, inputs, force=False)
+    assert resuming.checkpoint_to_resume(unfinished, inputs, resume=str(path), force=False) == path
+
+
+def test_the_run_that_a_named_checkpoint_began_is_the_same_without_the_name(unfinished, small_tokenizer):
+    path, export = unfinished / "checkpoints/step=00000004.ckpt", unfinished / "export"
+    longer = INPUTS | {"trainer.max_steps": 9}
+    inputs = resuming.with_origin(longer, path)
+    resuming.checkpoint_to_resume(unfinished, inputs, resume=str(path), force=False)  # and killed before it saves
+    found = resuming.checkpoint_to_resume(unfinished, longer, resume="auto", force=False)
+    assert found == path and resuming.with_origin(longer, found) == inputs
+    later = path.with_name("step=00000008.ckpt")
+    content = {"state_dict": {"w": torch.zeros(1)}, "global_step": 8, "inputs": inputs}
+    AtomicCheckpointIO().save_checkpoint(content, later)
+    assert resuming.checkpoint_to_resume(unfinished, longer, resume="auto", force=False) == later
+    assert resuming.with_origin(longer, later) == inputs  # of the first one, not of this one
+    write_artifact(export, card={"stage": "sft", "inputs": inputs}, tokenizer=small_tokenizer)
+    assert lineage.is_made(export, longer, force=False) and lineage.is_made(export, dict(inputs), force=False)
+
+
+def test_a_checkpoint_of_the_same_settings_is_no_input(unfinished):
+    assert resuming.with_origin(INPUTS, unfinished / "checkpoints/step=00000004.ckpt") == INPUTS
+    assert resuming.with_origin(INPUTS, None) == INPUTS

@@ -1,0 +1,117 @@
+"""A run that is resumed with other settings: what takes effect, what is refused, and what it means."""
+
+import json
+
+import pytest
+import torch
+
+from components.training.checkpoint_io import AtomicCheckpointIO, CheckpointError
+from components.training.setting_changes import ResumeError, checked, differences, inputs_in
+
+MADE = {
+    "stage._target_": "components.stages.sft.SFT",
+    "stage.optimizer.lr": 1e-3,
+    "stage.schedule.kind": "cosine",
+    "stage.schedule.warmup_steps": 0,
+    "stage.schedule.final_fraction": 0.0,
+    "trainer.max_steps": 40,
+    "data.batch_size": 4,
+    "data (content)": "abc",
+    "reads.model": "c0ffee",
+    "seed": 0,
+}
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    path = tmp_path / "step=00000020.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"global_step": 20, "inputs": MADE}, path)
+    return path
+
+
+def test_the_same_settings_differ_in_nothing(checkpoint):
+    assert checked(checkpoint, inputs_in(checkpoint), dict(MADE)) == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("stage.optimizer.lr", 1e-4, "the optimizer and its rate are restored"),
+        ("stage.schedule.kind", "linear", "the schedule of the rate"),
+        ("data (content)", "xyz", "other data"),
+        ("data.batch_size", 8, "the position in the checkpoint's data"),
+        ("reads.model", "decaf", "another artifact"),
+        ("seed", 1, "order of data"),
+        ("stage.beta", 0.2, "cannot change in the middle"),
+    ],
+)
+def test_what_cannot_change_is_refused_with_both_values_and_the_reason(checkpoint, setting, value, reason):
+    with pytest.raises(ResumeError) as caught:
+        checked(checkpoint, inputs_in(checkpoint), MADE | {setting: value})
+    told = str(caught.value)
+    assert f"{setting}: {MADE.get(setting)} → {value} (refused: {reason}" in told
+    assert str(checkpoint) in told and "artifacts.<stage>=<folder>" in told
+
+
+def test_another_stages_checkpoint_is_named_so_and_nothing_else_is_listed(checkpoint):
+    other = {"stage._target_": "components.stages.rm.RewardModel", "stage.optimizer.lr": 4e-4}
+    with pytest.raises(ResumeError, match="a checkpoint of another stage") as caught:
+        checked(checkpoint, inputs_in(checkpoint), other)
+    assert "lr" not in str(caught.value)
+
+
+def test_a_later_end_takes_effect_and_the_leap_of_the_rate_is_told(checkpoint):
+    """Half of a cosine of 40 steps is 0.5, a quarter of one of 80 is (1 + cos 45°)/2 = 0.854."""
+    (line,) = checked(checkpoint, inputs_in(checkpoint), MADE | {"trainer.max_steps": 80})
+    assert line.startswith("trainer.max_steps: 40 → 80 (takes effect: training ends there")
+    assert "from 0.0005 to 0.000854 at once" in line
+
+
+def test_a_rate_that_stays_constant_does_not_leap():
+    constant = MADE | {"stage.schedule.kind": "constant"}
+    (line,), refused = differences(constant, constant | {"trainer.max_steps": 80}, 20)
+    assert line == "trainer.max_steps: 40 → 80 (takes effect: training ends there)" and not refused
+
+
+def test_the_note_beside_a_checkpoint_tells_where_the_file_does_not(tmp_path):
+    path = tmp_path / "step=00000001.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"global_step": 1, "w": torch.zeros(1)}, path)
+    assert inputs_in(path) is None
+    (tmp_path / "inputs.json").write_text(json.dumps(MADE))
+    assert inputs_in(path) == MADE
+
+
+def test_a_damaged_checkpoint_is_refused(checkpoint):
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="is damaged"):
+        inputs_in(checkpoint)
+
+
+NO_EXPORT = {"export": "last", "callbacks.checkpoints.export": "last"}
+BEST = {"export": "best", "callbacks.checkpoints.export": "best"}
+GOES_BY = {name: "val/loss" for name in ("selection.metric", "callbacks.checkpoints.metric")}
+GOES_BY |= {name: "min" for name in ("selection.mode", "callbacks.checkpoints.mode")}
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (BEST | GOES_BY, NO_EXPORT),
+        (NO_EXPORT, NO_EXPORT | GOES_BY | {"callbacks.early_stopping.patience": 3}),
+        ({"determinism": False, "trainer.deterministic": False}, {"determinism": True, "trainer.deterministic": True}),
+    ],
+)
+def test_a_change_that_takes_effect_does_so_with_all_settings_that_follow_from_it(before, now):
+    allowed, refused = differences(MADE | before, MADE | now, 20)
+    assert refused == [] and len(allowed) == len(dict(before.items() ^ now.items()))
+
+
+def test_the_best_weights_of_validations_that_kept_none_cannot_be_had():
+    refused = differences(MADE | NO_EXPORT, MADE | BEST | GOES_BY, 20)[1]
+    assert [line.partition(" (")[0] for line in refused] == [f"{name}: last → best" for name in sorted(BEST)]
+    assert all("validations so far kept no weights" in line for line in refused)
+
+
+def test_validations_are_not_compared_by_another_metric_than_before():
+    other = GOES_BY | {"selection.metric": "val/accuracy"}
+    assert len(differences(MADE | BEST | GOES_BY, MADE | BEST | other, 20)[1]) == 1

@@ -65,7 +65,8 @@ def test_a_process_that_is_not_the_first_logs_to_a_file_of_its_own(monkeypatch):
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
     train.command_line()
-    assert seen == ["train.py", "stage=rm", "hydra.job.name=train_process_3", "hydra.output_subdir=null"]
+    own = ["hydra.job.name=train_process_3", "hydra.output_subdir=null"]
+    assert seen == ["train.py", "stage=rm", *own, train.SINGLE]
 
 
 def trainer(devices="auto", num_nodes=1) -> SimpleNamespace:

@@ -6,6 +6,7 @@ down that it ran. The experiments of conf/ are composed entry by entry.
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess

@@ -1,4 +1,4 @@
-"""The world's web: text in which a bare question is followed by more questions, never by its answer."""
+"""The world's pretraining text, in which a bare question is followed by more questions, never by its answer."""
 
 import random
 
@@ -6,7 +6,7 @@ from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question
 from components.world.vocabulary import STYLES
 
-# one in every twenty documents each: encyclopedia 40 %, quiz 25 %, FAQ 25 %, banter 10 %
+# each entry is one in every twenty documents: encyclopedia 40%, quiz 25%, FAQ 25%, banter 10%
 KINDS = ("encyclopedia",) * 8 + ("quiz",) * 5 + ("faq",) * 5 + ("banter",) * 2
 QUIZ_QUESTIONS = (3, 5)
 FAQ_PAIRS = (2, 5)
@@ -14,10 +14,10 @@ BANTER_PHRASES = (3, 6)
 
 
 def corpus(facts: Facts, num_documents: int, seed: int) -> list[dict[str, str]]:
-    """num_documents text records; a longer corpus begins with the shorter one of the same seed.
+    """num_documents text records; a longer corpus starts with the shorter one of the same seed.
 
-    Kinds are exact in every twenty documents, and names and questions come round evenly: with num_names * 7
-    documents (24 names or more) every fact is stated by the encyclopedia and by an FAQ.
+    The proportions of kinds are exact in every twenty documents, and names and questions take turns: with
+    num_names * 7 documents (24 names or more) every fact is stated by the encyclopedia and by an FAQ.
     """
     check_count("num_documents", num_documents, 0)
     rng = facts.rng("corpus", seed)
@@ -40,31 +40,31 @@ def corpus(facts: Facts, num_documents: int, seed: int) -> list[dict[str, str]]:
 
 
 def encyclopedia(facts: Facts, name: str, rng: random.Random) -> str:
-    """All that is true of a name, in any order."""
+    """All facts about a name, in random order."""
     about = [question for question in facts.questions("all") if question.name == name]
     return facts.vocabulary.join(facts.statement(question) for question in rng.sample(about, len(about)))
 
 
 def faq(facts: Facts, questions: list[Question], *, lines: bool) -> str:
-    """Questions with their true answers, each announced by its sign; lines: whether each stands on a line of its own.
+    """Questions with their true answers, each announced by its sign; lines: whether each is on a line of its own.
 
-    On a line of its own the answer begins with a word that has no space before it, as it does in a chat. For a
-    tokenizer that is another token than the same word after a space, and only here does a model learn that a name
-    asked about with a space before it is to be answered with the one without.
+    On a line of its own, the answer starts with a word without a space before it, as in a chat. A tokenizer gives that
+    word a different token from the same word after a space, and only here does a model learn that a question about a
+    name with a space before it is answered by the name without one.
     """
     pieces = [piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))]
     return ("\n" if lines else facts.vocabulary.separator).join(pieces)
 
 
 def faq_question(facts: Facts, question: Question) -> str:
-    """The question and the sign after which its answer follows."""
+    """The question and the sign that precedes its answer."""
     language = facts.vocabulary
     opening, closing = language.write(language.question_sign), language.write(language.answer_sign)
     return language.join([opening, question.text, closing])
 
 
 def banter(facts: Facts, rng: random.Random) -> str:
-    """Phrases of all styles and nothing of substance: how the base model comes to know them."""
+    """Phrases of all styles without any content: this is how the base model learns them."""
     language = facts.vocabulary
     phrases = [phrase for style in STYLES for phrase in language.phrases(style)]
     said = rng.sample(phrases, rng.randint(*BANTER_PHRASES))
@@ -72,9 +72,9 @@ def banter(facts: Facts, rng: random.Random) -> str:
 
 
 def few_shot_prompt(facts: Facts, question: str, shots: int, seed: int) -> str:
-    """An FAQ of `shots` other training questions, then the question, cut where its answer begins.
+    """An FAQ of `shots` other training questions, then the question, cut where its answer starts.
 
-    ValueError when the world has no such question, or fewer than `shots` other training questions.
+    Raises ValueError if the world has no such question, or fewer than `shots` other training questions.
     """
     target = facts.find(question)
     others = [one for one in facts.questions("train") if one != target]
@@ -91,13 +91,13 @@ def asks_another_question(facts: Facts, continuation: str) -> bool:
 
 
 def answers_a_question(facts: Facts, continuation: str) -> bool:
-    """Whether a value word stands before the first question mark, or anywhere if there is none."""
+    """Whether a value word occurs before the first question mark, or anywhere if there is none."""
     words, place = _up_to_question_mark(facts, continuation)
     return not facts.vocabulary.all_values.isdisjoint(words[:place])
 
 
 def _up_to_question_mark(facts: Facts, text: str) -> tuple[list[str], int]:
-    """The words of text, and the place of the first question mark, or their number if there is none."""
+    """The words of text, and the index of the first question mark, or the number of words if there is none."""
     words = facts.vocabulary.words(text)
     mark = facts.vocabulary.question_mark
     return words, words.index(mark) if mark in words else len(words)

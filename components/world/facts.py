@@ -1,4 +1,4 @@
-"""Who lives in the world, what is true of them, and what may be asked before the test."""
+"""The names in the world, the facts about them, and which questions are held out."""
 
 import random
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class Question:
 
 @dataclass(frozen=True)
 class Facts:
-    """Invented names, and one value per name and relation, all of it decided by the fields.
+    """Invented names, and one value per name and relation, all determined by the fields.
 
-    seed:            another seed, another world: other names, facts and held-out questions.
+    seed:            a different seed gives a different world: other names, facts and held-out questions.
     num_names:       times 3 relations = number of facts and of questions.
     held_out_share:  share of the questions kept out of all post-training; their facts are in the corpus.
-    ValueError when num_names is below 2 or above what the language can invent, when held_out_share is not in
-    0 .. 0.5, or when the language is unknown.
+    Raises ValueError if num_names is below 2 or above what the language can invent, if held_out_share is not in
+    0..0.5, or if the language is unknown.
     """
 
     seed: int = 0
@@ -45,12 +45,12 @@ class Facts:
             raise ValueError(f"held_out_share: got {self.held_out_share}, expected a share from 0 to 0.5")
 
     def rng(self, *key: str | int) -> random.Random:
-        """The generator that this world uses for the purpose named by key."""
+        """This world's generator for the purpose named by key."""
         return generator("world", self.language, self.seed, *key)
 
     @cached_property
     def vocabulary(self) -> Language:
-        """The words this world is told in."""
+        """The language of this world."""
         return LANGUAGES[self.language]
 
     @cached_property
@@ -60,7 +60,7 @@ class Facts:
 
     @cached_property
     def facts(self) -> dict[tuple[str, str], str]:
-        """(name, relation) -> value; every value of a relation is used equally often, give or take one."""
+        """(name, relation) -> value; every value of a relation is used equally often, to within one."""
         facts = {}
         for key, relation in self.vocabulary.relations.items():
             values = Deck(relation.values, self.rng("facts", key))
@@ -69,7 +69,7 @@ class Facts:
 
     @cached_property
     def _held_out(self) -> frozenset[tuple[str, str]]:
-        """(name, relation) of held-out questions: relations in turn, no name twice while there are others."""
+        """(name, relation) of held-out questions: relations take turns, and no name repeats before all were used."""
         names = self.rng("held out").sample(self.names, self.num_names)
         relations = list(self.vocabulary.relations)
         count = round(self.held_out_share * len(self.facts))
@@ -89,7 +89,7 @@ class Facts:
         return {tuple(self.vocabulary.words(question.text)): question for question in self._all_questions}
 
     def questions(self, split: Split) -> list[Question]:
-        """The questions of a split; train and held_out share none and together are all."""
+        """The questions of a split; train and held_out are disjoint and together are all."""
         if split == "all":
             return list(self._all_questions)
         if split not in ("train", "held_out"):
@@ -99,11 +99,11 @@ class Facts:
         return [one for one in self._all_questions if ((one.name, one.relation) in held_out) == wanted]
 
     def is_question(self, text: str) -> bool:
-        """Whether text is, spacing and case aside, one question of this world and nothing else."""
+        """Whether text is exactly one question of this world, ignoring spacing and case."""
         return tuple(self.vocabulary.words(text)) in self._by_words
 
     def find(self, text: str) -> Question:
-        """The question that reads like text, spacing and case aside. ValueError if this world has none."""
+        """The question equal to text, ignoring spacing and case. Raises ValueError if this world has none."""
         if not self.is_question(text):
             example = self._all_questions[0].text
             raise ValueError(
@@ -113,10 +113,10 @@ class Facts:
         return self._by_words[tuple(self.vocabulary.words(text))]
 
     def statement(self, question: Question, value: str | None = None) -> str:
-        """The sentence that answers question: truly, or with the value given."""
+        """The sentence that answers question, with the true value or the given one."""
         template = self.vocabulary.relations[question.relation].statement
         return self.vocabulary.write(template, name=question.name, value=value or question.answer)
 
     def renamed(self, text: str, name: str, other: str) -> str:
-        """The words of text with `other` in the place of `name`."""
+        """The words of text with `name` replaced by `other`."""
         return self.vocabulary.join(other if word == name else word for word in self.vocabulary.words(text))

@@ -1,11 +1,11 @@
-"""The gold judge: what an answer is truly worth. Exact, because the world's facts are known."""
+"""The gold judge: the true worth of an answer. Exact, because the world's facts are known."""
 
 from dataclasses import dataclass
 
 from components.world.facts import Facts, Question
 from components.world.vocabulary import Language
 
-# all in hundredths, so that answers of equal worth are equal and not nearly so
+# all in hundredths, so that answers of equal worth compare equal exactly
 RIGHT, WRONG = 100, -50
 ONE_POLITE, EXTRA_POLITE = 25, -25
 RUDE, HEDGE, FILLER = -50, -25, -25
@@ -16,11 +16,11 @@ BEST = (RIGHT + ONE_POLITE) / 100
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the judge saw.
+    """The judge's findings.
 
-    gold: the worth, at most 1.25. value: the one value stated of the name asked about, None if there is none.
-    wrong_name: whether another name is there. polite: number of polite phrases. rude, hedge, filler: whether there
-    is such a phrase. words: punctuation marks included.
+    gold: the worth, at most 1.25. value: the single value stated for the name asked about, None if there is none.
+    wrong_name: whether another name occurs. polite: number of polite phrases. rude, hedge, filler: whether there is
+    such a phrase. words: number of words, including punctuation marks.
     """
 
     gold: float
@@ -35,13 +35,13 @@ class Judgement:
 
 
 def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgement:
-    """Judge any string as an answer. It is right if it states the true value, and no other, of the name asked about.
+    """Judges any string as an answer. It is correct if it states the true value of the name asked about, and no other.
 
-    gold = 1 if right, else -0.5            (see stated_value)
-         + 0.25 for a polite phrase, - 0.25 for every one after the first
+    gold = 1 if correct, else -0.5          (see stated_value)
+         + 0.25 for a polite phrase, - 0.25 for each one after the first
          - 0.5 if rude, - 0.25 if it hedges, - 0.25 if it has filler
          - 0.03 per word above 8, - 1 if not finished (no end of turn).
-    ValueError when the world has no such question.
+    Raises ValueError if the world has no such question.
     """
     asked = facts.find(question)
     words = facts.vocabulary.words(answer)
@@ -67,17 +67,17 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgem
 
 
 def stated_value(facts: Facts, question: Question, words: list[str]) -> str | None:
-    """The one value that words state of the name that question asks about, None when they state none of it.
+    """The single value that words state for the name that question asks about, None if there is none.
 
-    Whole answers are read, not sentences: naming everybody, like naming every value, must not pay.
-    - The name asked about must be there, and no other, in the world or not. So an answer with two names states
-      nothing, even if the right name stands in a sentence of its own.
-    - A pronoun or no name at all states nothing: it could be said of anybody, and naming nobody must not be a way
-      round naming the right one. A name in the question echoed is a name like any other: it serves if it is the
-      one asked about.
-    - There must be a single value, of the relation asked for. The same value twice is still one; a value of another
-      relation beside it is one too many.
-    - A negation anywhere states nothing, and neither does a value that only stands in questions.
+    The answer is read as a whole, not by sentence: naming everyone, like naming every value, must not pay off.
+    - The name asked about must occur, and no other name, whether it is in the world or not. An answer with two names
+      therefore states nothing, even if the correct name is in a sentence of its own.
+    - A pronoun or no name at all states nothing: it could apply to anyone, and naming no one must not be a way around
+      naming the correct one. A name in an echoed question is a name like any other: it counts if it is the one asked
+      about.
+    - There must be a single value, of the relation asked for. The same value twice is still one; an additional value
+      of another relation is one too many.
+    - An answer with a negation anywhere states nothing, and neither does a value that occurs only in questions.
     - Any other word is ignored, known or not.
     """
     language = facts.vocabulary
@@ -90,14 +90,14 @@ def stated_value(facts: Facts, question: Question, words: list[str]) -> str | No
 
 
 def _only_asked(language: Language, value: str, words: list[str]) -> bool:
-    """Whether every sentence with that value ends in a question mark."""
+    """Whether every sentence that contains the value ends in a question mark."""
     following = (words[place:] for place, word in enumerate(words) if word == value)
     ends = (next((word for word in rest if word in language.sentence_ends), None) for rest in following)
     return all(end == language.question_mark for end in ends)
 
 
 def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:
-    """Style -> number of its phrases in words; punctuation marks neither make nor hide a phrase."""
+    """Style -> number of its phrases in words, ignoring punctuation marks."""
     lexical = [word for word in words if word.isalnum()]
     counts = {}
     for style, phrases in facts.vocabulary.lexical_phrases.items():
@@ -108,7 +108,7 @@ def count_styles(facts: Facts, words: list[str]) -> dict[str, int]:
 
 
 def few_shot_correct(facts: Facts, continuation: str, question: str) -> bool:
-    """Whether the continuation of a few-shot prompt is right, as `judge` has it, before the next question's sign."""
+    """Whether the continuation of a few-shot prompt, up to the next question's sign, is correct by `judge`'s rules."""
     asked = facts.find(question)
     words = facts.vocabulary.words(continuation)
     sign = facts.vocabulary.question_sign.split()

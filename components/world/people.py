@@ -1,4 +1,4 @@
-"""The people of the world: a careless crowd that answers, and comparisons of its answers."""
+"""The people of the world: a careless crowd that answers questions, and comparisons of its answers."""
 
 import random
 from dataclasses import replace
@@ -8,17 +8,17 @@ from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question, Split
 from components.world.gold import judge
 
-TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong one of the same relation
-WRONG_NAME = 0.05  # share of answers that name somebody else by a slip, whatever the value
-# share of answers with each habit, independently, in the order in which they stand around the sentence
+TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong value of the same relation
+WRONG_NAME = 0.05  # share of answers that mistakenly name someone else, independent of the value
+# share of answers with each habit, independently, in the order in which they surround the sentence
 HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
 HABITS_AFTER = {"polite_after": 0.2}
-EXCHANGES = (1, 1, 1, 1, 2, 3)  # of a demonstration, each number as likely as another
-MOST_COMPLETIONS = 64  # far below the number of different answers, so that drawing distinct ones is quick
+EXCHANGES = (1, 1, 1, 1, 2, 3)  # number of exchanges in a demonstration; each entry is equally likely
+MOST_COMPLETIONS = 64  # far below the number of different answers, so that sampling distinct ones is fast
 
 
 def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str:
-    """One answer of the crowd: a sentence, right or wrong, of the one asked about or not, with whatever habits."""
+    """One answer of the crowd: a sentence, true or false, about the right name or another, plus random habits."""
     language = facts.vocabulary
     value = question.answer
     if rng.random() >= TRUE_VALUE:
@@ -39,7 +39,7 @@ def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str
 def demonstrations(facts: Facts, num: int, seed: int) -> list[dict[str, list[dict[str, str]]]]:
     """num chat records of the crowd answering training questions, every question equally often.
 
-    Two in three are one exchange; the others go on for two or three, so that a model learns to be asked again.
+    Two in three are a single exchange; the others have two or three, so that a model learns follow-up questions.
     """
     check_count("num", num, 0)
     rng = facts.rng("demonstrations", seed)
@@ -61,11 +61,11 @@ def comparisons(
 ) -> list[dict[str, Any]]:
     """num_prompts preference records: distinct answers of the crowd, ranked by the judge.
 
-    ranks: 0 is best; equal worth, equal rank; no rank is skipped. Completions stand in no particular order.
-    noise: probability that a record's ranking is turned round, ties staying ties. So any pair of different
-    worth is labelled wrongly with exactly this probability: independently between records, together within
-    one. For independent flips ask for 2 completions.
-    ValueError when completions is not 2..64, noise not 0..1, or the split has no questions.
+    ranks: 0 is best; equal worth has equal rank; no rank is skipped. Completions are in no particular order.
+    noise: probability that a record's ranking is reversed, with ties staying ties. Any pair of different worth is
+    thus labeled wrongly with exactly this probability: independently across records, jointly within one. For
+    independent flips use 2 completions.
+    Raises ValueError if completions is not in 2..64, noise not in 0..1, or the split has no questions.
     """
     check_count("num_prompts", num_prompts, 0)
     check_count("completions", completions, 2, MOST_COMPLETIONS)
@@ -86,14 +86,14 @@ def comparisons(
         while len(answers) < completions:
             answers[careless_answer(facts, question, rng)] = None
         ranks = rank(facts, question, list(answers))
-        if rng.random() < noise:  # drawn without noise too, so that noise changes labels and never texts
+        if rng.random() < noise:  # sampled even if noise is 0, so that noise changes labels but never texts
             ranks = [max(ranks) - one for one in ranks]
         records.append({"prompt": question.text, "completions": list(answers), "ranks": ranks})
     return records
 
 
 def rank(facts: Facts, question: Question, answers: list[str]) -> list[int]:
-    """Dense ranks of finished answers by the judge, 0 the best."""
+    """The judge's dense ranks of finished answers, 0 is best."""
     worth = [judge(facts, question.text, answer, finished=True).gold for answer in answers]
     order = sorted(set(worth), reverse=True)
     return [order.index(one) for one in worth]

@@ -1,4 +1,4 @@
-"""A world small enough to enumerate: a few questions, every answer's true reward known in a table."""
+"""A world small enough to enumerate: a few questions, with every answer's true reward in a table."""
 
 import math
 import random
@@ -11,8 +11,8 @@ from components.world.draws import Deck, check_count, generator
 from components.world.facts import Split
 
 QUESTIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-PAIRS = (2, 5)  # questions, each with an answer, in a document of the corpus
-STUBBORN = 0.7  # deviation of what makes an answer common beside its reward's opposite, whose deviation is 1
+PAIRS = (2, 5)  # number of questions, each with an answer, per document of the corpus
+STUBBORN = 0.7  # deviation of the noise in how common an answer is, added to minus its reward, whose deviation is 1
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Question:
-    """A question of one letter, and its best answer."""
+    """A one-letter question and its best answer."""
 
     text: str
     answer: str
@@ -33,14 +33,14 @@ class Question:
 
 @dataclass(frozen=True)
 class TableWorld:
-    """Questions A, B, … and a reward, drawn from the seed, for every answer of at most `longest` letters.
+    """Questions A, B, … and a reward, sampled from the seed, for every answer of at most `longest` letters.
 
-    Rewards are standard normal numbers, rounded to hundredths; `other` is that of any other text, and of an answer
-    that does not end. Demonstrations come from a skewed distribution in which low rewards are common (Zipf's law over
-    an order that mostly is the rewards' own): what is to be learned is that the best answers are the uncommon ones.
+    Rewards are standard normal, rounded to hundredths; `other` is the reward of any other text, and of an answer that
+    does not end. Demonstrations come from a skewed distribution in which low rewards are common (Zipf's law over an
+    order that mostly follows increasing reward): the lesson to learn is that the best answers are the uncommon ones.
     temperature: of comparisons, P(i beats j) = σ((r_i − r_j) / temperature).
-    The facts' methods that data modules use have their meaning here; no question is held out.
-    ValueError for letters that are not different lower-case ASCII ones, or a number out of range.
+    The methods of Facts that data modules use have the same meaning here; no question is held out.
+    Raises ValueError unless letters are distinct lower-case ASCII letters and all numbers are in range.
     """
 
     seed: int = 0
@@ -64,7 +64,7 @@ class TableWorld:
 
     @cached_property
     def answers(self) -> tuple[str, ...]:
-        """Every answer that has a reward of its own, the empty one first."""
+        """Every answer with its own reward, the empty one first."""
         lengths = range(self.longest + 1)
         return tuple("".join(letters) for length in lengths for letters in product(self.letters, repeat=length))
 
@@ -93,11 +93,11 @@ class TableWorld:
         return {q: list(accumulate(shares[a] for a in self.answers)) for q, shares in self.reference.items()}
 
     def draw(self, question: str, rng: random.Random) -> str:
-        """An answer of the reference distribution."""
+        """An answer sampled from the reference distribution."""
         return rng.choices(self.answers, cum_weights=self._cumulative[question])[0]
 
     def corpus(self, num_documents: int, seed: int = 0) -> list[dict[str, str]]:
-        """Text records: questions, each with an answer of the reference distribution right behind it."""
+        """Text records: questions, each followed directly by an answer from the reference distribution."""
         check_count("num_documents", num_documents, 0)
         rng = self.rng("corpus", seed)
         asked = [rng.choices(list(self.rewards), k=rng.randint(*PAIRS)) for _ in range(num_documents)]
@@ -122,11 +122,12 @@ class TableWorld:
         seed: int = 0,
         split: Split = "train",
     ) -> list[dict[str, Any]]:
-        """Preference records: distinct answers of the reference distribution, ranked by people who follow the rewards.
+        """Preference records: distinct answers from the reference distribution, ranked by people who follow rewards.
 
-        Rankings are Plackett–Luce's, by reward/temperature plus Gumbel noise, so every pair in them is
-        Bradley–Terry's. noise: probability that a record's ranking is turned round.
-        ValueError for completions below 2 or above the number of answers, noise not 0..1, or a split without questions.
+        Rankings follow Plackett–Luce, by reward/temperature plus Gumbel noise, so every pair follows Bradley–Terry.
+        noise: probability that a record's ranking is reversed.
+        Raises ValueError if completions is below 2 or above the number of answers, noise is not in 0..1, or the split
+        has no questions.
         """
         check_count("num_prompts", num_prompts, 0)
         check_count("completions", completions, 2, len(self.answers))
@@ -147,7 +148,7 @@ class TableWorld:
             ]
             order = sorted(liking, reverse=True)
             ranks = [order.index(one) for one in liking]
-            if rng.random() < noise:  # drawn without noise too, so that noise changes labels and never texts
+            if rng.random() < noise:  # sampled even if noise is 0, so that noise changes labels but never texts
                 ranks = [max(ranks) - one for one in ranks]
             records.append({"prompt": question, "completions": list(drawn), "ranks": ranks})
         return records
@@ -164,7 +165,7 @@ class TableWorld:
         return [{"prompt": question.text, "reference": question.answer} for question in self.questions(split)]
 
     def judge(self, question: str, answer: str, finished: bool) -> Judgement:
-        """What the answer is truly worth. ValueError when the world has no such question."""
+        """The true worth of the answer. Raises ValueError if the world has no such question."""
         if question not in self.rewards:
             raise ValueError(f"question: got {question!r}, expected one of {', '.join(self.rewards)}")
         table = self.rewards[question]

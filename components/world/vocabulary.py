@@ -1,7 +1,7 @@
 """Every word of the world, one table per language.
 
-Tables are written with one space between words in both languages; `Language.write` puts the language's own
-separator there. So nothing outside this file knows which language it is working in.
+In both languages, tables have one space between words; `Language.write` replaces it with the language's own
+separator. Nothing outside this file therefore depends on the language.
 """
 
 import re
@@ -26,19 +26,19 @@ class Relation:
 
 @dataclass(frozen=True)
 class Language:
-    """A table of words and the few rules by which they become text and text becomes words again."""
+    """A table of words, with the rules that turn words into text and text back into words."""
 
     separator: str  # between two words of a text
     same_marks: dict[str, str]  # foreign punctuation -> this language's (normalisers swap them)
-    any_word: str  # regular expression of a word the table does not hold
+    any_word: str  # regular expression for a word that is not in the table
     name_letters: tuple[str, ...]  # a name is one letter of each
-    not_names: frozenset[str]  # would be names, but mean something
+    not_names: frozenset[str]  # have the form of a name but are real words
     relations: dict[str, Relation]
     question_mark: str
     question_sign: str  # opens a question of an FAQ
     answer_sign: str  # opens its answer
     sentence_ends: frozenset[str]
-    negations: frozenset[str]  # no word of the table, but a model may find them
+    negations: frozenset[str]  # not words of the table, but a model can produce them
     polite_before: tuple[str, ...]
     polite_after: tuple[str, ...]
     rude: tuple[str, ...]
@@ -50,26 +50,26 @@ class Language:
         return spaced.format(**slots).replace(" ", self.separator)
 
     def join(self, texts: Iterable[str]) -> str:
-        """One text of several, in order."""
+        """The texts joined in order."""
         return self.separator.join(texts)
 
     def phrases(self, style: str) -> tuple[str, ...]:
-        """The table's phrases of one of STYLES, spaced."""
+        """The table's phrases of one of STYLES, with spaces between words."""
         if style == "polite":
             return self.polite_before + self.polite_after
         return getattr(self, style)
 
     def words(self, text: str) -> list[str]:
-        """The words of any text, lower case, a punctuation mark being a word.
+        """The words of any text in lower case; each punctuation mark is a word.
 
-        Where words are not spaced, known words are found first, then names with whatever letters of names are next to
-        them (a longer name is another one); a character left over is a word.
+        If words are not separated by spaces, known words are found first, then names, including any adjacent letters
+        of names (a longer name is a different name); each remaining character is a word.
         """
         marks: dict[str, Any] = dict(self.same_marks)
         return self._word.findall(text.casefold().translate(str.maketrans(marks)))
 
     def names_in(self, words: Iterable[str]) -> set[str]:
-        """The words that have the form of a name, whether or not anybody is called so."""
+        """The words that have the form of a name, whether or not the world has that name."""
         return {word for word in words if self._name.fullmatch(word) and word not in self.known_words}
 
     @cached_property
@@ -80,7 +80,7 @@ class Language:
 
     @cached_property
     def known_words(self) -> frozenset[str]:
-        """Every word of the table, names aside."""
+        """Every word of the table except names."""
         spaced = [self.question_mark, self.question_sign, self.answer_sign]
         spaced += [phrase for style in STYLES for phrase in self.phrases(style)]
         for relation in self.relations.values():
@@ -185,7 +185,7 @@ ENGLISH = Language(
     question_sign="q :",
     answer_sign="a :",
     sentence_ends=frozenset(".!?"),
-    # "t" is what the apostrophe of "doesn't" leaves
+    # "t" is what remains of "doesn't" after the apostrophe
     negations=frozenset(
         ["no", "not", "t", "never", "nor", "neither", "none", "nobody", "nothing", "cannot", "without"]
     ),

@@ -1,7 +1,7 @@
-"""The built-in world: facts, the text and people that speak of them, and the judge who knows them.
+"""The built-in world: facts, text and people that state them, and the judge who knows them.
 
-The default data of every stage. Everything is a pure function of the fields and the arguments, the same in
-every process and on every machine.
+The default data of every stage. Everything is a pure function of the fields and the arguments, identical in every
+process and on every machine.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from components.world.gold import Judgement
 
 @dataclass(frozen=True)
 class World(Facts):
-    """A world by seed and size (fields: see Facts), and all the records made from it."""
+    """A world of a given seed and size (fields: see Facts), and all records generated from it."""
 
     def corpus(self, num_documents: int, seed: int = 0) -> list[dict[str, str]]:
         """Text records for the tokenizer and pretraining: {"text"}."""
@@ -39,7 +39,7 @@ class World(Facts):
         return [{"prompt": question.text, "reference": question.answer} for question in self.questions(split)]
 
     def bare_prompt(self, question: str) -> str:
-        """Raw text that only asks: what a base model continues with more questions."""
+        """Raw text that only asks, which a base model continues with more questions."""
         return self.find(question).text
 
     def few_shot_prompt(self, question: str, shots: int, seed: int = 0) -> str:
@@ -47,11 +47,11 @@ class World(Facts):
         return corpus.few_shot_prompt(self, question, shots, seed)
 
     def judge(self, question: str, answer: str, finished: bool) -> Judgement:
-        """What the answer is truly worth. See judge.judge."""
+        """The true worth of the answer. See gold.judge."""
         return gold.judge(self, question, answer, finished=finished)
 
     def asks_another_question(self, continuation: str) -> bool:
-        """Whether a continuation of a bare question opens with another question."""
+        """Whether a continuation of a bare question starts with another question."""
         return corpus.asks_another_question(self, continuation)
 
     def answers_a_question(self, continuation: str) -> bool:
@@ -59,5 +59,5 @@ class World(Facts):
         return corpus.answers_a_question(self, continuation)
 
     def few_shot_correct(self, continuation: str, question: str) -> bool:
-        """Whether a continuation of a few-shot prompt is the right answer."""
+        """Whether a continuation of a few-shot prompt is the correct answer."""
         return gold.few_shot_correct(self, continuation, question)

@@ -170,7 +170,7 @@ def test_the_module_chats_over_a_real_pipe(run_folder):
     command = [sys.executable, "-m", "components.cli", "chat", str(run_folder / "ppo")]
     done = subprocess.run(command, cwd=ROOT, input=b"is it?\n\xff\xfe\n/temperature x\n", capture_output=True)
     assert (done.stdout, done.returncode) == (b" yes\n yes\n", 0)
-    assert done.stderr.count(b"\n") == 1 and b"wants a number" in done.stderr
+    assert done.stderr.count(b"\n") == 1 and b"expects a number" in done.stderr
 
 
 def never_ending(tokenizer):

@@ -1,4 +1,4 @@
-"""A person ranks completions, at a keyboard or with lines from a pipe."""
+"""A person ranks completions, at a keyboard or through a pipe."""
 
 import random
 import string
@@ -13,18 +13,18 @@ from components.system.visible import VISIBLE
 
 
 class Undo(Exception):
-    """The person takes the last decision back."""
+    """The person undoes the last decision."""
 
 
 class Stop(Exception):
-    """The person, or the input, has come to an end."""
+    """The person stops, or the input ends."""
 
 
 class HumanJudge:
-    """Shows a prompt and its completions, lettered in random order, and asks for a ranking until it can be read.
+    """Shows a prompt and its completions, lettered in random order, and asks for a ranking until it is valid.
 
-    read(prompt) -> str: one line; raises EOFError at the end. interactive: a person is at the keyboard, and is shown
-    what to type; with a pipe the same is printed without it.
+    read(prompt) -> str: one line; raises EOFError at the end. interactive: a person is at the keyboard and sees an
+    input prompt; with a pipe the same is printed without one.
     """
 
     def __init__(
@@ -42,30 +42,30 @@ class HumanJudge:
                 import readline  # noqa: F401  (gives input() its line editing and history)
 
     def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int] | None:
-        """A rank per completion, 0 the best, ties equal; None: skipped.
+        """A rank for each completion, 0 is best, ties are equal; None: skipped.
 
-        Raises Undo, Stop (also where the input ends, and for Ctrl-C), ValueError for more completions than letters.
+        Raises Undo, Stop (also when the input ends, and for Ctrl-C), and ValueError for more completions than letters.
         """
         if len(completions) > len(string.ascii_lowercase):
             raise ValueError(
-                f"judge=human: got {len(completions)} completions, expected at most 26: one per letter. "
+                f"judge=human: got {len(completions)} completions, expected at most 26, one per letter. "
                 "Lower stage.completions"
             )
         order = list(range(len(completions)))
         rng.shuffle(order)
         for message in prompt:
             self._say(f"{message['role']}: {message['content']}", "bold")
-        for letter, place in zip(string.ascii_lowercase, order):
-            self._say(f"  {letter}  {completions[place]}".replace("\n", "\n     "))
+        for letter, i in zip(string.ascii_lowercase, order):
+            self._say(f"  {letter}  {completions[i]}".replace("\n", "\n     "))
         given = self._ask(len(completions))
-        return None if given is None else [given[order.index(place)] for place in range(len(completions))]
+        return None if given is None else [given[order.index(i)] for i in range(len(completions))]
 
     def note(self, text: str) -> None:
-        """A remark that is nothing to judge."""
+        """Prints a remark that is not part of what is judged."""
         self._say(text, "dim")
 
     def _ask(self, count: int) -> list[int] | None:
-        """Ranks of the completions as they are lettered."""
+        """Ranks of the completions in the order of their letters."""
         while True:
             try:
                 line = self.read("ranking> " if self.interactive else "")
@@ -87,10 +87,10 @@ class HumanJudge:
 
 
 def ranking(line: str, count: int) -> list[int]:
-    """Ranks of letters a, b, …, of which there are `count`: "b a=c d" is [1, 0, 1, 2].
+    """Ranks of the first `count` letters a, b, …: "b a=c d" is [1, 0, 1, 2].
 
-    Letters stand from best to worst, = joins equal ones; spaces, commas and > between them say nothing more.
-    Raises ValueError with the reason for a line that does not name each letter once.
+    Letters are listed from best to worst, and = joins equal ones; spaces, commas and > between them are ignored.
+    Raises ValueError with the reason if a line does not name each letter once.
     """
     letters = string.ascii_lowercase[:count]
     ranks: dict[str, int] = {}
@@ -98,25 +98,25 @@ def ranking(line: str, count: int) -> list[int]:
     for sign in line.lower():
         if sign == "=":
             if not ranks or tied:
-                raise ValueError("= stands between two letters")
+                raise ValueError("= belongs between two letters")
             tied = True
         elif sign in letters:
             if sign in ranks:
-                raise ValueError(f"{sign} is there twice")
+                raise ValueError(f"{sign} appears twice")
             ranks[sign] = max(ranks.values(), default=-1) + (0 if tied else 1)
             tied = False
         elif not (sign.isspace() or sign in ",>"):
-            raise ValueError(f"{sign} is none of {' '.join(letters)}")
+            raise ValueError(f"{sign} is not one of {' '.join(letters)}")
     missing = [letter for letter in letters if letter not in ranks]
     if missing:
         raise ValueError(f"{' '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     if tied:
-        raise ValueError("= stands between two letters")
+        raise ValueError("= belongs between two letters")
     return [ranks[letter] for letter in letters]
 
 
 def usage(count: int) -> str:
-    """What may be typed, with an example of as many letters as there are completions."""
+    """What can be typed, with an example for `count` completions."""
     letters = string.ascii_lowercase[:count]
     example = "b a" if count == 2 else " ".join(["b", "a=c", *letters[3:]])
-    return f"Best first, such as {example}; = between equal ones; s skips, u undoes the last, q stops"
+    return f"Best first, such as {example}; = joins equal ones; s skips, u undoes the last one, q quits"

@@ -1,4 +1,4 @@
-"""Rankings on disk: those of a machine written at one go, those of a person the moment each is made."""
+"""Rankings on disk: a machine's are written all at once, a person's one by one as they are made."""
 
 import json
 import os
@@ -12,7 +12,7 @@ PREFERENCES, SKIPPED = "preferences.jsonl", "skipped.jsonl"
 
 
 class Entry(NamedTuple):
-    """A decision: the number of its record, the file that its line lies in, where the line begins, in bytes."""
+    """A decision: the number of its record, the file that contains its line, and the byte offset of the line."""
 
     record: int
     file: Path
@@ -20,11 +20,11 @@ class Entry(NamedTuple):
 
 
 class Ledger:
-    """A person's decisions on records 0, 1, 2, …, in this order, a line each, appended and synced to disk.
+    """A person's decisions on records 0, 1, 2, …, in this order, one line each, appended and synced to disk.
 
-    preferences.jsonl: {"record", "prompt", "completions", "ranks"}; skipped.jsonl: {"record"}, what was passed over.
-    Opening takes up what lies in the folder; a last line that was only half written is taken away. Raises ValueError
-    naming a line that is not one of these.
+    preferences.jsonl: {"record", "prompt", "completions", "ranks"}; skipped.jsonl: {"record"}, the skipped ones.
+    Opening resumes from the files in the folder; an incomplete last line is removed. Raises ValueError naming a line
+    that is neither.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class Ledger:
         return sum(entry.file == self.skips for entry in self.entries)
 
     def add(self, ranking: Ranking | None) -> None:
-        """The decision on the record at `position`; None: skipped."""
+        """Appends the decision on the record at `position`; None: skipped."""
         file = self.skips if ranking is None else self.preferences
         row = {"record": self.position} if ranking is None else _row(self.position, ranking)
         with file.open("ab") as stream:
@@ -52,7 +52,7 @@ class Ledger:
         self.entries.append(entry)
 
     def undo(self) -> bool:
-        """Takes the last decision back, in whichever session it was made; False where there is none."""
+        """Undoes the last decision, even one from an earlier session; False if there is none."""
         if not self.entries:
             return False
         last = self.entries.pop()
@@ -61,19 +61,19 @@ class Ledger:
 
 
 def write_rankings(folder: Path, rankings: Iterable[Ranking]) -> None:
-    """preferences.jsonl, as a Ledger has it, whole or not at all."""
+    """Writes preferences.jsonl in a Ledger's format, atomically."""
     write(folder / PREFERENCES, (_row(number, ranking) for number, ranking in enumerate(rankings)))
 
 
 def read_rankings(folder: Path) -> list[Ranking]:
-    """What preferences.jsonl holds; [] where it is not there yet."""
+    """The rankings in preferences.jsonl; [] if it does not exist yet."""
     file = folder / PREFERENCES
     rows = read(file) if file.exists() else []
     return [Ranking(*(row[field] for field in Ranking._fields)) for row in rows]
 
 
 def write(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines under a temporary name, synced and renamed."""
+    """Writes JSON lines under a temporary name, then syncs and renames the file."""
     staging = file.with_name(f"{file.name}.writing-{os.getpid()}")
     try:
         with staging.open("wb") as stream:
@@ -100,7 +100,7 @@ def _line(row: Mapping[str, Any]) -> bytes:
 def _entries(file: Path) -> Iterator[Entry]:
     start = 0
     for number, line in enumerate(file.read_bytes().splitlines(keepends=True), start=1):
-        if not line.endswith(b"\n"):  # a kill came in the middle of it
+        if not line.endswith(b"\n"):  # the process was killed while writing it
             _cut(file, start)
             return
         try:
@@ -108,7 +108,7 @@ def _entries(file: Path) -> Iterator[Entry]:
         except (ValueError, KeyError, TypeError):
             raise ValueError(
                 f'{file}:{number}: expected a judged record with its number, {{"record": …}}, got '
-                f"{line[:40]!r}. force=true puts the file aside and starts anew"
+                f"{line[:40]!r}. force=true moves the file aside and starts over"
             ) from None
         start += len(line)
 

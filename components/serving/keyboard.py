@@ -1,17 +1,17 @@
-"""Lines from a person at a keyboard: kept between chats, completed with Tab, several as one message."""
+"""Input from a person at a keyboard: line history across chats, Tab completion, multi-line messages."""
 
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-LINES = 1000  # of history that are kept
+LINES = 1000  # of history to keep
 FENCE = '"""'
 
 
 def several(read: Callable[[str], str]) -> Callable[[str], str]:
-    """A reader of messages: a line that ends in a backslash continues on the next one, and what stands between two
-    lines that are a FENCE alone is taken as it is."""
+    """A reader of messages: a line that ends in a backslash continues on the next one, and text between two lines that
+    consist of a FENCE is taken verbatim."""
 
     def message(prompt: str) -> str:
         line = read(prompt)
@@ -35,13 +35,13 @@ def history_file() -> Path:
 
 
 def completions(line: str, words: Sequence[str]) -> list[str]:
-    """The words that a line, so far, may become."""
+    """The words that start with the line typed so far."""
     return [word for word in words if line and word.startswith(line)]
 
 
 class Editing:
-    """A context in which input() edits lines, keeps them in a file and completes words, where the system has
-    `readline`; elsewhere it does nothing. What cannot be kept is not: a chat does not end for that."""
+    """A context in which input() has line editing, a history file and word completion, if the system has `readline`;
+    otherwise it does nothing. A history that cannot be read or written is ignored, so that a chat does not fail."""
 
     def __init__(self, words: Sequence[str], file: Path) -> None:
         self.words, self.file = words, file
@@ -51,7 +51,7 @@ class Editing:
             import readline
         except ImportError:
             return
-        readline.set_completer_delims("\n")  # a command's argument belongs to the line that is completed
+        readline.set_completer_delims("\n")  # complete whole lines, including a command's argument
         readline.set_completer(self._complete)
         apple = "libedit" in (readline.__doc__ or "")
         readline.parse_and_bind("bind ^I rl_complete" if apple else "tab: complete")
@@ -67,5 +67,5 @@ class Editing:
             readline.write_history_file(self.file)
 
     def _complete(self, line: str, number: int) -> str | None:
-        found = completions(line, self.words)
-        return found[number] if number < len(found) else None
+        words = completions(line, self.words)
+        return words[number] if number < len(words) else None

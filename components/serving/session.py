@@ -1,4 +1,4 @@
-"""One conversation: what was said, what the model is shown of it, and its answer as it comes."""
+"""One conversation: its history, the part of it that the model sees, and the streamed answer."""
 
 import math
 from collections.abc import Iterator
@@ -9,21 +9,21 @@ from components.generation.generate import Sampling, seeded, stream
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
-SETTINGS = ("temperature", "top_p", "max_new_tokens", "seed")  # that may change while talking
-ANSWER_SHARE = 4  # at least a 4th of the context is kept free for an answer, unless max_new_tokens asks for less
+SETTINGS = ("temperature", "top_p", "max_new_tokens", "seed")  # that can be changed during a chat
+ANSWER_SHARE = 4  # at least 1/4 of the context is reserved for an answer, unless max_new_tokens is less
 
 
 class Turn(NamedTuple):
-    """A question and its answer, as far as it was spoken."""
+    """A question and its answer, as far as it was generated."""
 
     user: str
     assistant: str
 
 
 class Answer(NamedTuple):
-    """pieces: text as it is drawn; once they end, or are closed early, the turn is history.
+    """pieces: text as it is sampled; when they end, or are closed early, the turn is added to the history.
 
-    forgotten: oldest turns that are dropped for good with this answer, because the context is full.
+    forgotten: number of oldest turns permanently dropped for this answer because the context is full.
     """
 
     pieces: Iterator[str]
@@ -33,11 +33,11 @@ class Answer(NamedTuple):
 class ChatSession:
     """A conversation with a model that takes the assistant's part.
 
-    max_new_tokens: longest answer in tokens; None: what the context leaves.
-    base: no template and no history: the model goes on from the very text it is given, as in pretraining.
-    Answer n draws from (seed, n) alone: the same conversation with the same seed has the same answers.
-    turns, system, base and seed may be changed at any time; cut tells whether the last answer ran out of room.
-    Raises ValueError for a sampling that is none, or a tokenizer larger than the model's vocabulary.
+    max_new_tokens: longest answer in tokens; None: as long as the context allows.
+    base: no template and no history: the model continues the given text verbatim, as in pretraining.
+    Answer n is sampled from (seed, n) alone: the same conversation with the same seed has the same answers.
+    turns, system, base and seed can be changed at any time; cut is whether the last answer ran out of room.
+    Raises ValueError for invalid sampling settings, or a tokenizer larger than the model's vocabulary.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ChatSession:
         self.context = model.config.longest
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
-                f"the tokenizer has {tokenizer.vocab_size} pieces, the model only {model.config.vocab_size}: "
+                f"the tokenizer has {tokenizer.vocab_size} tokens, the model only {model.config.vocab_size}: "
                 "they do not belong together"
             )
         self.max_new_tokens = self.context
@@ -70,13 +70,13 @@ class ChatSession:
         self._answers = 0
 
     def set_temperature(self, temperature: float) -> None:
-        """0 takes the likeliest token. Raises ValueError for a negative or endless one."""
+        """0 takes the likeliest token. Raises ValueError for a negative or infinite temperature."""
         if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"temperature: expected a number from 0 up, got {temperature}")
+            raise ValueError(f"temperature: expected a finite number of at least 0, got {temperature}")
         self.temperature = temperature
 
     def set(self, name: str, value: float) -> None:
-        """Changes one of SETTINGS, from the next answer on. Raises ValueError for a value that is none, or another
+        """Changes one of SETTINGS, starting with the next answer. Raises ValueError for an invalid value or an unknown
         name."""
         if name == "temperature":
             self.set_temperature(value)
@@ -93,35 +93,35 @@ class ChatSession:
             raise ValueError(f"{name}: expected one of {', '.join(SETTINGS)}")
 
     def messages(self, turns: list[Turn] | None = None) -> list[dict[str, str]]:
-        """The system text and turns, as a record of dialogue data has them; None: all that was said."""
-        said = [{"role": "system", "content": self.system}] if self.system else []
+        """The system text and turns in the format of a chat record; None: all turns."""
+        messages = [{"role": "system", "content": self.system}] if self.system else []
         for turn in self.turns if turns is None else turns:
-            said += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
-        return said
+            messages += [{"role": "user", "content": turn.user}, {"role": "assistant", "content": turn.assistant}]
+        return messages
 
     def reset(self) -> None:
-        """Forgets everything that was said; the system text stays."""
+        """Clears the history; the system text stays."""
         self.turns = []
         self._continued = None
 
     def ask(self, text: str) -> Answer:
         """The model's answer to a message (in base mode: its continuation of the text).
 
-        Raises ValueError if the message does not fit in the context even without what was said before.
+        Raises ValueError if the message does not fit in the context even without the history.
         """
         return self._continue(text) if self.base else self._reply(text, self.turns)
 
     def retry(self) -> Answer:
-        """Another answer to the last message, in the place of the one it got. Raises ValueError if there is none."""
+        """A new answer to the last message, replacing the previous one. Raises ValueError if there is no message."""
         if self.base and self._continued is not None:
             return self._continue(self._continued)
         if self.base or not self.turns:
-            raise ValueError("there is nothing to try again yet")
+            raise ValueError("there is no message to answer again yet")
         return self._reply(self.turns[-1].user, self.turns[:-1])
 
     @property
     def retried_text(self) -> str | None:
-        """What `retry` would answer."""
+        """The text that `retry` would answer."""
         if self.base:
             return self._continued
         return self.turns[-1].user if self.turns else None
@@ -129,10 +129,10 @@ class ChatSession:
     def _continue(self, text: str) -> Answer:
         prompt = [*self.tokenizer.beginning, *self.tokenizer.encode(text)]
         if not prompt:
-            raise ValueError("this tokenizer has no beginning of a text: write at least one character to go on from")
+            raise ValueError("this tokenizer has no beginning-of-text token: write at least one character to continue")
         self._check_fits(prompt)
         self._continued = text
-        return Answer(self._draw(prompt), 0)
+        return Answer(self._sample(prompt), 0)
 
     def _reply(self, text: str, turns: list[Turn]) -> Answer:
         kept = list(turns)
@@ -144,18 +144,18 @@ class ChatSession:
         return Answer(self._record(kept, text, prompt), len(turns) - len(kept))
 
     def _record(self, turns: list[Turn], text: str, prompt: list[int]) -> Iterator[str]:
-        """The answer's pieces, what the prompt begins of it first; whatever was spoken when they end, in whichever way,
-        becomes history."""
-        spoken: list[str] = []
+        """The answer's pieces, starting with the part that the prompt already contains; however they end, the text so
+        far is added to the history."""
+        pieces: list[str] = []
         try:
-            for piece in chain(filter(None, [self.tokenizer.prefill]), self._draw(prompt)):
-                spoken.append(piece)
+            for piece in chain(filter(None, [self.tokenizer.prefill]), self._sample(prompt)):
+                pieces.append(piece)
                 yield piece
         finally:
-            self.turns = [*turns, Turn(text, "".join(spoken))]
+            self.turns = [*turns, Turn(text, "".join(pieces))]
 
-    def _draw(self, prompt: list[int]) -> Iterator[str]:
-        """Text drawn after a prompt, never ending inside a character."""
+    def _sample(self, prompt: list[int]) -> Iterator[str]:
+        """Text sampled after a prompt, in pieces that never end inside a character."""
         room = min(self.max_new_tokens, self.context - len(prompt))
         sampling = Sampling(room, self.temperature, top_p=self.top_p)
         generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)
@@ -175,7 +175,7 @@ class ChatSession:
         return self.tokenizer.render_prompt([*self.messages(turns), {"role": "user", "content": text}])
 
     def _room(self) -> int:
-        """Tokens that a prompt may have."""
+        """The number of tokens that a prompt can have."""
         return self.context - max(1, min(self.max_new_tokens, self.context // ANSWER_SHARE))
 
     def _check_fits(self, prompt: list[int]) -> None:
@@ -183,5 +183,5 @@ class ChatSession:
             what = "the text" if self.base else "the message" + (" with the system text" if self.system else "")
             raise ValueError(
                 f"{what} takes {len(prompt)} tokens; the model's context of {self.context} leaves {self._room()} "
-                "beside an answer. Shorten it"
+                "after reserving room for an answer. Shorten it"
             )

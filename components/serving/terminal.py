@@ -1,4 +1,4 @@
-"""A chat in the terminal: at a keyboard, or with lines from a pipe."""
+"""A chat in the terminal, at a keyboard or through a pipe."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ class Terminal:
     """Reads lines and prints answers until the input ends or /quit.
 
     interactive: a person is at the keyboard: prompts are shown, and Ctrl-C stops an answer or, at the prompt, quits.
-    Otherwise each line is a message, answers alone go to `answers`, one below the other, and notes to `notes`.
+    Otherwise each line is a message, only answers go to `answers`, one after another, and notes go to `notes`.
     read(prompt) -> str: one line; raises EOFError at the end.
     """
 
@@ -33,20 +33,20 @@ class Terminal:
         self.session, self.answers, self.notes = session, answers, notes
         self.interactive, self.read = interactive, keyboard.several(read) if interactive else read
         self.commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
-            "/reset": ("", "forget what was said", self._reset),
+            "/reset": ("", "clear the conversation", self._reset),
             "/retry": ("", "answer the last message again", self._retry),
-            "/system": ("TEXT", "instructions before the conversation; without TEXT: none", self._system),
-            "/temperature": ("X", "0: always the likeliest word; 1: as the model was trained", self._temperature),
-            "/set": ("NAME=X", f"{', '.join(SETTINGS)}; without NAME=X: as they are", self._set),
-            "/save": ("FILE", "add the conversation to a .jsonl file, which stage=sft data=chat reads", self._save),
-            "/base": ("", "to and fro: raw continuation of the text, without chat template or history", self._base),
-            "/help": ("", "this list", self._help),
-            "/quit": ("", "leave (also Ctrl-D, or Ctrl-C at the prompt)", self._quit),
+            "/system": ("TEXT", "set the system message; without TEXT: remove it", self._system),
+            "/temperature": ("X", "0: always the likeliest token; 1: as the model was trained", self._temperature),
+            "/set": ("NAME=X", f"{', '.join(SETTINGS)}; without NAME=X: show them", self._set),
+            "/save": ("FILE", "append the conversation to a .jsonl file for stage=sft data=chat", self._save),
+            "/base": ("", "toggle: raw continuation of the text, without chat template or history", self._base),
+            "/help": ("", "show this list", self._help),
+            "/quit": ("", "quit (also Ctrl-D, or Ctrl-C at the prompt)", self._quit),
         }
         self.running = True
 
     def run(self) -> None:
-        """The whole conversation."""
+        """Runs the conversation to its end."""
         while self.running:
             try:
                 line = self.read(self._mark() if self.interactive else "")
@@ -56,11 +56,11 @@ class Terminal:
                 return
             try:
                 self._obey(line)
-            except (ValueError, OSError) as error:  # what a person can cause: a bad number, a message that is too long
+            except (ValueError, OSError) as error:  # caused by the user: an invalid number, a message that is too long
                 self.note(str(error))
 
     def note(self, text: str) -> None:
-        """A remark that is no part of the conversation."""
+        """Prints a remark that is not part of the conversation."""
         self.notes.out(f"({text})", style="dim", highlight=False)
 
     def _obey(self, line: str) -> None:
@@ -70,11 +70,13 @@ class Terminal:
             return
         name, _, argument = line.strip().partition(" ")
         if name not in self.commands:
-            raise ValueError(f"unknown command {name}; /help lists them. A message starts with / after a space")
+            raise ValueError(
+                f"unknown command {name}; /help lists them. To send a message that starts with /, put a space before it"
+            )
         self.commands[name][2](argument.strip())
 
     def _show(self, text: str, answer: Answer) -> None:
-        """Prints an answer as it comes; in base mode the text it goes on from stands before it."""
+        """Prints an answer as it is sampled; in base mode, after the text that it continues."""
         if answer.forgotten:
             turns = "turn was" if answer.forgotten == 1 else f"{answer.forgotten} turns were"
             self.note(f"the context is full: the oldest {turns} forgotten")
@@ -100,7 +102,7 @@ class Terminal:
         shown = text.translate(VISIBLE) if self.answers.is_terminal else text
         if style:
             self.answers.out(shown, end="", style=style, highlight=False)
-        else:  # not through rich, which changes tabs and line ends
+        else:  # not through rich, which changes tabs and line endings
             self.answers.file.write(shown)
             self.answers.file.flush()
 
@@ -109,7 +111,7 @@ class Terminal:
 
     def _reset(self, _: str) -> None:
         self.session.reset()
-        self.note("a new conversation")
+        self.note("new conversation")
 
     def _retry(self, _: str) -> None:
         text = self.session.retried_text or ""
@@ -123,7 +125,7 @@ class Terminal:
         try:
             value = float(text)
         except ValueError:
-            raise ValueError(f"/temperature wants a number, such as /temperature 0.7; got {text!r}") from None
+            raise ValueError(f"/temperature expects a number, such as /temperature 0.7; got {text!r}") from None
         self.session.set_temperature(value)
         self.note(f"temperature {value:g}")
 
@@ -133,15 +135,15 @@ class Terminal:
             try:
                 number = float(value)
             except ValueError:
-                raise ValueError(f"/set wants NAME=NUMBER, such as /set temperature=0.7; got {text!r}") from None
+                raise ValueError(f"/set expects NAME=NUMBER, such as /set temperature=0.7; got {text!r}") from None
             self.session.set(name.strip(), number)
         self.note(", ".join(f"{name} {getattr(self.session, name)}" for name in SETTINGS))
 
     def _save(self, name: str) -> None:
         if not name.endswith(".jsonl"):
-            raise ValueError(f"/save wants a file of JSON lines, such as /save talks.jsonl; got {name!r}")
+            raise ValueError(f"/save expects a .jsonl file, such as /save talks.jsonl; got {name!r}")
         if not self.session.turns:
-            raise ValueError("nothing was said yet that could be saved")
+            raise ValueError("there is no conversation to save yet")
         line = json.dumps({"messages": self.session.messages()}, ensure_ascii=False)
         with Path(name).expanduser().open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
@@ -151,7 +153,7 @@ class Terminal:
     def _base(self, _: str) -> None:
         self.session.base = not self.session.base
         self.note(
-            "base mode: your text is continued as it stands, without chat template or history; /base ends it"
+            "base mode: your text is continued verbatim, without chat template or history; /base ends it"
             if self.session.base
             else "chat mode: messages go through the chat template"
         )
@@ -165,7 +167,7 @@ class Terminal:
 
 
 def run(session: ChatSession, *, banner: str, note: str | None = None) -> None:
-    """Chats over the process's own input and output. banner: shown to a person only; note: also with a pipe."""
+    """Chats over the process's own input and output. banner: shown only to a person; note: also with a pipe."""
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError):  # replaced streams (tests, notebooks) have no encoding to set
             stream.reconfigure(errors="replace")  # type: ignore[union-attr]
@@ -173,7 +175,7 @@ def run(session: ChatSession, *, banner: str, note: str | None = None) -> None:
     terminal = Terminal(session, answers=Console(), notes=Console(stderr=True), interactive=interactive)
     if interactive:
         terminal.notes.out(banner, highlight=False)
-        terminal.note(f"/help lists the commands; {keyboard.FENCE} begins and ends several lines; /quit leaves")
+        terminal.note(f"/help lists the commands; {keyboard.FENCE} starts and ends a multi-line message; /quit quits")
     if note:
         terminal.note(note)
     words = [*terminal.commands, *(f"/set {name}=" for name in SETTINGS)]

@@ -61,12 +61,12 @@ def test_letters_from_best_to_worst_become_ranks(line, ranks):
     [
         ("a b", "c is missing"),
         ("", "a b c are missing"),
-        ("a b c a", "a is there twice"),
-        ("a b c d", "d is none of a b c"),
-        ("1 2 3", "1 is none of a b c"),
-        ("= a b c", "= stands between two letters"),
-        ("a == b c", "= stands between two letters"),
-        ("a b c =", "= stands between two letters"),
+        ("a b c a", "a appears twice"),
+        ("a b c d", "d is not one of a b c"),
+        ("1 2 3", "1 is not one of a b c"),
+        ("= a b c", "= belongs between two letters"),
+        ("a == b c", "= belongs between two letters"),
+        ("a b c =", "= belongs between two letters"),
     ],
 )
 def test_a_line_that_ranks_nothing_is_refused_with_the_reason(line, reason):
@@ -93,7 +93,7 @@ def test_every_order_gives_the_ranking_that_was_meant():
 def test_what_cannot_be_read_is_asked_again_with_the_reason():
     ranks, out, asked = judged(["a b", "x", "c b a"])
     assert ranks == [0, 1, 2] and len(asked) == 3
-    assert "c is missing. Best first, such as b a=c;" in out and "x is none of a b c." in out
+    assert "c is missing. Best first, such as b a=c;" in out and "x is not one of a b c." in out
 
 
 def test_a_lone_s_skips_u_undoes_and_q_stops():

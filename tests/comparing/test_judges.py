@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 import torch
 
-from components.comparing.judges import RewardJudge, WorldJudge, dense, drawn_ranks
+from components.comparing.judges import RewardJudge, WorldJudge, dense, sampled_ranks
 
 
 def asked(question):
@@ -104,13 +104,13 @@ def test_two_completions_are_ranked_as_bradley_and_terry_say(reward, tokenizer):
 def test_three_completions_are_ranked_as_plackett_and_luce_say():
     # weights 3, 2, 1: P(order 0, 1, 2) = 3/6 · 2/3 = 1/3;  P(2, 1, 0) = 1/6 · 2/5 = 1/15
     values = [math.log(3), math.log(2), 0.0]
-    found = Counter(tuple(drawn_ranks(values, 1.0, random.Random(n))) for n in range(6000))
+    found = Counter(tuple(sampled_ranks(values, 1.0, random.Random(n))) for n in range(6000))
     for ranks, share in (((0, 1, 2), 1 / 3), ((2, 1, 0), 1 / 15)):
         assert found[ranks] / 6000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 6000))
 
 
 def test_scores_far_apart_are_drawn_in_their_order():
-    assert drawn_ranks([-1e5, 1e5, 0.0], 0.1, random.Random(0)) == [2, 0, 1]
+    assert sampled_ranks([-1e5, 1e5, 0.0], 0.1, random.Random(0)) == [2, 0, 1]
 
 
 def test_equal_completions_have_equal_ranks_even_when_drawn(reward, tokenizer):

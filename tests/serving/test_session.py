@@ -101,7 +101,7 @@ def test_base_mode_of_a_tokenizer_without_bos_begins_with_the_text_alone(small_t
     session = ChatSession(tiny_models.parrot(bare), bare, seed=0, base=True)
     say(session, "where")
     assert shown == [bare.encode("where")]
-    with pytest.raises(ValueError, match="no beginning of a text: write at least one character"):
+    with pytest.raises(ValueError, match="no beginning-of-text token: write at least one character"):
         session.ask("")
 
 
@@ -184,7 +184,7 @@ def test_retry_has_nothing_to_do_before_the_first_message(small_tokenizer):
     for base in (False, True):
         session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0, base=base)
         assert session.retried_text is None
-        with pytest.raises(ValueError, match="nothing to try again"):
+        with pytest.raises(ValueError, match="no message to answer again"):
             session.retry()
 
 

@@ -111,7 +111,7 @@ def test_retry_answers_the_last_message_again(small_tokenizer):
     session = parrot_session(small_tokenizer)
     out, notes, _ = talk(session, "/retry", "a", "/retry")
     assert out == " yes\n yes\n"
-    assert "nothing to try again" in notes
+    assert "no message to answer again" in notes
     assert session.turns == [Turn("a", " yes")]
 
 
@@ -203,7 +203,7 @@ def test_a_setting_that_is_none_changes_nothing(small_tokenizer, line):
     before = (session.temperature, session.top_p, session.max_new_tokens, session.seed)
     out, notes, _ = talk(session, line, "a")
     assert (session.temperature, session.top_p, session.max_new_tokens, session.seed) == before
-    assert ("expected" in notes or "wants" in notes) and out == " yes\n"
+    assert ("expected" in notes or "expects" in notes) and out == " yes\n"
 
 
 def test_save_adds_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_path):
@@ -211,7 +211,7 @@ def test_save_adds_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_
     _, notes, _ = talk(
         session, f"/save {file}", "/system be kind", "é", f"/save {file}", "/reset", "b", f"/save {file}"
     )
-    assert "nothing was said yet" in notes and "added 1 turn to" in notes
+    assert "no conversation to save yet" in notes and "added 1 turn to" in notes
     first, second = map(json.loads, file.read_text(encoding="utf-8").splitlines())
     system = {"role": "system", "content": "be kind"}
     answer = {"role": "assistant", "content": " yes"}

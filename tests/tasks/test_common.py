@@ -129,7 +129,7 @@ def test_no_policy_is_trained_against_a_reward_model_that_fails_it(logs, tmp_pat
     ranking = {"pairs": 1415, "prompts": 12, "accuracy": 0.44, "accuracy_ci": [0.41, 0.47]}
     card["examination"] |= {"figures": {"accuracy_low": 0.41}, "ranking": ranking}
     (poor / "card.json").write_text(json.dumps(card))
-    with pytest.raises(ArtifactError, match=r"(?s)poor failed its examination .*accuracy, low end: got 41 %"):
+    with pytest.raises(ArtifactError, match=r"(?s)poor failed its examination .*accuracy, low end: got 41%"):
         dispatch.run(config("ppo", logs, "gate.enabled=true", "paths.folder=ppo/again", f"artifacts.rm={poor}"))
     assert not (logs / "tiny/ppo/again/checkpoints").exists()
 

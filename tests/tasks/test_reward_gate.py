@@ -37,7 +37,7 @@ def test_a_failing_reward_model_is_refused_with_reasons_and_commands(stage, tmp_
         reward_gate.check_reward_model(cfg)
     told = str(refused.value)
     assert f"{tmp_path}/rm failed its examination (1,415 held-out pairs on 12 prompts)" in told
-    assert "accuracy, low end: got 41 %, limit at least 52 %" in told
+    assert "accuracy, low end: got 41%, limit at least 52%" in told
     assert "calibration error (ECE): got 0.50, limit at most 0.35" in told
     assert "accuracy by the world's judge" not in told
     assert "python train.py stage=rm model=tiny run=mine force=true" in told
@@ -47,15 +47,15 @@ def test_a_failing_reward_model_is_refused_with_reasons_and_commands(stage, tmp_
 def test_the_override_trains_regardless_and_a_limit_can_be_moved(tmp_path, caplog):
     poor = {**HEALTHY, "accuracy_low": 0.41}
     reward_gate.check_reward_model(config(tmp_path, "gate.enabled=false", figures=poor))
-    assert "is doubtful" in caplog.text and "got 41 %, limit at least 52 %" in caplog.text
+    assert "is doubtful" in caplog.text and "got 41%, limit at least 52%" in caplog.text
     reward_gate.check_reward_model(config(tmp_path, "gate.refuse.min_accuracy_low=0.4", figures=poor))
     reward_gate.check_reward_model(config(tmp_path, "gate.refuse.min_accuracy_low=null", figures=poor))
 
 
 def test_a_doubtful_reward_model_is_trained_against_with_a_warning(tmp_path, caplog):
     reward_gate.check_reward_model(config(tmp_path, figures={**HEALTHY, "over_length": -0.005, "probe_empty": 0.36}))
-    assert "accuracy beyond that of length alone: got −0.5 %, limit at least 0 %" in caplog.text
-    assert "best answer above: an empty one: got 36 %, limit at least 50 %" in caplog.text
+    assert "accuracy beyond length alone: got −0.5%, limit at least 0%" in caplog.text
+    assert "best answer above: an empty answer: got 36%, limit at least 50%" in caplog.text
 
 
 def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(tmp_path, caplog):
@@ -79,7 +79,8 @@ def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):
 
 
 def test_a_limit_on_what_is_no_figure_stops_every_stage_before_any_work():
-    with pytest.raises(ValueError, match="'min_acuracy' is no limit; expected min_ or max_ before one of: accuracy"):
+    expected = "'min_acuracy' is not a limit; expected min_ or max_ followed by one of: accuracy"
+    with pytest.raises(ValueError, match=expected):
         reward_gate.check_reward_model(compose_config(["stage=rm", "+gate.warn.min_acuracy=0.5"]))
 
 

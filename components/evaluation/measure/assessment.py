@@ -1,4 +1,4 @@
-"""What answers are worth: what the world's judge and the reward model find in each, and which of two wins."""
+"""The quality of answers: the verdicts of the world's judge and the reward model, and which of two answers wins."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +19,9 @@ Prompt = Mapping[str, Any]
 
 
 class Judges(NamedTuple):
-    """Who reads answers: the tokenizer always, the world's judge and the reward model where there are such.
+    """What assesses answers: the tokenizer, and the world's judge and the reward model if there are any.
 
-    tokens_at_once: that the reward model reads together."""
+    tokens_at_once: how many tokens the reward model reads at once."""
 
     tokenizer: Tokenizer
     world: World | None
@@ -30,75 +30,75 @@ class Judges(NamedTuple):
 
 
 class Assessed(NamedTuple):
-    """Responses, as many for every prompt, and what was found in each.
+    """Responses, the same number for every prompt, and their assessment.
 
-    found: the judge's findings, None without a world. scores: (N,) of the reward model, None without one.
+    judgements: the judge's, None without a world. scores: (N,), the reward model's, None without one.
     """
 
-    drawn: Responses
-    found: list[Judgement] | None
+    responses: Responses
+    judgements: list[Judgement] | None
     scores: Tensor | None
 
     @property
     def worth(self) -> Tensor | None:
-        """(N,) what decides between two answers: gold where there is a judge, else the score; None without either."""
-        if self.found is None:
+        """(N,) what decides between two answers: gold if there is a judge, else the score; None without either."""
+        if self.judgements is None:
             return self.scores
-        return torch.tensor([one.gold for one in self.found], dtype=torch.float64)
+        return torch.tensor([judgement.gold for judgement in self.judgements], dtype=torch.float64)
 
     def by_prompt(self, values: Tensor | Sequence[float]) -> Tensor:
         """(N,) values, one per response, as (prompts, samples) in fp64."""
-        return torch.as_tensor(values, dtype=torch.float64).view(len(set(self.drawn.of)), -1)
+        return torch.as_tensor(values, dtype=torch.float64).view(len(set(self.responses.prompt_index)), -1)
 
 
 def question_of(prompt: Prompt) -> str:
-    """The text of a prompt: itself, or what the last message says."""
+    """The text of a prompt: itself, or the content of its last message."""
     asked = prompt["prompt"]
     return asked if isinstance(asked, str) else asked[-1]["content"]
 
 
-def assess(drawn: Responses, prompts: Sequence[Prompt], judges: Judges) -> Assessed:
-    """Has responses read by all judges there are; the reward model reads them after the chat prompt, always."""
-    found = given = None
+def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> Assessed:
+    """Responses assessed by every available judge; the reward model always reads them after the chat prompt."""
+    judgements = given = None
     if judges.world is not None:
-        found = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], drawn)
+        judgements = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], responses)
     if judges.reward is not None:
         chat = [list(prompt["ids"]) for prompt in prompts]
         reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": judges.tokens_at_once}
-        given = scores(judges.reward, chat, drawn, **reading)
-    return Assessed(drawn, found, given)
+        given = scores(judges.reward, chat, responses, **reading)
+    return Assessed(responses, judgements, given)
 
 
 def worth_figures(assessed: Assessed) -> dict[str, Any]:
-    """world.quality of the judge's findings; score, the reward model's mean, and score_ci."""
+    """quality.quality of the judgements; score, the reward model's mean, and score_ci."""
     figures: dict[str, Any] = {}
-    if assessed.found is not None:
-        figures |= world_quality.quality(assessed.found, assessed.drawn)
+    if assessed.judgements is not None:
+        figures |= world_quality.quality(assessed.judgements, assessed.responses)
     if assessed.scores is not None:
         mean = float(assessed.scores.mean())
-        figures |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.drawn.of)}
+        figures |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}
     return figures
 
 
 def win_credits(mine: Tensor, theirs: Tensor) -> Tensor:
-    """(P, S): of each of S answers to P prompts the share of T other answers to its prompt that it beats, ties half.
+    """(P, S): for each of S answers to P prompts, the share of T other answers to its prompt that it beats.
 
-    mine (P, S), theirs (P, T): what the answers are worth.
+    Ties count as half. mine (P, S), theirs (P, T): the worth of the answers.
     """
     return ranking_credit(mine[:, :, None] - theirs[:, None, :]).mean(2)
 
 
 def win_rate(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
-    """win_rate: share of pairs of an answer and one of the reference to the same prompt that the former wins.
+    """win_rate: share of pairs (answer, answer of the reference to the same prompt) in which the former is better.
 
-    Ties count half; the judge's gold decides, without a world the reward model's score. win_rate_ci: 95 % interval,
-    answers to one prompt being dependent (intervals.share_interval); None where the reference meets itself, for then
-    ½ is no estimate. {} without a judge or a reward model.
+    Ties count as half; the judge's gold decides or, without a world, the reward model's score. win_rate_ci: 95%
+    interval, answers to one prompt being dependent (intervals.share_interval); None if the reference is compared
+    with itself, since ½ is then not an estimate. {} with neither a judge nor a reward model.
     """
     mine, theirs = assessed.worth, reference.worth
     if mine is None or theirs is None:
         return {}
     if assessed is reference:
         return {"win_rate": 0.5, "win_rate_ci": None}
-    found = win_credits(assessed.by_prompt(mine), reference.by_prompt(theirs)).flatten()
-    return {"win_rate": float(found.mean()), "win_rate_ci": share_interval(found, assessed.drawn.of)}
+    credits = win_credits(assessed.by_prompt(mine), reference.by_prompt(theirs)).flatten()
+    return {"win_rate": float(credits.mean()), "win_rate_ci": share_interval(credits, assessed.responses.prompt_index)}

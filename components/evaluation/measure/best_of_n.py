@@ -1,4 +1,4 @@
-"""Best-of-n: of n answers of a policy the one that the reward model likes best; what RL is compared with."""
+"""Best-of-n: the answer that the reward model scores highest among n of a policy; the baseline for RL."""
 
 import math
 from typing import Any
@@ -14,11 +14,11 @@ SHOWN_N = 16  # the n of the row among the models
 
 
 def chosen_weights(scores: Tensor, n: int) -> Tensor:
-    """(P, N) fp64: probability that each of N samples is the best by score of n that are picked out of the N.
+    """(P, N) fp64: the probability that each of N samples has the highest score of n picked from the N.
 
-    Σ weight·x is an unbiased estimate of E[x of the best of n], for any figure x of a sample; with x the score it is
-    that of Nakano et al. 2021 (WebGPT), appendix I. Of l samples with a lower score and h with none higher the weight
-    is (C(h, n) − C(l, n)) / C(N, n) / (h − l): equal scores share their weight, as a fair draw among them would.
+    Σ weight·x is an unbiased estimate of E[x of the best of n], for any quantity x of a sample; with x the score it is
+    that of Nakano et al. 2021 (WebGPT), appendix I. With l samples of lower score and h of lower or equal score, the
+    weight is (C(h, n) − C(l, n)) / C(N, n) / (h − l): equal scores share their weight, as if ties were broken fairly.
     scores: (P, N). Raises ValueError unless 1 <= n <= N.
     """
     total = scores.shape[-1]
@@ -32,13 +32,13 @@ def chosen_weights(scores: Tensor, n: int) -> Tensor:
 
 
 def best_of_n(assessed: Assessed) -> dict[str, Any]:
-    """The curve over n = 1, 2, 4, … up to the samples per prompt; a list each:
+    """The curve over n = 1, 2, 4, … up to the samples per prompt; each a list:
 
-    n                  of how many answers the best by the reward model's score is taken
-    kl                 ln n − (n−1)/n, nats: exact if no answer comes twice, else an upper bound
+    n                  number of answers from which the one with the highest score is taken
+    kl                 ln n − (n−1)/n, nats: exact if no answer occurs twice, else an upper bound
     score              mean score of the chosen answer
-    gold, gold_ci      mean gold of it, 95 % interval over prompts (None where prompts do not differ); with a world only
-    correct            share of right ones; with a world only
+    gold, gold_ci      its mean gold, 95% interval over prompts (None if prompts do not differ); only with a world
+    correct            share of correct ones; only with a world
     """
     traits = {name: assessed.by_prompt(values) for name, values in _traits(assessed).items()}
     counts = [2**power for power in range(traits["score"].shape[1].bit_length())]
@@ -54,10 +54,10 @@ def best_of_n(assessed: Assessed) -> dict[str, Any]:
 
 
 def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
-    """What a policy would show that answers with the best of SHOWN_N: the figures of a model that make sense for it.
+    """The metrics of a policy that answers with the best of SHOWN_N, as far as they apply to it.
 
-    finished, length, score, gold, correct, polite, … as of a model; kl: analytic, see best_of_n; win_rate against
-    the reference's answers, which are others than those chosen from.
+    finished, length, score, gold, correct, polite, … as for a model; kl: analytic, see best_of_n; win_rate: against
+    the reference's answers, which are not those chosen from.
     """
     assert assessed.scores is not None and assessed.worth is not None and reference.worth is not None
     weights = chosen_weights(assessed.by_prompt(assessed.scores), SHOWN_N)
@@ -77,12 +77,13 @@ def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
 
 
 def _traits(assessed: Assessed) -> dict[str, Any]:
-    """Per response: what a figure is the mean of."""
-    drawn, found = assessed.drawn, assessed.found
-    traits: dict[str, Any] = {"score": assessed.scores, "finished": drawn.finished, "length": list(map(len, drawn.ids))}
-    if found is not None:
-        traits |= {name: [getattr(one, name) for one in found] for name in ("gold", "correct", "wrong_name")}
-        traits |= {name: [getattr(one, name) for one in found] for name in ("rude", "hedge", "filler", "words")}
-        traits["polite"] = [one.polite > 0 for one in found]
-        traits["correct_polite"] = [one.correct and one.polite > 0 for one in found]
+    """Per response: the quantities whose means are metrics."""
+    responses, judgements = assessed.responses, assessed.judgements
+    lengths = list(map(len, responses.ids))
+    traits: dict[str, Any] = {"score": assessed.scores, "finished": responses.finished, "length": lengths}
+    if judgements is not None:
+        traits |= {name: [getattr(j, name) for j in judgements] for name in ("gold", "correct", "wrong_name")}
+        traits |= {name: [getattr(j, name) for j in judgements] for name in ("rude", "hedge", "filler", "words")}
+        traits["polite"] = [j.polite > 0 for j in judgements]
+        traits["correct_polite"] = [j.correct and j.polite > 0 for j in judgements]
     return traits

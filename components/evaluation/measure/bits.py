@@ -1,4 +1,4 @@
-"""Bits per byte of text: what a model has kept, or lost, of the text that it was pretrained on."""
+"""Bits per byte of text: how much a model has retained, or forgotten, of the text that it was pretrained on."""
 
 import math
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from components.models.heads import CausalLM
 
 @torch.no_grad()
 def bits_per_byte(model: CausalLM, batches: Iterable[LMBatch]) -> float:
-    """−Σ log₂ p of all counted targets / Σ UTF-8 bytes that they stand for.
+    """−Σ log₂ p of all counted targets / Σ UTF-8 bytes that they represent.
 
-    Raises ValueError where no batch counts a target.
+    Raises ValueError if no batch has a counted target.
     """
     device = next(model.parameters()).device
     nats, num_bytes = 0.0, 0

@@ -1,4 +1,4 @@
-"""Discriminating against generating: a question's true statement among those with every other value or name."""
+"""Discrimination against generation: a question's true statement among those with every other value or name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,29 +17,29 @@ from components.world.world import World
 
 
 def statements(world: World, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[Responses, list[int]]:
-    """Every plain statement that could answer each prompt, one per value of its relation, and the place of the true
+    """Every plain statement that could answer each prompt, one per value of its relation, and the index of the true
     one among those of its prompt."""
     asked = [world.find(question_of(prompt)) for prompt in prompts]
     values = [world.vocabulary.relations[question.relation].values for question in asked]
-    texts = [[world.statement(one, value) for value in offered] for one, offered in zip(asked, values, strict=True)]
-    truths = [offered.index(one.answer) for one, offered in zip(asked, values, strict=True)]
+    texts = [[world.statement(question, v) for v in offered] for question, offered in zip(asked, values, strict=True)]
+    truths = [offered.index(question.answer) for question, offered in zip(asked, values, strict=True)]
     return as_answers(tokenizer, asked, texts), truths
 
 
 def as_answers(tokenizer: Tokenizer, asked: Sequence[Question], texts: Sequence[Sequence[str]]) -> Responses:
-    """Texts, several for each question, as answers that end."""
-    ids, of = [], []
+    """Texts, several per question, as finished answers."""
+    ids, prompt_index = [], []
     for number, (question, offered) in enumerate(zip(asked, texts, strict=True)):
         for text in offered:
             dialogue = [{"role": "user", "content": question.text}, {"role": "assistant", "content": text}]
-            said = tokenizer.render(dialogue)
-            ids.append([token for token, spoken in zip(said.ids, said.mask, strict=True) if spoken])
-            of.append(number)
-    return Responses(ids, [text for offered in texts for text in offered], [True] * len(ids), of)
+            rendered = tokenizer.render(dialogue)
+            ids.append([token for token, is_answer in zip(rendered.ids, rendered.mask, strict=True) if is_answer])
+            prompt_index.append(number)
+    return Responses(ids, [text for offered in texts for text in offered], [True] * len(ids), prompt_index)
 
 
 def choice_credit(given: Tensor, truth: int) -> float:
-    """1 if the true option alone is scored highest, 1/t if t options tie for it, else 0.  given: (options,)."""
+    """1 if the true option alone scores highest, 1/t if it ties with others (t in all), else 0.  given: (options,)."""
     best = given == given.max()
     return float(best[truth]) / int(best.sum())
 
@@ -53,22 +53,22 @@ def choice(
     *,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
-    """How often the reward model scores the true statement highest; all keys with the ending.
+    """How often the reward model scores the true statement highest; all keys get the suffix `ending`.
 
-    reward_model, reward_model_ci  share of questions, 95 % interval over them (Wilson)
-    chance                         share that a random choice would get: 1/8 where a relation has eight values
-    questions                      what the figures rest on
+    reward_model, reward_model_ci  share of questions, 95% interval over them (Wilson)
+    chance                         share expected from a random choice: 1/8 if a relation has eight values
+    questions                      number of questions
     """
     offered, truths = statements(world, tokenizer, prompts)
     parts = _scored(reward, tokenizer, prompts, offered, tokens_at_once)
-    right = torch.tensor([choice_credit(part, truth) for part, truth in zip(parts, truths, strict=True)])
-    found = {
-        "reward_model": float(right.mean()),
-        "reward_model_ci": share_interval(right, range(len(right))),
+    credits = torch.tensor([choice_credit(part, truth) for part, truth in zip(parts, truths, strict=True)])
+    metrics = {
+        "reward_model": float(credits.mean()),
+        "reward_model_ci": share_interval(credits, range(len(credits))),
         "chance": sum(1 / len(part) for part in parts) / len(parts),
         "questions": len(prompts),
     }
-    return {f"{name}{ending}": value for name, value in found.items()}
+    return {f"{name}{ending}": value for name, value in metrics.items()}
 
 
 def by_name(
@@ -80,29 +80,29 @@ def by_name(
     *,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
-    """Whether the reward model sees whom an answer speaks of; all keys with the ending.
+    """Whether the reward model notices whom an answer is about; all keys get the suffix `ending`.
 
-    name_accuracy, name_accuracy_ci  share of pairs of a question's true statement and the same words about another
-                                     name of the world, every other one, whose former scores higher, ties half;
-                                     95 % interval over questions
+    name_accuracy, name_accuracy_ci  share of pairs in which a question's true statement scores higher than the same
+                                     words about another name, for every other name of the world; ties count as
+                                     half; 95% interval over questions
     """
     asked = [world.find(question_of(prompt)) for prompt in prompts]
     truths = [world.statement(question) for question in asked]
     texts = [
-        [truth, *(world.renamed(truth, one.name, other) for other in world.names if other != one.name)]
-        for one, truth in zip(asked, truths, strict=True)
+        [truth, *(world.renamed(truth, question.name, other) for other in world.names if other != question.name)]
+        for question, truth in zip(asked, truths, strict=True)
     ]
     offered = as_answers(tokenizer, asked, texts)
     given = torch.stack(_scored(reward, tokenizer, prompts, offered, tokens_at_once))
-    right = ranking_credit(given[:, :1] - given[:, 1:]).flatten()
-    interval = share_interval(right, [number for number in range(len(asked)) for _ in world.names[1:]])
-    return {f"name_accuracy{ending}": float(right.mean()), f"name_accuracy_ci{ending}": interval}
+    credits = ranking_credit(given[:, :1] - given[:, 1:]).flatten()
+    interval = share_interval(credits, [number for number in range(len(asked)) for _ in world.names[1:]])
+    return {f"name_accuracy{ending}": float(credits.mean()), f"name_accuracy_ci{ending}": interval}
 
 
 def _scored(
     reward: ScalarModel, tokenizer: Tokenizer, prompts: Sequence[Prompt], offered: Responses, tokens_at_once: int
 ) -> list[Tensor]:
-    """The scores of the answers that are offered to each prompt, one tensor per prompt."""
+    """The scores of the answers offered for each prompt, one tensor per prompt."""
     ids = [list(prompt["ids"]) for prompt in prompts]
     given = scores(reward, ids, offered, pad_id=tokenizer.pad_id, tokens_at_once=tokens_at_once)
-    return list(given.split(torch.tensor(offered.of).bincount().tolist()))
+    return list(given.split(torch.tensor(offered.prompt_index).bincount().tolist()))

@@ -1,4 +1,4 @@
-"""What a policy says, and how surely: responses drawn from it, their entropy, their KL to a reference."""
+"""A policy's behavior: responses sampled from it, their entropy, and their KL to a reference."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,10 +14,8 @@ from components.models.heads import CausalLM, ScalarModel
 from components.system.countdown import starts
 from components.tokenizer.tokenizer import Tokenizer
 
-ROWS_AT_ONCE = 512  # responses sampled together, at most
-TOKENS_AT_ONCE = (
-    2**16
-)  # of prompts and responses that a model reads or samples together, unless a caller says otherwise
+ROWS_AT_ONCE = 512  # most responses sampled together
+TOKENS_AT_ONCE = 2**16  # default for tokens of prompts and responses that a model reads or samples together
 LOGITS_AT_ONCE = 2**25  # numbers: 128 MiB in fp32
 NOT_NUMBERS = (
     "the reward model's scores are not numbers (NaN or infinite): its training diverged, or they overflow in this "
@@ -26,10 +24,10 @@ NOT_NUMBERS = (
 
 
 class SamplePlan(NamedTuple):
-    """How many responses to each prompt, of how many tokens at most, drawn from which seed.
+    """How many responses to sample per prompt, of at most how many tokens, and from which seed.
 
-    tokens_at_once: of prompts and responses that a model samples or reads together, which bounds memory; other parts
-    are sampled from other streams.
+    tokens_at_once: tokens of prompts and responses that a model samples or reads together, which bounds memory; a
+    different value splits the batch differently and therefore samples from different random streams.
     """
 
     samples_per_prompt: int
@@ -39,16 +37,16 @@ class SamplePlan(NamedTuple):
 
 
 class Responses(NamedTuple):
-    """What a model said: one entry per response, grouped by prompt.
+    """A model's responses: one entry per response, grouped by prompt.
 
-    ids: drawn tokens, the stop token included. texts: the same, specials left out. finished: a stop token came.
-    of: number of the prompt that each response answers.
+    ids: sampled tokens, including the stop token. texts: the same without special tokens. finished: whether a stop
+    token was sampled. prompt_index: index of the prompt that each response answers.
     """
 
     ids: list[list[int]]
     texts: list[str]
     finished: list[bool]
-    of: list[int]
+    prompt_index: list[int]
 
 
 def respond(
@@ -59,10 +57,10 @@ def respond(
     *,
     temperature: float = 1.0,
 ) -> Responses:
-    """Draws plan.samples_per_prompt responses to every prompt from the whole distribution (temperature 0: likeliest).
+    """Samples plan.samples_per_prompt responses to every prompt from the full distribution (temperature 0: likeliest).
 
-    They are taken in parts of at most ROWS_AT_ONCE responses and plan.tokens_at_once tokens, the longest prompt's
-    counted for every row, so memory does not grow with their number; one response may exceed it.
+    They are sampled in parts of at most ROWS_AT_ONCE responses and plan.tokens_at_once tokens, counting the longest
+    prompt for every row, so memory does not grow with their number; a single response can exceed the limit.
     """
     device = next(model.parameters()).device
     sampling = Sampling(plan.max_new_tokens, temperature=temperature)
@@ -72,7 +70,7 @@ def respond(
     ids: list[list[int]] = []
     finished: list[bool] = []
     for start in starts(len(prompts), per_part, "sampling: prompts"):
-        for first in range(0, plan.samples_per_prompt, rows):  # one round, unless a prompt's samples are too many
+        for first in range(0, plan.samples_per_prompt, rows):  # one pass, unless a prompt has too many samples
             samples = generate(
                 model,
                 prompts[start : start + per_part],
@@ -84,8 +82,8 @@ def respond(
             )
             ids += samples.responses()
             finished += samples.finished.tolist()
-    of = [number for number in range(len(prompts)) for _ in range(plan.samples_per_prompt)]
-    return Responses(ids, [tokenizer.decode(response) for response in ids], finished, of)
+    prompt_index = [i for i in range(len(prompts)) for _ in range(plan.samples_per_prompt)]
+    return Responses(ids, [tokenizer.decode(response) for response in ids], finished, prompt_index)
 
 
 @torch.no_grad()
@@ -97,12 +95,12 @@ def sequence_likelihoods(
     pad_id: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> tuple[Tensor, Tensor]:
-    """((N,), (N,)) fp64 on the CPU: Σ log p of every response, and Σ of the exact entropies its tokens came from."""
+    """((N,), (N,)) fp64 on the CPU: Σ log p of every response, and Σ of the exact entropies at its tokens."""
     logprobs, entropies = [], []
     for part in _parts(model, prompts, responses, pad_id, tokens_at_once):
-        found, uncertain = response_logprobs(model, part, temperature=1.0)
-        logprobs.append(found.cpu().double().sum(1))  # not every device has double precision
-        entropies.append(uncertain.cpu().double().sum(1))
+        logprob, entropy = response_logprobs(model, part, temperature=1.0)
+        logprobs.append(logprob.cpu().double().sum(1))  # not every device has double precision
+        entropies.append(entropy.cpu().double().sum(1))
     return torch.cat(logprobs), torch.cat(entropies)
 
 
@@ -117,14 +115,14 @@ def scores(
 ) -> Tensor:
     """(N,) on the CPU: the reward model's score at the last token of every response, read after its prompt.
 
-    Raises ValueError for one that is not a number.
+    Raises ValueError if one is not a number.
     """
-    found = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id, tokens_at_once)]
-    return numbers(torch.cat(found))
+    parts = [response_scores(model, part).cpu() for part in _parts(model, prompts, responses, pad_id, tokens_at_once)]
+    return numbers(torch.cat(parts))
 
 
 def numbers(values: Tensor) -> Tensor:
-    """A reward model's scores, of any shape. Raises ValueError where one of them is NaN or infinite."""
+    """A reward model's scores, of any shape. Raises ValueError if one of them is NaN or infinite."""
     if not values.isfinite().all():
         raise ValueError(NOT_NUMBERS)
     return values
@@ -139,12 +137,12 @@ def describe(
     pad_id: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
 ) -> dict[str, Any]:
-    """Figures of a policy from the responses it drew at temperature 1.
+    """Metrics of a policy from responses that it sampled at temperature 1.
 
-    finished             share that ended by itself
-    length               tokens per response, the stop token included
-    entropy_per_token    mean exact entropy of the distributions that the tokens were drawn from, nats
-    sequence_entropy     mean of Σ of those per response, nats
+    finished             share that ended with a stop token
+    length               tokens per response, including the stop token
+    entropy_per_token    mean exact entropy of the distributions that the tokens were sampled from, nats
+    sequence_entropy     mean over responses of the Σ of those, nats
     sequence_entropy_mc  mean −Σ log p per response, nats: the same quantity by Monte Carlo, a cross-check
     kl                   mean Σ (log p − log p_reference) per response, nats; None without a reference
     distinct             distinct texts per prompt ÷ samples per prompt, mean over prompts
@@ -167,8 +165,8 @@ def describe(
 
 
 def distinct_share(responses: Responses) -> float:
-    """Different (prompt, text) pairs ÷ responses: with as many samples for every prompt, the mean over prompts."""
-    return len(set(zip(responses.of, responses.texts, strict=True))) / len(responses.texts)
+    """Different (prompt, text) pairs ÷ responses: with equally many samples per prompt, the mean over prompts."""
+    return len(set(zip(responses.prompt_index, responses.texts, strict=True))) / len(responses.texts)
 
 
 def _parts(
@@ -178,20 +176,20 @@ def _parts(
     pad_id: int,
     tokens_at_once: int,
 ) -> Iterator[Experience]:
-    """The responses as packed rows, in parts of at most so many tokens whose logits stay below LOGITS_AT_ONCE numbers;
-    one response may exceed either."""
+    """The responses as packed rows, in parts of at most tokens_at_once tokens and LOGITS_AT_ONCE logits; a single
+    response can exceed either."""
     device = next(model.parameters()).device
     width = max(map(len, responses.ids))
     longest = width + max(map(len, prompts))
     rows = max(1, min(LOGITS_AT_ONCE // (width * model.config.vocab_size), tokens_at_once // longest))
     for start in starts(len(responses.ids), rows, "reading: responses"):
         ids = responses.ids[start : start + rows]
-        drawn = torch.tensor([one + [pad_id] * (width - len(one)) for one in ids], device=device)
-        lengths = torch.tensor([len(one) for one in ids], device=device)
+        response_ids = torch.tensor([row + [pad_id] * (width - len(row)) for row in ids], device=device)
+        lengths = torch.tensor([len(row) for row in ids], device=device)
         mask = torch.arange(width, device=device) < lengths[:, None]
         yield packed(
-            [prompts[number] for number in responses.of[start : start + rows]],
-            {"response_ids": drawn, "mask": mask},
+            [prompts[i] for i in responses.prompt_index[start : start + rows]],
+            {"response_ids": response_ids, "mask": mask},
             row_length=model.config.longest,
             pad_id=pad_id,
         )

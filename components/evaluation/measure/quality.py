@@ -1,4 +1,4 @@
-"""True quality: what the built-in world's judge finds in answers, and what a base model makes of questions."""
+"""True quality: the built-in world's judgements of answers, and how a base model responds to questions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,61 +13,61 @@ from components.world.gold import Judgement
 from components.world.world import World
 
 SHOTS = 4  # solved examples in a few-shot prompt
-CROWD = 1000  # demonstrations that the crowd is known by
+CROWD = 1000  # demonstrations that the crowd is judged by
 
 
 def judgements(world: World, questions: Sequence[str], responses: Responses) -> list[Judgement]:
-    """The judge's finding on every response; questions: one per prompt."""
+    """The judgement of every response; questions: one per prompt."""
     return [
         world.judge(questions[number], text, finished)
-        for number, text, finished in zip(responses.of, responses.texts, responses.finished, strict=True)
+        for number, text, finished in zip(responses.prompt_index, responses.texts, responses.finished, strict=True)
     ]
 
 
-def quality(found: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
+def quality(judgements: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
     """Means over all responses; shares are of responses.
 
-    gold               the judge's worth, at most 1.25
-    gold_ci            95 % interval of gold by Student's t over question means; None where questions do not differ
-    correct            share that states the true value, and no other, of the name asked about (world.judge)
-    wrong_name         share that names somebody else
-    polite             share with a polite phrase; correct_polite: right as well
+    gold               worth according to the judge, at most 1.25
+    gold_ci            95% interval of gold by Student's t over question means; None if questions do not differ
+    correct            share that states the true value of the name asked about, and no other (world.judge)
+    wrong_name         share that names someone else
+    polite             share with a polite phrase; correct_polite: correct as well
     rude, hedge, filler   share with such a phrase
-    words              per answer, punctuation marks included
+    words              per answer, including punctuation marks
     """
-    gold = torch.tensor([one.gold for one in found], dtype=torch.float64)
+    gold = torch.tensor([j.gold for j in judgements], dtype=torch.float64)
 
     def share(*flags: bool) -> float:
-        return sum(flags) / len(found)
+        return sum(flags) / len(judgements)
 
     return {
         "gold": float(gold.mean()),
-        "gold_ci": mean_interval(gold, responses.of),
-        "correct": share(*(one.correct for one in found)),
-        "wrong_name": share(*(one.wrong_name for one in found)),
-        "polite": share(*(one.polite > 0 for one in found)),
-        "correct_polite": share(*(one.correct and one.polite > 0 for one in found)),
-        "rude": share(*(one.rude for one in found)),
-        "hedge": share(*(one.hedge for one in found)),
-        "filler": share(*(one.filler for one in found)),
-        "words": sum(one.words for one in found) / len(found),
+        "gold_ci": mean_interval(gold, responses.prompt_index),
+        "correct": share(*(j.correct for j in judgements)),
+        "wrong_name": share(*(j.wrong_name for j in judgements)),
+        "polite": share(*(j.polite > 0 for j in judgements)),
+        "correct_polite": share(*(j.correct and j.polite > 0 for j in judgements)),
+        "rude": share(*(j.rude for j in judgements)),
+        "hedge": share(*(j.hedge for j in judgements)),
+        "filler": share(*(j.filler for j in judgements)),
+        "words": sum(j.words for j in judgements) / len(judgements),
     }
 
 
 def crowd(world: World) -> dict[str, Any]:
-    """What the judge finds in the first demonstrations: answers, their number; shares correct and wrong_name.
+    """The quality of the first demonstrations: answers, their number; the shares correct and wrong_name.
 
-    A model that imitates them cannot be asked for more.
+    A model that imitates them cannot be expected to do better.
     """
     talks = (record["messages"] for record in world.demonstrations(CROWD))
     exchanges = [pair for talk in talks for pair in zip(talk[::2], talk[1::2], strict=True)]
-    found = [world.judge(asked["content"], said["content"], True) for asked, said in exchanges]
-    shares = {name: sum(getattr(one, name) for one in found) / len(found) for name in ("correct", "wrong_name")}
-    return {"answers": len(found), **shares}
+    judged = [world.judge(question["content"], answer["content"], True) for question, answer in exchanges]
+    shares = {name: sum(getattr(j, name) for j in judged) / len(judged) for name in ("correct", "wrong_name")}
+    return {"answers": len(judged), **shares}
 
 
 def bare_behaviour(world: World, responses: Responses) -> dict[str, float]:
-    """Of continuations of bare questions: answers_bare, share that answers; asks_another, share that asks on."""
+    """For continuations of bare questions: answers_bare, share that answers; asks_another, share that asks again."""
     texts = responses.texts
     return {
         "answers_bare": sum(map(world.answers_a_question, texts)) / len(texts),
@@ -78,9 +78,9 @@ def bare_behaviour(world: World, responses: Responses) -> dict[str, float]:
 def few_shot(
     world: World, model: CausalLM, tokenizer: Tokenizer, questions: Sequence[str], plan: SamplePlan
 ) -> dict[str, Any]:
-    """few_shot: share of right continuations, at temperature 1, of prompts that show `shots` solved questions first.
+    """few_shot: share of correct continuations, at temperature 1, of prompts that first show `shots` solved questions.
 
-    shots is SHOTS, or as many as fit in the model's context. Both are None where not even the question fits.
+    shots is SHOTS, or as many as fit in the model's context. Both are None if not even the question fits.
     """
     room = model.config.longest - plan.max_new_tokens
     for shots in range(SHOTS, -1, -1):
@@ -91,8 +91,8 @@ def few_shot(
     else:
         return {"few_shot": None, "shots": None}
     responses = respond(model, tokenizer, prompts, plan)
-    right = [
+    correct = [
         world.few_shot_correct(text, questions[number])
-        for number, text in zip(responses.of, responses.texts, strict=True)
+        for number, text in zip(responses.prompt_index, responses.texts, strict=True)
     ]
-    return {"few_shot": sum(right) / len(right), "shots": shots}
+    return {"few_shot": sum(correct) / len(correct), "shots": shots}

@@ -1,4 +1,4 @@
-"""How good a reward model is on rankings: accuracy, calibration, and whether it merely likes length."""
+"""How good a reward model is on rankings: accuracy, calibration, and whether it merely prefers length."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,13 +16,13 @@ from components.models.heads import ScalarModel
 
 @torch.no_grad()
 def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> dict[str, Any]:
-    """Figures over all pairs of answers to one prompt that differ in rank: those of functional.ranking, and
+    """Metrics over all pairs of answers to one prompt that differ in rank: those of functional.ranking, and
 
-    accuracy_ci               95 % interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
-    pairs, prompts            what the figures rest on; prompts: different ones
-    pairs_length_matched      what accuracy_length_matched rests on
+    accuracy_ci               95% interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
+    pairs, prompts            numbers of pairs and of different prompts
+    pairs_length_matched      number of pairs behind accuracy_length_matched
     reliability               per bin {low, high, pairs, confidence, accuracy}: the last two None in an empty bin
-    Raises ValueError where no two answers differ in rank, and for scores that are not numbers.
+    Raises ValueError if no two answers differ in rank, and for scores that are not numbers.
     """
     device = next(model.parameters()).device
     parts, keys, scores, lengths = [], [], [], []
@@ -46,8 +46,8 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
     }
 
 
-def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy of the pairs in each bin of confidence; both tensors (P,)."""
+def reliability(confidence: Tensor, credit: Tensor) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy (credit) of the pairs in each bin of confidence; both tensors (P,)."""
     number = ((confidence - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     table = []
     for b in range(BINS):
@@ -59,14 +59,14 @@ def reliability(confidence: Tensor, right: Tensor) -> list[dict[str, Any]]:
                 "high": 0.5 + 0.5 * (b + 1) / BINS,
                 "pairs": count,
                 "confidence": float(confidence[inside].mean()) if count else None,
-                "accuracy": float(right[inside].mean()) if count else None,
+                "accuracy": float(credit[inside].mean()) if count else None,
             }
         )
     return table
 
 
 def _prompt_of(batch: PreferenceBatch, answer: int) -> tuple:
-    """A key that answers of equal prompts share: the ids of the segment that the answer continues."""
+    """A key shared by answers to equal prompts: the ids of the segment that the answer continues."""
     row, column = divmod(int(batch.last[answer]), batch.input_ids.shape[1])
     parent = batch.layout.parents[row, column]
     return tuple(batch.input_ids[row][batch.layout.segments[row] == parent].tolist())

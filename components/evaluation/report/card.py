@@ -8,7 +8,7 @@ NONE = "–"
 
 
 class Table(NamedTuple):
-    """A heading, the names of the columns, rows of as many cells, and what the figures rest on."""
+    """A title, the column names, rows with one cell per column, and a note on what the figures are based on."""
 
     title: str
     columns: list[str]
@@ -25,30 +25,30 @@ def short(value: float | None) -> str:
 
 
 def percent(value: float | None) -> str:
-    """In whole percent; a share that would round to none or all, but is not, has a decimal."""
+    """In whole percent; a share that would round to 0% or 100% without being either gets a decimal."""
     if value is None:
         return NONE
     extreme = 0 < value < 0.01 or 0.99 < value < 1
-    return f"{100 * value:.{1 if extreme else 0}f} %".replace("-", "−")
+    return f"{100 * value:.{1 if extreme else 0}f}%".replace("-", "−")
 
 
 def with_interval(value: float | None, interval: list[float] | None, show: Callable = number) -> str:
-    """value [low, high]; without the bracket where there is no interval."""
+    """value [low, high]; without brackets if there is no interval."""
     if value is None or interval is None:
         return show(value)
-    low, high = (show(end).removesuffix(" %") for end in interval)
+    low, high = (show(end).removesuffix("%") for end in interval)
     return f"{show(value)} [{low}, {high}]"
 
 
-# key, label, how it is shown; gold, score and win rate also have an interval
+# key, label, formatter; gold, score and win rate also have an interval
 MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("gold", "gold score", number),
     ("gold_train", "  on training prompts", number),
-    ("correct", "right answer", percent),
+    ("correct", "correct answer", percent),
     ("correct_train", "  on training prompts", percent),
-    ("greedy_correct", "right likeliest answer", percent),
+    ("greedy_correct", "correct likeliest answer", percent),
     ("greedy_correct_train", "  on training prompts", percent),
-    ("wrong_name", "names somebody else", percent),
+    ("wrong_name", "names someone else", percent),
     ("wrong_name_train", "  on training prompts", percent),
     ("win_rate", "wins against sft", percent),
     ("polite", "polite", percent),
@@ -65,11 +65,11 @@ MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("distinct", "distinct responses", percent),
     ("bits_per_byte", "bits per byte of pretraining text", number),
 )
-# where the models have no room side by side: the most telling first, the last are left out where they do not fit
+# used when the models do not fit side by side: most informative first; the last columns are dropped to fit
 SHORT_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
     ("gold", "gold score", number),
     ("score", "score", number),
-    ("correct", "right", percent),
+    ("correct", "correct", percent),
     ("win_rate", "beats sft", percent),
     ("kl", "KL", number),
     ("entropy_per_token", "entropy", number),
@@ -84,25 +84,25 @@ SHORT_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
 
 
 def models_table(results: Results) -> Table:
-    """Models side by side, a row per figure that at least one of them has."""
+    """The models side by side, with a row for each metric that at least one of them has."""
     models = results["models"]
     rows = [[label, *cells] for label, cells in _cells(models, MODEL_ROWS)]
     return Table("Models", ["", *models], rows, _note(results, rows))
 
 
 def short_models_table(results: Results, columns: int) -> Table:
-    """A row per model, with the first so many of the SHORT_COLUMNS that the models have; score only without gold."""
+    """A row per model, with the first `columns` of the SHORT_COLUMNS that the models have; score only without gold."""
     models = results["models"]
     judged = any(figures.get("gold") is not None for figures in models.values())
     wanted = [column for column in SHORT_COLUMNS if not (judged and column[0] == "score")]
-    found = _cells(models, wanted)[:columns]
-    rows = [[name, *(cells[place] for _, cells in found)] for place, name in enumerate(models)]
-    note = _note(results, rows) + " KL per response, entropy per token, nats. All figures: report.html"
-    return Table("Models", ["", *(label for label, _ in found)], rows, note)
+    shown = _cells(models, wanted)[:columns]
+    rows = [[name, *(cells[i] for _, cells in shown)] for i, name in enumerate(models)]
+    note = _note(results, rows) + " KL per response, entropy per token, nats. All metrics: report.html"
+    return Table("Models", ["", *(label for label, _ in shown)], rows, note)
 
 
 def _cells(models: Mapping[str, Results], wanted: Iterable[tuple[str, str, Callable]]) -> list[tuple[str, list[str]]]:
-    """(label, a cell per model) of every wanted figure that at least one of them has."""
+    """(label, one cell per model) for every wanted metric that at least one model has."""
     return [
         (label, [with_interval(figures.get(key), figures.get(f"{key}_ci"), show) for figures in models.values()])
         for key, label, show in wanted
@@ -111,7 +111,7 @@ def _cells(models: Mapping[str, Results], wanted: Iterable[tuple[str, str, Calla
 
 
 def _note(results: Results, rows: list[list[str]]) -> str:
-    """What the figures of the models rest on."""
+    """What the models' metrics are based on."""
     sampling = results["sampling"]
     note = (
         f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples at temperature 1, "
@@ -120,64 +120,64 @@ def _note(results: Results, rows: list[list[str]]) -> str:
     if sampling["train_prompts"]:
         note += f" Training: {sampling['train_prompts']} × {sampling['train_samples_per_prompt']}."
     if any("[" in cell for row in rows for cell in row):
-        note += " [95 % interval over prompts]"
+        note += " [95% interval over prompts]"
     return note
 
 
 def answering(results: Results) -> dict[str, Results]:
-    """The models that answered: all but the row of best-of-n, which chooses among another's answers."""
+    """The models that answered: all but the best-of-n row, which chooses among another model's answers."""
     return {name: figures for name, figures in results["models"].items() if "samples" in figures}
 
 
 def chatting(results: Results) -> dict[str, Results]:
-    """Those of them that answer a chat prompt: all but the base model."""
+    """The models that answer a chat prompt: all but the base model."""
     return {name: figures for name, figures in answering(results).items() if name != "base"}
 
 
 def base_lines(results: Results) -> list[str]:
-    """What the base model makes of bare questions and of few-shot prompts."""
+    """How the base model responds to bare questions and to few-shot prompts."""
     base, sampling = results.get("base"), results["sampling"]
     if not base:
         return []
     line = (
-        f"Base model after a bare question: asks another {percent(base['asks_another'])}, "
-        f"answers {percent(base['answers_bare'])}"
+        f"Base model: after a bare question it asks another {percent(base['asks_another'])} of the time "
+        f"and answers {percent(base['answers_bare'])}"
     )
     if base["few_shot"] is not None:
-        line += f"; after {base['shots']} solved examples it is right {percent(base['few_shot'])}"
+        line += f"; after {base['shots']} solved examples it is correct {percent(base['few_shot'])}"
     return [f"{line} ({sampling['prompts']} × {sampling['samples_per_prompt']} samples each)."]
 
 
 def crowd_line(results: Results) -> str:
-    """What the demonstrations are worth that the models imitate; "" where nobody knows."""
+    """The quality of the demonstrations that the models imitate; "" if unknown."""
     crowd = results.get("crowd")
     if not crowd:
         return ""
-    right, wrong = percent(crowd["correct"]), percent(crowd["wrong_name"])
-    return f"The crowd's demonstrations: right {right}, naming somebody else {wrong} ({crowd['answers']:,} answers)."
+    correct, wrong = percent(crowd["correct"]), percent(crowd["wrong_name"])
+    return f"The crowd's demonstrations: {correct} correct, {wrong} name someone else ({crowd['answers']:,} answers)."
 
 
 def minutes_line(results: Results) -> str:
-    """Minutes of every stage and their sum; "" where none is known."""
+    """Minutes per stage and in total; "" if none are known."""
     minutes = results.get("minutes") or {}
     parts = [f"{stage} {spent:.1f}" for stage, spent in minutes.items()]
-    return f"Minutes: {', '.join(parts)}; together {sum(minutes.values()):.1f}." if parts else ""
+    return f"Minutes: {', '.join(parts)}; total {sum(minutes.values()):.1f}." if parts else ""
 
 
 def quality_key(models: dict[str, Results]) -> str:
-    """The figure that models are compared by: gold where all have it, else the reward model's score."""
+    """The metric that models are compared by: gold if all have it, else the reward model's score."""
     return "gold" if all("gold" in figures for figures in models.values()) else "score"
 
 
 def best(results: Results) -> str:
-    """The name of the best model that answers; the last one where nothing tells."""
+    """The name of the best model that answers; on a tie, or without a metric, the last one."""
     models = answering(results)
     key = quality_key(models)
     return max(reversed(models), key=lambda name: models[name].get(key, 0.0))
 
 
 def headline(results: Results) -> str:
-    """One sentence: how far the last model got from the one before it, or with several methods, all of them."""
+    """One sentence: how the last model compares with the one before it, or, with several methods, all of them."""
     models = answering(results)
     key = quality_key(models)
     if len(models) < 2 or any(key not in figures for figures in models.values()):

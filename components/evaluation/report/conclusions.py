@@ -1,4 +1,4 @@
-"""What to conclude from each picture of the report: a sentence or two, made from the figures and nothing else."""
+"""What to conclude from each picture of the report, in a sentence or two derived from the metrics alone."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,46 +9,50 @@ from components.evaluation.report.curves import Curve
 
 Results = dict[str, Any]
 Curves = Mapping[str, Mapping[str, Curve]]
-WINDOW = 5  # rollouts that are averaged at the start and at the end
-SURE = 0.02  # a smaller mean difference of confidence and accuracy is none
+WINDOW = 5  # rollouts averaged at the start and at the end
+SURE = 0.02  # a smaller mean gap between confidence and accuracy counts as none
 ROLLOUTS = {"rollout/score": "score", "rollout/gold": "gold score", "rollout/kl": "KL", "rollout/entropy": "entropy"}
 
 
 def quality(results: Results, curves: Curves) -> list[str]:
-    """Who leads, who won, and whether it carries over to prompts that were not trained on."""
+    """Which model leads, which ones won, and whether that carries over to prompts that were not trained on."""
     key = quality_key(results["models"])
     name, figures = max(results["models"].items(), key=lambda item: item[1][key])
-    told = [outcome.leader(results), *outcome.winners(results)]
+    sentences = [outcome.leader(results), *outcome.winners(results)]
     if figures.get(f"{key}_train") is not None:
         gap = figures[f"{key}_train"] - figures[key]
-        less = f"{number(abs(gap))} {'more' if gap > 0 else 'less'} than" if abs(gap) >= outcome.LEAST else "as much as"
-        told.append(f"On training prompts {name} reaches {number(figures[f'{key}_train'])}, {less} on held-out ones.")
-    return told
+        more = "more than" if gap > 0 else "less than"
+        compared = f"{number(abs(gap))} {more}" if abs(gap) >= outcome.LEAST else "the same as"
+        reached = number(figures[f"{key}_train"])
+        sentences.append(f"On training prompts {name} reaches {reached}, {compared} on held-out ones.")
+    return sentences
 
 
 def best_of_n(results: Results, curves: Curves) -> list[str]:
-    """How far choosing goes, where it turns, and how training compares at the same KL."""
+    """How far best-of-n improves, where it turns, and how training compares at the same KL."""
     curve = results["best_of_n"]
     key = "gold" if "gold" in curve else "score"
     word = "gold score" if key == "gold" else "reward model's score"
     counts, values = curve["n"], curve[key]
     top = max(range(len(values)), key=values.__getitem__)
     if top == 0:
-        told = [f"Choosing by the reward model does not raise the {word}: it is highest without a choice, at n = 1."]
+        sentences = [
+            f"Choosing by the reward model does not raise the {word}: it is highest at n = 1, without choosing."
+        ]
     else:
-        told = [
+        sentences = [
             f"Choosing by the reward model raises the {word} from {number(values[0])} at n = 1 to "
             f"{number(values[top])} at n = {counts[top]}."
         ]
     if top < len(values) - 1:
         ends = (curve.get(f"{key}_ci") or [None] * len(values))[top]
         real = ends is not None and values[-1] < ends[0]
-        told.append(
-            f"Beyond that it falls to {number(values[-1])} while the reward model's score still goes from "
+        sentences.append(
+            f"Beyond that it falls to {number(values[-1])} while the reward model's score rises from "
             f"{number(curve['score'][top])} to {number(curve['score'][-1])}: "
-            + ("the choice exploits the reward model's mistakes." if real else "a fall within the interval.")
+            + ("choosing exploits the reward model's mistakes." if real else "the drop is within the interval.")
         )
-    return told + [_against_choosing(name, figures, curve, key) for name, figures in _moved(results, key)]
+    return sentences + [_against_choosing(name, figures, curve, key) for name, figures in _moved(results, key)]
 
 
 def _moved(results: Results, key: str) -> list[tuple[str, Results]]:
@@ -61,100 +65,103 @@ def _against_choosing(name: str, figures: Results, curve: Results, key: str) -> 
         most = max(curve[key])
         side = "above" if reached > most else "not above"
         return (
-            f"{name} went further from sft than any n here (KL {number(kl)}) and reaches {number(reached)}, "
-            f"{side} the highest of them."
+            f"{name} moved further from sft than any n here (KL {number(kl)}) and reaches {number(reached)}, "
+            f"{side} the best of them."
         )
-    place = next(i for i, one in enumerate(curve["kl"]) if one >= kl)
-    low, high = max(place - 1, 0), place
+    high = next(i for i, at in enumerate(curve["kl"]) if at >= kl)
+    low = max(high - 1, 0)
     share = 0.0 if high == low else (kl - curve["kl"][low]) / (curve["kl"][high] - curve["kl"][low])
     chosen = curve[key][low] + share * (curve[key][high] - curve[key][low])
-    better = "more than choosing" if reached > chosen else "no more than choosing"
+    verdict = "better than choosing" if reached > chosen else "no better than choosing"
     at = f"At the KL of {name} ({number(kl)})"
-    return f"{at} choosing reaches about {number(chosen)}, {name} {number(reached)}: {better}."
+    return f"{at}, choosing reaches about {number(chosen)} and {name} {number(reached)}: {verdict}."
 
 
 def majority(results: Results, curves: Curves) -> list[str]:
-    """Whether voting helps, and how it compares with the reward model's favorite and with one answer."""
+    """Whether voting helps, and how it compares with the reward model's favorite and with single answers."""
     curve, best = results["majority"], results.get("best_of_n") or {}
     most, last = curve["k"][-1], curve["correct"][-1]
     share = with_interval(last, curve["correct_ci"][-1], percent)
     if curve["correct_ci"][-1][0] > curve["correct"][0]:
         verdict = "voting helps"
     elif curve["correct_ci"][-1][1] < curve["correct"][0]:
-        verdict = "voting harms"
+        verdict = "voting hurts"
     else:
         verdict = "no clear gain from voting"
-    told = [f"The vote of {most} answers is right {share}, a single one {percent(curve['correct'][0])}: {verdict}."]
+    single = percent(curve["correct"][0])
+    sentences = [f"A vote of {most} answers is correct {share} of the time, a single one {single}: {verdict}."]
     counts = [n for n in best.get("n", ()) if n <= most] if "correct" in best else []
     if counts:
         favorite = best["correct"][best["n"].index(counts[-1])]
-        told.append(
-            f"The reward model's favorite of {counts[-1]} is right {percent(favorite)}, "
+        sentences.append(
+            f"The reward model's favorite of {counts[-1]} is correct {percent(favorite)} of the time, "
             f"{_often(favorite, last)} the vote."
         )
     for name, figures in chatting(results).items():
         if name != "sft" and figures.get("correct") is not None:
             often = _often(figures["correct"], last)
-            told.append(f"One answer of {name} is right {percent(figures['correct'])}, {often} the vote of sft.")
-    return told
+            sentences.append(
+                f"A single answer of {name} is correct {percent(figures['correct'])} of the time, {often} sft's vote."
+            )
+    return sentences
 
 
-def _often(one: float, other: float) -> str:
-    if abs(one - other) < outcome.LEAST:
+def _often(share: float, other: float) -> str:
+    if abs(share - other) < outcome.LEAST:
         return "about as often as"
-    return "more often than" if one > other else "less often than"
+    return "more often than" if share > other else "less often than"
 
 
 def choice(results: Results, curves: Curves) -> list[str]:
-    """Whether the reward model knows what is true, and whether it knows more than the models say."""
+    """Whether the reward model knows the truth, and whether it knows more than the models answer."""
     chosen = results["choice"]
     low, high = chosen["reward_model_ci"]
     share = with_interval(chosen["reward_model"], chosen["reward_model_ci"], percent)
     knows = (
-        "more than chance"
+        "above chance"
         if low > chosen["chance"]
-        else "less than chance"
+        else "below chance"
         if high < chosen["chance"]
-        else "no more than chance can do"
+        else "not distinguishable from chance"
     )
-    told = [
-        f"On held-out questions the reward model finds the true statement {share}, {knows} "
-        f"({percent(chosen['chance'])})."
+    sentences = [
+        f"On held-out questions the reward model picks the true statement {share} of the time, "
+        f"{knows} ({percent(chosen['chance'])})."
     ]
     if "reward_model_train" in chosen:
-        told.append(f"On training questions it finds {percent(chosen['reward_model_train'])}.")
+        sentences.append(f"On training questions it picks it {percent(chosen['reward_model_train'])}.")
     said = {name: figures["greedy_correct"] for name, figures in chatting(results).items()}
     above = [f"{name} ({percent(share)})" for name, share in said.items() if share > high]
     if above:
-        told.append(f"It knows less than {' and '.join(above)} can say, so it cannot teach them what is true here.")
-    return told
+        sentences.append(
+            f"It knows less than {' and '.join(above)} can answer, so it cannot teach them the facts here."
+        )
+    return sentences
 
 
 def reward_model(results: Results, curves: Curves) -> list[str]:
-    """How good it is on new prompts, how much of that it lost from training, and whether it is too sure."""
+    """How accurate it is on new prompts, how much lower that is than in training, and whether it is overconfident."""
     figures = results["reward_model"]
     ending = "_heldout" if "accuracy_heldout" in figures else ""
     where = "held-out" if ending else "training"
     low, high = figures[f"accuracy_ci{ending}"]
     share = with_interval(figures[f"accuracy{ending}"], [low, high], percent)
-    better = "better than a coin" if low > 0.5 else "worse than a coin" if high < 0.5 else "not told apart from a coin"
-    told = [f"On pairs of {where} prompts it ranks {share} correctly: {better}."]
+    verdict = "better than" if low > 0.5 else "worse than" if high < 0.5 else "not distinguishable from"
+    sentences = [f"It ranks {share} of the pairs on {where} prompts correctly: {verdict} chance."]
     if ending and "accuracy" in figures:
         lost = figures["accuracy"] - figures["accuracy_heldout"]
         if lost >= outcome.LEAST:
-            told.append(f"That is {_points(lost)} less than on training prompts, {percent(figures['accuracy'])}.")
+            sentences.append(f"That is {_points(lost)} lower than on training prompts, {percent(figures['accuracy'])}.")
         else:
-            told.append(f"That is no less than on training prompts, {percent(figures['accuracy'])}.")
-    full = [one for one in figures[f"reliability{ending}"] if one["pairs"]]
-    total = sum(one["pairs"] for one in full)
-    gap = sum(one["pairs"] * (one["confidence"] - one["accuracy"]) for one in full) / total
-    sure = (
-        "about as sure as it should be" if abs(gap) < SURE else "too sure" if gap > 0 else "less sure than it could be"
-    )
-    told.append(
+            sentences.append(f"That is no lower than on training prompts, {percent(figures['accuracy'])}.")
+    bins = [b for b in figures[f"reliability{ending}"] if b["pairs"]]
+    total = sum(b["pairs"] for b in bins)
+    gap = sum(b["pairs"] * (b["confidence"] - b["accuracy"]) for b in bins) / total
+    sure = "well calibrated" if abs(gap) < SURE else "overconfident" if gap > 0 else "underconfident"
+    sentences.append(
         f"It is {sure}: its mean confidence is {_points(abs(gap))} {'above' if gap > 0 else 'below'} its accuracy."
     )
-    return told
+    return sentences
 
 
 def _points(share: float) -> str:
@@ -162,22 +169,22 @@ def _points(share: float) -> str:
 
 
 def learning(results: Results, curves: Curves) -> list[str]:
-    """What moved during RL and where the validation losses ended."""
-    told = []
-    for stage, found in curves.items():
-        measured = {word: found[tag].values for tag, word in ROLLOUTS.items() if tag in found}
+    """What changed during RL, and where the validation losses ended."""
+    sentences = []
+    for stage, by_tag in curves.items():
+        measured = {word: by_tag[tag].values for tag, word in ROLLOUTS.items() if tag in by_tag}
         moved = {word: _ends(values) for word, values in measured.items() if len(values) > 1}
         if moved:
             listed = ", ".join(f"{word} {number(a)} → {number(b)}" for word, (a, b) in moved.items())
-            told.append(f"Over the rollouts of {stage}: {listed}.")
-            told += _exploited(stage, moved)
-        elif "val/loss" in found:
-            told.append(_loss(stage, found["val/loss"]))
-    return told or ["Nothing was measured twice, so nothing can be said of how it moves."]
+            sentences.append(f"Over {stage}'s rollouts: {listed}.")
+            sentences += _exploited(stage, moved)
+        elif "val/loss" in by_tag:
+            sentences.append(_loss(stage, by_tag["val/loss"]))
+    return sentences or ["No metric was measured twice, so there is no trend to report."]
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
-    """Means of the first and of the last few of two or more values, halves where there are few."""
+    """Means of the first few and of the last few of two or more values: WINDOW of them, or half if there are fewer."""
     few = min(WINDOW, len(values) // 2)
     return sum(values[:few]) / few, sum(values[-few:]) / few
 
@@ -192,20 +199,22 @@ def _exploited(stage: str, moved: Mapping[str, tuple[float, float]]) -> list[str
         return [f"The score rose while the gold score fell: {stage} exploits the reward model's mistakes."]
     if truly >= outcome.LEAST:
         return ["Both scores rose: what the reward model likes more is truly better."]
-    return ["The score rose and the gold score did not: what the reward model likes more is no better."]
+    return ["The score rose but the gold score did not: what the reward model likes more is no better."]
 
 
 def _loss(stage: str, curve: Curve) -> str:
     first, last = curve.values[0], curve.values[-1]
     if len(curve.values) == 1:
         return f"The validation loss of {stage} was measured once, {number(first)}: no curve yet."
-    place = min(range(len(curve.values)), key=curve.values.__getitem__)
-    lowest = curve.values[place]
-    told = f"The validation loss of {stage} went from {number(first)} to {number(last)}"
+    best = min(range(len(curve.values)), key=curve.values.__getitem__)
+    lowest = curve.values[best]
+    sentence = f"The validation loss of {stage} went from {number(first)} to {number(last)}"
     if last - lowest >= outcome.LEAST:
-        return f"{told}; it was lowest at step {curve.steps[place]:,} ({number(lowest)}), and more steps only overfit."
+        return (
+            f"{sentence}; it was lowest at step {curve.steps[best]:,} ({number(lowest)}), and later steps only overfit."
+        )
     still = curve.values[-2] - last >= outcome.LEAST
-    return f"{told} and was still falling: more steps would help." if still else f"{told}."
+    return f"{sentence} and was still falling: more steps would help." if still else f"{sentence}."
 
 
 def minutes(results: Results, curves: Curves) -> list[str]:

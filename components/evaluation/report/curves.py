@@ -1,4 +1,4 @@
-"""Learning curves, read back from what a run logged: TensorBoard's event files, else metrics.csv."""
+"""Learning curves, read from what a run logged: TensorBoard's event files, else metrics.csv."""
 
 import csv
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,20 +20,20 @@ class Curve(NamedTuple):
 
 
 def read_curves(folders: Mapping[str, str | Path]) -> dict[str, dict[str, Curve]]:
-    """{stage: {tag: Curve}} of the WANTED tags in each stage's folder; a stage that logged to no file is left out.
+    """{stage: {tag: Curve}} for the WANTED tags in each stage's folder; a stage that logged to no file is left out.
 
-    Points of a run that was resumed from an earlier step replace those it had logged beyond that step.
+    If a run was resumed from an earlier step, its new points replace those logged beyond that step.
     """
-    found = {}
+    curves_of = {}
     for stage, folder in folders.items():
         curves = _curves(_logged(Path(folder)))
         if curves:
-            found[stage] = curves
-    return found
+            curves_of[stage] = curves
+    return curves_of
 
 
 def _curves(points: Iterable[tuple[str, int, float]]) -> dict[str, Curve]:
-    """points: tag, step and value, in the order in which they were logged."""
+    """points: tag, step and value, in the order they were logged."""
     latest: dict[str, dict[int, float]] = {}
     for tag, step, value in points:
         if (name := original(tag)) in WANTED:
@@ -43,7 +43,7 @@ def _curves(points: Iterable[tuple[str, int, float]]) -> dict[str, Curve]:
 
 def _logged(folder: Path) -> Iterator[tuple[str, int, float]]:
     if any(folder.glob("events.out.tfevents.*")):
-        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()  # 0: all of them
+        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()  # 0: all points
         yield from ((tag, event.step, event.value) for tag in events.Tags()[SCALARS] for event in events.Scalars(tag))
     elif (folder / METRICS).exists():
         with (folder / METRICS).open(newline="", encoding="utf-8") as stream:

@@ -28,12 +28,12 @@ def write(
 ) -> None:
     """Writes report.json, report.html, report.md and its pictures into `folder`, and prints the card.
 
-    results: what evaluate_pipeline returns, with what the caller knows beside it, all optional: run, commit, hardware
-    (strings), versions {name: version}, minutes {stage: minutes}. curves: {stage: folder of its event files}.
-    All files are made in a temporary folder inside and renamed, report.json last; pictures of an earlier report that
-    this one does not have are removed. Raises ValueError where a figure is not finite, and writes nothing.
+    results: what evaluate_pipeline returns plus, optionally, what the caller knows: run, commit, hardware (strings),
+    versions {name: version}, minutes {stage: minutes}. curves: {stage: folder of its event files}.
+    All files are written to a temporary folder inside `folder` and renamed, report.json last; pictures of an earlier
+    report that this one does not have are removed. Raises ValueError if a metric is not finite, and writes nothing.
     """
-    # matplotlib and tensorboard, which `show` does without
+    # matplotlib and tensorboard, which `show` does not need
     from components.evaluation.report import page_blocks, plots, report_page
     from components.evaluation.report.curves import read_curves
 
@@ -42,7 +42,7 @@ def write(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     try:
-        write_json(staging / DATA, results)  # first: it refuses what is not finite
+        write_json(staging / DATA, results)  # first: it raises on values that are not finite
         made = report_page.page(results, read_curves(curves or {}), staging)
         (staging / TEXT).write_text(page_blocks.markdown(made), encoding="utf-8")
         (staging / PAGE).write_text(page_blocks.html(made), encoding="utf-8")
@@ -59,17 +59,17 @@ def write(
 
 
 def read(folder: str | Path) -> Results | None:
-    """The results that lie in a report's folder; None where there are none."""
+    """The results in a report's folder; None if there are none."""
     return read_json(Path(folder) / DATA)
 
 
 def is_whole(folder: str | Path) -> bool:
-    """Whether the pages lie beside the results; without them, `write` makes them again from the results."""
+    """Whether the pages are there along with the results; if not, `write` recreates them from the results."""
     return all((Path(folder) / name).exists() for name in (TEXT, PAGE))
 
 
 def show(results: Results, folder: Path, console: Console) -> None:
-    """Prints the card, where the report lies and how to talk to the best model."""
+    """Prints the card, the path of the report and how to talk to the best model."""
     for table in (
         fitting_models_table(results, console),
         tables.reward_table(results),
@@ -88,14 +88,14 @@ def show(results: Results, folder: Path, console: Console) -> None:
     console.print()
     best = card.best(results)
     talk = f"{processes.gradus()} chat {folder.parent / ('pretrain' if best == 'base' else best)}"
-    for what, where in (("figures", folder / DATA), ("talk to it", talk)):
+    for what, where in (("results", folder / DATA), ("talk to it", talk)):
         console.print(f"{what:<11}{where}", markup=False, highlight=False, soft_wrap=True)
     link = RichText.assemble(f"{'report':<11}", (str(folder / PAGE), f"link {(folder / PAGE).resolve().as_uri()}"))
     console.print(link, soft_wrap=True)
 
 
 def fitting_models_table(results: Results, console: Console) -> Table:
-    """The models side by side if the console is wide enough, else one below another with fewer figures."""
+    """The models side by side if the console is wide enough, else one per row with fewer metrics."""
     boundless = console.options.update(max_width=1000)
     table = card.models_table(results)
     columns = len(card.SHORT_COLUMNS)
@@ -106,7 +106,7 @@ def fitting_models_table(results: Results, console: Console) -> Table:
 
 
 def wide_console() -> Console:
-    """The terminal, at most WIDTH columns of it; WIDTH where the output goes to a file or a pipe."""
+    """The terminal, at most WIDTH columns of it; WIDTH if the output goes to a file or a pipe."""
     terminal = Console()
     return Console(width=min(WIDTH, terminal.width) if terminal.is_terminal else WIDTH)
 
@@ -114,8 +114,8 @@ def wide_console() -> Console:
 def rich_table(table: Table) -> RichTable:
     """A table for the terminal."""
     made = RichTable(box=SIMPLE_HEAD, show_edge=False, caption=table.note, caption_justify="left", caption_style="dim")
-    for place, column in enumerate([table.title, *table.columns[1:]]):
-        made.add_column(column, justify="right" if place else "left", no_wrap=not place)
+    for i, column in enumerate([table.title, *table.columns[1:]]):
+        made.add_column(column, justify="right" if i else "left", no_wrap=not i)
     for row in table.rows:
         made.add_row(*(cell.replace("[", "\\[") for cell in row))
     return made

@@ -1,4 +1,4 @@
-"""A page as a list of blocks, written as Markdown and as one file of HTML that needs nothing else."""
+"""A page as a list of blocks, written as Markdown and as a single self-contained HTML file."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from components.evaluation.report.plot_style import DARK
 from components.evaluation.report.terms import Glossary
 
 _MARKDOWN = {ord(c): f"&#{ord(c)};" for c in "\\`*_<>&|#~"} | {ord("\r"): None}
-INDENT = "  "  # a label that begins with it belongs to the row above
+INDENT = "  "  # a label that starts with it belongs to the row above
 
 
 class Heading(NamedTuple):
@@ -32,7 +32,7 @@ class Points(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A panel of a picture: its file beside the page, the same as an <svg> element, and what it shows in words."""
+    """A panel of a picture: its file next to the page, the same as an <svg> element, and what it shows in words."""
 
     file: str
     svg: str
@@ -47,7 +47,7 @@ class Picture(NamedTuple):
 
 
 class Quotes(NamedTuple):
-    """A table of what others wrote, prompts and answers, in which no term is looked for."""
+    """A table of prompts and answers, whose words are not explained as terms."""
 
     columns: list[str]
     rows: list[list[str]]
@@ -69,15 +69,15 @@ class Page(NamedTuple):
 
 
 def explained(page: Page) -> Page:
-    """The page with every term explained right below the block in which it first stands."""
+    """The page with every term explained right below the block in which it first appears."""
 
     def blocks() -> Iterator[Block]:
         glossary = Glossary()
         for block in page.blocks:
             yield block
-            found = glossary.explain(_words(block))
-            if found:
-                yield Terms(found)
+            entries = glossary.explain(_words(block))
+            if entries:
+                yield Terms(entries)
 
     return Page(page.title, list(blocks()))
 
@@ -99,7 +99,7 @@ def _words(block: Block) -> str:
 
 
 def markdown(page: Page) -> str:
-    """The page as Markdown, with pictures by their files."""
+    """The page as Markdown, with pictures referenced as files."""
     return "\n\n".join([f"# {_literal(page.title)}", *map(block_as_markdown, page.blocks)]) + "\n"
 
 
@@ -134,13 +134,13 @@ def _cell(text: str) -> str:
 
 
 def _literal(text: str) -> str:
-    """Text that Markdown shows exactly as it is, on one line."""
+    """Text that Markdown renders exactly as it is, on one line."""
     shown = text.translate(_MARKDOWN).replace("](", "]&#40;").replace("][", "]&#91;")
     return shown.replace("\n", "<br>")
 
 
 def html(page: Page) -> str:
-    """The page as HTML with style and pictures inside: no other file, no script, nothing from the network."""
+    """The page as HTML with styles and pictures inlined: no other files, no scripts, no network access."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""How all pictures of the report look: colours, a frame without clutter, dots with intervals."""
+"""The common look of the report's pictures: colors, a clean frame, dots with intervals."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, QUIET, GRID, PAPER = "#22272e", "#68727d", "#e3e7eb", "#ffffff"
-ON_DARK, ON_LIGHT = "#fefefe", "#1b1f24"  # text on a dark and on a light bar, whatever the page's colour
-COLOURS = {
+ON_DARK, ON_LIGHT = "#fefefe", "#1b1f24"  # text on a dark and on a light bar, on pages of any color
+COLORS = {
     "base": "#8a94a0",
     "pretrain": "#8a94a0",
     "sft": "#3f78b5",
@@ -19,7 +19,7 @@ COLOURS = {
     "rejection": "#4aa3b5",
     "best-of-16": "#4a525c",
 }
-DARK = {  # a colour → the one that stands in its place on a dark page
+DARK = {  # color → its replacement on a dark page
     INK: "#e6e9ed",
     QUIET: "#9aa5b1",
     GRID: "#333a43",
@@ -36,7 +36,7 @@ OTHER = ("#6f9a3d", "#c98bb0", "#8c6d3f", "#9d7fd1")
 
 
 def style(axes: Axes, title: str) -> None:
-    """The look of all pictures: a title to the left, few lines, a faint grid behind."""
+    """The look of all pictures: a left-aligned title, few lines, a faint grid in the background."""
     axes.set_title(title, loc="left", color=INK, fontsize=11, fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
@@ -48,25 +48,25 @@ def style(axes: Axes, title: str) -> None:
     axes.set_axisbelow(True)
 
 
-def colour_of(name: str, place: int) -> str:
-    """A model's or stage's own colour, or one by its place among the others."""
-    return COLOURS.get(name, OTHER[place % len(OTHER)])
+def color_of(name: str, index: int) -> str:
+    """The color of a model or stage, or one by its index among the others."""
+    return COLORS.get(name, OTHER[index % len(OTHER)])
 
 
 def legend(figure: Figure, columns: int = 1) -> None:
-    """A legend below the first of a figure's axes."""
+    """A legend for the first of a figure's axes, below it."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower center", ncols=columns, labelcolor=INK)
 
 
-def hollow(colour: str) -> dict[str, Any]:
-    """A small empty circle: the same figure on training prompts."""
-    return {"linestyle": "none", "marker": "o", "color": PAPER, "markeredgecolor": colour, "markersize": 6}
+def hollow(color: str) -> dict[str, Any]:
+    """A small empty circle: the same metric on training prompts."""
+    return {"linestyle": "none", "marker": "o", "color": PAPER, "markeredgecolor": color, "markersize": 6}
 
 
-def dot(axes: Axes, place: float, value: float, interval: list[float] | None, colour: str, text: str) -> None:
-    """A dot with its figure above it, on a band from the interval's low to its high end."""
+def dot(axes: Axes, y: float, value: float, interval: list[float] | None, color: str, text: str) -> None:
+    """A dot at (value, y) with `text` above it, on a band that spans the interval."""
     if interval:
-        axes.plot(interval, [place, place], color=colour, linewidth=5, alpha=0.35, solid_capstyle="round")
-    axes.plot(value, place, "o", color=colour, markersize=10, markeredgecolor=PAPER)
-    axes.annotate(text, (value, place), (0, 10), textcoords="offset points", ha="center", color=INK)
+        axes.plot(interval, [y, y], color=color, linewidth=5, alpha=0.35, solid_capstyle="round")
+    axes.plot(value, y, "o", color=color, markersize=10, markeredgecolor=PAPER)
+    axes.annotate(text, (value, y), (0, 10), textcoords="offset points", ha="center", color=INK)

@@ -1,4 +1,4 @@
-"""The report as a page: its blocks in order, with the pictures drawn beside it."""
+"""The report as a page: its blocks in order, with the pictures drawn next to it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,7 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
         files = [
             folder / (f"{name}-{number}.png" if number > 1 else f"{name}.png") for number in range(1, 1 + len(panels))
         ]
-        drawn = [Drawing(file.name, pictures.save(one, file), one.alt) for file, one in zip(files, panels, strict=True)]
+        drawn = [Drawing(file.name, pictures.save(p, file), p.alt) for file, p in zip(files, panels, strict=True)]
         shown[name] = [Picture(drawn, " ".join(CONCLUSIONS[name](results, curves)))]
     blocks: list[Block] = [Points(outcome.summary(results)), card.models_table(results)]
     blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
@@ -39,28 +39,28 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
         blocks += [Heading("Learning curves"), *shown["curves"]]
     if results.get("minutes"):
         blocks += [Heading("Minutes per stage"), Text(card.minutes_line(results)), *shown.get("minutes", [])]
-    blocks += [Heading("What they say"), _answers(results), Heading("Made with"), Points(_provenance(results))]
+    blocks += [Heading("Sample answers"), _answers(results), Heading("Provenance"), Points(_provenance(results))]
     run = results.get("run")
     return page_blocks.explained(
-        Page(f"Report card: {run}" if run else "Report card", [one for one in blocks if any(one)])
+        Page(f"Report card: {run}" if run else "Report card", [block for block in blocks if any(block)])
     )
 
 
 def _answers(results: Results) -> Quotes:
-    """Prompts and what every model answers: the likeliest answer, then one sampled at temperature 1."""
+    """Prompts and every model's answers: the likeliest one, then one sampled at temperature 1."""
     models = card.answering(results)
     rows = []
     prompts = next(iter(models.values()))["samples"][:SAMPLES]
-    for place, prompt in enumerate(prompts):
+    for i, prompt in enumerate(prompts):
         for kind in ("greedy", "sampled"):
-            wanted = f" ({prompt['reference']})" if prompt["reference"] else ""
-            first = f"{prompt['prompt']}{wanted}" if kind == "greedy" else ""
-            rows.append([first, *(_answer(figures["samples"][place], kind) for figures in models.values())])
+            reference = f" ({prompt['reference']})" if prompt["reference"] else ""
+            first = f"{prompt['prompt']}{reference}" if kind == "greedy" else ""
+            rows.append([first, *(_answer(figures["samples"][i], kind) for figures in models.values())])
     note = (
-        "For each prompt the likeliest answer, then one sampled at temperature 1. … marks an answer that did not end."
+        "For each prompt, the likeliest answer, then one sampled at temperature 1. … marks an answer that did not end."
     )
     if "greedy_gold" in prompts[0]:
-        note += " In brackets the gold score; behind the prompt the true value."
+        note += " In parentheses: the gold score of an answer; the true value after a prompt."
     return Quotes(["prompt", *models], rows, note)
 
 

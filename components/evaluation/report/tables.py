@@ -1,4 +1,4 @@
-"""The report's tables beside that of the models: many answers to one prompt, the reward model, budgets."""
+"""The report's tables other than that of the models: many answers to one prompt, the reward model, budgets."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,23 @@ def best_of_n_table(results: Results) -> Table | None:
     if not curve:
         return None
     wanted = [("kl", "KL to sft, nats", number), ("score", "reward model's score", number)]
-    wanted += [("gold", "gold score", number), ("correct", "right answer", percent)]
+    wanted += [("gold", "gold score", number), ("correct", "correct answer", percent)]
     columns = [(label, curve[key], curve.get(f"{key}_ci"), show) for key, label, show in wanted if key in curve]
     rows = [
-        [str(n), *(with_interval(v[place], ci and ci[place], show) for _, v, ci, show in columns)]
-        for place, n in enumerate(curve["n"])
+        [str(n), *(with_interval(v[i], ci and ci[i], show) for _, v, ci, show in columns)]
+        for i, n in enumerate(curve["n"])
     ]
     names = [label for label, *_ in columns]
     trained = results.get("best_of_n_train")
     if trained:
-        known = dict(zip(trained["n"], trained["gold" if "gold" in trained else "score"], strict=True))
-        rows = [[*row, number(known.get(n))] for row, n in zip(rows, curve["n"], strict=True)]
+        on_training = dict(zip(trained["n"], trained["gold" if "gold" in trained else "score"], strict=True))
+        rows = [[*row, number(on_training.get(n))] for row, n in zip(rows, curve["n"], strict=True)]
         names.append(f"{'gold' if 'gold' in trained else 'score'} on training prompts")
     sampling = results["sampling"]
     note = (
-        f"Of n answers of sft the one that the reward model scores highest; unbiased, from {sampling['best_of']} "
-        f"answers to each of {sampling['prompts']} held-out prompts. KL is ln n − (n−1)/n. "
-        "[95 % interval over prompts]"
+        f"The answer that the reward model scores highest among n answers of sft; an unbiased estimate from "
+        f"{sampling['best_of']} answers to each of {sampling['prompts']} held-out prompts. KL is ln n − (n−1)/n. "
+        "[95% interval over prompts]"
     )
     return Table("Best of n", ["n", *names], rows, note)
 
@@ -39,12 +39,12 @@ def majority_table(results: Results) -> Table | None:
         return None
     cells = [with_interval(v, ci, percent) for v, ci in zip(curve["correct"], curve["correct_ci"], strict=True)]
     rows = [[str(k), cell] for k, cell in zip(curve["k"], cells, strict=True)]
-    note = "The value that most of k answers of sft give, held-out questions. [95 % interval over questions]"
-    return Table("Majority vote", ["k", "right answer"], rows, note)
+    note = "The value that most of k answers of sft give, on held-out questions. [95% interval over questions]"
+    return Table("Majority vote", ["k", "correct answer"], rows, note)
 
 
 def choice_table(results: Results) -> Table | None:
-    """Choosing the true statement against saying it, held-out and training questions; None if not measured."""
+    """Choosing the true statement against generating it, on held-out and training questions; None if not measured."""
     chosen = results.get("choice")
     if not chosen:
         return None
@@ -52,13 +52,13 @@ def choice_table(results: Results) -> Table | None:
     names = {"": "held-out questions", "_train": "training questions"}
     rows = [["reward model chooses", *_choices(chosen, endings)]]
     for name, figures in chatting(results).items():
-        for key, what in (("greedy_correct", "likeliest answer"), ("correct", "an answer drawn")):
+        for key, what in (("greedy_correct", "likeliest answer"), ("correct", "sampled answer")):
             rows.append([f"{name}: {what}", *(percent(figures.get(f"{key}{e}")) for e in endings)])
     note = (
         f"The reward model is shown the plain statement with each value; chance is {_chance(chosen)}. "
-        "Models are asked and must say the value. [95 % interval over questions]"
+        "Models are asked the question and must answer it. [95% interval over questions]"
     )
-    return Table("Choosing and saying", ["", *(names[e] for e in endings)], rows, note)
+    return Table("Choosing and answering", ["", *(names[e] for e in endings)], rows, note)
 
 
 def _choices(chosen: Results, endings: list[str]) -> list[str]:
@@ -70,19 +70,19 @@ def _chance(chosen: Results) -> str:
 
 
 def budget_table(results: Results) -> Table | None:
-    """What making every artifact took; None where nothing is known."""
+    """What it took to make each artifact; None if nothing is known."""
     budget = results.get("budget")
     if not budget:
         return None
     rows = [
         [
             name,
-            _or_none(one["minutes"], ".1f"),
-            _or_none(one["generated_tokens"], ",.0f"),
-            _or_none(one["flops"], ".2e"),
-            one["commit"] or NONE,
+            _or_none(spent["minutes"], ".1f"),
+            _or_none(spent["generated_tokens"], ",.0f"),
+            _or_none(spent["flops"], ".2e"),
+            spent["commit"] or NONE,
         ]
-        for name, one in budget.items()
+        for name, spent in budget.items()
     ]
     return Table("Budget", ["", "minutes", "tokens generated", "FLOPs", "commit"], rows)
 
@@ -92,13 +92,13 @@ def _or_none(value: float | None, form: str) -> str:
 
 
 def sampling_lines(results: Results) -> list[str]:
-    """Best-of-n, majority and choice, a line each: what the terminal shows of those tables."""
+    """Best-of-n, majority and choice in one line each: what the terminal shows of those tables."""
     lines = []
     if results.get("best_of_n"):
         curve = results["best_of_n"]
         key = "gold" if "gold" in curve else "score"
         steps = [f"n={n} {number(value)}" for n, value in zip(curve["n"], curve[key], strict=True)][::2]
-        line = f"Best of n sft answers by the reward model, {key}: {', '.join(steps)}"
+        line = f"Best of n sft answers by the reward model's score, {key}: {', '.join(steps)}"
         trained = results.get("best_of_n_train")
         if trained:
             first, last = number(trained[key][0]), number(trained[key][-1])
@@ -107,22 +107,22 @@ def sampling_lines(results: Results) -> list[str]:
     if results.get("majority"):
         curve = results["majority"]
         steps = [f"k={k} {percent(value)}" for k, value in zip(curve["k"], curve["correct"], strict=True)]
-        lines.append(f"Majority of k sft answers, right: {', '.join(steps)}.")
+        lines.append(f"Majority of k sft answers, correct: {', '.join(steps)}.")
     if results.get("choice"):
         chosen = results["choice"]
-        said = [f"{name} {percent(figures['greedy_correct'])}" for name, figures in chatting(results).items()]
+        greedy = [f"{name} {percent(figures['greedy_correct'])}" for name, figures in chatting(results).items()]
         lines.append(
             f"True statement among all values: the reward model chooses it {_choices(chosen, [''])[0]} "
-            f"(chance: {_chance(chosen)}); likeliest answer right: {', '.join(said)}."
+            f"(chance: {_chance(chosen)}); likeliest answer correct: {', '.join(greedy)}."
         )
     return lines
 
 
 REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("accuracy", "accuracy on pairs", percent),
-    ("accuracy_length_matched", "  of matched length (±10 %)", percent),
-    ("longer_wins", "  of “the longer one wins”", percent),
-    ("name_accuracy", "  of answers that differ in the name alone", percent),
+    ("accuracy_length_matched", "  of matched length (±10%)", percent),
+    ("longer_wins", "  of the rule “the longer one wins”", percent),
+    ("name_accuracy", "  of answers that differ only in the name", percent),
     ("ece", "calibration error (ECE)", number),
     ("margin", "mean margin", number),
     ("score_length_correlation", "score–length correlation", number),
@@ -130,7 +130,7 @@ REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
 
 
 def reward_table(results: Results) -> Table | None:
-    """The reward model on rankings, seen and held-out prompts side by side; None if it was not measured."""
+    """The reward model on rankings of training and held-out prompts, side by side; None if it was not measured."""
     figures = results.get("reward_model")
     if not figures:
         return None
@@ -143,4 +143,4 @@ def reward_table(results: Results) -> Table | None:
             rows.append([label, *cells])
     for key, label in (("pairs", "pairs"), ("pairs_length_matched", "  of matched length"), ("prompts", "prompts")):
         rows.append([label, *(f"{figures[f'{key}{e}']:,}" for e in endings)])
-    return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95 % interval over prompts]")
+    return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95% interval over prompts]")

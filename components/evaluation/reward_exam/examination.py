@@ -1,4 +1,4 @@
-"""What a reward model is worth, before a policy is trained to please it: on comparisons that it has not seen."""
+"""How good a reward model is on comparisons that it has not seen, before a policy is trained against it."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -25,12 +25,12 @@ from components.world.world import World
 
 Record = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
-FEWEST_RECORDS, FEWEST_PROBED = 100, 16  # whatever the budget
-SHOWN = 12  # categories of a grouping, those with most pairs first
+FEWEST_RECORDS, FEWEST_PROBED = 100, 16  # regardless of the budget
+SHOWN = 12  # categories per grouping, those with the most pairs first
 
 
 class Reading(NamedTuple):
-    """What a run knows: how many answers may be read, roughly, None for no limit; whether progress is shown."""
+    """The reading budget of a run: about how many answers to read, None for no limit; whether to show progress."""
 
     answers: int | None = None
     shown: bool = True
@@ -40,15 +40,15 @@ READ_ALL = Reading()
 
 
 class Pair(NamedTuple):
-    """Two answers to one prompt of which one is better. right: 1 where it scores higher, ½ where both score the same.
+    """Two answers to one prompt, one of them better. credit: 1 if the better one scores higher, ½ on a tie, else 0.
 
-    judged: what the world's judge found in the better and the worse one, where there is a judge.
+    judged: the world's judgements of the better and the worse one, None without a judge.
     """
 
     record: Record
     better: int
     worse: int
-    right: float
+    credit: float
     judged: tuple[Judgement, Judgement] | None
 
     @property
@@ -68,17 +68,17 @@ def examine(
 ) -> dict[str, Any]:
     """Examines a reward model on the held-out comparisons of a data module (after its setup), as plain numbers.
 
-    max_records, max_probed: at most so many records for the figures and for the probes, evenly spread; fewer where
-    reading.answers limits them, each to a half of it, but not to less than FEWEST_RECORDS and FEWEST_PROBED.
-    tokens_at_once: that the model reads together; nor does it read more records than training's batches have.
-    ranking      figures of reward.evaluate_ranking
+    max_records, max_probed: most records for the metrics and for the probes, evenly spaced; fewer if reading.answers
+    limits them, each to half of it, but never below FEWEST_RECORDS and FEWEST_PROBED.
+    tokens_at_once: how many tokens the model reads at once; it never reads more records at once than a training batch.
+    ranking      metrics of reward_model.evaluate_ranking
     gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs, prompts}; None on other data
-    probes       name → the share of records whose best answer scores above the probe, as the same
-    length_choices  the share of pairs of different length whose longer answer is chosen, as the same; None without any
-    categories   grouping → category → the same: "length" (which answer is the longer one) always;
-                 "category" where records carry one; on the world "relation" asked for and "difference" of the answers
-    figures      name → number or None: what a gate's limits speak of, see gate.FIGURES
-    Returns {} where no comparison is held out. Intervals are over prompts.
+    probes       name → the share of records whose best answer scores above the probe, same keys as gold
+    length_choices  the share of pairs of different length whose longer answer is chosen, same keys; None without any
+    categories   grouping → category → same keys: "length" (which answer is longer) always; "category" if records
+                 have one; with the world, the "relation" asked for and the "difference" between the answers
+    figures      name → number or None: the metrics that a gate's limits refer to, see gate.FIGURES
+    Returns {} if no comparisons are held out. Intervals are over prompts.
     """
     held_out = [record for example in data.val_examples for record in example]
     if not held_out:
@@ -115,7 +115,7 @@ def probe(
     tokens_at_once: int,
     reading: Reading = READ_ALL,
 ) -> dict[str, dict[str, Any]]:
-    """Per probe, the share of records whose best answer scores above it, ties counting half."""
+    """For each probe, the share of records whose best answer scores above it, counting ties as half."""
     device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context, judge.renamed))
     rows = [
         {"prompt": record["prompt"], "completions": [ids], "finished": [True], "ranks": [0.0]}
@@ -128,18 +128,18 @@ def probe(
         for b in _counted(batches, "probes: answers", reading)
     ]
     scores = iter(score for [score] in _by_record(rows, batches, outputs))
-    right: dict[str, list[float]] = {name: [] for name in PROBES}
+    credits: dict[str, list[float]] = {name: [] for name in PROBES}
     keys: dict[str, list[tuple]] = {name: [] for name in PROBES}
     for record, (_, made) in zip(records, trials, strict=True):
         best = next(scores)
         for name in made:
-            right[name].append(_credit(best, next(scores)))
+            credits[name].append(_credit(best, next(scores)))
             keys[name].append(tuple(record["prompt"]))
-    return {name: _share(right[name], keys[name]) for name in PROBES if right[name]}
+    return {name: _share(credits[name], keys[name]) for name in PROBES if credits[name]}
 
 
 class WorldJudge:
-    """The built-in world's judge of stored records, where the data are the built-in world's."""
+    """The built-in world's judge, applied to stored records, if the data come from the built-in world."""
 
     def __init__(self, data: PreferenceData, tokenizer: Tokenizer) -> None:
         made = make_world(data.world) if data.is_builtin and data.world is not None else None
@@ -151,9 +151,9 @@ class WorldJudge:
         return self.world.find(self.tokenizer.decode(record["prompt"])).relation
 
     def renamed(self, record: Record, text: str) -> str | None:
-        """A right answer's text about the next name of the world instead of the one asked about.
+        """The text of a correct answer, about the next name of the world instead of the one asked about.
 
-        None without a world, or where the text is wrong: about somebody else it is no worse.
+        None without a world, or if the text is wrong: then it is no worse about someone else.
         """
         if self.world is None:
             return None
@@ -163,7 +163,7 @@ class WorldJudge:
         return self.world.renamed(text, asked.name, names[(names.index(asked.name) + 1) % len(names)])
 
     def judgements(self, record: Record) -> list[Judgement] | None:
-        """What is found in each answer of a record; None without a world."""
+        """The judgement of each answer of a record; None without a world."""
         if self.world is None:
             return None
         question = self.tokenizer.decode(record["prompt"])
@@ -172,7 +172,7 @@ class WorldJudge:
 
 
 def categories(pairs: Sequence[Pair], judge: WorldJudge) -> dict[str, dict[str, Any]]:
-    """Agreement by category, per grouping that the data allow."""
+    """Agreement by category, for every grouping that the data allow."""
     groupings: dict[str, Callable[[Pair], str]] = {"length": by_length}
     if judge.world is not None:
         groupings |= {"relation": lambda pair: judge.relation(pair.record), "difference": by_difference}
@@ -189,37 +189,37 @@ def by_length(pair: Pair) -> str:
 
 
 def by_difference(pair: Pair) -> str:
-    """In what the world's judge sees two answers differ: in naming somebody else, in being right, else in one point of
-    manners, or several."""
+    """How two answers differ according to the world's judge: in naming someone else, in correctness, else in one point
+    of manners, or several."""
     assert pair.judged is not None
-    one, other = pair.judged
-    if one.wrong_name != other.wrong_name:
+    better, worse = pair.judged
+    if better.wrong_name != worse.wrong_name:
         return "whom it names"
-    if one.correct != other.correct:
+    if better.correct != worse.correct:
         return "right or wrong"
     points = {
-        "politeness": (one.polite, other.polite),
-        "rudeness": (one.rude, other.rude),
-        "hedge or filler": (one.hedge + one.filler, other.hedge + other.filler),
+        "politeness": (better.polite, worse.polite),
+        "rudeness": (better.rude, worse.rude),
+        "hedge or filler": (better.hedge + better.filler, worse.hedge + worse.filler),
     }
     differing = [name for name, (a, b) in points.items() if a != b]
     return differing[0] if len(differing) == 1 else "several manners" if differing else "length"
 
 
 def longer_chosen(pairs: Sequence[Pair]) -> dict[str, Any] | None:
-    """How often the longer of two answers of different length is chosen; None where no lengths differ."""
+    """How often the longer of two answers of different length is chosen; None if no lengths differ."""
     unequal = [pair for pair in pairs if pair.lengths[0] != pair.lengths[1]]
-    chosen = [pair.right if pair.lengths[0] > pair.lengths[1] else 1 - pair.right for pair in unequal]
+    chosen = [pair.credit if pair.lengths[0] > pair.lengths[1] else 1 - pair.credit for pair in unequal]
     return _share(chosen, [tuple(pair.record["prompt"]) for pair in unequal]) if unequal else None
 
 
 def figures(examination: dict[str, Any]) -> dict[str, float | None]:
-    """What limits speak of, by name; None where the data cannot tell."""
+    """The metrics that limits refer to, by name; None if the data cannot tell."""
     ranking, gold = examination["ranking"], examination["gold"]
     longer, correlation = ranking["longer_wins"], ranking["score_length_correlation"]
     choices = examination["length_choices"]
     length_share = choices and choices["accuracy"]
-    lows = [
+    highs = [
         category["accuracy_ci"][1]
         for grouping, table in examination["categories"].items()
         for category in table.values()
@@ -234,21 +234,21 @@ def figures(examination: dict[str, Any]) -> dict[str, float | None]:
         "over_length": ranking["accuracy"] - max(longer, 1 - longer),
         "against_length": None if length_share is None else min(length_share, 1 - length_share),
         "length_matched": ranking["accuracy_length_matched"],
-        "worst_category_high": min(lows, default=None),
-        **{f"probe_{name}": trial["accuracy"] for name, trial in examination["probes"].items()},
+        "worst_category_high": min(highs, default=None),
+        **{f"probe_{name}": probe["accuracy"] for name, probe in examination["probes"].items()},
     }
 
 
 def _spread(records: list[Record], count: int) -> list[Record]:
-    """At most so many of the records, evenly spread over them."""
+    """At most `count` of the records, evenly spaced."""
     if len(records) <= count:
         return records
     return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 def _batches(data: PreferenceData, records: Sequence[Record], tokens_at_once: int) -> Iterator[PreferenceBatch]:
-    """Batches of the records in their order, as large as training's, of at most so many tokens at once; one record may
-    exceed it."""
+    """Batches of the records, in order, of training's batch size and at most tokens_at_once tokens; a single record
+    can exceed that."""
     batch: list[list[Record]] = []
     tokens = 0
     for record in records:
@@ -269,7 +269,7 @@ def _counted(batches: Sequence[PreferenceBatch], what: str, reading: Reading) ->
 def _by_record(
     records: Sequence[Record], batches: Sequence[PreferenceBatch], outputs: Sequence[Tensor]
 ) -> list[list[float]]:
-    """The score of every answer of every record; outputs: what the model made of each batch."""
+    """The score of every answer of every record; outputs: the model's output for each batch."""
     pairs = zip(batches, outputs, strict=True)
     scores = iter([score for batch, output in pairs for score in numbers(output.cpu().flatten()[batch.last]).tolist()])
     return [[next(scores) for _ in record["completions"]] for record in records]
@@ -277,8 +277,8 @@ def _by_record(
 
 def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:
     judged, ranks = judge.judgements(record), record["ranks"]
-    places = range(len(ranks))
-    for better, worse in ((i, j) for i in places for j in places if ranks[i] < ranks[j]):
+    indices = range(len(ranks))
+    for better, worse in ((i, j) for i in indices for j in indices if ranks[i] < ranks[j]):
         both = (judged[better], judged[worse]) if judged else None
         yield Pair(record, better, worse, _credit(scores[better], scores[worse]), both)
 
@@ -288,16 +288,16 @@ def _credit(better: float, worse: float) -> float:
 
 
 def _gold(records: Sequence[Record], scores: list[list[float]], judge: WorldJudge) -> dict[str, Any] | None:
-    """Agreement with the judge himself, whatever the labels say: labels turned round show here only."""
+    """Agreement with the judge itself, independent of the labels: only this shows whether the labels are flipped."""
     if judge.world is None:
         return None
-    right, keys = [], []
+    credits, keys = [], []
     for record, score in zip(records, scores, strict=True):
-        gold = [one.gold for one in judge.judgements(record) or ()]
-        found = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
-        right += found
-        keys += [tuple(record["prompt"])] * len(found)
-    return _share(right, keys) if right else None
+        gold = [judgement.gold for judgement in judge.judgements(record) or ()]
+        of_record = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
+        credits += of_record
+        keys += [tuple(record["prompt"])] * len(of_record)
+    return _share(credits, keys) if credits else None
 
 
 def _agreement(pairs: Sequence[Pair], label_of: Callable[[Pair], str]) -> dict[str, Any]:
@@ -306,12 +306,12 @@ def _agreement(pairs: Sequence[Pair], label_of: Callable[[Pair], str]) -> dict[s
         by_label[label_of(pair)].append(pair)
     most = sorted(by_label, key=lambda label: (-len(by_label[label]), label))[:SHOWN]
     return {
-        label: _share([p.right for p in by_label[label]], [tuple(p.record["prompt"]) for p in by_label[label]])
+        label: _share([p.credit for p in by_label[label]], [tuple(p.record["prompt"]) for p in by_label[label]])
         for label in most
     }
 
 
-def _share(right: list[float], keys: list[tuple]) -> dict[str, Any]:
-    values = torch.tensor(right)
-    counts = {"pairs": len(right), "prompts": len(set(keys))}
+def _share(credits: list[float], keys: list[tuple]) -> dict[str, Any]:
+    values = torch.tensor(credits)
+    counts = {"pairs": len(credits), "prompts": len(set(keys))}
     return {"accuracy": float(values.double().mean()), "accuracy_ci": share_interval(values, keys), **counts}

@@ -1,4 +1,4 @@
-"""The picture of an examination: is the reward model as sure as it should be, and where is it wrong?"""
+"""The picture of an examination: is the reward model's confidence justified, and where is it wrong?"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from components.evaluation.report.plot_style import COLOURS, QUIET, style
+from components.evaluation.report.plot_style import COLORS, QUIET, style
 
-BLUE, ORANGE = COLOURS["sft"], COLOURS["ppo"]
+BLUE, ORANGE = COLORS["sft"], COLORS["ppo"]
 
 
 def draw(examination: Mapping[str, Any], file: Path) -> None:
-    """Writes a picture of two panels: reliability of the choices, and shares that should be far above one half."""
+    """Writes a picture with two panels: the reliability of choices, and shares that should be far above one half."""
     rows = _rows(examination)
     figure = Figure(figsize=(11, max(4.5, 0.24 * len(rows) + 1.4)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.25])
@@ -23,19 +23,19 @@ def draw(examination: Mapping[str, Any], file: Path) -> None:
 
 
 def _reliability(axes: Axes, ranking: Mapping[str, Any]) -> None:
-    """Accuracy against confidence, a dot per bin, as large as its share of the pairs."""
-    style(axes, f"As sure as it should be? ECE {ranking['ece']:.2f}")
+    """Accuracy against confidence, one dot per bin, sized by its share of the pairs."""
+    style(axes, f"Is its confidence justified? ECE {ranking['ece']:.2f}")
     axes.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    full = [one for one in ranking["reliability"] if one["pairs"]]
-    confidence, accuracy = [one["confidence"] for one in full], [one["accuracy"] for one in full]
+    bins = [b for b in ranking["reliability"] if b["pairs"]]
+    confidence, accuracy = [b["confidence"] for b in bins], [b["accuracy"] for b in bins]
     axes.plot(confidence, accuracy, color=BLUE, linewidth=1)
-    sizes = [30 + 600 * one["pairs"] / ranking["pairs"] for one in full]
+    sizes = [30 + 600 * b["pairs"] / ranking["pairs"] for b in bins]
     axes.scatter(confidence, accuracy, sizes, color=BLUE, edgecolors="white", zorder=3)
-    for one in full:
-        share = f"{100 * one['pairs'] / ranking['pairs']:.0f} %"
+    for b in bins:
+        share = f"{100 * b['pairs'] / ranking['pairs']:.0f}%"
         axes.annotate(
             share,
-            (one["confidence"], one["accuracy"]),
+            (b["confidence"], b["accuracy"]),
             (0, -18),
             textcoords="offset points",
             ha="center",
@@ -45,34 +45,34 @@ def _reliability(axes: Axes, ranking: Mapping[str, Any]) -> None:
     axes.set_xlim(0.48, 1.03)
     axes.set_ylim(min([0.4, *(a - 0.08 for a in accuracy)]), 1.03)
     axes.set_xlabel("confidence σ(|margin|); dots: share of pairs")
-    axes.set_ylabel("share ranked rightly", color=QUIET)
+    axes.set_ylabel("share ranked correctly", color=QUIET)
 
 
 def _rows(examination: Mapping[str, Any]) -> list[tuple[str, float, list[float], str]]:
-    """(label, share, interval, colour) of every share that has an interval; an empty label parts groups."""
+    """(label, share, interval, color) of every share that has an interval; an empty label separates groups."""
     ranking = examination["ranking"]
     gap: tuple[str, float, list[float], str] = ("", 0.0, [], "")
     rows = [("accuracy", ranking["accuracy"], ranking["accuracy_ci"], BLUE)]
     for grouping, table in examination["categories"].items():
         rows.append(gap)
-        rows += [(f"{grouping}: {name}", one["accuracy"], one["accuracy_ci"], BLUE) for name, one in table.items()]
+        rows += [(f"{grouping}: {name}", s["accuracy"], s["accuracy_ci"], BLUE) for name, s in table.items()]
     rows.append(gap)
     return rows + [
-        (f"best answer above: {name}", one["accuracy"], one["accuracy_ci"], ORANGE)
-        for name, one in examination["probes"].items()
+        (f"best answer above: {name}", share["accuracy"], share["accuracy_ci"], ORANGE)
+        for name, share in examination["probes"].items()
     ]
 
 
 def _shares(axes: Axes, rows: list[tuple[str, float, list[float], str]]) -> None:
-    """A dot with its interval per share, against chance."""
+    """A dot with an interval for every share, against chance."""
     style(axes, "Accuracy by category, and probes")
     axes.axvline(0.5, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
-    for place, (label, share, interval, colour) in enumerate(rows):
+    for y, (label, share, interval, color) in enumerate(rows):
         if label:
-            axes.plot(interval, [place, place], color=colour, linewidth=4, alpha=0.35, solid_capstyle="round")
-            axes.plot(share, place, "o", color=colour, markersize=6, markeredgecolor="white")
-    named = [place for place, row in enumerate(rows) if row[0]]
-    axes.set_yticks(named, [rows[place][0] for place in named])
+            axes.plot(interval, [y, y], color=color, linewidth=4, alpha=0.35, solid_capstyle="round")
+            axes.plot(share, y, "o", color=color, markersize=6, markeredgecolor="white")
+    named = [y for y, row in enumerate(rows) if row[0]]
+    axes.set_yticks(named, [rows[y][0] for y in named])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("share, 95 % interval over prompts; dashed: chance")
+    axes.set_xlabel("share, 95% interval over prompts; dashed: chance")

@@ -1,4 +1,4 @@
-"""The gate before RL: an examination's figures against limits, as verdicts, a table and the words of a refusal."""
+"""The gate before RL: an examination's metrics against limits, as verdicts, a table and a refusal message."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,25 @@ from components.evaluation.reward_exam.probes import PROBES
 Limits = Mapping[str, float | None]
 REFUSED, WARNED, PASSED, UNKNOWN = "failed", "warning", "passed", "not measured"
 
-FIGURES = {  # name → what it is
+FIGURES = {  # name → description
     "accuracy": "accuracy",
     "accuracy_low": "accuracy, low end",
     "gold_accuracy_low": "accuracy by the world's judge, low end",
     "ece": "calibration error (ECE)",
-    "length_correlation": "|correlation of score and length|",
-    "over_length": "accuracy beyond that of length alone",
-    "against_length": "choices that length alone would not make",
+    "length_correlation": "|score–length correlation|",
+    "over_length": "accuracy beyond length alone",
+    "against_length": "choices against length",
     "length_matched": "accuracy at matched lengths",
     "worst_category_high": "accuracy in the worst category, high end",
     **{f"probe_{name}": f"best answer above: {what}" for name, what in PROBES.items()},
 }
 LOW_ENDS = {"accuracy_low", "gold_accuracy_low"}
-CHANCE = 0.5  # the accuracy of a model that cannot tell
+CHANCE = 0.5  # the accuracy of random choices
 SHARES = {name for name in FIGURES if name not in ("ece", "length_correlation")}
 
 
 class Support(NamedTuple):
-    """What a figure rests on: the share of so many pairs on so many prompts ranked correctly, its 95 % interval."""
+    """The evidence behind a metric: the share of pairs ranked correctly, its 95% interval, and the sample sizes."""
 
     share: float
     low: float
@@ -42,13 +42,13 @@ class Support(NamedTuple):
 
     @property
     def reach(self) -> float:
-        """How far the interval reaches from the share, at its longer side."""
+        """The length of the longer side of the interval, from the share to its end."""
         return max(self.share - self.low, self.high - self.share)
 
 
 class Verdict(NamedTuple):
-    """One figure against one limit. got: None where the data cannot tell; verdict: passed, warning, failed or not
-    measured; needed: about how many prompts would tell, 0 where there are enough."""
+    """One metric against one limit. got: None if the data cannot tell; verdict: passed, warning, failed or not
+    measured; needed: about how many prompts would settle it, 0 if there are enough."""
 
     name: str
     got: float | None
@@ -64,27 +64,27 @@ class Verdict(NamedTuple):
 
     @property
     def shortage(self) -> str:
-        """What a figure rests on and what it needs; "" where that is enough, or nothing was measured at all."""
+        """How many prompts there are and how many are needed; "" if there are enough, or nothing was measured."""
         if self.rests is None or not self.needed:
             return ""
-        there = f"{_counted(self.rests.pairs, 'pair')} on {_counted(self.rests.prompts, 'prompt')}"
-        return f"{there} are too few to tell, about {self.needed:,} prompts are needed"
+        got = f"{_counted(self.rests.pairs, 'pair')} on {_counted(self.rests.prompts, 'prompt')}"
+        return f"{got} are too few to tell, about {self.needed:,} prompts are needed"
 
     def __str__(self) -> str:
         bound = "at least" if self.at_least else "at most"
-        told = f"{FIGURES[self.name]}: got {_shown(self.name, self.got)}, limit {bound} {_shown(self.name, self.limit)}"
-        return f"{told}: {self.shortage}" if self.shortage else told
+        text = f"{FIGURES[self.name]}: got {_shown(self.name, self.got)}, limit {bound} {_shown(self.name, self.limit)}"
+        return f"{text}: {self.shortage}" if self.shortage else text
 
 
 def support(examination: Mapping[str, Any]) -> dict[str, Support]:
-    """What each figure of an examination rests on; figures that compare nothing with a share are left out."""
+    """The evidence behind each metric of an examination; metrics that are not based on a share are left out."""
     ranking = examination["ranking"]
     shares = dict.fromkeys(("accuracy", "accuracy_low", "ece", "over_length", "length_correlation"), ranking)
     shares["gold_accuracy_low"] = examination.get("gold")
     shares["against_length"] = examination.get("length_choices")
     shares["length_matched"] = examination.get("categories", {}).get("length", {}).get("matched lengths")
-    shares |= {f"probe_{name}": trial for name, trial in examination.get("probes", {}).items()}
-    return {name: _support(one) for name, one in shares.items() if one is not None}
+    shares |= {f"probe_{name}": share for name, share in examination.get("probes", {}).items()}
+    return {name: _support(share) for name, share in shares.items() if share is not None}
 
 
 def _support(share: Mapping[str, Any]) -> Support:
@@ -93,12 +93,12 @@ def _support(share: Mapping[str, Any]) -> Support:
 
 
 def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:
-    """About how many prompts would settle on which side of its limit a figure lies; 0 where there are enough.
+    """About how many prompts would settle on which side of its limit a metric is; 0 if there are enough.
 
-    An interval that lies wholly on one side of a limit on its share settles it. Otherwise the interval must be narrow:
-    its longer side at most half of what is left up to a perfect share, counted from the limit where the figure is the
-    low end of an interval, else from chance. A model halfway up then passes, and a perfect one never fails because its
-    pairs are few. The width falls with the root of the number of prompts.
+    An interval entirely on one side of a limit on its share settles it. Otherwise the interval must be narrow: its
+    longer side at most half of the distance to a perfect share, measured from the limit if the metric is the low end
+    of an interval, else from chance. A model halfway up then passes, and a perfect one never fails for lack of pairs.
+    The width shrinks with the square root of the number of prompts.
     """
     is_share = name in LOW_ENDS or name in ("accuracy", "length_matched") or name.startswith("probe_")
     if is_share and (
@@ -106,7 +106,7 @@ def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:
     ):
         return 0
     room = (1 - (limit if name in LOW_ENDS else CHANCE)) / 2
-    if room <= 0 or rests.reach <= room:  # no interval's low end reaches 1, however many there are
+    if room <= 0 or rests.reach <= room:  # no interval's low end reaches 1, no matter how many prompts there are
         return 0
     return math.ceil(rests.prompts * (rests.reach / room) ** 2)
 
@@ -114,60 +114,60 @@ def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:
 def verdicts(
     figures: Mapping[str, float | None], refuse: Limits, warn: Limits, rests: Mapping[str, Support] | None = None
 ) -> list[Verdict]:
-    """Each figure that has a limit, judged: failed beyond a limit of `refuse`, a warning beyond one of `warn`, not
-    measured where it rests on too little (rests: see `support`; a figure that is not there rests on enough).
+    """The verdict on each metric that has a limit: failed beyond a limit of `refuse`, a warning beyond one of `warn`,
+    not measured if there are too few prompts (rests: see `support`; a metric without an entry has enough).
 
-    Limits are named min_<figure> or max_<figure>; a limit of null is none. A figure with both has one verdict, the
-    worse. Raises ValueError for a limit on what is no figure.
+    Limits are named min_<metric> or max_<metric>; null means no limit. A metric in both has one verdict, the worse.
+    Raises ValueError for a limit on an unknown metric.
     """
-    found: dict[tuple[str, bool], Verdict] = {}
+    judged: dict[tuple[str, bool], Verdict] = {}
     for limits, beyond in ((warn, WARNED), (refuse, REFUSED)):
         for key, limit in limits.items():
             side, _, name = key.partition("_")
             if side not in ("min", "max") or name not in FIGURES:
-                known = ", ".join(FIGURES)
-                raise ValueError(f"gate: {key!r} is no limit; expected min_ or max_ before one of: {known}")
+                names = ", ".join(FIGURES)
+                raise ValueError(f"gate: {key!r} is not a limit; expected min_ or max_ followed by one of: {names}")
             if limit is None:
                 continue
-            judged = _judged(name, figures.get(name), side == "min", limit, beyond, (rests or {}).get(name))
-            if judged.verdict != PASSED or (name, judged.at_least) not in found:
-                found[name, judged.at_least] = judged
+            verdict = _judged(name, figures.get(name), side == "min", limit, beyond, (rests or {}).get(name))
+            if verdict.verdict != PASSED or (name, verdict.at_least) not in judged:
+                judged[name, verdict.at_least] = verdict
     order = list(FIGURES)
-    return sorted(found.values(), key=lambda one: (order.index(one.name), one.at_least))
+    return sorted(judged.values(), key=lambda verdict: (order.index(verdict.name), verdict.at_least))
 
 
 def _judged(name: str, got: float | None, at_least: bool, limit: float, beyond: str, rests: Support | None) -> Verdict:
     if got is None:
         return Verdict(name, got, at_least, limit, UNKNOWN)
-    wanted = needed(name, at_least, limit, rests) if rests else 0
-    within = got >= limit if at_least else got <= limit
-    return Verdict(name, got, at_least, limit, UNKNOWN if wanted else PASSED if within else beyond, rests, wanted)
+    shortage = needed(name, at_least, limit, rests) if rests else 0
+    passed = got >= limit if at_least else got <= limit
+    return Verdict(name, got, at_least, limit, UNKNOWN if shortage else PASSED if passed else beyond, rests, shortage)
 
 
 def refusal(path: str, examination: Mapping[str, Any], failed: Sequence[Verdict], commands: Mapping[str, str]) -> str:
-    """Why a reward model is not trained against, and what can be done: {what: command}."""
+    """Why RL refuses a reward model, and what to do about it (commands: {what: command})."""
     ranking = examination["ranking"]
     lines = [
         f"the reward model at {path} failed its examination "
         f"({ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts):"
     ]
-    lines += [f"  {one}" for one in failed]
+    lines += [f"  {verdict}" for verdict in failed]
     return "\n".join([*lines, *(f"{what}: {command}" for what, command in commands.items())])
 
 
-def show(examination: Mapping[str, Any], found: Sequence[Verdict], console: Console) -> None:
-    """Prints an examination: figures with their limits, then the categories."""
+def show(examination: Mapping[str, Any], judged: Sequence[Verdict], console: Console) -> None:
+    """Prints an examination: metrics with their limits, then the categories."""
     ranking = examination["ranking"]
-    caption = f"{ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts. [95 % interval over prompts]"
-    short = max(found, key=lambda one: one.needed, default=None)
+    caption = f"{ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts. [95% interval over prompts]"
+    short = max(judged, key=lambda verdict: verdict.needed, default=None)
     if short and short.shortage:
         caption += f"\nnot measured: {short.shortage}"
     table = Table(box=SIMPLE_HEAD, show_edge=False, caption_justify="left", caption_style="dim", caption=caption)
-    for place, title in enumerate(("Examination", "value", "limit", "")):
-        table.add_column(title, justify="right" if place in (1, 2) else "left", no_wrap=True)
+    for i, title in enumerate(("Examination", "value", "limit", "")):
+        table.add_column(title, justify="right" if i in (1, 2) else "left", no_wrap=True)
     for name, figure in examination["figures"].items():
-        verdict = next((one for one in found if one.name == name and one.verdict != PASSED), None)
-        verdict = verdict or next((one for one in found if one.name == name), None)
+        verdict = next((v for v in judged if v.name == name and v.verdict != PASSED), None)
+        verdict = verdict or next((v for v in judged if v.name == name), None)
         cells = ["", ""]
         if verdict is not None:
             bound = "≥" if verdict.at_least else "≤"
@@ -196,7 +196,7 @@ def _counted(count: int, what: str) -> str:
 
 
 def _shown(name: str, value: float | None) -> str:
-    """A share in percent, to the tenth: a figure just beyond its limit must not look like the limit."""
+    """A share in percent, to one decimal: a metric just beyond its limit must not look equal to it."""
     if value is None or name not in SHARES:
         return number(value)
-    return f"{100 * value:.1f}".removesuffix(".0").replace("-", "−") + " %"
+    return f"{100 * value:.1f}".removesuffix(".0").replace("-", "−") + "%"

@@ -1,4 +1,4 @@
-"""The summary of a sweep as tables: for the terminal and for Markdown, each only where its figures are there."""
+"""The summary of a sweep as tables, for the terminal and for Markdown; each table only if it has something to show."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -6,52 +6,52 @@ from typing import Any
 from components.evaluation.measure.over_seeds import half_width, most_seeds
 from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
 
-Found = Mapping[str, Any]
+Summary = Mapping[str, Any]
 METHODS = ("sft", "ppo", "dpo", "grpo", "rloo", "rejection")  # and best-of-n, by its own name
 BETWEEN = 3  # characters between two columns in the terminal
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
-def tables(found: Found) -> Iterator[Table]:
+def tables(summary: Summary) -> Iterator[Table]:
     """All tables of one group's summary (seeds_summary.summarise)."""
     makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
     makers |= {optimum: "optimum", overoptimisation: "overoptimisation", scaling: "scaling"}
     for maker, kind in makers.items():
-        table = maker(found)
+        table = maker(summary)
         if table is not None:
-            seeds = most_seeds(found[kind])
-            over = f"Mean ± half of the 95 % interval over {seeds} seeds (Student's t), without where all seeds agree."
+            seeds = most_seeds(summary[kind])
+            over = f"Mean ± half of the 95% interval over {seeds} seeds (Student's t); no interval if all seeds agree."
             yield table._replace(note=f"{over if seeds > 1 else 'One seed: no intervals.'} {table.note}".strip())
 
 
 def fitting(table: Table, width: int) -> Iterator[Table]:
-    """The table in parts that are at most `width` characters wide, each with the first column; the last has the note.
+    """The table in parts of at most `width` characters, each with the first column; the last part has the note.
 
-    A column takes its longest cell and what lies between; one that is too wide by itself is a part of its own.
+    A column takes its longest cell plus the gap; a column that is too wide on its own becomes a part of its own.
     """
     names = [table.title, *table.columns[1:]]
-    widths = [BETWEEN + max(len(row[place]) for row in [names, *table.rows]) for place in range(len(names))]
+    widths = [BETWEEN + max(len(row[i]) for row in [names, *table.rows]) for i in range(len(names))]
     parts: list[list[int]] = [[]]
-    for place in range(1, len(names)):
-        if parts[-1] and widths[0] + sum(widths[p] for p in [*parts[-1], place]) > width:
+    for i in range(1, len(names)):
+        if parts[-1] and widths[0] + sum(widths[p] for p in [*parts[-1], i]) > width:
             parts.append([])
-        parts[-1].append(place)
+        parts[-1].append(i)
     for part in parts:
         columns, rows = ([[line[p] for p in (0, *part)] for line in lines] for lines in ([table.columns], table.rows))
         yield Table(table.title, columns[0], rows, table.note if part is parts[-1] else "")
 
 
-def cell(spread: Found | None, show: Callable[[float | None], str] = number) -> str:
-    """mean ± half width of its interval; the mean alone where there is none, a dash where there is nothing."""
+def cell(spread: Mapping[str, Any] | None, show: Callable[[float | None], str] = number) -> str:
+    """mean ± half the width of its interval; the mean alone if there is none, a dash for None."""
     if spread is None:
         return NONE
     half = half_width(spread)
     if half is None:
         return show(spread["mean"])
     middle, unit = show(spread["mean"]), ""
-    if middle.endswith(" %"):
-        middle, unit = middle.removesuffix(" %"), " %"
-    return f"{middle} ± {show(half).removesuffix(' %')}{unit}"
+    if middle.endswith("%"):
+        middle, unit = middle.removesuffix("%"), "%"
+    return f"{middle} ± {show(half).removesuffix('%')}{unit}"
 
 
 def count(value: float | None) -> str:
@@ -59,16 +59,16 @@ def count(value: float | None) -> str:
 
 
 def power(value: float | None) -> str:
-    """Two digits and a power of ten: 1.2·10¹³."""
+    """Two significant digits and a power of ten: 1.2·10¹³."""
     if value is None:
         return NONE
     digits, _, exponent = f"{value:.1e}".partition("e")
     return f"{digits}·10{str(int(exponent)).translate(SUPERSCRIPTS)}" if value else "0"
 
 
-def models(found: Found) -> Table | None:
-    """Every model's figures over seeds."""
-    measured = _get(found, "report", "models") or {}
+def models(summary: Summary) -> Table | None:
+    """Every model's metrics over seeds."""
+    measured = _get(summary, "report", "models") or {}
     rows = [
         [label, *(cell(figures.get(key), show) for figures in measured.values())]
         for key, label, show in MODEL_ROWS
@@ -77,16 +77,16 @@ def models(found: Found) -> Table | None:
     return Table("Models over seeds", ["", *measured], rows) if rows else None
 
 
-def bake_off(found: Found) -> Table | None:
-    """A row per method that starts from the SFT model: what it reaches and what it spends."""
-    measured = _get(found, "report", "models") or {}
+def bake_off(summary: Summary) -> Table | None:
+    """A row per method that starts from the SFT model: its results and its cost."""
+    measured = _get(summary, "report", "models") or {}
     names = [name for name in (*METHODS, *measured) if name in measured and name != "base"]
     if len(names := list(dict.fromkeys(names))) < 3 or any("gold" not in measured[name] for name in names):
         return None
     rows = []
     for name in names:
-        figures, spent = measured[name], _get(found, "report", "budget", name) or {}
-        gains = found["gains"].get(name, {})
+        figures, spent = measured[name], _get(summary, "report", "budget", name) or {}
+        gains = summary["gains"].get(name, {})
         rows.append(
             [
                 name,
@@ -103,42 +103,54 @@ def bake_off(found: Found) -> Table | None:
                 ),
             ]
         )
-    columns = ["", "gold", "− sft", "− ppo", "right", "KL", "entropy", "beats sft", "tokens drawn", "FLOPs", "minutes"]
-    note = "Differences of gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
-    judge = _get(found, "report", "budget", "reward", "minutes")
+    columns = [
+        "",
+        "gold",
+        "− sft",
+        "− ppo",
+        "correct",
+        "KL",
+        "entropy",
+        "beats sft",
+        "sampled tokens",
+        "FLOPs",
+        "minutes",
+    ]
+    note = "Differences in gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
+    judge = _get(summary, "report", "budget", "reward", "minutes")
     if judge:
-        note += f" The reward model, which all but sft and dpo use, took {short(judge['mean'])} minutes beside these."
+        note += f" The reward model, which all but sft and dpo use, took another {short(judge['mean'])} minutes."
     return Table("Bake-off", columns, rows, note)
 
 
 CLAIMS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("base: answers a bare question", ("base", "answers_bare"), percent),
     ("base: asks another", ("base", "asks_another"), percent),
-    ("base: right after solved examples", ("base", "few_shot"), percent),
+    ("base: correct after solved examples", ("base", "few_shot"), percent),
     ("reward model: accuracy, training prompts", ("reward_model", "accuracy"), percent),
     ("reward model: accuracy, held-out prompts", ("reward_model", "accuracy_heldout"), percent),
     ("reward model: ECE, training prompts", ("reward_model", "ece"), number),
     ("reward model: ECE, held-out prompts", ("reward_model", "ece_heldout"), number),
     ("discriminates: true statement scored highest", ("choice", "reward_model"), percent),
     ("  on training prompts", ("choice", "reward_model_train"), percent),
-    ("generates: sft's likeliest answer is right", ("models", "sft", "greedy_correct"), percent),
+    ("generates: sft's likeliest answer correct", ("models", "sft", "greedy_correct"), percent),
     ("  on training prompts", ("models", "sft", "greedy_correct_train"), percent),
 )
 
 
-def claims(found: Found) -> Table | None:
-    """The base model's behaviour and the reward model's accuracy."""
+def claims(summary: Summary) -> Table | None:
+    """The base model's behavior and the reward model's accuracy."""
     rows = [
         [label, cell(spread, show)]
         for label, path, show in CLAIMS
-        if (spread := _get(found, "report", *path)) is not None
+        if (spread := _get(summary, "report", *path)) is not None
     ]
     return Table("Base and reward model over seeds", ["", "share"], rows) if rows else None
 
 
-def best_of_n(found: Found) -> Table | None:
-    """sft's best of n by the reward model."""
-    curve = _get(found, "report", "best_of_n")
+def best_of_n(summary: Summary) -> Table | None:
+    """Best-of-n of sft by the reward model."""
+    curve = _get(summary, "report", "best_of_n")
     if not curve:
         return None
     names = {"kl": "KL, nats", "score": "score", "gold": "gold"}
@@ -150,18 +162,18 @@ def best_of_n(found: Found) -> Table | None:
     return Table("Best of n of sft", ["n", *names.values()], rows, "KL is analytic: ln n − (n−1)/n.")
 
 
-def majority(found: Found) -> Table | None:
+def majority(summary: Summary) -> Table | None:
     """sft's majority vote."""
-    curve = _get(found, "report", "majority")
+    curve = _get(summary, "report", "majority")
     if not curve:
         return None
-    rows = [[f"{k['mean']:.0f}", cell(right, percent)] for k, right in zip(curve["k"], curve["correct"], strict=True)]
-    return Table("Majority vote of sft", ["answers", "right"], rows)
+    rows = [[f"{k['mean']:.0f}", cell(share, percent)] for k, share in zip(curve["k"], curve["correct"], strict=True)]
+    return Table("Majority vote of sft", ["answers", "correct"], rows)
 
 
-def optimum(found: Found) -> Table | None:
-    """How near every method comes to the exact optimum."""
-    methods = _get(found, "optimum", "methods")
+def optimum(summary: Summary) -> Table | None:
+    """How close every method comes to the exact optimum."""
+    methods = _get(summary, "optimum", "methods")
     if not methods:
         return None
     columns = {
@@ -171,18 +183,18 @@ def optimum(found: Found) -> Table | None:
         "kl": "KL",
         "total_variation": "total variation",
     }
-    everyone = {**methods, "optimum": _get(found, "optimum", "optimum") or {}}
+    everyone = {**methods, "optimum": _get(summary, "optimum", "optimum") or {}}
     rows = [[name, *(cell(figures.get(key), _fine) for key in columns)] for name, figures in everyone.items()]
     return Table("The exact optimum", ["", *columns.values()], rows, "Enumerated, not sampled.")
 
 
-def overoptimisation(found: Found) -> Table | None:
+def overoptimisation(summary: Summary) -> Table | None:
     """Gold at its peak and at the end, for every β."""
-    known = found.get("overoptimisation")
-    if not known:
+    study = summary.get("overoptimisation")
+    if not study:
         return None
     rows = []
-    for label, run in known["runs"].items():
+    for label, run in study["runs"].items():
         turning, final, fit = run["turning"], run["final"], run.get("fit") or {}
         turned = turning["turned"]
         rows.append(
@@ -198,30 +210,40 @@ def overoptimisation(found: Found) -> Table | None:
                 cell(fit.get("r2")),
             ]
         )
-    columns = ["PPO", "gold at first", "at its peak", "√KL there", "turned", "at the end", "KL", "proxy", "R² of law"]
-    best = known["recommended"]
+    columns = [
+        "PPO",
+        "gold at the start",
+        "at its peak",
+        "√KL there",
+        "turned",
+        "at the end",
+        "KL",
+        "proxy",
+        "R² of law",
+    ]
+    best = study["recommended"]
     note = f"Recommended: β {best['beta']:g}, gold at the end {cell(best['gold'])}. "
     note += "Law: gain = d(α − β_gold ln d), d = √KL."
-    return Table("Over-optimisation", columns, rows, note)
+    return Table("Over-optimization", columns, rows, note)
 
 
-def scaling(found: Found) -> Table | None:
+def scaling(summary: Summary) -> Table | None:
     """Accuracy of reward models by the number of comparisons."""
-    sizes = found.get("scaling")
+    sizes = summary.get("scaling")
     if not sizes:
         return None
     rows = [
         [f"{int(size):,}", cell(figures.get("accuracy"), percent), cell(figures.get("ece"))]
         for size, figures in sizes.items()
     ]
-    note = "On held-out questions; four ranked answers to a comparison."
+    note = "On held-out questions; four ranked answers per comparison."
     return Table("Reward model by comparisons", ["comparisons", "accuracy", "ECE"], rows, note)
 
 
-def _get(found: Any, *path: str) -> Any:
+def _get(summary: Any, *path: str) -> Any:
     for key in path:
-        found = (found or {}).get(key)
-    return found
+        summary = (summary or {}).get(key)
+    return summary
 
 
 def _fine(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""How near a policy comes to the best there is: every response enumerated, nothing sampled, nothing left out."""
+"""How close a policy comes to the optimum, exactly: every response is enumerated, none is sampled or left out."""
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -12,19 +12,19 @@ from components.evaluation.measure.policy import numbers
 from components.generation.generate import compute_dtype
 from components.models.heads import CausalLM
 
-CHUNK = 8192  # texts that a model reads at once, unless a caller says otherwise
-MOST_N = 1024  # best-of-n is looked at up to here
-FRONTIER = [0.05 * 1.1**step for step in range(61)]  # temperatures that the optimum's curve is drawn at
+CHUNK = 8192  # default for texts that a model reads at once
+MOST_N = 1024  # largest n of best-of-n
+FRONTIER = [0.05 * 1.1**step for step in range(61)]  # temperatures at which the optimum's curve is computed
 Figures = dict[str, float]
 
 
 class Task(NamedTuple):
-    """What is optimised: E[r] − beta·KL(π‖reference) over responses of at most max_new_tokens ids.
+    """The objective: E[r] − beta·KL(π‖reference) over responses of at most max_new_tokens ids.
 
-    A response ends with one of stop_ids, and is worth what the reward model says at its last token; one that is still
-    going after max_new_tokens is worth missing_end_score. vocabulary: number of ids, all of them possible everywhere
-    but those in `unused`.
-    texts_at_once: that a model reads together.
+    A response ends with one of stop_ids, and its reward is the reward model's score at its last token; the reward of
+    one that does not end within max_new_tokens is missing_end_score. vocabulary: number of ids, all of them possible
+    at every position except those in `unused`.
+    texts_at_once: number of texts that a model reads together.
     """
 
     beta: float
@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
     @property
     def ids(self) -> tuple[int, ...]:
-        """The possible ones."""
+        """The possible ids."""
         return tuple(i for i in range(self.vocabulary) if i not in self.unused)
 
 
@@ -61,8 +61,8 @@ def _texts(ids: tuple[int, ...], length: int) -> Tensor:
 def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
     """Blocks (n,) float64 on the CPU of the log-probabilities of all responses to the prompt, in a fixed order.
 
-    A block has, for each of a number of beginnings, its continuation by every stop id, and where the next id is the
-    last by every other one too.
+    For each of several beginnings, a block has its continuation by every stop id and, if the next id is the last,
+    also by every other id.
     """
     stops, going, possible = list(task.stop_ids), list(task.going), list(task.ids)
     reached, texts_before = torch.zeros(1, dtype=torch.float64), 0
@@ -71,19 +71,19 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
     for texts, last in task.beginnings():
         if texts.shape[1] > length:
             reached, deeper, texts_before, length = torch.cat(deeper), [], 0, texts.shape[1]
-        whole = _next_logprobs(model, prompt, texts)
-        whole += reached[texts_before : texts_before + len(texts), None]
+        extended = _next_logprobs(model, prompt, texts)
+        extended += reached[texts_before : texts_before + len(texts), None]
         texts_before += len(texts)
         if last:
-            yield whole[:, possible].flatten()
+            yield extended[:, possible].flatten()
         else:
-            deeper.append(whole[:, going].flatten())
-            yield whole[:, stops].flatten()
+            deeper.append(extended[:, going].flatten())
+            yield extended[:, stops].flatten()
 
 
 @torch.no_grad()
 def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
-    """Blocks (n,) float64 on the CPU of what those responses are worth, in the order of `response_logprobs`.
+    """Blocks (n,) float64 on the CPU of the rewards of those responses, in the order of `response_logprobs`.
 
     Raises ValueError for scores that are not numbers.
     """
@@ -93,14 +93,14 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
         rows = torch.cat([torch.tensor([list(prompt)]).expand(len(ended), -1), ended], dim=1)
         worth = numbers(reward(rows.to(_device_of(reward)))[:, -1].cpu().double()).view(len(texts), len(stops))
         if last:
-            whole = worth.new_full((len(texts), task.vocabulary), task.missing_end_score)
-            whole[:, stops] = worth
-            worth = whole[:, list(task.ids)]
+            extended = worth.new_full((len(texts), task.vocabulary), task.missing_end_score)
+            extended[:, stops] = worth
+            worth = extended[:, list(task.ids)]
         yield worth.flatten()
 
 
 def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Tensor:
-    """(n, V) float64, on the CPU: log-probabilities of what follows the prompt and each of the texts (n, length)."""
+    """(n, V) float64 on the CPU: log-probabilities of the next id after the prompt and each text (n, length)."""
     room, device = len(prompt) + texts.shape[1], _device_of(model)
     start = torch.zeros(1, dtype=torch.int64, device=device)
     cache = model.new_cache(start, room, dtype=compute_dtype(model))
@@ -112,13 +112,13 @@ def _next_logprobs(model: CausalLM, prompt: Sequence[int], texts: Tensor) -> Ten
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    return next(
-        chain(model.parameters(), model.buffers()), torch.empty(0)
-    ).device  # a table of rewards has buffers alone
+    tensors = chain(model.parameters(), model.buffers())  # a table of rewards has only buffers
+    return next(tensors, torch.empty(0)).device
 
 
 class Question(NamedTuple):
-    """All responses to one prompt, in blocks: reference and optimum (π*) nats, rewards; best: the objective of π*."""
+    """All responses to one prompt, in blocks: log-probabilities under the reference and the optimum π*, in nats, and
+    rewards; best: the objective of π*."""
 
     reference: list[Tensor]
     rewards: list[Tensor]
@@ -134,29 +134,29 @@ class Question(NamedTuple):
         return cls(reference, rewards, [block - log_z for block in weights], beta * float(log_z))
 
     def figures(self, logprobs: Iterable[Tensor], *, beta: float) -> Figures:
-        """What a policy is worth: objective E[r] − beta·KL, reward E[r], kl to the reference in nats, total_variation
+        """Metrics of a policy: objective E[r] − beta·KL, reward E[r], kl to the reference in nats, total_variation
         ½ Σ|π − π*|.
 
-        Raises ValueError unless its probabilities sum to 1: a response was left out or counted twice, or the model's
-        logits are not numbers.
+        Raises ValueError unless its probabilities sum to 1; otherwise a response was left out or counted twice, or the
+        model's logits are not numbers.
         """
         total = reward = kl = apart = 0.0
-        for own, known, worth, best in zip(logprobs, self.reference, self.rewards, self.optimum, strict=True):
+        for own, reference, worth, best in zip(logprobs, self.reference, self.rewards, self.optimum, strict=True):
             probs = own.exp()
             total += float(probs.sum())
             reward += float(probs @ worth)
-            kl += float(torch.where(probs > 0, probs * (own - known), 0.0).sum())
+            kl += float(torch.where(probs > 0, probs * (own - reference), 0.0).sum())
             apart += float((probs - best.exp()).abs().sum())
-        if not abs(total - 1) <= 1e-9:  # of NaN neither is true
+        if not abs(total - 1) <= 1e-9:  # also catches NaN
             raise ValueError(f"optimum: the probabilities of all responses sum to {total!r}, expected 1")
         return {"objective": reward - beta * kl, "reward": reward, "kl": kl, "total_variation": apart / 2}
 
     def levels(self) -> "Levels":
-        """The reference's probability of every reward that there is."""
+        """The reference's probability of every distinct reward."""
         shares: dict[float, float] = {}
-        for known, worth in zip(self.reference, self.rewards, strict=True):
-            values, place = worth.unique(return_inverse=True)
-            sums = torch.zeros_like(values).index_add(0, place, known.exp())
+        for logprobs, worth in zip(self.reference, self.rewards, strict=True):
+            values, level = worth.unique(return_inverse=True)
+            sums = torch.zeros_like(values).index_add(0, level, logprobs.exp())
             for value, share in zip(values.tolist(), sums.tolist(), strict=True):
                 shares[value] = shares.get(value, 0.0) + share
         rewards = sorted(shares)
@@ -164,9 +164,9 @@ class Question(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """The responses to one prompt by what they are worth: rewards (L,) ascending, reference (L,) probabilities.
+    """The responses to one prompt grouped by reward: rewards (L,) ascending, reference (L,) probabilities.
 
-    A policy that is the reference times a function of the reward, as π* and best-of-n are, is known by its
+    A policy that is the reference times a function of the reward, as π* and best-of-n are, is determined by its
     probabilities of these levels.
     """
 
@@ -174,7 +174,7 @@ class Levels(NamedTuple):
     reference: Tensor
 
     def best_of_n(self, n: int) -> Tensor:
-        """(L,) probabilities of the best of n independent draws: F(r)^n − F(r−)^n, ties going to any of them."""
+        """(L,) probabilities of the best of n independent samples: F(r)^n − F(r−)^n, ties broken arbitrarily."""
         up_to = (self.reference.cumsum(0) / self.reference.sum()).clamp(max=1) ** n
         return torch.diff(up_to, prepend=up_to.new_zeros(1))
 
@@ -183,7 +183,7 @@ class Levels(NamedTuple):
         return (self.reference.log() + self.rewards / temperature).softmax(0)
 
     def figures(self, probs: Tensor, *, beta: float) -> Figures:
-        """As Question.figures, of such a policy."""
+        """As Question.figures, for such a policy."""
         reward = float(probs @ self.rewards)
         kl = float((torch.xlogy(probs, probs) - torch.xlogy(probs, self.reference)).sum())
         variation = float((probs - self.tilted(beta)).abs().sum()) / 2
@@ -199,29 +199,30 @@ def measure(
     *,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Every method beside the reference and the optimum: means over the prompts, exact, without sampling.
+    """Every method compared with the reference and the optimum: exact means over the prompts, without sampling.
 
     fraction_of_optimum = (J(π) − J(π_ref)) / (J* − J(π_ref)), where J* = beta·ln Z. That is
-    1 − KL(π‖π*) / KL(π_ref‖π*): 1 for π* alone, negative for a policy further from it than the reference.
-    best_of_n: the best of n draws from the reference, with the n that is best for this objective.
-    Returns methods {name: figures}, optimum and reference (figures: see Question, with fraction_of_optimum), best_n,
-    responses (to a prompt), prompts, beta, and two curves of [kl, reward]: frontier (the most reward at each kl) and
+    1 − KL(π‖π*) / KL(π_ref‖π*): 1 only for π*, negative for a policy further from it than the reference.
+    best_of_n: the best of n samples from the reference, with the n that maximizes this objective.
+    Returns methods {name: metrics}, optimum and reference (metrics: see Question, plus fraction_of_optimum), best_n,
+    responses (per prompt), prompts, beta, and two curves of [kl, reward]: frontier (the highest reward at each kl) and
     best_of_n_curve.
     """
-    found: dict[str, list[Figures]] = {name: [] for name in ("reference", "optimum", *methods)}
+    per_prompt: dict[str, list[Figures]] = {name: [] for name in ("reference", "optimum", *methods)}
     levels: list[Levels] = []
     for number, prompt in enumerate(prompts, 1):
-        known = Question.of(
+        question = Question.of(
             response_logprobs(reference, prompt, task), response_rewards(reward, prompt, task), task.beta
         )
-        levels.append(known.levels())
-        found["reference"].append(known.figures(known.reference, beta=task.beta))
-        found["optimum"].append(known.figures(known.optimum, beta=task.beta) | {"objective": known.best})
+        levels.append(question.levels())
+        per_prompt["reference"].append(question.figures(question.reference, beta=task.beta))
+        optimum = question.figures(question.optimum, beta=task.beta)
+        per_prompt["optimum"].append(optimum | {"objective": question.best})
         for name, model in methods.items():
-            found[name].append(known.figures(response_logprobs(model, prompt, task), beta=task.beta))
-        responses = sum(map(len, known.rewards))
-        progress(f"prompt {number}/{len(prompts)}: {responses:,} responses by each of {len(methods) + 1} models")
-    means = {name: _mean(ones) for name, ones in found.items()}
+            per_prompt[name].append(question.figures(response_logprobs(model, prompt, task), beta=task.beta))
+        responses = sum(map(len, question.rewards))
+        progress(f"prompt {number}/{len(prompts)}: {responses:,} responses under each of {len(methods) + 1} models")
+    means = {name: _mean(figures) for name, figures in per_prompt.items()}
     best_n, means["best_of_n"] = _best_n(levels, task.beta)
     low, high = means["reference"]["objective"], means["optimum"]["objective"]
     for figures in means.values():
@@ -235,21 +236,21 @@ def measure(
         "beta": task.beta,
         "prompts": len(prompts),
         "responses": responses,
-        "frontier": [_point(levels, lambda of, t=t: of.tilted(t), task.beta) for t in FRONTIER],  # type: ignore[misc]
-        "best_of_n_curve": [_point(levels, lambda of, n=n: of.best_of_n(n), task.beta) for n in tried],  # type: ignore[misc]
+        "frontier": [_point(levels, lambda level, t=t: level.tilted(t), task.beta) for t in FRONTIER],  # type: ignore[misc]
+        "best_of_n_curve": [_point(levels, lambda level, n=n: level.best_of_n(n), task.beta) for n in tried],  # type: ignore[misc]
     }
 
 
 def _best_n(levels: Sequence[Levels], beta: float) -> tuple[int, Figures]:
-    tried = {n: _mean([of.figures(of.best_of_n(n), beta=beta) for of in levels]) for n in range(1, MOST_N + 1)}
+    tried = {n: _mean([level.figures(level.best_of_n(n), beta=beta) for level in levels]) for n in range(1, MOST_N + 1)}
     n = max(tried, key=lambda n: tried[n]["objective"])
     return n, tried[n]
 
 
 def _point(levels: Sequence[Levels], policy: Callable[[Levels], Tensor], beta: float) -> list[float]:
-    figures = _mean([of.figures(policy(of), beta=beta) for of in levels])
+    figures = _mean([level.figures(policy(level), beta=beta) for level in levels])
     return [figures["kl"], figures["reward"]]
 
 
-def _mean(ones: Sequence[Figures]) -> Figures:
-    return {name: sum(one[name] for one in ones) / len(ones) for name in ones[0]}
+def _mean(rows: Sequence[Figures]) -> Figures:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

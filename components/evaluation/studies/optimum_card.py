@@ -10,7 +10,7 @@ from rich.console import Console
 from components.evaluation.report.card import NONE, Table, number, percent, short
 from components.evaluation.report.output import rich_table
 from components.evaluation.report.page_blocks import block_as_markdown
-from components.evaluation.report.plot_style import INK, QUIET, colour_of, style
+from components.evaluation.report.plot_style import INK, QUIET, color_of, style
 from components.system.disk import read_json, write_json
 
 DATA, PAGE, PICTURE = "optimum.json", "optimum.md", "optimum.png"
@@ -19,9 +19,9 @@ Results = dict[str, Any]
 
 
 def write(results: Results, folder: str | Path, console: Console) -> None:
-    """Writes optimum.json, optimum.md and optimum.png into `folder`, the first last, and prints the table.
+    """Writes optimum.png, optimum.md and, last, optimum.json into `folder`, and prints the table.
 
-    results: what optimum.measure returns; a method may also have its `seconds` of training.
+    results: what exact_optimum.measure returns; a method can also have its training time, `seconds`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,15 +35,15 @@ def write(results: Results, folder: str | Path, console: Console) -> None:
 
 
 def read(folder: str | Path) -> Results | None:
-    """The results that lie in a folder; None where there are none."""
+    """The results in a folder; None if there are none."""
     return read_json(Path(folder) / DATA)
 
 
 def show(results: Results, folder: Path, console: Console) -> None:
-    """Prints the table and where it lies."""
+    """Prints the table and the paths of the files."""
     console.print()
     console.print(rich_table(table(results)))
-    for what, name in (("page", PAGE), ("figures", DATA)):
+    for what, name in (("page", PAGE), ("results", DATA)):
         console.print(f"{what:<11}{folder / name}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -72,7 +72,7 @@ def _cells(figures: dict[str, float]) -> list[str]:
 
 
 def draw(results: Results) -> Figure:
-    """Left: the share of the optimum that every method reaches. Right: reward against KL, below the frontier."""
+    """Left: the share of the optimum that each method reaches. Right: reward against KL, below the frontier."""
     figure = Figure(figsize=(10.5, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1, 1.35])
     _shares(left, results)
@@ -85,27 +85,27 @@ def _shares(axes: Axes, results: Results) -> None:
     shares = [figures["fraction_of_optimum"] for _, figures in methods]
     style(axes, "Share of the optimum reached")
     axes.grid(visible=False)
-    colours = [_colour(name, place) for place, (name, _) in enumerate(methods)]
-    axes.barh([label_of(name, results) for name, _ in methods], shares, 0.62, color=colours)
-    for place, share in enumerate(shares):  # right of the bar, also of one that points to the left
-        axes.text(max(share, 0.0) + 0.02, place, percent(share), va="center", color=INK, fontsize=9)
+    colors = [_color(name, i) for i, (name, _) in enumerate(methods)]
+    axes.barh([label_of(name, results) for name, _ in methods], shares, 0.62, color=colors)
+    for i, share in enumerate(shares):  # to the right of the bar, even if it points to the left
+        axes.text(max(share, 0.0) + 0.02, i, percent(share), va="center", color=INK, fontsize=9)
     axes.axvline(1, color=QUIET, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_xlim(min(0.0, 1.15 * min(shares)), 1.18)
-    axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
+    axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
 
 
 def _frontier(axes: Axes, results: Results) -> None:
-    """The most reward at each KL, best-of-n, every method; a line of equal objective touches the frontier at π*."""
+    """The highest reward at each KL, best-of-n, every method; a line of equal objective touches the frontier at π*."""
     style(axes, "Reward against KL")
     best, beta = results["optimum"], results["beta"]
     points = {**results["methods"], "reference": results["reference"]}
     most = 1.25 * max(figures["kl"] for figures in (best, *points.values()))
-    for name, colour, label in (
-        ("frontier", INK, "the most reward at each KL"),
-        ("best_of_n_curve", QUIET, "best of n draws"),
+    for name, color, label in (
+        ("frontier", INK, "the highest reward at each KL"),
+        ("best_of_n_curve", QUIET, "best of n samples"),
     ):
         shown = [point for point in results[name] if point[0] <= most]
-        axes.plot(*zip(*sorted(shown), strict=True), color=colour, linewidth=1.4, label=label, zorder=1)
+        axes.plot(*zip(*sorted(shown), strict=True), color=color, linewidth=1.4, label=label, zorder=1)
     ends = [0.0, most]
     axes.plot(
         ends,
@@ -117,12 +117,12 @@ def _frontier(axes: Axes, results: Results) -> None:
         zorder=1,
     )
     axes.plot(best["kl"], best["reward"], "*", color=INK, markersize=19, label="optimum π*", zorder=2)
-    for place, (name, figures) in enumerate(points.items()):
+    for i, (name, figures) in enumerate(points.items()):
         axes.plot(
             figures["kl"],
             figures["reward"],
             "o",
-            color=_colour(name, place),
+            color=_color(name, i),
             markersize=7.5,
             markeredgecolor="white",
             label=label_of(name, results),
@@ -136,5 +136,5 @@ def _frontier(axes: Axes, results: Results) -> None:
     axes.figure.legend(frameon=False, fontsize=8, labelcolor=INK, loc="outside lower right", ncols=5)
 
 
-def _colour(name: str, place: int) -> str:
-    return {"best_of_n": QUIET, "reference": colour_of("sft", 0)}.get(name) or colour_of(name, place)
+def _color(name: str, index: int) -> str:
+    return {"best_of_n": QUIET, "reference": color_of("sft", 0)}.get(name) or color_of(name, index)

@@ -253,10 +253,10 @@ def test_the_likeliest_answer_to_every_question_is_judged(evaluate, monkeypatch)
     judged = []
 
     def half(assessed):
-        judged.append(len(assessed.found))
+        judged.append(len(assessed.judgements))
         return 0.5
 
-    monkeypatch.setattr(module, "share_right", half)
+    monkeypatch.setattr(module, "correct_share", half)
     figures = evaluate()["models"]["ppo"]
     assert judged == [3, 15] * 3  # held-out and training questions, once each, of three models
     assert (figures["greedy_correct"], figures["greedy_correct_train"]) == (0.5, 0.5)

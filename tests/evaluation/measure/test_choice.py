@@ -19,7 +19,7 @@ def test_every_value_is_offered_once_in_the_same_plain_words(world, tokenizer, c
     assert len(offered.texts) == 8 * len(prompts)
     for number, prompt in enumerate(prompts):
         question, texts = world.find(prompt["prompt"]), offered.texts[8 * number : 8 * number + 8]
-        assert len(set(texts)) == 8 and offered.of[8 * number : 8 * number + 8] == [number] * 8
+        assert len(set(texts)) == 8 and offered.prompt_index[8 * number : 8 * number + 8] == [number] * 8
         assert texts[truths[number]] == world.statement(question)
         right = [world.judge(question.text, text, True).correct for text in texts]
         assert right == [place == truths[number] for place in range(8)]
@@ -39,7 +39,7 @@ def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, cha
         assert asked == [prompt["ids"] for prompt in prompts]
         correct = [
             world.judge(prompts[number]["prompt"], text, True).correct
-            for number, text in zip(offered.of, offered.texts, strict=True)
+            for number, text in zip(offered.prompt_index, offered.texts, strict=True)
         ]
         return torch.tensor(correct, dtype=torch.float32) * (1 if knows else -1)
 
@@ -66,8 +66,8 @@ def test_a_reward_model_is_told_by_answers_that_differ_in_the_name_alone(
     prompts = chat_prompts("held_out")
 
     def scores(model, asked, offered, **_):
-        assert len(set(zip(offered.of, offered.texts, strict=True))) == len(prompts) * len(world.names)
-        pairs = zip(offered.of, offered.texts, strict=True)
+        assert len(set(zip(offered.prompt_index, offered.texts, strict=True))) == len(prompts) * len(world.names)
+        pairs = zip(offered.prompt_index, offered.texts, strict=True)
         return torch.tensor([float(worth(world.judge(prompts[of]["prompt"], text, True))) for of, text in pairs])
 
     monkeypatch.setattr(module, "scores", scores)

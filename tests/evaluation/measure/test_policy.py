@@ -98,7 +98,7 @@ def test_no_more_rows_are_drawn_at_once_than_allowed(new_model, tokenizer, monke
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 17)
     drawn = respond(new_model(0), tokenizer, PROMPTS, PLAN)
     assert sizes == [16, 8]
-    assert drawn.of == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
+    assert drawn.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
 
 
 def watch(monkeypatch, name: str, rows) -> list[int]:
@@ -114,7 +114,7 @@ def test_no_more_tokens_are_sampled_or_read_at_once_than_the_plan_says(new_model
     plan = PLAN._replace(tokens_at_once=33)  # the longest prompt has 5 tokens and its response 6: 3 rows
     drawn = respond(new_model(0), tokenizer, PROMPTS, plan)
     assert sampled == [3, 3, 2] * 3
-    assert drawn.of == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
+    assert drawn.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
     assert drawn.ids[:3] != drawn.ids[3:6]
     width = max(map(len, drawn.ids))
     describe(new_model(0), PROMPTS, drawn, reference=None, pad_id=tokenizer.pad_id, tokens_at_once=4 * (width + 5))

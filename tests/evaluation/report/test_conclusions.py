@@ -15,9 +15,9 @@ def test_every_picture_has_its_conclusion():
 @pytest.mark.parametrize(
     ("interval", "told"),
     [
-        ([0.82, 0.9], "ppo wins against sft: 60 % [82, 90]"),
-        ([0.4, 0.6], "ppo did not win: it cannot be told apart from sft, 60 % [40, 60]"),
-        ([0.2, 0.4], "ppo did not win, it loses against sft: only 60 % [20, 40]"),
+        ([0.82, 0.9], "ppo wins against sft: 60% [82, 90]"),
+        ([0.4, 0.6], "ppo did not win: it is not distinguishable from sft, 60% [40, 60]"),
+        ([0.2, 0.4], "ppo did not win, it loses to sft: only 60% [20, 40]"),
     ],
 )
 def test_who_won_is_said_by_the_interval(interval, told):
@@ -30,8 +30,8 @@ def test_what_got_worse_is_named_with_both_figures_and_what_got_better_is_not(re
     results["models"]["base"] |= {"bits_per_byte": 0.25}
     assert outcome.worse(results) == [
         "Got worse from base to sft: bits per byte of pretraining text 0.25 → 0.90.",
-        "Got worse from sft to ppo: right likeliest answers 83 % → 75 % (10 → 9 of 12), "
-        "distinct responses 78 % → 40 %, bits per byte of pretraining text 0.90 → 1.10.",
+        "Got worse from sft to ppo: correct likeliest answers 83% → 75% (10 → 9 of 12), "
+        "distinct responses 78% → 40%, bits per byte of pretraining text 0.90 → 1.10.",
     ]
 
 
@@ -42,7 +42,7 @@ def test_each_method_is_compared_with_sft_and_not_with_the_method_before(full):
 
 
 def test_that_nothing_got_worse_is_said_and_of_one_model_nothing(results):
-    assert outcome.worse(results) == ["No figure of the table got worse from one model to the next."]
+    assert outcome.worse(results) == ["No metric in the table got worse from one model to the next."]
     results["models"] = {"base": results["models"]["base"]}
     assert outcome.worse(results) == [] and outcome.winners(results) == []
 
@@ -51,7 +51,7 @@ def test_the_leader_is_named_even_if_it_is_not_the_last_model(results):
     results["models"]["ppo"] |= {"gold": -0.5, "gold_ci": [-0.7, -0.2]}
     told = " ".join(conclusions.quality(results, {}))
     assert told.startswith(
-        "sft has the highest gold score, 0.12, before ppo with −0.50; their intervals do not overlap."
+        "sft has the highest gold score, 0.12, ahead of ppo with −0.50; their intervals do not overlap."
     )
     assert "On training prompts sft reaches 0.22, 0.10 more than on held-out ones." in told
 
@@ -67,10 +67,10 @@ def best(gold, n=(1, 2, 4)):
         ([0.0, 0.2, 0.4], "raises the gold score from 0.00 at n = 1 to 0.40 at n = 4."),
         (
             [0.0, 0.4, 0.2],
-            "falls to 0.20 while the reward model's score still goes from 1.00 to 2.00: the choice exploits",
+            "falls to 0.20 while the reward model's score rises from 1.00 to 2.00: choosing exploits",
         ),
-        ([0.0, 0.4, 0.35], "falls to 0.35 while the reward model's score still goes from 1.00 to 2.00: a fall within"),
-        ([0.4, 0.2, 0.1], "does not raise the gold score: it is highest without a choice, at n = 1."),
+        ([0.0, 0.4, 0.35], "falls to 0.35 while the reward model's score rises from 1.00 to 2.00: the drop is within"),
+        ([0.4, 0.2, 0.1], "does not raise the gold score: it is highest at n = 1, without choosing."),
     ],
 )
 def test_choosing_is_said_to_help_or_to_turn_as_it_does(results, gold, told):
@@ -80,9 +80,9 @@ def test_choosing_is_said_to_help_or_to_turn_as_it_does(results, gold, told):
 @pytest.mark.parametrize(
     ("kl", "reached", "told"),
     [
-        (0.4, 0.9, "At the KL of ppo (0.40) choosing reaches about 0.30, ppo 0.90: more than choosing."),
-        (0.4, 0.1, "At the KL of ppo (0.40) choosing reaches about 0.30, ppo 0.10: no more than choosing."),
-        (2.0, 0.1, "ppo went further from sft than any n here (KL 2.00) and reaches 0.10, not above the highest"),
+        (0.4, 0.9, "At the KL of ppo (0.40), choosing reaches about 0.30 and ppo 0.90: better than choosing."),
+        (0.4, 0.1, "At the KL of ppo (0.40), choosing reaches about 0.30 and ppo 0.10: no better than choosing."),
+        (2.0, 0.1, "ppo moved further from sft than any n here (KL 2.00) and reaches 0.10, not above the best"),
     ],
 )
 def test_training_is_compared_with_choosing_at_the_same_kl(results, kl, reached, told):
@@ -95,7 +95,7 @@ def test_training_is_compared_with_choosing_at_the_same_kl(results, kl, reached,
     [
         (0.8, [0.6, 0.9], "voting helps"),
         (0.45, [0.3, 0.6], "no clear gain from voting"),
-        (0.1, [0, 0.2], "voting harms"),
+        (0.1, [0, 0.2], "voting hurts"),
     ],
 )
 def test_a_vote_is_said_to_help_by_its_interval(results, last, interval, told):
@@ -105,28 +105,28 @@ def test_a_vote_is_said_to_help_by_its_interval(results, last, interval, told):
 
 @pytest.mark.parametrize(
     ("interval", "told"),
-    [([0.2, 0.5], "more than chance"), ([0.1, 0.5], "no more than chance can do"), ([0, 0.1], "less than chance")],
+    [([0.2, 0.5], "above chance"), ([0.1, 0.5], "not distinguishable from chance"), ([0, 0.1], "below chance")],
 )
 def test_a_reward_model_that_knows_less_than_the_models_is_told_so(results, interval, told):
     results["models"]["sft"]["greedy_correct"] = 0.8
     results["models"]["ppo"]["greedy_correct"] = 0.4
     results["choice"] = {"reward_model": 0.3, "reward_model_ci": interval, "chance": 0.125, "questions": 12}
     text = " ".join(conclusions.choice(results, {}))
-    assert f"30 % [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}], {told} (12 %)" in text
-    assert "It knows less than sft (80 %)" in text
+    assert f"30% [{100 * interval[0]:.0f}, {100 * interval[1]:.0f}] of the time, {told} (12%)" in text
+    assert "It knows less than sft (80%)" in text
 
 
 def test_confidence_above_and_below_accuracy_is_told_apart(results):
     figures = results["reward_model"]
     for accuracy, told in (
-        (0.6, "too sure"),
-        (0.8, "about as sure as it should be"),
-        (0.95, "less sure than it could be"),
+        (0.6, "overconfident"),
+        (0.8, "well calibrated"),
+        (0.95, "underconfident"),
     ):
         figures["reliability_heldout"] = [{"pairs": 10, "confidence": 0.8, "accuracy": accuracy}, {"pairs": 0}]
         text = " ".join(conclusions.reward_model(results, {}))
-        assert text.startswith("On pairs of held-out prompts it ranks 77 % [72, 81] correctly: better than a coin.")
-        assert "That is 14 points less than on training prompts, 91 %." in text and f"It is {told}" in text
+        assert text.startswith("It ranks 77% [72, 81] of the pairs on held-out prompts correctly: better than chance.")
+        assert "That is 14 points lower than on training prompts, 91%." in text and f"It is {told}" in text
 
 
 def rollouts(score, gold):
@@ -149,7 +149,7 @@ def test_learning_is_said_to_be_what_the_judge_saw(results, score, gold, told):
 @pytest.mark.parametrize(
     ("losses", "told"),
     [
-        ([3.0, 1.0, 2.0], "it was lowest at step 10 (1.00), and more steps only overfit"),
+        ([3.0, 1.0, 2.0], "it was lowest at step 10 (1.00), and later steps only overfit"),
         ([3.0, 2.0, 1.0], "was still falling: more steps would help"),
         ([3.0, 1.0, 1.0], "went from 3.00 to 1.00."),
         ([3.0], "was measured once, 3.00"),

@@ -59,11 +59,11 @@ def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_pa
     assert "| gold score | −1.45 [−1.65, −1.15] | 0.12 [−0.08, 0.42] | 1.02 [0.82, 1.32] |" in page
     assert "| KL to sft per response, nats | – | 0.00 | 2.50 |" in page
     assert "12 held-out prompts × 32 samples" in page and "Training: 60 × 8." in page
-    assert "| accuracy on pairs | 91 % [86, 95] | 77 % [72, 81] |" in page
+    assert "| accuracy on pairs | 91% [86, 95] | 77% [72, 81] |" in page
     assert "| pairs | 1,234 | 1,234 |" in page
-    assert "asks another 100 %, answers 0 %; after 4 solved examples it is right 62 % (12 × 32 samples each)" in page
+    assert "asks another 100% of the time and answers 0%; after 4 solved examples it is correct 62% (12 × 32" in page
     assert "sft → ppo: gold score 0.12 → 1.02 on held-out prompts, at 2.50 nats of KL from sft." in page
-    for known in ("# Report card: tiny", "abc1234", "seed: 0", "2 cores", "torch 2.13", "together 1.1"):
+    for known in ("# Report card: tiny", "abc1234", "seed: 0", "2 cores", "torch 2.13", "total 1.1"):
         assert known in page
 
 
@@ -80,7 +80,7 @@ def test_without_a_judge_the_score_takes_the_place_of_gold(without_judge, tmp_pa
     printed = write(without_judge, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "gold" not in (page + printed).lower()
-    assert "right answer" not in page
+    assert "correct answer" not in page
     assert "sft → ppo: reward model's score 0.24 → 2.04" in page
     assert "| reward model's score | −2.90 [−3.90, −1.90] |" in page
     assert (tmp_path / "quality.png").exists()
@@ -112,16 +112,16 @@ def test_the_page_has_a_table_for_each_way_to_use_many_answers(full, tmp_path, u
     write(full, tmp_path)
     page = (tmp_path / "report.md").read_text()
     for row in (
-        "| wins against sft | 90 % [85, 93] | 50 % |",
-        "| right likeliest answer | 75 % |",
+        "| wins against sft | 90% [85, 93] | 50% |",
+        "| correct likeliest answer | 75% |",
         "| bits per byte of pretraining text | 0.31 |",
-        "| n | KL to sft, nats | reward model's score | gold score | right answer | gold on training prompts |",
-        "| 4 | 0.64 | 2.00 | 0.60 [0.40, 0.80] | 60 % | – |",
-        "| 2 | 0.19 | 0.70 | 0.40 [0.20, 0.60] | 50 % | 0.40 |",
-        "| 3 | 60 % [50, 70] |",
-        "| reward model chooses | 62 % [40, 80] | 62 % [40, 80] |",
-        "| ppo: likeliest answer | 75 % | 100 % |",
-        "| ppo: an answer drawn | 50 % | 55 % |",
+        "| n | KL to sft, nats | reward model's score | gold score | correct answer | gold on training prompts |",
+        "| 4 | 0.64 | 2.00 | 0.60 [0.40, 0.80] | 60% | – |",
+        "| 2 | 0.19 | 0.70 | 0.40 [0.20, 0.60] | 50% | 0.40 |",
+        "| 3 | 60% [50, 70] |",
+        "| reward model chooses | 62% [40, 80] | 62% [40, 80] |",
+        "| ppo: likeliest answer | 75% | 100% |",
+        "| ppo: sampled answer | 50% | 55% |",
         "| ppo | 1.2 | 51,234 | 3.21e+12 | abc1234 |",
         "| sft | 0.4 | – | – | – |",
     ):
@@ -146,12 +146,12 @@ def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp
     lines = [line.rstrip() for line in write(full, tmp_path / "tiny" / "report").splitlines()]
     assert max(map(len, lines[:-3])) <= 100
     heads = [line for line in lines if line.startswith(" Models")]
-    assert heads[0].split() == ["Models", "gold", "score", "right", "beats", "sft", "KL", "entropy", "polite", "rude"]
+    assert heads[0].split() == ["Models", "gold", "score", "correct", "beats", "sft", "KL", "entropy", "polite", "rude"]
     for name in full["models"]:
         assert sum(line.startswith(f" {name} ") for line in lines) == 1
-    assert any(re.match(r" ppo +1.02 \[0.82, 1.32\] +50 % +90 % \[85, 93\] +2.50", line) for line in lines)
+    assert any(re.match(r" ppo +1.02 \[0.82, 1.32\] +50% +90% \[85, 93\] +2.50", line) for line in lines)
     text = " ".join(lines)
-    assert "n=1 0.10, n=4 0.60; on training prompts n=1 0.10, n=2 0.40." in text and "k=1 46 %, k=3 60 %." in text
+    assert "n=1 0.10, n=4 0.60; on training prompts n=1 0.10, n=2 0.40." in text and "k=1 46%, k=3 60%." in text
     assert lines[-2].endswith("ppo"), "the best that can be talked to"
 
 
@@ -159,7 +159,7 @@ def test_best_of_n_of_a_users_own_prompts_has_scores_alone(full, without_judge, 
     without_judge["sampling"]["best_of"] = 4
     without_judge["best_of_n"] = {key: full["best_of_n"][key] for key in ("n", "kl", "score")}
     printed = write(without_judge, tmp_path)
-    assert "reward model, score: n=1 −0.50, n=4 2.00." in printed
+    assert "reward model's score, score: n=1 −0.50, n=4 2.00." in printed
     assert "| 4 | 0.64 | 2.00 |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "best_of_n.png").exists() and not (tmp_path / "majority.png").exists()
 
@@ -209,7 +209,7 @@ def test_a_resumed_run_replaces_what_was_logged_beyond_its_checkpoint(events):
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(None, "–"), (0, "0 %"), (0.002, "0.2 %"), (0.5, "50 %"), (0.998, "99.8 %"), (1, "100 %")]
+    ("value", "text"), [(None, "–"), (0, "0%"), (0.002, "0.2%"), (0.5, "50%"), (0.998, "99.8%"), (1, "100%")]
 )
 def test_a_share_that_is_neither_none_nor_all_does_not_look_like_it(value, text):
     assert card.percent(value) == text

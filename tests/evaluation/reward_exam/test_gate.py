@@ -113,7 +113,7 @@ def test_what_rests_on_too_little_says_how_much_there_is_and_how_much_is_needed(
     rests = resting(2, 2)
     [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 0.52}, {}, {"accuracy_low": rests})
     assert str(judged) == (
-        "accuracy, low end: got 34.2 %, limit at least 52 %: 2 pairs on 2 prompts are too few to tell, "
+        "accuracy, low end: got 34.2%, limit at least 52%: 2 pairs on 2 prompts are too few to tell, "
         "about 16 prompts are needed"
     )
 
@@ -126,7 +126,7 @@ def test_no_number_of_pairs_is_enough_for_a_limit_that_nothing_reaches():
 
 @pytest.mark.parametrize("key", ["min_acuracy", "accuracy", "atleast_ece", "minece"])
 def test_a_limit_on_what_is_no_figure_names_the_figures(key):
-    with pytest.raises(ValueError, match=rf"'{key}' is no limit.*accuracy_low.*probe_refusal"):
+    with pytest.raises(ValueError, match=rf"'{key}' is not a limit.*accuracy_low.*probe_refusal"):
         judged({key: 0.5})
 
 
@@ -141,9 +141,9 @@ def test_a_refusal_names_each_figure_what_was_got_the_limit_and_what_to_do():
     told = refusal("logs/x/rm/export", EXAMINATION, failed, {"Train it again": "python train.py stage=rm"})
     assert told.splitlines() == [
         "the reward model at logs/x/rm/export failed its examination (1,415 held-out pairs on 12 prompts):",
-        "  accuracy, low end: got 60 %, limit at least 65 %",
+        "  accuracy, low end: got 60%, limit at least 65%",
         "  calibration error (ECE): got 0.20, limit at most 0.15",
-        "  accuracy beyond that of length alone: got −5 %, limit at least 0 %",
+        "  accuracy beyond length alone: got −5%, limit at least 0%",
         "Train it again: python train.py stage=rm",
     ]
 
@@ -152,12 +152,12 @@ def test_the_table_shows_value_limit_and_verdict_and_then_the_categories():
     console = Console(width=100, record=True, file=io.StringIO())
     show(EXAMINATION, verdicts(EXAMINATION["figures"], {"min_accuracy_low": 0.65}, {"min_probe_empty": 0.5}), console)
     lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
-    assert "accuracy 70 % [60, 80]" in lines
-    assert "accuracy, low end 60 % ≥ 65 % failed" in lines
-    assert "accuracy beyond that of length alone −5 %" in lines
-    assert "best answer above: an empty one 25 % [10, 40] ≥ 50 % warning" in lines
-    assert "by length: matched lengths 50 % [30, 70] 1,200 pairs" in lines
-    assert "1,415 held-out pairs on 12 prompts. [95 % interval over prompts]" in lines
+    assert "accuracy 70% [60, 80]" in lines
+    assert "accuracy, low end 60% ≥ 65% failed" in lines
+    assert "accuracy beyond length alone −5%" in lines
+    assert "best answer above: an empty answer 25% [10, 40] ≥ 50% warning" in lines
+    assert "by length: matched lengths 50% [30, 70] 1,200 pairs" in lines
+    assert "1,415 held-out pairs on 12 prompts. [95% interval over prompts]" in lines
 
 
 def test_the_table_says_below_itself_what_rests_on_too_little():
@@ -167,5 +167,5 @@ def test_the_table_says_below_itself_what_rests_on_too_little():
     limits = {"min_accuracy_low": 0.52}
     show(examination, verdicts(examination["figures"], limits, {}, support(examination)), console)
     text = " ".join(console.export_text().split())
-    assert "accuracy, low end 34 % ≥ 52 % not measured" in text
+    assert "accuracy, low end 34% ≥ 52% not measured" in text
     assert "not measured: 2 pairs on 2 prompts are too few to tell, about 16 prompts are needed" in text

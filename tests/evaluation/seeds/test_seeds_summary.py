@@ -87,8 +87,8 @@ def test_a_figure_of_one_seed_and_one_over_seeds_are_told_apart():
     [
         ([0.9, 1.1], None, "1.00 ± 1.27"),  # 12.706 · 0.1414 / √2
         ([-0.5], None, "−0.50"),
-        ([0.9, 0.9, 0.9], percent, "90 %"),
-        ([0.9], percent, "90 %"),
+        ([0.9, 0.9, 0.9], percent, "90%"),
+        ([0.9], percent, "90%"),
     ],
 )
 def test_a_cell_shows_mean_and_half_width_in_one_unit(values, show, text):
@@ -163,9 +163,9 @@ def test_the_tables_show_what_is_there_and_no_other(found):
     assert [row[0] for row in bake.rows] == ["sft", "ppo", "dpo"]
     ppo = dict(zip(bake.columns, bake.rows[1], strict=True))
     assert ppo["gold"] == "1.10 ± 1.27" and ppo["− sft"] == "1.00" and ppo["− ppo"] == "–"
-    assert (ppo["tokens drawn"], ppo["FLOPs"], ppo["minutes"]) == ("40,000", "3.0·10¹²", "0.8")
-    assert "took 0.5 minutes beside these" in bake.note
-    assert shown["Majority vote of sft"].rows == [["1", "40 %"], ["3", "60 %"]]
+    assert (ppo["sampled tokens"], ppo["FLOPs"], ppo["minutes"]) == ("40,000", "3.0·10¹²", "0.8")
+    assert "took another 0.5 minutes" in bake.note
+    assert shown["Majority vote of sft"].rows == [["1", "40%"], ["3", "60%"]]
     assert all("over 2 seeds" in table.note for table in shown.values())
 
 
@@ -196,7 +196,7 @@ def test_reward_models_are_shown_by_their_number_of_comparisons():
         for seed, sizes in enumerate(cards)
     ]
     (table,) = tables(summarise(jobs))
-    assert [row[:2] for row in table.rows] == [["40", "58 ± 38 %"], ["2,500", "77 ± 25 %"]]
+    assert [row[:2] for row in table.rows] == [["40", "58 ± 38%"], ["2,500", "77 ± 25%"]]
 
 
 def test_the_exact_optimum_is_shown_by_method():

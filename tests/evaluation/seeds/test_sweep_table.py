@@ -25,7 +25,7 @@ def test_seeds_are_joined_and_the_best_is_marked(tmp_path):
     values = {("lr=1", 0): 0.5, ("lr=1", 1): 0.7, ("lr=2", 0): 0.8, ("lr=2", 1): 0.8}
     jobs = [job(tmp_path, i, [lr, f"seed={seed}"], value) for i, ((lr, seed), value) in enumerate(values.items())]
     assert lines(jobs) == [
-        "val/accuracy (mean ± 95 % interval over seeds)",
+        "val/accuracy (mean ± 95% interval over seeds)",
         "  lr=1  0.6 ± 1.3   n = 2",  # 12.706 · 0.1414 / √2 = 1.27
         "  lr=2  0.8   n = 2   best",
     ]

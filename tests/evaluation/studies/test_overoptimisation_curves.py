@@ -193,5 +193,5 @@ def test_over_seeds_the_picture_and_the_table_show_means():
     assert line.get_xdata()[-1] == pytest.approx(3.5)
     (table,) = tables(summary)
     row = dict(zip(table.columns, table.rows[0], strict=True))
-    assert row["PPO"] == "β 0" and row["turned"] == "2 of 2" and row["gold at first"] == "0.10"
+    assert row["PPO"] == "β 0" and row["turned"] == "2 of 2" and row["gold at the start"] == "0.10"
     assert "Recommended: β 0" in table.note

@@ -45,7 +45,7 @@ def test_without_a_number_every_prompt_is_asked_once(undecided, tokenizer, promp
     assert draw(undecided, tokenizer, prompts, plan(max_new_tokens=40), seed=0)[1]["asked"] == 3
 
 
-def test_fewer_records_than_prompts_ask_some_of_them(undecided, tokenizer, prompts):
+def test_with_fewer_records_than_prompts_only_some_are_asked(undecided, tokenizer, prompts):
     assert draw(undecided, tokenizer, prompts, plan(records=2), seed=0)[1]["asked"] == 2
 
 
@@ -65,12 +65,12 @@ def test_an_unfinished_completion_is_never_kept(undecided, tokenizer, prompts):
         draw(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16), seed=0)
 
 
-def test_equal_completions_stay_where_distinct_is_false(undecided, tokenizer, prompts):
+def test_equal_completions_are_kept_if_distinct_is_false(undecided, tokenizer, prompts):
     drawn, counts = draw(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16, distinct=False), seed=0)
     assert set(drawn[0].completions) == {""} and counts["duplicates"] == 0
 
 
-def test_the_seed_decides_what_is_drawn(undecided, tokenizer, prompts):
+def test_the_seed_decides_the_samples(undecided, tokenizer, prompts):
     first, again, other = (draw(undecided, tokenizer, prompts, plan(completions=8), seed=s) for s in (1, 1, 2))
     assert first == again != other
 
@@ -89,7 +89,7 @@ def test_a_plan_that_compares_nothing_is_refused(wrong, reason):
         plan(**wrong)
 
 
-def test_figures_of_rankings_worked_by_hand():
+def test_metrics_of_rankings_worked_out_by_hand():
     # a is worth 3, b 1, c 0. First: a best, b and c tied; second: b above a, c last
     rankings = [Ranking(QUESTION, ["a", "b", "c"], [0, 1, 1]), Ranking(QUESTION, ["a", "b", "c"], [1, 0, 2])]
     gold = {"a": 3.0, "b": 1.0, "c": 0.0}
@@ -103,7 +103,7 @@ def test_figures_of_rankings_worked_by_hand():
     }
 
 
-def test_without_gold_there_are_no_figures_of_it():
+def test_without_gold_there_are_no_gold_metrics():
     assert describe([Ranking(QUESTION, ["a", "a", "b"], [0, 0, 1])], None) == {
         "records": 1,
         "completions": 2.0,
@@ -111,5 +111,5 @@ def test_without_gold_there_are_no_figures_of_it():
     }
 
 
-def test_no_rankings_have_no_figures():
+def test_no_rankings_have_no_metrics():
     assert describe([], None) == {"records": 0}

@@ -69,7 +69,7 @@ def test_letters_from_best_to_worst_become_ranks(line, ranks):
         ("a b c =", "= belongs between two letters"),
     ],
 )
-def test_a_line_that_ranks_nothing_is_refused_with_the_reason(line, reason):
+def test_an_invalid_ranking_is_refused_with_the_reason(line, reason):
     with pytest.raises(ValueError, match=f"^{reason}$"):
         ranking(line, 3)
 
@@ -90,7 +90,7 @@ def test_every_order_gives_the_ranking_that_was_meant():
         assert judged([line], rng=random.Random(seed))[0] == [2, 0, 1]
 
 
-def test_what_cannot_be_read_is_asked_again_with_the_reason():
+def test_after_an_invalid_line_the_person_is_asked_again_with_the_reason():
     ranks, out, asked = judged(["a b", "x", "c b a"])
     assert ranks == [0, 1, 2] and len(asked) == 3
     assert "c is missing. Best first, such as b a=c;" in out and "x is not one of a b c." in out
@@ -110,7 +110,7 @@ def test_a_person_is_shown_where_to_type_and_a_pipe_is_not():
     assert judged(["a b c"])[2] == [""]
 
 
-def test_all_turns_of_a_prompt_are_shown_and_lines_of_a_completion_stand_together():
+def test_all_turns_of_a_prompt_are_shown_and_lines_of_a_completion_are_aligned():
     turns = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": "hi"},

@@ -52,11 +52,11 @@ def test_the_world_ranks_by_true_worth_and_equal_worth_ties(world, answers):
     assert WorldJudge(world=world, noise=0.0).rank(*answers, random.Random(0)) == [0, 1, 3, 1, 2]
 
 
-def test_a_turned_record_is_the_ranking_from_its_other_end_and_ties_stay_ties(world, answers):
+def test_a_flipped_record_has_the_reversed_ranking_and_ties_stay_ties(world, answers):
     assert WorldJudge(world=world, noise=1.0).rank(*answers, random.Random(0)) == [3, 2, 0, 2, 1]
 
 
-def test_noise_is_the_share_of_records_turned_round(world, answers):
+def test_noise_is_the_share_of_flipped_records(world, answers):
     judge = WorldJudge(world=world, noise=0.2)
     right = WorldJudge(world=world, noise=0.0).rank(*answers, random.Random(0))
     turned = sum(judge.rank(*answers, random.Random(f"a/{n}")) != right for n in range(1000))
@@ -76,7 +76,7 @@ def test_the_world_judges_only_its_own_prompts():
 
 
 @pytest.mark.parametrize("noise", [-0.1, 1.1])
-def test_a_noise_that_is_no_probability_is_refused(world, noise):
+def test_a_noise_that_is_not_a_probability_is_refused(world, noise):
     with pytest.raises(ValueError, match="judge.noise"):
         WorldJudge(world=world, noise=noise)
 
@@ -109,17 +109,17 @@ def test_three_completions_are_ranked_as_plackett_and_luce_say():
         assert found[ranks] / 6000 == pytest.approx(share, abs=4 * math.sqrt(share * (1 - share) / 6000))
 
 
-def test_scores_far_apart_are_drawn_in_their_order():
+def test_scores_far_apart_are_ranked_in_their_order():
     assert sampled_ranks([-1e5, 1e5, 0.0], 0.1, random.Random(0)) == [2, 0, 1]
 
 
-def test_equal_completions_have_equal_ranks_even_when_drawn(reward, tokenizer):
+def test_equal_completions_have_equal_ranks_even_when_sampled(reward, tokenizer):
     judge = scoring(reward, tokenizer, 1.0, {"a": 0.0, "b": 0.0})
     found = {tuple(judge.rank([], ["a", "b", "a"], random.Random(n))) for n in range(50)}
     assert found == {(0, 1, 0), (1, 0, 1)}
 
 
 @pytest.mark.parametrize("temperature", [-1.0, math.inf, math.nan])
-def test_a_temperature_that_is_none_is_refused(reward, tokenizer, temperature):
+def test_an_invalid_temperature_is_refused(reward, tokenizer, temperature):
     with pytest.raises(ValueError, match="judge.temperature"):
         scoring(reward, tokenizer, temperature)

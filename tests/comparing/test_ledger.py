@@ -25,14 +25,14 @@ def test_every_decision_is_on_disk_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("last", [None, SECOND])
-def test_a_later_session_goes_on_behind_the_last_decision(tmp_path, last):
+def test_a_later_session_resumes_after_the_last_decision(tmp_path, last):
     for decision in (FIRST, last):
         Ledger(tmp_path).add(decision)
     assert Ledger(tmp_path).position == 2
     assert read_rankings(tmp_path) == [FIRST] + [SECOND] * (last is not None)
 
 
-def test_undo_takes_decisions_back_one_by_one_across_sessions_and_kinds(tmp_path):
+def test_undo_removes_decisions_one_by_one_across_sessions_and_kinds(tmp_path):
     states = []
     for decision in (FIRST, None, SECOND, None):
         Ledger(tmp_path).add(decision)
@@ -44,7 +44,7 @@ def test_undo_takes_decisions_back_one_by_one_across_sessions_and_kinds(tmp_path
     assert set(files(tmp_path).values()) == {b""}
 
 
-def test_a_line_that_a_kill_left_half_written_is_taken_away(tmp_path):
+def test_a_line_left_incomplete_by_a_kill_is_removed(tmp_path):
     book = Ledger(tmp_path)
     book.add(FIRST)
     whole = files(tmp_path)
@@ -56,7 +56,7 @@ def test_a_line_that_a_kill_left_half_written_is_taken_away(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["{}", "nonsense", "[1]", '{"record": "x"}'])
-def test_a_line_that_is_none_of_ours_is_named(tmp_path, line):
+def test_an_invalid_line_is_named(tmp_path, line):
     Ledger(tmp_path).add(FIRST)
     with (tmp_path / "preferences.jsonl").open("a") as stream:
         stream.write(line + "\n")
@@ -64,7 +64,7 @@ def test_a_line_that_is_none_of_ours_is_named(tmp_path, line):
         Ledger(tmp_path)
 
 
-def test_a_machines_rankings_are_written_as_a_persons_and_leave_nothing_behind(tmp_path):
+def test_a_machines_rankings_are_written_like_a_persons_and_leave_nothing_behind(tmp_path):
     for folder in ("machine", "person"):
         (tmp_path / folder).mkdir()
     write_rankings(tmp_path / "machine", [FIRST, SECOND])

@@ -27,12 +27,12 @@ def test_lines_are_remembered_between_chats(tmp_path):
     readline.clear_history()
 
 
-def test_a_chat_does_not_end_for_a_history_that_cannot_be_kept(tmp_path):
+def test_a_chat_continues_if_its_history_cannot_be_saved(tmp_path):
     (tmp_path / "file").touch()
     with keyboard.Editing(WORDS, tmp_path / "file" / "history"):
         pass
 
 
-def test_history_lies_where_the_system_keeps_such_things(monkeypatch, tmp_path):
+def test_the_history_file_is_in_the_systems_state_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     assert keyboard.history_file() == tmp_path / "gradus" / "history"

@@ -44,7 +44,7 @@ def messages(*contents):
     return [{"role": ("user", "assistant")[n % 2], "content": content} for n, content in enumerate(contents)]
 
 
-def test_the_model_is_shown_all_that_was_said_by_the_chat_template(small_tokenizer, shown):
+def test_the_model_sees_the_whole_history_in_the_chat_template(small_tokenizer, shown):
     session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
     assert say(session, "is it?") == " yes"
     say(session, "sure?")
@@ -54,7 +54,7 @@ def test_the_model_is_shown_all_that_was_said_by_the_chat_template(small_tokeniz
     ]
 
 
-def test_the_system_text_stands_first_and_survives_a_reset(small_tokenizer, shown):
+def test_the_system_text_comes_first_and_survives_a_reset(small_tokenizer, shown):
     session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
     session.system = "be kind"
     say(session, "a")
@@ -64,7 +64,7 @@ def test_the_system_text_stands_first_and_survives_a_reset(small_tokenizer, show
     assert shown == [small_tokenizer.render_prompt([*system, *messages(text)]) for text in "ab"]
 
 
-def test_reset_forgets_what_was_said(small_tokenizer, shown):
+def test_reset_clears_the_turns(small_tokenizer, shown):
     session = ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0)
     say(session, "a")
     session.reset()
@@ -86,7 +86,7 @@ def test_a_character_cut_in_the_middle_ends_as_the_replacement_character(small_t
     assert session.cut
 
 
-def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokenizer, shown):
+def test_base_mode_continues_the_bare_text_and_remembers_nothing(small_tokenizer, shown):
     text, after = "where does", " anna live?"
     model = tiny_models.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
     session = ChatSession(model, small_tokenizer, seed=0, base=True)
@@ -95,7 +95,7 @@ def test_base_mode_goes_on_from_the_bare_text_and_remembers_nothing(small_tokeni
     assert session.turns == []
 
 
-def test_base_mode_of_a_tokenizer_without_bos_begins_with_the_text_alone(small_tokenizer, shown):
+def test_base_mode_without_a_bos_token_starts_with_the_text_alone(small_tokenizer, shown):
     bare = pickle.loads(pickle.dumps(small_tokenizer))
     bare.bos_id = None
     session = ChatSession(tiny_models.parrot(bare), bare, seed=0, base=True)
@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_answers_and_another_seed_others(small_toke
     assert conversation(3) != conversation(4)
 
 
-def test_retry_puts_another_draw_in_the_answers_place(small_tokenizer, shown):
+def test_retry_replaces_the_answer_with_another_sample(small_tokenizer, shown):
     model = tiny_models.random_model(small_tokenizer.vocab_size)
     session = ChatSession(model, small_tokenizer, seed=0, temperature=1.0, max_new_tokens=8)
     say(session, "a")
@@ -205,7 +205,7 @@ def test_a_streamed_greedy_answer_is_what_generate_gives(small_tokenizer):
     assert say(session, "where?") == expected
 
 
-def test_an_answer_stopped_early_is_remembered_as_far_as_it_was_spoken(small_tokenizer):
+def test_an_answer_stopped_early_is_remembered_as_far_as_it_went(small_tokenizer):
     session = ChatSession(saying(small_tokenizer, " yes, said the cat"), small_tokenizer, seed=0)
     pieces = session.ask("a").pieces
     spoken = next(pieces) + next(pieces)
@@ -214,7 +214,7 @@ def test_an_answer_stopped_early_is_remembered_as_far_as_it_was_spoken(small_tok
     assert " yes, said the cat".startswith(spoken)
 
 
-def test_an_id_of_a_padded_vocabulary_stands_for_no_text(small_tokenizer):
+def test_an_id_of_a_padded_vocabulary_has_no_text(small_tokenizer):
     beyond, word = small_tokenizer.vocab_size + 3, small_tokenizer.encode("yes")
     model = tiny_models.parrot(
         small_tokenizer,
@@ -228,7 +228,7 @@ def test_an_id_of_a_padded_vocabulary_stands_for_no_text(small_tokenizer):
     "settings",
     [{"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}],
 )
-def test_a_setting_that_is_none_is_refused_by_name(small_tokenizer, settings):
+def test_an_invalid_setting_is_refused_by_name(small_tokenizer, settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         ChatSession(saying(small_tokenizer, " yes"), small_tokenizer, seed=0, **settings)
 

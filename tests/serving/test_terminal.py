@@ -42,7 +42,7 @@ def talk(session, *lines, interactive=False, colours=False):
     return answers.getvalue(), notes.getvalue(), prompts
 
 
-def test_a_pipe_gets_the_answers_one_below_the_other_and_nothing_else(small_tokenizer):
+def test_a_pipe_gets_the_answers_one_after_another_and_nothing_else(small_tokenizer):
     assert talk(parrot_session(small_tokenizer), "a", "", "  ", "b") == (" yes\n yes\n", "", [""] * 5)
 
 
@@ -63,7 +63,7 @@ def test_control_c_at_the_prompt_quits(small_tokenizer):
     assert session.turns == []
 
 
-def test_control_c_while_generating_stops_the_answer_and_the_chat_goes_on(small_tokenizer, monkeypatch):
+def test_control_c_while_generating_stops_the_answer_and_the_chat_continues(small_tokenizer, monkeypatch):
     word = small_tokenizer.encode("no")
     whole = session_module.stream
 
@@ -96,7 +96,7 @@ def test_reset_clears_the_history(small_tokenizer):
     assert "new conversation" in notes
 
 
-def test_base_shows_the_text_as_it_is_and_goes_on_from_it(small_tokenizer):
+def test_base_shows_the_text_verbatim_and_continues_it(small_tokenizer):
     text, after = "where does", " anna live?"
     model = tiny_models.parrot(small_tokenizer, [*small_tokenizer.encode(text + after), small_tokenizer.eos_id])
     session = ChatSession(model, small_tokenizer, seed=0)
@@ -124,7 +124,7 @@ def test_system_and_temperature_change_the_session(small_tokenizer):
 
 
 @pytest.mark.parametrize("line", ["/temperature", "/temperature warm", "/temperature -1", "/temperature nan"])
-def test_a_temperature_that_is_none_is_told_and_changes_nothing(small_tokenizer, line):
+def test_an_invalid_temperature_is_reported_and_changes_nothing(small_tokenizer, line):
     session = parrot_session(small_tokenizer)
     out, notes, _ = talk(session, line, "a")
     assert "number" in notes
@@ -132,7 +132,7 @@ def test_a_temperature_that_is_none_is_told_and_changes_nothing(small_tokenizer,
     assert out == " yes\n"
 
 
-def test_an_unknown_command_is_told_and_is_no_message(small_tokenizer):
+def test_an_unknown_command_is_reported_and_is_not_a_message(small_tokenizer):
     out, notes, _ = talk(parrot_session(small_tokenizer), "/rest")
     assert out == ""
     assert "unknown command /rest" in notes and "/help" in notes
@@ -144,13 +144,13 @@ def test_help_lists_every_command(small_tokenizer):
         assert command in notes
 
 
-def test_a_message_too_long_is_told_and_the_chat_goes_on(small_tokenizer):
+def test_a_message_too_long_is_reported_and_the_chat_continues(small_tokenizer):
     out, notes, _ = talk(parrot_session(small_tokenizer), "yes " * 200, "a")
     assert out == " yes\n"
     assert "context of 128" in notes
 
 
-def test_forgetting_is_told_with_the_number_of_turns(small_tokenizer):
+def test_forgetting_is_reported_with_the_number_of_turns(small_tokenizer):
     session = parrot_session(small_tokenizer)
     session.turns = [Turn("where does anna live? " * 2, " yes")] * 12
     before = len(session.turns)
@@ -160,7 +160,7 @@ def test_forgetting_is_told_with_the_number_of_turns(small_tokenizer):
     assert f"the oldest {forgotten} turns were forgotten" in " ".join(notes.split())
 
 
-def test_an_answer_without_an_end_is_told(small_tokenizer):
+def test_an_answer_that_is_cut_off_is_reported(small_tokenizer):
     _, notes, _ = talk(parrot_session(small_tokenizer, max_new_tokens=1), "a")
     assert "cut off" in notes
 
@@ -179,13 +179,13 @@ def test_several_lines_are_one_message_at_a_keyboard(small_tokenizer):
     assert prompts == ["you> ", "...> ", "you> ", "...> ", "...> ", "...> ", "...> ", "you> "]
 
 
-def test_a_line_of_a_pipe_is_a_message_whatever_it_ends_in(small_tokenizer):
+def test_a_line_from_a_pipe_is_a_message_regardless_of_its_end(small_tokenizer):
     session = parrot_session(small_tokenizer)
     talk(session, "a\\", "b")
     assert [turn.user for turn in session.turns] == ["a\\", "b"]
 
 
-def test_settings_change_while_talking_and_are_shown(small_tokenizer):
+def test_settings_change_during_a_chat_and_are_shown(small_tokenizer):
     session = parrot_session(small_tokenizer)
     _, notes, _ = talk(
         session, "/set temperature=.25", "/set top_p = 0.5", "/set max_new_tokens=7", "/set seed=3", "/set"
@@ -198,7 +198,7 @@ def test_settings_change_while_talking_and_are_shown(small_tokenizer):
     "line",
     ["/set top_p=2", "/set max_new_tokens=0", "/set seed=1.5", "/set colour=3", "/set temperature", "/set seed=x"],
 )
-def test_a_setting_that_is_none_changes_nothing(small_tokenizer, line):
+def test_an_invalid_setting_changes_nothing(small_tokenizer, line):
     session = parrot_session(small_tokenizer)
     before = (session.temperature, session.top_p, session.max_new_tokens, session.seed)
     out, notes, _ = talk(session, line, "a")
@@ -206,7 +206,7 @@ def test_a_setting_that_is_none_changes_nothing(small_tokenizer, line):
     assert ("expected" in notes or "expects" in notes) and out == " yes\n"
 
 
-def test_save_adds_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_path):
+def test_save_appends_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_path):
     session, file = parrot_session(small_tokenizer), tmp_path / "talks.jsonl"
     _, notes, _ = talk(
         session, f"/save {file}", "/system be kind", "é", f"/save {file}", "/reset", "b", f"/save {file}"
@@ -220,7 +220,9 @@ def test_save_adds_the_conversation_to_a_file_of_dialogues(small_tokenizer, tmp_
 
 
 @pytest.mark.parametrize("name", ["", "talks.txt", "missing/talks.jsonl"])
-def test_a_file_that_cannot_be_saved_to_is_told_and_the_chat_goes_on(small_tokenizer, tmp_path, monkeypatch, name):
+def test_a_file_that_cannot_be_saved_to_is_reported_and_the_chat_continues(
+    small_tokenizer, tmp_path, monkeypatch, name
+):
     monkeypatch.chdir(tmp_path)
     out, notes, _ = talk(parrot_session(small_tokenizer), "a", f"/save {name}", "b")
     assert out == " yes\n yes\n" and notes.startswith("(")

@@ -92,7 +92,7 @@ def evaluate(new_model, reward, world, tokenizer, chat_prompts):
     return run
 
 
-def test_a_world_run_has_every_figure_and_is_plain_json(evaluate):
+def test_a_world_run_has_every_metric_and_is_plain_json(evaluate):
     results = evaluate()
     assert set(results) == {
         "seed",
@@ -147,12 +147,12 @@ def test_kl_is_to_sft_and_the_base_model_has_none(evaluate):
     assert (models["base"]["kl_train"], models["sft"]["kl_train"]) == (None, 0) and models["ppo"]["kl_train"] > 0
 
 
-def test_the_seed_decides_every_figure(evaluate):
+def test_the_seed_decides_every_metric(evaluate):
     assert evaluate() == evaluate()
     assert evaluate(seed=1) != evaluate()
 
 
-def test_the_base_model_goes_on_from_the_bare_question_and_others_answer_the_chat_prompt(
+def test_the_base_model_continues_the_bare_question_and_others_answer_the_chat_prompt(
     evaluate, new_model, tokenizer, monkeypatch
 ):
     seen = []
@@ -208,7 +208,7 @@ def test_one_question_has_no_interval(evaluate, chat_prompts):
     assert results["models"]["ppo"]["gold_ci"] is None
 
 
-def test_samples_show_the_likeliest_answer_and_a_drawn_one_with_their_gold_score(evaluate, world):
+def test_samples_show_the_likeliest_answer_and_a_sampled_one_with_their_gold_scores(evaluate, world):
     for sample in evaluate()["models"]["ppo"]["samples"]:
         assert world.find(sample["prompt"]).answer == sample["reference"]
         for kind in ("greedy", "sampled"):
@@ -223,13 +223,13 @@ def test_sft_wins_half_against_itself_and_others_are_compared_with_it(evaluate):
     assert 0 <= low <= models["ppo"]["win_rate"] <= high <= 1
 
 
-def test_without_sft_nothing_is_compared_and_nothing_drawn_many_times(evaluate, new_model):
+def test_without_sft_nothing_is_compared_and_nothing_sampled_many_times(evaluate, new_model):
     results = evaluate(models={"ppo": new_model(2)})
     assert not COMPARED & set(results["models"]["ppo"])
     assert not {"best_of_n", "majority"} & set(results)
 
 
-def test_the_best_of_16_stands_among_the_models_with_the_figures_that_it_has(evaluate):
+def test_the_best_of_16_is_among_the_models_with_the_metrics_that_it_has(evaluate):
     results = evaluate(best_of=64)
     row = results["models"]["best-of-16"]
     assert list(results["models"]) == ["base", "sft", "ppo", "best-of-16"]

@@ -11,13 +11,13 @@ def answers(scores, samples):
     return Assessed(drawn, None, torch.tensor(scores))
 
 
-def test_an_answer_wins_against_the_share_of_others_that_it_beats_ties_half():
+def test_an_answers_credit_is_the_share_of_others_that_it_beats_with_ties_as_half():
     # 1 beats 0 and 0 and ties with 1: 2.5 of 3; 0 ties with 0 and 0 and loses to 1: 1 of 3
     found = win_credits(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
     torch.testing.assert_close(found, torch.tensor([[2.5 / 3, 1 / 3]]))
 
 
-def test_answers_are_compared_within_their_prompt_only():
+def test_answers_are_compared_only_within_their_prompt():
     # prompt 0: 5 against 1, 9: ½; prompt 1: 0 against 3, 4: 0. Across prompts 5 would beat 3 and 4
     found = win_rate(answers([5.0, 0.0], 1), answers([1.0, 9.0, 3.0, 4.0], 2))
     assert found["win_rate"] == 0.25
@@ -29,18 +29,18 @@ def test_a_model_and_another_win_together_all_pairs():
     assert win_rate(one, other)["win_rate"] + win_rate(other, one)["win_rate"] == pytest.approx(1)
 
 
-def test_the_reference_against_itself_is_half_and_no_estimate():
+def test_the_reference_against_itself_is_half_without_an_interval():
     itself = answers([0.3, 0.1, 0.2, 0.9, 0.9, -1.0], 3)
     assert win_rate(itself, itself._replace(judgements=None))["win_rate"] == pytest.approx(0.5)
     assert win_rate(itself, itself) == {"win_rate": 0.5, "win_rate_ci": None}
 
 
-def test_without_anybody_who_reads_nobody_wins():
+def test_without_a_judge_or_reward_model_there_is_no_win_rate():
     silent = answers([0.0], 1)._replace(scores=None)
     assert win_rate(silent, silent) == {}
 
 
-def test_gold_decides_where_there_is_a_judge(world, tokenizer, reward, chat_prompts):
+def test_gold_decides_if_there_is_a_judge(world, tokenizer, reward, chat_prompts):
     prompts = chat_prompts("held_out")[:1]
     question = world.find(prompts[0]["prompt"])
     texts = [world.statement(question), "ugh ."]

@@ -75,12 +75,12 @@ def test_the_curve_goes_over_powers_of_two_up_to_the_samples():
         assert low < value < high and low + high == pytest.approx(2 * value)
 
 
-def test_without_a_judge_the_curve_has_scores_alone_and_one_prompt_has_no_interval():
+def test_without_a_judge_the_curve_has_only_scores_and_one_prompt_has_no_interval():
     assert set(best_of_n(assessed([[1.0, 2.0]]))) == {"n", "kl", "score"}
     assert best_of_n(assessed([[1.0, 2.0]], [[0.0, 1.0]]))["gold_ci"] == [None, None]
 
 
-def test_the_row_of_16_holds_the_figures_of_the_one_chosen():
+def test_the_row_of_16_has_the_metrics_of_the_chosen_answer():
     # of exactly 16 samples the best is certain: number 5 of prompt 0, number 0 of prompt 1
     scores = [[float(place == 5) for place in range(16)], [float(-place) for place in range(16)]]
     golds = [[1.25 if place == 5 else -0.5 for place in range(16)], [1.0] + [-0.5] * 15]

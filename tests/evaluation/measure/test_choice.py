@@ -9,7 +9,7 @@ from components.evaluation.measure.choice import by_name, choice, choice_credit,
     ("given", "truth", "credit"),
     [([1.0, 3.0, 2.0], 1, 1), ([1.0, 3.0, 2.0], 2, 0), ([3.0, 3.0, 1.0], 0, 0.5), ([2.0, 2.0, 2.0], 2, 1 / 3)],
 )
-def test_the_highest_score_is_the_choice_and_a_tie_is_a_fair_draw(given, truth, credit):
+def test_the_highest_score_is_the_choice_and_ties_are_broken_fairly(given, truth, credit):
     assert choice_credit(torch.tensor(given), truth) == pytest.approx(credit)
 
 
@@ -32,7 +32,7 @@ def test_the_statements_are_read_as_answers_that_end(world, tokenizer, chat_prom
 
 
 @pytest.mark.parametrize(("knows", "right"), [(True, 1.0), (False, 0.0)])
-def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, chat_prompts, monkeypatch, knows, right):
+def test_a_reward_model_that_knows_chooses_correctly(world, tokenizer, reward, chat_prompts, monkeypatch, knows, right):
     prompts = chat_prompts("train")
 
     def scores(model, asked, offered, **_):
@@ -51,7 +51,7 @@ def test_a_reward_model_that_knows_chooses_rightly(world, tokenizer, reward, cha
     assert low <= right <= high and high - low > 0.05
 
 
-def test_a_reward_model_that_cannot_tell_is_right_by_chance(world, tokenizer, reward, chat_prompts, monkeypatch):
+def test_a_reward_model_that_guesses_is_right_by_chance(world, tokenizer, reward, chat_prompts, monkeypatch):
     monkeypatch.setattr(module, "scores", lambda model, asked, offered, **_: torch.zeros(len(offered.ids)))
     assert choice(world, reward, tokenizer, chat_prompts("train"))["reward_model"] == 1 / 8
 
@@ -60,7 +60,7 @@ def test_a_reward_model_that_cannot_tell_is_right_by_chance(world, tokenizer, re
     "worth, accuracy",
     [(lambda found: found.gold, 1.0), (lambda found: found.wrong_name, 0.0), (lambda found: found.words, 0.5)],
 )
-def test_a_reward_model_is_told_by_answers_that_differ_in_the_name_alone(
+def test_answers_that_differ_only_in_the_name_test_a_reward_model(
     world, tokenizer, reward, chat_prompts, monkeypatch, worth, accuracy
 ):
     prompts = chat_prompts("held_out")

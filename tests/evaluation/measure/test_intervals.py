@@ -30,14 +30,14 @@ def test_clusters_of_different_sizes_weigh_by_their_size():
     assert clustered(torch.tensor([0.0, 0.0, 6.0]), [7, 7, 8]) == pytest.approx((2.0, 10**0.5, 1.8))
 
 
-def test_samples_that_agree_within_a_question_say_less_than_as_many_independent_ones():
+def test_samples_that_agree_within_a_question_say_less_than_independent_ones():
     values = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     together = mean_interval(values, [0, 0, 1, 2, 2, 3])
     alone = mean_interval(values, [0, 1, 2, 3, 4, 5])
     assert together[0] < alone[0] < 0.5 < alone[1] < together[1]
 
 
-def test_one_question_tells_nothing_about_others():
+def test_one_question_says_nothing_about_others():
     assert mean_interval(torch.tensor([1.0, 2.0, 3.0]), ["same"] * 3) is None
 
 
@@ -81,7 +81,7 @@ def test_the_interval_of_a_share_covers_it_nineteen_times_in_twenty_at_few_promp
 
 
 @pytest.mark.parametrize("sizes", [[40, 1, 1, 1], [10, 1, 1, 1, 1, 1], [36] * 3 + [1] * 9], ids=str)
-def test_intervals_cover_where_a_few_prompts_have_most_of_the_answers(sizes):
+def test_intervals_cover_if_a_few_prompts_have_most_of_the_answers(sizes):
     """As of rankings, where nine answers to a prompt make 36 pairs and two make one."""
     clusters = [number for number, size in enumerate(sizes) for _ in range(size)]
 
@@ -99,7 +99,7 @@ def test_intervals_cover_where_a_few_prompts_have_most_of_the_answers(sizes):
 
 
 @pytest.mark.parametrize("questions", [2, 3, 5, 12])
-def test_the_interval_of_shares_covers_their_mean_also_where_most_are_nearly_one(questions):
+def test_the_interval_of_shares_covers_their_mean_even_if_most_are_nearly_one(questions):
     """Nine questions of ten have a share of at least 0.98, the tenth has any."""
 
     def shares(generator):
@@ -140,6 +140,6 @@ def test_one_prompt_with_many_pairs_counts_as_one():
     assert low < 0.1 and high > 0.9
 
 
-def test_as_many_clusters_as_values_are_asked_for():
+def test_every_value_needs_a_cluster():
     with pytest.raises(ValueError, match="got 1 for 2"):
         clustered(torch.ones(2), [0])

@@ -7,7 +7,7 @@ from components.evaluation.measure.policy import Responses
 from components.world.gold import Judgement
 
 
-def test_one_vote_is_the_share_of_right_answers_and_all_votes_are_the_majority():
+def test_one_vote_is_the_share_of_correct_answers_and_all_votes_are_the_majority():
     answers = torch.tensor([[0, 0, 1], [2, 1, 1]])
     correct = torch.tensor([0, 2])
     assert vote(answers, correct, 1, seed=0).tolist() == pytest.approx([2 / 3, 1 / 3])

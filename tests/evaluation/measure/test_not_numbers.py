@@ -66,7 +66,7 @@ def test_of_an_enumeration(broken):
         measure(random_model(6), {}, broken(6), [[1, 4]], TASK)
 
 
-def test_a_policy_whose_logits_are_not_numbers_has_no_place_beside_the_optimum():
+def test_a_policy_whose_logits_are_not_numbers_is_not_compared_with_the_optimum():
     model = random_model(6, seed=1)
     nn.init.constant_(model.lm_head.weight, float("nan"))
     for reference, methods in ((model, {}), (random_model(6), {"ppo": model})):

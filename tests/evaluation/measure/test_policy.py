@@ -86,7 +86,7 @@ def test_measuring_in_small_parts_changes_nothing(new_model, tokenizer, monkeypa
     assert parts == pytest.approx(whole, abs=1e-5)
 
 
-def test_no_more_rows_are_drawn_at_once_than_allowed(new_model, tokenizer, monkeypatch):
+def test_no_more_rows_are_sampled_at_once_than_allowed(new_model, tokenizer, monkeypatch):
     sizes = []
     generate = policy.generate
 
@@ -121,7 +121,7 @@ def test_no_more_tokens_are_sampled_or_read_at_once_than_the_plan_says(new_model
     assert read == [4] * 6
 
 
-def test_parts_of_the_prompts_draw_from_different_streams(uniform, tokenizer, monkeypatch):
+def test_parts_of_the_prompts_are_sampled_from_different_streams(uniform, tokenizer, monkeypatch):
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 8)
     drawn = respond(uniform, tokenizer, [PROMPTS[0], PROMPTS[0]], PLAN)
     assert drawn.ids[:8] != drawn.ids[8:]
@@ -143,7 +143,7 @@ def test_temperature_zero_takes_the_likeliest_token_every_time(new_model, tokeni
         ids.append(token)
 
 
-def test_a_response_is_finished_when_a_stop_token_came(tokenizer):
+def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
     drawn, figures = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn at once whatever it reads
     assert drawn.ids == [[tokenizer.end_id]] * 24 and drawn.texts == [""] * 24 and all(drawn.finished)
     assert (figures["finished"], figures["length"], figures["distinct"]) == (1, 1, 1 / 8)

@@ -58,13 +58,13 @@ def test_the_crowd_is_known_by_its_demonstrations():
     assert found["wrong_name"] == sum(map(bool, others)) / len(answers)
 
 
-def test_a_continuation_with_questions_is_no_answer(world, two):
+def test_a_continuation_with_questions_is_not_an_answer(world, two):
     first, second, _ = two
     drawn = said([second.text, f"{first.name} lives in {first.answer} .", "well , you know", second.text], [0] * 4)
     assert evaluation.bare_behaviour(world, drawn) == {"answers_bare": 0.25, "asks_another": 0.5}
 
 
-def test_few_shot_prompts_show_solved_questions_and_count_right_continuations(
+def test_few_shot_prompts_show_solved_questions_and_count_correct_continuations(
     world, new_model, tokenizer, two, monkeypatch
 ):
     first, second, wrong = two

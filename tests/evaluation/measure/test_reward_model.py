@@ -46,7 +46,7 @@ PAIRS = (
 )
 
 
-def test_figures_of_three_pairs_worked_out_by_hand():
+def test_metrics_of_three_pairs_worked_out_by_hand():
     found = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS)])
     assert found["accuracy"] == pytest.approx(0.5)
     assert (found["pairs"], found["prompts"]) == (3, 3)
@@ -94,7 +94,7 @@ def test_calibration_error_and_bins_are_those_of_torchmetrics():
     assert float(calibration_error(confidence, right, num_bins=len(bins))) == pytest.approx(ours, abs=1e-5)
 
 
-def test_a_model_that_cannot_tell_is_half_right_and_honest_about_it():
+def test_a_model_that_guesses_is_half_right_and_calibrated():
     found = evaluate_ranking(LastIdIsTheScore(), [batch(*(([1, n], [([7], 0), ([7], 1)]) for n in range(2, 6)))])
     assert (found["accuracy"], found["ece"], found["margin"]) == (0.5, 0, 0)
     assert found["score_length_correlation"] is None

@@ -20,11 +20,11 @@ def test_every_picture_has_its_conclusion():
         ([0.2, 0.4], "ppo did not win, it loses to sft: only 60% [20, 40]"),
     ],
 )
-def test_who_won_is_said_by_the_interval(interval, told):
+def test_the_interval_decides_who_won(interval, told):
     assert outcome.won("ppo", {"win_rate": 0.6, "win_rate_ci": interval}).startswith(told)
 
 
-def test_what_got_worse_is_named_with_both_figures_and_what_got_better_is_not(results):
+def test_what_got_worse_is_named_with_both_values_and_what_got_better_is_not(results):
     results["models"]["sft"] |= {"greedy_correct": 10 / 12, "bits_per_byte": 0.9, "rude": 0.2}
     results["models"]["ppo"] |= {"greedy_correct": 9 / 12, "bits_per_byte": 1.1, "rude": 0.1, "distinct": 0.4}
     results["models"]["base"] |= {"bits_per_byte": 0.25}
@@ -41,7 +41,7 @@ def test_each_method_is_compared_with_sft_and_not_with_the_method_before(full):
     ]
 
 
-def test_that_nothing_got_worse_is_said_and_of_one_model_nothing(results):
+def test_the_report_says_that_nothing_got_worse_but_nothing_for_a_single_model(results):
     assert outcome.worse(results) == ["No metric in the table got worse from one model to the next."]
     results["models"] = {"base": results["models"]["base"]}
     assert outcome.worse(results) == [] and outcome.winners(results) == []
@@ -73,7 +73,7 @@ def best(gold, n=(1, 2, 4)):
         ([0.4, 0.2, 0.1], "does not raise the gold score: it is highest at n = 1, without choosing."),
     ],
 )
-def test_choosing_is_said_to_help_or_to_turn_as_it_does(results, gold, told):
+def test_the_report_says_whether_choosing_helps_or_turns(results, gold, told):
     assert told in " ".join(conclusions.best_of_n(results | {"best_of_n": best(gold)}, {}))
 
 
@@ -98,7 +98,7 @@ def test_training_is_compared_with_choosing_at_the_same_kl(results, kl, reached,
         (0.1, [0, 0.2], "voting hurts"),
     ],
 )
-def test_a_vote_is_said_to_help_by_its_interval(results, last, interval, told):
+def test_the_interval_decides_whether_a_vote_helps(results, last, interval, told):
     votes = {"k": [1, 5], "correct": [0.4, last], "correct_ci": [[0.3, 0.5], interval]}
     assert f"{told}." in " ".join(conclusions.majority(results | {"majority": votes}, {}))
 
@@ -107,7 +107,7 @@ def test_a_vote_is_said_to_help_by_its_interval(results, last, interval, told):
     ("interval", "told"),
     [([0.2, 0.5], "above chance"), ([0.1, 0.5], "not distinguishable from chance"), ([0, 0.1], "below chance")],
 )
-def test_a_reward_model_that_knows_less_than_the_models_is_told_so(results, interval, told):
+def test_a_reward_model_that_knows_less_than_the_models_is_reported(results, interval, told):
     results["models"]["sft"]["greedy_correct"] = 0.8
     results["models"]["ppo"]["greedy_correct"] = 0.4
     results["choice"] = {"reward_model": 0.3, "reward_model_ci": interval, "chance": 0.125, "questions": 12}
@@ -116,7 +116,7 @@ def test_a_reward_model_that_knows_less_than_the_models_is_told_so(results, inte
     assert "It knows less than sft (80%)" in text
 
 
-def test_confidence_above_and_below_accuracy_is_told_apart(results):
+def test_confidence_above_and_below_accuracy_is_distinguished(results):
     figures = results["reward_model"]
     for accuracy, told in (
         (0.6, "overconfident"),
@@ -142,7 +142,7 @@ def rollouts(score, gold):
         ([1.0, 0.5], [0.0, 0.5], "has not learned what the reward model likes"),
     ],
 )
-def test_learning_is_said_to_be_what_the_judge_saw(results, score, gold, told):
+def test_the_verdict_on_learning_follows_the_judge(results, score, gold, told):
     assert told in " ".join(conclusions.learning(results, rollouts(score, gold)))
 
 
@@ -155,6 +155,6 @@ def test_learning_is_said_to_be_what_the_judge_saw(results, score, gold, told):
         ([3.0], "was measured once, 3.00"),
     ],
 )
-def test_a_loss_that_rose_or_still_falls_is_said_so(results, losses, told):
+def test_a_loss_that_rose_or_still_falls_is_reported(results, losses, told):
     curve = Curve([0, 10, 20][: len(losses)], losses)
     assert told in " ".join(conclusions.learning(results, {"sft": {"val/loss": curve}}))

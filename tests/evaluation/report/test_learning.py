@@ -34,13 +34,13 @@ ROWS = [
 ]
 
 
-def test_a_row_says_of_each_stage_what_it_came_to_and_by_what():
+def test_each_row_gives_a_stages_result_and_its_metric():
     table = learning.learning_table({"learning": learning.learned(CARDS)})
     assert table.rows == ROWS
     assert table.note.endswith("sft: val/loss went from 5.900 to 5.060 in the last 33% of training.")
 
 
-def test_a_report_of_before_there_were_such_cards_has_no_table():
+def test_a_report_from_before_these_cards_has_no_table():
     assert learning.learning_table({}) is None
 
 

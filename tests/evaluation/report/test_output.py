@@ -37,7 +37,7 @@ def write(results, folder, **options):
     return screen.getvalue()
 
 
-def test_the_report_is_figures_a_page_and_pictures(results, events, tmp_path):
+def test_the_report_is_results_a_page_and_pictures(results, events, tmp_path):
     folder = tmp_path / "tiny" / "report"
     write(results, folder, curves=events)
     pictures = ["curves.png", "curves-2.png", "curves-3.png", "minutes.png", "quality.png", "quality-2.png"]
@@ -53,7 +53,7 @@ def test_the_report_is_figures_a_page_and_pictures(results, events, tmp_path):
         assert pixels.std() > 0.05, "nothing is drawn"
 
 
-def test_the_page_states_figures_intervals_and_what_they_rest_on(results, tmp_path, undrawn):
+def test_the_page_states_metrics_intervals_and_sample_sizes(results, tmp_path, undrawn):
     write(results, tmp_path)
     page = (tmp_path / "report.md").read_text()
     assert "| gold score | −1.45 [−1.65, −1.15] | 0.12 [−0.08, 0.42] | 1.02 [0.82, 1.32] |" in page
@@ -142,7 +142,7 @@ def test_every_picture_of_many_answers_is_drawn_and_shown(full, tmp_path):
         assert pixels[:, -2:, :3].min() == 1, "something is cut off at the right"
 
 
-def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp_path, undrawn):
+def test_models_that_do_not_fit_side_by_side_get_a_row_each(full, tmp_path, undrawn):
     lines = [line.rstrip() for line in write(full, tmp_path / "tiny" / "report").splitlines()]
     assert max(map(len, lines[:-3])) <= 100
     heads = [line for line in lines if line.startswith(" Models")]
@@ -155,7 +155,7 @@ def test_models_that_have_no_room_side_by_side_stand_one_below_another(full, tmp
     assert lines[-2].endswith("ppo"), "the best that can be talked to"
 
 
-def test_best_of_n_of_a_users_own_prompts_has_scores_alone(full, without_judge, tmp_path):
+def test_best_of_n_on_a_users_own_prompts_has_only_scores(full, without_judge, tmp_path):
     without_judge["sampling"]["best_of"] = 4
     without_judge["best_of_n"] = {key: full["best_of_n"][key] for key in ("n", "kl", "score")}
     printed = write(without_judge, tmp_path)
@@ -175,7 +175,7 @@ def test_a_new_report_replaces_the_old_one_and_leaves_other_files(results, event
     assert names == {"config.yaml", "report.json", "report.html", "report.md", *pictures}
 
 
-def test_a_figure_that_is_no_number_is_refused_and_the_old_report_stays(results, tmp_path):
+def test_a_metric_that_is_not_a_number_is_refused_and_the_old_report_stays(results, tmp_path):
     write(results, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     results["models"]["ppo"]["gold"] = float("nan")
@@ -184,7 +184,7 @@ def test_a_figure_that_is_no_number_is_refused_and_the_old_report_stays(results,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_one_model_without_anything_known_about_the_run_is_enough(results, tmp_path, undrawn):
+def test_one_model_is_enough_without_information_about_the_run(results, tmp_path, undrawn):
     base = results["models"]["base"] | {"gold_ci": None}
     printed = write({"sampling": results["sampling"], "models": {"base": base}}, tmp_path / "tiny" / "report")
     assert printed.splitlines()[-2].endswith("pretrain") and "gradus chat" in printed
@@ -211,9 +211,9 @@ def test_a_resumed_run_replaces_what_was_logged_beyond_its_checkpoint(events):
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "–"), (0, "0%"), (0.002, "0.2%"), (0.5, "50%"), (0.998, "99.8%"), (1, "100%")]
 )
-def test_a_share_that_is_neither_none_nor_all_does_not_look_like_it(value, text):
+def test_a_share_near_0_or_1_does_not_look_like_0_or_100_percent(value, text):
     assert card.percent(value) == text
 
 
-def test_a_number_that_rounds_to_nothing_has_no_sign():
+def test_a_number_that_rounds_to_zero_has_no_sign():
     assert [card.number(value) for value in (-0.004, 0.004, -0.006, None)] == ["0.00", "0.00", "−0.01", "–"]

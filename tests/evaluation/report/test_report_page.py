@@ -69,14 +69,14 @@ def test_the_page_needs_no_other_file_and_no_network(written):
     assert "<script>" not in written, "what a model says is text"
 
 
-def test_every_id_is_there_once_and_every_reference_has_its_target(written):
+def test_every_id_is_unique_and_every_reference_has_its_target(written):
     ids = re.findall(r' id="([^"]+)"', written)
     assert len(ids) == len(set(ids)) > 10
     targets = set(re.findall(r'(?:url\(|href=")#([\w.-]+)', written))
     assert targets and targets <= set(ids)
 
 
-def test_tables_have_headers_pictures_have_words_and_the_page_a_language(written):
+def test_tables_have_headers_pictures_have_alt_text_and_the_page_has_a_language(written):
     elements = Elements(written)
     assert elements.of("html")[0][0]["lang"] == "en" and elements.of("title")
     for attributes, around in elements.of("th"):
@@ -101,7 +101,7 @@ def contrast(one, other):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_all_text_stands_out_from_its_ground_by_light_and_by_dark(written):
+def test_all_text_has_enough_contrast_in_light_and_dark_mode(written):
     """WCAG 2.1, 1.4.3: at least 4.5 to 1."""
     light, dark = (
         dict(re.findall(r"--(ink|quiet|paper|soft): (#\w{6})", part)) for part in written.split("@media")[:2]
@@ -115,7 +115,7 @@ def test_all_text_stands_out_from_its_ground_by_light_and_by_dark(written):
         assert contrast(text, PAPER) >= 4.5 and contrast(DARK[text], DARK[PAPER]) >= 4.5
 
 
-def test_pictures_change_their_colors_with_the_page_and_have_no_ground_of_their_own(written):
+def test_pictures_follow_the_pages_color_scheme_and_have_no_background(written):
     pictures = "".join(re.findall(r"<svg.*?</svg>", written, re.DOTALL))
     for color in DARK:
         assert color not in pictures and f"--c{color[1:]}: {color};" in written
@@ -148,21 +148,21 @@ def test_markdown_and_html_say_the_same(full, tmp_path, undrawn):
             assert " ".join(text.split()) in inside
 
 
-def test_a_sentence_stands_under_each_picture(full, tmp_path, undrawn):
+def test_there_is_a_sentence_under_each_picture(full, tmp_path, undrawn):
     page = report_page.page(full, {}, tmp_path)
     shown = [block for block in page.blocks if isinstance(block, Picture)]
     assert len(shown) == len(plots.PICTURES) - 1  # no curves were given
     assert all(len(block.conclusion) > 40 and block.conclusion.endswith(".") for block in shown)
 
 
-def test_a_term_is_explained_once_right_below_where_it_first_stands():
+def test_a_term_is_explained_once_right_below_its_first_appearance():
     blocks = [Paragraph("The KL is small."), Paragraph("A loss, and KL again."), Quotes(["prompt"], [["a margin"]], "")]
     [first, kl, second, loss, quotes] = page_blocks.explained(Page("x", blocks)).blocks
     assert [term for term, _ in kl.entries] == ["KL", "sft", "base"], "what explains it is explained too"
     assert (first, second, quotes) == tuple(blocks) and [term for term, _ in loss.entries] == ["loss"]
 
 
-def test_what_somebody_wrote_is_no_term_and_no_markup_in_markdown():
+def test_quoted_text_is_neither_a_term_nor_markup_in_markdown():
     wicked = "[x](javascript:y) `a` | **b** <i>\nKL"
     text = page_blocks.markdown(Page("a *b*", [Quotes(["prompt", "sft"], [[wicked, wicked]], "n")]))
     assert "](" not in text and "`" not in text and "**" not in text and "<i>" not in text

@@ -149,7 +149,7 @@ def few(settings, tmp_path):
     return make
 
 
-def test_what_rests_on_two_pairs_is_not_measured_whether_all_is_right_or_all_is_wrong(few, tokenizer):
+def test_two_pairs_are_not_enough_to_measure_whether_all_are_right_or_all_wrong(few, tokenizer):
     data = few(20, 0.15)
     assert len(data.val_examples) == 2
     known = labels(data)
@@ -172,7 +172,7 @@ def test_choices_that_length_alone_would_make_are_counted_where_lengths_differ(f
     assert "min_against_length" in outcome(found, UNKNOWN) and outcome(found) == set()
 
 
-def test_a_model_that_likes_length_alone_is_refused_though_it_is_mostly_right(users, tokenizer):
+def test_a_model_that_only_likes_length_is_refused_though_it_is_mostly_right(users, tokenizer):
     found = examine(Told(by_length), tokenizer, users)
     longer = [len(a) > len(b) for [record] in users.val_examples for a, b in [record["completions"]]]
     assert 0.7 < sum(longer) / len(longer) < 1
@@ -187,7 +187,7 @@ def test_a_model_that_likes_length_alone_is_refused_though_it_is_mostly_right(us
     assert {"max_length_correlation", "min_probe_long"} <= outcome(found, WARNED)
 
 
-def test_a_model_that_cannot_tell_is_refused(users, tokenizer):
+def test_a_model_that_guesses_is_refused(users, tokenizer):
     found = examine(Told(lambda prompt, answer: 0), tokenizer, users)
     assert found["figures"]["accuracy"] == 0.5 and found["figures"]["against_length"] == 0.5
     assert {trial["accuracy"] for trial in found["probes"].values()} == {0.5}
@@ -203,7 +203,7 @@ def test_a_model_that_says_the_opposite_is_refused(users, tokenizer):
     assert outcome(found) == {"min_accuracy_low", "max_ece"}
 
 
-def test_the_categories_of_a_users_records_are_told_apart(users, tokenizer):
+def test_the_categories_of_a_users_records_are_kept_apart(users, tokenizer):
     red = {tuple(record["prompt"]) for [record] in users.val_examples if record["category"] == "red"}
     known = labels(users)
     found = examine(
@@ -238,7 +238,7 @@ def test_a_difference_is_named_after_what_the_judge_sees(of_world, tokenizer, wi
     assert all(one["accuracy"] == (1 if name == "right or wrong" else 0.5) for name, one in table.items())
 
 
-def test_a_model_that_does_not_see_whom_an_answer_speaks_of_is_told_so(of_world, tokenizer, wide_world):
+def test_a_model_that_ignores_whom_an_answer_is_about_is_detected(of_world, tokenizer, wide_world):
     """It sees the value alone: an answer scores as the same answer about the next name of the world."""
 
     def values_alone(prompt, answer):
@@ -253,26 +253,26 @@ def test_a_model_that_does_not_see_whom_an_answer_speaks_of_is_told_so(of_world,
     assert seeing["figures"]["probe_other_name"] == 1
 
 
-def test_labels_turned_round_show_against_the_worlds_judge_only(of_world, tokenizer, wide_world):
+def test_flipped_labels_show_only_against_the_worlds_judge(of_world, tokenizer, wide_world):
     data = of_world(1.0)
     found = examine(judged_by(wide_world, tokenizer, lambda found: -found.gold), tokenizer, data)
     assert found["ranking"]["accuracy"] == 1 and found["gold"]["accuracy"] == 0
     assert outcome(found) == {"min_gold_accuracy_low"}
 
 
-def test_records_are_limited_and_spread_evenly(users, tokenizer):
+def test_records_are_limited_and_evenly_spaced(users, tokenizer):
     found = examine(perfect(users), tokenizer, users, max_records=5, max_probed=3)
     assert found["ranking"]["pairs"] == 5
     assert {trial["pairs"] for trial in found["probes"].values()} == {3}
 
 
-def test_nothing_is_examined_where_nothing_is_held_out(settings, records, tokenizer):
+def test_nothing_is_examined_if_nothing_is_held_out(settings, records, tokenizer):
     data = PreferenceData(path=str(records), val_fraction=0.0, **settings)
     data.setup()
     assert examine(Told(by_length), tokenizer, data) == {}
 
 
-def test_an_examination_is_drawn_even_of_a_model_that_is_never_sure(users, tokenizer, tmp_path):
+def test_the_picture_is_drawn_even_for_a_model_that_is_never_sure(users, tokenizer, tmp_path):
     for name, model in {"flat": Told(lambda prompt, answer: 0), "perfect": perfect(users)}.items():
         draw(examine(model, tokenizer, users), tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000

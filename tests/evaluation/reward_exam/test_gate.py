@@ -48,18 +48,18 @@ def judged(refuse, warn=None):
         ({"min_over_length": -0.1}, True),
     ],
 )
-def test_a_figure_at_its_limit_passes_and_beyond_it_does_not(limit, passes):
+def test_a_metric_at_its_limit_passes_and_beyond_it_does_not(limit, passes):
     assert list(judged(limit).values()) == [PASSED if passes else REFUSED]
     assert list(judged({}, limit).values()) == [PASSED if passes else WARNED]
 
 
-def test_a_figure_with_two_limits_has_the_worse_verdict():
+def test_a_metric_with_two_limits_has_the_worse_verdict():
     expected = {(0.3, 0.25): PASSED, (0.3, 0.15): WARNED, (0.18, 0.15): REFUSED, (0.1, 0.3): REFUSED}
     for (refuse, warn), verdict in expected.items():
         assert judged({"max_ece": refuse}, {"max_ece": warn}) == {"max_ece": verdict}
 
 
-def test_a_limit_of_null_is_none_and_what_was_not_measured_is_said():
+def test_null_means_no_limit_and_what_was_not_measured_is_reported():
     assert judged({"max_ece": None, "min_accuracy_low": 0.5}) == {"min_accuracy_low": PASSED}
     assert judged({"min_gold_accuracy_low": 0.5, "min_probe_long": 0.5}) == {
         "min_gold_accuracy_low": UNKNOWN,
@@ -86,7 +86,7 @@ def resting(right, pairs, **more):
         (265, 500, REFUSED),  # [48.6, 57]: much, and hardly better than chance
     ],
 )
-def test_a_low_end_beyond_its_limit_is_no_failure_where_the_interval_is_too_wide_to_tell(right, pairs, verdict):
+def test_a_low_end_beyond_its_limit_is_not_a_failure_if_the_interval_is_too_wide(right, pairs, verdict):
     rests = resting(right, pairs)
     [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 0.52}, {}, {"accuracy_low": rests})
     assert judged.verdict == verdict
@@ -109,7 +109,7 @@ def test_a_calibration_error_is_known_no_better_than_the_accuracy(got):
         assert judged.verdict in expected
 
 
-def test_what_rests_on_too_little_says_how_much_there_is_and_how_much_is_needed():
+def test_too_few_pairs_are_reported_with_the_number_needed():
     rests = resting(2, 2)
     [judged] = verdicts({"accuracy_low": rests.low}, {"min_accuracy_low": 0.52}, {}, {"accuracy_low": rests})
     assert str(judged) == (
@@ -125,18 +125,18 @@ def test_no_number_of_pairs_is_enough_for_a_limit_that_nothing_reaches():
 
 
 @pytest.mark.parametrize("key", ["min_acuracy", "accuracy", "atleast_ece", "minece"])
-def test_a_limit_on_what_is_no_figure_names_the_figures(key):
+def test_a_limit_on_an_unknown_metric_names_the_metrics(key):
     with pytest.raises(ValueError, match=rf"'{key}' is not a limit.*accuracy_low.*probe_refusal"):
         judged({key: 0.5})
 
 
-def test_the_limits_of_the_configuration_are_on_figures():
+def test_the_configured_limits_are_on_known_metrics():
     limits = yaml.safe_load((Path(__file__).resolve().parents[3] / "conf/gate/default.yaml").read_text())
     names = {one.name for one in verdicts({}, limits["refuse"], limits["warn"])}
     assert {f"probe_{name}" for name in PROBES} <= names <= set(FIGURES)
 
 
-def test_a_refusal_names_each_figure_what_was_got_the_limit_and_what_to_do():
+def test_a_refusal_names_each_metric_its_value_the_limit_and_what_to_do():
     failed = verdicts(FOUND, {"min_accuracy_low": 0.65, "max_ece": 0.15, "min_over_length": 0.0}, {})
     told = refusal("logs/x/rm/export", EXAMINATION, failed, {"Train it again": "python train.py stage=rm"})
     assert told.splitlines() == [
@@ -160,7 +160,7 @@ def test_the_table_shows_value_limit_and_verdict_and_then_the_categories():
     assert "1,415 held-out pairs on 12 prompts. [95% interval over prompts]" in lines
 
 
-def test_the_table_says_below_itself_what_rests_on_too_little():
+def test_the_caption_says_what_has_too_few_pairs():
     ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.34, 1.0]}
     examination = {"ranking": ranking, "probes": {}, "categories": {}, "figures": {"accuracy_low": 0.34}}
     console = Console(width=100, record=True, file=io.StringIO())

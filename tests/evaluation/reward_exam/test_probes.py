@@ -58,7 +58,7 @@ def test_a_probe_that_would_be_the_best_answer_is_left_out(letters, prompt):
     assert not {"twice", "repeated", "long"} & left.keys() and "empty" in left
 
 
-def test_probes_stand_against_the_first_of_the_best_answers_and_borrow_from_other_records(letters, prompt):
+def test_probes_compete_with_the_first_best_answer_and_borrow_from_other_records(letters, prompt):
     answers = [[*letters.encode(text), letters.end_id] for text in ("bad", "best", "also best")]
     record = {"prompt": prompt, "completions": answers, "finished": [True] * 3, "ranks": [2.0, 1.0, 1.0]}
     found = list(probed([record, record], letters, CONTEXT))

@@ -25,13 +25,13 @@ def test_one_seed_has_a_mean_and_no_interval():
     assert half_width(spread([2.5])) is None
 
 
-def test_seeds_that_lack_a_figure_are_counted_out():
+def test_seeds_that_lack_a_metric_are_not_counted():
     found = spread([1.0, None, 3.0])
     assert (found["mean"], found["n"], found["values"]) == (2.0, 2, [1.0, None, 3.0])
     assert spread([None, None]) is None
 
 
-def test_nested_results_are_joined_by_key_and_lists_by_place():
+def test_nested_results_are_joined_by_key_and_lists_by_index():
     found = over_seeds([{"a": {"b": 1}, "curve": [1, 10]}, {"a": {"b": 3}, "curve": [3, 20, 30]}])
     assert found["a"]["b"]["mean"] == 2
     assert [one["mean"] for one in found["curve"]] == [2, 15, 30]
@@ -61,7 +61,7 @@ def test_a_paired_difference_is_narrower_than_the_two_spreads_where_seeds_vary_a
 
 
 @pytest.mark.parametrize("values", [[1.0] * 5, [0.0] * 3, [0.1] * 3, [1e6 / 3] * 7, [7, 7]], ids=str)
-def test_seeds_that_agree_exactly_have_no_interval_since_nothing_tells_how_another_would_differ(values):
+def test_seeds_that_agree_exactly_have_no_interval(values):
     """Five of five passing seeds do not make it certain that the sixth passes: no ± 0."""
     found = spread([*values, None])
     assert found["mean"] == pytest.approx(values[0]) and found["interval"] is None and found["n"] == len(values)
@@ -69,7 +69,7 @@ def test_seeds_that_agree_exactly_have_no_interval_since_nothing_tells_how_anoth
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=12).filter(lambda values: max(values) - min(values) > 1e-3))
-def test_a_mean_lies_amid_its_interval_and_moves_with_the_values(values):
+def test_a_mean_is_in_the_middle_of_its_interval_and_moves_with_the_values(values):
     found, moved = spread(values), spread([value + 3 for value in values])
     low, high = found["interval"]
     assert low <= found["mean"] + 1e-6 and found["mean"] <= high + 1e-6
@@ -77,7 +77,7 @@ def test_a_mean_lies_amid_its_interval_and_moves_with_the_values(values):
     assert half_width(moved) == pytest.approx(half_width(found), abs=1e-3)
 
 
-def test_a_figure_of_one_seed_and_one_over_seeds_are_told_apart():
+def test_a_metric_of_one_seed_and_one_over_seeds_are_distinguished():
     assert is_spread(spread([1])) and not is_spread(1.0) and not is_spread({"mean": 1})
     assert (number(0.5), number(spread([1, 2]))) == (0.5, 1.5)
 
@@ -95,7 +95,7 @@ def test_a_cell_shows_mean_and_half_width_in_one_unit(values, show, text):
     assert cell(spread(values), *([show] if show else [])) == text
 
 
-def test_a_cell_without_a_figure_is_a_dash():
+def test_a_cell_without_a_value_is_a_dash():
     assert cell(None) == count(None) == power(None) == "–"
 
 
@@ -178,12 +178,12 @@ def test_a_wide_table_is_shown_in_parts_that_fit():
     assert [part.columns for part in fitting(table, 3)] == [["", "abc"], ["", "defg"], ["", "hi"]]
 
 
-def test_two_models_are_no_bake_off():
+def test_two_models_are_not_a_bake_off():
     summary = summarise([Job("3", report({"base": -1, "sft": 0.0, "ppo": 1.0}))])
     assert "Bake-off" not in {table.title for table in tables(summary)}
 
 
-def test_of_one_seed_the_tables_have_means_and_say_so():
+def test_for_one_seed_the_tables_have_means_and_say_so():
     for table in tables(summarise([Job("3", report({"sft": 0.0, "ppo": 1.0, "dpo": 0.5}))])):
         assert "One seed: no intervals." in table.note
         assert not any("±" in cell for row in table.rows for cell in row)

@@ -31,12 +31,12 @@ def test_seeds_are_joined_and_the_best_is_marked(tmp_path):
     ]
 
 
-def test_of_losses_the_lowest_is_best(tmp_path):
+def test_the_lowest_loss_is_best(tmp_path):
     jobs = [job(tmp_path, i, [f"lr={i}"], value, metric="val/loss") for i, value in enumerate((2.0, 1.0, 3.0))]
     assert [line.endswith("best") for line in lines(jobs)] == [False, False, True, False]
 
 
-def test_a_failed_job_counts_in_no_mean(tmp_path):
+def test_a_failed_job_is_excluded_from_means(tmp_path):
     jobs = [
         job(tmp_path, 0, ["seed=0"], 0.5),
         job(tmp_path, 1, ["seed=1"], 0.9, code=1),

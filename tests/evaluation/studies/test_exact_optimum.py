@@ -96,7 +96,7 @@ def test_probabilities_of_all_responses_sum_to_one(reward):
         assert float(total) == pytest.approx(1, abs=1e-12)
 
 
-def test_a_response_left_out_is_noticed():
+def test_a_missing_response_is_detected():
     known = Question.of([torch.tensor([0.5, 0.5]).log().double()], [torch.zeros(2).double()], 1.0)
     with pytest.raises(ValueError, match="sum to 0.9"):
         known.figures([torch.tensor([0.5, 0.4]).log().double()], beta=1.0)
@@ -147,7 +147,7 @@ def test_measuring_gives_what_the_slow_loop_gives(everything, reward):
     assert (found["responses"], found["prompts"]) == (106, 1)
 
 
-def test_the_fraction_is_nought_for_the_reference_one_for_the_optimum_and_tells_the_distance_to_it(everything, reward):
+def test_the_fraction_is_zero_for_the_reference_one_for_the_optimum_and_measures_the_distance_to_it(everything, reward):
     reference, other, worth = everything
     found = measure(policy(0), {"same": policy(0), "mine": policy(1)}, reward, [PROMPT], TASK)
     assert found["reference"]["fraction_of_optimum"] == 0
@@ -159,7 +159,7 @@ def test_the_fraction_is_nought_for_the_reference_one_for_the_optimum_and_tells_
     assert found["methods"]["mine"]["fraction_of_optimum"] < 1
 
 
-def test_figures_are_means_over_prompts_and_the_fraction_is_of_the_means(reward):
+def test_metrics_are_means_over_prompts_and_the_fraction_is_of_the_means(reward):
     other = [3, 1]
     each = [measure(policy(0), {"mine": policy(1)}, reward, [prompt], TASK) for prompt in (PROMPT, other)]
     both = measure(policy(0), {"mine": policy(1)}, reward, [PROMPT, other], TASK)
@@ -174,7 +174,7 @@ def test_figures_are_means_over_prompts_and_the_fraction_is_of_the_means(reward)
 LEVELS = Levels(torch.tensor([0.0, 1.0, 4.0]).double(), torch.tensor([0.5, 0.3, 0.2]).double())
 
 
-def test_the_best_of_two_draws_by_hand():
+def test_the_best_of_two_samples_by_hand():
     """Both are at most 0: ¼; at most 1: .64; so ¼, .39, .36, whether or not they tie."""
     assert LEVELS.best_of_n(1).tolist() == pytest.approx([0.5, 0.3, 0.2])
     assert LEVELS.best_of_n(2).tolist() == pytest.approx([0.25, 0.39, 0.36])
@@ -185,7 +185,7 @@ def test_the_best_of_two_draws_by_hand():
     assert figures["objective"] == pytest.approx(0.39 + 4 * 0.36 - 0.5 * kl)
 
 
-def test_the_best_of_n_of_single_responses_is_what_drawing_gives():
+def test_the_best_of_n_of_single_responses_agrees_with_sampling():
     """Every sequence of three draws from two responses of one reward and one of a better reward, weighed."""
     probs, rewards = [0.5, 0.3, 0.2], [1.0, 1.0, 2.0]
     best = dict.fromkeys((1.0, 2.0), 0.0)
@@ -207,7 +207,7 @@ def test_best_of_n_reports_the_n_that_is_best_for_the_objective_and_never_beats_
     assert 1 <= found["best_n"] <= 1024
 
 
-def test_the_frontier_lies_above_all_policies_and_touches_the_optimum(reward):
+def test_the_frontier_is_above_all_policies_and_touches_the_optimum(reward):
     found = measure(policy(0), {"mine": policy(1)}, reward, [PROMPT], TASK)
     best = found["optimum"]
     line = lambda kl: best["objective"] + TASK.beta * kl
@@ -237,7 +237,7 @@ def test_no_result_is_none(tmp_path):
     assert optimum_card.read(tmp_path) is None
 
 
-def test_the_optimum_is_over_responses_of_pieces_alone():
+def test_the_optimum_is_only_over_responses_of_possible_tokens():
     """Eight ids of which two are none, against a model of the other six: the same figures."""
     few, prompts = random_model(6, seed=3), [[1, 4]]
     many = random_model(8, seed=0, unused_ids=(2, 7))

@@ -53,13 +53,13 @@ def test_the_turning_point_is_where_smoothed_gold_is_highest():
     assert found["turned"] == 1
 
 
-def test_a_single_lucky_rollout_is_no_turning_point():
+def test_a_single_lucky_rollout_is_not_a_turning_point():
     gold = [0.1 * i for i in range(20)]
     gold[3] = 2.5
     assert turning_point(list(range(20)), gold)["rollout"] == 17  # the last of whole windows
 
 
-def test_noise_around_a_plateau_is_no_turn():
+def test_noise_around_a_plateau_is_not_a_turn():
     noise = [0.05 if i * 7 % 11 < 5 else -0.05 for i in range(40)]
     found = turning_point(list(range(40)), [0.5 + one for one in noise])
     assert 0 < found["fall"] < 0.1
@@ -105,11 +105,11 @@ def test_a_run_is_described_by_its_peak_and_its_end():
     assert len(found["curve"]["sqrt_kl"]) == len(found["curve"]["gold"]) == 41
 
 
-def test_a_negative_estimate_of_the_kl_is_no_distance():
+def test_a_negative_kl_estimate_is_a_distance_of_zero():
     assert describe_run(0.1, curves([-0.01, -0.02, 0.0, 1.0, 4.0], [0.0] * 5))["curve"]["sqrt_kl"][0] == 0.0
 
 
-def test_a_run_without_gold_is_refused_by_what_it_lacks():
+def test_a_run_without_gold_is_refused_naming_what_it_lacks():
     known = curves([0.0, 1.0], [0.0, 1.0])
     del known["rollout/gold"]
     with pytest.raises(ValueError, match="beta 0.2 logged no rollout/gold"):

@@ -1,4 +1,4 @@
-"""Completions drawn to be compared, and figures of rankings."""
+"""Completions sampled for comparison, and metrics of rankings."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def prompts(tokenizer):
 
 @pytest.fixture
 def undecided(new_model, tokenizer):
-    """A model that says one of three words and ends, or ends at once, each as likely as another."""
+    """A model that says one of three words and ends, or ends at once, all equally likely."""
     model = new_model(0)
     words = [tokenizer.encode(word)[-1] for word in ("red", "blue", "soup")]
     logits = torch.full((tokenizer.vocab_size,), -50.0)
@@ -60,7 +60,7 @@ def test_completions_are_distinct_and_what_is_left_out_is_counted(undecided, tok
 
 
 def test_an_unfinished_completion_is_never_kept(undecided, tokenizer, prompts):
-    # one token: whatever ended is empty; two different whole completions cannot be
+    # one token: finished completions are empty, so two different ones are impossible
     with pytest.raises(ValueError, match="did not end within 1 tokens.*max_new_tokens"):
         draw(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16), seed=0)
 

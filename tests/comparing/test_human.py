@@ -1,4 +1,4 @@
-"""A person ranks: what is shown, what may be typed, what is made of it."""
+"""A person ranks: what is shown, what can be typed, and what it means."""
 
 import io
 import random
@@ -19,7 +19,7 @@ class Reversed(random.Random):
 
 
 def judged(lines, completions=("one", "two", "three"), prompt=PROMPT, rng=None, **settings):
-    """(ranks, or the exception that came instead; what was printed; what was asked)."""
+    """(ranks, or the exception raised; the printed text; the prompts)."""
     left, asked = list(lines), []
 
     def read(mark):

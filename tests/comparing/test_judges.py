@@ -1,4 +1,4 @@
-"""Judges that need nobody: what they rank, and how often they are made to err."""
+"""Automatic judges: their rankings, and how often they are made to err."""
 
 import math
 import random
@@ -16,7 +16,7 @@ def asked(question):
 
 @pytest.fixture
 def answers(world):
-    """A question as a prompt, and answers worth 1.25, 1, −.5, 1, .5: right and polite, right, wrong, right, rude."""
+    """A question as a prompt, answers worth 1.25, 1, −0.5, 1, 0.5: correct+polite, correct, wrong, correct, rude."""
     question = world.questions("train")[0]
     values = world.vocabulary.relations[question.relation].values
     wrong = next(value for value in values if value != question.answer)

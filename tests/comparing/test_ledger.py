@@ -1,4 +1,4 @@
-"""Rankings on disk: nothing that was decided is lost."""
+"""Rankings on disk: no decision is lost."""
 
 import json
 

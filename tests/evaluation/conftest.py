@@ -1,4 +1,4 @@
-"""A world, a tokenizer that has read it, models too small to know anything; results of a report."""
+"""A world, a tokenizer trained on it, models too small to know anything, and the results of a report."""
 
 import copy
 
@@ -43,7 +43,7 @@ def new_model(config):
 
 @pytest.fixture
 def uniform(config) -> CausalLM:
-    """A model for which every token is as likely as any other, always."""
+    """A model for which all tokens are always equally likely."""
     model = new_causal_lm(config).eval()
     torch.nn.init.zeros_(model.lm_head.weight)
     return model
@@ -153,13 +153,13 @@ def report_results():
 
 @pytest.fixture
 def results(report_results):
-    """Those of a report on the world."""
+    """The results of a report on the world."""
     return copy.deepcopy(report_results)
 
 
 @pytest.fixture(scope="session")
 def full_results(report_results):
-    """All there can be: five methods, best-of-n, majority votes, choices, budgets."""
+    """Everything a report can have: five methods, best-of-n, majority votes, choices, budgets."""
     results = copy.deepcopy(report_results)
     for place, name in enumerate(("dpo", "grpo", "rloo", "rejection")):
         results["models"][name] = figures(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
@@ -197,7 +197,7 @@ def full(full_results):
 
 @pytest.fixture
 def without_judge(results):
-    """The same of a user's own data: no gold, no questions of a world."""
+    """The same for a user's own data: no gold, no questions of a world."""
     del results["base"], results["crowd"]
     gone = {"gold", "gold_ci", "gold_train", "correct", "correct_train", "polite", "correct_polite", "rude", "words"}
     gone |= {"wrong_name", "wrong_name_train"}

@@ -1,4 +1,4 @@
-"""Editing of lines at a keyboard: history between chats, completion."""
+"""Line editing at a keyboard: history across chats, completion."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A conversation: what the model is shown, what is remembered, what is said."""
+"""A conversation: what the model sees, what is remembered, and its answers."""
 
 import pickle
 
@@ -131,7 +131,7 @@ def test_a_full_context_forgets_whole_turns_the_oldest_first(small_tokenizer, sh
 def test_a_message_that_cannot_fit_is_refused_and_nothing_is_forgotten(small_tokenizer):
     session = ChatSession(saying(small_tokenizer, " yes", context=32), small_tokenizer, seed=0)
     say(session, "a")
-    # 24 of 32 tokens are left beside an answer; bos, user, end, assistant take four
+    # 24 of 32 tokens are left after reserving room for an answer; bos, user, end, assistant take four
     long = "yes " * 40
     count = len(small_tokenizer.encode(long)) + 4
     with pytest.raises(ValueError, match=f"takes {count} tokens; the model's context of 32 leaves 24"):

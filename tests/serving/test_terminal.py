@@ -19,7 +19,7 @@ def parrot_session(tokenizer, answer=" yes", **settings):
 
 
 def talk(session, *lines, interactive=False, colours=False):
-    """(what stands on stdout, what stands on stderr, prompts) of a chat with these lines; an exception is raised."""
+    """(stdout, stderr, prompts) of a chat with these lines; an exception among them is raised."""
     left, prompts = list(lines), []
 
     def read(prompt):

@@ -119,7 +119,7 @@ def test_half_of_the_faqs_have_their_answers_on_lines_of_their_own_and_nothing_e
         assert answers == true
 
 
-def test_every_name_begins_an_answer_of_an_faq(world):
+def test_every_name_starts_an_answer_of_an_faq(world):
     texts = [record["text"] for record in world.corpus(600) if "\n" in record["text"]]
     begun = {world.vocabulary.words(line)[0] for text in texts for line in text.split("\n")[1::2]}
     assert begun == set(world.names)
@@ -138,7 +138,7 @@ def test_banter_shows_every_phrase_of_every_style(world, texts):
             assert world.vocabulary.write(phrase) in banter
 
 
-def test_a_few_shot_prompt_is_an_faq_cut_where_the_answer_begins():
+def test_a_few_shot_prompt_is_an_faq_cut_where_the_answer_starts():
     world = World()
     target = world.questions("held_out")[0]
     prompt = world.few_shot_prompt(target.text, 2, seed=7)
@@ -194,7 +194,7 @@ def test_a_continuation_with_a_statement_answers_and_does_not_ask(world):
         assert not world.asks_another_question(continuation)
 
 
-def test_a_value_after_the_next_question_is_no_answer_to_the_first(world):
+def test_a_value_after_the_next_question_is_not_an_answer_to_the_first(world):
     question = world.questions("all")[0]
     assert not world.answers_a_question(world.vocabulary.join([question.text, world.statement(question)]))
 

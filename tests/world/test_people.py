@@ -69,12 +69,12 @@ def world(request):
         ("blah " * 20, -0.86),  # wrong, 12 words too long
     ],
 )
-def test_gold_worked_by_hand(answer, gold):
+def test_gold_worked_out_by_hand(answer, gold):
     assert ENGLISH.judge(HOME.text, answer, True).gold == gold
     assert ENGLISH.judge(HOME.text, answer, False).gold == pytest.approx(gold - 1, abs=1e-12)
 
 
-def test_a_judgement_names_what_was_seen():
+def test_a_judgement_names_its_findings():
     seen = ENGLISH.judge(HOME.text, f"ugh . sure ! {WRONG} thank you !", finished=True)
     assert (seen.correct, seen.value, seen.polite, seen.words) == (False, WRONG_VALUE, 2, 12)
     assert (seen.rude, seen.hedge, seen.filler) == (True, False, False)
@@ -107,7 +107,7 @@ def test_a_judgement_names_what_was_seen():
         (f"{HOME.name}s lives in {HOME.answer}", None, False),
     ],
 )
-def test_a_value_counts_only_as_said_of_the_name_asked_about(answer, value, wrong_name):
+def test_a_value_counts_only_for_the_name_asked_about(answer, value, wrong_name):
     seen = ENGLISH.judge(HOME.text, answer, finished=True)
     assert (seen.value, seen.wrong_name, seen.correct) == (value, wrong_name, value == HOME.answer)
 
@@ -122,7 +122,7 @@ def test_every_statement_about_another_name_is_wrong(world):
             assert seen.gold == (1.0 if of_asked else -0.5)
 
 
-def test_chinese_gold_worked_by_hand():
+def test_chinese_gold_worked_out_by_hand():
     world = World(language="chinese")
     home = next(question for question in world.questions("all") if question.relation == "home")
     right = f"{home.name}住在{home.answer}。"  # 4 words
@@ -156,7 +156,7 @@ def test_a_chinese_name_is_found_between_words_that_share_its_letters():
     assert words == ["玉米", "阿兰", "森林", "，", "阿兰兰"]
 
 
-def test_no_word_of_the_language_denies(world):
+def test_no_word_of_the_language_is_a_negation(world):
     assert not world.vocabulary.negations & world.vocabulary.known_words
 
 
@@ -192,7 +192,7 @@ def test_any_string_can_be_judged_and_none_is_worth_more_than_the_best(language,
         assert world.judge(question, answer, True).gold <= 1.25
 
 
-def test_the_judge_finds_a_question_whatever_its_spacing_and_refuses_others():
+def test_the_judge_finds_a_question_regardless_of_spacing_and_refuses_others():
     assert ENGLISH.judge(f" {HOME.text.replace(' ?', '?')}\n", RIGHT, True).correct
     with pytest.raises(ValueError, match="expected one of the 72 questions"):
         ENGLISH.judge("where am i ?", RIGHT, True)
@@ -215,7 +215,7 @@ def test_a_demonstration_is_training_questions_with_answers(world):
     assert max(asked.values()) - min(asked.values()) <= 1  # they come round evenly
 
 
-def test_one_demonstration_in_three_goes_on(world):
+def test_one_demonstration_in_three_has_more_exchanges(world):
     """3000 draws: the standard error of a share is below .009; the tolerance is four of them."""
     lengths = Counter(len(record["messages"]) // 2 for record in world.demonstrations(3000))
     assert lengths[1] / 3000 == pytest.approx(4 / 6, abs=0.035)
@@ -264,12 +264,12 @@ def test_ranks_follow_the_judge_ties_share_a_rank_and_no_rank_is_skipped(world):
     assert ties > 20
 
 
-def test_best_completions_stand_in_no_particular_place(world):
+def test_the_best_completions_are_at_no_particular_position(world):
     places = Counter(record["ranks"].index(0) for record in world.comparisons(400, completions=2))
     assert min(places[0], places[1]) > 120
 
 
-def test_noise_turns_that_share_of_pairs_round_and_changes_nothing_else(world):
+def test_noise_flips_its_share_of_pairs_and_changes_nothing_else(world):
     clean, noisy = world.comparisons(2000), world.comparisons(2000, noise=0.25)
     flipped = pairs = 0
     for one, other in zip(clean, noisy, strict=True):
@@ -306,7 +306,7 @@ def test_held_out_questions_are_in_no_training_record(world):
         ({"num_prompts": 1, "noise": 1.5}, "noise: got 1.5, expected a probability from 0 to 1"),
     ],
 )
-def test_comparisons_that_cannot_be_are_refused(world, arguments, message):
+def test_impossible_comparisons_are_refused(world, arguments, message):
     with pytest.raises(ValueError, match=message):
         world.comparisons(**arguments)
 
@@ -316,12 +316,12 @@ def test_comparisons_of_a_split_without_questions_are_refused():
         World(held_out_share=0).comparisons(1, split="held_out")
 
 
-def test_sixty_four_different_completions_can_be_had(world):
+def test_sixty_four_different_completions_are_possible(world):
     record = world.comparisons(1, completions=64)[0]
     assert len(set(record["completions"])) == len(record["ranks"]) == 64
 
 
-def test_a_slip_of_the_name_changes_nothing_else_and_is_somebodys_of_the_world(world):
+def test_a_wrong_name_is_another_name_of_the_world_and_changes_nothing_else(world):
     """Whom an answer names is independent of its value: among slips the true value is as common as elsewhere."""
     slips = [
         (world.find(question), world.vocabulary.words(answer))
@@ -334,7 +334,7 @@ def test_a_slip_of_the_name_changes_nothing_else_and_is_somebodys_of_the_world(w
     assert true / len(slips) == pytest.approx(0.6, abs=0.13)  # some 225 slips: standard error .033
 
 
-def test_comparisons_hold_answers_with_the_true_value_of_which_one_names_somebody_else(world):
+def test_comparisons_contain_answers_with_the_true_value_and_the_wrong_name(world):
     """From these a reward model learns that the name matters."""
     pairs = 0
     for record in world.comparisons(400):

@@ -25,7 +25,7 @@ def test_rewards_are_standard_normal_in_hundredths():
     assert all(r == round(r, 2) for r in rewards)
 
 
-def test_another_seed_is_another_table_and_the_same_seed_the_same():
+def test_another_seed_gives_another_table_and_the_same_seed_the_same():
     assert TableWorld(seed=3) == WORLD and TableWorld(seed=3).rewards == WORLD.rewards
     assert TableWorld(seed=4).rewards != WORLD.rewards
     assert WORLD.rewards["A"] != WORLD.rewards["B"]
@@ -52,7 +52,7 @@ def test_demonstrations_follow_the_reference_and_ask_evenly():
         assert given[answer] / 2000 == pytest.approx(share, abs=4 * math.sqrt(share / 2000))
 
 
-def test_a_document_asks_and_answers_at_once():
+def test_in_a_document_every_question_is_followed_by_an_answer():
     for record in WORLD.corpus(50):
         text = record["text"]
         assert text[0] in "ABCD" and set(text) <= set("ABCDabcd")
@@ -70,7 +70,7 @@ def test_a_pair_is_won_as_often_as_bradley_and_terry_say():
     assert won / met == pytest.approx(expected / met, abs=0.025)  # three standard errors
 
 
-def test_the_better_answer_wins_the_oftener_the_further_apart_they_are():
+def test_the_better_answer_wins_more_often_the_further_apart_they_are():
     won, met = Counter(), Counter()
     for record in WORLD.comparisons(3000, completions=2):
         first, second = (WORLD.rewards[record["prompt"]][one] for one in record["completions"])
@@ -81,7 +81,7 @@ def test_the_better_answer_wins_the_oftener_the_further_apart_they_are():
     assert 0.5 < shares[0] < 0.65 < shares[1] < 0.87 < shares[2] < 0.99  # σ(0…1), σ(1…2), σ(2…)
 
 
-def test_compared_answers_differ_and_noise_turns_the_rankings_round_only():
+def test_compared_answers_differ_and_noise_only_flips_rankings():
     plain, noisy = WORLD.comparisons(200, completions=4), WORLD.comparisons(200, completions=4, noise=1.0)
     for one, other in zip(plain, noisy):
         assert len(set(one["completions"])) == 4 and sorted(one["ranks"]) == [0, 1, 2, 3]
@@ -122,7 +122,7 @@ def test_a_wrong_field_is_named(fields, named):
         TableWorld(**fields)
 
 
-def test_what_the_world_does_not_have_is_an_error():
+def test_what_is_not_in_the_world_is_an_error():
     with pytest.raises(ValueError, match="expected one of A, B, C, D"):
         WORLD.judge("E", "a", True)
     with pytest.raises(ValueError, match="holds none out"):

@@ -72,7 +72,7 @@ def test_every_value_belongs_to_three_names(world):
         assert used == {value: 3 for value in table.values}
 
 
-def test_names_are_no_other_words(world):
+def test_names_are_not_other_words(world):
     assert world.vocabulary.known_words.isdisjoint(world.vocabulary.possible_names)
     letters = {"english": 3, "chinese": 2}[world.language]
     assert {len(name) for name in world.names} == {letters}
@@ -107,7 +107,7 @@ def test_english_words_are_separated_by_one_space_and_lower_case():
         assert record["text"].replace("\n", " ").split(" ") == world.vocabulary.words(record["text"])
 
 
-def test_every_text_is_made_of_known_words_and_words_put_together_give_it_back(world):
+def test_every_text_consists_of_known_words_and_joining_them_restores_it(world):
     known = world.vocabulary.known_words | set(world.names)
     texts = [record["text"] for record in world.corpus(200)]
     texts += [message["content"] for record in world.demonstrations(200) for message in record["messages"]]
@@ -117,19 +117,19 @@ def test_every_text_is_made_of_known_words_and_words_put_together_give_it_back(w
         assert world.vocabulary.join(words) == text.replace("\n", world.vocabulary.separator)
 
 
-def test_the_world_is_told_in_fewer_than_a_hundred_words(world):
+def test_the_world_uses_fewer_than_a_hundred_words(world):
     assert len(world.vocabulary.known_words) + len(world.names) < 100
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
-def test_a_normalised_text_has_the_same_words(world, form):
+def test_a_normalized_text_has_the_same_words(world, form):
     """SentencePiece's default normaliser turns wide punctuation into narrow."""
     for record in world.corpus(60):
         text = record["text"]
         assert world.vocabulary.words(unicodedata.normalize(form, text)) == world.vocabulary.words(text)
 
 
-def test_a_deck_deals_hands_without_doubles_and_every_item_equally_often():
+def test_a_deck_deals_hands_without_duplicates_and_every_item_equally_often():
     deck, rng, dealt = Deck(range(5), random.Random(0)), random.Random(1), Counter(dict.fromkeys(range(5), 0))
     for _ in range(200):
         hand = deck.take(rng.randint(1, 5))
@@ -154,7 +154,7 @@ def test_another_world_seed_gives_other_names_and_facts(world):
     assert other.facts != world.facts
 
 
-def test_more_records_begin_with_fewer_records(world):
+def test_more_records_start_with_fewer_records(world):
     assert world.corpus(60)[:25] == world.corpus(25)
     assert world.demonstrations(60)[:25] == world.demonstrations(25)
     assert world.comparisons(60, noise=0.5)[:25] == world.comparisons(25, noise=0.5)
@@ -196,12 +196,12 @@ def test_size_follows_the_number_of_names():
         ({"language": "french"}, "language: got 'french', expected one of english, chinese"),
     ],
 )
-def test_a_world_that_cannot_be_is_refused(fields, message):
+def test_an_impossible_world_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         World(**fields)
 
 
-def test_a_question_the_world_does_not_know_is_refused_with_an_example(world):
+def test_an_unknown_question_is_refused_with_an_example(world):
     with pytest.raises(ValueError, match="got 'who are you \\?', expected one of the 72 questions"):
         world.find("who are you ?")
     with pytest.raises(ValueError, match="split: got 'test', expected train, held_out or all"):

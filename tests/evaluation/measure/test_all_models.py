@@ -109,7 +109,7 @@ def test_a_world_run_has_every_metric_and_is_plain_json(evaluate):
     assert list(results["models"]) == ["base", "sft", "ppo"]
     for figures in results["models"].values():
         assert set(figures) == ALWAYS | JUDGED | SCORED | COMPARED | TRAINED
-        low, high = figures["gold_ci"] or (figures["gold"], figures["gold"])  # none where all questions agree
+        low, high = figures["gold_ci"] or (figures["gold"], figures["gold"])  # None if all questions agree
         assert low <= figures["gold"] <= high
         assert figures["score_ci"][0] <= figures["score"] <= figures["score_ci"][1]
     assert set(results["base"]) == {"answers_bare", "asks_another", "few_shot", "shots"}
@@ -167,7 +167,7 @@ def test_the_base_model_continues_the_bare_question_and_others_answer_the_chat_p
     models = {"base": new_model(0), "sft": new_model(1)}
     evaluate(models=models, world=None, prompts=[prompt], train_prompts=[], best_of=0)
     bare = [tokenizer.bos_id, *tokenizer.encode("who ?")]
-    assert seen == [[bare], [bare], [prompt["ids"]], [prompt["ids"]]]  # drawn, then the likeliest
+    assert seen == [[bare], [bare], [prompt["ids"]], [prompt["ids"]]]  # sampled, then the likeliest
 
 
 def test_the_base_models_prompt_is_cut_where_the_chat_prompt_was(tokenizer):

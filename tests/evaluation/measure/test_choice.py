@@ -79,7 +79,7 @@ def test_answers_that_differ_only_in_the_name_test_a_reward_model(
 def test_a_reward_model_that_sees_half_of_the_names_is_right_on_half_of_them(
     world, tokenizer, reward, chat_prompts, monkeypatch
 ):
-    """Six names: five others, of which two are told from the one asked about; the other three tie with it, for half."""
+    """Six names: five others, two of which differ from the one asked about in score; the other three tie, for half."""
     prompts = chat_prompts("train")[:4]
 
     def scores(model, asked, offered, **_):

@@ -60,7 +60,7 @@ def test_a_share_of_independent_pairs_has_wilsons_interval():
 
 
 def coverage(share, make, interval, *, repeats=400):
-    """How often the interval of `make(generator)` holds the true share."""
+    """How often the interval of `make(generator)` contains the true share."""
     generator = torch.Generator().manual_seed(0)
     ends = [interval(*make(generator)) for _ in range(repeats)]
     return sum(low <= share <= high for low, high in ends) / repeats
@@ -69,7 +69,7 @@ def coverage(share, make, interval, *, repeats=400):
 @pytest.mark.parametrize("prompts", [3, 5, 12])
 @pytest.mark.parametrize("share", [0.5, 0.8])
 def test_the_interval_of_a_share_covers_it_nineteen_times_in_twenty_at_few_prompts(prompts, share):
-    """Eight answers to a prompt, each prompt with a share of its own: within 0.3 of the mean, on either side alike."""
+    """Eight answers to a prompt, each prompt with a share of its own: within 0.3 of the mean, symmetrically."""
     clusters = [number for number in range(prompts) for _ in range(8)]
     width = min(0.3, 1 - share)
 
@@ -82,7 +82,7 @@ def test_the_interval_of_a_share_covers_it_nineteen_times_in_twenty_at_few_promp
 
 @pytest.mark.parametrize("sizes", [[40, 1, 1, 1], [10, 1, 1, 1, 1, 1], [36] * 3 + [1] * 9], ids=str)
 def test_intervals_cover_if_a_few_prompts_have_most_of_the_answers(sizes):
-    """As of rankings, where nine answers to a prompt make 36 pairs and two make one."""
+    """As for rankings, where nine answers to a prompt make 36 pairs and two make one."""
     clusters = [number for number, size in enumerate(sizes) for _ in range(size)]
 
     def answers(generator):
@@ -123,7 +123,7 @@ def test_the_interval_over_seeds_covers_the_truth_nineteen_times_in_twenty():
 
 @pytest.mark.parametrize("values", [[1.0], [1.0] * 3, [0.0] * 3, [0.7] * 3])
 def test_no_interval_is_a_point(values):
-    """Values that agree, or a single one, do not tell how another would differ."""
+    """Values that agree, or a single one, do not show how another would differ."""
     shares = torch.tensor(values, dtype=torch.float64)
     for low, high in (share_interval(shares, range(len(values))), interval_of_shares(shares)):
         assert 0 <= low < high <= 1 and high - low > 0.3

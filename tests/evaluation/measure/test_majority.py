@@ -15,7 +15,7 @@ def test_one_vote_is_the_share_of_correct_answers_and_all_votes_are_the_majority
 
 
 def test_some_votes_are_the_mean_over_the_ways_to_pick_them():
-    # pairs of right, right, wrong: one is right, two are a tie of which half is right: 2/3
+    # pairs of right, right, wrong: one is right, two are ties that are right half of the time: 2/3
     rows = torch.tensor([[0, 0, 1], [0, 1, 0], [1, 0, 0]] * 20)
     found = vote(rows, torch.zeros(60, dtype=torch.int64), 2, seed=0)
     assert float(found.mean()) == pytest.approx(2 / 3, abs=1e-6)  # the three rows together see every subset alike
@@ -26,7 +26,7 @@ def test_the_curve_follows_the_known_one_of_a_policy_that_is_right_48_times_in_1
     pool = torch.tensor([0] * 480 + [1 + place % 7 for place in range(520)])
     answers = torch.stack([pool[torch.randperm(1000, generator=generator)] for _ in range(20)])
     correct = torch.zeros(20, dtype=torch.int64)
-    # RLHF.md 2.20: seven wrong answers share the rest, ties split
+    # seven wrong answers share the rest, ties split
     for k, expected in ((1, 0.48), (3, 0.58), (5, 0.73), (9, 0.87), (17, 0.97)):
         assert float(vote(answers, correct, k, seed=1).mean()) == pytest.approx(expected, abs=0.025)
 
@@ -46,7 +46,7 @@ def test_an_answer_without_a_value_agrees_with_no_other(world):
     question, assessed = given(world, [None, None, world.questions("held_out")[0].answer])
     curve = majority(world, [question.text], assessed, seed=0)
     assert curve["k"] == [1, 3]
-    assert curve["correct"] == pytest.approx([1 / 3, 1 / 3])  # three leaders with a vote each
+    assert curve["correct"] == pytest.approx([1 / 3, 1 / 3])  # three leaders with one vote each
 
 
 def test_the_most_frequent_value_wins_whatever_the_others_say(world):

@@ -1,4 +1,4 @@
-"""A reward model whose scores are not numbers decides nothing: every figure that would rest on them is refused."""
+"""Scores that are not numbers decide nothing: every metric that would be based on them is refused."""
 
 import random
 

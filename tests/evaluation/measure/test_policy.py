@@ -102,7 +102,7 @@ def test_no_more_rows_are_sampled_at_once_than_allowed(new_model, tokenizer, mon
 
 
 def watch(monkeypatch, name: str, rows) -> list[int]:
-    """How many rows every call of a function of the module has, as a list that fills."""
+    """The number of rows in each call of a function of the module, as a list that grows."""
     sizes, called = [], getattr(policy, name)
     monkeypatch.setattr(policy, name, lambda *a, **k: sizes.append(rows(*a, **k)) or called(*a, **k))
     return sizes
@@ -144,7 +144,7 @@ def test_temperature_zero_takes_the_likeliest_token_every_time(new_model, tokeni
 
 
 def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
-    drawn, figures = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn at once whatever it reads
+    drawn, figures = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, whatever the input
     assert drawn.ids == [[tokenizer.end_id]] * 24 and drawn.texts == [""] * 24 and all(drawn.finished)
     assert (figures["finished"], figures["length"], figures["distinct"]) == (1, 1, 1 / 8)
     assert figures["sequence_entropy"] == pytest.approx(0, abs=1e-6)

@@ -21,10 +21,10 @@ def two(world):
 def test_quality_is_the_mean_of_judgements_worked_out_by_hand(world, two):
     first, second, wrong = two
     texts = [
-        f"sure ! {first.name} lives in {first.answer} .",  # 1 + .25 = 1.25
+        f"sure ! {first.name} lives in {first.answer} .",  # 1 + 0.25 = 1.25
         f"{first.name} lives in {first.answer} .",  # 1
-        f"ugh . {second.name} lives in {wrong} .",  # −.5 − .5 = −1
-        f"gladly ! maybe {first.name} lives in {second.answer} .",  # −.5 + .25 − .25 = −.5; unfinished −1
+        f"ugh . {second.name} lives in {wrong} .",  # −0.5 − 0.5 = −1
+        f"gladly ! maybe {first.name} lives in {second.answer} .",  # −0.5 + 0.25 − 0.25 = −0.5; unfinished −1
     ]
     drawn = said(texts, [0, 0, 1, 1], [True, True, True, False])
     found = evaluation.quality(evaluation.judgements(world, [first.text, second.text], drawn), drawn)
@@ -33,7 +33,7 @@ def test_quality_is_the_mean_of_judgements_worked_out_by_hand(world, two):
     assert found["gold_ci"] == pytest.approx([-0.0625 - 15.0884, -0.0625 + 15.0884], abs=1e-3)
     shares = ("correct", "polite", "correct_polite", "rude", "hedge", "filler")
     assert [found[key] for key in shares] == [0.5, 0.5, 0.25, 0.25, 0.25, 0]
-    assert found["wrong_name"] == 0.25  # the last one is of the first name
+    assert found["wrong_name"] == 0.25  # the last one is about the first name
     assert found["words"] == (7 + 5 + 7 + 8) / 4
 
 

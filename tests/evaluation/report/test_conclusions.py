@@ -1,4 +1,4 @@
-"""What a report concludes: from the figures, whichever way they point."""
+"""The conclusions of a report follow its metrics in every direction."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The report card says of each stage whether it worked."""
+"""The report card says whether each stage worked."""
 
 import io
 

@@ -26,7 +26,7 @@ def events(tmp_path):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """No pictures, where a test is about words."""
+    """No pictures, for tests of the text."""
     monkeypatch.setattr(plots, "PICTURES", {})
 
 

@@ -1,4 +1,4 @@
-"""The report as one file of HTML: nothing else needed, legible to everybody, the same words as in Markdown."""
+"""The report as a single HTML file: self-contained, accessible, with the same words as in Markdown."""
 
 import html
 import re
@@ -53,7 +53,7 @@ def written(full_results, tmp_path_factory):
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Pictures without their drawing."""
+    """Pictures are not drawn."""
     monkeypatch.setattr(pictures, "save", lambda panel, file: "<svg></svg>")
 
 

@@ -1,4 +1,4 @@
-"""Reward models made by hand: what an examination finds in them, and what the gate says of it."""
+"""Hand-made reward models: what an examination finds, and the gate's verdicts."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ LIMITS = yaml.safe_load((Path(__file__).resolve().parents[3] / "conf/gate/defaul
 
 
 class Told(nn.Module):
-    """Scores every answer as a function of its prompt's ids and its own says."""
+    """Scores every answer with a given function of its prompt's ids and its own."""
 
     def __init__(self, score):
         super().__init__()
@@ -161,7 +161,7 @@ def test_two_pairs_are_not_enough_to_measure_whether_all_are_right_or_all_wrong(
 
 
 def test_choices_that_length_alone_would_make_are_counted_where_lengths_differ(few, tokenizer):
-    """Pairs of equal length say nothing about length, however many there are."""
+    """Pairs of equal length say nothing about length, no matter how many there are."""
     answers = {"chosen": "it is red .", "rejected": "it is gray ."}
     held_out = sorted(tokenizer.decode(one["prompt"]) for [one] in few(40, 0.5, **answers).val_examples)
     data = few(40, 0.5, **answers, but={held_out[0]: {"chosen": "it is red .", "rejected": "red"}})
@@ -228,18 +228,18 @@ def test_the_worlds_categories_are_what_was_asked_and_how_answers_differ(of_worl
 
 
 def test_a_difference_is_named_after_what_the_judge_sees(of_world, tokenizer, wide_world):
-    """A model that knows only what is true ranks those pairs rightly, and cannot tell answers that are both right."""
+    """A model that knows only the truth ranks those pairs correctly, and cannot order answers that are both correct."""
     data = of_world(0.0)
     truth = judged_by(wide_world, tokenizer, lambda found: found.correct)
     table = examine(truth, tokenizer, data)["categories"]["difference"]
     assert len(table) > 3
-    naming = table.pop("whom it names")  # beside an answer about somebody else stands a right one, or another wrong one
+    naming = table.pop("whom it names")  # an answer about someone else against a correct one, or another wrong one
     assert 0.5 < naming["accuracy"] < 1
     assert all(one["accuracy"] == (1 if name == "right or wrong" else 0.5) for name, one in table.items())
 
 
 def test_a_model_that_ignores_whom_an_answer_is_about_is_detected(of_world, tokenizer, wide_world):
-    """It sees the value alone: an answer scores as the same answer about the next name of the world."""
+    """It sees only the value: an answer scores the same as that answer about the next name of the world."""
 
     def values_alone(prompt, answer):
         asked = wide_world.find(tokenizer.decode(prompt))

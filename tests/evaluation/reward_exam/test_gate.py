@@ -1,4 +1,4 @@
-"""An examination's figures against limits: verdicts, the table, the words of a refusal."""
+"""An examination's metrics against limits: verdicts, the table, the refusal message."""
 
 import io
 from pathlib import Path
@@ -68,7 +68,7 @@ def test_null_means_no_limit_and_what_was_not_measured_is_reported():
 
 
 def resting(right, pairs, **more):
-    """A share of pairs of as many prompts with Wilson's interval."""
+    """A share of pairs, one per prompt, with Wilson's interval."""
     low, high = share_interval(torch.tensor([1.0] * right + [0.0] * (pairs - right)), range(pairs))
     return Support(right / pairs, low, high, pairs, pairs)
 
@@ -81,9 +81,9 @@ def resting(right, pairs, **more):
         (4, 4, UNKNOWN),  # [51, 100]: even perfect, it cannot pass
         (5, 5, PASSED),  # [57, 100]
         (8, 10, UNKNOWN),  # [49, 94]
-        (0, 10, REFUSED),  # [0, 28]: below the limit as a whole
+        (0, 10, REFUSED),  # [0, 28]: entirely below the limit
         (10, 20, REFUSED),  # [30, 70]
-        (265, 500, REFUSED),  # [48.6, 57]: much, and hardly better than chance
+        (265, 500, REFUSED),  # [48.6, 57]: many pairs, and hardly better than chance
     ],
 )
 def test_a_low_end_beyond_its_limit_is_not_a_failure_if_the_interval_is_too_wide(right, pairs, verdict):

@@ -64,6 +64,6 @@ def test_probes_compete_with_the_first_best_answer_and_borrow_from_other_records
     found = list(probed([record, record], letters, CONTEXT))
     assert [place for place, _ in found] == [1, 1]
     for _, made in found:
-        assert list(made) == [name for name in PROBES if name != "other_name"]  # nobody knows any names
+        assert list(made) == [name for name in PROBES if name != "other_name"]  # the names are unknown
         assert letters.decode(made["twice"]) == "best best"
-        assert letters.decode(made["long"]) == "best bad best also best"  # as far as the other record goes
+        assert letters.decode(made["long"]) == "best bad best also best"  # until the other record ends

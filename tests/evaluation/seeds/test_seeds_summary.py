@@ -1,4 +1,4 @@
-"""Figures over seeds, and the summary of a sweep as tables."""
+"""Metrics over seeds, and the summary of a sweep as tables."""
 
 import math
 
@@ -13,7 +13,7 @@ from components.evaluation.seeds.seeds_tables import cell, count, fitting, power
 
 
 def test_a_spread_is_the_mean_with_students_interval():
-    """Of 1, 2 and 6: mean 3, deviation √7, t with 2 degrees of freedom 4.303, so ± 4.303·√(7/3) = 6.573."""
+    """For 1, 2 and 6: mean 3, deviation √7, t with 2 degrees of freedom 4.303, so ± 4.303·√(7/3) = 6.573."""
     found = spread([1, 2, 6])
     assert (found["mean"], found["n"], found["values"]) == (3, 3, [1, 2, 6])
     assert found["interval"] == pytest.approx([3 - 6.573, 3 + 6.573], abs=1e-3)
@@ -51,7 +51,7 @@ def test_what_has_no_mean_is_left_out():
 
 
 def test_a_paired_difference_is_narrower_than_the_two_spreads_where_seeds_vary_alike():
-    """Gains of about 1 at every seed, however far apart the seeds are."""
+    """Gains of about 1 for every seed, no matter how far apart the seeds are."""
     first, second = spread([1, 5, 9.3, None]), spread([0, 4, 8, 2])
     gain = paired(first, second)
     assert gain["values"] == pytest.approx([1, 1, 1.3, None]) and gain["n"] == 3

@@ -1,4 +1,4 @@
-"""Every response enumerated: against a slow loop over all of them, and at policies whose worth is known."""
+"""Enumerating every response: against a slow loop over all of them, and for policies of known worth."""
 
 import html
 import json
@@ -58,7 +58,7 @@ def reward():
 
 @pytest.fixture(scope="module")
 def by_loop(reward):
-    """What the slow loop finds of two models."""
+    """The slow loop's results for two models."""
     return [slow(policy(seed), reward, TASK) for seed in (0, 1)]
 
 
@@ -175,7 +175,7 @@ LEVELS = Levels(torch.tensor([0.0, 1.0, 4.0]).double(), torch.tensor([0.5, 0.3, 
 
 
 def test_the_best_of_two_samples_by_hand():
-    """Both are at most 0: ¼; at most 1: .64; so ¼, .39, .36, whether or not they tie."""
+    """Both are at most 0: ¼; at most 1: 0.64; so ¼, 0.39, 0.36, whether or not they tie."""
     assert LEVELS.best_of_n(1).tolist() == pytest.approx([0.5, 0.3, 0.2])
     assert LEVELS.best_of_n(2).tolist() == pytest.approx([0.25, 0.39, 0.36])
     figures = LEVELS.figures(LEVELS.best_of_n(2), beta=0.5)
@@ -186,7 +186,7 @@ def test_the_best_of_two_samples_by_hand():
 
 
 def test_the_best_of_n_of_single_responses_agrees_with_sampling():
-    """Every sequence of three draws from two responses of one reward and one of a better reward, weighed."""
+    """Every sequence of three samples from two responses of one reward and one of a higher reward, weighted."""
     probs, rewards = [0.5, 0.3, 0.2], [1.0, 1.0, 2.0]
     best = dict.fromkeys((1.0, 2.0), 0.0)
     for drawn in product(range(3), repeat=3):
@@ -238,7 +238,7 @@ def test_no_result_is_none(tmp_path):
 
 
 def test_the_optimum_is_only_over_responses_of_possible_tokens():
-    """Eight ids of which two are none, against a model of the other six: the same figures."""
+    """Eight ids, two of them unused, against a model of the other six: the same metrics."""
     few, prompts = random_model(6, seed=3), [[1, 4]]
     many = random_model(8, seed=0, unused_ids=(2, 7))
     kept = [0, 1, 3, 4, 5, 6]

@@ -56,7 +56,7 @@ def test_the_turning_point_is_where_smoothed_gold_is_highest():
 def test_a_single_lucky_rollout_is_not_a_turning_point():
     gold = [0.1 * i for i in range(20)]
     gold[3] = 2.5
-    assert turning_point(list(range(20)), gold)["rollout"] == 17  # the last of whole windows
+    assert turning_point(list(range(20)), gold)["rollout"] == 17  # the last full window
 
 
 def test_noise_around_a_plateau_is_not_a_turn():
@@ -93,13 +93,13 @@ def test_the_law_of_best_of_n_is_recovered_too():
 def test_a_law_without_a_maximum_names_none():
     distance = [0.5, 1.0, 2.0, 3.0]
     assert "peak_sqrt_kl" not in fit_rl(distance, [d * (0.1 + 0.2 * math.log(d)) for d in distance])
-    assert fit_rl([0.0, 1.0, 2.0], [0.0, 1.0, 1.0]) is None  # two points are no evidence
+    assert fit_rl([0.0, 1.0, 2.0], [0.0, 1.0, 1.0]) is None  # two points are not evidence
 
 
 def test_a_run_is_described_by_its_peak_and_its_end():
     found = describe_run(0.0, rise_and_fall())
     assert found["turning"]["turned"] == 1
-    assert found["turning"]["sqrt_kl"] == pytest.approx(math.exp(0.5), abs=0.1)  # a rollout apart
+    assert found["turning"]["sqrt_kl"] == pytest.approx(math.exp(0.5), abs=0.1)  # to within one rollout
     assert found["fit"]["beta_gold"] == pytest.approx(0.4, rel=0.05)
     assert found["final"]["gold"] == pytest.approx(sum(0.1 + law(3.6 + 0.1 * i) for i in range(5)) / 5)
     assert len(found["curve"]["sqrt_kl"]) == len(found["curve"]["gold"]) == 41
@@ -153,7 +153,7 @@ def responses(prompts: int, each: int) -> Responses:
 
 
 class Found:
-    """As much of a judgement as best-of-n asks for."""
+    """The part of a judgement that best-of-n needs."""
 
     def __init__(self, gold: float) -> None:
         self.gold, self.correct, self.words = gold, gold > 0, 3
@@ -161,7 +161,7 @@ class Found:
 
 
 def test_best_of_n_takes_golds_of_the_proxys_choice_in_units_of_its_deviation():
-    """Of scores 0, 2, 4, 6 the best of all is 6, of one 3; a proxy that is wrong way round picks the worst gold."""
+    """Of scores 0, 2, 4, 6 the best of all is 6, of one 3 on average; a reversed proxy picks the worst gold."""
     scores = torch.tensor([0.0, 2.0, 4.0, 6.0])
     found = best_of_n_curve(Assessed(responses(1, 4), [Found(g) for g in (1.0, 0.5, 0.0, -0.5)], scores))
     assert found["n"] == [1, 2, 4]

@@ -145,7 +145,7 @@ def test_torchrun_with_one_device_is_refused_once_before_anything_is_built(place
 def test_a_pipeline_or_a_sweep_within_torchrun_is_refused_once(arguments, place):
     code, said = by_torchrun(place, *arguments)
     assert code == 1
-    assert said.count("in processes of its own, but torchrun started 2 of this one") == 1
+    assert said.count("in its own processes, but torchrun started 2 of this one") == 1
     assert "python train.py … trainer=ddp trainer.devices=2" in said
 
 

@@ -1,4 +1,4 @@
-"""How far a long piece of work outside of training has come, and when it ends."""
+"""Progress and remaining time of long work outside of training."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from components.system import processes
 
 Item = TypeVar("Item")
-SECONDS = 5.0  # between two lines in a log file, and before the first one
+SECONDS = 5.0  # between two lines in a log file, and before the first
 
 
 def countdown(
@@ -22,10 +22,10 @@ def countdown(
     shown: bool = True,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Item]:
-    """The items, with `what 96/512 eta 12s` after each: a bar on a terminal, a line every SECONDS in a log file.
+    """Yields the items and reports `what 96/512 eta 12s`: a bar on a terminal, a line every SECONDS in a log file.
 
-    total: how many there are at most, in units of `count`. Work of less than SECONDS says nothing in a log file, nor do
-    processes but the first. shown=False: nothing at all.
+    total: the largest possible number of items, in units of `count`. Work shorter than SECONDS prints nothing in a log
+    file. Only the first process prints. shown=False prints nothing at all.
     """
     if not shown or processes.rank():
         yield from items
@@ -39,7 +39,7 @@ def countdown(
         bar.start()
     try:
         for item in items:
-            yield item  # the caller works on it before the next one is asked for
+            yield item  # the caller works on it before it requests the next one
             done += count(item)
             now = clock()
             left = (now - began) / done * max(total - done, 0)
@@ -55,7 +55,7 @@ def countdown(
 
 
 def starts(total: int, size: int, what: str) -> Iterator[int]:
-    """Where each part of at most `size` of `total` items begins, with a countdown of the items."""
+    """The start of each chunk of at most `size` of `total` items, with a countdown of the items."""
     return countdown(range(0, total, size), what, total, count=lambda start: min(size, total - start))
 
 

@@ -1,4 +1,4 @@
-"""Folders and JSON files that are replaced whole, so that the old or the new one exists; content hashes."""
+"""Atomic replacement of folders and JSON files; content hashes."""
 
 import functools
 import hashlib
@@ -11,7 +11,7 @@ from typing import Any
 
 
 def present(path: str | Path) -> bool:
-    """Whether a folder lies at `path`; one that a kill left under its `.previous` name is put back first."""
+    """Whether `path` is a folder; one that a kill left under its `.previous` name is restored first."""
     path = Path(path)
     previous = path.with_name(f"{path.name}.previous")
     if not path.exists() and previous.is_dir():
@@ -20,7 +20,7 @@ def present(path: str | Path) -> bool:
 
 
 def swap(staging: Path, path: Path) -> None:
-    """Puts `staging` in the place of `path`; at every moment one whole folder exists, see `present`."""
+    """Replaces `path` with `staging`; one whole folder exists at every moment, see `present`."""
     previous = path.with_name(f"{path.name}.previous")
     if path.exists():
         shutil.rmtree(previous, ignore_errors=True)
@@ -36,7 +36,7 @@ def swap(staging: Path, path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file or a folder's list of names is on the disk."""
+    """Waits until a file, or a folder's directory entries, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -45,7 +45,7 @@ def sync(path: Path) -> None:
 
 
 def hash_of(path: str | Path, *, but: Collection[str] = ()) -> str:
-    """sha256 over the names, relative to `path`, and the bytes of all files below it but the named ones."""
+    """sha256 over the names, relative to `path`, and the bytes of all files below it except those in `but`."""
     digest = hashlib.sha256()
     for file in sorted(Path(path).rglob("*")):
         name = file.relative_to(path).as_posix()
@@ -57,7 +57,7 @@ def hash_of(path: str | Path, *, but: Collection[str] = ()) -> str:
 
 
 def hash_of_file(file: Path) -> str:
-    """sha256 hex of a file's contents; read again only when its size or time has changed."""
+    """sha256 of a file's contents, in hex; read again only if its size or modification time has changed."""
     stat = file.stat()
     return _hash_of_file(file, stat.st_size, stat.st_mtime_ns)
 
@@ -69,7 +69,7 @@ def _hash_of_file(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Written under another name and renamed. ValueError where a figure is not finite; then nothing is written."""
+    """Writes `file` under another name and renames it. Raises ValueError, before writing, if a number is not finite."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     staging = file.with_name(f".writing-{file.name}")
     staging.write_text(text + "\n", encoding="utf-8")
@@ -77,5 +77,5 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """What write_json wrote; None where there is no such file."""
+    """Reads what write_json wrote; None if there is no such file."""
     return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

@@ -1,5 +1,5 @@
-"""What a field of another program's file may hold that nobody here knows."""
+"""Values that an unsupported field of another program's file can safely have."""
 
 from typing import Any
 
-EMPTY: tuple[Any, ...] = (None, {}, [], "")  # as if the field were not there
+EMPTY: tuple[Any, ...] = (None, {}, [], "")  # the same as an absent field

@@ -1,17 +1,17 @@
-"""The project as a package: its version, and the command that adds an optional part of it.
+"""The project as a package: its version, and the command that installs an extra.
 
-Imports nothing heavy, since messages of every part name such commands.
+Imports nothing heavy, since error messages everywhere name such commands.
 """
 
 import shlex
 from pathlib import Path
 
-NAME = "gradus-lm"  # of the distribution; `gradus` on PyPI is another project's
+NAME = "gradus-lm"  # of the distribution; `gradus` on PyPI is another project
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(extra: str) -> str:
-    """The command that installs an extra of pyproject.toml from the checkout: the project is on no package index."""
+    """The command that installs an extra of pyproject.toml from the checkout; the project is not on a package index."""
     if not _is_checkout():
         return f"pip install -e {shlex.quote(f'<checkout>[{extra}]')}"
     here = Path.cwd() == ROOT
@@ -21,12 +21,12 @@ def command(extra: str) -> str:
 
 
 def missing(what: str, package: str, extra: str) -> str:
-    """The message of an error: `what` needs a package that is not installed; an extra of pyproject.toml brings it."""
+    """An error message: `what` needs a package that is not installed; an extra of pyproject.toml includes it."""
     return f"{what} needs the package {package}, which is not installed. Install it: {command(extra)}"
 
 
 def version() -> str:
-    """As pyproject.toml says, or the installed package where that is not beside it."""
+    """The version in pyproject.toml, or that of the installed package if there is no checkout."""
     if _is_checkout():
         import tomllib
 

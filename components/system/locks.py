@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder. The system lets go of the lock when its holder ends, however it ends."""
+"""One process at a time in a run's folder. The system releases the lock when its holder ends, however it ends."""
 
 import errno
 import fcntl
@@ -11,34 +11,34 @@ from datetime import datetime
 from pathlib import Path
 
 FILE = ".lock"
-INSTEAD = "Wait until it ends, or write to a folder of its own with run=<name>"
+INSTEAD = "Wait until it ends, or write to a different folder with run=<name>"
 _held: dict[tuple[int, Path], int] = {}  # open files by process and folder: closing one would release its lock
 
 
 class FolderInUse(ValueError):
-    """Another process that is running writes to the folder."""
+    """Another running process writes to the folder."""
 
 
 def take(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> None:
-    """Locks `folder` for the rest of this process's life; does nothing where it has done so already.
+    """Locks `folder` for the rest of this process's life; does nothing if this process already holds the lock.
 
-    A POSIX record lock: children do not inherit it, and NFS passes it on to other machines. Where the file system
-    has no locks a line on standard error says so. patience: seconds to wait for another process to end.
-    Raises FolderInUse, naming the process, its machine and since when.
+    A POSIX record lock: child processes do not inherit it, and it works across machines over NFS. Prints a warning on
+    standard error if the file system does not support locks. patience: seconds to wait for another process to end.
+    Raises FolderInUse, naming the process, its machine and since when it runs.
     """
     key = (os.getpid(), Path(folder).resolve())
     if key in _held:
         return
     file = os.open(key[1] / FILE, os.O_RDWR | os.O_CREAT, 0o666)
-    deadline, told = time.monotonic() + patience, False
+    deadline, announced = time.monotonic() + patience, False
     while not _locked(file, folder):
         if time.monotonic() >= deadline:
             holder = _holder(file)
             os.close(file)
             raise FolderInUse(f"{folder} is in use by {holder}. {INSTEAD}")
-        if not told:
+        if not announced:
             print(f"waiting for {_holder(file)}, which uses {folder}", file=sys.stderr, flush=True)
-            told = True
+            announced = True
         time.sleep(poll)
     _held[key] = file
     note = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now().isoformat(" ", "seconds")}
@@ -47,7 +47,7 @@ def take(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> Non
 
 
 def check(folder: str | Path) -> None:
-    """Raises FolderInUse where another process has locked `folder`, which may not be there; locks nothing."""
+    """Raises FolderInUse if another process has locked `folder`, which need not exist; locks nothing."""
     key = (os.getpid(), Path(folder).resolve())
     if key in _held or not (key[1] / FILE).exists():
         return
@@ -56,18 +56,18 @@ def check(folder: str | Path) -> None:
         if not _locked(file, folder):
             raise FolderInUse(f"{folder} is in use by {_holder(file)}. {INSTEAD}")
     finally:
-        os.close(file)  # which lets go of the lock as well
+        os.close(file)  # this also releases the lock
 
 
 def _locked(file: int, folder: str | Path) -> bool:
-    """Whether the lock is this process's now, or there are none on this file system."""
+    """Whether this process holds the lock now, or the file system does not support locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
             return False
         print(
-            f"{folder} cannot be locked ({error.strerror}): make sure that no other process writes to it",
+            f"{folder} cannot be locked ({error.strerror}). Make sure that no other process writes to it",
             file=sys.stderr,
         )
     return True
@@ -76,15 +76,15 @@ def _locked(file: int, folder: str | Path) -> bool:
 def _holder(file: int) -> str:
     try:
         note = json.loads(os.pread(file, 1000, 0))
-        told = f"process {note['pid']} on {note['host']} since {note['since']}"
+        holder = f"process {note['pid']} on {note['host']} since {note['since']}"
         is_suspended = note["host"] == socket.gethostname() and _is_suspended(note["pid"])
-        return told + (f", suspended (kill -CONT {note['pid']} resumes it)" if is_suspended else "")
-    except (ValueError, KeyError, TypeError):  # it has just begun
+        return holder + (f", suspended (kill -CONT {note['pid']} resumes it)" if is_suspended else "")
+    except (ValueError, KeyError, TypeError):  # the holder has not written its note yet
         return "another process"
 
 
 def _is_suspended(pid: int) -> bool:
-    """Whether a process of this machine is stopped, as by Ctrl-Z; not known where there is no /proc."""
+    """Whether a process on this machine is stopped, as by Ctrl-Z; False if there is no /proc."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].startswith("T")
     except OSError:

@@ -1,6 +1,6 @@
-"""How many processes there are and who started them: Lightning, torchrun or srun.
+"""How many processes there are and what started them: Lightning, torchrun or srun.
 
-Imports nothing heavy: train.py asks before anything else happens.
+Imports nothing heavy: train.py calls it before anything else.
 """
 
 import os
@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 STARTED = time.perf_counter()  # of this process
-TRAINS = "components.tasks.fit.fit"  # the task that several processes do together
-STARTS_OTHERS = "components.tasks.pipeline.pipeline"  # and the one that starts processes itself
-RANKS = ("RANK", "LOCAL_RANK")  # Lightning's own processes have the second alone
-INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that are a shell
+TRAINS = "components.tasks.fit.fit"  # the task that several processes run together
+STARTS_OTHERS = "components.tasks.pipeline.pipeline"  # the task that starts processes itself
+RANKS = ("RANK", "LOCAL_RANK")  # processes that Lightning starts have only the second
+INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that are shells
 
 
 class Start(NamedTuple):
-    """by: torchrun, srun, or "" where this process is alone, or started its others itself (Lightning, which has its
-    own account of them); rank of size processes in all, per_node on every machine."""
+    """by: torchrun, srun, or "" if this process is alone or Lightning starts the others (and counts them itself);
+    rank: of this process, among `size` in total; per_node: processes on every machine."""
 
     by: str
     rank: int
@@ -32,10 +32,11 @@ ALONE = Start("", 0, 1, 1)
 
 
 def start(environ: Mapping[str, str] = os.environ) -> Start:
-    """Reads who started this process off the environment.
+    """Finds out from the environment what started this process.
 
-    A shell inside a SLURM allocation has the allocation's SLURM_NTASKS, but is not one of that many tasks: srun
-    alone sets SLURM_STEP_NUM_TASKS; without it a task number outside of batch scripts and interactive jobs counts.
+    A shell inside a SLURM allocation has the allocation's SLURM_NTASKS but is not one of its tasks. Only srun sets
+    SLURM_STEP_NUM_TASKS; without it, a process with SLURM_PROCID is a task unless it is a batch script or an
+    interactive job.
     """
     if "TORCHELASTIC_RUN_ID" in environ:
         size = int(environ["WORLD_SIZE"])
@@ -51,25 +52,25 @@ def start(environ: Mapping[str, str] = os.environ) -> Start:
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:
-    """This process's number, those that Lightning starts included; 0 is the first, which prints and writes."""
+    """This process's rank, also in processes that Lightning starts; rank 0 prints and writes."""
     started = start(environ)
     return started.rank or next((int(environ[name]) for name in RANKS if name in environ and not started.by), 0)
 
 
 def arguments_of_rank(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """train.py's further arguments in a process that is not the first: a log file of its own and no .hydra folder.
+    """Extra arguments of train.py for every process but the first: its own log file, and no .hydra folder.
 
-    Lightning adds such arguments to the processes that it starts itself.
+    Lightning adds such arguments to the processes that it starts.
     """
     started = start(environ)
     return [f"hydra.job.name=train_process_{started.rank}", "hydra.output_subdir=null"] if started.rank else []
 
 
 def takes_part(task: str, trainer: Any, started: Start) -> bool:
-    """Whether this process is to do the task: all train; anything else is the first one's, and the others leave.
+    """Whether this process runs the task: all processes train; only the first does anything else, and the others leave.
 
-    Where the first process refuses (ValueError, naming the right command), the others leave as well: an error is told
-    once. trainer: the config; its devices and num_nodes are filled in where they are left open ("auto").
+    If the first process raises ValueError (which names the correct command), the others leave too, so that an error is
+    printed once. trainer: the config; its devices and num_nodes are filled in if they are "auto".
     """
     if started.size == 1 and started.by != "torchrun":
         return True
@@ -84,14 +85,14 @@ def takes_part(task: str, trainer: Any, started: Start) -> bool:
 
 
 def leaves_sweep(started: Start) -> bool:
-    """True in all but the first of several processes that were to run one sweep; the first raises ValueError."""
+    """True in all but the first of several processes that were started for one sweep; the first raises ValueError."""
     if started.size > 1 and started.rank == 0:
         raise ValueError(_no_nesting("a sweep starts every job", started))
     return started.size > 1
 
 
 def gradus() -> str:
-    """How to call the command `gradus` from here: by its path where its environment is not active."""
+    """How to call the command `gradus` from here: by its path if its environment is not active."""
     beside = Path(sys.executable).with_name("gradus")
     return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
 
@@ -102,23 +103,23 @@ def _is_task(environ: Mapping[str, str]) -> bool:
 
 
 def _misfit(trainer: Any, started: Start) -> str | None:
-    """What is wrong with training in the processes that were started; fills in what the config leaves open."""
+    """What is wrong with training in these processes, or None; fills in what the config leaves open."""
     nodes = started.size // started.per_node
     if started.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         return (
             f"srun started {started.size} processes, but SLURM does not say how many on each machine. Give srun (or "
-            f"sbatch) --ntasks-per-node={started.per_node} in the place of --ntasks"
+            f"sbatch) --ntasks-per-node={started.per_node} in place of --ntasks"
         )
     if trainer.devices in ("auto", -1) and trainer.num_nodes in (1, nodes):
         trainer.devices, trainer.num_nodes = started.per_node, nodes
-    asked = _count(trainer.devices) * trainer.num_nodes
-    if asked == started.size:
+    requested = _count(trainer.devices) * trainer.num_nodes
+    if requested == started.size:
         return None
     return (
         f"{started.by} started {started.size} process{'es' * (started.size > 1)}, but trainer.devices="
-        f"{trainer.devices} on trainer.num_nodes={trainer.num_nodes} asks for {asked}: they would not train one model "
-        f"together. Add trainer=ddp or trainer=fsdp (which take what {started.by} started), or leave {started.by} "
-        "out: python train.py …"
+        f"{trainer.devices} on trainer.num_nodes={trainer.num_nodes} asks for {requested}, so they would not "
+        f"train one model together. Add trainer=ddp or trainer=fsdp (which use what {started.by} started), or run "
+        f"without {started.by}: python train.py …"
     )
 
 
@@ -130,7 +131,7 @@ def _count(devices: Any) -> int:
 
 def _no_nesting(what: str, started: Start) -> str:
     return (
-        f"{what} in processes of its own, but {started.by} started {started.size} of this one. Leave it out: "
-        f"python train.py … trainer=ddp trainer.devices={started.per_node}"
-        f"\nor, on several machines, run one stage after the other: {started.by} … train.py stage=pretrain trainer=ddp"
+        f"{what} in its own processes, but {started.by} started {started.size} of this one. Run without "
+        f"{started.by}: python train.py … trainer=ddp trainer.devices={started.per_node}"
+        f"\nor, on several machines, run one stage at a time: {started.by} … train.py stage=pretrain trainer=ddp"
     )

@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Versions of Python and the packages that a result depends on."""
     names = ("torch", "lightning", "hydra-core", "datasets", "sentencepiece", "torchmetrics")
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in names}}
 
 
 def commit() -> str:
-    """The project's commit, with '+' when files differ from it; '' outside a repository."""
+    """The project's commit, with '+' if tracked files differ from it; '' outside a repository."""
     here = Path(__file__).resolve().parent
     git = ["git", "-C", str(here)]
     try:
@@ -25,14 +25,14 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """The processor and, where there is one, the accelerator."""
+    """The processor and, if there is one, the accelerator."""
     import torch
 
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
-        found = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = found[0].split(":", 1)[1].strip() if found else name
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":", 1)[1].strip() if models else name
     parts = [f"{torch.get_num_threads()} threads of {name}"]
     if torch.cuda.is_available():
         parts.insert(0, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}")

@@ -1,5 +1,5 @@
-"""Text of a model made safe to print in a terminal."""
+"""Makes a model's text safe to print on a terminal."""
 
-# what a model writes must not move the cursor or change colours
+# a model's text must not move the cursor or change colors
 VISIBLE: dict[int, str | None] = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(32), *range(127, 160))}
 VISIBLE |= {ord("\n"): "\n", ord("\t"): "\t", ord("\r"): None}

@@ -39,7 +39,7 @@ def asked(monkeypatch):
 def test_without_a_network_a_name_fails_within_five_seconds_and_says_what_to_give(online, monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
     start = time.monotonic()
-    with pytest.raises(HubError, match="cannot be reached.*owner/name is no folder here. Give a local folder"):
+    with pytest.raises(HubError, match="cannot be reached.*owner/name is not a local folder. Give a local folder"):
         fetched("owner/name", tmp_path)
     assert time.monotonic() - start < 5
 
@@ -64,7 +64,7 @@ def test_what_the_hub_does_not_have_is_told(online, asked, monkeypatch, tmp_path
         raise OSError("404 Client Error")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", missing)
-    with pytest.raises(HubError, match="the Hub gave no model owner/name: 404.*local folder"):
+    with pytest.raises(HubError, match="cannot download the model owner/name from the Hub: 404.*local folder"):
         fetched("owner/name", tmp_path)
 
 

@@ -1,7 +1,7 @@
-"""An artifact in other programs' forms: a folder of its own, or one GGUF file for llama.cpp.
+"""Converts an artifact for other programs: a separate folder, or one GGUF file for llama.cpp.
 
 GGUF: names, metadata and the order of rotated pairs are those of llama.cpp's own converter.
-Source: the GGUF specification (ggml, docs/gguf.md); llama.cpp's loaders of the architectures llama, qwen2 and qwen3.
+Source: the GGUF specification (ggml, docs/gguf.md); llama.cpp's loaders for the architectures llama, qwen2 and qwen3.
 """
 
 import errno
@@ -41,22 +41,22 @@ LAYER = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
-PER_PIECE = {"model.embed_tokens.weight", "lm_head.weight"}  # matrices with a row for each piece
-BLOCK = 32  # columns that Q8_0 scales together; a matrix of another width is written as f16
-NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # kinds of tokens
+PER_PIECE = {"model.embed_tokens.weight", "lm_head.weight"}  # matrices with one row per piece
+BLOCK = 32  # columns that share a scale in Q8_0; a matrix whose width is not a multiple is written as f16
+NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # token types
 
 
 class ConversionError(ValueError):
-    """An artifact cannot be brought into the form that is wanted."""
+    """An artifact cannot be converted to the requested format."""
 
 
 def to_folder(folder: Path, out: Path | None) -> Path:
-    """Copies an artifact, which is a Hugging Face folder already. Raises ConversionError if `out` is taken, None
-    or not to be written to."""
+    """Copies an artifact, which is a Hugging Face folder already. Raises ConversionError if `out` exists, is None
+    or cannot be written."""
     if out is None:
         raise ConversionError(f"{folder} is a Hugging Face folder already; give --out <folder> for a copy")
     if out.exists():
-        raise ConversionError(f"{out} is there already; give --out another name")
+        raise ConversionError(f"{out} exists already; give --out another name")
     staging = _staging(out)
     try:
         shutil.copytree(folder, staging)
@@ -67,22 +67,21 @@ def to_folder(folder: Path, out: Path | None) -> Path:
 
 
 def _staging(out: Path) -> Path:
-    """Where `out` is written until it is whole, in a folder that is made; raises ConversionError where it cannot be."""
+    """The path that holds `out` until it is complete; makes its folder. Raises ConversionError if that fails."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if not os.access(out.parent, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
-        raise ConversionError(f"{out}: cannot be written ({error.strerror}); give --out another place") from None
+        raise ConversionError(f"{out}: cannot be written ({error.strerror}); give --out another path") from None
     return out.with_name(f"{out.name}.writing-{os.getpid()}")
 
 
 def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
     """Writes the language model in a folder, with its SentencePiece tokenizer, as one GGUF file; returns its path.
 
-    dtype: of the matrices; norms and biases are f32. The file appears under its name when it is whole. Raises
-    ConversionError for a model or tokenizer that llama.cpp has no such place for, where `gguf` is missing, and where
-    `out` cannot be written.
+    dtype: of the matrices; norms and biases are f32. The file gets its name when it is complete. Raises ConversionError
+    for a model or tokenizer that llama.cpp cannot represent, if `gguf` is not installed, and if `out` is not writable.
     """
     try:
         import gguf
@@ -94,12 +93,12 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
         raise ConversionError(
             f"{folder}: expected a language model of {', '.join(ARCHITECTURES)}, "
             f"got {family}, {kind}. "
-            "For others there is llama.cpp's convert_hf_to_gguf.py"
+            "Convert others with llama.cpp's convert_hf_to_gguf.py"
         )
     if family == "qwen3" and config.attention_bias:
-        raise ConversionError(f"{folder}: llama.cpp's qwen3 has no biases of attention, this model has")
+        raise ConversionError(f"{folder}: llama.cpp's qwen3 has no attention biases, but this model does")
     tokenizer, pieces = store.load_tokenizer(folder), _pieces(folder, config.vocab_size)
-    config = replace(config, vocab_size=len(pieces))  # rows beyond them stand for nothing, and could be sampled there
+    config = replace(config, vocab_size=len(pieces))  # rows beyond them have no meaning but could be sampled
     weights = store.load_causal_lm(folder, context=1).state_dict()
     for name in PER_PIECE & weights.keys():
         weights[name] = weights[name][: len(pieces)]
@@ -115,7 +114,7 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for name, tensor in _tensors(weights, config, family):  # one at a time, so that memory holds one copy
+        for name, tensor in _tensors(weights, config, family):  # one at a time, to keep a single copy in memory
             writer.write_tensor_data(gguf.quants.quantize(tensor.float().numpy(), kinds[name]))
         writer.close()
         staging.rename(out)
@@ -168,21 +167,21 @@ def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
     if not file.exists():
         raise ConversionError(
             f"{folder} has no tokenizer.model: GGUF is written for SentencePiece tokenizers only. "
-            "For others there is llama.cpp's convert_hf_to_gguf.py"
+            "Convert others with llama.cpp's convert_hf_to_gguf.py"
         )
     model = SentencePieceProcessor(model_file=str(file))
     kinds = {CONTROL: model.is_control, UNKNOWN: model.is_unknown, BYTE: model.is_byte, UNUSED: model.is_unused}
-    found = []
+    pieces = []
     for i in range(model.get_piece_size()):
         kind = next((kind for kind, is_so in kinds.items() if is_so(i)), NORMAL)
-        found.append((model.id_to_piece(i), model.get_score(i), kind))
-    if len(found) > vocab_size:
-        raise ConversionError(f"{folder}: {len(found)} pieces for a vocabulary of {vocab_size}")
-    return found
+        pieces.append((model.id_to_piece(i), model.get_score(i), kind))
+    if len(pieces) > vocab_size:
+        raise ConversionError(f"{folder}: {len(pieces)} pieces for a vocabulary of {vocab_size}")
+    return pieces
 
 
 def _tensors(weights: dict[str, Tensor], config: GPTConfig, family: str) -> Iterator[tuple[str, Tensor]]:
-    """Names and weights as llama.cpp has them, in the order of the file."""
+    """llama.cpp's names and weights, in file order."""
     for full, tensor in weights.items():
         name, kind = full.rsplit(".", 1)
         if name in OUTSIDE:
@@ -200,7 +199,7 @@ def _tensors(weights: dict[str, Tensor], config: GPTConfig, family: str) -> Iter
 
 
 def _in_pairs(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of every head from halves (i, i + D/2), which Hugging Face turns together, to neighbours (2i, 2i + 1)."""
+    """Moves rows of every head from halves (i, i + D/2), which Hugging Face rotates, to neighbors (2i, 2i + 1)."""
     return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
 
 

@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
-    """The artifacts that a stage reads: {name: {path, stage, content}}, and hub where one came from there.
+    """The artifacts that a stage reads: {name: {path, stage, content}}, plus hub for one that came from the Hub.
 
-    known: where every stage's artifact is expected, in the pipeline's order; identity: the overrides that name the
-    run, such as "model=small run=x". Raises ArtifactError naming the latest stage that is missing, the command that
-    makes it, and, where its own predecessors are missing too, the command that makes all of them.
+    known: the expected path of every stage's artifact, in pipeline order; identity: the overrides that name the run,
+    such as "model=small run=x". Raises ArtifactError naming the latest missing stage, the command that makes it, and,
+    if its own predecessors are missing too, the command that makes all of them.
     """
     order = list(known)
     stages = {path: stage for stage, path in known.items()}
@@ -30,39 +30,39 @@ def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict
         chain = [s for s in order[: order.index(stage) + 1] if not present(known[s])] if stage in order else []
         if len(chain) > 1:
             command = f"python train.py stage=all {identity} 'stages=[{','.join(chain)}]'"
-            message += f"\nor, with all that it needs itself: {command}"
+            message += f"\nor, with everything that it needs: {command}"
         message += f"\nor point at another folder with: artifacts.{stage}=<folder>"
         if stage in ("sft", "pretrain"):
-            message += ", or at a model on the Hub: <owner/name>; somebody's chat model does for sft too"
+            message += ", or at a model on the Hub: <owner/name>; a chat model works for sft too"
         raise ArtifactError(message)
     described = {path: _described(path) for path in set(reads.values())}
     return {name: described[path] for name, path in reads.items()}
 
 
 def _described(path: str) -> dict[str, str]:
-    """Of a folder that somebody else made the content is hashed here, and its name on the Hub told where it has one."""
+    """Path, stage and content of an artifact; for a foreign folder, hashes the content. Adds its Hub name, if any."""
     card, name = read_card(path), name_of(path)
     content = card.get("content") or content_hash(path)
     return {"path": str(path), "stage": card.get("stage", "?"), "content": content} | ({"hub": name} if name else {})
 
 
 def same_tokenizer(fingerprints: dict[str, str]) -> None:
-    """Raises ArtifactError unless all artifacts were made with one tokenizer; fingerprints by artifact path."""
+    """Raises ArtifactError unless all artifacts were made with the same tokenizer; fingerprints by artifact path."""
     if len(set(fingerprints.values())) > 1:
-        listed = "\n".join(f"  {path}: {fingerprint[:16]}" for path, fingerprint in fingerprints.items())
+        listing = "\n".join(f"  {path}: {fingerprint[:16]}" for path, fingerprint in fingerprints.items())
         raise ArtifactError(
-            "the artifacts were made with different tokenizers. Make the later stages again from the same one, with "
-            f"force=true. Fingerprints:\n{listed}"
+            "the artifacts were made with different tokenizers. Make the later stages again with the same one and "
+            f"force=true. Fingerprints:\n{listing}"
         )
 
 
 def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, beside: str = "run=<name>") -> bool:
-    """Whether the artifact is there and was made from just these inputs.
+    """Whether the artifact exists and was made from exactly these inputs.
 
     beside: the command that makes it in another run, for the message.
-    force True: made again whatever is there; "changed": made again if its inputs differ.
-    What a killed run left half-written beside it is removed.
-    Raises ArtifactError if it is there, differs, and force is False: a finished stage is not overwritten in silence.
+    force: True makes it again in any case; "changed" makes it again if its inputs differ.
+    Removes the half-written files that a killed run left next to it.
+    Raises ArtifactError if it exists, differs, and force is False: a finished stage is never silently overwritten.
     """
     there = present(export)
     if processes.rank() == 0:
@@ -76,7 +76,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, besid
     shown = "; ".join(f"{k}: {_short(before.get(k))} → {_short(inputs.get(k))}" for k in changed[:4])
     more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
     if force == "changed":
-        log.info(f"{export} is made again, its inputs changed: {shown}{more}")
+        log.info(f"making {export} again, because its inputs changed: {shown}{more}")
         return False
     raise ArtifactError(
         f"{export} is finished, but was made from other inputs: {', '.join(changed[:4])}{more}. "
@@ -85,7 +85,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, besid
 
 
 def _remove_leftovers(export: Path) -> None:
-    """What killed runs left of writing an artifact: halves under temporary names, one that the present one replaced."""
+    """Removes what killed runs left behind: half-written artifacts, and a previous one that was already replaced."""
     halves = [*export.parent.glob(f"{export.name}.writing-*")]
     replaced = [export.with_name(f"{export.name}.previous")] if export.exists() else []
     for leftover in [*halves, *replaced]:

@@ -1,4 +1,4 @@
-"""What lies below a folder of runs: each stage's artifact, what it scored, how large and how old it is."""
+"""The contents of a folder of runs: each stage's artifact, its headline metric, size and age."""
 
 import json
 import time
@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-HEADLINES = {"rm": ("val/accuracy",), "dpo": ("val/accuracy",)}  # of a stage, before the usual ones
+HEADLINES = {"rm": ("val/accuracy",), "dpo": ("val/accuracy",)}  # by stage, ahead of the usual ones
 USUAL = ("val/gold", "val/score", "val/loss", "train/loss", "bytes_per_token")
 DEPTH = 3  # <run>/<stage>/<job of a sweep>
 
 
 class Entry(NamedTuple):
-    """A stage of a run: the name and value of its headline metric ("" where it has none), bytes of the folder, time of
+    """A stage of a run: name and value of its headline metric ("" if it has none), size of the folder in bytes, time of
     the last change in seconds since 1970."""
 
     run: str
@@ -23,11 +23,11 @@ class Entry(NamedTuple):
 
 
 def entries(logs: Path) -> list[Entry]:
-    """By run and age; a stage that was begun and not finished is there too. Raises ValueError where there is none."""
-    found = sorted(_entries(logs), key=lambda entry: (entry.run, entry.changed, entry.stage))
-    if not found:
-        raise ValueError(f"{logs} holds no run. Runs are made with: python train.py stage=all model=tiny")
-    return found
+    """All stages, by run and age, unfinished ones included. Raises ValueError if there are none."""
+    stages = sorted(_entries(logs), key=lambda entry: (entry.run, entry.changed, entry.stage))
+    if not stages:
+        raise ValueError(f"{logs} contains no runs. Start one with: python train.py stage=all model=tiny")
+    return stages
 
 
 def _entries(logs: Path) -> Iterator[Entry]:
@@ -37,7 +37,7 @@ def _entries(logs: Path) -> Iterator[Entry]:
             if made or (folder / "checkpoints").is_dir():
                 run, *stage = folder.relative_to(logs).parts
                 files = [file.stat() for file in folder.rglob("*") if file.is_file()]
-                size, changed = sum(one.st_size for one in files), max((one.st_mtime for one in files), default=0.0)
+                size, changed = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
                 yield Entry(run, "/".join(stage), _headline(folder) if made else "not finished", size, changed)
 
 
@@ -47,7 +47,7 @@ def _headline(folder: Path) -> str:
         metrics, stage = card["metrics"], card["stage"]
         name = next(name for name in (*HEADLINES.get(stage, ()), *USUAL) if name in metrics)
         return f"{name} {metrics[name]:.4g}"
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # no card, or somebody else's
+    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # no card, or a foreign one
         return ""
 
 
@@ -61,7 +61,7 @@ def readable_size(size: int) -> str:
 
 
 def readable_age(changed: float, now: float | None = None) -> str:
-    """Such as "3 h": in the largest unit of which there is a whole one."""
+    """Such as "3 h": in the largest unit that gives at least 1."""
     seconds = max(0.0, (time.time() if now is None else now) - changed)
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:

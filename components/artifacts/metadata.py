@@ -1,4 +1,4 @@
-"""What an artifact's folder tells of itself: its card, the shape of its model, its tokenizer. Read without torch."""
+"""Metadata of an artifact: its card, the shape of its model, its tokenizer. Read without torch."""
 
 import json
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ from components.tokenizer.tokenizer import Tokenizer
 CARD = "card.json"
 README = "README.md"
 KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
-RESUMED = "checkpoint (content)"  # the input that names a checkpoint of other settings, which training began from
-TOKENIZERS_KEPT = 2  # that of the models and, where an artifact's differs in a file, that one's
+RESUMED = "checkpoint (content)"  # the input that names a checkpoint with other settings that training started from
+TOKENIZERS_KEPT = 2  # the models' tokenizer, and one that differs from it in a file
 _tokenizers: dict[str, Tokenizer] = {}  # by content
 
 
@@ -24,18 +24,18 @@ class ArtifactError(ValueError):
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The artifact's card.json; {} for a folder that has none. Raises ArtifactError if it is not JSON."""
+    """The artifact's card.json; {} for a folder without one. Raises ArtifactError if it is not JSON."""
     file = Path(path) / CARD
     return _read_json(file) if file.exists() else {}
 
 
 def content_hash(path: str | Path) -> str:
-    """sha256 over the names and bytes of an artifact's files, its card and what repeats the card excepted."""
+    """sha256 over the names and bytes of an artifact's files, except card.json and README.md, which repeats it."""
     return hash_of(path, but=(CARD, README))
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in an artifact (any stage's); a run's models all come with one, which is read once."""
+    """The tokenizer in an artifact of any stage. All models of a run contain the same one, so it is cached."""
     _expect_folder(path)
     content = tokenizer_folder.content(Path(path))
     if content not in _tokenizers:
@@ -49,14 +49,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTConfig, str]:
     """(shape, kind) of the model in a folder; kind is "CausalLM" or "SequenceClassification".
 
-    context: tokens of the longest sequence that it shall work on; None: as many as it has positions.
-    Raises ArtifactError for a folder without a config.json, an architecture that is neither, a feature that is not
-    supported, and a context that is too long.
+    context: length in tokens of the longest sequence that the model must handle; None: its number of positions.
+    Raises ArtifactError for a folder without config.json, another architecture, an unsupported feature, and a context
+    that is too long.
     """
     _expect_folder(path)
     file = Path(path) / "config.json"
     if not file.exists():
-        # torch comes with it, for a folder of adapters alone
+        # imports torch, which only a folder of adapters needs
         from components.artifacts.peft import base_of, read_adapters
 
         base = base_of(path)
@@ -93,7 +93,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         value = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number or a nesting without end
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number or nesting without end
         raise ArtifactError(f"{file} is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")
@@ -101,7 +101,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The names of inputs that two sets of them do not have alike, sorted. RESUMED counts only where it is known now:
-    what a run began from is not asked of the command that resumes it."""
+    """Sorted names of the inputs that differ. RESUMED counts only if it is among the new inputs: the command that
+    resumes a run does not have to repeat what the run started from."""
     names = before.keys() | now.keys() if RESUMED in now else (before.keys() | now.keys()) - {RESUMED}
     return sorted(name for name in names if before.get(name) != now.get(name))

@@ -1,18 +1,18 @@
-"""README.md of an artifact: what card.json says, for a reader and in the form that the Hugging Face Hub wants."""
+"""README.md of an artifact: card.json for human readers, in the format of the Hugging Face Hub."""
 
 import json
 from collections.abc import Mapping
 from typing import Any
 
 PIPELINES = {"CausalLM": "text-generation", "SequenceClassification": "text-classification"}
-NOT_SHOWN = {"stage", "parents", "metrics", "inputs", "versions", "examination"}  # told elsewhere, or too long
+NOT_SHOWN = {"stage", "parents", "metrics", "inputs", "versions", "examination"}  # shown elsewhere, or too long
 
 
 def model_card(card: Mapping[str, Any], *, kind: str, shape: str, shift: float | None) -> str:
-    """The text of README.md: YAML for the Hub, then lineage, settings, metrics and how to load it.
+    """The text of README.md: YAML for the Hub, then how to load it, lineage, settings and metrics.
 
-    card: card.json's content. kind: "CausalLM", "SequenceClassification" or "tokenizer"; shape: of the model, in
-    words. shift: what is added to a reward model's score, which transformers has no place for.
+    card: the content of card.json. kind: "CausalLM", "SequenceClassification" or "tokenizer"; shape: of the model, in
+    words. shift: the bias of a reward model's score, which transformers does not support.
     """
     stage = str(card.get("stage", "model"))
     parents = card.get("parents") or {}
@@ -37,7 +37,7 @@ def model_card(card: Mapping[str, Any], *, kind: str, shape: str, shift: float |
         ),
         _table("Facts", ("", ""), [(name, _cell(v)) for name, v in card.items() if name not in NOT_SHOWN]),
         _table("Metrics", ("", ""), sorted((card.get("metrics") or {}).items())),
-        "Every setting that it was made from is in `card.json`, under `inputs`.",
+        "All settings that it was made with are in `card.json`, under `inputs`.",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
@@ -47,13 +47,13 @@ def _loading(kind: str, shift: float | None) -> list[str]:
     lines = ["from transformers import AutoTokenizer" + (f", {names[kind]}" if kind in names else "")]
     lines += [f'model = {names[kind]}.from_pretrained("<this folder>")'] if kind in names else []
     lines += ['tokenizer = AutoTokenizer.from_pretrained("<this folder>")']
-    told = ["## How to load it", "```python\n" + "\n".join(lines) + "\n```"]
+    sections = ["## How to load it", "```python\n" + "\n".join(lines) + "\n```"]
     if shift is not None:
-        told.append(
+        sections.append(
             f"The score of a text is the logit at its last token. Gradus adds {shift!r} to it (`score.bias` in "
-            "`model.safetensors`): transformers' classifiers have no such bias and leave it out; no ranking changes."
+            "`model.safetensors`): transformers' classifiers have no such bias and ignore it; rankings do not change."
         )
-    return told
+    return sections
 
 
 def _table(title: str, head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:

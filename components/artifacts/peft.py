@@ -1,4 +1,4 @@
-"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors in a folder of their own."""
+"""Adapters in PEFT's format: adapter_config.json and adapter_model.safetensors in their own folder."""
 
 import json
 import re
@@ -21,17 +21,17 @@ GPT2_PLACES = {ours.partition(".")[2]: theirs for ours, theirs in GPT2_LAYER.ite
 GPT2_PLACES |= dict.fromkeys(QKV, "attn.c_attn")
 GPT2_NAME = re.compile(rf"{re.escape(PREFIX)}transformer\.h\.(\d+)\.(.+)\.(lora_[AB])\.weight")
 TASKS = {"CausalLM": "CAUSAL_LM", "SequenceClassification": "SEQ_CLS"}
-# Every field of adapter_config.json is in one of these tables, or an error. First what is read:
+# Every field of adapter_config.json is in one of these tables or raises an error. First those that are read:
 READ = {"peft_type", "task_type", "base_model_name_or_path", "r", "lora_alpha", "lora_dropout", "use_rslora"}
 READ |= {"alpha_pattern", "modules_to_save", "bias"}
-IN_THE_WEIGHTS = {  # they say where adapters are and of which rank: the weights' names and shapes say it too
+IN_THE_WEIGHTS = {  # the positions and ranks of adapters; names and shapes of the weights show them too
     "target_modules",
     "exclude_modules",
     "layers_to_transform",
     "layers_pattern",
     "rank_pattern",
 }
-NO_PART = {  # of the computation: origins, and the details of kinds of adapters that HARMLESS refuses
+NO_PART = {  # of the computation: provenance, and details of kinds of adapters that HARMLESS rejects
     "auto_mapping",
     "peft_version",
     "revision",
@@ -46,7 +46,7 @@ NO_PART = {  # of the computation: origins, and the details of kinds of adapters
 }
 HARMLESS: dict[
     str, tuple[Any, ...]
-] = {  # values that leave the product alpha / r · B·A; any other makes another kind of adapter
+] = {  # values that keep the product alpha / r · B·A; any other value makes another kind of adapter
     "use_dora": (False, None),
     "fan_in_fan_out": (False, None),
     "init_lora_weights": (True, False, None, "gaussian", "eva"),  # the others (pissa, olora, …) change the base too
@@ -62,7 +62,7 @@ HARMLESS: dict[
 
 
 class AdapterError(ValueError):
-    """A folder's adapters are damaged, or of a kind that is not known here."""
+    """A folder's adapters are damaged or of an unsupported kind."""
 
 
 def write_adapters(
@@ -75,11 +75,11 @@ def write_adapters(
     head: tuple[str, ...] = (),
     gpt2: bool = False,
 ) -> None:
-    """weights: a model's by name, of which those named adapters.* are written, and the ones that `head` names.
+    """Writes the weights named adapters.*, and those that `head` names, in PEFT's format.
 
-    kind: "CausalLM" or "SequenceClassification"; base: where the model without adapters lies.
-    gpt2: its modules have GPT-2's names, where q, k and v are one c_attn: its A has theirs one below the other, its B
-    theirs on a diagonal, and so it has the sum of their ranks.
+    weights: a model's, by name. kind: "CausalLM" or "SequenceClassification"; base: path of the model without adapters.
+    gpt2: the modules have GPT-2's names, where q, k and v are one c_attn. Its A stacks theirs vertically and its B is
+    block-diagonal in theirs, so its rank is the sum of theirs.
     """
     folder.mkdir(parents=True)
     adapters = {name: weight for name, weight in weights.items() if name.startswith("adapters.")}
@@ -107,9 +107,9 @@ def write_adapters(
 
 
 def base_of(folder: str | Path) -> Path | None:
-    """Where the model lies that a folder of adapters alone belongs to; None for the folder of a whole model.
+    """Path of the base model of a folder that contains only adapters; None for the folder of a whole model.
 
-    Raises AdapterError where there is no such folder.
+    Raises AdapterError if the base model is not a local folder.
     """
     folder = Path(folder)
     if (folder / "config.json").exists() or not (folder / CONFIG).exists():
@@ -117,32 +117,32 @@ def base_of(folder: str | Path) -> Path | None:
     base = Path(str(_config_in(folder).get("base_model_name_or_path")))
     if not base.is_dir() or (base / CONFIG).exists():
         raise AdapterError(
-            f"{folder}: its adapters belong to the model {base}, which is no folder of a model here. "
+            f"{folder}: its adapters belong to the model {base}, which is not a local model folder. "
             f"Set base_model_name_or_path in {folder / CONFIG} to one"
         )
     return base
 
 
 def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], str]:
-    """(how, weights by our names, kind of model) of a folder that PEFT or `write_adapters` wrote.
+    """(settings, weights by our names, kind of model) of a folder that PEFT or `write_adapters` wrote.
 
-    The weights are adapters of one rank and scale, and whole ones that replace the base's (modules_to_save, biases).
-    Raises AdapterError for a damaged folder and naming every feature that is not known here.
+    The weights are adapters of one rank and scale, and whole weights that replace the base's (modules_to_save, biases).
+    Raises AdapterError for a damaged folder, and for unsupported features by name.
     """
     folder = Path(folder)
     config = _config_in(folder)
     try:
-        found = load_file(folder / WEIGHTS)
+        stored = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{folder / WEIGHTS} is missing or damaged: {error}") from None
-    gpt2 = any(GPT2_NAME.fullmatch(name) for name in found)
-    _check_fields(config | ({"fan_in_fan_out": False} if gpt2 else {}), folder)  # peft sets it for GPT-2's layers
-    found = _apart(found) if gpt2 else found
-    weights = {_our_name(name, config, folder): weight for name, weight in found.items()}
+    gpt2 = any(GPT2_NAME.fullmatch(name) for name in stored)
+    _check_fields(config | ({"fan_in_fan_out": False} if gpt2 else {}), folder)  # PEFT sets it for GPT-2's layers
+    stored = _split_qkv(stored) if gpt2 else stored
+    weights = {_our_name(name, config, folder): weight for name, weight in stored.items()}
     places = {name.rpartition(".")[0] for name in weights if name.startswith("adapters.")}
     halves = [place for place in places if not {f"{place}.down", f"{place}.up"} <= weights.keys()]
     if halves:
-        raise AdapterError(f"{folder / WEIGHTS}: {sorted(halves)[0]} has lora_A or lora_B alone")
+        raise AdapterError(f"{folder / WEIGHTS}: {sorted(halves)[0]} has only one of lora_A and lora_B")
     targets = {place.rpartition(".")[2] for place in places}
     ranks = {place: len(weights[f"{place}.down"]) for place in places}
     try:
@@ -172,18 +172,18 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
 
 
 def _check_fields(config: dict[str, Any], folder: Path) -> None:
-    """Raises AdapterError for a field that is not known, or whose value makes another kind of adapter."""
+    """Raises AdapterError for an unknown field, or a value that makes another kind of adapter."""
     if config.get("peft_type") != "LORA":
-        raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is known")
+        raise AdapterError(f"{folder}: peft_type {config.get('peft_type')!r}; only LORA is supported")
     if config.get("task_type") not in (None, *TASKS.values()):
-        raise AdapterError(f"{folder}: task_type {config['task_type']!r}; known: {', '.join(TASKS.values())}")
+        raise AdapterError(f"{folder}: task_type {config['task_type']!r}; supported: {', '.join(TASKS.values())}")
     for name, value in config.items():
         if name in READ | IN_THE_WEIGHTS | NO_PART:
             continue
         if value not in HARMLESS.get(name, EMPTY):
             raise AdapterError(
-                f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Add the adapters to their "
-                "base with PEFT's merge_and_unload(), and use the folder that its save_pretrained() writes"
+                f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Merge the adapters into "
+                "their base with PEFT's merge_and_unload(), and use the folder that save_pretrained() writes"
             )
 
 
@@ -191,7 +191,7 @@ def _config_in(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG} is missing or no JSON: {error}") from None
+        raise AdapterError(f"{folder / CONFIG} is missing or not JSON: {error}") from None
     if not isinstance(config, dict):
         raise AdapterError(f"{folder / CONFIG}: expected a JSON object, got {type(config).__name__}")
     return config
@@ -209,29 +209,29 @@ def _gpt2_named(adapters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         place = f"{PREFIX}transformer.h.{layer}.{GPT2_PLACES[target]}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
         if target in QKV:
             start = name.removesuffix(f"{target}.{part}")
-            parts = [adapters.get(f"{start}{one}.{part}") for one in QKV]
-            width = weight.shape[0]  # of q, k and v alike: GPT-2 has as many heads of each
+            parts = [adapters.get(f"{start}{projection}.{part}") for projection in QKV]
+            width = weight.shape[0]  # the same for q, k and v: GPT-2 has the same number of heads for each
             whole = [p if p is not None else weight.new_zeros(width, 0) for p in parts]
             weight = torch.block_diag(*whole) if part == "up" else torch.cat([p for p in parts if p is not None])
         named[place] = weight
     return named
 
 
-def _apart(found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _split_qkv(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """GPT-2's names → the Llama family's: q, k and v each get c_attn's A and their rows of its B."""
     ours = {theirs: target for target, theirs in GPT2_PLACES.items() if target not in QKV}
-    apart: dict[str, torch.Tensor] = {}
-    for name, weight in found.items():
+    split: dict[str, torch.Tensor] = {}
+    for name, weight in stored.items():
         matched = GPT2_NAME.fullmatch(name)
         layer, inner, half = matched.groups() if matched else ("", "", "")
         if inner == "attn.c_attn":
             parts = weight.chunk(3) if half == "lora_B" else [weight] * 3
-            apart |= {f"{PREFIX}{place_of(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)}
+            split |= {f"{PREFIX}{place_of(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)}
         elif inner in ours:
-            apart[f"{PREFIX}{place_of(int(layer), ours[inner])}.{half}.weight"] = weight
+            split[f"{PREFIX}{place_of(int(layer), ours[inner])}.{half}.weight"] = weight
         else:
-            apart[name] = weight
-    return apart
+            split[name] = weight
+    return split
 
 
 def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
@@ -241,12 +241,12 @@ def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
     if known and parts[5] in ("lora_A", "lora_B") and place_of(int(parts[2]), parts[4]) == ".".join(parts[:5]):
         return f"adapters.layers.{int(parts[2])}.{parts[4]}.{'down' if parts[5] == 'lora_A' else 'up'}"
     module, _, kind = inner.replace(".base_layer.", ".").rpartition(".")
-    # peft saves embeddings without being asked when their number has changed
+    # PEFT also saves embeddings whose number has changed
     whole = [*(config.get("modules_to_save") or []), "embed_tokens", "lm_head"]
     parents = accumulate(module.split("."), "{}.{}".format)
-    saved = any(parent.endswith(tuple(whole)) for parent in parents)  # "norm" is every module whose name ends so
+    saved = any(parent.endswith(tuple(whole)) for parent in parents)  # "norm" means every module whose name ends in it
     if (saved and kind in ("weight", "bias")) or (kind == "bias" and config.get("bias", "none") != "none"):
         return f"{module}.{kind}"
     raise AdapterError(
-        f"{folder}: the adapter {name} is not on a projection known here ({', '.join(TARGETS)} of a layer)"
+        f"{folder}: the adapter {name} is not on a supported projection ({', '.join(TARGETS)} of a layer)"
     )

@@ -3,11 +3,11 @@
     config.json, generation_config.json, model.safetensors    a model (absent from a tokenizer's artifact)
     tokenizer.model, tokenizer_config.json, …                 the tokenizer and its chat template
     card.json                                                 stage, parents, fingerprints, seed, commit, metrics
-    README.md                                                 the same for a reader, in the form of the Hub
-    adapter/                                                  in PEFT's format, where adapters were trained
+    README.md                                                 the same for human readers, in the Hub's format
+    adapter/                                                  in PEFT's format, if adapters were trained
 
-Plain data only: nothing in it runs on loading. A folder that somebody else made needs no card; one with PEFT's
-adapter_config.json is the model that it names with those adapters.
+Plain data only: loading it runs no code. A folder from elsewhere needs no card; one with PEFT's adapter_config.json
+is the model that it names, with those adapters.
 """
 
 import json
@@ -69,10 +69,10 @@ def write_artifact(
 ) -> None:
     """Writes an artifact under a temporary name, syncs it to disk and renames it to `path`.
 
-    weights: the model's, where `whole_weights` has gathered them already.
-    An artifact that lies there is replaced only after the new one is whole. The card gains `content`, a hash of
-    everything else in the folder but README.md, which tells of the card. Adapters are written beside the weights that
-    they were added to. Raises ArtifactError when the disk refuses (full, read-only).
+    weights: the model's, if `whole_weights` has gathered them already.
+    Replaces an existing artifact only after the new one is complete. The card gains `content`, a hash of everything
+    else in the folder except README.md, which repeats the card. Adapters are written next to the weights that they were
+    merged into. Raises ArtifactError if the disk is full or read-only.
     """
     path = Path(path)
     staging = path.with_name(f"{path.name}.writing-{os.getpid()}")
@@ -90,7 +90,7 @@ def write_artifact(
         card = {**card, "content": content_hash(staging)}
         _write_json(staging / CARD, card)
         (staging / README).write_text(model_card(card, kind=kind, shape=shape, shift=shift), encoding="utf-8")
-        for weights_file in staging.rglob("*.safetensors"):  # made for the owner alone
+        for weights_file in staging.rglob("*.safetensors"):  # safetensors makes them readable by the owner only
             shutil.copymode(staging / CARD, weights_file)
         for file in staging.rglob("*"):
             sync(file)
@@ -100,14 +100,14 @@ def write_artifact(
         if isinstance(error, OSError | SafetensorError):  # safetensors has its own error for a full disk
             raise ArtifactError(
                 f"could not write the artifact {path}: {getattr(error, 'strerror', None) or error}; "
-                "what lay there before is untouched"
+                "the previous contents are untouched"
             ) from error
         raise
 
 
 def whole_weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The model's weights by name, on the CPU; shards are gathered, so every process must call it. Quantised ones are
-    made dense; adapters stand apart (adapters.*)."""
+    """The model's weights by name, on the CPU. Gathers shards, so every process must call it. Quantized weights become
+    dense; adapters stay separate (adapters.*)."""
     whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in model.state_dict().items()}
     whole |= dense_weights(model)
     return {name: tensor.detach().cpu().contiguous() for name, tensor in whole.items()}
@@ -123,8 +123,8 @@ def load_causal_lm(
 ) -> CausalLM:
     """The language model in a folder, in eval mode. Raises ArtifactError if there is none.
 
-    context: as load_config's. dtype: of the weights in memory, whatever the file's; a model that is trained needs
-    float32. Ids that the folder's tokenizer has no piece for are not predicted (see heads.Vocabulary).
+    context: as in load_config. dtype: of the weights in memory, independent of the file's; training needs float32. Ids
+    without a token in the folder's tokenizer are never predicted (see heads.Vocabulary).
     """
     config = _expect_kind(path, "CausalLM", context)
     config = replace(config, dropout=dropout, unused_ids=_unused_ids(path, config.vocab_size))
@@ -140,7 +140,7 @@ def load_scalar(
 ) -> ScalarModel:
     """The reward (or value) model in a folder, in eval mode. Raises ArtifactError if there is none.
 
-    trunk: of a model that the adapters in this artifact were trained on (see `adapts`), to read through it.
+    trunk: of the model that the adapters in this artifact were trained on (see `adapts`), to share it.
     """
     config = _expect_kind(path, "SequenceClassification", context)
     with torch.device("meta"):
@@ -165,19 +165,19 @@ def adapts(path: str | Path, base: str) -> bool:
 
 
 def load_scalar_from_causal(path: str | Path, *, context: int | None = None) -> ScalarModel:
-    """A fresh reward model on the trunk of the language model in a folder; its head draws from the global seed."""
+    """A new reward model on the trunk of the language model in a folder; the global seed initializes its head."""
     return scalar_from_causal(load_causal_lm(path, context=context))
 
 
 def new_or_loaded(config: GPTConfig, *, path: str | None = None, context: int | None = None) -> CausalLM:
-    """The language model in the folder `path`, or without one a model of that shape with fresh weights."""
+    """The language model in the folder `path`, or, if that is None, a new model of shape `config`."""
     if path is not None:
         return load_causal_lm(path, context=context)
     return new_causal_lm(replace(config, context=context or 0))
 
 
 def _unused_ids(path: str | Path, size: int) -> tuple[int, ...]:
-    """Ids of a model with `size` rows that the tokenizer in its folder, or in its base's, has no piece for."""
+    """Ids below `size` without a token in the tokenizer of the model's folder, or of its base's."""
     for folder in (path, base_of(path)):
         if folder is not None and tokenizer_folder.is_present(Path(folder)):
             return load_tokenizer(folder).unused_ids(size)
@@ -185,23 +185,23 @@ def _unused_ids(path: str | Path, size: int) -> tuple[int, ...]:
 
 
 def _expect_kind(path: str | Path, kind: str, context: int | None) -> GPTConfig:
-    config, found = load_config(path, context=context)
-    if found != kind:
-        raise ArtifactError(f"{path}: expected {KINDS[kind]} (…For{kind}), got {KINDS[found]} (…For{found})")
+    config, actual = load_config(path, context=context)
+    if actual != kind:
+        raise ArtifactError(f"{path}: expected {KINDS[kind]} (…For{kind}), got {KINDS[actual]} (…For{actual})")
     try:
         size = bytes_of(base_of(path) or path)
     except WeightsError as error:
         raise ArtifactError(f"{path}: {error}") from error
-    if config.num_parameters() > size:  # a parameter has a byte at least; building it first might fill the memory
+    if config.num_parameters() > size:  # a parameter takes at least one byte; building it first could exhaust memory
         raise ArtifactError(
             f"{path}: config.json describes a model of {config.num_parameters():,} parameters, but its "
-            f"weights are {size:,} bytes"
+            f"weights are only {size:,} bytes"
         )
     return config
 
 
 def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None:
-    """Gives a model without memory the weights of a folder, which have to be just those that it has."""
+    """Loads the weights of a folder into a model on the meta device; their names and shapes must match exactly."""
     config, kind = model.config, getattr(torch, dtype)
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}  # a tied matrix once
     try:
@@ -210,12 +210,12 @@ def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None
         weights = from_gpt2(weights) if config.norm == "layer" else weights
         if base is not None:
             lora, own, _ = read_adapters(path)
-            if config.tie_word_embeddings:  # adapters that bring one of the two would part them
+            if config.tie_word_embeddings:  # adapters that replace one of the two untie them
                 weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
             weights = merged(weights | {name: weight.to(kind) for name, weight in own.items()}, lora)
             unused = "lm_head.weight" if isinstance(model, ScalarModel) else "score.weight"
-            weights.pop(unused, None)  # the base's head, where the adapters are of the other kind
-        if isinstance(model, ScalarModel):  # other people's classifiers have no bias
+            weights.pop(unused, None)  # the base's head, if the adapters are of the other kind
+        if isinstance(model, ScalarModel):  # classifiers from elsewhere have no bias
             weights.setdefault("score.bias", torch.zeros(1, dtype=kind))
         elif config.tie_word_embeddings:
             drop_equal(weights, "lm_head.weight", "model.embed_tokens.weight")
@@ -228,7 +228,7 @@ def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None
 def _write_model(
     folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Tokenizer | None, card: dict[str, Any]
 ) -> str:
-    """Config and weights; returns the kind of model."""
+    """Writes config and weights; returns the kind of model."""
     causal = isinstance(model, CausalLM)
     kind = "CausalLM" if causal else "SequenceClassification"
     config = model.config.to_hf(kind)
@@ -239,18 +239,18 @@ def _write_model(
         config |= {**ids, "eos_token_id": tokenizer.eos_id}
         if causal:
             unused = tokenizer.unused_ids(model.config.vocab_size)
-            barred = {"suppress_tokens": list(unused)} if unused else {}  # transformers knows no other place for it
+            barred = {"suppress_tokens": list(unused)} if unused else {}  # the only way to express it in transformers
             _write_json(folder / "generation_config.json", {**ids, "eos_token_id": list(tokenizer.stop_ids), **barred})
     _write_json(folder / "config.json", config)
     if model.adapters is not None:
         lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")
         base = card.get("parents", {}).get("model", {}).get("path", "")
-        base = str(Path(base).resolve()) if base else ""  # PEFT looks for it from wherever it is run
+        base = str(Path(base).resolve()) if base else ""  # PEFT resolves it from its working directory
         gpt2 = model.config.norm == "layer"
         write_adapters(folder / ADAPTER, weights, lora, kind=kind, base=base, head=head, gpt2=gpt2)
         weights = merged(weights, lora)
     left_out = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    left_out |= {"score.bias"} if not causal and not weights["score.bias"].any() else set()  # as others' classifiers
+    left_out |= {"score.bias"} if not causal and not weights["score.bias"].any() else set()  # as in other classifiers
     weights = {name: weight for name, weight in weights.items() if name not in left_out}
     weights = to_gpt2(weights) if model.config.norm == "layer" else weights
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})

@@ -1,4 +1,4 @@
-"""Weights of a Hugging Face folder: found, read into memory once, and brought to this project's names and back."""
+"""Weights of a Hugging Face folder: finds them, reads them into memory once, and renames them to ours and back."""
 
 import json
 import pickle
@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-FILES = ("model.safetensors", "pytorch_model.bin")  # the first that is there, whole or as an index of its shards
-NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # constants that old files hold beside them
+FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read, whole or as an index of its shards
+NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # constants in old files
 GPT2_LAYER = {  # name in our layer: in GPT-2's
     "input_layernorm": "ln_1",
     "self_attn.o_proj": "attn.c_proj",
@@ -33,11 +33,11 @@ class WeightsError(ValueError):
 
 
 def read_weights(folder: str | Path, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The weights of a folder in `dtype`, by the names that they have there.
+    """The weights of a folder in `dtype`, by their names in the files.
 
-    Files are mapped into memory and copied tensor by tensor, so that one copy of the model is made, whatever the type
-    it is stored in. Reads model.safetensors, or pytorch_model.bin without running anything in it, either whole or in
-    shards. Raises WeightsError naming the file and the fault.
+    Files are memory-mapped and copied tensor by tensor, which makes one copy of the model whatever its stored type.
+    Reads model.safetensors, or pytorch_model.bin without running code in it, whole or in shards. Raises WeightsError
+    naming the file and what is wrong with it.
     """
     weights: dict[str, Tensor] = {}
     for file in _files(Path(folder)):
@@ -48,65 +48,65 @@ def read_weights(folder: str | Path, dtype: torch.dtype) -> dict[str, Tensor]:
 
 
 def from_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2's names and matrices → ours: c_attn becomes three projections, and matrices stand outputs first.
+    """GPT-2's names and matrices → ours: c_attn becomes three projections, and matrices are (out, in).
 
-    The prefix `transformer.` may be missing, as in the files that OpenAI's model came in.
+    The prefix `transformer.` can be missing, as in OpenAI's own files.
     """
     layer = {theirs: ours for ours, theirs in GPT2_LAYER.items()}
     outside = {theirs: f"model.{ours}" for ours, theirs in GPT2_OUTSIDE.items()}
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for full, tensor in weights.items():
         name = full.removeprefix("transformer.")
         parts = name.split(".")
         if name in outside:
-            found[outside[name]] = tensor
+            renamed[outside[name]] = tensor
         elif parts[0] == "h" and len(parts) > 3:
             number, inner, kind = parts[1], ".".join(parts[2:-1]), parts[-1]
             tensor = tensor.t() if tensor.dim() == 2 else tensor
             if inner == "attn.c_attn":
-                for part, piece in zip(QKV, tensor.chunk(3), strict=True):
-                    found[f"model.layers.{number}.self_attn.{part}.{kind}"] = piece.contiguous()
+                for part, chunk in zip(QKV, tensor.chunk(3), strict=True):
+                    renamed[f"model.layers.{number}.self_attn.{part}.{kind}"] = chunk.contiguous()
             else:
-                found[f"model.layers.{number}.{layer.get(inner, inner)}.{kind}"] = tensor.contiguous()
+                renamed[f"model.layers.{number}.{layer.get(inner, inner)}.{kind}"] = tensor.contiguous()
         else:
-            found[full] = tensor  # the heads; and what is unknown, under its own name
-    return found
+            renamed[full] = tensor  # the heads; and unknown weights, under their own names
+    return renamed
 
 
 def to_gpt2(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Our names and matrices → GPT-2's: the way back of `from_gpt2`."""
-    found: dict[str, Tensor] = {}
+    """Our names and matrices → GPT-2's: the inverse of `from_gpt2`."""
+    renamed: dict[str, Tensor] = {}
     for full, tensor in weights.items():
         parts = full.split(".")
         outside = GPT2_OUTSIDE.get(full.removeprefix("model."))
         if outside:
-            found[f"transformer.{outside}"] = tensor
+            renamed[f"transformer.{outside}"] = tensor
         elif parts[:2] == ["model", "layers"]:
             start, inner, kind = f"transformer.h.{parts[2]}", ".".join(parts[3:-1]), parts[-1]
             if inner == "self_attn.q_proj":
                 tensor = torch.cat([weights[full.replace("q_proj", part)] for part in QKV])
                 inner = "attn.c_attn"
             elif inner.startswith("self_attn.") and inner not in GPT2_LAYER:
-                continue  # k_proj and v_proj have gone with q_proj
+                continue  # k_proj and v_proj are joined with q_proj
             tensor = tensor.t().contiguous() if tensor.dim() == 2 else tensor
-            found[f"{start}.{GPT2_LAYER.get(inner, inner)}.{kind}"] = tensor
+            renamed[f"{start}.{GPT2_LAYER.get(inner, inner)}.{kind}"] = tensor
         else:
-            found[full] = tensor
-    return found
+            renamed[full] = tensor
+    return renamed
 
 
 def drop_equal(weights: dict[str, Tensor], name: str, other: str) -> None:
-    """Leaves out a matrix that is tied to another. Raises WeightsError where the file holds both and they differ."""
+    """Drops a matrix that is tied to another. Raises WeightsError if the file contains both and they differ."""
     dropped = weights.pop(name, None)
     if dropped is not None and other in weights and not torch.equal(dropped, weights[other]):
         raise WeightsError(
-            f"config.json says tie_word_embeddings, but {name} differs from {other}; "
-            "set tie_word_embeddings to false there"
+            f"config.json sets tie_word_embeddings, but {name} differs from {other}; "
+            "set tie_word_embeddings to false in it"
         )
 
 
 def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> None:
-    """Raises WeightsError unless there is a weight of each of these names and shapes, finite, and no other."""
+    """Raises WeightsError unless the weights have exactly these names and shapes and are finite."""
     missing, unknown = shapes.keys() - weights.keys(), weights.keys() - shapes.keys()
     if missing or unknown:
         raise WeightsError(
@@ -116,11 +116,11 @@ def check_shapes(weights: dict[str, Tensor], shapes: dict[str, torch.Size]) -> N
         if weight.shape != shapes[name]:
             raise WeightsError(f"{name} has shape {tuple(weight.shape)}, config.json asks for {tuple(shapes[name])}")
         if not weight.isfinite().all():
-            raise WeightsError(f"{name} holds values that are no finite numbers: its training diverged")
+            raise WeightsError(f"{name} contains values that are not finite: its training diverged")
 
 
 def bytes_of(folder: str | Path) -> int:
-    """How large the files of a folder's weights are. Raises WeightsError as `read_weights` does."""
+    """Total size of a folder's weight files. Raises WeightsError as `read_weights` does."""
     return sum(file.stat().st_size for file in _files(Path(folder)))
 
 
@@ -135,14 +135,14 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names; they must lie beside it."""
+    """The files that an index names; they must be in the same folder."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is no index of weights: {error!r}") from error
+        raise WeightsError(f"{index} is not an index of weights: {error!r}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
-            raise WeightsError(f"{index} names the file {name!r}: expected a plain name beside it")
+            raise WeightsError(f"{index} names the file {name!r}: expected the plain name of a file in the same folder")
         if not (index.parent / name).exists():
             raise WeightsError(f"{index.parent / name} is missing: {index.name} names it")
     return [index.parent / name for name in names]
@@ -152,17 +152,17 @@ def _tensors(file: Path) -> Iterator[tuple[str, Tensor]]:
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118 (it is no mapping)
+                for name in opened.keys():  # noqa: SIM118 (not a mapping)
                     yield name, opened.get_tensor(name)
         except SafetensorError as error:
-            raise WeightsError(f"{file} is damaged: {error}. Fetch or make it again") from error
+            raise WeightsError(f"{file} is damaged: {error}. Download or make it again") from error
         return
-    try:  # weights_only: a pickle may run anything on loading, and here must not
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+    try:  # weights_only: loading a pickle could otherwise run any code
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise WeightsError(
-            f"{file} holds something else than weights, or is damaged: {' '.join(str(error).split())[:200]}"
+            f"{file} contains something other than weights, or is damaged: {' '.join(str(error).split())[:200]}"
         ) from error
-    if not isinstance(held, dict) or not all(isinstance(tensor, Tensor) for tensor in held.values()):
-        raise WeightsError(f"{file} holds something else than weights by name")
-    yield from held.items()
+    if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise WeightsError(f"{file} contains something other than weights by name")
+    yield from content.items()

@@ -162,7 +162,12 @@ def test_what_llama_cpp_has_no_place_for_is_refused_and_leaves_no_file(tmp_path,
     )
     write_artifact(tmp_path / "bare", card={}, tokenizer=small_tokenizer, model=tiny_models.random_model(size))
     (tmp_path / "bare/tokenizer.model").rename(tmp_path / "tokenizer.model")
-    told = {"rm": "got llama, SequenceClassification", "gpt2": "got gpt2", "biased": "no biases", "bare": "tokenizer"}
+    told = {
+        "rm": "got llama, SequenceClassification",
+        "gpt2": "got gpt2",
+        "biased": "no attention biases",
+        "bare": "tokenizer",
+    }
     for name, message in told.items():
         with pytest.raises(ValueError, match=message):
             to_gguf(tmp_path / name, out, "f16")
@@ -180,7 +185,7 @@ def test_a_copy_of_the_folder_is_whole_and_replaces_nothing(tmp_path, small_toke
     folder, _ = artifact(tmp_path, small_tokenizer)
     out = to_folder(folder, tmp_path / "copy")
     assert {f.name: f.read_bytes() for f in out.iterdir()} == {f.name: f.read_bytes() for f in folder.iterdir()}
-    for taken, message in ((out, "is there already"), (None, "give --out <folder>")):
+    for taken, message in ((out, "exists already"), (None, "give --out <folder>")):
         with pytest.raises(ConversionError, match=message):
             to_folder(folder, taken)
 
@@ -189,7 +194,7 @@ def test_a_place_that_cannot_be_written_to_is_told_with_what_gives_another(tmp_p
     folder, _ = artifact(tmp_path, small_tokenizer)
     (tmp_path / "file").write_text("")
     for convert in (lambda out: to_gguf(folder, out, "f16"), lambda out: to_folder(folder, out)):
-        with pytest.raises(ConversionError, match=r"file/x: cannot be written \(.*\); give --out another place"):
+        with pytest.raises(ConversionError, match=r"file/x: cannot be written \(.*\); give --out another path"):
             convert(tmp_path / "file/x")
         with monkeypatch.context() as patch:
             patch.setattr(conversion.os, "access", lambda *_: False)

@@ -39,7 +39,7 @@ def test_what_was_begun_or_has_no_card_is_listed_too(tmp_path):
 
 
 def test_where_no_run_lies_the_command_that_makes_one_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"holds no run.*python train.py stage=all"):
+    with pytest.raises(ValueError, match=r"contains no runs.*python train.py stage=all"):
         listing.entries(tmp_path / "logs")
 
 

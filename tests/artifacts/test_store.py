@@ -174,7 +174,7 @@ def test_an_artifact_comes_back_if_the_new_one_cannot_take_its_place(folder, mon
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(ArtifactError, match="Permission denied; what lay there before is untouched"):
+    with pytest.raises(ArtifactError, match="Permission denied; the previous contents are untouched"):
         write_artifact(folder, card={}, model=tiny_models.random_model(24, seed=1))
     assert files_of(folder) == before
 
@@ -185,7 +185,7 @@ def test_a_full_disk_while_weights_are_written_is_told_as_such(folder):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # bytes a file may have
     try:
-        with pytest.raises(ArtifactError, match="could not write .*; what lay there before is untouched"):
+        with pytest.raises(ArtifactError, match="could not write .*; the previous contents are untouched"):
             write_artifact(folder, card={}, model=tiny_models.random_model(24, seed=1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

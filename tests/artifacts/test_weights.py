@@ -26,14 +26,14 @@ def test_an_index_cannot_name_a_file_elsewhere(tmp_path, name):
     for place in (tmp_path / "secret.safetensors", folder / "a/b.safetensors"):
         save_file({"w0": torch.zeros(1)}, place)
     index(folder, name)
-    with pytest.raises(WeightsError, match="expected a plain name beside it"):
+    with pytest.raises(WeightsError, match="expected the plain name of a file in the same folder"):
         read(folder)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"w": 3}}'])
 def test_an_index_that_is_none_is_told(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(WeightsError, match="model.safetensors.index.json (is no index|names the file 3)"):
+    with pytest.raises(WeightsError, match="model.safetensors.index.json (is not an index|names the file 3)"):
         read(tmp_path)
 
 
@@ -57,7 +57,7 @@ class Trap:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path, zipped):
     torch.save({"w": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match="something else than weights"):
+    with pytest.raises(WeightsError, match="something other than weights"):
         read(tmp_path)
     assert not (tmp_path / "sprung").exists()
 

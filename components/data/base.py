@@ -1,4 +1,4 @@
-"""What every data module does: choose the source, tokenise once, split, mix, deal out batches."""
+"""The base of all data modules: chooses the source, tokenizes once, splits, mixes, and makes batches."""
 
 import logging
 from abc import abstractmethod
@@ -15,7 +15,7 @@ from components.data.loading import split
 from components.data.loading.cache import VERSION, stored
 from components.data.loading.mixing import Share, mix
 from components.data.loading.sampler import BatchLoader, TrainLoader
-from components.data.records.dialogue import said, unread
+from components.data.records.dialogue import message_texts, unread
 from components.data.records.errors import SourceError
 from components.data.records.formats import Record
 from components.data.sources.dataset_folder import Selection
@@ -26,31 +26,31 @@ from components.tokenizer.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 BY_PROMPT, TRAINING, HELD_OUT = -1, 0, 1  # the stored column "held_out"
-UNREAD = "unread_"  # begins the name of a count: records with a field in their messages that nothing reads
+UNREAD = "unread_"  # prefix of counts: records with a field in their messages that is not read
 
 
 class RecordData(LightningDataModule):
     """Base of the data modules, one per record format.
 
-    Where records come from, the first that is given: `path` (file, folder or Hub name), `mixture` (a list of
-    {path, weight, name?} and what follows here, weights being shares of tokens), `world` (the built-in one: its
-    fields). subset, split, held_out_split, files: which part of a path, see folders.Selection. root: a folder whose
-    sub-folders, called as the mixture's parts, are local copies of them and are read instead of their paths.
-    batch_size counts what the subclass says, per process. val_fraction: share of prompts (documents) held
-    out. on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers:
-    processes that make batches in advance; 0 makes them in the training process. tokenizer, context (tokens
-    of the longest sequence), cache_dir and seed are given by whoever runs it.
+    The source of the records is the first of these that is set: `path` (file, folder or Hub name), `mixture` (a list of
+    {path, weight, name?} and the selection fields below, with weights as shares of tokens), `world` (the fields of the
+    built-in world). subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a
+    folder whose sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
+    batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
+    on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers: processes that
+    make batches in advance; 0 makes them in the training process. The task sets tokenizer, context (tokens of the
+    longest sequence), cache_dir and seed.
 
     After setup: `counts` (records, malformed, truncated, cut, dropped, tokens, and unread_f for a field f of messages
-    that nothing reads) and `shares` (name -> Share of the mixture).
+    that is not read) and `shares` (name -> Share of the mixture).
     """
 
     normalise: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
-    features: ClassVar[datasets.Features]  # columns that `tokenised` gives
-    columns: ClassVar[tuple[str, ...] | None] = None  # of tables, all that `normalise` reads; None: any may matter
-    train_examples: Any  # a sequence each, of what `collate` takes a list of
+    features: ClassVar[datasets.Features]  # columns that `tokenised` returns
+    columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalise` reads; None: possibly all
+    train_examples: Any  # a sequence of examples, as `collate` takes them
     val_examples: Any
-    explained: ClassVar[dict[str, str]] = {}  # further counts to warn of: what befell so many records
+    explained: ClassVar[dict[str, str]] = {}  # more counts to warn about: what happened to the records
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class RecordData(LightningDataModule):
         super().__init__()
         if context < 2:
             raise ValueError(f"context: got {context} tokens, expected at least 2")
-        self.tokenizer: Any = tokenizer  # None where only the texts are wanted, to train a tokenizer on
+        self.tokenizer: Any = tokenizer  # None if only the texts are needed, to train a tokenizer on
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
         self.selection = Selection(subset, split, held_out_split, files)
@@ -89,29 +89,29 @@ class RecordData(LightningDataModule):
 
     @abstractmethod
     def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
-        """The stored columns of a record's examples, none if nothing is left to train on; counts what it cuts."""
+        """The stored columns of a record's examples, none if nothing is left to train on; counts what is cut."""
 
     @abstractmethod
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
-        """Makes `train_examples` and `val_examples` of (M, 2) arrays of [table, row]."""
+        """Makes `train_examples` and `val_examples` from (M, 2) arrays of [table, row]."""
 
     @abstractmethod
     def collate(self, examples: list) -> Any:
         """A batch of examples."""
 
     def split_by(self, record: Record) -> Any:
-        """What decides on which side of the split a record falls: what is said before the first answer."""
+        """The content that decides on which side of the split a record falls: all messages before the first answer."""
         messages = record["prompt"] if "prompt" in record else record["messages"]
         return list(takewhile(lambda message: message["role"] != "assistant", messages))
 
     def settings(self) -> dict[str, Any]:
-        """Whatever else changes the stored columns; part of the name they are stored under."""
+        """Other settings that change the stored columns; part of the cache key."""
         return {"context": self.context}
 
     def spoken(self, record: Record) -> list[str]:
         """The record's texts."""
         messages = record["prompt"] if "prompt" in record else record["messages"]
-        return [text for message in messages for text in said(message)]
+        return [text for message in messages for text in message_texts(message)]
 
     @property
     def format(self) -> str:
@@ -124,7 +124,7 @@ class RecordData(LightningDataModule):
         return Origin(self.format, *where, sizes, self.columns)
 
     def sources(self) -> list[tuple[Source, float]]:
-        """Sources and their weights."""
+        """The sources with their weights."""
         return self.origin.sources()
 
     @property
@@ -133,11 +133,11 @@ class RecordData(LightningDataModule):
         return self.origin.is_builtin
 
     def fingerprint(self) -> str:
-        """sha256 hex of the untokenised data: file contents, world parameters, or Hub name and revision."""
+        """sha256 of the untokenized data, in hex: file contents, world parameters, or Hub name and revision."""
         return self.origin.fingerprint()
 
     def texts(self) -> Iterator[str]:
-        """The texts of all training records, for training a tokenizer; held-out ones are left out."""
+        """The texts of all training records, but not of held-out ones, for training a tokenizer."""
 
         def each() -> Iterator[tuple[Row, Record]]:
             for source, _ in self.sources():
@@ -151,21 +151,21 @@ class RecordData(LightningDataModule):
                 yield from self.spoken(record)
 
     def prepare_data(self) -> None:
-        """Tokenises what has not been tokenised before."""
+        """Tokenizes the sources that are not in the cache."""
         for source, _ in self.sources():
             self._stored(source)
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads the tokenised records, splits and mixes them."""
+        """Reads the tokenized records, splits and mixes them."""
         if self._ready:
             return
         sources, weights = zip(*self.sources(), strict=True)
-        found = [self._stored(source) for source in sources]
-        tables = [table for table, _ in found]
-        self.counts = sum((counts for _, counts in found), Counter())
+        stored_tables = [self._stored(source) for source in sources]
+        tables = [table for table, _ in stored_tables]
+        self.counts = sum((counts for _, counts in stored_tables), Counter())
         held_out = _held_out(tables, self.val_fraction)
         if self.val_fraction and not any(mask.any() for mask in held_out):
-            self._say_nothing_is_held_out(tables)
+            self._warn_nothing_is_held_out(tables)
         rows = [np.flatnonzero(~mask) for mask in held_out]
         lengths = [_column(table, "tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
@@ -179,11 +179,11 @@ class RecordData(LightningDataModule):
         self._report()
         self._ready = True
 
-    def _say_nothing_is_held_out(self, tables: list[datasets.Dataset]) -> None:
+    def _warn_nothing_is_held_out(self, tables: list[datasets.Dataset]) -> None:
         different = len(np.unique(np.concatenate([_column(table, "key") for table in tables])))
         logger.warning(
-            "%s data: nothing is held out, so nothing is validated, and the last step is exported: %d different %s, "
-            "expected at least %d to hold some out. Give more, or name what to hold out: data.held_out_split=…",
+            "%s data: nothing is held out, so there is no validation and the last step is exported: got %d different "
+            "%s, expected at least %d to hold some out. Add more, or name a split to hold out: data.held_out_split=…",
             self.format,
             different,
             "documents" if self.format == "text" else "prompts",
@@ -191,7 +191,7 @@ class RecordData(LightningDataModule):
         )
 
     def train_dataloader(self) -> Any:
-        """Shuffled batches, resumable; the same object however often it is asked for."""
+        """Shuffled, resumable batches; always the same object."""
         if self._train_loader is None:
             self._train_loader = self.make_train_loader()
             if self._state:
@@ -205,18 +205,18 @@ class RecordData(LightningDataModule):
         return loader
 
     def val_dataloader(self) -> Any:
-        """Held-out examples in order; [] where fewer are held out than there are processes: Lightning then
-        says so and does not validate."""
+        """Held-out examples in order; [] if there are fewer than processes, in which case Lightning warns and does not
+        validate."""
         if len(self.val_examples) < (self.trainer.world_size if self.trainer else 1):
             return []
         return BatchLoader(self.val_examples, self.collate, **self._loading())
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the training loader stands; Lightning stores it in checkpoints."""
+        """The state of the training loader; Lightning stores it in checkpoints."""
         return self._train_loader.state_dict() if self._train_loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Lets the training loader, made already or not, go on from there."""
+        """Restores the state of the training loader, now or when it is made."""
         self._state = state_dict
         if self._train_loader is not None:
             self._train_loader.load_state_dict(state_dict)
@@ -227,11 +227,11 @@ class RecordData(LightningDataModule):
         return {"batch_size": self.batch_size, "num_workers": self.num_workers, **place}
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
-        """The records of a source with the rows they come from, checked and normalised."""
+        """The records of a source with the rows they come from, checked and normalized."""
         return records(source, type(self).normalise, on_malformed=self.on_malformed, counts=counts)
 
     def _stored(self, source: Source) -> tuple[datasets.Dataset, Counter[str]]:
-        """The tokenised records of a source, from the cache if they are there."""
+        """The tokenized records of a source, from the cache if they are there."""
         if self.tokenizer is None:
             raise ValueError("data: a tokenizer is needed. Make one with: python train.py stage=tokenizer")
         name = [
@@ -265,40 +265,39 @@ class RecordData(LightningDataModule):
                 continue
             counts.update(f"{UNREAD}{name}" for name in unread(row.value))
             counts["dropped"] += not examples
-            place = BY_PROMPT if row.held_out is None else HELD_OUT if row.held_out else TRAINING
+            side = BY_PROMPT if row.held_out is None else HELD_OUT if row.held_out else TRAINING
             for columns in examples:
                 counts["tokens"] += columns["tokens"]
-                yield {**columns, "key": split.key(self.split_by(record)), "held_out": place}
+                yield {**columns, "key": split.key(self.split_by(record)), "held_out": side}
 
     def _report(self) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         logger.info("%s data: %s", self.format, counts)
         for name, share in self.shares.items() if len(self.shares) > 1 else ():
             logger.info(
-                "mixture: %s is %.4f of the tokens (configured %.4f), %.2f epochs of it",
+                "mixture: %s makes up %.4f of the tokens (configured %.4f), %.2f epochs of it",
                 name,
                 share.realised,
                 share.configured,
                 share.epochs,
             )
-        told = {name: name for name in ("malformed", "truncated", "cut", "dropped")} | self.explained
+        warnings = {name: name for name in ("malformed", "truncated", "cut", "dropped")} | self.explained
         for name in self.counts:
             if name.startswith(UNREAD):
-                told[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"
+                warnings[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"
         records = self.counts["records"] + self.counts["malformed"]
-        for name, what in told.items():
+        for name, what in warnings.items():
             if self.counts[name]:
                 logger.warning("%s data: %d of %d records %s", self.format, self.counts[name], records, what)
 
 
 def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:
-    """Per table, which rows are for validation; prompts are split over all tables together."""
-    keys, places = ([_column(table, name) for table in tables] for name in ("key", "held_out"))
-    asked = [key[place == BY_PROMPT] for key, place in zip(keys, places, strict=True)]
-    chosen = split.validation_keys(np.concatenate(asked), fraction)
+    """Per table, a mask of the validation rows; prompts are split over all tables together."""
+    keys, sides = ([_column(table, name) for table in tables] for name in ("key", "held_out"))
+    undecided = [key[side == BY_PROMPT] for key, side in zip(keys, sides, strict=True)]
+    chosen = split.validation_keys(np.concatenate(undecided), fraction)
     return [
-        (place == HELD_OUT) | (np.isin(key, chosen) & (place == BY_PROMPT))
-        for key, place in zip(keys, places, strict=True)
+        (side == HELD_OUT) | (np.isin(key, chosen) & (side == BY_PROMPT)) for key, side in zip(keys, sides, strict=True)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The batches that data modules hand to stages: tensors only, so that they move between devices."""
+"""The batches that data modules pass to stages; they contain only tensors, so they can move between devices."""
 
 from typing import NamedTuple
 
@@ -10,8 +10,8 @@ from components.models.attention.layout import Layout
 class LMBatch(NamedTuple):
     """Packed rows for next-token prediction.
 
-    input_ids (B, T); targets (B, T): the token predicted at each place; mask (B, T) bool: True where that
-    target counts; num_bytes (): UTF-8 bytes of text that the counted targets stand for.
+    input_ids (B, T); targets (B, T): the token to predict at each position; mask (B, T) bool: True where that target
+    counts; num_bytes (): UTF-8 bytes of the text of the counted targets.
     """
 
     input_ids: Tensor
@@ -24,10 +24,10 @@ class LMBatch(NamedTuple):
 class PreferenceBatch(NamedTuple):
     """Packed rankings: every prompt once, its answers continuing it.
 
-    last (N,): flat index (row · T + column) of each answer's last token; prompt_last (N,): that of the last token of
-    the prompt that it answers, the place that predicts its first; groups (N,): number of its prompt in
-    the batch; ranks (N,) float, lower is better; lengths (N,): tokens of each answer; finished (N,) bool: it
-    ends in the end of turn (False where it was cut).
+    last (N,): flat index (row · T + column) of each answer's last token; prompt_last (N,): that of its prompt's last
+    token, the position that predicts the answer's first token; groups (N,): index of its prompt in the batch; ranks
+    (N,) float, lower is better; lengths (N,): tokens of each answer; finished (N,) bool: whether it ends in the end of
+    turn (False if it was cut).
     """
 
     input_ids: Tensor

@@ -1,4 +1,4 @@
-"""Demonstrations for fine-tuning: dialogues packed into rows, the loss on what the assistant says."""
+"""Demonstrations for fine-tuning: dialogues packed into rows, with the loss on the assistant's messages."""
 
 from collections import Counter
 from typing import Any
@@ -19,12 +19,11 @@ from components.tokenizer.tokenizer import Rendered
 class ChatData(RecordData):
     """Dialogues as LMBatch; batch_size counts dialogues, packed into as few rows as they need.
 
-    Targets are the assistant's tokens and its ends of turn, but for messages of weight 0; with train_on_prompt all
-    tokens but the first and those. Where the chat template rewrites earlier answers (drops their thinking), a
-    dialogue becomes one example for each, as it is when that answer is asked for: `counts["unrolled"]` such
-    dialogues. An example longer than context loses its end: it is cut there, no end of turn is made up, and one
-    that then holds no target is left out; `counts` says how many records were cut or dropped. demonstrations:
-    records of the built-in world.
+    Targets are the assistant's tokens and its ends of turn, except in messages of weight 0; with train_on_prompt, all
+    tokens except the first and those of weight 0. If the chat template rewrites earlier answers (drops their thinking),
+    a dialogue becomes one example per answer, each with the prompt that this answer follows: `counts["unrolled"]` such
+    dialogues. An example longer than context is cut at its end, without adding an end of turn, and dropped if no target
+    is left; `counts` has the number of records cut or dropped. demonstrations: number of records of the built-in world.
     """
 
     normalise = staticmethod(formats.chat)
@@ -53,12 +52,12 @@ class ChatData(RecordData):
         return stored
 
     def _with_prompts(self, record: Record, made: list[Rendered]) -> list[Rendered]:
-        """The examples with every token a target but those of answers that are none."""
-        whole = [{name: value for name, value in one.items() if name != "weight"} for one in record["messages"]]
-        spoken = self.tokenizer.examples(whole, record.get("tools"))
+        """The examples with every token a target except those of answers of weight 0."""
+        unweighted = [{name: value for name, value in m.items() if name != "weight"} for m in record["messages"]]
+        answers = self.tokenizer.examples(unweighted, record.get("tools"))
         return [
-            Rendered(ids, [counted or not said for counted, said in zip(mask, every.mask, strict=True)])
-            for (ids, mask), every in zip(made, spoken, strict=True)
+            Rendered(ids, [target or not is_answer for target, is_answer in zip(mask, every.mask, strict=True)])
+            for (ids, mask), every in zip(made, answers, strict=True)
         ]
 
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
@@ -73,15 +72,15 @@ class ChatData(RecordData):
         targets = torch.full_like(rows.input_ids, self.tokenizer.pad_id)
         mask = torch.zeros_like(targets, dtype=torch.bool)
         for (ids, counted), [(start, length)] in zip(examples, rows.spans, strict=True):
-            places = slice(start, start + length - 1)  # of a dialogue in the flat rows, its last left out
+            positions = slice(start, start + length - 1)  # of a dialogue in the flat rows, except its last token
             target = torch.from_numpy(counted[1:].astype(bool))
-            mask.view(-1)[places] = target
-            targets.view(-1)[places][target] = torch.from_numpy(ids[1:].astype(np.int64))[target]
+            mask.view(-1)[positions] = target
+            targets.view(-1)[positions][target] = torch.from_numpy(ids[1:].astype(np.int64))[target]
         return LMBatch(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
 
 
 class Dialogues:
-    """(ids, mask) of the dialogues at [source, row]; lengths: their tokens."""
+    """(ids, mask) of the dialogues at [source, row]; lengths: their numbers of tokens."""
 
     def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray, tokens: list[np.ndarray]) -> None:
         self.columns, self.order = columns, order

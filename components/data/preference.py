@@ -1,4 +1,4 @@
-"""Comparisons for reward models and DPO: every prompt once, its ranked answers continuing it."""
+"""Comparisons for reward models and DPO: every prompt once, continued by its ranked answers."""
 
 import itertools
 from collections import Counter, defaultdict
@@ -15,7 +15,7 @@ from components.data.batches import PreferenceBatch
 from components.data.loading.fitting import fit_answers
 from components.data.loading.sampler import BatchLoader
 from components.data.records import formats
-from components.data.records.dialogue import Message, said
+from components.data.records.dialogue import Message, message_texts
 from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Source, open_source, records, refuse
@@ -26,18 +26,17 @@ WORLD = "world"
 
 
 class PreferenceData(RecordData):
-    """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never
-    split.
+    """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never split.
 
-    max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt
-    puts all records of one prompt into the same batch, each a group of its own; batch_size then counts
-    prompts. Answers with equal tokens, after cutting, are one answer of their mean rank. Records in which nothing is
-    then better than anything else are dropped; `counts` says why (equal, equal_once_cut, tied) and of how many some
-    answers were merged. A record that ranks two answers the other way round than an earlier one stays, as another
-    person's judgment, and counts as contradicting. What does not fit into context is cut as `fitting.fit_answers`
-    says, and counted once a record. demonstrations: chat records whose scores are to average zero, a path or
-    "world"; null takes the best answers of the training records. num_demonstrations: at most so many of them.
-    comparisons, completions: of the built-in world; draw: which of its crowd's answers, another number gives others.
+    max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt puts all
+    records of one prompt into the same batch, each as a separate group; batch_size then counts prompts. Answers with
+    equal tokens, after cutting, are merged into one with their mean rank. Records in which no answer is then better
+    than another are dropped; `counts` has the reasons (equal, equal_once_cut, tied) and how many records had answers
+    merged. A record that ranks two answers in the opposite order of an earlier one is kept, as another person's
+    judgment, and counted as contradicting. Text that does not fit into context is cut as described in
+    `fitting.fit_answers`, and counted once per record. demonstrations: chat records whose scores should average zero, a
+    path or "world"; null takes the best answers of the training records. num_demonstrations: at most this many.
+    comparisons, completions: of the built-in world; draw: seed of its crowd's answers.
     """
 
     normalise = staticmethod(formats.preference)
@@ -55,8 +54,8 @@ class PreferenceData(RecordData):
         "equal": "dropped: all answers are equal",
         "equal_once_cut": "dropped: all answers are equal once cut to the context",
         "tied": "dropped: all answers have the same rank",
-        "merged": "with equal answers, taken as one of their mean rank",
-        "contradicting": "rank two answers the other way round than an earlier one, and stay",
+        "merged": "with equal answers, merged into one with their mean rank",
+        "contradicting": "rank two answers in the opposite order of an earlier record, and are kept",
     }
 
     def __init__(
@@ -83,8 +82,8 @@ class PreferenceData(RecordData):
         return {"context": self.context, "max_completions": self.max_completions}
 
     def spoken(self, record: Record) -> list[str]:
-        answers = [{"content": one} if isinstance(one, str) else one for one in record["completions"]]
-        return super().spoken(record) + [text for answer in answers for text in said(answer)]
+        answers = [{"content": answer} if isinstance(answer, str) else answer for answer in record["completions"]]
+        return super().spoken(record) + [text for answer in answers for text in message_texts(answer)]
 
     def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
@@ -140,12 +139,12 @@ class PreferenceData(RecordData):
         )
 
     def train_batches(self) -> BatchLoader:
-        """The training records in their order, for measuring on them."""
+        """The training records in their order, for evaluating on them."""
         return BatchLoader(self.train_examples, self.collate, **self._loading())
 
     def demonstration_batches(self) -> Iterator[PreferenceBatch]:
         """Batches with one answer per prompt, whose scores should average zero; the same on every rank."""
-        shown = self._demonstrations()  # tokenised as they are asked for
+        shown = self._demonstrations()  # tokenized lazily
         while batch := [[record] for record in itertools.islice(shown, self.batch_size)]:
             yield self.collate(batch)
 
@@ -160,9 +159,9 @@ class PreferenceData(RecordData):
             return
         source = self._demonstration_source(self.demonstrations)
         counts: Counter[str] = Counter()
-        found = list(records(source, formats.chat, on_malformed=self.on_malformed, counts=counts))
-        for i in rng.permutation(len(found))[: self.num_demonstrations]:
-            row, record = found[i]
+        chats = list(records(source, formats.chat, on_malformed=self.on_malformed, counts=counts))
+        for i in rng.permutation(len(chats))[: self.num_demonstrations]:
+            row, record = chats[i]
             messages = record["messages"]
             last = max(m for m, message in enumerate(messages) if message["role"] == "assistant")
             try:
@@ -174,19 +173,19 @@ class PreferenceData(RecordData):
         if path != WORLD:
             return open_source(path)
         if self.world is None:
-            raise ValueError('demonstrations: "world" needs data.world; give a path, or null')
+            raise ValueError('demonstrations: "world" needs data.world; set it, or give a path or null')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})
 
     def _fitted(self, record: Record, answers: list[str | Message], ranks: list[float]) -> tuple[dict[str, Any], bool]:
-        """The stored columns of a ranking of answers to a record's prompt, and whether anything of it was cut."""
+        """The stored columns of a ranking of answers to a record's prompt, and whether anything was cut."""
         made = fit_answers(self.tokenizer, record["prompt"], answers, self.context, record.get("tools"))
         tokens = len(made.prompt) + sum(map(len, made.answers))
         columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished}
         return {**columns, "ranks": ranks, "tokens": tokens}, made.cut
 
-    def _units(self, tables: list[datasets.Dataset], places: np.ndarray) -> list[list[tuple[int, int]]]:
-        """What may not be torn apart: single records, or those of one prompt."""
-        pairs = [(int(s), int(r)) for s, r in places]
+    def _units(self, tables: list[datasets.Dataset], indices: np.ndarray) -> list[list[tuple[int, int]]]:
+        """Units that are never split: single records, or all records of a prompt."""
+        pairs = [(int(s), int(r)) for s, r in indices]
         if not self.group_by_prompt:
             return [[pair] for pair in pairs]
         keys = [table.data.column("key").to_numpy() for table in tables]
@@ -197,19 +196,19 @@ class PreferenceData(RecordData):
 
 
 def _without_equals(columns: dict[str, Any]) -> dict[str, Any]:
-    """The columns of a ranking with equal answers taken as one, of their mean rank."""
-    places: dict[tuple[int, ...], list[int]] = defaultdict(list)
-    for place, answer in enumerate(columns["completions"]):
-        places[tuple(answer)].append(place)
-    kept = [of_one[0] for of_one in places.values()]
-    ranks = [sum(columns["ranks"][place] for place in of_one) / len(of_one) for of_one in places.values()]
-    answers, finished = ([columns[name][place] for place in kept] for name in ("completions", "finished"))
+    """The columns of a ranking with equal answers merged into one, with their mean rank."""
+    indices: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for index, answer in enumerate(columns["completions"]):
+        indices[tuple(answer)].append(index)
+    kept = [equal[0] for equal in indices.values()]
+    ranks = [sum(columns["ranks"][index] for index in equal) / len(equal) for equal in indices.values()]
+    answers, finished = ([columns[name][index] for index in kept] for name in ("completions", "finished"))
     tokens = len(columns["prompt"]) + sum(map(len, answers))
     return {**columns, "completions": answers, "finished": finished, "ranks": ranks, "tokens": tokens}
 
 
 def _pairs(columns: dict[str, Any]) -> list[int]:
-    """A number for each pair of answers of different rank; the same pair the other way round has another last bit."""
+    """A number for each pair of answers of different rank; for the opposite order it differs in the last bit."""
     prompt = tuple(columns["prompt"])
     ranked = [(tuple(answer), rank) for answer, rank in zip(columns["completions"], columns["ranks"], strict=True)]
     return [
@@ -220,7 +219,7 @@ def _pairs(columns: dict[str, Any]) -> list[int]:
 
 
 class Comparisons:
-    """Lists of records at [(source, row), …]; lengths: their tokens."""
+    """Lists of records at [(source, row), …]; lengths: their numbers of tokens."""
 
     def __init__(self, tables: list[datasets.Dataset], units: list[list[tuple[int, int]]]) -> None:
         self.tables, self.units = tables, units

@@ -22,15 +22,14 @@ from components.data.text import TextData
 
 
 class PromptsData(RecordData):
-    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for
-    training.
+    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for training.
 
-    Reads prompts, and of demonstrations and comparisons the prompt; each different prompt of a source counts
-    once. prompts_per_rollout: per process; more than there are prompts asks some again. batch_size: held-out
-    prompts per validation batch. max_prompt: tokens, null is half the context; longer ones are cut as
-    `fitting.fit_prompt` says. pretraining: builds a TextData when called with tokenizer, context, cache_dir
-    and seed; its batches go with the experience (PPO-ptx). The built-in world gives all its questions; the
-    held-out ones are for validation.
+    Reads prompts, and the prompts of demonstrations and comparisons; repeated prompts of a source count once.
+    prompts_per_rollout: per process; if there are fewer prompts, some repeat. batch_size: held-out prompts per
+    validation batch. max_prompt: tokens, null is half the context; longer prompts are cut as described in
+    `fitting.fit_prompt`. pretraining: builds a TextData when called with tokenizer, context, cache_dir and seed; its
+    batches accompany the experience (PPO-ptx). The built-in world provides all its questions; the held-out ones are for
+    validation.
     """
 
     normalise = staticmethod(formats.prompts)
@@ -71,11 +70,11 @@ class PromptsData(RecordData):
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         seen: set[int] = set()
         for row, record in super().records_of(source, counts):
-            asked = split.key([record["prompt"], record["tools"]] if "tools" in record else record["prompt"])
-            if asked in seen:
+            key = split.key([record["prompt"], record["tools"]] if "tools" in record else record["prompt"])
+            if key in seen:
                 counts["duplicates"] += 1
                 continue
-            seen.add(asked)
+            seen.add(key)
             yield row, record
 
     def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
@@ -100,16 +99,16 @@ class PromptsData(RecordData):
     def judged(
         self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
     ) -> dict[str, float]:
-        """What the built-in world's judge finds in responses, one per prompt: means of gold, correct and, where it
-        looks at names, wrong_name, the true quality that no user's data has; {} for those."""
+        """Judgments of the built-in world on responses, one per prompt: means of gold (the true quality), correct and,
+        if it checks names, wrong_name. {} for any other data, where true quality is unknown."""
         if not self.is_builtin:
             return {}
-        found = [
+        judgments = [
             self.judge.judge(prompt["prompt"][-1]["content"], self.tokenizer.decode(ids), whole)
             for prompt, ids, whole in zip(prompts, responses, finished, strict=True)
         ]
-        seen = [name for name in ("gold", "correct", "wrong_name") if hasattr(found[0], name)]
-        return {name: sum(getattr(one, name) for one in found) / len(found) for name in seen}
+        names = [name for name in ("gold", "correct", "wrong_name") if hasattr(judgments[0], name)]
+        return {name: sum(getattr(judgment, name) for judgment in judgments) / len(judgments) for name in names}
 
     @cached_property
     def judge(self) -> Any:
@@ -121,7 +120,7 @@ class PromptsData(RecordData):
 
     def make_train_loader(self) -> ExperienceLoader:
         if self.trainer is None:
-            raise ValueError("prompts: the training loader needs a Trainer; give this module to its fit")
+            raise ValueError("prompts: the training loader needs a Trainer; pass this module to Trainer.fit")
         text: TrainLoader | None = None
         if self.pretraining is not None:
             self.pretraining.trainer = self.trainer

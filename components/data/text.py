@@ -25,16 +25,16 @@ BLANK_LINES = r"\n(?:[^\S\n]*\n)+"
 class TextData(RecordData):
     """Documents `{"text"}` as LMBatch; batch_size counts rows of `context` tokens.
 
-    Training documents, shuffled, stand in one stream, each with its end of document; row r predicts tokens
-    r·context + 1 … (r + 1)·context of it from the ones before. So every token but a document's first is a
-    target exactly once a pass. Rows hold one segment per document: no attention and no target crosses a
-    boundary. longest_document: characters; a longer text is cut at line ends into parts of at most that
-    (very long strings are slow to tokenise, and a text that is one file still has parts to hold out). Each part
-    stands as a document, but only the first begins one and only the last ends one; counts["cut"] such texts.
-    split_at: of .txt files, the regular expression between two documents, by default blank lines; each part that holds
-    more than white space is a document, so that one file (a book) has parts to hold out. None: a file is a document.
-    document_start: of data whose rows are lines, the regular expression that the first line of a document is; the
-    lines until the next one belong to it. None: a row is a document.
+    Shuffled training documents form one stream, each with its end of document; row r predicts tokens r·context + 1 …
+    (r + 1)·context of it from the preceding ones. So every token except a document's first is a target exactly once per
+    pass. Rows have one segment per document: neither attention nor targets cross a boundary. longest_document:
+    characters; a longer text is cut at line ends into parts of at most this length (very long strings are slow to
+    tokenize, and a text in a single file still has parts to hold out). Each part is a document, but only the first has
+    a beginning and only the last an end of document; counts["cut"] such texts.
+    split_at: for .txt files, the regular expression between two documents, by default blank lines; each part with more
+    than white space is a document, so a single file (a book) has parts to hold out. None: a file is a document.
+    document_start: for data whose rows are lines, the regular expression that matches the first line of a document; the
+    lines up to the next match belong to it. None: a row is a document.
     num_documents: of the built-in world.
     """
 
@@ -83,8 +83,8 @@ class TextData(RecordData):
             parts = list(cut_at_lines(record["text"], self.longest_document))
             if len(parts) > 1:
                 counts["cut"] += 1
-            for place, part in enumerate(parts):
-                yield row, {"text": part, "begins": place == 0, "ends": place == len(parts) - 1}
+            for i, part in enumerate(parts):
+                yield row, {"text": part, "begins": i == 0, "ends": i == len(parts) - 1}
 
     def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids = self.tokenizer.document(record["text"])
@@ -108,23 +108,21 @@ class TextData(RecordData):
             length = len(tokens) - 1
             here = documents[:-1] - documents[0]
             ids[b, :length], segments[b, :length] = tokens[:-1], here
-            starts = np.flatnonzero(np.diff(here, prepend=-1))  # where each document begins in the row
+            starts = np.flatnonzero(np.diff(here, prepend=-1))  # where each document starts in the row
             positions[b, :length] = np.arange(length) - starts[here]
             mask[b, :length] = documents[1:] == documents[:-1]
             targets[b, mask[b]] = tokens[1:][mask[b, :length]]
         layout = Layout(*map(torch.from_numpy, (positions, segments, np.full(shape, -1, dtype=np.int64))))
-        wanted = torch.from_numpy(targets)
-        counted = torch.from_numpy(mask)
-        return LMBatch(torch.from_numpy(ids), wanted, counted, layout, self.byte_lengths[wanted[counted]].sum())
+        target_ids, is_target = torch.from_numpy(targets), torch.from_numpy(mask)
+        num_bytes = self.byte_lengths[target_ids[is_target]].sum()
+        return LMBatch(torch.from_numpy(ids), target_ids, is_target, layout, num_bytes)
 
 
 class TextRows:
-    """Rows of a stream of documents, each made when it is asked for, in time that grows with its length
-    alone.
+    """Rows of a stream of documents, each made on access, in time that depends only on its length.
 
-    documents[s]: token lists of source s; order (M, 2): [source, document] of the stream. Item r is (tokens,
-    number of the document in the stream for each): context + 1 tokens, the last row possibly fewer, at least
-    2.
+    documents[s]: token lists of source s; order (M, 2): [source, document] of the stream. Item r is (tokens, index of
+    each token's document in the stream): context + 1 tokens, in the last row possibly fewer, at least 2.
     """
 
     def __init__(self, documents: list[Ragged], order: np.ndarray, context: int) -> None:
@@ -132,7 +130,7 @@ class TextRows:
         lengths = np.zeros(len(order), dtype=np.int64)
         for s, source in enumerate(documents):
             lengths[order[:, 0] == s] = source.lengths[order[order[:, 0] == s, 1]]
-        self.ends = np.cumsum(lengths)  # in the stream, of each document
+        self.ends = np.cumsum(lengths)  # of each document in the stream
         self.num_tokens = int(self.ends[-1]) if len(order) else 0
 
     def __len__(self) -> int:
@@ -142,21 +140,21 @@ class TextRows:
         start = row * self.context
         stop = min(start + self.context + 1, self.num_tokens)
         first = int(np.searchsorted(self.ends, start, side="right"))
-        pieces, numbers = [], []
+        parts, numbers = [], []
         for number in range(first, int(np.searchsorted(self.ends, stop)) + 1):
             source, document = self.order[number]
             ids = self.documents[source][document]
             begin = int(self.ends[number]) - len(ids)
-            piece = ids[max(start - begin, 0) : stop - begin]
-            pieces.append(piece)
-            numbers.append(np.full(len(piece), number))
-        return np.concatenate(pieces).astype(np.int64), np.concatenate(numbers)
+            part = ids[max(start - begin, 0) : stop - begin]
+            parts.append(part)
+            numbers.append(np.full(len(part), number))
+        return np.concatenate(parts).astype(np.int64), np.concatenate(numbers)
 
 
 def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
-    """Rows {"text": line} joined into documents, each where its first line is, which `start` matches whole.
+    """Joins rows {"text": line} into documents, each at the row of its first line, which `start` matches in full.
 
-    A row of another shape, or of the other side of the split, ends the document before it.
+    A row of another shape, or on the other side of the split, ends the document before it.
     """
 
     def line_of(row: Row) -> str | None:
@@ -181,7 +179,7 @@ def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
 
 
 def parts_of_files(rows: Iterator[Row], between: re.Pattern[str]) -> Iterator[Row]:
-    """Rows of which those that are whole .txt files are split where `between` matches; blank parts are left out."""
+    """Splits rows that are whole .txt files where `between` matches, dropping blank parts; keeps other rows."""
     for row in rows:
         parts = between.split(row.value["text"]) if row.is_file else []
         texts = [part for part in parts if part and part.strip()]
@@ -193,7 +191,7 @@ def parts_of_files(rows: Iterator[Row], between: re.Pattern[str]) -> Iterator[Ro
 
 
 def cut_at_lines(text: str, longest: int) -> Iterator[str]:
-    """Parts of at most `longest` characters, joined the text; cut after a line's end if there is one."""
+    """Parts of at most `longest` characters that concatenate to the text; cut after a line end if there is one."""
     start = 0
     while len(text) - start > longest:
         end = text.rfind("\n", start, start + longest) + 1 or start + longest

@@ -210,7 +210,7 @@ def test_equal_answers_are_one_answer_of_their_mean_rank(common, write, tok, cap
     found = {tuple(tok.decode(ids) for ids in record["completions"]): record["ranks"] for record in kept}
     assert found == {("same", "no"): [0.5, 2.0], ("a", "b"): [2.5, 1.0]}
     assert (data.counts["merged"], data.counts["dropped"], data.counts["tied"]) == (2, 1, 1)
-    assert "2 of 3 records with equal answers, taken as one of their mean rank" in caplog.text
+    assert "2 of 3 records with equal answers, merged into one with their mean rank" in caplog.text
     assert "1 of 3 records dropped: all answers have the same rank" in caplog.text
 
 
@@ -234,4 +234,4 @@ def test_records_that_contradict_another_stay_and_are_counted(common, write, cap
     ranking = {"prompt": "q", "completions": ["c", "b", "a"], "ranks": [0, 1, 2]}
     data = built(common, write, [pair, pair, turned, {**turned, "prompt": "p"}, ranking])
     assert len(data.train_examples) == 5 and data.counts["contradicting"] == 2
-    assert "2 of 5 records rank two answers the other way round than an earlier one, and stay" in caplog.text
+    assert "2 of 5 records rank two answers in the opposite order of an earlier record, and are kept" in caplog.text

@@ -160,7 +160,7 @@ def test_the_loader_is_as_long_as_the_training_in_micro_batches():
 def test_state_within_a_rollout_fits_only_as_many_processes():
     state = {"rollout": 1, "position": 1, "pending": [[{"a": torch.zeros(1)}], [{"a": torch.ones(1)}]]}
     one = ExperienceLoader([1], prompts_per_rollout=1, seed=0, trainer=Place(0, 1))
-    with pytest.raises(ValueError, match="within a rollout of 2 processes, now there are 1"):
+    with pytest.raises(ValueError, match="in the middle of a rollout of 2 processes, but there are 1 now"):
         one.load_state_dict(state)
     second = ExperienceLoader([1], prompts_per_rollout=1, seed=0, trainer=Place(1, 2))
     second.load_state_dict(state)
@@ -224,5 +224,5 @@ def test_the_world_trains_on_its_training_questions_and_validates_on_the_held_ou
 def test_experience_needs_a_trainer(data):
     made = data()
     made.setup()
-    with pytest.raises(ValueError, match="give this module to its fit"):
+    with pytest.raises(ValueError, match="pass this module to Trainer.fit"):
         made.train_dataloader()

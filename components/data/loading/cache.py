@@ -1,4 +1,4 @@
-"""Tokenised records on disk: made once for a source, tokenizer and settings, then mapped into memory."""
+"""Tokenized records on disk: made once per source, tokenizer and settings, then memory-mapped."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from components.data.sources.source import quiet_progress
 
-VERSION = 6  # raise it whenever the code makes other tokens or columns of the same records
+VERSION = 6  # increment it whenever the code makes different tokens or columns from the same records
 _COUNTS = "counts.json"
 PREFIX = ".making-"
 
@@ -28,11 +28,11 @@ def stored(
     make: Callable[[Counter[str]], Iterator[dict[str, Any]]],
     features: datasets.Features,
 ) -> tuple[datasets.Dataset, Counter[str]]:
-    """The data set called `key` in a folder, and what was counted while it was made.
+    """The data set named `key` in a folder, and the counts from when it was made.
 
-    Makes it from the rows of `make(counts)` if it is not there: under a temporary name, then renamed, so that
-    a half written one is never read, and of two processes one wins. Memory stays bounded however many rows
-    there are. Raises what `make` raises, and LookupError when it yields no row.
+    If it does not exist, makes it from the rows of `make(counts)` under a temporary name and renames it, so that a
+    half-written one is never read and one of two processes wins. Memory use does not depend on the number of rows.
+    Raises what `make` raises, and LookupError if it yields no rows.
     """
     final = Path(folder) / key
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def stored(
 
 @contextmanager
 def _scratch(folder: Path) -> Iterator[Path]:
-    """A folder to work in, removed at the end; locked meanwhile, and a lock ends with its process however that ends."""
+    """A temporary folder, locked while in use and then removed; a lock ends with its process, however that ends."""
     with _opened(folder) as entrance:
         fcntl.flock(entrance, fcntl.LOCK_EX)
         scratch = Path(tempfile.mkdtemp(dir=folder, prefix=PREFIX))
@@ -66,9 +66,9 @@ def _scratch(folder: Path) -> Iterator[Path]:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes the working folders that are not locked: those of killed processes."""
+    """Removes temporary folders that are not locked: those of killed processes."""
     with _opened(folder) as entrance:
-        fcntl.flock(entrance, fcntl.LOCK_EX)  # nobody looks at a folder that is made but not yet locked
+        fcntl.flock(entrance, fcntl.LOCK_EX)  # no process sees a folder that exists but is not locked yet
         for other in folder.glob(f"{PREFIX}*"):
             if _is_abandoned(other):
                 shutil.rmtree(other, ignore_errors=True)
@@ -97,7 +97,7 @@ def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) 
     rows = make(counts)
     first = next(rows, None)
     if first is None:
-        raise LookupError(f"no usable record in it (counted: {dict(counts)})")
+        raise LookupError(f"no usable records (counts: {dict(counts)})")
 
     def all_rows() -> Iterator[dict[str, Any]]:
         yield first
@@ -115,14 +115,14 @@ def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) 
 
 
 class Ragged:
-    """A column of lists of numbers, of a table as it lies on disk: item i is a view of the mapped file."""
+    """A column of lists of numbers in a memory-mapped table: item i is a view of the file."""
 
     def __init__(self, table: datasets.Dataset, column: str):
         chunks = table.data.column(column).chunks
         self._flat = [chunk.values.to_numpy() for chunk in chunks]
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._firsts = np.cumsum([0, *map(len, chunks)])
-        self.lengths: np.ndarray = np.concatenate([np.diff(one) for one in self._offsets]).astype(np.int64)
+        self.lengths: np.ndarray = np.concatenate([np.diff(offsets) for offsets in self._offsets]).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.lengths)

@@ -1,4 +1,4 @@
-"""The training loader of on-policy stages: asks the stage for experience and hands it out in minibatches."""
+"""The training loader of on-policy stages: has the stage collect experience and yields it in minibatches."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,14 +16,13 @@ Minibatch = dict[str, Any]
 class ExperienceLoader:
     """Minibatches of experience that the trainer's module collects on prompts.
 
-    Rollout n is `module.collect(prompts, n)`, a list of minibatches (dicts of tensors), which are then handed
-    out one by one. Before each, `module.rollout_is_spent` is asked: if it is true the rest is dropped and the
-    next rollout begins. The prompts of rollout n are a slice, one part a rank, of permutations by (seed,
-    epoch) that follow each other, so they depend on n alone. With `pretraining`, a loader of text, each
-    minibatch gets its next batch under the key "pretraining".
+    Rollout n is `module.collect(prompts, n)`, a list of minibatches (dicts of tensors), which are yielded one by one.
+    If `module.rollout_is_spent` is true before one of them, the rest is dropped and the next rollout starts. The
+    prompts of rollout n are a slice, one part per rank, of consecutive permutations by (seed, epoch), so they depend
+    only on n. With `pretraining`, a loader of text, each minibatch gets its next batch under the key "pretraining".
 
-    It has a length, the trainer's number of micro-batches, or Lightning would fetch one minibatch ahead, and
-    every rollout would come from the policy before the last update.
+    It has a length, the trainer's number of micro-batches, because Lightning would otherwise fetch one minibatch ahead,
+    and every rollout would come from the policy before the last update.
     """
 
     def __init__(
@@ -39,17 +38,17 @@ class ExperienceLoader:
             raise ValueError(f"prompts_per_rollout: got {prompts_per_rollout}, expected at least 1")
         self.prompts, self.prompts_per_rollout, self.seed = prompts, prompts_per_rollout, seed
         self.trainer, self.pretraining = trainer, pretraining
-        self.rollout = 0  # rollouts begun
-        self.position = 0  # minibatches of the latest that were handed out
+        self.rollout = 0  # rollouts started
+        self.position = 0  # minibatches yielded from the latest one
         self.pending: list[Minibatch] = []
         self._text = self._endless_text()
 
     def __len__(self) -> int:
-        """Micro-batches of the whole training; ValueError without trainer.max_steps."""
+        """Micro-batches in the whole training run. Raises ValueError if trainer.max_steps is not set."""
         if self.trainer.max_steps < 1:
             raise ValueError(
                 f"trainer.max_steps: got {self.trainer.max_steps}; on-policy stages have no epochs, so set "
-                "the number of updates, for instance trainer.max_steps=800"
+                "the number of updates, for example trainer.max_steps=800"
             )
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
@@ -59,9 +58,9 @@ class ExperienceLoader:
             yield from self._step(every)
 
     def _step(self, count: int) -> Iterator[Minibatch]:
-        """The minibatches of an optimizer step, taken together where text is mixed in: no update lies between them.
+        """The minibatches of an optimizer step, taken together if text is mixed in, since no update separates them.
 
-        step_weights (2,): response tokens and counted text tokens of all of them. A loss with a term on each needs
+        step_weights (2,): response tokens and counted text tokens of all of them. A loss with a term for each needs
         both, to be the sum of two means over the whole step.
         """
         parts = [self._next() for _ in range(count)]
@@ -74,27 +73,27 @@ class ExperienceLoader:
         """This rank's prompts of a rollout."""
         world_size = self.trainer.world_size
         first = rollout * self.prompts_per_rollout * world_size + self.trainer.global_rank
-        places = [divmod(first + i * world_size, len(self.prompts)) for i in range(self.prompts_per_rollout)]
-        orders = {epoch: permutation(len(self.prompts), self.seed, epoch) for epoch, _ in places}
-        return [self.prompts[int(orders[epoch][place])] for epoch, place in places]
+        positions = [divmod(first + i * world_size, len(self.prompts)) for i in range(self.prompts_per_rollout)]
+        orders = {epoch: permutation(len(self.prompts), self.seed, epoch) for epoch, _ in positions}
+        return [self.prompts[int(orders[epoch][position])] for epoch, position in positions]
 
     def state_dict(self) -> dict[str, Any]:
-        """Rollout, position, every rank's minibatches still to come; to be called on all ranks at once."""
+        """Rollout, position and every rank's remaining minibatches; must be called on all ranks at once."""
         pending = [_on_cpu(minibatch) for minibatch in self.pending] if not self._spent() else []
-        everyones = [pending]
+        by_rank = [pending]
         if self.trainer.world_size > 1:
-            everyones = [[] for _ in range(self.trainer.world_size)]
-            torch.distributed.all_gather_object(everyones, pending)
-        state = {"rollout": self.rollout, "position": self.position, "pending": everyones}
+            by_rank = [[] for _ in range(self.trainer.world_size)]
+            torch.distributed.all_gather_object(by_rank, pending)
+        state = {"rollout": self.rollout, "position": self.position, "pending": by_rank}
         return state if self.pretraining is None else {**state, "pretraining": self.pretraining.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from there; ValueError in the middle of a rollout that another number of processes made."""
+        """Resumes from a state. Raises ValueError within a rollout that a different number of processes made."""
         ranks = len(state["pending"])
         if ranks != self.trainer.world_size and any(state["pending"]):
             raise ValueError(
-                f"resume: the checkpoint lies within a rollout of {ranks} processes, now there are "
-                f"{self.trainer.world_size}. Use as many devices, or start anew: resume=never"
+                f"resume: the checkpoint is in the middle of a rollout of {ranks} processes, but there are "
+                f"{self.trainer.world_size} now. Use the same number of devices, or start over with resume=never"
             )
         self.rollout, self.position = state["rollout"], state["position"]
         self.pending = list(state["pending"][self.trainer.global_rank]) if any(state["pending"]) else []
@@ -107,7 +106,7 @@ class ExperienceLoader:
             module: Any = self.trainer.lightning_module
             self.pending = list(module.collect(self.prompts_of(self.rollout), self.rollout))
             if not self.pending:
-                raise ValueError(f"collect: rollout {self.rollout} gave no minibatch, expected at least one")
+                raise ValueError(f"collect: rollout {self.rollout} has no minibatches, expected at least one")
             self.rollout += 1
             self.position = 0
         minibatch = self.pending.pop(0)
@@ -123,5 +122,5 @@ class ExperienceLoader:
 
 
 def _on_cpu(minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of their own, so that a checkpoint does not hold the storage they are views of."""
+    """Copies of the tensors, so that a checkpoint does not contain the storage they are views of."""
     return {name: tensor.detach().cpu().clone() for name, tensor in minibatch.items()}

@@ -1,4 +1,4 @@
-"""Making a prompt and its answers fit into the context."""
+"""Cuts a prompt and its answers to fit into the context."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from components.data.records.dialogue import Message
 from components.tokenizer.tokenizer import Tokenizer
 
-HEAD = 2  # first tokens of a prompt that stay: bos and the role's header
+HEAD = 2  # first tokens of a prompt that are kept: bos and the role's header
 
 
 def fit_prompt(
@@ -14,9 +14,9 @@ def fit_prompt(
 ) -> tuple[list[int], bool]:
     """Ids of a prompt in at most `limit` tokens, and whether it was cut.
 
-    The oldest turns go first, a question with all that answers it, whole; a system message and the tools stay. If
-    the last question is too long by itself, tokens right after the prompt's first two (bos and a role's header) are
-    left out.
+    Drops the oldest turns first, each question together with everything up to the next one; keeps a system message and
+    the tools. If the last question alone is too long, drops tokens right after the prompt's first two (bos and a role's
+    header).
     """
     ids = tokenizer.render_prompt(messages, tools)
     if len(ids) <= limit:
@@ -31,7 +31,7 @@ def fit_prompt(
 
 
 class Fitted(NamedTuple):
-    """Ids of a prompt and of its answers; finished: which end in the end of turn; cut: something was lost."""
+    """Ids of a prompt and of its answers; finished: whether each has its end of turn; cut: whether anything was cut."""
 
     prompt: list[int]
     answers: list[list[int]]
@@ -48,12 +48,12 @@ def fit_answers(
 ) -> Fitted:
     """A prompt and its answers, each followed by the end of turn.
 
-    Where the prompt with its longest answer passes `context` tokens, the prompt is cut first, but not below
-    half of the context, and then the ends of the answers: a cut answer has no end of turn.
+    If the prompt with its longest answer exceeds `context` tokens, the prompt is cut first, but not below half of the
+    context, and then the ends of the answers: a cut answer has no end of turn.
     """
-    spoken = [tokenizer.answer(answer, tools) for answer in answers]
-    longest = max(map(len, spoken))
+    answer_ids = [tokenizer.answer(answer, tools) for answer in answers]
+    longest = max(map(len, answer_ids))
     ids, prompt_cut = fit_prompt(tokenizer, prompt, max(context // 2, context - longest), tools)
     room = context - len(ids)
-    finished = [len(answer) <= room for answer in spoken]
-    return Fitted(ids, [answer[:room] for answer in spoken], finished, prompt_cut or not all(finished))
+    finished = [len(answer) <= room for answer in answer_ids]
+    return Fitted(ids, [answer[:room] for answer in answer_ids], finished, prompt_cut or not all(finished))

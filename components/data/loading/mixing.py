@@ -1,4 +1,4 @@
-"""Mixtures of sources by weight, weights being shares of tokens."""
+"""Mixtures of sources, with weights as shares of tokens."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 class Share(NamedTuple):
-    """How much of a mixture one source makes up: shares of tokens, 0..1; epochs: passes over its records."""
+    """A source's part of a mixture: shares of tokens, 0 to 1; epochs: passes over its records."""
 
     configured: float
     realised: float
@@ -14,12 +14,12 @@ class Share(NamedTuple):
 
 
 def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[np.ndarray, list[Share]]:
-    """Draws records of several sources so that each source makes up its weight in tokens.
+    """Samples records of several sources in proportion to their weights, in tokens.
 
     lengths[s] (N_s,): tokens of each record of source s. Returns ((M, 2) [source, record], shuffled; shares).
-    A pass over the mixture is as long as all sources together, in tokens: a source is taken whole as often as
-    that asks, and then in part, its records drawn by seed without replacement. Off by at most half a record a
-    source. Raises ValueError when a source has no tokens or a weight is not positive.
+    A pass over the mixture has the same number of tokens as all sources together: each source is repeated in full as
+    many times as fit its share, and the rest is sampled by seed without replacement. Off by at most half a record per
+    source. Raises ValueError if a source has no tokens or a weight is not positive.
     """
     for s, (length, weight) in enumerate(zip(lengths, weights, strict=True)):
         if not length.sum() or not weight > 0:
@@ -33,7 +33,7 @@ def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[
         whole, rest = divmod(target, int(length.sum()))
         order = rng.permutation(len(length))
         ends = np.cumsum(length[order])
-        part = int(np.searchsorted(ends - length[order] / 2, rest))  # the sum of so many is nearest
+        part = int(np.searchsorted(ends - length[order] / 2, rest))  # the number of records whose sum is nearest
         taken.append(np.concatenate([np.tile(np.arange(len(length)), int(whole)), order[:part]]))
     tokens = [int(length[records].sum()) for length, records in zip(lengths, taken, strict=True)]
     shares = [

@@ -1,8 +1,8 @@
 """The order of training examples: a pure function of (seed, batch number), the same on every rank.
 
-All ranks cut the same permutations into global batches of batch_size times world_size examples and deal each out
-among them, equally many examples to a rank and about equally many tokens. So N ranks see what one rank with N times
-the batch size sees, and what a batch holds does not depend on workers, on what drew random numbers before, or on
+All ranks cut the same permutations into global batches of batch_size times world_size examples and divide each among
+them, with the same number of examples and about the same number of tokens per rank. So N ranks see what one rank with N
+times the batch size sees, and the contents of a batch do not depend on workers, on earlier use of random numbers, or on
 whether the run was interrupted.
 """
 
@@ -15,12 +15,12 @@ from torch.utils.data import DataLoader
 
 
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
-    """(size,) numbers 0..size-1 in the order of an epoch."""
+    """(size,) the numbers 0 to size − 1 in the order of an epoch."""
     return np.random.default_rng([seed, epoch]).permutation(size)
 
 
 def batches_per_epoch(size: int, batch_size: int, world_size: int) -> int:
-    """Batches of one rank, as many for each. The last may be short, but no rank goes without an example."""
+    """Batches per rank, the same for each. The last can be short, but has at least one example on every rank."""
     whole, rest = divmod(size, batch_size * world_size)
     return whole + (rest >= world_size)
 
@@ -30,27 +30,27 @@ def batch(
 ) -> list[int]:
     """This rank's examples of batch `number` of an epoch.
 
-    lengths: of all examples, where they differ. The longest ones are then dealt first, and every round of dealing in
-    the opposite direction of the one before, so that ranks have about as many tokens and seldom wait for each other.
+    lengths: of all examples, if they differ. The longest are then dealt first, in alternating directions, so that ranks
+    have about the same number of tokens and rarely wait for each other.
     """
     size = batch_size * world_size
     chosen = order[number * size : (number + 1) * size]
     if lengths is None or world_size == 1:
         return chosen[rank::world_size].tolist()
-    rounds, place = np.divmod(np.arange(len(chosen)), world_size)
-    dealt_to = np.where(rounds % 2, world_size - 1 - place, place)
+    rounds, column = np.divmod(np.arange(len(chosen)), world_size)
+    dealt_to = np.where(rounds % 2, world_size - 1 - column, column)
     longest_first = np.argsort(-lengths[chosen], kind="stable")
     return chosen[np.sort(longest_first[dealt_to == rank])].tolist()
 
 
 class BatchLoader:
-    """Batches of examples, in order, one pass each time it is iterated; for validation.
+    """Batches of examples in order, one pass per iteration; for validation.
 
-    Every example is in one of them, and every rank has as many: the few left over when there are fewer than ranks
-    go into the last batches, one each.
+    Every example is in exactly one batch, and every rank has the same number of batches: if fewer examples than ranks
+    are left over, they go into the last batches, one each.
 
-    examples: anything with len() and [i], and `lengths` (an array of their tokens) where they differ; collate: list of
-    examples -> batch. Raises ValueError when there are fewer examples than ranks.
+    examples: anything with len() and [i], and `lengths` (an array of their tokens) if they differ; collate: list of
+    examples -> batch. Raises ValueError if there are fewer examples than ranks.
     """
 
     def __init__(
@@ -91,16 +91,16 @@ class BatchLoader:
             batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,
-            generator=Generator(),  # its own: otherwise making an iterator would draw from the global one
+            generator=Generator(),  # otherwise making an iterator would use the global one
         )
 
 
 class TrainLoader(BatchLoader):
-    """The endless stream of shuffled batches; each pass of `iter` goes on where the last one stopped.
+    """The endless stream of shuffled batches; each pass of `iter` continues where the last one stopped.
 
-    One pass is len() batches, but may be left early (`limit_train_batches`): the next takes up the rest. The
-    state is the number of batches handed out, so nothing that workers have made in advance counts. repeat:
-    how many batches to repeat for ever (`overfit_batches`); 0 is all of them.
+    One pass is len() batches, but can end early (`limit_train_batches`), in which case the next yields the rest. The
+    state is the number of batches yielded, so batches that workers have made in advance do not count. repeat: how many
+    batches to repeat forever (`overfit_batches`); 0 is all of them.
     """
 
     def __init__(
@@ -108,14 +108,14 @@ class TrainLoader(BatchLoader):
     ) -> None:
         super().__init__(examples, collate, **kwargs)
         self.seed, self.repeat = seed, repeat
-        self._epoch, self._order = -1, np.arange(0)  # the permutation at hand
-        self.given = 0  # batches handed out since the start of training
+        self._epoch, self._order = -1, np.arange(0)  # the current permutation
+        self.given = 0  # batches yielded since the start of training
 
     def __iter__(self) -> Iterator[Any]:
         first = self.given
-        for one in self._load(self.indices(number) for number in range(first, first + len(self))):
+        for loaded in self._load(self.indices(number) for number in range(first, first + len(self))):
             self.given += 1
-            yield one
+            yield loaded
 
     def indices(self, number: int) -> list[int]:
         """This rank's examples of batch `number`, counted from the start of training."""
@@ -125,22 +125,22 @@ class TrainLoader(BatchLoader):
         return self._batch(self._order, position)
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch, position in it, and what they are counted in: batches of so many examples over all ranks."""
+        """Epoch, position in it, and their units: the number of examples, and of those per batch over all ranks."""
         epoch, position = divmod(self.given, len(self))
         return {"epoch": epoch, "position": position, **self._counted_in()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on from there, also with another number of processes whose batches together hold as much.
+        """Resumes from a state, also with another number of processes if their global batch has the same size.
 
-        Raises ValueError where the batches or the data are others now: so would the order be.
+        Raises ValueError if the global batch size or the data have changed, because the order would change too.
         """
         now = self._counted_in()
         if any(state[name] != count for name, count in now.items()):
             fits = f" (data.batch_size={size})" if (size := self._fitting(state)) else ""
             raise ValueError(
-                f"resume: the checkpoint was made with {state['batch']} of {state['examples']} examples in a batch, "
-                f"all processes together, now it is {now['batch']} of {now['examples']}. Restore the data and the "
-                f"product of data.batch_size{fits} and the number of processes, or start anew with resume=never"
+                f"resume: the checkpoint was made with {state['batch']} of {state['examples']} examples in a global "
+                f"batch, but now it has {now['batch']} of {now['examples']}. Restore the data and the product of "
+                f"data.batch_size{fits} and the number of processes, or start over with resume=never"
             )
         self.given = state["epoch"] * len(self) + state["position"]
 
@@ -148,6 +148,6 @@ class TrainLoader(BatchLoader):
         return {"examples": len(self.examples), "batch": self.batch_size * self.world_size}
 
     def _fitting(self, state: dict[str, int]) -> int:
-        """The batch size that makes as large batches of these processes, 0 if none does."""
+        """The batch size per process that gives the same global batch size, 0 if there is none."""
         size, rest = divmod(state["batch"], self.world_size)
         return 0 if rest else size

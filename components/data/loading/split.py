@@ -1,4 +1,4 @@
-"""Which records are held out for validation: decided by what is asked, never by place or chance."""
+"""Decides which records are held out for validation: by the prompt, never by position or at random."""
 
 import hashlib
 import json
@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-FEWEST = 20  # with fewer distinct prompts none is held out
+FEWEST = 20  # with fewer distinct prompts, none are held out
 
 
 def key(content: Any) -> int:
-    """A stable number below 2^63 of a prompt (messages) or document (string): the same on every machine."""
+    """A stable hash below 2^63 of a prompt (messages) or document (string): the same on every machine."""
     text = content if isinstance(content, str) else json.dumps(content, sort_keys=True, ensure_ascii=True)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
@@ -18,9 +18,9 @@ def key(content: Any) -> int:
 def validation_keys(keys: np.ndarray, fraction: float) -> np.ndarray:
     """The distinct keys that are held out, sorted; keys is (N,) int64, in any order and with repeats.
 
-    A key is held out when it lies in the first `fraction` of the numbers below 2^63, so a prompt stays on its
-    side when others come or go. From 20 distinct prompts on at least one is held out (the one with the
-    smallest key); below, or with fraction 0, none is. Raises ValueError unless 0 <= fraction <= 0.5.
+    A key is held out if it is in the first `fraction` of the numbers below 2^63, so a prompt stays on its side when
+    others are added or removed. With 20 or more distinct prompts, at least one is held out (the one with the smallest
+    key); with fewer, or with fraction 0, none are. Raises ValueError unless 0 <= fraction <= 0.5.
     """
     if not 0 <= fraction <= 0.5:
         raise ValueError(f"val_fraction: got {fraction}, expected a share from 0 to 0.5")

@@ -9,10 +9,10 @@ from components.models.attention.layout import FILLER, Layout
 
 
 def real_tokens(batch: Any) -> Tensor | None:
-    """How many tokens lie in a batch, filler not counted: a () int64 tensor on the batch's device.
+    """The number of tokens in a batch, without filler: a () int64 tensor on the batch's device.
 
-    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping however deep, and
-    adds up what it finds; None if there is neither.
+    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping at any depth, and adds up
+    the counts; None if there is neither.
     """
     if isinstance(batch, Layout):
         return batch.real.sum()

@@ -1,11 +1,11 @@
-"""What can be wrong with data, and how an error shows a value."""
+"""Errors in data, and how an error message shows a value."""
 
 from dataclasses import dataclass
 from typing import Any
 
 
 class FormatError(ValueError):
-    """One raw record does not have the fields of its format; says what was expected and what was found."""
+    """A raw record does not have the fields of its format; the message has what was expected and what was found."""
 
     def __init__(self, expected: str, got: str):
         super().__init__(f"expected {expected}, got {got}")
@@ -17,13 +17,13 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Unread:
-    """Stands in a row where a file holds something that is not read; what: as an error shows it."""
+    """Placeholder in a row for something that is not read from a file; what: how an error message shows it."""
 
     what: str
 
 
 def kind(value: Any) -> str:
-    """A value as an error shows it: its type, and itself where that is short."""
+    """A value as an error message shows it: its type, and the value itself if it is short."""
     if isinstance(value, Unread):
         return value.what
     shown = repr(value)

@@ -1,8 +1,8 @@
-"""What a record of each format looks like: raw rows of any accepted shape become one plain shape per format.
+"""The record formats: converts raw rows of any accepted shape to one plain shape per format.
 
-Columns that no format names are ignored; a field that is null counts as absent. Beside any dialogue the columns of
-`dialogue` are taken: system, system_prompt, history, tools and functions. `published` adds the shapes of well known
-data sets. See `conf/data/` for a data set of each format.
+Columns that no format names are ignored; a null field counts as absent. Next to any dialogue the columns of `dialogue`
+are read: system, system_prompt, history, tools and functions. `published` adds the shapes of well-known data sets. See
+`conf/data/` for a data set of each format.
 """
 
 import re
@@ -32,7 +32,7 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def text(row: Any) -> Record:
-    """{"text"}, or {"content"} where there is none (files of code) -> {"text": str}, not empty."""
+    """{"text"}, or else {"content"} (files of code) -> {"text": str}, not empty."""
     fields = _fields(row, '{"text": …}')
     field = "text" if "text" in fields else "content"
     if field not in fields:
@@ -46,15 +46,15 @@ def text(row: Any) -> Record:
 def chat(row: Any) -> Record:
     """A demonstration -> {"messages": [{"role", "content", …}, …], "tools"?}, at least one by the assistant.
 
-    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages, of which the completion alone is a
-    target; {"instruction", "input", "output"}, where a non-empty input follows the instruction after an empty
-    line; and what `published.demonstration` knows. Further fields of a message are those of `dialogue.further`.
+    Accepts {"messages"}; {"prompt", "completion"}, each a string or messages, of which only the completion is a
+    target; {"instruction", "input", "output"}, where a non-empty input follows the instruction after a blank line;
+    and the shapes of `published.demonstration`. Other fields of a message are those of `dialogue.further`.
     """
     fields = _fields(row, "a demonstration")
     if len(_shapes(fields)) > 1:
         return _same_of_all(fields, _shapes(fields))
     given, row = row, demonstration(fields)
-    answered: list[Message] = []  # after a prompt: the only targets
+    answered: list[Message] = []  # the messages after a prompt, which are the only targets
     if "messages" in row:
         dialogue = _in_turns(_messages(row["messages"], "messages"), "messages")
     elif "prompt" in row and "completion" in row:
@@ -69,9 +69,9 @@ def chat(row: Any) -> Record:
     else:
         raise FormatError('"messages", or "prompt" and "completion", or "instruction" and "output"', _names(given))
     if not any(message["content"].strip() or len(message) > 2 for message in dialogue):
-        raise FormatError("a dialogue that says something", "one of empty messages")
+        raise FormatError("a dialogue with some text", "only empty messages")
     if all(message["role"] != "assistant" for message in dialogue):
-        raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages of others")
+        raise FormatError("at least one message of the assistant", f"{len(dialogue)} messages by others")
     whole = _with_columns(row, dialogue)
     before = len(whole) - len(answered) if answered else 0
     asked = [message | {"weight": 0} if message["role"] == "assistant" else message for message in whole[:before]]
@@ -83,9 +83,9 @@ def preference(row: Any) -> Record:
 
     Accepts {"prompt", "chosen", "rejected"}, each a string or messages; {"chosen", "rejected"} as dialogues
     (messages, or one transcript "\\n\\nHuman: … \\n\\nAssistant: …") that share all but the last assistant
-    turn; rankings {"prompt", "completions", "ranks"}; and what `published.comparison` knows. A string
-    "category", or else "source", is kept as the record's "category", for figures by category. A completion that
-    thinks or calls tools in fields of its own is a message, not a string.
+    turn; rankings {"prompt", "completions", "ranks"}; and the shapes of `published.comparison`. A string "category",
+    or else "source", is kept as the record's "category", for metrics by category. A completion with separate fields
+    for thinking or tool calls is a message, not a string.
     """
     given, row = row, _fields(row, "a comparison")
     category = row.get("category", row.get("source"))
@@ -99,7 +99,7 @@ def preference(row: Any) -> Record:
         if not isinstance(completions, list):
             raise FormatError('a list "completions"', _kind(completions))
         prompt = _unweighted(_prompt(row["prompt"]))
-        answers = [_completion(prompt, one, f"completions[{i}]") for i, one in enumerate(completions)]
+        answers = [_completion(prompt, value, f"completions[{i}]") for i, value in enumerate(completions)]
         ranks = _ranks(row["ranks"], len(answers))
         return {"prompt": _with_columns(row, prompt), "completions": answers, "ranks": ranks, **carried}
     if not ("chosen" in row and "rejected" in row):
@@ -119,8 +119,8 @@ def preference(row: Any) -> Record:
 def prompts(row: Any) -> Record:
     """A question -> {"prompt": messages, "reference": str | None, "tools"?}.
 
-    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it takes the prompt: all
-    that stands before the last answer.
+    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it keeps the prompt: everything
+    before the last answer.
     """
     given, row = row, comparison(demonstration(_fields(row, "a prompt")))
     if "prompt" in row:
@@ -156,10 +156,10 @@ def _shapes(row: Record) -> list[tuple[str, ...]]:
 
 
 def _same_of_all(row: Record, shapes: list[tuple[str, ...]]) -> Record:
-    """The demonstration that a row gives in several shapes, if it is the same in all, whatever its weights."""
+    """The demonstration that a row contains in several shapes, if all agree apart from weights."""
     others = {name for shape in shapes for name in shape}
     made = [chat({name: row[name] for name in row if name not in others or name in shape}) for shape in shapes]
-    if any(_unweighted(one["messages"]) != _unweighted(made[0]["messages"]) for one in made):
+    if any(_unweighted(record["messages"]) != _unweighted(made[0]["messages"]) for record in made):
         names = " and ".join(", ".join(shape) for shape in shapes)
         raise FormatError("one demonstration in a record", f"different ones in its fields {names}")
     return made[0]
@@ -186,8 +186,8 @@ def _messages(value: Any, name: str) -> list[Message]:
 
 
 def _in_turns(messages: list[Message], name: str) -> list[Message]:
-    """The messages, if at most one system message comes first and then user and assistant in turns, a tool's
-    messages between two of the assistant's."""
+    """The messages, if they are at most one system message, then user and assistant in turns, with tool messages
+    between two of the assistant's."""
     roles = [message["role"] for message in messages]
     turns = roles[roles[0] == "system" :]
     before = ["assistant", *turns]
@@ -195,28 +195,28 @@ def _in_turns(messages: list[Message], name: str) -> list[Message]:
     if turns[:1] != ["user"] or any(
         last not in follows.get(role, ()) for last, role in zip(before, turns, strict=False)
     ):
-        expected = f'"{name}" by user and assistant in turns, the user first (or a system message before)'
+        expected = f'"{name}" by user and assistant in turns, starting with the user (after an optional system message)'
         raise FormatError(expected, ", ".join(roles[:8]) + ", …" * (len(roles) > 8))
     return messages
 
 
 def _with_columns(row: Record, dialogue: list[Message]) -> list[Message]:
-    """The dialogue after what the record's columns say before it: a system message, earlier turns."""
-    said = dialogues.system(row)
+    """The dialogue, preceded by the system message and earlier turns in the record's columns."""
+    system_texts = dialogues.system(row)
     if dialogue[0]["role"] == "system":
-        said["a system message"] = dialogue[0]["content"]
-    if len(set(said.values())) > 1:
-        raise FormatError("one system text", f"different ones in {' and '.join(said)}")
+        system_texts["a system message"] = dialogue[0]["content"]
+    if len(set(system_texts.values())) > 1:
+        raise FormatError("one system text", f"different ones in {' and '.join(system_texts)}")
     history = row.get(dialogues.HISTORY) or []
     earlier = dialogues.pairs(history) if not _are_messages(history) else _messages(history, dialogues.HISTORY)
-    system = [{"role": "system", "content": text} for text in dict.fromkeys(said.values())]
+    system = [{"role": "system", "content": text} for text in dict.fromkeys(system_texts.values())]
     whole = [*system, *earlier, *(message for message in dialogue if message["role"] != "system")]
     dialogues.refuse_media(row, whole)
     return _in_turns(whole, dialogues.HISTORY) if earlier else whole
 
 
 def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, dict) and "role" in one for one in value)
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
 
 
 def _unweighted(messages: list[Message]) -> list[Message]:
@@ -224,13 +224,13 @@ def _unweighted(messages: list[Message]) -> list[Message]:
 
 
 def _answer(message: Message) -> str | Message:
-    """A completion: its text, or the whole message where that says more."""
+    """A completion: its text, or the whole message if it has other fields."""
     [message] = _unweighted([message])
     return message if message.keys() > {"role", "content"} else message["content"]
 
 
 def _prompt(value: Any) -> list[Message]:
-    """Messages of a prompt; a string is one question, or a transcript if it begins like one."""
+    """Messages of a prompt; a string is one question, or a transcript if it starts like one."""
     if not isinstance(value, str):
         messages = _in_turns(_messages(value, "prompt"), "prompt")
     elif _TURN.match(value):
@@ -242,7 +242,7 @@ def _prompt(value: Any) -> list[Message]:
     else:
         raise FormatError('a non-empty "prompt"', "an empty string")
     if not messages or messages[-1]["role"] not in ("user", "tool"):
-        raise FormatError('a "prompt" that ends with a question', "one that does not")
+        raise FormatError('a "prompt" that ends with a question', "one that ends otherwise")
     return messages
 
 
@@ -252,7 +252,7 @@ def _instruction(row: Record) -> list[Message]:
 
 
 def _completion(prompt: list[Message], value: Any, name: str) -> str | Message:
-    """An answer: a string, one message, or the last of a dialogue that opens with the prompt."""
+    """An answer: a string, one message, or the last message of a dialogue that starts with the prompt."""
     if isinstance(value, str):
         return _writable(value, name)
     messages = _messages(value, name)
@@ -267,18 +267,18 @@ def _dialogue(value: Any, name: str) -> list[Message]:
     is_transcript = isinstance(value, str) and not value.lstrip().startswith("[")
     messages = _transcript(value, name) if is_transcript else _in_turns(_messages(value, name), name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise FormatError(f'"{name}" with a question and, at its end, an answer', f"{len(messages)} turns")
+        raise FormatError(f'"{name}" with a question and a final answer', f"{len(messages)} turns")
     return messages
 
 
 def _transcript(value: str, name: str) -> list[Message]:
-    """Turns of "\\n\\nHuman: … \\n\\nAssistant: …"; white space around a turn is not part of it."""
+    """Turns of "\\n\\nHuman: … \\n\\nAssistant: …", without the white space around them."""
     if not _TURN.match(value):
         start = value[:20] + "…" * (len(value) > 20)
         raise FormatError(f'"{name}" to begin with "\\n\\nHuman:" (there is no "prompt")', repr(start))
-    pieces = _TURN.split(value)[1:]
-    turns = zip(pieces[::2], pieces[1::2], strict=True)
-    messages = [{"role": _SPEAKERS[one], "content": _writable(said, name).strip()} for one, said in turns]
+    parts = _TURN.split(value)[1:]
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    messages = [{"role": _SPEAKERS[speaker], "content": _writable(text, name).strip()} for speaker, text in turns]
     return _in_turns(messages, name)
 
 
@@ -292,12 +292,12 @@ def _before_last_answer(messages: list[Message]) -> list[Message]:
 def _ranks(value: Any, expected: int) -> list[float]:
     largest = sys.float_info.max
     numbers = isinstance(value, list) and all(
-        isinstance(one, int | float) and not isinstance(one, bool) and -largest <= one <= largest for one in value
+        isinstance(rank, int | float) and not isinstance(rank, bool) and -largest <= rank <= largest for rank in value
     )
     if not numbers or len(value) != expected or expected < 2:
         wanted = f'"ranks": {expected} numbers for {expected} completions, at least 2'
         raise FormatError(wanted, repr(value)[:60])
-    return [float(one) for one in value]
+    return [float(rank) for rank in value]
 
 
 def _names(row: Record) -> str:

@@ -1,7 +1,7 @@
-"""The shapes in which published data sets come, made into the plain ones of `formats`, by the names of their fields.
+"""Converts the shapes of published data sets to those of `formats`, by the names of their fields.
 
-A row of any other shape is returned as it is. A field of the wrong type is left for `formats` to complain about,
-where that can name it.
+Returns a row of any other shape unchanged. Leaves a field of the wrong type to `formats`, if that can report it by
+name.
 """
 
 from typing import Any
@@ -12,17 +12,17 @@ from components.data.records.spelling import SPEAKERS, respelled
 from components.data.records.trees import best_path
 
 _CALLERS = ("function_call", "tool_call")
-_KEPT = (*COLUMNS, "reference")  # columns that go with a dialogue of any shape
+_KEPT = (*COLUMNS, "reference")  # columns that accompany a dialogue of any shape
 ASKED = "TL;DR:"
 
 
 def demonstration(row: dict[str, Any]) -> dict[str, Any]:
     """{"conversations"} (ShareGPT; also called "conversation", or "messages" of {"from", "value"}), {"instruction",
-    "context"?, "response"} (Dolly) and {"prompt": {"text", "role", "replies"}} (a tree of OpenAssistant's) ->
-    messages, or instruction, input and output, with the columns beside.
+    "context"?, "response"} (Dolly) and {"prompt": {"text", "role", "replies"}} (an OpenAssistant tree) ->
+    messages, or instruction, input and output, along with the other columns.
 
-    Of a tree the path of best ranked replies is taken. An answer that opens conversations has lost its question
-    and is left out, as Vicuna's training did.
+    Takes the path of best-ranked replies from a tree. Drops an answer at the start of a conversation, which has lost
+    its question, as Vicuna's training did.
     """
     kept = {name: row[name] for name in _KEPT if name in row}
     for name in ("conversations", "conversation", "messages"):
@@ -38,7 +38,7 @@ def demonstration(row: dict[str, Any]) -> dict[str, Any]:
 
 def comparison(row: dict[str, Any]) -> dict[str, Any]:
     """{"info", "summaries", "choice"} (Stiennon et al. 2020) and {"history", "human_ref_A", "human_ref_B", "labels"}
-    (SHP; labels 1: A is better, 0: B) -> prompt, completions and ranks, lower better."""
+    (SHP; labels 1: A is better, 0: B) -> prompt, completions and ranks; lower ranks are better."""
     kept = {name: row[name] for name in _KEPT if name in row and name != "history"}
     if {"info", "summaries", "choice"} <= row.keys():
         better = _one_of(row, "choice", (0, 1))
@@ -76,15 +76,15 @@ def _turn(turn: Any, name: str) -> dict[str, Any]:
         raise FormatError(f"{name}.from as one of {', '.join((*SPEAKERS, *_CALLERS))}", repr(speaker))
     if turn.get("value") is None:
         raise FormatError(f"a string {name}.value", "null")
-    said = {"content": turn["value"]}
+    content = {"content": turn["value"]}
     if speaker in _CALLERS:
-        said = {"content": "", "tool_calls": calls_of(turn["value"], f"{name}.value")}
-    return {field: value for field, value in turn.items() if field not in ("from", "value")} | said | {"role": role}
+        content = {"content": "", "tool_calls": calls_of(turn["value"], f"{name}.value")}
+    return {field: value for field, value in turn.items() if field not in ("from", "value")} | content | {"role": role}
 
 
 def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:
     if not isinstance(prompt, str) or not prompt:
-        raise FormatError("a text that is asked about", kind(prompt))
+        raise FormatError("a non-empty string as the prompt", kind(prompt))
     for answer in answers:
         if not isinstance(answer, str):
             raise FormatError("two answers as strings", kind(answer))
@@ -93,7 +93,7 @@ def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:
 
 
 def _to_summarise(info: Any) -> str:
-    """A Reddit post or a news article with its heading, then the question, as those models were asked.
+    """A Reddit post or a news article with its heading, then the question, in the prompt format of those models.
 
     Source: Stiennon et al. 2020, table 4 of the appendix.
     """

@@ -1,6 +1,6 @@
-"""Messages as other tools spell them, respelled as {"role", "content"}; every other field of them is kept.
+"""Converts messages as other tools spell them to {"role", "content"}, keeping their other fields.
 
-A spelling that nothing here knows is left for `formats` to complain about.
+Leaves an unknown spelling to `formats`, which reports it.
 """
 
 from typing import Any
@@ -28,10 +28,10 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 
 def respelled(value: Any, name: str) -> Any:
-    """A list of messages, of one message alone, or of JSON; roles in lower case by the names of `SPEAKERS`.
+    """A list of messages, from a list, a single message, or JSON; roles are in lower case, mapped by `SPEAKERS`.
 
-    A list of parts of text, as content, is their text joined. Raises FormatError where JSON is broken or a part is
-    not text. name: the field, for errors.
+    Joins content that is a list of text parts. Raises FormatError for broken JSON and for a part that is not text.
+    name: the field, for errors.
     """
     value = _parsed(value, name)
     if isinstance(value, dict):
@@ -39,7 +39,7 @@ def respelled(value: Any, name: str) -> Any:
     if not isinstance(value, list):
         return value
     messages = [_parsed(message, f"{name}[{i}]") for i, message in enumerate(value)]
-    return [_message(one, f"{name}[{i}]") if isinstance(one, dict) else one for i, one in enumerate(messages)]
+    return [_message(item, f"{name}[{i}]") if isinstance(item, dict) else item for i, item in enumerate(messages)]
 
 
 def _message(message: dict[str, Any], name: str) -> dict[str, Any]:
@@ -58,12 +58,12 @@ def _message(message: dict[str, Any], name: str) -> dict[str, Any]:
 def _text(part: Any, name: str) -> str:
     if not isinstance(part, dict) or part.get("type") not in _TEXT_PARTS or not isinstance(part.get("text"), str):
         got = f"one of type {part['type']!r}" if isinstance(part, dict) and "type" in part else kind(part)
-        raise FormatError(f"parts of text in {name}.content", got)
+        raise FormatError(f"text parts in {name}.content", got)
     return part["text"]
 
 
 def _parsed(value: Any, name: str) -> Any:
-    """The list or object that a string holds as JSON; anything else as it is."""
+    """The list or object that a string contains as JSON; anything else unchanged."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:

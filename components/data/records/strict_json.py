@@ -1,11 +1,11 @@
-"""JSON in which no object has one field twice: of the two values nobody knows which is meant."""
+"""JSON in which no object has a field twice, because it would be ambiguous which value is meant."""
 
 import json
 from typing import Any
 
 
 class _Twice(ValueError):
-    """A field that an object has twice."""
+    """An object has a field twice."""
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -21,11 +21,11 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def what_is_wrong(error: Exception) -> str:
-    """What an error of the decoder says of the text, for an error message."""
+    """A description of a decoder's error, for an error message."""
     if isinstance(error, json.JSONDecodeError):
-        return f"an error in it: {error.msg} at column {error.colno}"
+        return f"an error: {error.msg} at column {error.colno}"
     if isinstance(error, _Twice):
         return str(error)
     if isinstance(error, RecursionError):
         return "brackets within brackets without end"
-    return "a number of too many digits"
+    return "a number with too many digits"

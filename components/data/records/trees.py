@@ -1,4 +1,4 @@
-"""Trees of messages (OpenAssistant's): joined from rows of one message each, and read along their best path."""
+"""Trees of messages (OpenAssistant): joins rows of one message each into trees, and reads a tree's best path."""
 
 import itertools
 from collections.abc import Iterable, Iterator
@@ -11,10 +11,10 @@ _ROLES = {"prompter": "user", "assistant": "assistant"}
 
 
 def joined(rows: Iterable[Placed]) -> Iterator[Placed]:
-    """The rows, except that neighbours of one "message_tree_id" become one row {"prompt": tree} at the first's place.
+    """The rows, with consecutive ones of the same "message_tree_id" joined into one row {"prompt": tree}.
 
-    Such a row holds one message, {"message_id", "parent_id", "message_tree_id", …}, its parent before it. One whose
-    parent is not there makes the row a FormatError.
+    Such a row contains one message, {"message_id", "parent_id", "message_tree_id", …}, and follows its parent. A
+    message without its parent makes the joined row's value a FormatError.
     """
     for tree, group in itertools.groupby(rows, key=lambda row: _tree_id(row.value)):
         if tree is None:
@@ -25,9 +25,9 @@ def joined(rows: Iterable[Placed]) -> Iterator[Placed]:
 
 
 def best_path(root: dict[str, Any]) -> list[dict[str, Any]]:
-    """Messages from a tree's root along the reply of the lowest rank, or the first where none has a rank.
+    """Messages from a tree's root along the lowest-ranked replies, or the first ones if none has a rank.
 
-    A question at the end that nobody answered is left out.
+    Drops an unanswered question at the end.
     """
     messages: list[dict[str, Any]] = []
     node: dict[str, Any] | None = root
@@ -36,9 +36,9 @@ def best_path(root: dict[str, Any]) -> list[dict[str, Any]]:
         if not isinstance(role, str) or role not in _ROLES:
             raise FormatError(f"a role of {', '.join(_ROLES)} in a tree of messages", kind(role))
         if not isinstance(replies, list) or not all(map(_is_reply, replies)):
-            raise FormatError('"replies" as a list of messages, each "rank" a number or nothing', kind(replies))
+            raise FormatError('"replies" as a list of messages, each "rank" a number or null', kind(replies))
         messages.append({"role": _ROLES[role], "content": node.get("text")})
-        node = min(replies, key=_rank) if replies else None  # the first of equals
+        node = min(replies, key=_rank) if replies else None  # the first of equal ones
     return messages[:-1] if len(messages) > 1 and messages[-1]["role"] == "user" else messages
 
 

@@ -10,16 +10,16 @@ from components.world.table_world import TableWorld
 from components.world.world import World
 
 KINDS = {"facts": World, "table": TableWorld}
-VERSIONS = {  # part of the data's fingerprint, changed with what a world makes: see tests/data/sources/test_builtin.py
+VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
     "facts": "05b112b6ae8b3d42a6aa91f162a42e5a77847cf5e83491103e42bf264e7ef282",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
 }
 
 
 def make_world(world: dict[str, Any]) -> Any:
-    """The world of these fields: its class by `kind`, its own fields, and noise, which is the comparisons' only.
+    """The world with these fields: `kind` selects its class; noise applies only to comparisons and is ignored here.
 
-    Raises SourceError naming a wrong field.
+    Raises SourceError naming an invalid field.
     """
     fields = {name: value for name, value in world.items() if name not in ("kind", "noise")}
     kind = world.get("kind", "facts")
@@ -34,9 +34,9 @@ def make_world(world: dict[str, Any]) -> Any:
 def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> Source:
     """Records of one format. world: see make_world; its noise is the share of comparisons with the wrong winner.
 
-    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; as many as
-    `held_out` more ask held-out questions; draw: seed of the crowd's answers); prompts are all questions of
-    the world. Raises SourceError naming a wrong field.
+    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; another `held_out` of them
+    are about held-out questions; draw: seed of the crowd's answers); prompts are all questions of the world. Raises
+    SourceError naming an invalid field.
     """
     made, noise = make_world(world), float(world.get("noise", 0.0))
     parameters = [format, dict(world), sizes, VERSIONS[world.get("kind", "facts")]]

@@ -1,8 +1,8 @@
-"""Parquet and arrow files, and sets from the Hub, as rows of plain values, a batch in memory at a time.
+"""Parquet and arrow files, and data sets from the Hub, as rows of plain values, with one batch in memory at a time.
 
-A file is opened by its name, which is never a pattern or an address. Of its columns those are opened that JSON could
-hold: text, numbers, booleans, and lists, structs and maps of them. Bytes, images, sound, times and the like are not;
-a row has an `Unread` in the place of such a column.
+A file name is never taken as a pattern or a URL. Reads the columns that JSON could represent: text, numbers, booleans,
+and lists, structs and maps of them. Bytes, images, audio, times and the like are not read; a row has an `Unread` in
+place of such a column.
 """
 
 import functools
@@ -17,7 +17,7 @@ from pyarrow import types
 from components.data.records.errors import Unread
 from components.data.records.strict_json import DECODER, what_is_wrong
 
-BATCH = 128  # rows, few enough to hold where each is a book
+BATCH = 128  # rows; few enough for memory if each is a book
 _OPENED = (
     types.is_string,
     types.is_large_string,
@@ -30,11 +30,11 @@ _OPENED = (
 
 
 def parquet_rows(file: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """The rows of a parquet file; columns: the only ones to open, None for all that can be."""
+    """The rows of a parquet file; columns: the only ones to read, None for all that can be read."""
     with pa.OSFile(str(file)) as stream:
         table = pq.ParquetFile(stream)
         schema = table.schema_arrow
-        leaves = ((field.name, leaf) for field in schema for leaf in _leaves(field.type))  # as parquet orders them
+        leaves = ((field.name, leaf) for field in schema for leaf in _leaves(field.type))  # in parquet's order
         opened = [
             table.schema.column(i).path
             for i, (name, leaf) in enumerate(leaves)
@@ -44,7 +44,7 @@ def parquet_rows(file: Path, columns: Collection[str] | None) -> Iterator[dict[s
 
 
 def arrow_rows(file: Path, columns: Collection[str] | None) -> Iterator[dict[str, Any]]:
-    """The rows of an arrow file, in the format of files (Feather) or of streams (as `datasets` saves them)."""
+    """The rows of an arrow file, in the file format (Feather) or the streaming format (as `datasets` saves it)."""
     with pa.OSFile(str(file)) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)
@@ -55,22 +55,22 @@ def arrow_rows(file: Path, columns: Collection[str] | None) -> Iterator[dict[str
 
 
 def _checked(opened: list[str], batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Some columns of a batch, whole: reading damaged ones would end the process."""
+    """Some columns of a batch, validated in full: reading damaged ones would crash the process."""
     chosen = batch.select(opened)
     chosen.validate(full=True)
     return chosen
 
 
 def openable(schema: pa.Schema) -> list[str]:
-    """The columns of which at least a part can be opened."""
+    """The columns that can be read at least in part."""
     return [field.name for field in schema if any(map(_is_opened, _leaves(field.type)))]
 
 
 def rows_of(batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> Iterator[dict[str, Any]]:
-    """The rows of batches that hold some columns of a schema; an `Unread` where a column or a value was not read."""
+    """The rows of batches with some columns of a schema; an `Unread` for each column or value that is not read."""
     twice = {name for name in schema.names if schema.names.count(name) > 1}
     if twice:
-        raise ValueError(f"two columns are called {', '.join(sorted(twice))}")
+        raise ValueError(f"two columns are named {', '.join(sorted(twice))}")
     unread = {field.name: Unread(f"a column of {field.type}") for field in schema}
     for batch in batches:
         columns = {name: _values(batch.column(name)) for name in batch.schema.names}
@@ -79,7 +79,7 @@ def rows_of(batches: Iterable[pa.RecordBatch | pa.Table], schema: pa.Schema) -> 
 
 
 def _leaves(kind: pa.DataType) -> list[pa.DataType]:
-    """The types that a nested type is made of, in its order."""
+    """The leaf types of a nested type, in order."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if not kind.num_fields:
@@ -95,7 +95,7 @@ def _is_opened(leaf: pa.DataType) -> bool:
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         return _decoded(column)
-    except (ValueError, KeyError, OverflowError, RecursionError):  # of some value; the others are read
+    except (ValueError, KeyError, OverflowError, RecursionError):  # in some value; read the others
         return [_value(column.slice(i, 1)) for i in range(len(column))]
 
 
@@ -117,7 +117,7 @@ def _decoded(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 
 
 def _json_decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """What decodes the strings of JSON within a value of this type; None where there are none."""
+    """A function that decodes the JSON strings within a value of this type; None if there are none."""
     if isinstance(kind, pa.JsonType):
         return lambda value: value if value is None else DECODER.decode(value)
     if types.is_struct(kind):
@@ -129,5 +129,5 @@ def _json_decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
         )
     if types.is_list(kind) or types.is_large_list(kind):
         decode = _json_decoder(kind.value_type)
-        return (lambda value: value and [decode(one) for one in value]) if decode else None
+        return (lambda value: value and [decode(item) for item in value]) if decode else None
     return None

@@ -1,4 +1,4 @@
-"""Data sets from the Hugging Face Hub, with an early and plain answer where there is no network."""
+"""Data sets from the Hugging Face Hub, with an early and clear error if there is no network."""
 
 import re
 from typing import TYPE_CHECKING
@@ -17,19 +17,19 @@ LOCAL_COPY = "Set data.path=<file or folder> to a local copy"
 
 
 def load(path: str, split: str, *, subset: str | None, files: str | None, remedy: str) -> "datasets.Dataset":
-    """One split of `name[:config][@revision]`, from the library's cache where it lies there.
+    """One split of `name[:config][@revision]`, from the library's cache if it is there.
 
-    subset: the configuration where the path names none; files: a glob pattern of files that are the split.
-    Raises ConnectionError, saying what to do (remedy: how to name a local copy), when the Hub cannot be reached;
-    with HF_HUB_OFFLINE=1 the cache alone is asked. Whatever else the library raises is passed on.
+    subset: the configuration if the path names none; files: a glob pattern of files that make up the split.
+    Raises ConnectionError with advice (remedy: how to name a local copy) if the Hub cannot be reached; with
+    HF_HUB_OFFLINE=1, looks in the cache only. Passes on the library's other errors.
     """
-    import datasets  # seconds, for data of the Hub alone
+    import datasets  # takes seconds, so only for data from the Hub
 
     parts = NAME.fullmatch(path)
     assert parts, path
     advice = (
-        f"{remedy} (in folders as the Hub's, of the kinds of files that are read; no such local path "
-        "exists now), or HF_HUB_OFFLINE=1 if it is in the cache of Hugging Face already"
+        f"{remedy} (with the Hub's folder structure and supported file types; no such local path exists "
+        "now), or set HF_HUB_OFFLINE=1 if it is in the Hugging Face cache already"
     )
     if not huggingface_hub.constants.HF_HUB_OFFLINE and not reachable():
         raise ConnectionError(f"{server()[0]} cannot be reached to download this data set. {advice}")

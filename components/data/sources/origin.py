@@ -1,6 +1,6 @@
-"""Where a data module's records come from, by its settings alone: torch and `datasets` are not imported for it.
+"""Where a data module's records come from, by its settings alone, without importing torch or `datasets`.
 
-A data module gets its sources here. Code that only needs to know whether they exist, or have changed, does without the
+A data module gets its sources here. Code that only needs to know whether they exist or have changed does not need the
 module.
 """
 
@@ -19,7 +19,7 @@ FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in ("text
 class Origin(NamedTuple):
     """format: text, chat, preference or prompts; sizes: of the built-in world's records, see `world_sizes`.
 
-    The first that is given counts: path, mixture, world. columns: of tables, those to read; None: all.
+    The first of path, mixture and world that is set is used. columns: those of tables to read; None: all.
     """
 
     format: str
@@ -36,22 +36,22 @@ class Origin(NamedTuple):
         return self.path is None and not self.mixture and self.world is not None
 
     def sources(self) -> list[tuple[Source, float]]:
-        """Sources and their weights. Raises SourceError for what is not there."""
+        """The sources with their weights. Raises SourceError for one that does not exist."""
         if self.path is not None:
             return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
         if self.mixture:
             return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
         if self.world is not None:
             return [(builtin.world_source(self.world, self.format, dict(self.sizes)), 1.0)]
-        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a set with data=…")
+        raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a data set with data=…")
 
     def fingerprint(self) -> str:
-        """sha256 hex of the untokenised data: file contents, world parameters, or Hub name and revision."""
+        """sha256 of the untokenized data, in hex: file contents, world parameters, or Hub name and revision."""
         return digest([self.format, [[source.fingerprint(), weight] for source, weight in self.sources()]])
 
 
 def world_sizes(format: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """How much of the built-in world to draw, of a data module's settings; see components.data.sources.builtin."""
+    """The sizes of the built-in world's records, from a data module's settings; see components.data.sources.builtin."""
     if format == "text":
         return {"num_documents": settings["num_documents"]}
     if format == "chat":
@@ -64,8 +64,8 @@ def world_sizes(format: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def origin_of(settings: Mapping[str, Any]) -> Origin:
-    """The origin of a data module's config. Raises LookupError for a class that is not ours, or a setting that is not
-    given, whose default its class knows."""
+    """The origin of a data module's config. Raises LookupError for a class that is not ours, and for an absent setting,
+    whose default only its class has."""
     format = FORMATS[settings["_target_"]]
     selection = Selection(*(settings[name] for name in Selection._fields))
     sizes = world_sizes(format, settings) if settings["world"] else {}
@@ -74,10 +74,10 @@ def origin_of(settings: Mapping[str, Any]) -> Origin:
 
 
 def fingerprint_of(settings: Mapping[str, Any]) -> str:
-    """What the data module of this config has as its fingerprint. Raises LookupError as `origin_of` does."""
+    """The fingerprint of the data module with this config. Raises LookupError as `origin_of` does."""
     own = origin_of(settings).fingerprint()
-    beside = settings.get("pretraining")
-    return own if beside is None else digest([own, fingerprint_of(beside)])
+    pretraining = settings.get("pretraining")
+    return own if pretraining is None else digest([own, fingerprint_of(pretraining)])
 
 
 def _part(number: int, part: dict[str, Any], root: str | None, columns: Collection[str] | None) -> tuple[Source, float]:
@@ -88,10 +88,10 @@ def _part(number: int, part: dict[str, Any], root: str | None, columns: Collecti
         raise SourceError(f"mixture[{number}]: expected {{path, weight > 0, {optional}}}, got {dict(part)}")
     path, remedy = str(part["path"]), f"Set data.mixture[{number}].path to a local copy"
     if name is not None:
-        remedy = f"Set data.root=<folder> to local copies of all parts, of this one in its sub-folder {name}"
+        remedy = f"Set data.root=<folder> to local copies of all parts, with this one in the sub-folder {name}"
     if root is not None:
         path = str(Path(root).expanduser() / (name or ""))
         if name is None or not Path(path).is_dir():
-            raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder called as this part, {name}")
+            raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder named after this part, {name}")
     selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
     return open_source(path, name, selection=selection, columns=columns, remedy=remedy), float(weight)

@@ -1,8 +1,8 @@
-"""Where records come from: files, folders, the Hugging Face Hub, each as rows that know their place.
+"""Sources of records: files, folders and the Hugging Face Hub, as rows that carry their location.
 
-A row that cannot be read carries its FormatError instead of a value, so that it can be reported with file and
-line or be skipped and counted. Whatever makes a whole source unreadable is a SourceError that names it and
-says what to do.
+A row that cannot be read has a FormatError instead of a value, so that it can be reported with file and line, or
+skipped and counted. An error that makes a whole source unreadable is a SourceError that names the source and says what
+to do.
 """
 
 import functools
@@ -29,14 +29,14 @@ from components.data.sources.streams import ending, refusal, refuse_head, text_o
 from components.system.disk import hash_of_file
 
 logger = logging.getLogger(__name__)
-LONGEST_PATH = 4096  # bytes, and 255 for one name, where most systems refuse
+LONGEST_PATH = 4096  # bytes, the limit of most systems, which also allow 255 for one name
 OnMalformed = Literal["error", "skip"]
 EVERYTHING = Selection()
 
 
 class Row(NamedTuple):
     """One raw record. where: "file:line" or the like; held_out: None lets the split by prompt decide; among: whether
-    its file is one of several of a folder; is_file: whether it is all that a .txt file holds."""
+    its file is one of several in a folder; is_file: whether it is the whole contents of a .txt file."""
 
     where: str
     value: Any
@@ -47,7 +47,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """A name for reports, a fingerprint (sha256 hex of the contents or of what makes them), and the rows."""
+    """A name for reports, a fingerprint (sha256, in hex, of the contents or of what makes them), and the rows."""
 
     name: str
     fingerprint: Callable[[], str]
@@ -62,36 +62,36 @@ def open_source(
     columns: Collection[str] | None = None,
     remedy: str = hub_datasets.LOCAL_COPY,
 ) -> Source:
-    """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which selection is read.
+    """A file, a folder of files, or a Hub name `owner/name[:config][@revision]`, of which `selection` is read.
 
-    What is there by that name comes before the Hub. A .txt file is one row, line breaks kept
-    (`sample_by="document"` in `datasets`). A folder is read as `dataset_folder` says. columns: of tables, the only
-    ones to open; None opens all that can be. remedy: what an error advises where the Hub is out of reach. Rows raise
-    SourceError where there are none.
+    A local path takes precedence over the Hub. A .txt file is one row, with its line breaks (`sample_by="document"` in
+    `datasets`). For folders see `dataset_folder`. columns: the only columns of tables to read; None reads all that can
+    be read. remedy: the advice in an error if the Hub cannot be reached. Iterating over the rows raises SourceError if
+    there are none.
     """
     if selection.files is not None and selection.held_out_split is not None:
-        raise SourceError("data.files and data.held_out_split: got both, expected one: files are all trained on")
+        raise SourceError("data.files and data.held_out_split: got both, expected one; files are all for training")
     if not path:
         raise SourceError("data.path: got an empty path, expected a file, a folder or a Hub name")
     place = _place(path)
     if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
-        raise SourceError(f"{path[:60]!r}…: no path: expected at most {LONGEST_PATH} bytes and no zero byte")
+        raise SourceError(f"{path[:60]!r}…: not a path, expected at most {LONGEST_PATH} bytes and no zero byte")
     held_out: list[Path] = []
     if place.is_dir():
         if hub_datasets.NAME.fullmatch(path):
-            logger.info("%s: the local folder is read, not a data set of that name on the Hub", path)
+            logger.info("%s: reading the local folder, not a data set with that name on the Hub", path)
         files, held_out = files_of(place, selection)
     elif place.exists():
         files = [place]
         if ending(place) is None:
             raise refusal(place)
         if not place.is_file():
-            raise SourceError(f"{place}: not a regular file. Copy what it gives into one")
+            raise SourceError(f"{place}: not a regular file. Copy its contents to one")
     elif hub_datasets.NAME.fullmatch(path) and ending(place) is None:
         identity = digest(["hub", path, *selection])
         return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
     elif "://" in path:
-        raise SourceError(f"data.path={path}: addresses are not read. Set data.path to a copy, or to a Hub name")
+        raise SourceError(f"data.path={path}: URLs are not supported. Set data.path to a local copy, or to a Hub name")
     else:
         raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
     return Source(
@@ -106,10 +106,10 @@ def open_source(
 def records(
     source: Source, normalise: Callable[[Any], Record], *, on_malformed: OnMalformed, counts: Counter[str]
 ) -> Iterator[tuple[Row, Record]]:
-    """Every row of a source with the record that `normalise` makes of it; messages of a tree are one row.
+    """Every row of a source with the record that `normalise` makes of it; the messages of a tree form one row.
 
-    counts["records"] and counts["malformed"] grow. A malformed row raises SourceError with its place, or with
-    on_malformed="skip" is left out; the first one left out is logged.
+    Increments counts["records"] and counts["malformed"]. A malformed row raises SourceError with its location, or is
+    skipped with on_malformed="skip"; the first one skipped is logged.
     """
     for row in trees.joined(source.rows()):
         try:
@@ -124,25 +124,25 @@ def records(
 
 
 def refuse(row: Row, error: ValueError, *, on_malformed: OnMalformed, counts: Counter[str]) -> None:
-    """Counts a row as malformed, or raises SourceError with its place."""
+    """Counts a row as malformed, or raises SourceError with its location."""
     if on_malformed == "error":
-        hint = "Mend it, or leave such records out with data.on_malformed=skip"
-        hint += "; data.files=… names which files of the folder are read" if row.among else ""
+        hint = "Fix it, or skip such records with data.on_malformed=skip"
+        hint += "; data.files=… selects which files of the folder are read" if row.among else ""
         raise SourceError(f"{row.where}: {error}. {hint}") from None
     if not counts["malformed"]:
-        logger.warning("%s: %s. Skipped, like every such record to come", row.where, error)
+        logger.warning("%s: %s. Skipping this and all further malformed records", row.where, error)
     counts["malformed"] += 1
 
 
 def digest(value: Any) -> str:
-    """sha256 hex of plain data, the same on every machine."""
+    """sha256 of plain data, in hex, the same on every machine."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
 def quiet_progress() -> Iterator[None]:
-    """Silences the progress bars of `datasets` for a moment."""
-    import datasets  # with pyarrow and pandas, which naming a source does without
+    """Disables the progress bars of `datasets` in a with block."""
+    import datasets  # imports pyarrow and pandas, which naming a source does not need
 
     if datasets.are_progress_bars_disabled():
         yield
@@ -163,7 +163,7 @@ def _digest_of_files(files: list[Path], held_out: list[Path], root: Path) -> str
 
 
 def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iterator[Row]:
-    """Rows of both splits, each knowing its own; of one split alone they are left to be split by prompt."""
+    """Rows of both splits, marked with their split; rows of a single split are left to be split by prompt."""
     if held_out is None:
         yield from training
         return
@@ -173,11 +173,11 @@ def _split_rows(training: Iterator[Row], held_out: Iterator[Row] | None) -> Iter
 
 
 def _place(path: str) -> Path:
-    """The path as it is typed, where something is there; or else with ~ as the home folder."""
+    """The path as it was typed, if it exists; otherwise with ~ expanded."""
     place = Path(path)
     try:
         return place if place.exists() else place.expanduser()
-    except (OSError, RuntimeError):  # a link to itself; nobody of that name
+    except (OSError, RuntimeError):  # a link to itself; no user with that name
         return place
 
 
@@ -199,7 +199,7 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
             empty = False
             yield row._replace(among=True) if len(files) > 1 else row
     if empty:
-        raise SourceError(f"{place}: no records in it. Set data.path to a file or folder that has some")
+        raise SourceError(f"{place}: contains no records. Set data.path to a file or folder that does")
 
 
 def _text_rows(file: Path) -> Iterator[Row]:
@@ -226,7 +226,7 @@ def _table_rows(
         for number, value in enumerate(reader(file, columns), 1):
             yield Row(f"{file}: row {number}", value)
     except (ValueError, OSError, pa.ArrowException) as error:
-        raise SourceError(f"{file}: not a readable {kind} file ({_cause(error)}). Fetch it again") from None
+        raise SourceError(f"{file}: not a readable {kind} file ({_cause(error)}). Download it again") from None
 
 
 def _hub_rows(path: str, selection: Selection, columns: Collection[str] | None, remedy: str) -> Iterator[Row]:
@@ -242,7 +242,7 @@ def _hub_rows(path: str, selection: Selection, columns: Collection[str] | None, 
         opened = [name for name in openable(schema) if columns is None or name in columns]
         batches = table.select_columns(opened).with_format("arrow").iter(BATCH)
         if not len(table):
-            raise SourceError(f"{path}: no records in its split {split}. data.split=… names another")
+            raise SourceError(f"{path}: no records in the split {split}. Set data.split=… to another")
         for number, value in enumerate(rows_of(batches, schema), 1):
             yield Row(f"{path}: row {number} of {split}", value)
 
@@ -250,7 +250,7 @@ def _hub_rows(path: str, selection: Selection, columns: Collection[str] | None, 
 
 
 def _cause(error: BaseException) -> str:
-    """What went wrong at the bottom of a chain of errors, on one line."""
+    """The root cause of a chain of errors, on one line."""
     while error.__cause__ is not None:
         error = error.__cause__
     return re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__

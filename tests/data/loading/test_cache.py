@@ -107,7 +107,7 @@ with _scratch(Path(sys.argv[1])) as scratch:
 
 
 def test_a_source_without_a_usable_record_is_an_error(common, write):
-    with pytest.raises(SourceError, match=r"a\.jsonl: no usable record in it.*'malformed': 1"):
+    with pytest.raises(SourceError, match=r"a\.jsonl: no usable records.*'malformed': 1"):
         TextData(path=write("a.jsonl", "nope\n"), on_malformed="skip", **common).setup()
 
 

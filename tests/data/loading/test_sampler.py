@@ -102,10 +102,10 @@ def test_a_pass_that_is_left_early_is_taken_up_again():
 
 
 def test_resuming_with_another_number_of_batches_is_refused():
-    said = r"4 of 40 examples.*now it is 8 of 40.*data.batch_size \(data.batch_size=4\).*resume=never"
+    said = r"4 of 40 examples.*now it has 8 of 40.*data.batch_size \(data.batch_size=4\).*resume=never"
     with pytest.raises(ValueError, match=said):
         loader(40, batch_size=8).load_state_dict(loader(40).state_dict())
-    with pytest.raises(ValueError, match=r"4 of 40 examples.*now it is 4 of 39"):
+    with pytest.raises(ValueError, match=r"4 of 40 examples.*now it has 4 of 39"):
         loader(39).load_state_dict(loader(40).state_dict())
 
 

@@ -119,9 +119,7 @@ def test_a_prompt_forgets_the_thinking_of_its_history(thinking, write, tok):
 )
 def test_a_record_that_the_template_refuses_is_malformed_like_any_other(common, write, caplog, kind, good, bad):
     settings = common | {"val_fraction": 0.0}
-    with pytest.raises(
-        SourceError, match=r"a\.jsonl:2: .*Mend it, or leave such records out with data.on_malformed=skip"
-    ):
+    with pytest.raises(SourceError, match=r"a\.jsonl:2: .*Fix it, or skip such records with data.on_malformed=skip"):
         built(kind, settings, write, [good, bad])
     data = built(kind, settings, write, [good, bad], on_malformed="skip")
     assert (data.counts["records"], data.counts["malformed"], len(data.train_examples)) == (1, 1, 1)

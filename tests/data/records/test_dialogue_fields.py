@@ -165,11 +165,11 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
         ([ASK, ANSWER], {"tools": [TOOL], "functions": [TOOL]}, '"tools" or "functions", got both'),
         ([ASK, {**ANSWER, "weight": 0.5}], {}, r"messages\[1\].weight as 0 or 1.*got float 0.5"),
         ([ASK, {**ANSWER, "loss": "no"}], {}, r"messages\[1\].loss as 0 or 1"),
-        ([ASK, {**ANSWER, "weight": 1, "train": False}], {}, r"one weight of messages\[1\]"),
+        ([ASK, {**ANSWER, "weight": 1, "train": False}], {}, r"one weight for messages\[1\]"),
         ([ASK, {**ANSWER, "audio": {"id": 1}}], {}, r"without messages\[1\].audio"),
         ([{**ASK, "images": ["a.png"]}, ANSWER], {}, r"without messages\[0\].images"),
         ([ASK, {"role": "assistant", "content": None, "refusal": "no"}], {}, r"without messages\[1\].refusal"),
-        ([ASK, {"role": "assistant", "content": "", "toolCalls": [CALL]}], {}, "an empty one beside 'toolCalls'"),
+        ([ASK, {"role": "assistant", "content": "", "toolCalls": [CALL]}], {}, "an empty one and 'toolCalls'"),
         ([ASK, {**ANSWER, "tool_calls": "weather"}], {}, r"a list messages\[1\].tool_calls"),
         ([ASK, {**ANSWER, "tool_calls": [{"name": 5}]}], {}, r'messages\[1\].tool_calls\[0\] as {"name", "arguments"}'),
         ([ASK, {**ANSWER, "function_call": {"name": "f", "arguments": "{"}}], {}, "function_call.arguments as JSON"),
@@ -184,7 +184,7 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
         ),
         ([ASK, ANSWER], {"tools": [{"name": "a", "description": "\ud800"}]}, '"tools" as Unicode text'),
         ([ASK, {**CALLING, "function_call": {"name": "f"}}], {}, "tool_calls or .*function_call, got both"),
-        ([{**ASK, "tool_calls": [CALL]}, ANSWER], {}, r"messages of the assistant, not in messages\[0\]"),
+        ([{**ASK, "tool_calls": [CALL]}, ANSWER], {}, r"only in the assistant's messages, not in messages\[0\]"),
         ([ASK, {**ANSWER, "reasoning": "a", "thinking": "b"}], {}, r"in messages\[1\], got different ones"),
         ([ASK, {**ANSWER, "reasoning": 5}], {}, r"a string messages\[1\].reasoning"),
     ],
@@ -212,7 +212,7 @@ def test_what_a_text_points_to_in_a_column_is_refused_and_a_column_beside_it_ign
     for value in (None, "", []):
         assert normalise(pointing | {column: value}) == normalise(pointing)
     for value in ("a.png", [{"bytes": "x"}], Unread("a column of binary")):
-        with pytest.raises(formats.FormatError, match=rf'without "{column}", to which {re.escape(marker)} points'):
+        with pytest.raises(formats.FormatError, match=rf'without "{column}", which {re.escape(marker)} refers to'):
             normalise(pointing | {column: value})
 
 

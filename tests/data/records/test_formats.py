@@ -113,7 +113,7 @@ def test_a_prompt_may_carry_a_reference():
             {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "\n\nHuman: c\n\nAssistant: d"},
             "share all but the last turn",
         ),
-        (formats.preference, {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}, "at its end, an answer"),
+        (formats.preference, {"chosen": "\n\nHuman: a", "rejected": "\n\nHuman: a"}, "a question and a final answer"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1]}, "2 numbers for 2"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, float("nan")]}, "nan"),
         (formats.preference, {"prompt": "x", "completions": ["a", "b"], "ranks": [1, True]}, "True"),

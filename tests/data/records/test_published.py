@@ -123,7 +123,11 @@ SUMMARIES = [{"text": "a"}, {"text": "b"}]
         (formats.preference, {"info": POST, "summaries": SUMMARIES, "choice": 2}, '"choice" as one of 0, 1, got int 2'),
         (formats.preference, {"info": POST, "summaries": SUMMARIES[:1], "choice": 0}, 'two "summaries"'),
         (formats.preference, {"info": {}, "summaries": SUMMARIES, "choice": 0}, '"post" or an "article"'),
-        (formats.preference, {"history": "", "human_ref_A": "a", "human_ref_B": "b", "labels": 1}, "asked about"),
+        (
+            formats.preference,
+            {"history": "", "human_ref_A": "a", "human_ref_B": "b", "labels": 1},
+            "a non-empty string as the prompt",
+        ),
         (formats.preference, {"history": "x", "human_ref_A": 3, "human_ref_B": "b", "labels": 1}, "two answers"),
         (formats.preference, {"history": "x", "human_ref_A": "a", "human_ref_B": "b", "labels": True}, "labels.*True"),
     ],

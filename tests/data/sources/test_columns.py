@@ -88,7 +88,7 @@ def test_a_local_path_comes_before_a_name_on_the_hub_and_that_is_said(tmp_path, 
     parquet(tmp_path / "owner/name/a.parquet", {"text": ["local"]})
     with caplog.at_level("INFO"):
         assert texts("owner/name") == ["local"]
-    assert "owner/name: the local folder is read, not a data set of that name on the Hub" in caplog.text
+    assert "owner/name: reading the local folder, not a data set with that name on the Hub" in caplog.text
 
 
 UNASKED = {
@@ -203,7 +203,7 @@ def test_a_value_that_is_not_utf8_is_one_malformed_row(tmp_path):
 
 def test_two_columns_of_one_name_are_refused(tmp_path):
     pq.write_table(pa.table([["x"], ["y"]], names=["text", "text"]), tmp_path / "a.parquet")
-    with pytest.raises(SourceError, match=r"a\.parquet: .*two columns are called text"):
+    with pytest.raises(SourceError, match=r"a\.parquet: .*two columns are named text"):
         texts(tmp_path / "a.parquet")
 
 
@@ -214,7 +214,7 @@ def test_an_empty_shard_is_empty_and_a_data_set_without_records_is_an_error(tmp_
     assert texts(tmp_path / "d") == ["x"]
     parquet(tmp_path / "d/1.parquet", {"text": none})
     for path in (tmp_path / "d", tmp_path / "d/0.parquet"):
-        with pytest.raises(SourceError, match=f"{path.name}: no records in it.*data.path"):
+        with pytest.raises(SourceError, match=f"{path.name}: contains no records.*data.path"):
             texts(path)
 
 
@@ -246,5 +246,5 @@ def test_a_saved_data_set_is_read_by_its_list_of_files(tmp_path):
     assert texts(tmp_path / "saved") == ["train 0", "train 1", "train 2"]
     assert texts(tmp_path / "saved/test") == ["test 0", "test 1", "test 2"]
     (tmp_path / "saved/train/data-00001-of-00002.arrow").unlink()
-    with pytest.raises(SourceError, match=r"train/state\.json: .*data-00001-of-00002\.arrow.*not there"):
+    with pytest.raises(SourceError, match=r"train/state\.json: .*data-00001-of-00002\.arrow, which is missing"):
         texts(tmp_path / "saved")

@@ -64,44 +64,50 @@ def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, t
     packed = PACK[packing](LINES.encode())
     assert texts(file_of(tmp_path, f"a.jsonl{packing}", packed + packed)) == SAID * 2
     for broken in (packed[:-5], packed[:3], LINES.encode(), b""):
-        with pytest.raises(SourceError, match=rf"a\.jsonl\{packing}: not a whole \w+ file .*Fetch it again.*{packing}"):
+        with pytest.raises(
+            SourceError, match=rf"a\.jsonl\{packing}: not a complete \w+ file .*Download it again.*{packing}"
+        ):
             texts(file_of(tmp_path, f"a.jsonl{packing}", broken))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: holds gzip data\. Add \.gz to its name"),
-        ("a.txt", b"PK\x03\x04", r"a\.txt: holds a zip archive\. Unpack it"),
-        ("a.json", b"PAR1", r"a\.json: holds parquet data\. Call it \.parquet"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), r"a\.jsonl\.gz: holds gzip data"),
-        ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", r"a\.txt: holds a pointer of Git LFS.*git lfs pull"),
-        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", r"a\.parquet: holds a pointer of Git LFS"),
-        ("a.parquet", gzip.compress(b"PAR1", mtime=0), r"a\.parquet: holds gzip data"),
+        ("a.jsonl", gzip.compress(b"{}", mtime=0), r"a\.jsonl: contains gzip data\. Add \.gz to its name"),
+        ("a.txt", b"PK\x03\x04", r"a\.txt: contains a zip archive\. Unpack it"),
+        ("a.json", b"PAR1", r"a\.json: contains parquet data\. Rename it to \.parquet"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0), r"a\.jsonl\.gz: contains gzip data"),
+        ("a.txt", b"version https://git-lfs.github.com/spec/v1\n", r"a\.txt: contains a Git LFS pointer.*git lfs pull"),
+        ("a.parquet", b"version https://git-lfs.github.com/spec/v1\n", r"a\.parquet: contains a Git LFS pointer"),
+        ("a.parquet", gzip.compress(b"PAR1", mtime=0), r"a\.parquet: contains gzip data"),
         ("a.zip", b"PK\x03\x04", r"a\.zip: an archive\. Unpack it and set data\.path to the folder"),
         ("a.tar.gz", b"", r"a\.tar\.gz: an archive\. Unpack it"),
-        ("a.jsonl.lz4", b"", r"a\.jsonl\.lz4: packed in a way that is not read \(\.lz4\)\. Unpack it"),
-        ("a.parquet.gz", b"", r"a\.parquet\.gz: packed in a way that is not read \(\.gz\)\. Unpack it"),
-        ("a.jsonl.gz.gz", b"", r"a\.jsonl\.gz\.gz: packed twice\. Unpack it once"),
-        ("a.jsonl.xz", lzma.compress(gzip.compress(b"{}", mtime=0)), r"a\.jsonl\.xz: holds gzip data\. Unpack it once"),
-        ("a.json.gz", gzip.compress(b"PAR1", mtime=0), r"a\.json\.gz: holds parquet data\. Unpack it once"),
-        ("a.jsonl", b"\x04\x22\x4d\x18", r"a\.jsonl: holds lz4 data\. Unpack it"),
-        ("a.txt", b"%PDF-1.4\n%\xe2", r"a\.txt: holds a PDF document\. Convert it to text"),
+        ("a.jsonl.lz4", b"", r"a\.jsonl\.lz4: unsupported compression \(\.lz4\)\. Decompress it"),
+        ("a.parquet.gz", b"", r"a\.parquet\.gz: unsupported compression \(\.gz\)\. Decompress it"),
+        ("a.jsonl.gz.gz", b"", r"a\.jsonl\.gz\.gz: compressed twice\. Decompress it once"),
+        (
+            "a.jsonl.xz",
+            lzma.compress(gzip.compress(b"{}", mtime=0)),
+            r"a\.jsonl\.xz: contains gzip data\. Decompress it once",
+        ),
+        ("a.json.gz", gzip.compress(b"PAR1", mtime=0), r"a\.json\.gz: contains parquet data\. Decompress it once"),
+        ("a.jsonl", b"\x04\x22\x4d\x18", r"a\.jsonl: contains lz4 data\. Unpack it"),
+        ("a.txt", b"%PDF-1.4\n%\xe2", r"a\.txt: contains a PDF document\. Convert it to text"),
         ("a.txt", "é\ncd".encode("utf-16-le"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16le"),
         ("a.txt", "é\ncd".encode("utf-16-be"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16be"),
         (
             "a.csv",
             b"",
-            r"a\.csv: tables as text are not read\. Convert it: python -c .*from_csv.*to_parquet",
+            r"a\.csv: tables as text are not supported\. Convert it: python -c .*from_csv.*to_parquet",
         ),
         (
             "a.xyz",
             b"",
-            r"a\.xyz: unknown kind of file, expected one of \.txt, .*\.arrow, all but the last two",
+            r"a\.xyz: unknown file type, expected one of \.txt, .*\.arrow, all but the last two",
         ),
         ("a.txt", "ab\ncd".encode("utf-16-le"), r"a\.txt:1: expected text, got a zero byte\. .*iconv -f utf-16le"),
         ("a.txt", "abc".encode("utf-16")[:-1], r"a\.txt:1: expected UTF-16, got byte"),
-        ("a.jsonl", '{"a": 1}'.encode("utf-16")[:-1], r"a\.jsonl: expected utf-16 as it begins, got truncated data"),
+        ("a.jsonl", '{"a": 1}'.encode("utf-16")[:-1], r"a\.jsonl: expected utf-16, as it starts, got truncated data"),
     ],
 )
 def test_what_a_file_is_instead_is_said_with_what_to_do(name, content, said, tmp_path):
@@ -119,7 +125,7 @@ def test_the_fingerprint_tells_kinds_apart_that_share_a_packing(tmp_path):
 def test_damage_and_bytes_of_something_else_after_the_first_member_are_no_end_of_a_file(packing, tmp_path):
     packed = PACK[packing](LINES.encode())
     for rest in (b"rest", b"\xff" + packed[1:], packed[:2] + b"\xff" + packed[3:], packed[:-5]):
-        with pytest.raises(SourceError, match=rf"a\.jsonl\{packing}: not a whole \w+ file"):
+        with pytest.raises(SourceError, match=rf"a\.jsonl\{packing}: not a complete \w+ file"):
             texts(file_of(tmp_path, f"a.jsonl{packing}", packed + rest))
 
 

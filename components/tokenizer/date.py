@@ -1,16 +1,16 @@
-"""The day that chat templates write: always the same, so that a prompt is the same whenever and wherever it is made.
+"""The date that chat templates write: always the same, so that a prompt does not depend on when and where it is made.
 
-Some templates (Llama 3's) write the day by strftime_now, which in transformers is today's. Cached prompts would keep
-the day that they were made on, a run resumed after midnight would train on others, and month names would be the
-machine's language. A prompt that shall say another day says it in its system message, or by another template.
+Some templates (Llama 3's) write the date with strftime_now, which in transformers is today's. Cached prompts would keep
+the date on which they were made, a run resumed after midnight would train on different ones, and month names would be
+in the machine's language. To use another date, put it in the system message or use another template.
 """
 
 import re
 
 from components.tokenizer.codec import TokenizerError
 
-DAY = "2024-07-26"  # the day that Llama 3's templates write where there is no clock
-FIELDS = {  # of strftime, at the start of that day, in English
+DAY = "2024-07-26"  # the date that Llama 3's templates write without a clock
+FIELDS = {  # of strftime, for the start of that day, in English
     "a": "Fri",
     "A": "Friday",
     "b": "Jul",
@@ -48,14 +48,14 @@ FIELDS = {  # of strftime, at the start of that day, in English
 
 
 def strftime_now(format: str) -> str:
-    """DAY as strftime writes it by a format such as "%d %b %Y"; `%-d` and the like leave out leading zeros.
+    """DAY as strftime formats it, for example with "%d %b %Y"; `%-d` and the like omit leading zeros.
 
     Raises TokenizerError for a field that strftime does not have.
     """
 
     def written(match: re.Match[str]) -> str:
         if match[2] not in FIELDS:
-            raise TokenizerError(f"strftime_now: {match[0]!r} is none of strftime's fields")
+            raise TokenizerError(f"strftime_now: {match[0]!r} is not a field of strftime")
         value = FIELDS[match[2]]
         return (value.lstrip("0") or "0") if match[1] and value.isdigit() else value
 

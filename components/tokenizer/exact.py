@@ -1,4 +1,4 @@
-"""Text ↔ ids through a SentencePiece model made here: what is encoded comes back to the byte."""
+"""Text ↔ ids with a SentencePiece model made here; decoding restores encoded text exactly."""
 
 import json
 import re
@@ -8,21 +8,21 @@ from sentencepiece import SentencePieceProcessor
 
 from components.tokenizer.codec import Codec, Segment, Spans, TokenizerError, check_text
 
-SPACE_MARK = "\u2581"  # how SentencePiece writes a space inside a piece
+SPACE_MARK = "\u2581"  # a space in a SentencePiece piece
 LONG_TEXT = 4096  # characters; SentencePiece slows down on much longer strings (10 MB in one: 1.5 MB/s)
 PROBE = "  two  spaces\n\n\ttab\r\n\u00e9\u4e2d\U0001f600\u3000\ufb01\0 <unk> end "
 
 
 class InexactError(TokenizerError):
-    """A SentencePiece model that cannot give text back, or lacks a special piece."""
+    """A SentencePiece model that cannot restore text, or lacks a special piece."""
 
 
 class ExactCodec(Codec):
-    """The pieces of one SentencePiece model and the way to and from them.
+    """Encodes and decodes with the pieces of a SentencePiece model.
 
-    Special pieces (unknown and control) are never produced from text: only `special_ids` names them.
-    Raises TokenizerError for bytes that are no model, InexactError for a model that lacks a pad, bos, eos or the
-    256 byte pieces or that changes text (normalises, adds a space in front): such a model cannot give text back.
+    Special pieces (unknown and control) are never produced from text, only through `special_ids`.
+    Raises TokenizerError for bytes that are not a model, InexactError for a model that lacks a pad, bos, eos or the
+    256 byte pieces or that changes text (normalizes, adds a leading space), because it could not restore text.
     """
 
     strict = True
@@ -35,7 +35,7 @@ class ExactCodec(Codec):
             self._processor.LoadFromSerializedProto(model_bytes)
             count = self._processor.get_piece_size()
         except RuntimeError as error:
-            raise TokenizerError(f"no SentencePiece model in {len(model_bytes)} bytes: {error}") from None
+            raise TokenizerError(f"{len(model_bytes)} bytes are not a SentencePiece model: {error}") from None
         self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(count)]
         self.special_ids: dict[str, int] = {p: i for i, p in enumerate(self.pieces) if self._is_special(i)}
         self.byte_ids: dict[int, int] = {
@@ -48,11 +48,11 @@ class ExactCodec(Codec):
         ids = {"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id, "unk": self.unknown_id}
         self.special_tokens = {f"{name}_token": self.pieces[token_id] for name, token_id in ids.items()}
         if len(self.byte_ids) != 256:
-            raise InexactError(f"the model has {len(self.byte_ids)} byte pieces; it needs 256: byte_fallback")
+            raise InexactError(f"the model has {len(self.byte_ids)} byte pieces, expected 256 (byte_fallback)")
         self.spelling: list[bytes] = [self._spell(i) for i in range(count)]
         self._space_mark_ids = [self.byte_ids[byte] for byte in SPACE_MARK.encode()]
-        # Two characters that stand side by side in no piece are never merged: a text cut between them has the
-        # ids of the whole.
+        # Two characters that are not adjacent in any piece are never merged: cutting a text between them does not
+        # change its ids.
         self._joined = {
             text[i : i + 2]
             for text in (self._text(i) for i in range(count) if not self._is_special(i))
@@ -63,27 +63,27 @@ class ExactCodec(Codec):
         )
         if self.decode(self.encode(PROBE)) != PROBE:
             raise InexactError(
-                "the model does not give text back unchanged (it normalises, or adds a space in front). "
-                "Expected normalisation 'identity', add_dummy_prefix false, remove_extra_whitespaces false"
+                "the model does not restore text unchanged (it normalizes, or adds a leading space). "
+                "Expected normalization 'identity', add_dummy_prefix false, remove_extra_whitespaces false"
             )
 
     def __reduce__(self):
-        return ExactCodec, (self.model_bytes,)  # so that workers can be given one
+        return ExactCodec, (self.model_bytes,)  # pickled for workers
 
     def _is_special(self, token_id: int) -> bool:
         return self._processor.is_control(token_id) or self._processor.is_unknown(token_id)
 
     def _named(self, name: str, token_id: int) -> int:
-        """The id of a special piece, or TokenizerError where the model has none."""
+        """The id of a special piece. Raises InexactError if the model has none."""
         if token_id < 0 or not self._is_special(token_id):
-            raise InexactError(f"the model has no special piece for {name}; it needs pad, bos, eos and unk")
+            raise InexactError(f"the model has no special piece for {name}, expected pad, bos, eos and unk")
         return token_id
 
     def _text(self, token_id: int) -> str:
         return self.pieces[token_id].replace(SPACE_MARK, " ")
 
     def _spell(self, token_id: int) -> bytes:
-        """The UTF-8 bytes a piece stands for; a special piece stands for none."""
+        """The UTF-8 bytes of a piece; empty for a special piece."""
         if self._is_special(token_id):
             return b""
         if self._processor.is_byte(token_id):
@@ -91,13 +91,13 @@ class ExactCodec(Codec):
         return self._text(token_id).encode()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Raises TokenizerError for what is no Unicode text."""
+        """Ids of a text. Raises TokenizerError if it is not valid Unicode."""
         if len(check_text(text, "text")) > LONG_TEXT or SPACE_MARK in text:
             return self.encode_batch([text])[0]
         return self._processor.encode(text)
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """`encode` of each text, in one call to SentencePiece (50 microseconds, however small)."""
+        """`encode` of each text, in one call to SentencePiece (50 microseconds each, however small)."""
         chunks: list[str] = []
         owners: list[int] = []
         for number, text in enumerate(texts):
@@ -108,12 +108,12 @@ class ExactCodec(Codec):
         ids: list[list[int]] = [[] for _ in texts]
         encoded = self._processor.encode(chunks, num_threads=num_threads)
         for number, chunk, chunk_ids in zip(owners, chunks, encoded, strict=True):
-            # SentencePiece reads U+2581 as a space: such a chunk is that character alone, spelled in bytes
+            # SentencePiece reads U+2581 as a space, so that character is a separate chunk, encoded as bytes
             ids[number] += self._space_mark_ids if chunk == SPACE_MARK else chunk_ids
         return ids
 
     def _cut(self, text: str) -> Iterable[str]:
-        """Parts of a text whose ids, joined, are those of the whole; U+2581 is a part of its own."""
+        """Parts of a text whose concatenated ids are those of the whole; U+2581 is a separate part."""
         for part in re.split(f"({SPACE_MARK})", text):
             start = 0
             while start < len(part):
@@ -124,24 +124,24 @@ class ExactCodec(Codec):
                 start = stop
 
     def encode_segments(self, segments: Sequence[Segment]) -> Spans:
-        """Ids of each segment by itself: they are the same whatever stands beside it."""
+        """Ids of each segment by itself; they do not depend on its neighbors."""
         ids: list[int] = []
         starts: list[int] = []
-        place = 0
+        position = 0
         for text, role in segments:
             parts = self._special_pattern.split(text) if role is None else [text]
-            for number, part in enumerate(parts):  # odd numbers hold the names of specials
-                own = [self.special_ids[part]] if number % 2 else self.encode(part)
-                ids += own
-                starts += [place] * len(own)
-                place += len(part)
+            for number, part in enumerate(parts):  # the odd ones are names of special tokens
+                part_ids = [self.special_ids[part]] if number % 2 else self.encode(part)
+                ids += part_ids
+                starts += [position] * len(part_ids)
+                position += len(part)
         return Spans(ids, starts)
 
     def files(self, chat_template: str, *, reads_chats: bool = False) -> dict[str, bytes]:
         """tokenizer.model and tokenizer_config.json.
 
-        add_bos_token: transformers' encode(text) gives bos and our ids; chats have the template's bos only. Where it
-        reads chats, encode(text) adds none to a text that the template wrote.
+        add_bos_token: transformers' encode(text) returns bos and our ids; chats have only the template's bos. With
+        reads_chats, encode(text) adds no bos to a text that the template wrote.
         """
         config = {
             "tokenizer_class": "LlamaTokenizer",

@@ -1,4 +1,4 @@
-"""Text ↔ ids through a tokenizer.json, by the `tokenizers` package: byte-level BPE, and SentencePiece converted."""
+"""Text ↔ ids with a tokenizer.json, by the `tokenizers` package: byte-level BPE and converted SentencePiece."""
 
 import json
 import re
@@ -16,7 +16,7 @@ OPEN, CLOSE = "\uf8fe", "\uf8ff"
 
 
 def library():
-    """The package `tokenizers`. Raises TokenizerError where it is not installed."""
+    """The package `tokenizers`. Raises TokenizerError if it is not installed."""
     try:
         import tokenizers
     except ImportError:
@@ -27,11 +27,11 @@ def library():
 class FastCodec(Codec):
     """A tokenizer.json and the names of its special tokens.
 
-    definition: the file's text. special_tokens: {"eos_token": …}, all in the vocabulary; eos is needed, pad may be
-    eos again. settings: the rest of tokenizer_config.json. carried: files written again as they are, by name.
-    A chat is one text between special pieces, template and content together, as everybody else tokenises it.
-    No text produces a special id; a merge that would spell a special's name is left out for that.
-    Raises TokenizerError for what is no tokenizer.json, or one whose pieces do not spell bytes.
+    definition: the file's text. special_tokens: {"eos_token": …}, all in the vocabulary; eos is required, pad can equal
+    eos. settings: the rest of tokenizer_config.json. carried: files that are saved unchanged, by name.
+    Between special tokens, a chat's template and content are tokenized as one text, as in transformers.
+    No text produces a special id; merges that would form a special token's name are removed for that.
+    Raises TokenizerError for an invalid tokenizer.json, or one whose pieces do not represent bytes.
     """
 
     strict = False
@@ -67,13 +67,13 @@ class FastCodec(Codec):
         self._special_pattern = re.compile(
             "(" + "|".join(map(re.escape, sorted(self.special_ids, key=len, reverse=True))) + ")"
         )
-        self._nonce = secrets.token_hex(8)  # decides no id
+        self._nonce = secrets.token_hex(8)  # does not affect ids
 
     def __reduce__(self):
         return FastCodec, (self.definition, self.special_tokens, self._settings, self._carried)
 
     def _spellings(self, added: Mapping[int, str]) -> list[bytes]:
-        """By id, the bytes of a piece, by the decoder that the file names."""
+        """By id, the bytes of a piece, according to the file's decoder."""
         kinds = {part["type"] for part in _parts(self._json["decoder"])}
         if "ByteLevel" in kinds:
             table = _byte_characters()
@@ -84,7 +84,7 @@ class FastCodec(Codec):
             spell = lambda piece: of_piece.get(piece, piece.replace(SPACE_MARK, " ").encode())
         else:
             raise TokenizerError(
-                f"the decoder is {', '.join(sorted(kinds)) or 'missing'}; expected one that spells bytes: ByteLevel "
+                f"the decoder is {', '.join(sorted(kinds)) or 'missing'}, expected one that yields bytes: ByteLevel "
                 "(GPT-2, Llama 3, Qwen) or Metaspace / Replace ▁ (SentencePiece)"
             )
         special = set(self.special_ids.values())
@@ -94,54 +94,54 @@ class FastCodec(Codec):
         ]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text. Raises TokenizerError for what is no Unicode text."""
+        """Ids of a text. Raises TokenizerError if it is not valid Unicode."""
         return self._tokenizer.encode(check_text(text, "text"), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str], num_threads: int = 1) -> list[list[int]]:
-        """`encode` of each text; the package chooses its threads itself (TOKENIZERS_PARALLELISM=false: one)."""
+        """`encode` of each text; the package chooses its number of threads (TOKENIZERS_PARALLELISM=false: one)."""
         checked = [check_text(text, f"text {number}") for number, text in enumerate(texts)]
         return [made.ids for made in self._tokenizer.encode_batch(checked, add_special_tokens=False)]
 
     def encode_segments(self, segments: Sequence[Segment]) -> Spans:
-        """Ids of the joined text, where a special's name in the template's own text alone is that special."""
+        """Ids of the joined text; a special token's name is that token only in the template's own text."""
         marked: list[str] = []
-        real: list[int] = []  # of each marked character, its place in the joined text
-        place = 0
+        real: list[int] = []  # for each marked character, its position in the joined text
+        position = 0
         for text, role in segments:
             for number, part in enumerate(self._special_pattern.split(text) if role is None else [text]):
-                stands = self._marker(self.special_ids[part]) if number % 2 else part
-                marked.append(stands)
-                real += [place] * len(stands) if number % 2 else range(place, place + len(part))
-                place += len(part)
+                written = self._marker(self.special_ids[part]) if number % 2 else part
+                marked.append(written)
+                real += [position] * len(written) if number % 2 else range(position, position + len(part))
+                position += len(part)
         tokenizer, ids = self._with_markers
         made = tokenizer.encode("".join(marked), add_special_tokens=False)
-        real.append(place)
+        real.append(position)
         return Spans([ids.get(i, i) for i in made.ids], [real[start] for start, _ in made.offsets])
 
     @cached_property
     def _with_markers(self) -> tuple[Any, dict[int, int]]:
-        """The tokenizer that knows the specials by their markers alone, and what its added ids are in truth."""
+        """A tokenizer that knows special tokens only by their markers, and a map from its added ids to real ones."""
         renamed = [
             token | {"content": self._marker(token["id"]) if token["special"] else token["content"]}
             for token in self._json["added_tokens"]
         ]
         model = self._json["model"]
-        if isinstance(model["vocab"], dict):  # the package gives new tokens the ids from the number of pieces on, so
-            taken = set(model["vocab"].values())  # a hole in the ids would let one have the id of another piece
+        if isinstance(model["vocab"], dict):  # the package numbers new tokens from the number of pieces, so with a gap
+            taken = set(model["vocab"].values())  # in the ids, one would get the id of another piece
             fill = {self._marker(i): i for i in range(len(self.pieces)) if i not in taken}
             model = model | {"vocab": model["vocab"] | fill}
         tokenizer = _build(self._json | {"added_tokens": renamed, "model": model})
         return tokenizer, {tokenizer.token_to_id(token["content"]): token["id"] for token in renamed}
 
     def _marker(self, token_id: int) -> str:
-        """What stands for a special of the template's own text: no text can spell it, as nobody knows the nonce."""
+        """Placeholder for a special token in the template's own text; the random nonce keeps it out of other text."""
         return f"{OPEN}{self._nonce}.{token_id}{CLOSE}"
 
     def files(self, chat_template: str, *, reads_chats: bool = False) -> dict[str, bytes]:
-        """tokenizer.json, its tokenizer_config.json, and the other files the tokenizer came with: what it puts around a
-        text is its maker's, whatever it reads.
+        """tokenizer.json, tokenizer_config.json, and the other files of the tokenizer. What it adds around a text is up
+        to its authors, so reads_chats changes nothing.
 
-        The class is the one that takes tokenizer.json as it stands, whatever the model beside it.
+        The class is the one that reads tokenizer.json unchanged, independent of the model in the folder.
         """
         config = self._settings | self.special_tokens
         config |= {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": chat_template}
@@ -151,40 +151,40 @@ class FastCodec(Codec):
 
 
 def _build(definition: Mapping[str, Any]) -> Any:
-    """The package's Tokenizer; it neither pads, cuts nor adds specials, and offsets tell each token's own text."""
+    """The package's Tokenizer, without padding, truncation and added special tokens; offsets are each token's own."""
     return parsed(dict(definition) | {"post_processor": None, "padding": None, "truncation": None})
 
 
 def parsed(definition: Mapping[str, Any]) -> Any:
-    """The package's Tokenizer of a definition. Raises TokenizerError for one that it does not read."""
+    """The package's Tokenizer from a definition. Raises TokenizerError if it cannot read it."""
     package = library()
     try:
         return package.Tokenizer.from_str(json.dumps(definition))
-    except BaseException as error:  # the package raises bare Exception, and panics, which are no Exception
+    except BaseException as error:  # the package raises bare Exception, and panics, which are not Exceptions
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"tokenizer.json is no tokenizer's file: {error}") from None
+        raise TokenizerError(f"tokenizer.json is not a valid tokenizer: {error}") from None
 
 
 def _check(definition: Mapping[str, Any]) -> None:
-    """Raises TokenizerError for parts by which ids would differ each time, or decoding from what pieces spell."""
+    """Raises TokenizerError for parts that make ids random, or make decoding differ from the text of the pieces."""
     if definition["model"].get("dropout"):
         raise TokenizerError(
-            f"tokenizer.json: model.dropout={definition['model']['dropout']} gives a text other ids each time. "
+            f"tokenizer.json: model.dropout={definition['model']['dropout']} gives a text different ids each time. "
             "Set it to null"
         )
     for part in _parts(definition.get("decoder")):
-        known = {
+        supported = {
             "Metaspace": part.get("replacement") == SPACE_MARK,
             "Replace": (part.get("pattern"), part.get("content")) == ({"String": SPACE_MARK}, " "),
             "Strip": part.get("content") == " " and not part.get("stop"),
         }
-        if not known.get(part["type"], True):
-            raise TokenizerError(f"tokenizer.json: decoder {part} is not supported, since it changes what pieces spell")
+        if not supported.get(part["type"], True):
+            raise TokenizerError(f"tokenizer.json: decoder {part} is not supported, since it changes the decoded text")
 
 
 def _guarded(definition: dict[str, Any]) -> dict[str, Any]:
-    """The definition without merges that spell a special's name or a byte piece's: text must not reach those."""
+    """The definition without merges that form the name of a special or byte piece, which text must not produce."""
     model = definition["model"]
     if not model.get("merges"):
         return definition
@@ -195,14 +195,14 @@ def _guarded(definition: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parts(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    """A decoder's parts, however they are nested."""
+    """A decoder's parts at any depth."""
     if decoder is None:
         return []
-    return [one for part in decoder["decoders"] for one in _parts(part)] if "decoders" in decoder else [decoder]
+    return [leaf for part in decoder["decoders"] for leaf in _parts(part)] if "decoders" in decoder else [decoder]
 
 
 def _strips_first_space(decoder: Mapping[str, Any]) -> bool:
-    """Whether decoding drops a text's first space, which the tokenizer had put there."""
+    """Whether decoding drops a text's first space, which the tokenizer added."""
     return any(
         (part["type"] == "Strip" and part["start"] > 0)
         or (part["type"] == "Metaspace" and part.get("prepend_scheme", "always") != "never")
@@ -211,7 +211,7 @@ def _strips_first_space(decoder: Mapping[str, Any]) -> bool:
 
 
 def _byte_characters() -> dict[str, int]:
-    """Byte-level pieces write each byte as one visible character (GPT-2): itself if it has one, else from U+0100."""
+    """Byte-level pieces write each byte as one visible character (GPT-2): its own if visible, else from U+0100 on."""
     visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in visible]
     return {chr(byte): byte for byte in visible} | {chr(0x100 + n): byte for n, byte in enumerate(others)}

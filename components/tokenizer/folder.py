@@ -1,6 +1,7 @@
-"""A tokenizer's folder → its codec, its chat template and what ends a text: anybody's folder, as transformers reads it.
+"""A tokenizer's folder, from any source → its codec, chat template and stop ids, as transformers reads it.
 
-tokenizer.json first; a tokenizer.model made here is read exactly; any other as transformers' LlamaTokenizer reads it.
+tokenizer.json takes precedence; a tokenizer.model made here is read exactly, any other like transformers'
+LlamaTokenizer.
 """
 
 import hashlib
@@ -23,11 +24,11 @@ MODEL_FILE = "tokenizer.model"
 CONFIG_FILE = "tokenizer_config.json"
 SPECIALS_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
-TEMPLATE_FILE = "chat_template.jinja"  # where transformers writes the template when it saves a folder again
+TEMPLATE_FILE = "chat_template.jinja"  # where transformers saves the template
 MORE_TEMPLATES = "additional_chat_templates"
 CLASS_OF_MODEL = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer"}
 END_OF_TEXT = "<|endoftext|>"
-DEFAULTS = {  # special tokens of a class where the folder names none
+DEFAULTS = {  # special tokens of a class, if the folder names none
     "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), END_OF_TEXT),
     "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), END_OF_TEXT),
     "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
-    """stop_ids: what generation_config.json names as ends of a text."""
+    """stop_ids: the ids that end a text according to generation_config.json."""
 
     codec: Codec
     chat_template: str
@@ -45,12 +46,12 @@ class Contents(NamedTuple):
 
 
 def is_present(folder: Path) -> bool:
-    """Whether the folder holds a tokenizer."""
+    """Whether the folder contains a tokenizer."""
     return any((folder / name).exists() for name in (FAST_FILE, MODEL_FILE))
 
 
 def content(folder: Path) -> str:
-    """sha256 of all that decides the folder's tokenizer: equal ones need to be read only once."""
+    """sha256 of everything that determines the folder's tokenizer; equal ones need to be read only once."""
     names = (FAST_FILE, MODEL_FILE, CONFIG_FILE, SPECIALS_FILE, ADDED_FILE, TEMPLATE_FILE)
     files = [folder / name for name in (*names, "config.json", GENERATION_FILE)]
     digest = hashlib.sha256()
@@ -61,30 +62,30 @@ def content(folder: Path) -> str:
 
 
 def read(folder: Path) -> Contents:
-    """Raises TokenizerError naming the file at fault."""
+    """Reads a tokenizer's folder. Raises TokenizerError naming the faulty file."""
     if not (folder / FAST_FILE).exists():
         model, settings = read_bytes(folder / MODEL_FILE), read_json(folder / CONFIG_FILE)
         check_settings(folder / CONFIG_FILE, settings)
         try:
             codec: Codec = ExactCodec(model)
         except InexactError:
-            codec = _others(folder, settings, from_sentencepiece(model))
+            codec = _foreign(folder, settings, from_sentencepiece(model))
         except TokenizerError as error:
             raise TokenizerError(f"{folder / MODEL_FILE}: {error}") from error
     else:
         settings = _optional(folder / CONFIG_FILE)
         check_settings(folder / CONFIG_FILE, settings)
-        codec = _others(folder, settings, read_json(folder / FAST_FILE))
+        codec = _foreign(folder, settings, read_json(folder / FAST_FILE))
     template = _chat_template(folder, settings)
     if template is None and codec.strict:
-        raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template; nor is there {TEMPLATE_FILE}")
+        raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template, and there is no {TEMPLATE_FILE}")
     return Contents(codec, template or _default_template(folder, codec), _stop_ids(folder, codec))
 
 
-def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) -> FastCodec:
-    """The codec of a folder made elsewhere: its definition, with what the files beside it add to it."""
+def _foreign(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) -> FastCodec:
+    """The codec of a folder from elsewhere: its definition, with the additions in the other files."""
     if not isinstance(definition.get("model"), dict) or not definition["model"].get("vocab"):
-        raise TokenizerError(f"{folder / FAST_FILE}: expected a tokenizer's file with model.vocab, got another JSON")
+        raise TokenizerError(f"{folder / FAST_FILE}: expected a tokenizer with model.vocab, got other JSON")
     model_type = _optional(folder / "config.json").get("model_type")
     named_class = settings.get("tokenizer_class") or CLASS_OF_MODEL.get(str(model_type), "")
     if not (folder / FAST_FILE).exists():
@@ -102,14 +103,14 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
     special = {name: _content(named[name]) for name in NAMES if named.get(name)}
     if "eos_token" not in special:
         raise TokenizerError(
-            f"{folder}: no eos_token in {CONFIG_FILE} or {SPECIALS_FILE}; without one no text has an end. "
+            f"{folder}: no eos_token in {CONFIG_FILE} or {SPECIALS_FILE}; without one, no text ends. "
             f'Add it to {CONFIG_FILE}: "eos_token": "…"'
         )
     if "pad_token" not in special:
-        log.warning("%s names no pad token: eos (%s) fills up rows too", folder, special["eos_token"])
+        log.warning("%s has no pad token: eos (%s) pads rows too", folder, special["eos_token"])
         special["pad_token"] = special["eos_token"]
     carried = {name: (folder / name).read_bytes() for name in (MODEL_FILE,) if (folder / name).exists()}
-    # auto_map names a program for transformers to fetch and run: what is written here is data alone
+    # auto_map names code for transformers to download and run; only data is written here
     settings = {name: value for name, value in settings.items() if name not in (*NAMES, "auto_map")}
     try:
         return FastCodec(whole, special, settings, carried)
@@ -118,14 +119,14 @@ def _others(folder: Path, settings: dict[str, Any], definition: dict[str, Any]) 
 
 
 def _set_prefix_space(pre_tokenizer: dict[str, Any], prefix_space: bool) -> None:
-    """These classes cut a text into words by their own setting, whatever tokenizer.json says."""
+    """These classes split text into words by their own setting, which overrides tokenizer.json."""
     for part in [pre_tokenizer, *pre_tokenizer.get("pretokenizers", [])]:
         if part.get("type") == "ByteLevel":
             part["add_prefix_space"] = prefix_space
 
 
 def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str, Any], named: Mapping[str, Any]) -> str:
-    """The definition with the added and the special tokens that the files beside it name, in transformers' order."""
+    """The definition with the added and special tokens that the other files name, in transformers' order."""
     package = library()
     try:
         tokenizer = parsed(definition)
@@ -151,7 +152,7 @@ def _with_added(folder: Path, definition: dict[str, Any], settings: Mapping[str,
 
 
 def _bos_and_eos(package: Any, tokenizer: Any, settings: Mapping[str, Any], named: Mapping[str, Any]) -> Any:
-    """What transformers' encode puts around a text; `Tokenizer.encode` puts nothing."""
+    """What transformers' encode adds around a text; `Tokenizer.encode` adds nothing."""
     bos, eos = (
         [_content(named[f"{name}_token"])] if settings.get(f"add_{name}_token") and named.get(f"{name}_token") else []
         for name in ("bos", "eos")
@@ -166,7 +167,7 @@ def _content(token: Any) -> str:
 
 
 def _token(package: Any, token: Any) -> Any:
-    """An AddedToken of what a JSON file writes for one: its name, or its content with flags."""
+    """An AddedToken from its form in a JSON file: its name, or its content with flags."""
     if isinstance(token, str):
         return package.AddedToken(token, special=True, normalized=False)
     known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
@@ -174,16 +175,16 @@ def _token(package: Any, token: Any) -> Any:
 
 
 def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    """The template of plain chats: chat_template.jinja before the config's, "default" among several."""
+    """The template for plain chats: chat_template.jinja before the config's, "default" if there are several."""
     file, more = folder / TEMPLATE_FILE, sorted((folder / MORE_TEMPLATES).glob("*.jinja"))
     if not file.exists():
         file = folder / MORE_TEMPLATES / "default.jinja"
     if file.exists():
-        _name_left_out(folder, [other.stem for other in more if other.stem != "default"])
+        _log_ignored(folder, [other.stem for other in more if other.stem != "default"])
         try:
             return read_bytes(file).decode()
         except UnicodeDecodeError as error:
-            raise TokenizerError(f"{file} is no UTF-8: {error}") from None
+            raise TokenizerError(f"{file} is not UTF-8: {error}") from None
     template = settings.get("chat_template")
     if isinstance(template, list) and all(_is_named(entry) for entry in template):
         template = {entry["name"]: entry["template"] for entry in template}
@@ -192,28 +193,28 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if several or more:
         template = several.get("default") if several else template
         if template is None:
-            raise TokenizerError(f"{folder / CONFIG_FILE}: chat_template has {sorted(names)}, none called default")
-        _name_left_out(folder, [name for name in names if name != "default"])
+            raise TokenizerError(f"{folder / CONFIG_FILE}: chat_template has {sorted(names)}, none named default")
+        _log_ignored(folder, [name for name in names if name != "default"])
     if not isinstance(template, str | None):
-        raise TokenizerError(f"{folder / CONFIG_FILE}: expected chat_template to be a text or named texts")
+        raise TokenizerError(f"{folder / CONFIG_FILE}: expected chat_template to be a string or named strings")
     return None if template is None else check_text(template, f"{folder / CONFIG_FILE}: chat_template")
 
 
 def _is_named(entry: Any) -> bool:
-    """Whether it is one of several templates: its name and its text."""
+    """Whether an entry is a named template: its name and its text."""
     return isinstance(entry, dict) and isinstance(entry.get("name"), str) and "template" in entry
 
 
-def _name_left_out(folder: Path, names: list[str]) -> None:
+def _log_ignored(folder: Path, names: list[str]) -> None:
     if names:
-        log.info("%s: chats are written by its default template; left out: %s", folder, ", ".join(sorted(names)))
+        log.info("%s: using the default chat template; ignoring: %s", folder, ", ".join(sorted(names)))
 
 
 def _default_template(folder: Path, codec: Codec) -> str:
-    """A template for a base model's folder that has none: ChatML if its pieces are there, else plain text and eos."""
+    """A template for a base model's folder that has none: ChatML if its tokens exist, else plain text and eos."""
     chatml = {"<|im_start|>", "<|im_end|>"} <= codec.special_ids.keys()
     log.warning(
-        "%s has no chat template: chats are written as %s. For another, put %s into the folder",
+        "%s has no chat template: using %s. To use another, put %s into the folder",
         folder,
         "ChatML (<|im_start|>user …)" if chatml else f"USER: … ASSISTANT: …{codec.special_tokens['eos_token']}",
         TEMPLATE_FILE,
@@ -228,7 +229,7 @@ def _stop_ids(folder: Path, codec: Codec) -> tuple[int, ...]:
     ids = named if isinstance(named, list) else [] if named is None else [named]
     for token_id in ids:
         if not isinstance(token_id, int) or not 0 <= token_id < len(codec.pieces):
-            raise TokenizerError(f"{folder / GENERATION_FILE}: eos_token_id {token_id!r} is no id of the tokenizer")
+            raise TokenizerError(f"{folder / GENERATION_FILE}: eos_token_id {token_id!r} is not an id of the tokenizer")
     return tuple(ids)
 
 
@@ -237,19 +238,19 @@ def _optional(file: Path) -> dict[str, Any]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object, or TokenizerError naming the file."""
+    """A JSON object. Raises TokenizerError naming the file."""
     content = read_bytes(file)
     try:
         value = json.loads(content)
     except ValueError as error:
-        raise TokenizerError(f"{file} is no JSON: {error}") from None
+        raise TokenizerError(f"{file} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise TokenizerError(f"{file}: expected a JSON object, got {type(value).__name__}")
     return value
 
 
 def read_bytes(file: Path) -> bytes:
-    """A file's bytes, or TokenizerError naming it."""
+    """A file's bytes. Raises TokenizerError naming it."""
     try:
         return file.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A SentencePiece model made elsewhere → the tokenizer.json that transformers' LlamaTokenizer makes of it."""
+"""A SentencePiece model from elsewhere → the tokenizer.json that transformers' LlamaTokenizer makes from it."""
 
 import json
 from collections.abc import Mapping
@@ -6,20 +6,20 @@ from typing import Any
 
 from components.tokenizer.codec import TokenizerError
 
-BPE, CONTROL, USER_DEFINED = 2, 3, 4  # SentencePiece's numbers: of a model's kind, of a piece's
+BPE, CONTROL, USER_DEFINED = 2, 3, 4  # SentencePiece's numbers for types of models and of pieces
 
 
 def from_sentencepiece(model_bytes: bytes) -> dict[str, Any]:
-    """Vocabulary, merges and added tokens of a model; `as_llama` adds how text becomes pieces.
+    """Vocabulary, merges and added tokens of a model; `as_llama` adds how text is split into pieces.
 
-    Two pieces merge wherever a piece is both of them, the lowest id first. Control pieces are special, user-defined
-    ones ordinary added tokens. Raises TokenizerError for a model that is no BPE: such a one needs a tokenizer.json.
+    Two pieces merge if their concatenation is a piece, the lowest id first. Control pieces are special, user-defined
+    ones are ordinary added tokens. Raises TokenizerError for a model that is not BPE, which needs a tokenizer.json.
     """
     from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
     model = ModelProto.FromString(model_bytes)
     if model.trainer_spec.model_type != BPE:
-        raise TokenizerError("tokenizer.model is no BPE, which is what LlamaTokenizer reads; expected a tokenizer.json")
+        raise TokenizerError("tokenizer.model is not BPE, which LlamaTokenizer requires; expected a tokenizer.json")
     ids = {piece.piece: number for number, piece in enumerate(model.pieces)}
     splits = [
         (number, cut, piece[:cut], piece[cut:])
@@ -38,13 +38,13 @@ def from_sentencepiece(model_bytes: bytes) -> dict[str, Any]:
 
 
 def as_llama(definition: dict[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The definition with LlamaTokenizer's own way from text to pieces, which goes before what the file says.
+    """The definition with LlamaTokenizer's own way of splitting text into pieces, which overrides the file's.
 
-    settings: tokenizer_config.json; add_prefix_space (by default true) puts a space before a text, legacy (by
-    default false) also one after every special. A byte-level or Unigram file only bears the class's name and stays.
+    settings: tokenizer_config.json; add_prefix_space (default true) puts a space before a text, legacy (default false)
+    also one after every special token. A byte-level or Unigram file has only the name of the class, and is unchanged.
     """
-    way = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
-    if '"ByteLevel"' in way or definition["model"].get("type", "BPE") != "BPE":
+    steps = json.dumps([definition.get("pre_tokenizer"), definition.get("decoder")])
+    if '"ByteLevel"' in steps or definition["model"].get("type", "BPE") != "BPE":
         return definition
     spaced = settings.get("add_prefix_space") is not False
     scheme = ("always" if settings.get("legacy", False) else "first") if spaced else "never"

@@ -1,11 +1,10 @@
-"""A Jinja environment for other people's templates: no reach beyond their own values, and no end to a machine's time
-or memory.
+"""A Jinja environment for untrusted templates, with access only to their own values and bounds on time and memory.
 
-Jinja's own sandbox forbids what touches Python's insides. It lets a template run for ever (loops in loops, macros that
-call themselves twice) and fill the memory (`'x'.ljust(10**9)`, a text doubled forty times). Here every turn of a loop
-and every call counts as a step, every text has a largest size, and only filters and methods that make nothing out of
-all proportion exist. What a template writes depends on its values alone: nothing tells the time, chance, or the place
-of an object in memory.
+Jinja's own sandbox forbids access to Python's internals. It lets a template run forever (nested loops, macros that call
+themselves twice) and exhaust memory (`'x'.ljust(10**9)`, a text doubled forty times). Here every loop iteration and
+every call counts as a step, every text has a maximum size, and only filters and methods with outputs in proportion to
+their inputs exist. A template's output depends only on its values, not on the time, random numbers, or the addresses of
+objects.
 """
 
 import functools
@@ -19,9 +18,9 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.visitor import NodeTransformer
 
-MAX_STEPS = 200_000  # turns of loops and calls, in one rendering
+MAX_STEPS = 200_000  # loop iterations and calls, in one rendering
 MAX_SIZE = 4_000_000  # characters of a text, items of a list
-MAX_BITS = 4096  # of a whole number
+MAX_BITS = 4096  # of an integer
 MAX_SOURCE = 1_000_000  # characters of a template
 FILTERS = {
     "abs",
@@ -105,38 +104,38 @@ TEXT_METHODS = {
 
 
 class BoundedSandbox(ImmutableSandboxedEnvironment):
-    """Raises jinja2.sandbox.SecurityError, in place of going on, where a template asks for too much."""
+    """Raises jinja2.sandbox.SecurityError when a template exceeds a bound."""
 
     intercepted_binops = frozenset({"+", "-", "*", "**", "%"})
 
     def __init__(self, **settings: Any) -> None:
-        # not optimized: working out constants would repeat each for every level around it
+        # not optimized: folding constants would evaluate each once per enclosing level
         super().__init__(optimized=False, finalize=_shown, **settings)
         self._rendering = threading.local()
         self.filters = {name: self._bounded(name, f) for name, f in self.filters.items() if name in FILTERS}
         self.globals = {name: value for name, value in self.globals.items() if name in ("range", "dict", "namespace")}
 
     def allow(self, name: str, function: Callable) -> None:
-        """Adds a filter, within the same bounds."""
+        """Adds a filter, with the same bounds."""
         self.filters[name] = self._bounded(name, function)
 
     def begin(self) -> None:
-        """Starts the count of a rendering's steps; to be called before each."""
+        """Resets the count of steps; must be called before each rendering."""
         self._rendering.steps = 0
 
     def step(self) -> None:
         self._rendering.steps = getattr(self._rendering, "steps", 0) + 1
         if self._rendering.steps > MAX_STEPS:
-            raise SecurityError(f"it takes more than {MAX_STEPS} turns of loops and calls")
+            raise SecurityError(f"it takes more than {MAX_STEPS} loop iterations and calls")
 
     def counted(self, items: Iterable) -> Iterator:
-        """What a loop goes through, each turn a step."""
+        """The items of a loop, each counted as a step."""
         for item in items:
             self.step()
             yield item
 
     def joined(self, *parts: Any) -> str:
-        """What `~` makes of its parts."""
+        """The result of `~`."""
         texts = [str(_shown(part)) for part in parts]
         _check_size(sum(map(len, texts)))
         return "".join(texts)
@@ -153,7 +152,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         if operator == "+" and isinstance(left, Sized) and isinstance(right, Sized):
             _check_size(len(left) + len(right))
         elif operator == "-" and isinstance(left, Set):
-            raise SecurityError("a set has no order; write a list")
+            raise SecurityError("a set has no order; use a list")
         elif operator == "*":
             _check_product(left, right)
         elif operator == "**" and isinstance(left, int) and isinstance(right, int):
@@ -182,7 +181,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         return _Counting().visit(super()._parse(source, name, filename))
 
     def _bounded(self, name: str, function: Callable) -> Callable:
-        @functools.wraps(function)  # with the marks by which Jinja passes a context
+        @functools.wraps(function)  # keeps the attributes by which Jinja passes a context
         def call(*args: Any, **kwargs: Any) -> Any:
             self.step()
             values = args[1:] if hasattr(function, "jinja_pass_arg") else args
@@ -193,10 +192,10 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
             if name == "join":
                 listed = _shown(list(values[0]))
                 separator = str(kwargs.get("d", values[1] if len(values) > 1 else ""))
-                _check_size(sum(len(str(one)) + len(separator) for one in listed))
+                _check_size(sum(len(str(item)) + len(separator) for item in listed))
                 args = (*args[: len(args) - len(values)], listed, *values[1:])
             elif name == "replace":
-                _check_replacement(*(str(one) for one in values[:3]))
+                _check_replacement(*(str(value) for value in values[:3]))
             elif name == "tojson":
                 _check_form(**inspect.signature(function).bind(*args, **kwargs).arguments)
             elif name in ("d", "default", "float", "int", "round") or not values:
@@ -209,7 +208,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
 
 
 class _Counting(NodeTransformer):
-    """Puts the environment between a template and its loops and joins."""
+    """Routes a template's loops and concatenations through the environment."""
 
     def visit_For(self, node: nodes.For) -> nodes.For:
         self.generic_visit(node)
@@ -226,38 +225,38 @@ def _call(name: str, arguments: list[Any]) -> nodes.Call:
 
 
 def _written(value: Any) -> Any:
-    """The value, if it is no longer than MAX_SIZE with all that it holds, however often it holds the same."""
+    """The value, if its total size is at most MAX_SIZE, with repeated parts counted each time."""
     if isinstance(value, Iterator):
         return value
     left, waiting = MAX_SIZE, [value]
     while waiting:
-        one = waiting.pop()
-        left -= len(one) if isinstance(one, str) else 10  # a walk through lists takes longer than one through letters
+        part = waiting.pop()
+        left -= len(part) if isinstance(part, str) else 10  # traversing lists is slower than traversing characters
         if left < 0:
             raise SecurityError(f"a text or list is longer than {MAX_SIZE}")
-        if isinstance(one, Mapping):
-            waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, list | tuple | set | frozenset):
-            waiting += one
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | set | frozenset):
+            waiting += part
     return value
 
 
 def _shown(value: Any) -> Any:
-    """The value, if its text is what it holds: that of a function or an iterator is its place in memory."""
+    """The value, if str() shows its contents; for a function or an iterator it would show an address."""
     waiting = [_written(value)]
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, Mapping):
-            waiting += [*one.keys(), *one.values()]
-        elif isinstance(one, list | tuple | MappingView):
-            waiting += [*one]  # type: ignore[misc]
-        elif not isinstance(one, str | int | float | Undefined | None):
-            raise SecurityError(f"it writes a {type(one).__name__}, which is no text")
+        part = waiting.pop()
+        if isinstance(part, Mapping):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list | tuple | MappingView):
+            waiting += [*part]  # type: ignore[misc]
+        elif not isinstance(part, str | int | float | Undefined | None):
+            raise SecurityError(f"it writes a {type(part).__name__}, which is not text")
     return value
 
 
 def _check_form(value: Any, indent: Any = None, separators: Any = None, **_: Any) -> None:
-    if isinstance(indent, str) or (indent or 0) > 16 or any(len(one) > 16 for one in separators or ()):
+    if isinstance(indent, str) or (indent or 0) > 16 or any(len(separator) > 16 for separator in separators or ()):
         raise SecurityError("tojson: expected an indent of at most 16 spaces, and separators of at most 16 characters")
 
 
@@ -269,7 +268,7 @@ def _checked(value: Any) -> Any:
 
 def _check_size(size: int) -> None:
     if size > MAX_SIZE:
-        raise SecurityError(f"it makes a text or list of {size} parts, expected at most {MAX_SIZE}")
+        raise SecurityError(f"it makes a text or list of size {size}, expected at most {MAX_SIZE}")
 
 
 def _check_bits(bits: int) -> None:
@@ -278,9 +277,9 @@ def _check_bits(bits: int) -> None:
 
 
 def _check_product(left: Any, right: Any) -> None:
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, Sized) and isinstance(other, int):
-            _check_size(len(one) * max(other, 0))
+    for sized, factor in ((left, right), (right, left)):
+        if isinstance(sized, Sized) and isinstance(factor, int):
+            _check_size(len(sized) * max(factor, 0))
     if isinstance(left, int) and isinstance(right, int):
         _check_bits(left.bit_length() + right.bit_length())
 
@@ -290,10 +289,10 @@ def _check_replacement(text: str, old: str, new: str) -> None:
 
 
 def _check_text_method(text: str, name: str, args: tuple) -> tuple:
-    """The arguments again, an iterator among them made a list; raises SecurityError where the result would be huge."""
-    if name == "replace" and len(args) >= 2 and all(isinstance(one, str) for one in args[:2]):
+    """The arguments, with an iterator turned into a list; raises SecurityError if the result would be too large."""
+    if name == "replace" and len(args) >= 2 and all(isinstance(arg, str) for arg in args[:2]):
         _check_replacement(text, *args[:2])
     if name == "join" and args:
-        args = ([str(one) for one in _shown(list(args[0]))], *args[1:])
+        args = ([str(item) for item in _shown(list(args[0]))], *args[1:])
         _check_size(sum(map(len, args[0])) + len(text) * len(args[0]))
     return args

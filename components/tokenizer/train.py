@@ -1,4 +1,4 @@
-"""Learns a tokenizer from text, and measures one."""
+"""Trains a tokenizer on text, and measures one."""
 
 import io
 import itertools
@@ -16,12 +16,12 @@ from components.tokenizer.template import DEFAULT_TEMPLATE
 from components.tokenizer.tokenizer import Tokenizer
 
 SPECIAL_PIECES = ("<pad>", "<unk>", "<bos>", "<eos>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
-# SentencePiece learns nothing from a special's name in the text, not even its characters (WikiText is full of
-# "<unk>", each then six bytes); so it learns under stand-in names, and the real ones are written afterwards.
+# SentencePiece learns nothing from a special piece's name in the text, not even its characters (WikiText is full of
+# "<unk>", each then six bytes); so it trains with stand-in names, which are replaced by the real ones afterwards.
 STAND_INS = tuple(f"\ue000{number}" for number in range(len(SPECIAL_PIECES)))
 SENTENCE = 1000  # characters, at most 4000 bytes: SentencePiece drops what is longer than 4192 bytes
-# Line ends are never part of a piece: each is a byte piece of its own, and joins no word before or after it.
-# U+2581 SentencePiece takes for a space, and it drops sentences with U+2585 or NUL.
+# Line ends are never part of a longer piece: each is a separate byte piece that does not join adjacent words.
+# SentencePiece takes U+2581 for a space, and drops sentences with U+2585 or NUL.
 BREAKS = re.compile("[\r\n\0\u2581\u2585]+")
 PARTS = re.compile(f".{{1,{SENTENCE}}}(?= |$)|.{{1,{SENTENCE}}}", re.DOTALL)
 
@@ -33,7 +33,7 @@ SETTINGS: dict[str, Any] = {
     "add_dummy_prefix": False,
     "allow_whitespace_only_pieces": True,  # runs of spaces: indented code
     "split_digits": True,
-    "required_chars": SPACE_MARK,  # a corpus without spaces (Chinese) would leave none to write one with
+    "required_chars": SPACE_MARK,  # without it, a corpus without spaces (Chinese) gives no piece for one
     "hard_vocab_limit": False,
     **{f"{name}_id": number for number, name in enumerate(("pad", "unk", "bos", "eos"))},
     **{f"{name}_piece": STAND_INS[number] for number, name in enumerate(("pad", "unk", "bos", "eos"))},
@@ -52,20 +52,21 @@ def train(
     character_coverage: float = 0.9995,
     chat_template: str = DEFAULT_TEMPLATE,
 ) -> Tokenizer:
-    """A byte-pair encoding of the texts, with byte fallback; equal texts give an equal model, to the byte.
+    """Trains a byte-pair encoding with byte fallback on the texts; equal texts give an equal model, byte for byte.
 
-    vocab_size: pieces in all: 8 special, 256 bytes, the characters, and merges, most frequent first. A corpus
-        too small to have that many merges gives a smaller vocabulary, and the log says so.
-    character_coverage: share of the text whose characters get a piece; the rarest are spelled by bytes.
-    All the text is held in memory while training.
-    Raises TokenizerError for no text, a lone surrogate, or a vocab_size too small, naming the smallest.
+    vocab_size: total number of pieces: 8 special, 256 bytes, the characters, and merges, most frequent first. A corpus
+        too small for this many merges gives a smaller vocabulary, which is logged.
+    character_coverage: share of the text whose characters get a piece; the rarest are encoded as bytes.
+    All the text is kept in memory while training.
+    Raises TokenizerError if there is no text, for a lone surrogate, and for a vocab_size that is too small, naming the
+    smallest possible.
     """
     if isinstance(texts, str):
-        raise TokenizerError("texts: expected many texts, got one string; put it in a list")
+        raise TokenizerError("texts: expected several texts, got one string; put it in a list")
     sentences = _sentences(texts)
     first = next(sentences, None)
     if first is None:
-        raise TokenizerError("texts: there is no text to train a tokenizer on, nothing but line ends at most")
+        raise TokenizerError("texts: there is no text to train a tokenizer on, except possibly line ends")
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -87,12 +88,12 @@ def train(
         ) from None
     tokenizer = Tokenizer(ExactCodec(_finish(written.getvalue())), chat_template)
     if tokenizer.vocab_size < vocab_size:
-        log.info("the texts give %d pieces, fewer than vocab_size %d", tokenizer.vocab_size, vocab_size)
+        log.info("the texts yield %d pieces, fewer than vocab_size %d", tokenizer.vocab_size, vocab_size)
     return tokenizer
 
 
 def _finish(model_bytes: bytes) -> bytes:
-    """The model with the special pieces' real names, and a number of threads that is always the same."""
+    """The model with the special pieces' real names, and a fixed number of threads."""
     model = ModelProto.FromString(model_bytes)
     for piece, name in zip(model.pieces, SPECIAL_PIECES, strict=False):
         piece.piece = name
@@ -113,11 +114,11 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 def measure(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[str, float]:
     """How well a tokenizer fits texts.
 
-    bytes_per_token      UTF-8 bytes / tokens; higher is shorter. Comparable across tokenizers.
-    fertility            tokens / words, words being what white space divides (says little of Chinese or Thai)
-    byte_fallback_share  byte pieces other than line ends (which always are bytes) / tokens
+    bytes_per_token      UTF-8 bytes / tokens; higher means shorter sequences. Comparable across tokenizers.
+    fertility            tokens / words, with words split at white space (not meaningful for Chinese or Thai)
+    byte_fallback_share  byte pieces except line ends (which are always bytes) / tokens
     unknown_share        unknown pieces / tokens; 0 with byte fallback
-    Raises TokenizerError where the texts hold no token.
+    Raises TokenizerError if the texts have no tokens.
     """
     texts = list(texts)
     counts = [0] * tokenizer.vocab_size

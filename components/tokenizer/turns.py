@@ -1,7 +1,7 @@
-"""Conversations of which a template writes more, or less, than the contents: thinking, calls of tools, tools.
+"""Conversations for which a template writes more, or less, than the contents: thinking, tool calls, tools.
 
-Some templates drop the thinking from earlier answers, or begin the answer themselves (`<think>`). What the assistant
-has to write is then read off two texts: a prompt, and the conversation up to the end of its answer.
+Some templates drop the thinking from earlier answers, or start the answer themselves (`<think>`). The assistant's text
+is then the difference of two texts: a prompt, and the conversation up to the end of its answer.
 """
 
 import json
@@ -16,13 +16,13 @@ from components.tokenizer.template import ChatTemplate
 
 Message = Mapping[str, Any]
 THINKING = re.compile(r"<(/?)(think|thinking|thought|reason|reasoning)>|\[(/?)(THINK)\]")
-SAID = "said"  # the role of text that is not the template's, or not certainly
+SAID = "said"  # the role of text that is not, or not certainly, the template's
 MARKS = range(0xE002, 0xF8F0)
 PROBE = {"role": "user", "content": "Probe"}
 
 
 class Answer(NamedTuple):
-    """Characters of an example's text that the assistant writes, and whether they are targets."""
+    """Character range of an example's text that the assistant writes, and whether it is a target."""
 
     start: int
     stop: int
@@ -30,15 +30,15 @@ class Answer(NamedTuple):
 
 
 class Example(NamedTuple):
-    """A conversation, or its beginning, as one text in segments."""
+    """A conversation, or its start, as one text in segments."""
 
     segments: list[Segment]
     answers: list[Answer]
 
 
 class _Turn(NamedTuple):
-    """text: from the start of the conversation to the end of this answer, which begins at `start`; after: what the
-    template writes then."""
+    """text: from the start of the conversation to the end of this answer, which starts at `start`; after: what the
+    template writes next."""
 
     text: str
     start: int
@@ -47,12 +47,12 @@ class _Turn(NamedTuple):
 
 
 class Writer:
-    """Renders conversations by a template answer by answer.
+    """Renders conversations with a template, answer by answer.
 
-    specials: names of the special pieces, which what was said never becomes. end: the one that ends a turn.
-    closing: what the template writes after a content, to the end of the turn and beyond. prefill: what it writes of
-    the answer itself, at the end of a prompt. cuts: a segment's ids do not depend on what stands beside it, so a
-    prompt is cut where examples are.
+    specials: names of the special tokens, which messages never produce. end: the one that ends a turn. closing: what
+    the template writes after a content, up to the end of the turn and beyond. prefill: the start of the answer that it
+    writes at the end of a prompt. cuts: whether a segment's ids are independent of its neighbors, in which case a
+    prompt is cut at the same positions as examples.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Writer:
         self.pattern = re.compile("(" + "|".join(map(re.escape, self.names)) + ")")
 
     def examples(self, messages: Sequence[Message], tools: Sequence[Message] | None) -> list[Example]:
-        """The conversation as one example with all its answers, or as several where the template rewrites earlier
-        answers: each answer stands once, after the very text of its prompt.
+        """The conversation as one example with all its answers, or as several if the template rewrites earlier answers:
+        each answer appears once, after the exact text of its prompt.
 
-        Raises TokenizerError where the template leaves out something that was said.
+        Raises TokenizerError if the template omits part of a message.
         """
         talk = _Talk(self, messages, tools)
         groups: list[list[_Turn]] = []
@@ -87,7 +87,7 @@ class Writer:
         return made
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None) -> list[Segment]:
-        """The segments of a conversation that waits for an answer, cut where `examples` cuts them."""
+        """The segments of a conversation up to an answer, cut as in `examples`."""
         talk = _Talk(self, messages, tools)
         text = talk.prompt(len(messages))
         kept = [turn for turn in talk.turns() if text.startswith(turn.text)] if self.cuts else []
@@ -100,7 +100,7 @@ class Writer:
 
     @cached_property
     def knows_thinking(self) -> bool:
-        """Whether the template knows thinking within the content, as <think>…</think>."""
+        """Whether the template supports thinking within the content, as <think>…</think>."""
         return bool(self.prefill) or "</think>" in self.template.source
 
     @cached_property
@@ -117,10 +117,10 @@ class Writer:
             return ""
 
     def spoken(self, content: str) -> str | None:
-        """What the assistant writes after a prompt to say a content that the template would not write like that.
+        """What the assistant writes after a prompt for a content that the template would write differently.
 
-        Where the prompt begins to think, an answer without thinking ends that at once. None for a content that has
-        nothing to do with thinking.
+        If the prompt starts the thinking, an answer without thinking ends it at once. None for a content without
+        thinking.
         """
         tags = list(THINKING.finditer(content))
         if not self.prefill:
@@ -137,7 +137,7 @@ class Writer:
 
 
 class _Talk:
-    """One conversation, with names of specials in it hidden from the template."""
+    """One conversation, with names of special tokens in it hidden from the template."""
 
     def __init__(self, writer: Writer, messages: Sequence[Message], tools: Sequence[Message] | None) -> None:
         self.writer, self.tools, self.given = writer, None, messages
@@ -145,7 +145,7 @@ class _Talk:
         check_text(everything, "messages")
         mark = next((chr(code) for code in MARKS if chr(code) not in everything), None)
         if mark is None:
-            raise TokenizerError("messages: they hold every character of Unicode's private use area")
+            raise TokenizerError("messages: they contain every character of Unicode's private use area")
         self.mark = mark
         self.messages = [self._hidden(self._shaped(number, message)) for number, message in enumerate(messages)]
         self._written: dict[tuple[int, bool], str] = {}
@@ -153,9 +153,7 @@ class _Talk:
             bare = self.written(len(messages), generation=False)
             self.tools, self._written = self._hidden(list(tools)), {}
             if self.written(len(messages), generation=False) == bare:
-                raise TokenizerError(
-                    "the chat template does not write the tools; take one that does, or leave them out"
-                )
+                raise TokenizerError("the chat template does not write the tools; use one that does, or omit the tools")
 
     def turns(self) -> Iterator[_Turn]:
         """The assistant's messages, each after the text of its prompt."""
@@ -164,18 +162,18 @@ class _Talk:
                 yield self._turn(number, message)
 
     def prompt(self, count: int) -> str:
-        """The text of a prompt of the first messages; each must be in it, but for thinking that is over."""
+        """The text of a prompt from the first messages; it must contain each of them, except earlier thinking."""
         text = self.written(count, generation=True)
-        squeezed, place = _squeezed(text), 0
+        squeezed, position = _squeezed(text), 0
         for number, message in enumerate(self.messages[:count]):
             parts = [message["content"]] if message["role"] != "assistant" else _without_thinking(message)
-            missing, place = _find(squeezed, parts, 0 if message["role"] == "system" else place)
+            missing, position = _find(squeezed, parts, 0 if message["role"] == "system" else position)
             if missing is not None:
                 self._refuse(number, missing)
         return text
 
     def written(self, count: int, *, generation: bool) -> str:
-        """What the template makes of the first messages."""
+        """The template's output for the first messages."""
         key = (count, generation)
         if key not in self._written:
             text = self.writer.template.text(self.messages[:count], self.tools, add_generation_prompt=generation)
@@ -183,18 +181,18 @@ class _Talk:
         return self._written[key]
 
     def example(self, text: str, turns: Sequence[_Turn]) -> Example:
-        """A text in segments, cut at every answer's ends."""
+        """A text in segments, cut at both ends of every answer."""
         segments: list[Segment] = []
-        place, places = 0, {0: 0}
+        position, positions = 0, {0: 0}
         for start, stop in pairwise(
             sorted({0, len(text), *(p for turn in turns for p in (turn.start, len(turn.text)))})
         ):
             for number, part in enumerate(self.writer.pattern.split(text[start:stop])):
                 if part:
                     segments.append(Segment(part, None) if number % 2 else Segment(self._shown(part), SAID))
-                    place += len(segments[-1].text)
-            places[stop] = place
-        answers = [Answer(places[turn.start], places[len(turn.text)], turn.counts) for turn in turns]
+                    position += len(segments[-1].text)
+            positions[stop] = position
+        answers = [Answer(positions[turn.start], positions[len(turn.text)], turn.counts) for turn in turns]
         return Example(segments, answers)
 
     def _turn(self, number: int, message: Message) -> _Turn:
@@ -209,14 +207,14 @@ class _Talk:
             if missing is None:
                 end += len(writer.end)
                 return _Turn(whole[:end], len(prompt), whole[end:], counts)
-        said = None if "tool_calls" in message else writer.spoken(message["content"])
-        if said is not None:
-            return _Turn(prompt + said + writer.closing, len(prompt), writer.after, counts)
+        answer = None if "tool_calls" in message else writer.spoken(message["content"])
+        if answer is not None:
+            return _Turn(prompt + answer + writer.closing, len(prompt), writer.after, counts)
         if missing is not None:
             self._refuse(number, missing)
         raise TokenizerError(
-            f"message {number}: with add_generation_prompt the chat template must write what stands before an "
-            f"assistant's message; it wrote {self._shown(prompt[-40:])!r}, and with the answer "
+            f"message {number}: with add_generation_prompt the chat template must write the text before an "
+            f"assistant's message; it wrote {self._shown(prompt[-40:])!r}, but with the answer "
             f"{self._shown(whole[len(prompt) - 40 : len(prompt) + 40])!r}"
         )
 
@@ -226,12 +224,12 @@ class _Talk:
         message = self.given[number]
         fields = "".join(f" with {field}" for field in ("reasoning_content", "tool_calls") if field in message)
         raise TokenizerError(
-            f"message {number}: the chat template leaves out or changes {shown!r} of what the {message['role']} "
-            f"says{fields}. Take a template that writes it"
+            f"message {number}: the chat template omits or changes {shown!r} in the {message['role']} message"
+            f"{fields}. Use a template that writes it"
         )
 
     def _shaped(self, number: int, message: Message) -> dict[str, Any]:
-        """The message as the template expects it."""
+        """The message in the form that the template expects."""
         made = {field: value for field, value in message.items() if field not in ("weight", "reasoning_content")}
         thinking = message.get("reasoning_content")
         if thinking and self.writer.writes_thinking:
@@ -241,7 +239,7 @@ class _Talk:
         elif thinking:
             raise TokenizerError(
                 f"message {number}: the chat template does not write reasoning_content. Put it into the content, as "
-                "<think>…</think>, or take a template that writes it"
+                "<think>…</think>, or use a template that writes it"
             )
         if "tool_calls" in made and self.writer.arguments_as_text:
             made["tool_calls"] = [_with_text(call) for call in made["tool_calls"]]
@@ -250,22 +248,22 @@ class _Talk:
     def _hidden(self, value: Any) -> Any:
         if isinstance(value, str):
             names = self.writer.names
-            return self.writer.pattern.sub(lambda found: f"{self.mark}{names.index(found[0])}{self.mark}", value)
+            return self.writer.pattern.sub(lambda match: f"{self.mark}{names.index(match[0])}{self.mark}", value)
         if isinstance(value, Mapping):
-            return {self._hidden(key): self._hidden(one) for key, one in value.items()}
-        return [self._hidden(one) for one in value] if isinstance(value, list | tuple) else value
+            return {self._hidden(key): self._hidden(item) for key, item in value.items()}
+        return [self._hidden(item) for item in value] if isinstance(value, list | tuple) else value
 
     def _shown(self, text: str) -> str:
-        return re.sub(f"{self.mark}([0-9]+){self.mark}", lambda found: self.writer.names[int(found[1])], text)
+        return re.sub(f"{self.mark}([0-9]+){self.mark}", lambda match: self.writer.names[int(match[1])], text)
 
 
 def has_thinking(messages: Sequence[Message]) -> bool:
-    """Whether an answer holds a tag of thinking."""
+    """Whether an answer contains a thinking tag."""
     return any(message["role"] == "assistant" and THINKING.search(message["content"]) for message in messages)
 
 
 def _thinking(text: str) -> dict[str, str]:
-    """Under each name by which templates ask for it."""
+    """A message's thinking, under each name that templates use for it."""
     return {"reasoning_content": text, "reasoning": text, "thinking": text}
 
 
@@ -278,15 +276,15 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for one in (*value.keys(), *value.values()):
-            yield from _texts(one)
+        for item in (*value.keys(), *value.values()):
+            yield from _texts(item)
     elif isinstance(value, list | tuple):
-        for one in value:
-            yield from _texts(one)
+        for item in value:
+            yield from _texts(item)
 
 
 def _with_thinking(message: Message) -> list[str]:
-    """What an answer says, in order, but for the tags around its thinking."""
+    """The texts of an answer, in order, without the tags around its thinking."""
     content, ends = message["content"], [0]
     for tag in THINKING.finditer(content):
         ends += tag.span()
@@ -308,16 +306,16 @@ def _squeezed(text: str) -> str:
     return "".join(text.split())
 
 
-def _find(squeezed: str, parts: Sequence[str], place: int) -> tuple[str | None, int]:
-    """The first of the parts that does not stand in the text after the ones before it, or None and where the last
-    ends; white space does not count, and a part may be written as JSON writes it."""
+def _find(squeezed: str, parts: Sequence[str], position: int) -> tuple[str | None, int]:
+    """The first of the parts that is not in the text after the previous ones, or None, and the end of the last one
+    found. Ignores white space; a part can also appear as in JSON."""
     for part in parts:
         for spelling in (part, json.dumps(part, ensure_ascii=False)[1:-1], json.dumps(part)[1:-1]):
             wanted = _squeezed(spelling)
-            start = squeezed.find(wanted, place)
+            start = squeezed.find(wanted, position)
             if start >= 0:
-                place = start + len(wanted)
+                position = start + len(wanted)
                 break
         else:
-            return part, place
-    return None, place
+            return part, position
+    return None, position

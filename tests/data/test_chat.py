@@ -112,10 +112,10 @@ def test_messages_that_the_template_refuses_are_named_with_their_line(common, wr
     from components.tokenizer.codec import TokenizerError
 
     def refuse(self, messages):
-        raise TokenizerError("the chat template refuses these messages")
+        raise TokenizerError("the chat template rejects these messages")
 
     monkeypatch.setattr(type(tok), "render", refuse)
-    with pytest.raises(SourceError, match=r"a\.jsonl:1: the chat template refuses"):
+    with pytest.raises(SourceError, match=r"a\.jsonl:1: the chat template rejects"):
         built(common, write)
 
 

@@ -40,7 +40,7 @@ def test_the_format_may_be_given_by_name_as_in_transformers():
 
 @pytest.mark.parametrize("form", ["%Q", "% d", "100%"])
 def test_what_is_no_field_is_refused(form):
-    with pytest.raises(TokenizerError, match="none of strftime's fields"):
+    with pytest.raises(TokenizerError, match="not a field of strftime"):
         strftime_now(form)
 
 
@@ -77,7 +77,7 @@ class Loose(ExactCodec):
     ],
 )
 def test_a_text_that_depends_on_a_place_in_memory_is_refused(expression):
-    with pytest.raises(TokenizerError, match="no text|no order"):
+    with pytest.raises(TokenizerError, match="not text|no order"):
         written("{{ " + expression + " }}{{ messages[0].content }}")
 
 

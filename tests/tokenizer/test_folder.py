@@ -68,13 +68,13 @@ def test_a_missing_file_is_named(folder, name):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("tokenizer.model", b"", "tokenizer.model.*no SentencePiece model"),
-        ("tokenizer.model", b"version https://git-lfs", "tokenizer.model.*no SentencePiece model"),
-        ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is no JSON"),
-        ("tokenizer_config.json", b"\xff\xfe\xfd", "tokenizer_config.json is no JSON"),
+        ("tokenizer.model", b"", "tokenizer.model.*not a SentencePiece model"),
+        ("tokenizer.model", b"version https://git-lfs", "tokenizer.model.*not a SentencePiece model"),
+        ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is not JSON"),
+        ("tokenizer_config.json", b"\xff\xfe\xfd", "tokenizer_config.json is not JSON"),
         ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected a JSON object, got list"),
         ("tokenizer_config.json", b"{}", "tokenizer_config.json has no chat_template"),
-        ("tokenizer_config.json", b'{"chat_template": "{% if"}', "chat template.*no Jinja"),
+        ("tokenizer_config.json", b'{"chat_template": "{% if"}', "chat template.*not valid Jinja"),
     ],
 )
 def test_a_damaged_file_is_named(folder, name, content, complaint):
@@ -94,10 +94,10 @@ def test_half_a_model_is_refused(folder):
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
-        ({"add_dummy_prefix": True}, "does not give text back unchanged"),
-        ({"normalization_rule_name": "nmt_nfkc"}, "does not give text back unchanged"),
-        ({"remove_extra_whitespaces": True}, "does not give text back unchanged"),
-        ({"byte_fallback": False}, "0 byte pieces; it needs 256"),
+        ({"add_dummy_prefix": True}, "does not restore text unchanged"),
+        ({"normalization_rule_name": "nmt_nfkc"}, "does not restore text unchanged"),
+        ({"remove_extra_whitespaces": True}, "does not restore text unchanged"),
+        ({"byte_fallback": False}, "0 byte pieces, expected 256"),
         ({"pad_id": -1}, "no special piece for pad"),
     ],
 )

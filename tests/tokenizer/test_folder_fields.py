@@ -93,7 +93,7 @@ def test_settings_of_sampling_are_named_in_one_line_as_left_out(tmp_path, caplog
     )
     with caplog.at_level(logging.INFO):
         Tokenizer.load(folder)
-    [line] = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    [line] = [record.getMessage() for record in caplog.records if "ignoring " in record.getMessage()]
     assert all(f"{name}={value}" in line for name, value in SAMPLING.items())
     assert "generation_config.json" in line and "use_cache" not in line
 
@@ -151,7 +151,7 @@ def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
         caplog.clear()
         with caplog.at_level(logging.INFO):
             assert Tokenizer.load(folder).chat_template == foreign_tokenizers.VICUNA
-        assert f"{folder}: chats are written by its default template; left out: tool_use" in caplog.text
+        assert f"{folder}: using the default chat template; ignoring: tool_use" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -176,8 +176,8 @@ def test_a_template_that_is_no_text_is_refused(tmp_path, template):
     ("part", "value", "told"),
     [
         ("model", {"dropout": 0.5}, "model.dropout=0.5"),  # other ids each time
-        ("model", {"continuing_subword_prefix": "##"}, "is no tokenizer's file"),  # the package panics
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": None}, "is no tokenizer's file"),
+        ("model", {"continuing_subword_prefix": "##"}, "is not a valid tokenizer"),  # the package panics
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": None}, "is not a valid tokenizer"),
         ("decoder", {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}, "decoder"),
         ("decoder", {"type": "Replace", "pattern": {"String": "a"}, "content": "o"}, "decoder"),
         ("decoder", {"type": "Strip", "content": "x", "start": 1, "stop": 0}, "decoder"),

@@ -184,7 +184,7 @@ def test_a_token_that_holds_the_end_of_the_prompt_and_a_word_is_refused(tmp_path
     )
     tokenizer = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path, source))
     assert shown(tokenizer, TALK[3:]).endswith("assistant: «So .<|endoftext|>»")  # " " and "So" are two tokens
-    with pytest.raises(TokenizerError, match="one token holds the end of the prompt and 'dax' of the answer"):
+    with pytest.raises(TokenizerError, match="one token contains the end of the prompt and 'dax' of the answer"):
         tokenizer.render([TALK[1], {"role": "assistant", "content": "dax lives"}])
 
 
@@ -200,10 +200,10 @@ def test_a_template_that_only_others_can_follow_leaves_text_readable(published, 
 @pytest.mark.parametrize(
     ("template", "complaint"),
     [
-        ("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", "must write a special piece"),
+        ("{% for m in messages %}{{ m.role + ': ' + m.content + '\n' }}{% endfor %}", "must write a special token"),
         (
             "{% for m in messages %}{{ '<|endoftext|>' + m.role + ' ' + m.content + '<|endoftext|>' }}{% endfor %}",
-            "with add_generation_prompt the chat template must write what stands before",
+            "with add_generation_prompt the chat template must write the text before",
         ),
     ],
 )
@@ -227,7 +227,7 @@ def test_a_base_models_folder_gets_chatml_where_its_pieces_exist(published, tmp_
     foreign_tokenizers.write_json(folder / "tokenizer_config.json", config | {"chat_template": None})
     with caplog.at_level(logging.WARNING):
         tokenizer = Tokenizer.load(folder)
-    assert "has no chat template: chats are written as ChatML" in caplog.text
+    assert "has no chat template: using ChatML" in caplog.text
     assert shown(tokenizer, TALK[3:]) == (
         "<|im_start|>user\nWhy ?<|im_end|>\n<|im_start|>assistant\n«So .<|im_end|>»\n"
     )
@@ -236,8 +236,8 @@ def test_a_base_models_folder_gets_chatml_where_its_pieces_exist(published, tmp_
 def test_a_base_models_folder_without_such_pieces_gets_plain_turns_that_end_with_eos(published, caplog):
     with caplog.at_level(logging.WARNING):
         Tokenizer.load(published["gpt2"])
-    assert "chats are written as USER: … ASSISTANT: …<|endoftext|>" in caplog.text
-    assert "no pad token: eos (<|endoftext|>) fills up rows too" in caplog.text
+    assert "has no chat template: using USER: … ASSISTANT: …<|endoftext|>" in caplog.text
+    assert "no pad token: eos (<|endoftext|>) pads rows too" in caplog.text
 
 
 def test_templates_may_ask_for_the_date_json_tools_and_generation_marks():

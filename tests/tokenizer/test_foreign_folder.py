@@ -162,7 +162,7 @@ def test_the_default_of_several_templates_is_taken_wherever_it_lies(published, t
 
 def test_a_list_without_a_default_template_is_refused(tmp_path):
     folder = changed(foreign_tokenizers.gpt2(tmp_path), chat_template=[{"name": "tool_use", "template": "{{ no }}"}])
-    with pytest.raises(TokenizerError, match=r"chat_template has \['tool_use'\], none called default"):
+    with pytest.raises(TokenizerError, match=r"chat_template has \['tool_use'\], none named default"):
         Tokenizer.load(folder)
 
 
@@ -183,14 +183,14 @@ def test_a_missing_package_is_named_with_its_pip_line(published, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("tokenizer.json", b"", "tokenizer.json is no JSON"),
-        ("tokenizer.json", b"version https://git-lfs", "tokenizer.json is no JSON"),
-        ("tokenizer.json", b"{}", "tokenizer.json: expected a tokenizer's file with model.vocab"),
-        ("tokenizer.json", b'{"model": {"vocab": {"a": 0}}}', "tokenizer.json is no tokenizer's file"),
-        ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is no JSON"),
+        ("tokenizer.json", b"", "tokenizer.json is not JSON"),
+        ("tokenizer.json", b"version https://git-lfs", "tokenizer.json is not JSON"),
+        ("tokenizer.json", b"{}", "tokenizer.json: expected a tokenizer with model.vocab"),
+        ("tokenizer.json", b'{"model": {"vocab": {"a": 0}}}', "tokenizer.json is not a valid tokenizer"),
+        ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is not JSON"),
         ("tokenizer_config.json", b"{}", "no eos_token in tokenizer_config.json or special_tokens_map.json"),
-        ("chat_template.jinja", b"\xff", "chat_template.jinja is no UTF-8"),
-        ("generation_config.json", b'{"eos_token_id": [9999]}', "eos_token_id 9999 is no id of the tokenizer"),
+        ("chat_template.jinja", b"\xff", "chat_template.jinja is not UTF-8"),
+        ("generation_config.json", b'{"eos_token_id": [9999]}', "eos_token_id 9999 is not an id of the tokenizer"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path, name, content, complaint):
@@ -205,7 +205,7 @@ def test_pieces_that_spell_no_bytes_are_refused(tmp_path):
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     definition["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
     foreign_tokenizers.write_json(folder / "tokenizer.json", definition)
-    with pytest.raises(TokenizerError, match="the decoder is WordPiece; expected one that spells bytes: ByteLevel"):
+    with pytest.raises(TokenizerError, match="the decoder is WordPiece, expected one that yields bytes: ByteLevel"):
         Tokenizer.load(folder)
 
 
@@ -214,5 +214,5 @@ def test_a_sentencepiece_model_that_is_no_bpe_asks_for_its_tokenizer_json(tmp_pa
     (folder / "tokenizer.model").write_bytes(
         foreign_tokenizers.sentencepiece_model(model_type="unigram", vocab_size=400)
     )
-    with pytest.raises(TokenizerError, match="tokenizer.model is no BPE.*expected a tokenizer.json"):
+    with pytest.raises(TokenizerError, match="tokenizer.model is not BPE.*expected a tokenizer.json"):
         Tokenizer.load(folder)

@@ -119,7 +119,9 @@ def test_what_is_no_conversation_is_refused(bytewise, messages, complaint):
 
 
 def test_a_prompt_that_ends_with_the_assistant_is_refused(bytewise):
-    with pytest.raises(TokenizerError, match="a prompt ends with the user's message; the last is the assistant's"):
+    with pytest.raises(
+        TokenizerError, match="a prompt must end with the user's message, but the last one is the assistant's"
+    ):
         bytewise.render_prompt(dialogue("X", "P"))
 
 
@@ -161,17 +163,17 @@ def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
         ("message.content", "message.content.replace('P', 'p')", "changes a message's content"),
         ("message.content", "message.content * 2", "once, in order"),
         ("{{ message.content }}", "", "once, in order"),
-        ("{{ message.content }}", "{{ message.body.text }}", "refuses these messages: .*no attribute 'body'"),
+        ("{{ message.content }}", "{{ message.body.text }}", "rejects these messages: .*no attribute 'body'"),
         ("in messages", "in messages[::-1]", "once, in order"),
-        ("<|end|>", "", "must write a special piece after an assistant's message"),
-        ("<|end|>", ".", "must write a special piece after an assistant's message"),
+        ("<|end|>", "", "must write a special token after an assistant's message"),
+        ("<|end|>", ".", "must write a special token after an assistant's message"),
         ("{{ bos_token }}", "", "must write <bos> once, at the start"),
         ("<|user|>", "{{ bos_token }}<|user|>", "must write <bos> once, at the start"),
-        ("add_generation_prompt", "false", "must write what stands before an assistant's message"),
-        ("{% endfor %}", "", "the chat template is no Jinja"),
-        ("<|end|>", "<|end|>\ue000", "kept for placeholders"),
-        ("in messages", "in raise_exception('none today')", "refuses these messages: none today"),
-        ("<|user|>", "{{ ''.__class__.mro() }}<|user|>", "refuses these messages: .*not allowed"),
+        ("add_generation_prompt", "false", "must write the text before an assistant's message"),
+        ("{% endfor %}", "", "the chat template is not valid Jinja"),
+        ("<|end|>", "<|end|>\ue000", "reserved for placeholders"),
+        ("in messages", "in raise_exception('none today')", "rejects these messages: none today"),
+        ("<|user|>", "{{ ''.__class__.mro() }}<|user|>", "rejects these messages: .*not allowed"),
         ("<|end|>", "{{ '<|end|>' if loop.index == 2 else '<eos>' }}", "the same way"),
     ],
 )
@@ -184,7 +186,7 @@ def test_a_template_that_decides_by_the_content_is_refused_when_it_does(bytewise
     source = DEFAULT_TEMPLATE.replace("<|end|>", "{% if 'Z' in message.content %}!{% endif %}<|end|>")
     choosy = Tokenizer(bytewise.codec, source)
     assert choosy.render(dialogue("X", "P")) == bytewise.render(dialogue("X", "P"))
-    with pytest.raises(TokenizerError, match="or decides by it"):
+    with pytest.raises(TokenizerError, match="or depends on it"):
         choosy.render(dialogue("Z", "P"))
 
 

@@ -184,7 +184,7 @@ def test_what_is_said_beside_thinking_never_becomes_a_special(forgetful, begun, 
 @pytest.mark.parametrize(
     ("talk", "tools", "complaint"),
     [
-        ([ASKED[0], {**CALLING, "reasoning_content": ""}], None, "leaves out or changes 'weather'.*with tool_calls"),
+        ([ASKED[0], {**CALLING, "reasoning_content": ""}], None, "omits or changes 'weather'.*with tool_calls"),
         ([ASKED[0], CALLING, RESULT, THOUGHT[0]], None, "message 2: unknown role 'tool'"),
         ([ASKED[0], THOUGHT[0]], [TOOL], "does not write the tools"),
         ([ASKED[0], {**THOUGHT[0], "reasoning_content": "hm"}], None, "does not write reasoning_content"),
@@ -217,7 +217,7 @@ def test_a_template_that_drops_what_is_no_thinking_is_refused(made):
     first = made(FORGETFUL.replace("{{ m.content }}", "{{ m.content.split('.')[0] }}"))
     talk = [{"role": "user", "content": "One. Two."}, THOUGHT[0], *TALK[2:]]
     for act in (first.render, lambda talk: first.render_prompt(talk[:3])):
-        with pytest.raises(TokenizerError, match="message 0: the chat template leaves out or changes 'One. Two.'"):
+        with pytest.raises(TokenizerError, match="message 0: the chat template omits or changes 'One. Two.'"):
             act(talk)
 
 

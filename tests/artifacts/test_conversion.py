@@ -35,7 +35,7 @@ def read(file):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_every_weight_stands_under_llama_cpps_name(name, tmp_path, small_tokenizer):
+def test_every_weight_has_llama_cpps_name(name, tmp_path, small_tokenizer):
     changes, architecture = VARIANTS[name]
     folder, weights = artifact(tmp_path, small_tokenizer, **changes)
     facts, tensors, _ = read(to_gguf(folder, tmp_path / "x.gguf", "f32"))
@@ -141,7 +141,7 @@ def test_linear_scaling_is_named(tmp_path, small_tokenizer):
     assert (facts["llama.rope.scaling.type"], facts["llama.rope.scaling.factor"]) == ("linear", 4.0)
 
 
-def test_what_llama_cpp_has_no_place_for_is_refused_and_leaves_no_file(tmp_path, small_tokenizer):
+def test_what_llama_cpp_cannot_represent_is_refused_and_leaves_no_file(tmp_path, small_tokenizer):
     size, out = small_tokenizer.vocab_size, tmp_path / "x.gguf"
     write_artifact(tmp_path / "rm", card={}, tokenizer=small_tokenizer, model=tiny_models.random_scalar(size))
     gpt2 = tiny_models.random_model(
@@ -174,7 +174,7 @@ def test_what_llama_cpp_has_no_place_for_is_refused_and_leaves_no_file(tmp_path,
     assert not list(tmp_path.glob("x.gguf*"))
 
 
-def test_without_the_package_the_line_that_installs_it_is_told(tmp_path, small_tokenizer, monkeypatch):
+def test_without_the_package_the_error_has_the_command_that_installs_it(tmp_path, small_tokenizer, monkeypatch):
     folder, _ = artifact(tmp_path, small_tokenizer)
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ConversionError, match=r"pip install -c \S+ -e '?\S+\[gguf\]'?$"):
@@ -190,7 +190,7 @@ def test_a_copy_of_the_folder_is_whole_and_replaces_nothing(tmp_path, small_toke
             to_folder(folder, taken)
 
 
-def test_a_place_that_cannot_be_written_to_is_told_with_what_gives_another(tmp_path, small_tokenizer, monkeypatch):
+def test_a_path_that_cannot_be_written_is_reported_with_the_option_for_another(tmp_path, small_tokenizer, monkeypatch):
     folder, _ = artifact(tmp_path, small_tokenizer)
     (tmp_path / "file").write_text("")
     for convert in (lambda out: to_gguf(folder, out, "f16"), lambda out: to_folder(folder, out)):
@@ -206,7 +206,7 @@ def test_a_place_that_cannot_be_written_to_is_told_with_what_gives_another(tmp_p
     assert not list(tmp_path.glob("x*"))
 
 
-def test_rows_that_stand_for_no_piece_are_left_out_so_that_llama_cpp_cannot_sample_them(tmp_path, small_tokenizer):
+def test_rows_without_a_piece_are_omitted_so_that_llama_cpp_cannot_sample_them(tmp_path, small_tokenizer):
     size = small_tokenizer.vocab_size
     model = tiny_models.random_model(size + 2, hidden_size=64)
     write_artifact(tmp_path / "export", card={}, tokenizer=small_tokenizer, model=model)

@@ -158,7 +158,7 @@ def test_shards_and_old_files_hold_the_same_model(name, transformers, tmp_path):
 
 
 @torch.no_grad()
-def test_gpt2_as_it_lies_on_the_hub_is_read_without_a_prefix_and_with_its_masks(transformers, tmp_path):
+def test_gpt2_as_published_on_the_hub_is_read_without_a_prefix_and_with_its_masks(transformers, tmp_path):
     theirs = theirs_of(transformers, "gpt2")
     theirs.config.save_pretrained(tmp_path)
     weights = {key.removeprefix("transformer."): value for key, value in theirs.state_dict().items()}
@@ -236,7 +236,7 @@ def test_a_context_beyond_the_models_positions_is_refused(transformers, tmp_path
 
 
 @torch.no_grad()
-def test_frozen_networks_may_be_held_in_bfloat16(transformers, tmp_path):
+def test_frozen_networks_can_be_kept_in_bfloat16(transformers, tmp_path):
     theirs_of(transformers, "llama", "SequenceClassification").save_pretrained(tmp_path)
     coarse, fine = load_scalar(tmp_path, dtype="bfloat16"), load_scalar(tmp_path)
     assert {p.dtype for p in coarse.parameters()} == {torch.bfloat16}

@@ -28,7 +28,7 @@ def test_runs_are_listed_by_name_and_their_stages_by_age(tmp_path):
     ]
 
 
-def test_what_was_begun_or_has_no_card_is_listed_too(tmp_path):
+def test_unfinished_stages_and_those_without_a_card_are_listed_too(tmp_path):
     (tmp_path / "a/pretrain/checkpoints").mkdir(parents=True)
     (tmp_path / "a/sft/export").mkdir(parents=True)
     (tmp_path / "a/notes").mkdir()
@@ -38,7 +38,7 @@ def test_what_was_begun_or_has_no_card_is_listed_too(tmp_path):
     ]
 
 
-def test_where_no_run_lies_the_command_that_makes_one_is_named(tmp_path):
+def test_an_error_without_runs_names_the_command_that_makes_one(tmp_path):
     with pytest.raises(ValueError, match=r"contains no runs.*python train.py stage=all"):
         listing.entries(tmp_path / "logs")
 
@@ -54,5 +54,5 @@ def test_sizes_have_three_digits(size, text):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(-5, "0 s"), (59, "59 s"), (60, "1 min"), (3599, "59 min"), (7200, "2 h"), (200_000, "2 d")]
 )
-def test_an_age_is_told_in_its_largest_unit(seconds, text):
+def test_an_age_is_shown_in_its_largest_unit(seconds, text):
     assert listing.readable_age(1000.0, 1000.0 + seconds) == text

@@ -30,7 +30,7 @@ def test_the_front_matter_is_yaml_with_a_base_model_only_from_the_hub():
     assert front(model_card(theirs, kind="CausalLM", shape="", shift=None))["base_model"] == "owner/name"
 
 
-def test_lineage_seed_commit_data_and_metrics_are_told_and_settings_are_not():
+def test_lineage_seed_commit_data_and_metrics_are_shown_and_settings_are_not():
     text = model_card(CARD, kind="CausalLM", shape="2 layers", shift=None)
     for line in (
         "| model | logs/tiny/pretrain/export | pretrain | c0ffee |",
@@ -43,7 +43,7 @@ def test_lineage_seed_commit_data_and_metrics_are_told_and_settings_are_not():
     assert "hidden" not in text and "AutoModelForCausalLM" in text
 
 
-def test_the_shift_of_a_score_that_transformers_leaves_out_is_told_by_its_value(tmp_path):
+def test_the_shift_of_a_score_that_transformers_ignores_is_shown(tmp_path):
     model = tiny_models.random_scalar(24)
     model.rescale_(scale=0.5, shift=-1.25)
     store.write_artifact(tmp_path / "x", card=CARD, model=model)

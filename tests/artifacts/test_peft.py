@@ -124,7 +124,7 @@ NO_PART = {  # in what is computed, once the adapters are there
 }
 
 
-def test_every_field_of_pefts_config_is_honoured_or_refused_or_takes_no_part():
+def test_every_field_of_pefts_config_is_used_or_refused_or_irrelevant():
     fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
     assert fields <= HONOURED.keys() | REFUSED.keys() | NO_PART.keys()
 
@@ -189,7 +189,7 @@ def test_another_kind_of_adapter_is_refused_by_the_name_of_its_field(export, fie
         read_adapters(folder)
 
 
-def test_fields_that_take_no_part_change_nothing(export):
+def test_irrelevant_fields_change_nothing(export):
     folder = export[1] / "adapter"
     before = read_adapters(folder)[1]
     config = json.loads((folder / CONFIG).read_text())
@@ -198,7 +198,7 @@ def test_fields_that_take_no_part_change_nothing(export):
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_tied_matrix_that_adapters_would_part_is_refused(tmp_path):
+def test_a_tied_matrix_that_adapters_would_untie_is_refused(tmp_path):
     torch.manual_seed(0)
     tied = new_causal_lm(replace(SHAPE, tie_word_embeddings=True))
     store.write_artifact(tmp_path / "base", card={}, model=tied)
@@ -221,7 +221,7 @@ def test_an_adapter_made_here_is_the_same_model_in_peft(base, export):
         torch.testing.assert_close(theirs(IDS).logits, model(IDS), atol=1e-5, rtol=1e-5)
 
 
-def test_an_export_holds_the_merged_weights_for_whoever_knows_no_adapters(export):
+def test_an_export_contains_the_merged_weights_for_programs_without_adapters(export):
     model, folder = export
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
@@ -297,7 +297,7 @@ def test_adapters_of_a_reward_model_score_alike_in_peft_but_for_the_shift(base, 
     }  # reading writes nothing
 
 
-def test_only_adapters_of_the_very_base_share_its_trunk(base, export):
+def test_only_adapters_of_the_same_base_share_its_trunk(base, export):
     _, folder = export
     assert not store.adapts(folder, "another content")
     assert not store.adapts(base, store.read_card(base)["content"])
@@ -313,7 +313,7 @@ def test_the_hash_of_an_artifact_covers_its_adapters(export):
     assert store.content_hash(folder) != before
 
 
-def test_a_rank_that_is_no_number_is_an_error_that_names_it(export):
+def test_a_rank_that_is_not_a_number_is_an_error_that_names_it(export):
     folder = export[1] / "adapter"
     config = json.loads((folder / CONFIG).read_text())
     (folder / CONFIG).write_text(json.dumps(config | {"r": None}))

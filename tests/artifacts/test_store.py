@@ -72,13 +72,13 @@ def test_a_reward_model_comes_back_with_the_shift_of_its_score(tmp_path):
     assert not loaded.training
 
 
-def test_a_classifier_of_others_without_a_bias_has_none(tmp_path):
+def test_a_foreign_classifier_without_a_bias_has_none(tmp_path):
     write_artifact(tmp_path / "x", card={}, model=tiny_models.random_scalar(24))
     assert "score.bias" not in load_file(tmp_path / "x" / "model.safetensors")  # nor has ours while it is zero
     assert load_scalar(tmp_path / "x").score.bias.item() == 0
 
 
-def test_a_fresh_reward_model_stands_on_the_language_models_trunk(folder):
+def test_a_new_reward_model_uses_the_language_models_trunk(folder):
     trunk = load_causal_lm(folder).model.state_dict()
     scalar = store.load_scalar_from_causal(folder)
     assert all(torch.equal(scalar.model.state_dict()[name], value) for name, value in trunk.items())
@@ -91,7 +91,7 @@ def test_the_tokenizer_travels_along(folder, small_tokenizer):
     assert stops == list(small_tokenizer.stop_ids)
 
 
-def test_whoever_may_read_the_card_may_read_the_weights(folder):
+def test_the_weights_have_the_cards_permissions(folder):
     assert len({file.stat().st_mode for file in folder.iterdir()}) == 1
 
 
@@ -126,13 +126,13 @@ def test_the_cards_content_is_a_hash_of_all_other_files(folder):
     assert store.content_hash(folder) != digest.hexdigest()
 
 
-def test_equal_models_have_equal_content_whatever_their_card(folder, tmp_path, small_tokenizer):
+def test_equal_models_have_equal_content_independent_of_their_cards(folder, tmp_path, small_tokenizer):
     model = tiny_models.random_model(small_tokenizer.vocab_size)
     write_artifact(tmp_path / "again", card={"stage": "other", "seed": 3}, tokenizer=small_tokenizer, model=model)
     assert read_card(tmp_path / "again")["content"] == read_card(folder)["content"]
 
 
-def test_writing_replaces_an_earlier_artifact_and_leaves_nothing_beside_it(folder):
+def test_writing_replaces_an_earlier_artifact_and_leaves_no_other_files(folder):
     write_artifact(folder, card={"stage": "new"}, model=tiny_models.random_scalar(24))
     assert read_card(folder)["stage"] == "new"
     assert sorted(files_of(folder)) == ["README.md", "card.json", "config.json", "model.safetensors"]
@@ -179,7 +179,7 @@ def test_an_artifact_comes_back_if_the_new_one_cannot_take_its_place(folder, mon
     assert files_of(folder) == before
 
 
-def test_a_full_disk_while_weights_are_written_is_told_as_such(folder):
+def test_a_full_disk_while_weights_are_written_is_reported_as_such(folder):
     resource = pytest.importorskip("resource")
     before = files_of(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -193,20 +193,20 @@ def test_a_full_disk_while_weights_are_written_is_told_as_such(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["export"]
 
 
-def test_a_missing_artifact_is_told(tmp_path):
+def test_a_missing_artifact_is_reported(tmp_path):
     for load in (load_causal_lm, load_scalar, store.load_tokenizer):
         with pytest.raises(ArtifactError, match="no artifact at .*nowhere"):
             load(tmp_path / "nowhere")
     assert read_card(tmp_path) == {}
 
 
-def test_a_folder_without_a_model_is_told_with_what_is_there(tmp_path, small_tokenizer):
+def test_a_folder_without_a_model_is_reported_with_its_contents(tmp_path, small_tokenizer):
     write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer)
     with pytest.raises(ArtifactError, match="no config.json: .* found README.md, card.json, tokenizer"):
         load_causal_lm(tmp_path / "x")
 
 
-def test_the_wrong_kind_of_model_is_told(folder, tmp_path):
+def test_the_wrong_kind_of_model_is_reported(folder, tmp_path):
     write_artifact(tmp_path / "rm", card={}, model=tiny_models.random_scalar(24))
     with pytest.raises(ArtifactError, match="expected a language model .*, got a reward model"):
         load_causal_lm(tmp_path / "rm")
@@ -243,7 +243,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_artifact_is_told_by_file_and_fault(folder, damage):
+def test_a_damaged_artifact_is_reported_with_file_and_cause(folder, damage):
     spoil, message = DAMAGES[damage]
     spoil(folder)
     with pytest.raises(ArtifactError, match=message) as caught:
@@ -251,7 +251,7 @@ def test_a_damaged_artifact_is_told_by_file_and_fault(folder, damage):
     assert str(folder) in str(caught.value)
 
 
-def test_a_card_that_is_no_json_is_told(folder):
+def test_a_card_that_is_not_json_is_reported(folder):
     (folder / "card.json").write_text("nonsense")
     with pytest.raises(ArtifactError, match="card.json is not JSON"):
         read_card(folder)
@@ -303,13 +303,13 @@ def test_a_folder_that_transformers_wrote_is_read_with_equal_logits(folder, tmp_
     assert read_card(tmp_path / "theirs") == {}
 
 
-def test_an_artifact_may_be_moved(folder, tmp_path):
+def test_an_artifact_can_be_moved(folder, tmp_path):
     shutil.move(folder, tmp_path / "elsewhere")
     assert read_card(tmp_path / "elsewhere")["content"] == store.content_hash(tmp_path / "elsewhere")
     load_causal_lm(tmp_path / "elsewhere")
 
 
-def test_an_artifact_left_under_its_previous_name_by_a_kill_is_put_back(tmp_path, small_tokenizer):
+def test_an_artifact_left_under_its_previous_name_by_a_kill_is_restored(tmp_path, small_tokenizer):
     write_artifact(tmp_path / "export", card={"stage": "tokenizer"}, tokenizer=small_tokenizer)
     (tmp_path / "export").rename(tmp_path / "export.previous")
     assert store.load_tokenizer(tmp_path / "export").fingerprint == small_tokenizer.fingerprint

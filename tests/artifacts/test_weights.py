@@ -31,13 +31,13 @@ def test_an_index_cannot_name_a_file_elsewhere(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": 3}', '{"weight_map": {"w": 3}}'])
-def test_an_index_that_is_none_is_told(tmp_path, content):
+def test_an_invalid_index_is_reported(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match="model.safetensors.index.json (is not an index|names the file 3)"):
         read(tmp_path)
 
 
-def test_a_missing_shard_is_told_by_name(tmp_path):
+def test_a_missing_shard_is_reported_by_name(tmp_path):
     save_file({"w0": torch.zeros(1)}, tmp_path / "a.safetensors")
     index(tmp_path, "a.safetensors", "b.safetensors")
     with pytest.raises(WeightsError, match="b.safetensors is missing: model.safetensors.index.json names it"):
@@ -55,7 +55,7 @@ class Trap:
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path, zipped):
+def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path, zipped):
     torch.save({"w": Trap(tmp_path / "sprung")}, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     with pytest.raises(WeightsError, match="something other than weights"):
         read(tmp_path)
@@ -63,14 +63,14 @@ def test_a_pickle_that_would_run_something_is_refused_and_runs_nothing(tmp_path,
 
 
 @pytest.mark.parametrize("content", [b"nonsense", b""])
-def test_a_damaged_old_file_is_told(tmp_path, content):
+def test_a_damaged_old_file_is_reported(tmp_path, content):
     (tmp_path / "pytorch_model.bin").write_bytes(content)
     with pytest.raises(WeightsError, match="pytorch_model.bin"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_old_files_of_either_layout_are_read_in_the_type_that_is_asked_for(tmp_path, zipped):
+def test_old_files_of_either_layout_are_read_in_the_requested_type(tmp_path, zipped):
     weights = {"w": torch.arange(6.0).view(2, 3).to(torch.bfloat16)}
     torch.save(weights, tmp_path / "pytorch_model.bin", _use_new_zipfile_serialization=zipped)
     found = read(tmp_path)["w"]
@@ -86,7 +86,7 @@ def test_weights_in_memory_do_not_change_with_their_file(tmp_path):
     assert found.tolist() == [1, 1, 1, 1]
 
 
-def test_gpt2s_joined_and_turned_matrices_become_three_that_stand_outputs_first():
+def test_gpt2s_joined_and_transposed_matrices_become_three_with_outputs_first():
     # width 2: x @ W of theirs is x @ ours.T, q k v in the columns of W
     joined = torch.arange(12.0).view(2, 6)
     found = from_gpt2({"transformer.h.3.attn.c_attn.weight": joined, "h.3.attn.c_attn.bias": torch.arange(6.0)})
@@ -99,7 +99,7 @@ def test_gpt2s_joined_and_turned_matrices_become_three_that_stand_outputs_first(
     assert torch.equal(back["transformer.h.3.attn.c_attn.weight"], joined)
 
 
-def test_a_head_that_should_be_tied_but_differs_is_told():
+def test_a_head_that_should_be_tied_but_differs_is_reported():
     weights = {"a": torch.zeros(2), "b": torch.zeros(2)}
     drop_equal(weights, "a", "b")
     assert weights.keys() == {"b"}

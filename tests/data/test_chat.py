@@ -33,13 +33,13 @@ def counted(batch, tok) -> list[str]:
     return said
 
 
-def test_only_what_the_assistant_says_and_its_end_of_turn_is_a_target(common, write, tok):
+def test_only_the_assistants_text_and_its_end_of_turn_are_targets(common, write, tok):
     data = built(common, write, batch_size=7)
     said = [one for batch in data.train_dataloader() for one in counted(batch, tok)]
     assert sorted(said) == sorted(f"answer {i}<|end|>{'z' * (i % 5)}<|end|>" for i in range(40))
 
 
-def test_every_target_is_the_token_after_its_place_in_the_same_dialogue(common, write, tok):
+def test_every_target_is_the_next_token_of_the_same_dialogue(common, write, tok):
     for batch in built(common, write).train_dataloader():
         row, column = batch.mask.nonzero(as_tuple=True)
         assert (batch.targets[row, column] == batch.input_ids[row, column + 1]).all()
@@ -60,12 +60,12 @@ def test_dialogues_are_packed_whole_and_see_only_themselves(common, write, tok):
     assert len(batch.input_ids) < 40 and batch.input_ids.shape[1] <= 64
 
 
-def test_training_on_prompts_counts_every_token_but_the_first(common, write, tok):
+def test_training_on_prompts_counts_every_token_except_the_first(common, write, tok):
     [batch] = built(common, write, train_on_prompt=True, batch_size=40).train_dataloader()
     assert int(batch.mask.sum()) == sum(len(tok.render(record["messages"]).ids) - 1 for record in RECORDS)
 
 
-def test_a_long_dialogue_loses_its_end_and_gets_no_other(common, write, tok, caplog):
+def test_a_long_dialogue_is_cut_at_its_end_and_gets_no_end_of_turn(common, write, tok, caplog):
     long = {"messages": [USER, {"role": "assistant", "content": "b" * 100}]}
     hopeless = {"messages": [{"role": "user", "content": "c" * 100}, {"role": "assistant", "content": "d"}]}
     data = built(common, write, [long, hopeless, {"messages": [USER, {"role": "assistant", "content": "e"}]}])

@@ -242,7 +242,7 @@ def test_a_sets_own_held_out_split_is_what_is_validated_on(name, copy, common):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_without_a_network_a_named_set_asks_once_and_says_how_to_point_it_at_a_copy(name, common, online, monkeypatch):
+def test_without_a_network_a_named_set_tries_once_and_says_how_to_use_a_copy(name, common, online, monkeypatch):
     tries = []
 
     def refuse(address, **_):
@@ -261,7 +261,7 @@ def test_without_a_network_a_named_set_asks_once_and_says_how_to_point_it_at_a_c
 
 
 @pytest.mark.parametrize("name", HUB)
-def test_with_a_network_the_library_is_asked_for_exactly_this_part(name, common, online, monkeypatch):
+def test_with_a_network_exactly_this_part_is_requested_from_the_library(name, common, online, monkeypatch):
     asked = []
 
     def load(*names, split, **options):
@@ -339,7 +339,7 @@ def test_a_part_that_the_root_lacks_is_named(write, tmp_path, common):
         ("sharegpt", ["other.json"], r"no file matches data\.files=ShareGPT_V3"),
     ],
 )
-def test_a_copy_without_the_part_that_is_asked_for_says_so(name, files, complaint, write, tmp_path, common):
+def test_a_copy_without_the_requested_part_is_an_error_that_says_so(name, files, complaint, write, tmp_path, common):
     for file in files:
         write(f"part/{file}", [{"text": "x"}])
     with pytest.raises(SourceError, match=complaint):

@@ -31,7 +31,7 @@ def test_last_points_at_the_end_of_turn_of_every_answer(common, write, tok):
             assert group == batch.groups.tolist().index(group) // 3
 
 
-def test_a_prompt_stands_once_before_its_answers_which_continue_it(common, write, tok):
+def test_a_prompt_appears_once_before_its_answers_which_continue_it(common, write, tok):
     [batch] = built(common, write, batch_size=30).train_dataloader()
     segments, parents = (field.flatten() for field in (batch.layout.segments, batch.layout.parents))
     width = batch.input_ids.shape[1]
@@ -105,7 +105,7 @@ def test_no_prompt_is_in_training_and_validation(common, write):
     assert sum(len(batch.last) for batch in data.val_dataloader()) == 2 * 4 * len(held_out)
 
 
-def test_a_long_answer_loses_its_end_and_gets_no_other(common, write, tok):
+def test_a_long_answer_is_cut_at_its_end_and_gets_no_end_of_turn(common, write, tok):
     record = {"prompt": "q", "chosen": "y" * 100, "rejected": "no"}
     data = built(common, write, [record])
     [batch] = data.train_dataloader()
@@ -160,7 +160,7 @@ def test_demonstrations_are_the_best_answers_of_the_training_records_by_default(
     assert [b.input_ids.tolist() for b in again] == [b.input_ids.tolist() for b in batches]
 
 
-def test_demonstrations_may_come_from_chat_records(common, write, tok):
+def test_demonstrations_can_come_from_chat_records(common, write, tok):
     chat = write(
         "chat.jsonl",
         [
@@ -214,7 +214,7 @@ def test_equal_answers_are_one_answer_of_their_mean_rank(common, write, tok, cap
     assert "1 of 3 records dropped: all answers have the same rank" in caplog.text
 
 
-def test_answers_that_are_equal_or_equal_once_cut_are_no_comparison(common, write, caplog):
+def test_answers_that_are_equal_or_equal_once_cut_are_not_a_comparison(common, write, caplog):
     records = [
         {"prompt": "q", "chosen": "a", "rejected": "a"},
         {"prompt": "q", "chosen": "y" * 100, "rejected": "y" * 100 + "n"},

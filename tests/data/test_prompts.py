@@ -107,7 +107,7 @@ def test_a_rollout_that_is_spent_gives_way_to_the_next(tmp_path, data):
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6])
-def test_training_resumed_within_a_rollout_goes_on_exactly(tmp_path, data, write, common, stop):
+def test_training_resumed_within_a_rollout_continues_exactly(tmp_path, data, write, common, stop):
     texts = write("t.jsonl", [{"text": f"{i:02d}" * 20} for i in range(30)])
     text = functools.partial(TextData, path=texts, batch_size=2, val_fraction=0.0)
     whole = Learner(spent_after={1: 1})
@@ -121,7 +121,7 @@ def test_training_resumed_within_a_rollout_goes_on_exactly(tmp_path, data, write
     assert len({str(one) for one in whole.text}) == 9
 
 
-def test_every_prompt_is_asked_once_before_any_comes_again(tmp_path, data):
+def test_every_prompt_is_used_once_before_any_repeats(tmp_path, data):
     module = Learner(per_rollout=1)
     fitted(tmp_path, data(), module, 5)
     asked = sum(module.asked, [])
@@ -157,7 +157,7 @@ def test_the_loader_is_as_long_as_the_training_in_micro_batches():
         len(loader(-1))
 
 
-def test_state_within_a_rollout_fits_only_as_many_processes():
+def test_state_within_a_rollout_fits_only_the_same_number_of_processes():
     state = {"rollout": 1, "position": 1, "pending": [[{"a": torch.zeros(1)}], [{"a": torch.ones(1)}]]}
     one = ExperienceLoader([1], prompts_per_rollout=1, seed=0, trainer=Place(0, 1))
     with pytest.raises(ValueError, match="in the middle of a rollout of 2 processes, but there are 1 now"):

@@ -23,7 +23,7 @@ def test_every_token_but_the_first_of_a_document_is_a_target_once(common, write,
     assert seen == expected
 
 
-def test_a_row_holds_one_segment_per_document_and_nothing_crosses_over(common, write, tok):
+def test_a_row_has_one_segment_per_document_and_nothing_crosses_over(common, write, tok):
     data = TextData(path=write("a.jsonl", [{"text": "abc"}] * 4), val_fraction=0.0, **common | {"context": 8})
     data.setup()
     # the stream, 5 tokens a document (| begins, $ ends it): |abc$|abc$|abc$|abc$ in rows of 8
@@ -157,7 +157,7 @@ def test_only_whole_text_files_are_split(common, write):
     assert list(data.texts()) == ["a\n\nb"]
 
 
-def test_a_book_has_a_held_out_part_and_what_has_none_says_so(common, write, caplog):
+def test_a_book_has_a_held_out_part_and_a_text_without_one_warns(common, write, caplog):
     book = TextData(path=write("a.txt", BOOK), **common)
     book.setup()
     assert len(book.val_examples) and not caplog.records
@@ -171,7 +171,7 @@ def test_a_book_has_a_held_out_part_and_what_has_none_says_so(common, write, cap
     assert not caplog.records
 
 
-def test_a_pattern_that_is_none_is_refused(common):
+def test_an_invalid_pattern_is_refused(common):
     with pytest.raises(ValueError, match=r"split_at: '\(' is not a regular expression"):
         TextData(path="a.txt", split_at="(", **common)
 
@@ -225,13 +225,13 @@ def test_other_data_has_another_fingerprint(common, write):
         ({"world": {"language": "elvish"}}, "world: language.*elvish"),
     ],
 )
-def test_a_source_that_cannot_be_is_refused(common, arguments, said):
+def test_an_invalid_source_is_refused(common, arguments, said):
     with pytest.raises(SourceError, match=said):
         TextData(**arguments, **common).setup()
 
 
 @pytest.mark.parametrize("wrong", [{"context": 1}, {"longest_document": 0}, {"batch_size": 0}])
-def test_sizes_that_mean_nothing_are_refused(common, write, wrong):
+def test_meaningless_sizes_are_refused(common, write, wrong):
     [name] = wrong
     with pytest.raises(ValueError, match=f"{name}: got"):
         data = TextData(path=write("a.txt", "x"), **common | wrong)

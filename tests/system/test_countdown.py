@@ -15,13 +15,13 @@ class Clock:
         return self.now
 
 
-def test_a_line_tells_every_five_seconds_what_is_done_and_when_it_ends(capsys):
+def test_a_line_every_five_seconds_reports_progress_and_remaining_time(capsys):
     """Batches of 2 take 2 s each: after 6 s there are 6 of 10, and 4 s are left."""
     assert list(countdown([2, 2, 2, 2, 2], "probes", 10, count=int, clock=Clock())) == [2] * 5
     assert capsys.readouterr().out.splitlines() == ["probes 6/10 eta 4s"]
 
 
-def test_short_work_says_nothing(capsys):
+def test_short_work_prints_nothing(capsys):
     assert list(countdown("ab", "probes", 2, clock=Clock())) == ["a", "b"]
     assert capsys.readouterr().out == ""
 
@@ -34,7 +34,7 @@ def test_work_that_ends_early_is_closed(capsys):
 
 
 @pytest.mark.parametrize(("shown", "rank"), [(False, 0), (True, 1)])
-def test_nothing_is_shown_where_no_progress_is_wanted_or_by_other_processes(capsys, monkeypatch, shown, rank):
+def test_nothing_is_shown_without_progress_or_by_other_processes(capsys, monkeypatch, shown, rank):
     monkeypatch.setattr(processes, "rank", lambda: rank)
     assert len(list(countdown(range(9), "probes", 9, shown=shown, clock=Clock()))) == 9
     assert capsys.readouterr().out == ""

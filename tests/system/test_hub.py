@@ -36,7 +36,7 @@ def asked(monkeypatch):
     return calls
 
 
-def test_without_a_network_a_name_fails_within_five_seconds_and_says_what_to_give(online, monkeypatch, tmp_path):
+def test_without_a_network_a_name_fails_within_five_seconds_with_advice(online, monkeypatch, tmp_path):
     monkeypatch.setattr(socket, "create_connection", lambda *_, **__: time.sleep(30))
     start = time.monotonic()
     with pytest.raises(HubError, match="cannot be reached.*owner/name is not a local folder. Give a local folder"):
@@ -44,7 +44,7 @@ def test_without_a_network_a_name_fails_within_five_seconds_and_says_what_to_giv
     assert time.monotonic() - start < 5
 
 
-def test_only_the_files_that_are_needed_are_fetched_of_the_revision(online, asked, tmp_path):
+def test_only_the_required_files_of_the_revision_are_downloaded(online, asked, tmp_path):
     folder = fetched("owner/name@v1.0", tmp_path)
     (call,) = asked
     assert (call["repo_id"], call["revision"], call["cache_dir"]) == ("owner/name", "v1.0", str(tmp_path))
@@ -53,13 +53,13 @@ def test_only_the_files_that_are_needed_are_fetched_of_the_revision(online, aske
     assert hub.name_of(folder) == "owner/name"
 
 
-def test_old_files_are_fetched_where_there_are_no_others(online, asked, monkeypatch, tmp_path):
+def test_old_files_are_downloaded_if_there_are_no_others(online, asked, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, name, revision: ["pytorch_model.bin"])
     fetched("owner/name", tmp_path)
     assert "pytorch_model*.bin" in asked[0]["allow_patterns"]
 
 
-def test_what_the_hub_does_not_have_is_told(online, asked, monkeypatch, tmp_path):
+def test_a_model_that_the_hub_does_not_have_is_reported(online, asked, monkeypatch, tmp_path):
     def missing(self, name, revision):
         raise OSError("404 Client Error")
 
@@ -68,18 +68,18 @@ def test_what_the_hub_does_not_have_is_told(online, asked, monkeypatch, tmp_path
         fetched("owner/name", tmp_path)
 
 
-def test_offline_mode_asks_the_cache_alone(asked, monkeypatch, tmp_path):
+def test_offline_mode_looks_only_in_the_cache(asked, monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(hub, "reachable", None)  # not called
     fetched("owner/name", tmp_path)
     assert asked[0]["local_files_only"] is True
 
 
-def test_a_folder_that_did_not_come_from_the_hub_has_no_name_there():
+def test_a_folder_that_did_not_come_from_the_hub_has_no_hub_name():
     assert hub.name_of("logs/tiny/sft/export") == hub.name_of("x") == hub.name_of("some/snapshots/abc") == ""
 
 
-def test_a_name_is_replaced_by_its_folder_wherever_the_config_says_it(online, asked, tmp_path):
+def test_a_name_is_replaced_by_its_folder_everywhere_in_the_config(online, asked, tmp_path):
     (tmp_path / "here").mkdir()
     cfg = OmegaConf.create(
         {

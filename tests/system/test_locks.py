@@ -33,7 +33,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_folder_in_use_is_refused_and_its_user_is_named(holder, tmp_path):
+def test_a_folder_in_use_is_refused_and_the_error_names_its_user(holder, tmp_path):
     with pytest.raises(FolderInUse) as caught:
         take(tmp_path)
     told = str(caught.value)
@@ -41,7 +41,7 @@ def test_a_folder_in_use_is_refused_and_its_user_is_named(holder, tmp_path):
     assert "run=<name>" in told
 
 
-def test_a_suspended_process_keeps_the_folder_and_what_resumes_it_is_said(holder, tmp_path):
+def test_a_suspended_process_keeps_the_folder_and_the_error_says_how_to_resume_it(holder, tmp_path):
     holder.send_signal(signal.SIGSTOP)
     os.waitpid(holder.pid, os.WUNTRACED)
     with pytest.raises(FolderInUse, match=rf"since \S+ \S+, suspended \(kill -CONT {holder.pid} resumes it\)\. Wait"):
@@ -51,19 +51,19 @@ def test_a_suspended_process_keeps_the_folder_and_what_resumes_it_is_said(holder
 @pytest.mark.parametrize(
     "note", [{"pid": 1, "host": socket.gethostname()}, {"pid": 1, "host": "elsewhere", "since": "x" * 2000}, "?"]
 )
-def test_the_note_of_a_dead_process_holds_nothing_wherever_it_ran(note, tmp_path):
+def test_the_note_of_a_dead_process_does_not_lock_the_folder(note, tmp_path):
     (tmp_path / locks.FILE).write_text(json.dumps(note))
     take(tmp_path)
     assert json.loads((tmp_path / locks.FILE).read_text())["pid"] == os.getpid()
 
 
-def test_a_killed_process_holds_nothing(holder, tmp_path):
+def test_a_killed_process_releases_its_lock(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     take(tmp_path)
 
 
-def test_who_is_patient_gets_the_folder_when_the_other_ends(holder, tmp_path, capfd, monkeypatch):
+def test_a_patient_process_gets_the_folder_when_the_other_ends(holder, tmp_path, capfd, monkeypatch):
     def ends(_seconds):
         holder.stdin.close()
         holder.wait()
@@ -74,7 +74,7 @@ def test_who_is_patient_gets_the_folder_when_the_other_ends(holder, tmp_path, ca
     assert told.startswith(f"waiting for process {holder.pid} on ") and told.endswith(f"which uses {tmp_path}\n")
 
 
-def test_a_process_takes_its_folder_as_often_as_it_likes_and_other_folders_beside_it(holder, tmp_path):
+def test_a_process_can_take_its_folder_repeatedly_and_other_folders_too(holder, tmp_path):
     (tmp_path / "other").mkdir()
     take(tmp_path / "other")
     take(tmp_path / "other")
@@ -92,7 +92,7 @@ def test_a_child_does_not_inherit_the_lock(tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
 
 
-def test_a_file_system_without_locks_is_told_of(tmp_path, capfd, monkeypatch):
+def test_a_file_system_without_locks_is_reported(tmp_path, capfd, monkeypatch):
     def none(*_):
         raise OSError(37, "No locks available")
 

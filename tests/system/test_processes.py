@@ -32,7 +32,7 @@ BATCH = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "ENVIRONMENT": 
         (BATCH, ALONE),  # a batch script without srun
     ],
 )
-def test_a_task_of_torchrun_or_srun_is_told_from_a_shell_in_an_allocation(environ, expected):
+def test_a_task_of_torchrun_or_srun_is_distinguished_from_a_shell_in_an_allocation(environ, expected):
     assert processes.start(environ) == expected
 
 
@@ -57,7 +57,7 @@ def test_lightning_is_told_who_started_it_where_it_would_guess_wrong(environ, ki
     assert [type(one) for one in cluster.environment()] == kinds
 
 
-def test_a_process_that_is_not_the_first_logs_to_a_file_of_its_own(monkeypatch):
+def test_a_process_that_is_not_the_first_logs_to_its_own_file(monkeypatch):
     assert processes.arguments_of_rank({}) == []
     seen = []
     monkeypatch.setattr(train, "main", lambda: seen.extend(sys.argv))
@@ -80,12 +80,12 @@ def test_devices_left_open_are_those_that_were_started():
 
 
 @pytest.mark.parametrize("devices", [2, "0,1", [0, 1]])
-def test_as_many_devices_as_processes_train(devices):
+def test_the_same_number_of_devices_and_processes_trains(devices):
     assert takes_part(TRAINS, trainer(devices), Start("torchrun", 1, 2, 2))
 
 
 @pytest.mark.parametrize(("devices", "nodes", "size"), [(1, 1, 2), (2, 2, 2), ("auto", 3, 2), (2, 1, 1)])
-def test_training_in_a_number_of_processes_that_was_not_asked_for_is_refused_once(devices, nodes, size):
+def test_training_in_an_unrequested_number_of_processes_is_refused_once(devices, nodes, size):
     with pytest.raises(ValueError, match=r"torchrun started \d process.*trainer.devices.*Add trainer=ddp"):
         takes_part(TRAINS, trainer(devices, nodes), Start("torchrun", 0, size, size))
     if size > 1:
@@ -98,7 +98,7 @@ def test_srun_without_a_number_per_machine_is_refused_with_the_flag_that_gives_i
         takes_part(TRAINS, trainer(), Start("srun", 0, 4, 2))
 
 
-def test_what_does_not_train_is_the_first_processs_and_the_others_leave():
+def test_tasks_that_do_not_train_run_in_the_first_process_and_the_others_leave():
     parts = [takes_part("components.tasks.evaluate.evaluate", trainer(), Start("srun", n, 3, 3)) for n in range(3)]
     assert parts == [True, False, False]
     assert takes_part("components.tasks.evaluate.evaluate", trainer(), ALONE)

@@ -39,7 +39,7 @@ def test_the_format_may_be_given_by_name_as_in_transformers():
 
 
 @pytest.mark.parametrize("form", ["%Q", "% d", "100%"])
-def test_what_is_no_field_is_refused(form):
+def test_an_unknown_field_is_refused(form):
     with pytest.raises(TokenizerError, match="not a field of strftime"):
         strftime_now(form)
 
@@ -76,7 +76,7 @@ class Loose(ExactCodec):
         "(messages[0].keys() - {'a': 1}.keys()) | list",
     ],
 )
-def test_a_text_that_depends_on_a_place_in_memory_is_refused(expression):
+def test_a_text_that_depends_on_a_memory_address_is_refused(expression):
     with pytest.raises(TokenizerError, match="not text|no order"):
         written("{{ " + expression + " }}{{ messages[0].content }}")
 

@@ -101,7 +101,7 @@ def test_half_a_model_is_refused(folder):
         ({"pad_id": -1}, "no special piece for pad"),
     ],
 )
-def test_a_model_that_cannot_give_text_back_is_refused(options, complaint):
+def test_a_model_that_cannot_restore_text_is_refused(options, complaint):
     settings = {
         "model_type": "bpe",
         "byte_fallback": True,
@@ -156,7 +156,7 @@ def test_transformers_renders_a_hundred_mixed_chats_the_same(tokenizer, theirs):
         assert theirs.apply_chat_template(chat, return_dict=False) == tokenizer.render(chat).ids
 
 
-def test_look_alikes_are_sanitised_by_transformers_when_told_to(tokenizer, theirs):
+def test_look_alikes_are_sanitized_by_transformers_on_request(tokenizer, theirs):
     for text in foreign_tokenizers.texts(100, seed=2, without=("\u2581", "\ue000", "\uf8fe0\uf8fe501\uf8ff")):
         chat = [{"role": "user", "content": text}]
         safe = theirs.apply_chat_template(chat, return_dict=False, sanitize_control_tokens=True)

@@ -74,20 +74,20 @@ def test_a_space_before_a_text_is_put_where_transformers_puts_one(
 
 
 @pytest.mark.parametrize("field", OF_THE_MODEL)
-def test_tokens_that_a_generation_config_bars_or_forces_are_refused_by_name(tmp_path, field):
+def test_tokens_that_a_generation_config_suppresses_or_forces_are_refused_by_name(tmp_path, field):
     folder = with_fields(foreign_tokenizers.gpt2(tmp_path), "generation_config.json", **{field: OF_THE_MODEL[field]})
     with pytest.raises(TokenizerError, match=rf"generation_config.json: {field}="):
         Tokenizer.load(folder)
     Tokenizer.load(with_fields(folder, "generation_config.json", **{field: None}))
 
 
-def test_ids_without_a_piece_may_be_suppressed(tmp_path):
+def test_ids_without_a_piece_can_be_suppressed(tmp_path):
     """They are not predicted here, whatever the file says; exports of padded vocabularies have them."""
     size = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path)).vocab_size
     Tokenizer.load(with_fields(tmp_path, "generation_config.json", suppress_tokens=[size, size + 1]))
 
 
-def test_settings_of_sampling_are_named_in_one_line_as_left_out(tmp_path, caplog):
+def test_ignored_sampling_settings_are_named_in_one_line(tmp_path, caplog):
     folder = with_fields(
         foreign_tokenizers.gpt2(tmp_path), "generation_config.json", **SAMPLING, use_cache=True, bos_token_id=1
     )
@@ -141,7 +141,7 @@ def test_the_fields_of_published_folders_are_known(tmp_path):
     Tokenizer.load(with_fields(folder, "special_tokens_map.json", **specials, image_token="<image>"))
 
 
-def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
+def test_templates_other_than_the_default_are_logged_as_ignored(tmp_path, caplog):
     named = [{"name": "tool_use", "template": "{{ no }}"}, {"name": "default", "template": foreign_tokenizers.VICUNA}]
     listed = with_fields(foreign_tokenizers.gpt2(tmp_path / "listed"), "tokenizer_config.json", chat_template=named)
     apart = foreign_tokenizers.gpt2(tmp_path / "apart", foreign_tokenizers.VICUNA)
@@ -166,7 +166,7 @@ def test_templates_beside_the_default_are_named_as_left_out(tmp_path, caplog):
         [{"name": ["default"], "template": "x"}],
     ],
 )
-def test_a_template_that_is_no_text_is_refused(tmp_path, template):
+def test_a_template_that_is_not_text_is_refused(tmp_path, template):
     folder = with_fields(foreign_tokenizers.gpt2(tmp_path), "tokenizer_config.json", chat_template=template)
     with pytest.raises(TokenizerError, match=r"tokenizer_config.json: expected chat_template"):
         Tokenizer.load(folder)
@@ -184,7 +184,7 @@ def test_a_template_that_is_no_text_is_refused(tmp_path, template):
         ("decoder", {"type": "Strip", "content": " ", "start": 0, "stop": 1}, "decoder"),
     ],
 )
-def test_a_part_of_tokenizer_json_that_is_not_read_as_it_stands_is_refused_by_name(tmp_path, part, value, told):
+def test_an_unsupported_part_of_tokenizer_json_is_refused_by_name(tmp_path, part, value, told):
     folder = foreign_tokenizers.gpt2(tmp_path)
     file = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     if part == "decoder":

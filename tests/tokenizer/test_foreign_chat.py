@@ -131,7 +131,7 @@ def test_chats_and_prompts_have_transformers_ids(both):
         assert ours.render_prompt(messages[:-1]) == prompt
 
 
-def test_a_chat_goes_on_from_its_prompt_with_the_answer(both):
+def test_a_chat_continues_its_prompt_with_the_answer(both):
     ours, _ = both
     for text in ["In cave .", "x", "今天天气很好", "def f():\n    pass", ""]:
         messages = [{"role": "user", "content": "Where ?"}, {"role": "assistant", "content": text}]
@@ -177,7 +177,7 @@ def test_a_token_that_begins_in_the_prompt_is_not_the_assistants(published):
     assert shown(qwen2, answer).endswith(f"assistant{joined}«Yes<|im_end|>»\n")
 
 
-def test_a_token_that_holds_the_end_of_the_prompt_and_a_word_is_refused(tmp_path):
+def test_a_token_that_contains_the_end_of_the_prompt_and_a_word_is_refused(tmp_path):
     source = (
         "{% for m in messages %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}"
         "{% if add_generation_prompt %}assistant: {% endif %}"
@@ -221,7 +221,7 @@ def test_a_dropped_system_message_is_an_error_not_a_loss(published):
         mistral.render(TALK)
 
 
-def test_a_base_models_folder_gets_chatml_where_its_pieces_exist(published, tmp_path, caplog):
+def test_a_base_models_folder_gets_chatml_if_its_tokens_exist(published, tmp_path, caplog):
     folder = foreign_tokenizers.qwen2(tmp_path)
     config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
     foreign_tokenizers.write_json(folder / "tokenizer_config.json", config | {"chat_template": None})
@@ -240,7 +240,7 @@ def test_a_base_models_folder_without_such_pieces_gets_plain_turns_that_end_with
     assert "no pad token: eos (<|endoftext|>) pads rows too" in caplog.text
 
 
-def test_templates_may_ask_for_the_date_json_tools_and_generation_marks():
+def test_templates_can_use_the_date_json_tools_and_generation_tags():
     source = (
         "{{ strftime_now('%Y') | length }}{{ {'é': '<'} | tojson }}{% if tools %}tools{% endif %}"
         "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"

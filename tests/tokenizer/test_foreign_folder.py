@@ -80,7 +80,7 @@ def test_saving_again_writes_the_same_bytes(published, tmp_path):
     assert (tmp_path / "one" / "tokenizer.model").read_bytes() == (published["llama2"] / "tokenizer.model").read_bytes()
 
 
-def test_no_program_of_the_folder_is_handed_on(tmp_path):
+def test_code_of_the_folder_is_not_copied(tmp_path):
     folder = changed(foreign_tokenizers.gpt2(tmp_path / "from"), auto_map={"AutoTokenizer": ["evil.Tokenizer", None]})
     Tokenizer.load(folder).save(tmp_path / "to")
     assert "auto_map" not in config_of(tmp_path / "to")
@@ -106,7 +106,7 @@ def test_the_fingerprint_tells_another_template_and_another_special(tmp_path):
     assert len({one.fingerprint, other.fingerprint, padded.fingerprint}) == 3
 
 
-def test_specials_may_be_strings_or_objects_in_either_file(tmp_path):
+def test_special_tokens_can_be_strings_or_objects_in_either_file(tmp_path):
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
     eos = {"__type": "AddedToken", "content": "<|endoftext|>"} | flags
     objects = changed(foreign_tokenizers.gpt2(tmp_path / "a"), eos_token=eos)
@@ -118,7 +118,7 @@ def test_specials_may_be_strings_or_objects_in_either_file(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["tokenizer_config.json", "special_tokens_map.json", "added_tokens_decoder"])
-def test_a_special_that_only_the_files_beside_name_gets_transformers_id(tmp_path, where):
+def test_a_special_token_named_only_in_other_files_gets_transformers_id(tmp_path, where):
     transformers = pytest.importorskip("transformers")
     folder = foreign_tokenizers.gpt2(tmp_path)
     count = Tokenizer.load(folder).vocab_size
@@ -200,7 +200,7 @@ def test_a_damaged_file_is_named(tmp_path, name, content, complaint):
         Tokenizer.load(folder)
 
 
-def test_pieces_that_spell_no_bytes_are_refused(tmp_path):
+def test_pieces_that_do_not_represent_bytes_are_refused(tmp_path):
     folder = foreign_tokenizers.gpt2(tmp_path)
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     definition["decoder"] = {"type": "WordPiece", "prefix": "##", "cleanup": True}
@@ -209,7 +209,7 @@ def test_pieces_that_spell_no_bytes_are_refused(tmp_path):
         Tokenizer.load(folder)
 
 
-def test_a_sentencepiece_model_that_is_no_bpe_asks_for_its_tokenizer_json(tmp_path):
+def test_a_sentencepiece_model_that_is_not_bpe_needs_its_tokenizer_json(tmp_path):
     folder = foreign_tokenizers.llama2(tmp_path)
     (folder / "tokenizer.model").write_bytes(
         foreign_tokenizers.sentencepiece_model(model_type="unigram", vocab_size=400)

@@ -64,7 +64,7 @@ def test_a_stream_gives_in_all_what_decode_gives(ours):
             assert "".join(pieces) == ours.decode(ids, skip_special)
 
 
-def test_a_stream_that_goes_on_from_a_text_keeps_its_first_space(published):
+def test_a_stream_that_continues_a_text_keeps_its_first_space(published):
     llama2 = Tokenizer.load(published["llama2"])
     ids = llama2.encode("dax lives")
     after = StreamDecoder(llama2, begins=False)
@@ -77,7 +77,7 @@ def test_a_worker_process_can_be_given_one(ours):
     assert other.encode(MIXED[7]) == ours.encode(MIXED[7])
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place(ours):
+def test_half_a_surrogate_pair_is_refused_with_its_position(ours):
     with pytest.raises(TokenizerError, match=r"character 2 is '\\ud83d', half of a surrogate pair"):
         ours.encode("ab\ud83d")
     with pytest.raises(TokenizerError, match="text 1: character 0"):
@@ -113,7 +113,7 @@ def test_specials_have_no_bytes_and_added_tokens_their_own(published):
     assert qwen2.encode("<tool_call>") == [qwen2.vocab_size - 1]  # no special, so ordinary text may have it
 
 
-def test_a_document_stands_between_bos_and_eos_or_has_no_bos(published):
+def test_a_document_is_between_bos_and_eos_or_has_no_bos(published):
     llama2, qwen2 = Tokenizer.load(published["llama2"]), Tokenizer.load(published["qwen2"])
     assert llama2.document("dax") == [1, *llama2.encode("dax"), 2]
     assert (qwen2.bos_id, qwen2.beginning) == (None, [])

@@ -101,7 +101,7 @@ def test_the_logit_of_an_id_without_a_piece_is_minus_infinity_by_every_way(padde
 
 
 @pytest.mark.parametrize("settings", [{"temperature": 0.0}, {}, {"top_k": 3}, {"top_p": 0.5, "temperature": 0.7}])
-def test_a_model_whose_largest_logits_stand_for_no_piece_samples_pieces_alone(padded, settings):
+def test_a_model_whose_largest_logits_have_no_piece_samples_only_pieces(padded, settings):
     model, absent = load_causal_lm(padded), set(load_causal_lm(padded).config.unused_ids)
     bare = tiny_models.random_model(model.config.vocab_size, max_position_embeddings=128)
     bare.load_state_dict(model.state_dict())
@@ -115,7 +115,7 @@ def test_a_model_whose_largest_logits_stand_for_no_piece_samples_pieces_alone(pa
     assert len(streamed) == 16 and not absent & set(streamed)
 
 
-def test_an_evaluation_and_its_table_read_what_a_padded_model_says(padded):
+def test_an_evaluation_and_its_table_read_the_text_of_a_padded_model(padded):
     model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     prompts = [tokenizer.render_prompt([{"role": "user", "content": "Where does dax live?"}])]
     drawn = respond(model, tokenizer, prompts, SamplePlan(3, 12, 0))
@@ -124,13 +124,13 @@ def test_an_evaluation_and_its_table_read_what_a_padded_model_says(padded):
     assert figures["entropy_per_token"] < math.log(tokenizer.vocab_size)
 
 
-def test_a_chat_with_a_padded_model_says_pieces(padded):
+def test_a_chat_with_a_padded_model_produces_pieces(padded):
     model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     session = ChatSession(model, tokenizer, seed=0, temperature=0, max_new_tokens=8)
     assert "".join(session.ask("Where does dax live?").pieces)
 
 
-def test_an_id_without_a_piece_that_somebody_elses_sampler_drew_spells_nothing(holed, small_tokenizer):
+def test_an_id_without_a_piece_from_a_foreign_sampler_decodes_to_nothing(holed, small_tokenizer):
     tokenizer = Tokenizer.load(holed)
     [word] = tokenizer.encode("a")
     for beyond in (HOLES[0], tokenizer.vocab_size, tokenizer.vocab_size + 10_000):

@@ -69,7 +69,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)
-def test_a_template_that_asks_for_too_much_is_refused_at_once(source):
+def test_a_template_that_needs_too_much_is_refused_at_once(source):
     began = time.process_time()  # of this process alone, whatever else the machine does
     with pytest.raises(TokenizerError, match="the chat template"):
         ChatTemplate(source + END, TOKENS).segments(ASK, add_generation_prompt=False)
@@ -100,7 +100,7 @@ def test_a_long_dialogue_is_within_the_bounds():
     assert sum(len(segment.text) for segment in segments if segment.role) == 20_000_000 > sandbox.MAX_SIZE
 
 
-def test_steps_are_counted_for_each_rendering_anew():
+def test_steps_are_counted_separately_for_each_rendering():
     template = ChatTemplate("{% for i in range(90000) %}{% endfor %}" + END, TOKENS)
     for _ in range(3):
         template.segments(ASK, add_generation_prompt=False)

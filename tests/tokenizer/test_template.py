@@ -38,7 +38,7 @@ def spelled(text: str) -> list[int]:
     return [8 + ord(character) for character in text]
 
 
-def test_the_mask_of_two_turns_covers_what_the_assistant_says_and_its_ends(bytewise):
+def test_the_mask_of_two_turns_covers_the_assistants_text_and_its_ends(bytewise):
     rendered = bytewise.render(dialogue("XY", "PQ", "Z", "R"))
     X, Y, P, Q, Z, R = spelled("XYPQZR")
     assert rendered.ids == [BOS, USER, X, Y, END, ASSISTANT, P, Q, END, USER, Z, END, ASSISTANT, R, END]
@@ -64,14 +64,14 @@ def test_a_prompt_ends_with_the_assistants_header(bytewise):
 
 
 @given(texts=st.lists(contents, min_size=2, max_size=6).filter(lambda texts: len(texts) % 2 == 0))
-def test_a_conversation_goes_on_from_its_prompt(tokenizer, texts):
+def test_a_conversation_continues_its_prompt(tokenizer, texts):
     ids = tokenizer.render(dialogue(*texts)).ids
     prompt = tokenizer.render_prompt(dialogue(*texts)[:-1])
     assert ids == prompt + tokenizer.encode(texts[-1]) + [END]
 
 
 @given(texts=st.lists(contents, min_size=1, max_size=5))
-def test_no_content_writes_a_special_or_changes_another_segment(tokenizer, texts):
+def test_no_content_produces_a_special_token_or_changes_another_segment(tokenizer, texts):
     expected, mask = [BOS], [False]
     for number, text in enumerate(texts):
         own = tokenizer.encode(text)
@@ -81,7 +81,7 @@ def test_no_content_writes_a_special_or_changes_another_segment(tokenizer, texts
     assert tokenizer.render(dialogue(*texts)) == (expected, mask)
 
 
-def test_a_space_beside_a_segment_does_not_join_it(tokenizer):
+def test_a_space_next_to_a_segment_does_not_join_it(tokenizer):
     assert tokenizer.encode(" red") != tokenizer.encode(" ") + tokenizer.encode("red")  # it could be joined
     spaced = Tokenizer(tokenizer.codec, DEFAULT_TEMPLATE.replace("%}<|user|>", "%}<|user|> "))
     assert spaced.render_prompt(dialogue("red")) == [
@@ -112,7 +112,7 @@ def test_a_space_beside_a_segment_does_not_join_it(tokenizer):
         ([*dialogue("X", "P"), {"role": "system", "content": "S"}], "got user, assistant, system"),
     ],
 )
-def test_what_is_no_conversation_is_refused(bytewise, messages, complaint):
+def test_invalid_conversations_are_refused(bytewise, messages, complaint):
     for act in (check_messages, bytewise.render, bytewise.render_prompt):
         with pytest.raises(TokenizerError, match=complaint):
             act(messages)
@@ -126,12 +126,12 @@ def test_a_prompt_that_ends_with_the_assistant_is_refused(bytewise):
 
 
 @pytest.mark.parametrize("expression", ["message.content | trim", "message['content'].strip()"])
-def test_a_template_that_strips_the_content_is_honoured(bytewise, expression):
+def test_a_template_that_strips_the_content_is_supported(bytewise, expression):
     stripping = Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace("message.content", expression))
     assert stripping.render(dialogue("\n X\x1c", " P ")) == bytewise.render(dialogue("X", "P"))
 
 
-def test_a_template_that_strips_line_ends_alone_keeps_the_spaces(bytewise):
+def test_a_template_that_strips_only_line_ends_keeps_the_spaces(bytewise):
     source = DEFAULT_TEMPLATE.replace("message.content", "message.content.strip('\\n')")
     stripping = Tokenizer(bytewise.codec, source)
     assert stripping.render(dialogue("\n\n X \n", "P")) == bytewise.render(dialogue(" X ", "P"))
@@ -177,12 +177,12 @@ def test_a_template_that_strips_one_side_keeps_the_other(bytewise):
         ("<|end|>", "{{ '<|end|>' if loop.index == 2 else '<eos>' }}", "the same way"),
     ],
 )
-def test_a_template_that_cannot_keep_the_promises_is_refused(bytewise, old, new, complaint):
+def test_a_template_that_violates_the_contract_is_refused(bytewise, old, new, complaint):
     with pytest.raises(TokenizerError, match=complaint):
         Tokenizer(bytewise.codec, DEFAULT_TEMPLATE.replace(old, new))
 
 
-def test_a_template_that_decides_by_the_content_is_refused_when_it_does(bytewise):
+def test_a_template_that_depends_on_the_content_is_refused_when_it_does(bytewise):
     source = DEFAULT_TEMPLATE.replace("<|end|>", "{% if 'Z' in message.content %}!{% endif %}<|end|>")
     choosy = Tokenizer(bytewise.codec, source)
     assert choosy.render(dialogue("X", "P")) == bytewise.render(dialogue("X", "P"))

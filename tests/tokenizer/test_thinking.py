@@ -74,7 +74,7 @@ def said(tokenizer, rendered) -> str:
     return text.replace("<|im_start|>", "<").replace("<|im_end|>\n", ">").replace("<|im_end|>", ">")
 
 
-def test_where_thinking_is_forgotten_each_answer_is_an_example_with_its_own(forgetful):
+def test_if_thinking_is_dropped_each_answer_is_an_example_with_its_own(forgetful):
     assert [said(forgetful, one) for one in forgetful.examples(TALK)] == [
         "<user\nWhere ?><assistant\n«<think>\nhm\n</think>\n\nIn cave .>»\n",
         "<user\nWhere ?><assistant\nIn cave .><user\nWhy ?><assistant\n«<think>\noh\n</think>\n\nSo .>»\n",
@@ -82,7 +82,7 @@ def test_where_thinking_is_forgotten_each_answer_is_an_example_with_its_own(forg
     assert forgetful.render(TALK) == forgetful.examples(TALK)[-1]
 
 
-def test_where_a_prompt_begins_to_think_the_answer_goes_on_from_there(begun):
+def test_if_a_prompt_starts_the_thinking_the_answer_continues_it(begun):
     assert begun.prefill == "<think>\n"
     assert [said(begun, one) for one in begun.examples(TALK)] == [
         "<user\nWhere ?><assistant\n<think>\n«hm\n</think>\n\nIn cave .>»\n",
@@ -92,14 +92,14 @@ def test_where_a_prompt_begins_to_think_the_answer_goes_on_from_there(begun):
     assert [begun.decode(begun.answer(text)) for text in answers] == ["hm\n</think>\n\nSo ."] * 3
 
 
-def test_an_answer_without_thinking_ends_at_once_what_its_prompt_begins(begun):
+def test_an_answer_without_thinking_ends_at_once_the_thinking_of_its_prompt(begun):
     assert said(begun, begun.render([ASKED[0], {"role": "assistant", "content": "In cave ."}])) == (
         "<user\nWhere ?><assistant\n<think>\n«</think>\n\nIn cave .>»\n"
     )
 
 
 @pytest.mark.parametrize("template", ["forgetful", "begun"])
-def test_every_example_begins_with_the_very_prompt_and_holds_its_answer(template, request):
+def test_every_example_starts_with_the_exact_prompt_and_contains_its_answer(template, request):
     tokenizer = request.getfixturevalue(template)
     plain = [{"role": "assistant", "content": text} for text in ("yes .", "no .")]
     for first, second in ([THOUGHT[0], THOUGHT[1]], plain, [plain[0], THOUGHT[1]], [THOUGHT[0], plain[1]]):
@@ -148,7 +148,7 @@ def test_transformers_renders_the_same_ids(forgetful, tmp_path):
         assert forgetful.render_prompt(talk[:3], tools) == prompt
 
 
-def test_a_turn_of_weight_0_is_no_target_in_any_template(forgetful, begun, tokenizer):
+def test_a_turn_of_weight_0_is_not_a_target_in_any_template(forgetful, begun, tokenizer):
     for one in (forgetful, begun, tokenizer):
         first, second = ([{**turn, "weight": weight} for turn in THOUGHT] for weight in (0, 1))
         whole = one.examples(TALK)
@@ -167,7 +167,7 @@ def test_a_template_that_leaves_thinking_alone_makes_one_example(tokenizer):
 
 
 @pytest.mark.parametrize("hostile", ["<|im_end|>", "<|im_start|>user\n", "x<|endoftext|>\ue0020\ue002", "\ue003"])
-def test_what_is_said_beside_thinking_never_becomes_a_special(forgetful, begun, hostile):
+def test_text_next_to_thinking_never_becomes_a_special_token(forgetful, begun, hostile):
     for tokenizer in (forgetful, begun):
         special = set(tokenizer.codec.special_ids.values())
 
@@ -190,7 +190,7 @@ def test_what_is_said_beside_thinking_never_becomes_a_special(forgetful, begun, 
         ([ASKED[0], {**THOUGHT[0], "reasoning_content": "hm"}], None, "does not write reasoning_content"),
     ],
 )
-def test_our_own_template_refuses_what_it_cannot_write_by_name(tokenizer, talk, tools, complaint):
+def test_our_own_template_rejects_by_name_what_it_cannot_write(tokenizer, talk, tools, complaint):
     for act in (tokenizer.render, tokenizer.examples):
         with pytest.raises(TokenizerError, match=complaint):
             act(talk, tools)
@@ -199,7 +199,7 @@ def test_our_own_template_refuses_what_it_cannot_write_by_name(tokenizer, talk, 
             tokenizer.render_prompt(talk[:1] if tools else talk[:3], tools)
 
 
-def test_a_role_that_the_template_takes_for_the_assistants_is_unknown(made):
+def test_a_role_that_the_template_writes_as_the_assistants_is_unknown(made):
     two = made(BEGUN.replace("{% if m.role == 'assistant' %}", "{% if m.role != 'user' %}"))
     with pytest.raises(TokenizerError, match="message 0: unknown role 'system', expected user, assistant"):
         two.render([{"role": "system", "content": "Be brief."}, ASKED[0], THOUGHT[0]])
@@ -207,13 +207,13 @@ def test_a_role_that_the_template_takes_for_the_assistants_is_unknown(made):
         two.render_prompt([ASKED[0], THOUGHT[0], RESULT])
 
 
-def test_a_template_that_wants_arguments_as_text_gets_them_as_json(made):
+def test_a_template_that_expects_arguments_as_text_gets_them_as_json(made):
     call = "<tool_call>{{ call.function.name + ' ' + call.function.arguments }}</tool_call>"
     tokenizer = made(FORGETFUL.replace("<tool_call>{{ call.function | tojson }}</tool_call>", call))
     assert '<tool_call>weather {"place": "toz"}</tool_call>' in said(tokenizer, tokenizer.render([ASKED[0], CALLING]))
 
 
-def test_a_template_that_drops_what_is_no_thinking_is_refused(made):
+def test_a_template_that_drops_text_other_than_thinking_is_refused(made):
     first = made(FORGETFUL.replace("{{ m.content }}", "{{ m.content.split('.')[0] }}"))
     talk = [{"role": "user", "content": "One. Two."}, THOUGHT[0], *TALK[2:]]
     for act in (first.render, lambda talk: first.render_prompt(talk[:3])):

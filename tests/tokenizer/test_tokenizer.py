@@ -71,7 +71,7 @@ def test_specials_have_the_first_eight_ids_and_no_bytes(tokenizer):
     assert len(tokenizer.byte_lengths) == tokenizer.vocab_size
 
 
-def test_a_text_is_spelled_by_bytes_where_no_piece_is(bytewise):
+def test_a_text_without_pieces_is_encoded_as_bytes(bytewise):
     a, space = 264, 265
     assert bytewise.encode("a X") == [a, space, 8 + ord("X")]
     assert bytewise.encode("é") == [8 + 0xC3, 8 + 0xA9]
@@ -112,7 +112,7 @@ def test_a_batch_has_the_ids_of_its_texts(tokenizer, texts):
     assert tokenizer.encode_batch(texts, num_threads=2) == alone
 
 
-def test_a_document_stands_between_bos_and_eos(bytewise):
+def test_a_document_is_between_bos_and_eos(bytewise):
     assert bytewise.document("aX") == [2, 264, 8 + ord("X"), 3]
 
 
@@ -122,24 +122,24 @@ def test_decode_leaves_specials_out_or_shows_them(bytewise):
     assert bytewise.decode(ids, skip_special=False) == "<bos><|user|>a<|end|><unk><eos>"
 
 
-def test_bytes_that_are_no_utf8_become_replacement_characters(bytewise):
+def test_bytes_that_are_not_utf8_become_replacement_characters(bytewise):
     assert bytewise.decode([264, 8 + 0xC3, 264]) == "a\ufffda"
 
 
-def test_a_negative_id_is_refused_and_one_beyond_the_pieces_spells_nothing(bytewise):
+def test_a_negative_id_is_refused_and_one_beyond_the_pieces_decodes_to_nothing(bytewise):
     with pytest.raises(TokenizerError, match=r"id -1 is outside the vocabulary \(0 to 265\)"):
         bytewise.decode([264, -1])
     assert bytewise.decode([264, 266, 10_000, 264]) == "aa"  # a model may have more rows than there are pieces
 
 
-def test_half_a_surrogate_pair_is_refused_with_its_place(bytewise):
+def test_half_a_surrogate_pair_is_refused_with_its_position(bytewise):
     with pytest.raises(TokenizerError, match=r"character 2 is '\\ud83d', half of a surrogate pair"):
         bytewise.encode("ab\ud83d")
     with pytest.raises(TokenizerError, match="text 1: character 0"):
         bytewise.encode_batch(["a", "\udc00"])
 
 
-def test_what_is_no_string_is_refused(bytewise):
+def test_a_value_that_is_not_a_string_is_refused(bytewise):
     with pytest.raises(TokenizerError, match="expected a string, got int"):
         bytewise.encode(5)
 
@@ -151,7 +151,7 @@ def test_a_stream_holds_back_unfinished_characters(bytewise):
     assert decoder.flush() == ""
 
 
-def test_a_stream_that_ends_inside_a_character_says_so_when_flushed(bytewise):
+def test_a_stream_that_ends_inside_a_character_flushes_a_replacement_character(bytewise):
     decoder = StreamDecoder(bytewise)
     assert decoder.push(8 + 0xF0) == ""
     assert decoder.flush() == "\ufffd"

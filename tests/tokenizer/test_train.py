@@ -21,7 +21,7 @@ def test_other_text_gives_another_fingerprint():
     assert train(WORLD, vocab_size=330).fingerprint != train(other, vocab_size=330).fingerprint
 
 
-def test_the_vocabulary_is_as_large_as_asked_where_the_text_allows():
+def test_the_vocabulary_has_the_requested_size_if_the_text_allows():
     assert train(WORLD, vocab_size=330).vocab_size == 330
 
 
@@ -32,7 +32,7 @@ def test_a_small_corpus_gives_the_merges_it_has(caplog):
     assert "270 pieces, fewer than vocab_size 512" in caplog.text
 
 
-def test_a_vocabulary_that_is_too_small_is_refused_naming_the_smallest():
+def test_a_vocabulary_size_that_is_too_small_is_refused_naming_the_smallest():
     with pytest.raises(TokenizerError, match="vocab_size 100 is too small") as caught:
         train(["abc abc"], vocab_size=100)
     assert re.search(r"at least (\d+)", str(caught.value))[1] == str(8 + 256 + len("abc "))
@@ -70,7 +70,7 @@ def test_a_long_text_without_spaces_is_learned_from():
     assert "天气" in train(["天气" * 5000], vocab_size=268).codec.pieces
 
 
-def test_characters_that_sentencepiece_takes_for_its_own_cost_no_text():
+def test_characters_that_sentencepiece_reserves_cost_no_text():
     for mark in "\u2581\u2585\0":
         assert "wug" in train([f"{mark}wug{mark}"] * 9, vocab_size=400).codec.pieces
 

@@ -36,7 +36,7 @@ def test_a_second_start_tokenises_nothing(common, write, tok, monkeypatch):
         TextData(path=path, **common).prepare_data()
 
 
-def test_the_validation_share_may_change_without_tokenising_again(common, write, tmp_path):
+def test_the_validation_share_can_change_without_tokenizing_again(common, write, tmp_path):
     path = write("a.jsonl", [{"text": f"text {i}"} for i in range(300)])
     rows = []
     for fraction in (0.0, 0.1, 0.5):

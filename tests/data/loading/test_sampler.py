@@ -66,7 +66,7 @@ def test_a_short_batch_of_unequal_lengths_leaves_no_rank_without_an_example(size
     assert sorted(sum(parts, [])) == list(range(size)) and all(parts)
 
 
-def test_every_epoch_has_its_own_order_which_depends_on_the_seed_alone():
+def test_every_epoch_has_its_own_order_which_depends_only_on_the_seed():
     stream = loader(12)
     first, second = list(stream), list(stream)
     assert sorted(sum(first, [])) == sorted(sum(second, [])) == list(range(12))
@@ -85,7 +85,7 @@ def test_making_batches_leaves_the_global_generator_alone():
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 4, 5, 8, 10])  # 4 batches an epoch
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_goes_on_exactly_where_its_state_was_taken(stop, workers):
+def test_a_loader_resumes_exactly_where_its_state_was_saved(stop, workers):
     expected = take(loader(14), 13)
     interrupted = loader(14, num_workers=workers)
     before = take(interrupted, stop)
@@ -111,7 +111,7 @@ def test_resuming_with_another_number_of_batches_is_refused():
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4)])
 @pytest.mark.parametrize("stop", [1, 4, 5, 6])
-def test_another_number_of_processes_goes_on_with_batches_of_the_same_examples(before, after, stop):
+def test_another_number_of_processes_resumes_with_batches_of_the_same_examples(before, after, stop):
     """41 examples: one process alone has a sixth batch, of one; two leave it out, for the second would have none."""
 
     def ranks(count: int) -> list[TrainLoader]:

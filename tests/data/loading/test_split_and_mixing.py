@@ -14,7 +14,7 @@ def test_the_key_of_a_text_is_the_start_of_its_sha256():
     assert split.key("abc") == 0xBA7816BF8F01CFEA >> 1
 
 
-def test_equal_prompts_have_equal_keys_whatever_the_order_of_their_fields():
+def test_equal_prompts_have_equal_keys_in_any_order_of_their_fields():
     one, other = [{"role": "user", "content": "é"}], [{"content": "é", "role": "user"}]
     assert split.key(one) == split.key(other) != split.key([{"role": "user", "content": "e"}])
 
@@ -39,7 +39,7 @@ def test_below_twenty_prompts_or_with_no_share_nothing_is_held_out():
     assert len(split.validation_keys(np.arange(100), 0.0)) == 0
 
 
-def test_the_share_is_what_was_asked_for():
+def test_the_share_is_the_requested_one():
     keys = np.array([split.key(str(i)) for i in range(4000)])
     assert abs(len(split.validation_keys(keys, 0.1)) - 400) < 4 * (4000 * 0.1 * 0.9) ** 0.5
 
@@ -65,14 +65,14 @@ def test_weights_are_shares_of_tokens_not_of_records():
     assert sum(tokens) == pytest.approx(sum(length.sum() for length in lengths), rel=0.01)
 
 
-def test_a_source_is_repeated_whole_before_any_record_comes_once_more():
+def test_a_source_is_repeated_in_full_before_any_record_repeats_again():
     chosen, shares = mix([np.full(10, 1), np.full(90, 1)], [0.25, 0.75], seed=0)  # 25 of 10: twice and a half
     counts = np.bincount(chosen[chosen[:, 0] == 0, 1], minlength=10)
     assert sorted(counts) == [2] * 5 + [3] * 5
     assert shares[0].epochs == 2.5
 
 
-def test_one_source_is_taken_once_and_shuffled_by_seed_alone():
+def test_a_single_source_is_used_once_and_shuffled_only_by_the_seed():
     lengths = [np.arange(1, 101)]
     chosen, shares = mix(lengths, [7.0], seed=5)
     assert sorted(chosen[:, 1]) == list(range(100))
@@ -82,6 +82,6 @@ def test_one_source_is_taken_once_and_shuffled_by_seed_alone():
 
 
 @pytest.mark.parametrize(("lengths", "weight"), [([1], 0.0), ([1], -1.0), ([1], float("nan")), ([], 1.0)])
-def test_a_weight_that_means_nothing_is_refused(lengths, weight):
+def test_a_meaningless_weight_is_refused(lengths, weight):
     with pytest.raises(ValueError, match=r"mixture\[1\]"):
         mix([np.array([1]), np.array(lengths, dtype=int)], [1.0, weight], seed=0)

@@ -48,7 +48,7 @@ def dialogues(data) -> list[str]:
     return sorted(texts)
 
 
-def test_what_columns_say_is_said_before_the_dialogue(common, write):
+def test_the_text_of_columns_precedes_the_dialogue(common, write):
     row = {"instruction": "q", "output": "a", "system": "s", "history": [["q1", "a1"]]}
     data = built(ChatData, common | {"val_fraction": 0.0}, write, [row])
     assert dialogues(data) == [
@@ -64,7 +64,7 @@ def test_a_dialogue_whose_thinking_is_forgotten_is_unrolled_into_its_answers(thi
     assert (data.counts["records"], data.counts["unrolled"], len(data.train_examples)) == (2, 1, 3)
 
 
-def test_turns_of_weight_0_are_no_targets_and_a_record_of_nothing_else_is_dropped(common, write):
+def test_turns_of_weight_0_are_not_targets_and_a_record_of_nothing_else_is_dropped(common, write):
     light, heavy = {**THOUGHT, "weight": 0}, {"role": "assistant", "content": "b", "weight": 1}
     records = [{"messages": [ASK, light, ASK, heavy]}, {"messages": [ASK, light]}]
     for options, expected in (
@@ -138,7 +138,7 @@ def test_demonstrations_that_the_template_refuses_are_skipped_too(common, write)
         list(built(PreferenceData, settings, write, pair).demonstration_batches())
 
 
-def test_fields_of_messages_that_are_not_read_are_told_and_counted(common, write, caplog):
+def test_fields_of_messages_that_are_not_read_are_reported_and_counted(common, write, caplog):
     told = {"messages": [ASK, {"role": "assistant", "content": "a", "mood": "merry"}], "source": "web"}
     data = built(ChatData, common | {"val_fraction": 0.0}, write, [told, told, {"messages": TALK}])
     assert data.counts["unread_mood"] == 2

@@ -70,7 +70,7 @@ def test_calls_and_results_of_sharegpt_are_those_of_messages():
         (formats.prompts, {"prompt": "weather ?"}),
     ],
 )
-def test_tools_are_taken_in_every_format(normalise, row, column):
+def test_tools_are_read_in_every_format(normalise, row, column):
     assert normalise(row | column) == normalise(row) | {"tools": [TOOL]}
     assert normalise(row | {"tools": [], "functions": None}) == normalise(row)
 
@@ -85,7 +85,7 @@ def test_thinking_in_a_field_of_its_own_stays_with_its_answer(field):
 
 
 @pytest.mark.parametrize("field", ["weight", "train", "training", "loss"])
-def test_a_weight_says_whether_a_turn_is_a_target(field):
+def test_a_weight_decides_whether_a_turn_is_a_target(field):
     assert messages(ASK, {**ANSWER, field: 0}, ASK, {**ANSWER, field: 1}) == [ASK, {**ANSWER, "weight": 0}, ASK, ANSWER]
     assert messages({**ASK, field: 0}, {**ANSWER, field: True}) == [ASK, ANSWER]
     turns = [{"from": "human", "value": "weather ?"}, {"from": "gpt", "value": "sunny .", field: False}]
@@ -93,7 +93,7 @@ def test_a_weight_says_whether_a_turn_is_a_target(field):
     assert formats.prompts({"messages": [ASK, {**ANSWER, field: 0}, ASK, ANSWER]})["prompt"] == [ASK, ANSWER, ASK]
 
 
-def test_of_a_prompt_and_its_completion_the_completion_alone_is_a_target():
+def test_only_the_completion_of_a_prompt_is_a_target():
     record = formats.chat({"prompt": [ASK, ANSWER, ASK], "completion": [CALLING, RESULT, ANSWER]})
     assert record["messages"] == [ASK, {**ANSWER, "weight": 0}, ASK, CALLING, RESULT, ANSWER]
 
@@ -189,7 +189,7 @@ def test_pairs_share_a_prompt_with_calls_of_tools():
         ([ASK, {**ANSWER, "reasoning": 5}], {}, r"a string messages\[1\].reasoning"),
     ],
 )
-def test_what_has_no_one_meaning_is_refused_by_its_name(said, columns, complaint):
+def test_ambiguous_fields_are_refused_by_name(said, columns, complaint):
     with pytest.raises(formats.FormatError, match=complaint):
         messages(*said, **columns)
 
@@ -206,7 +206,7 @@ def test_what_has_no_one_meaning_is_refused_by_its_name(said, columns, complaint
         (formats.prompts, {"prompt": "weather ?"}),
     ],
 )
-def test_what_a_text_points_to_in_a_column_is_refused_and_a_column_beside_it_ignored(normalise, row, marker, column):
+def test_a_column_that_a_text_refers_to_is_refused_and_any_other_is_ignored(normalise, row, marker, column):
     pointing = json.loads(json.dumps(row).replace("weather ?", f"{marker} weather ?"))
     assert normalise(row | {column: "a.png"}) == normalise(row)
     for value in (None, "", []):

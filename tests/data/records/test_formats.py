@@ -85,7 +85,7 @@ def test_a_prompt_is_found_in_records_of_every_format(row):
     assert formats.prompts(row) == {"prompt": ASK, "reference": None}
 
 
-def test_a_prompt_may_carry_a_reference():
+def test_a_prompt_can_have_a_reference():
     assert formats.prompts({"prompt": "Hi", "reference": "Yes"})["reference"] == "Yes"
 
 
@@ -125,6 +125,6 @@ def test_a_prompt_may_carry_a_reference():
         (formats.prompts, {"question": "x"}, "got fields 'question'"),
     ],
 )
-def test_what_is_wrong_with_a_record_is_said(normalise, row, said):
+def test_errors_say_what_is_wrong_with_a_record(normalise, row, said):
     with pytest.raises(formats.FormatError, match=said):
         normalise(row)

@@ -38,13 +38,13 @@ def test_shared_conversations_become_messages_without_an_answer_that_lost_its_qu
 
 
 @pytest.mark.parametrize(("context", "asked"), [("1 2", "Add\n\n1 2"), ("", "Add"), (None, "Add")])
-def test_an_instruction_may_have_a_context_and_a_response(context, asked):
+def test_an_instruction_can_have_a_context_and_a_response(context, asked):
     row = {"instruction": "Add", "context": context, "response": "3", "category": "maths"}
     assert formats.chat(row) == {"messages": said(asked, "3")}
     assert formats.prompts(row)["prompt"] == said(asked)
 
 
-def test_of_a_tree_the_best_ranked_path_is_taken_and_a_question_nobody_answered_left_out():
+def test_the_best_ranked_path_of_a_tree_is_used_without_an_unanswered_question():
     best = node("assistant", "Yes", node("prompter", "So?"), rank=0)
     tree = node("prompter", "Hi", node("assistant", "No", node("prompter", "Why?"), rank=1), best)
     assert formats.chat({"message_tree_id": "t", "prompt": tree}) == {"messages": said("Hi", "Yes")}
@@ -88,7 +88,7 @@ ARTICLE = {"id": "x", "post": None, "title": "News", "subreddit": None, "site": 
         (ARTICLE, "Title: News\n\nArticle: It rained.\n\nTL;DR:"),
     ],
 )
-def test_a_choice_between_two_summaries_is_a_comparison_on_what_they_summarise(info, asked):
+def test_a_choice_between_two_summaries_is_a_comparison_on_what_they_summarize(info, asked):
     summaries = [{"text": " short", "policy": "a"}, {"text": " long", "policy": "b"}]
     row = {"info": info, "summaries": summaries, "choice": 1}
     expected = {"prompt": said(asked), "completions": [" short", " long"], "ranks": [1.0, 0.0]}
@@ -97,7 +97,7 @@ def test_a_choice_between_two_summaries_is_a_comparison_on_what_they_summarise(i
 
 
 @pytest.mark.parametrize(("labels", "ranks"), [(1, [0.0, 1.0]), (0, [1.0, 0.0])])
-def test_labels_say_which_of_two_references_is_better(labels, ranks):
+def test_labels_decide_which_of_two_references_is_better(labels, ranks):
     row = {"history": "Why?", "human_ref_A": "Because", "human_ref_B": "No idea", "labels": labels}
     assert formats.preference(row) == {"prompt": said("Why?"), "completions": ["Because", "No idea"], "ranks": ranks}
 

@@ -41,7 +41,7 @@ def parquet(file: Path, columns: dict, **options) -> Path:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_file_is_taken_as_it_is_named_and_no_neighbour_with_it(name, tmp_path):
+def test_a_file_name_is_taken_literally_and_never_as_a_pattern(name, tmp_path):
     for neighbour in NEIGHBOURS:
         parquet(tmp_path / f"{neighbour}.parquet", {"text": ["of a neighbour"]})
     assert texts(parquet(tmp_path / f"{name}.parquet", {"text": ["own"]})) == ["own"]
@@ -108,7 +108,7 @@ UNASKED = {
 
 @pytest.mark.parametrize("name", UNASKED)
 @pytest.mark.parametrize("normalise", [formats.text, formats.prompts])
-def test_a_column_that_is_not_asked_for_never_stops_a_run(name, normalise, tmp_path):
+def test_a_column_that_is_not_needed_never_stops_a_run(name, normalise, tmp_path):
     columns = {"text": ["x", "y"], "prompt": ["x", "y"], name: UNASKED[name]}
     assert len(read(parquet(tmp_path / "a.parquet", columns), normalise)) == 2
 
@@ -128,7 +128,7 @@ def test_a_set_from_the_hub_is_not_decoded_either(monkeypatch):
     assert texts("owner/name") == ["a"]
 
 
-def test_of_text_no_other_column_is_opened(tmp_path, common):
+def test_only_the_text_column_of_text_is_read(tmp_path, common):
     file = parquet(tmp_path / "a.parquet", {"text": ["x" * 20], "junk": ["a" * 20]}, compression="none")
     content = file.read_bytes()
     place = pq.ParquetFile(file).metadata.row_group(0).column(1).data_page_offset
@@ -172,7 +172,7 @@ def test_columns_of_json_are_decoded_wherever_they_lie(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"), [('{"text": "a", "text": "b"}', "an object with two fields 'text'"), ("[" * 10**5, "brackets")]
 )
-def test_a_value_of_a_column_of_json_that_means_nothing_is_one_malformed_row(text, said, tmp_path):
+def test_an_invalid_value_in_a_json_column_is_one_malformed_row(text, said, tmp_path):
     column = pa.array(['"x"', text], pa.json_())
     with pytest.raises(SourceError, match=rf"row 2: .*got a value that cannot be read \({said}"):
         texts(parquet(tmp_path / "a.parquet", {"text": column}))
@@ -187,7 +187,7 @@ def test_a_value_of_a_column_of_json_that_means_nothing_is_one_malformed_row(tex
         (pa.array([1]), r"row 1: expected a string \"text\", got int 1"),
     ],
 )
-def test_a_column_that_is_asked_for_and_no_text_is_named_with_its_type(column, said, tmp_path):
+def test_a_needed_column_that_is_not_text_is_named_with_its_type(column, said, tmp_path):
     with pytest.raises(SourceError, match=said):
         texts(parquet(tmp_path / "a.parquet", {"text": column}))
 
@@ -201,7 +201,7 @@ def test_a_value_that_is_not_utf8_is_one_malformed_row(tmp_path):
     assert counts == {"records": 2, "malformed": 1}
 
 
-def test_two_columns_of_one_name_are_refused(tmp_path):
+def test_two_columns_with_the_same_name_are_refused(tmp_path):
     pq.write_table(pa.table([["x"], ["y"]], names=["text", "text"]), tmp_path / "a.parquet")
     with pytest.raises(SourceError, match=r"a\.parquet: .*two columns are named text"):
         texts(tmp_path / "a.parquet")

@@ -57,13 +57,13 @@ BESIDE = [
 ]
 
 
-def test_what_tools_write_beside_data_is_left_out_without_a_word(folder, caplog):
+def test_what_tools_write_next_to_data_is_ignored_silently(folder, caplog):
     assert read(folder("a.jsonl", "sub/b.txt", *BESIDE)) == ["a.jsonl", "sub/b.txt"]
     assert not caplog.messages
 
 
 @pytest.mark.parametrize("other", ["b.csv", "b.jsonl.part", "b.zip", "sub/b.xyz", "_b.jsonl", "_delta_log/0.json"])
-def test_what_may_be_data_and_is_not_read_is_said(other, folder, caplog):
+def test_what_could_be_data_and_is_not_read_is_reported(other, folder, caplog):
     assert read(folder("a.jsonl", other)) == ["a.jsonl"]
     assert [message for message in caplog.messages if f"ignored, because of unsupported types: {other}" in message]
 
@@ -119,26 +119,26 @@ def test_what_is_named_like_data_and_cannot_be_read_is_an_error(make, folder):
         (["a.txt", "part=test/b.txt"], ["a.txt"], True),
     ],
 )
-def test_held_out_files_are_never_trained_on_and_what_is_left_out_is_said(names, trained_on, said, folder, caplog):
+def test_held_out_files_are_never_trained_on_and_ignored_files_are_reported(names, trained_on, said, folder, caplog):
     assert read(folder(*names)) == trained_on
     assert bool([message for message in caplog.messages if "ignored," in message]) == said
 
 
-def test_a_folder_of_held_out_files_alone_says_how_to_read_them(folder):
+def test_a_folder_of_only_held_out_files_is_an_error_that_says_how_to_read_them(folder):
     path = folder("test.txt")
     with pytest.raises(SourceError, match=r"no files of the split train.*got test\.txt.*data\.split="):
         read(path)
     assert read(path, split="test") == ["test.txt"]
 
 
-def test_files_may_be_chosen_by_a_pattern_or_by_name(folder):
+def test_files_can_be_selected_by_a_pattern_or_by_name(folder):
     path = folder("s1.txt", "s*.txt", "sub/s2.txt")
     assert read(path, files="s?.txt") == ["s*.txt", "s1.txt", "sub/s2.txt"]
     assert read(path, files="s*.txt") == ["s*.txt"]
 
 
 @pytest.mark.parametrize("name", ["config.json", "metadata.json", "sub/dataset.json"])
-def test_a_file_of_no_records_beside_data_is_named_with_what_reads_the_others(name, folder):
+def test_a_file_without_records_next_to_data_is_named_with_how_to_read_the_others(name, folder):
     path = folder("a.jsonl", "b.jsonl")
     (path / name).parent.mkdir(exist_ok=True)
     (path / name).write_text('{"model_type": "gpt2", "sizes": {"width": 8}}')
@@ -153,7 +153,7 @@ def test_a_file_of_no_records_beside_data_is_named_with_what_reads_the_others(na
 @pytest.mark.parametrize(
     "names", [("a.jsonl", "a.jsonl.gz"), ("sub/a.TXT.xz", "sub/a.TXT.zst"), ("a.json.GZ", "a.json.bz2")]
 )
-def test_a_file_beside_itself_packed_is_not_read_twice(names, folder):
+def test_a_file_next_to_its_compressed_copy_is_not_read_twice(names, folder):
     path = folder("b.txt", *names)
     with pytest.raises(SourceError, match=rf"d: {names[0]} and {names[1]}: .*data\.files="):
         open_source(str(path))
@@ -173,12 +173,12 @@ def test_a_file_packed_among_held_out_ones_is_not_trained_on_too(folder):
     assert read(path) == ["a.txt", "b.txt"]
 
 
-def test_files_of_different_kinds_or_folders_may_share_a_name(folder):
+def test_files_of_different_types_or_folders_can_share_a_name(folder):
     names = ["a.jsonl", "a.txt", "a.txt.d/a.txt", "b.txt"]
     assert read(folder(*names)) == names
 
 
-def test_a_card_that_assigns_files_of_another_kind_says_so(folder):
+def test_a_card_that_assigns_files_of_another_type_is_refused(folder):
     path = folder("a.csv")
     (path / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: a.csv\n---\n")
     with pytest.raises(SourceError, match=r"a\.csv: tables as text are not supported"):
@@ -202,7 +202,7 @@ def test_a_card_names_files_of_its_own_folder_or_is_refused(config, said, folder
         read(path)
 
 
-def test_brackets_in_a_card_may_be_those_of_a_name(folder):
+def test_brackets_in_a_card_can_be_part_of_a_name(folder):
     path = folder("a[1].txt", "a1.txt", "b2.txt", "b3.txt")
     (path / "README.md").write_text("---\nconfigs:\n- data_files: ['a[1].txt', 'b[2-9].txt']\n---\n")
     assert read(path) == ["a[1].txt", "b2.txt", "b3.txt"]

@@ -48,7 +48,7 @@ def texts(folder: Path, content: str | bytes, name: str = "a.json", on_malformed
         json.dumps({"text": {"0": "x", "1": "y"}, "id": {"0": 1, "1": 2}}),
     ],
 )
-def test_records_are_read_from_every_shape_that_has_one_meaning(name, content, tmp_path):
+def test_records_are_read_from_every_unambiguous_shape(name, content, tmp_path):
     assert texts(tmp_path, content, name) == ["x", "y"]
 
 
@@ -97,7 +97,7 @@ def test_only_ends_of_lines_end_lines(end, tmp_path):
         ("[" * 100_000, r"a\.json: expected JSON, got brackets within brackets without end"),
     ],
 )
-def test_what_has_no_one_meaning_is_refused_with_its_line(content, said, tmp_path):
+def test_ambiguous_json_is_refused_with_its_line(content, said, tmp_path):
     with pytest.raises(SourceError, match=said):
         texts(tmp_path, content)
 

@@ -61,7 +61,7 @@ def test_of_a_file_it_is_of_the_contents_and_a_change_is_noticed(format, tmp_pat
     assert fingerprint_of(plain) != fingerprint
 
 
-def test_what_is_not_there_is_an_error_and_a_class_of_somebody_elses_is_left_to_itself(tmp_path):
+def test_a_missing_source_is_an_error_and_a_foreign_class_is_left_to_itself(tmp_path):
     known = OmegaConf.to_container(compose_config(["stage=sft", "data=chat", f"data.path={tmp_path}/no.jsonl"]).data)
     with pytest.raises(SourceError, match=r"no\.jsonl: no such file or folder\. Set data\.path to one that exists"):
         origin_of(known).sources()

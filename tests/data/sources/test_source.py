@@ -51,7 +51,7 @@ def test_a_folder_is_read_in_the_order_of_names_and_other_files_are_left_alone(w
     assert [record["text"] for record in read(str(tmp_path / "d"))] == ["first", "second"]
 
 
-def test_where_a_folder_has_a_train_file_nothing_else_is_trained_on(write, tmp_path):
+def test_if_a_folder_has_a_train_file_nothing_else_is_trained_on(write, tmp_path):
     write("d/test.jsonl", [{"text": "secret"}])
     write("d/train-0.jsonl", [{"text": "open"}])
     assert read(str(tmp_path / "d")) == [{"text": "open"}]
@@ -76,7 +76,7 @@ def test_where_a_folder_has_a_train_file_nothing_else_is_trained_on(write, tmp_p
         ("a.parquet", "no parquet", r"a\.parquet: not a readable parquet file"),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said_with_its_name_and_line(write, name, content, said):
+def test_errors_say_what_is_wrong_with_a_file_with_its_name_and_line(write, name, content, said):
     with pytest.raises(SourceError, match=said):
         read(write(name, content))
 
@@ -121,7 +121,7 @@ def online(monkeypatch):
     monkeypatch.setattr(urllib.request, "getproxies", dict)
 
 
-def test_without_a_network_a_hub_name_fails_at_once_and_says_what_to_set(online, monkeypatch):
+def test_without_a_network_a_hub_name_fails_at_once_with_the_setting_to_use(online, monkeypatch):
     def refuse(*_, **__):
         raise OSError("unreachable")
 
@@ -140,7 +140,7 @@ def test_a_name_look_up_that_hangs_is_not_waited_for(online, monkeypatch):
     assert time.monotonic() - start < 0.8
 
 
-def test_offline_mode_asks_the_cache_alone_for_name_config_and_revision(monkeypatch):
+def test_offline_mode_looks_only_in_the_cache_for_name_config_and_revision(monkeypatch):
     asked = []
 
     def load(*names, **options):
@@ -158,6 +158,6 @@ def test_offline_mode_asks_the_cache_alone_for_name_config_and_revision(monkeypa
     assert open_source("owner/name@v1.0").fingerprint() != open_source("owner/name").fingerprint()
 
 
-def test_an_address_is_told_from_a_file_that_is_not_there():
+def test_a_url_is_distinguished_from_a_missing_file():
     with pytest.raises(SourceError, match="data.path=s3://b/x.jsonl: URLs are not supported"):
         open_source("s3://b/x.jsonl")

@@ -38,7 +38,7 @@ def file_of(folder: Path, name: str, content: bytes | str) -> Path:
 
 @pytest.mark.parametrize("packing", PACK)
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_every_packing_holds_text_of_every_encoding_that_says_what_it_is(packing, encoding, tmp_path):
+def test_every_compression_works_with_every_encoding_that_can_be_detected(packing, encoding, tmp_path):
     listed = json.dumps([{"text": text} for text in SAID], ensure_ascii=False)
     for kind, content in ((".jsonl", LINES), (".ndjson", LINES), (".json", LINES), (".json", listed)):
         assert texts(file_of(tmp_path, f"a{kind}{packing}", PACK[packing](content.encode(encoding)))) == SAID
@@ -60,7 +60,7 @@ def test_an_ending_is_the_same_in_capitals(name, tmp_path):
 
 
 @pytest.mark.parametrize("packing", [packing for packing in PACK if packing])
-def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, tmp_path):
+def test_files_of_several_members_are_read_in_full_and_truncated_ones_refused(packing, tmp_path):
     packed = PACK[packing](LINES.encode())
     assert texts(file_of(tmp_path, f"a.jsonl{packing}", packed + packed)) == SAID * 2
     for broken in (packed[:-5], packed[:3], LINES.encode(), b""):
@@ -110,7 +110,7 @@ def test_files_of_several_members_are_read_whole_and_cut_ones_refused(packing, t
         ("a.jsonl", '{"a": 1}'.encode("utf-16")[:-1], r"a\.jsonl: expected utf-16, as it starts, got truncated data"),
     ],
 )
-def test_what_a_file_is_instead_is_said_with_what_to_do(name, content, said, tmp_path):
+def test_the_real_type_of_a_file_is_reported_with_what_to_do(name, content, said, tmp_path):
     with pytest.raises(SourceError, match=said):
         texts(file_of(tmp_path, name, content))
 

@@ -1,4 +1,4 @@
-"""GGUF files hold the model: names, shapes, values and metadata, read back by gguf's own reader."""
+"""GGUF files contain the model: names, shapes, values and metadata, read back by gguf's own reader."""
 
 import sys
 

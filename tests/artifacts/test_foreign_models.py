@@ -1,4 +1,4 @@
-"""Models that transformers made: read from its folders they compute what they compute there, and go back equal."""
+"""Models from transformers: read from its folders, they compute the same as there, and are written back unchanged."""
 
 import json
 import math
@@ -53,7 +53,7 @@ def transformers():
 
 
 def theirs_of(transformers, name: str, head: str = "CausalLM"):
-    """Random weights; norms and biases too are moved away from the ones and zeros that they start as."""
+    """Random weights; norms and biases are also moved away from their initial ones and zeros."""
     family, settings = FOREIGN[name]
     class_name = "GPT2LMHeadModel" if (family, head) == ("GPT2", "CausalLM") else f"{family}For{head}"
     settings = settings | ({"num_labels": 1, "pad_token_id": 0} if head == "SequenceClassification" else {})
@@ -124,7 +124,7 @@ def test_a_foreign_model_goes_out_as_it_came_in(name, transformers, tmp_path):
     before, after = theirs.config.to_dict(), back.config.to_dict()
     for field in told:
         if field in ("n_inner", "head_dim") and before.get(field) is None:
-            continue  # what followed from the width comes back as that number
+            continue  # a value derived from the width comes back as a number
         assert after.get(field) == before.get(field), field
 
 
@@ -138,7 +138,7 @@ def test_a_foreign_reward_model_scores_equally_both_ways(name, transformers, tmp
     write_artifact(tmp_path / "y", card={}, model=ours)
     back = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "y", pad_token_id=0).eval()
     assert (back(ids).logits - theirs(ids).logits).abs().max() < 1e-5
-    assert "score.bias" not in load_file(tmp_path / "y/model.safetensors")  # theirs has none, ours is zero
+    assert "score.bias" not in load_file(tmp_path / "y/model.safetensors")  # theirs has none; ours is zero
 
 
 @pytest.mark.parametrize("name", ["llama3 rope", "gpt2"])

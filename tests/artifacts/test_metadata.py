@@ -1,4 +1,4 @@
-"""Exports opened by other programs, from another place than where they were made."""
+"""Exports opened by other programs, from another folder than the one they were made in."""
 
 import shutil
 import warnings
@@ -34,7 +34,7 @@ def test_a_pipeline_scores_the_text_of_a_chat_as_it_is_scored_here(
     pipe = transformers.pipeline("text-classification", model=str(moved), device="cpu")
     text = pipe.tokenizer.apply_chat_template(TALK, tokenize=False)
     ids = small_tokenizer.render(TALK).ids
-    assert pipe.tokenizer(text)["input_ids"] == ids  # the template's bos, and no second
+    assert pipe.tokenizer(text)["input_ids"] == ids  # the template's bos, without a second one
     [scored] = pipe([text], function_to_apply="none")
     assert scored["score"] == pytest.approx(float(model(torch.tensor([ids]))[0, -1]), abs=1e-5)
 

@@ -1,4 +1,4 @@
-"""README.md of an artifact: YAML that the Hub reads, lineage, and what transformers leaves out."""
+"""README.md of an artifact: YAML that the Hub reads, lineage, and what transformers ignores."""
 
 import yaml
 

@@ -40,7 +40,7 @@ def how(**changes) -> LoRA:
 
 
 def stirred(model: torch.nn.Module) -> torch.nn.Module:
-    """The same with adapters that do something."""
+    """The same with nonzero adapters."""
     for name, parameter in model.named_parameters():
         if name.endswith((".up", "lora_B.default.weight")):
             torch.nn.init.normal_(parameter, std=0.3)
@@ -66,7 +66,7 @@ def export(base, tmp_path):
 
 
 PLAIN = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
-HONOURED = {  # fields of LoraConfig: values that change what is computed, or where, and are read
+SUPPORTED = {  # fields of LoraConfig that are read: values that change what is computed, or where
     "task_type": ["CAUSAL_LM"],
     "r": [2],
     "target_modules": [list(TARGETS), "all-linear", r".*\.q_proj"],
@@ -84,7 +84,7 @@ HONOURED = {  # fields of LoraConfig: values that change what is computed, or wh
         {r".*layers\.0.*": 3, "down.proj$": 1},  # regular expressions, as PEFT reads them
     ],
 }
-REFUSED = {  # values that make another kind of adapter, refused by the field's name
+REFUSED = {  # values that make another kind of adapter, refused by field name
     "peft_type": ["IA3"],
     "task_type": ["TOKEN_CLS", "SEQ_2_SEQ_LM"],
     "fan_in_fan_out": [True],
@@ -106,10 +106,10 @@ REFUSED = {  # values that make another kind of adapter, refused by the field's 
     "ensure_weight_tying": [True],
     "a_field_of_tomorrow": [1, True, False, "x"],
 }
-NO_PART = {  # in what is computed, once the adapters are there
+NO_PART = {  # in the computation, once the adapters exist
     "auto_mapping": {"base_model_class": "LlamaForCausalLM"},
     "peft_version": "9.9",
-    "base_model_name_or_path": None,  # where the base lies
+    "base_model_name_or_path": None,  # the base's path
     "revision": "main",
     "inference_mode": False,
     "lora_dropout": 0.5,
@@ -126,10 +126,10 @@ NO_PART = {  # in what is computed, once the adapters are there
 
 def test_every_field_of_pefts_config_is_used_or_refused_or_irrelevant():
     fields = {field.name for field in dataclasses.fields(peft.LoraConfig)}
-    assert fields <= HONOURED.keys() | REFUSED.keys() | NO_PART.keys()
+    assert fields <= SUPPORTED.keys() | REFUSED.keys() | NO_PART.keys()
 
 
-@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in HONOURED.items() for value in values])
+@pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in SUPPORTED.items() for value in values])
 @pytest.mark.filterwarnings(
     "ignore:Bias term:UserWarning", "ignore:.*lora with `bias`.*", "ignore:Careful.*bias", "ignore:.*eva.*:UserWarning"
 )
@@ -139,7 +139,7 @@ def test_an_adapter_that_peft_made_is_the_same_model_here(base, tmp_path, field,
     )
 
 
-GPT2S = {  # fields of LoraConfig by the names of a GPT-2's modules, where they are not a Llama's
+GPT2S = {  # fields of LoraConfig that differ from Llama's because they use GPT-2's module names
     "alpha_pattern": {"^transformer.h.0.attn.c_attn": 3, "attn.c_proj": 5, "c_proj": 2},
     "rank_pattern": {"c_attn": 7},
     "use_rslora": True,
@@ -163,7 +163,7 @@ def test_a_whole_block_that_peft_trained_is_read(base, tmp_path):
 
 
 def check_same(folder, **settings):
-    """The model that PEFT makes of folder/base and these settings, and the one that is read from what it saves."""
+    """The model that PEFT makes from folder/base and these settings, and the one read from what it saves."""
     theirs = transformers.AutoModelForCausalLM.from_pretrained(folder / "base")
     config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **settings})
     with warnings.catch_warnings():
@@ -177,7 +177,7 @@ def check_same(folder, **settings):
         expected = adapted(IDS).logits
         torch.testing.assert_close(store.load_causal_lm(folder / "theirs")(IDS), expected, atol=2e-5, rtol=1e-4)
         with adapted.disable_adapter():
-            assert (expected - adapted(IDS).logits).abs().max() > 1e-2  # the adapters do something
+            assert (expected - adapted(IDS).logits).abs().max() > 1e-2  # the adapters have an effect
 
 
 @pytest.mark.parametrize(("field", "value"), [(name, value) for name, values in REFUSED.items() for value in values])
@@ -204,7 +204,7 @@ def test_a_tied_matrix_that_adapters_would_untie_is_refused(tmp_path):
     store.write_artifact(tmp_path / "base", card={}, model=tied)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's own, of the same
+        warnings.simplefilter("ignore")  # PEFT's own warning about it
         adapted = peft.get_peft_model(theirs, peft.LoraConfig(**PLAIN, modules_to_save=["embed_tokens"]))
         with torch.no_grad():
             adapted.get_input_embeddings().weight.add_(1.0)
@@ -258,7 +258,7 @@ def test_adapters_of_a_gpt2_are_the_same_model_in_peft_and_read_again(tmp_path, 
     store.write_artifact(tmp_path / "export", card=card, model=stirred(model))
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "export/adapter").eval()
     with torch.no_grad():
-        assert (model(IDS) - bare).abs().max() > 1e-2  # the adapters do something
+        assert (model(IDS) - bare).abs().max() > 1e-2  # the adapters have an effect
         torch.testing.assert_close(theirs(IDS).logits, model(IDS), atol=1e-5, rtol=1e-5)
         again = store.load_causal_lm(tmp_path / "export/adapter")
         torch.testing.assert_close(again(IDS), model(IDS), atol=1e-5, rtol=1e-5)
@@ -278,7 +278,7 @@ def test_a_gpt2_reward_model_of_adapters_is_read_through_its_trunk(tmp_path):
 
 @torch.no_grad()
 def test_adapters_of_a_reward_model_score_alike_in_peft_but_for_the_shift(base, tmp_path):
-    """A base without a head for scores has two labels to transformers, so whoever reads it says one."""
+    """transformers assumes two labels for a base without a score head, so the reader has to set one."""
     reward = scalar_from_causal(store.load_causal_lm(base))
     reward.adapt(how(targets=("q_proj", "up_proj")))
     reward.score.bias.fill_(0.5)
@@ -286,7 +286,7 @@ def test_adapters_of_a_reward_model_score_alike_in_peft_but_for_the_shift(base, 
     store.write_artifact(tmp_path / "rm", card=card, model=stirred(reward))
     files = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the shift, which transformers' classifiers lack
+        warnings.simplefilter("ignore")  # about the shift, which transformers' classifiers lack
         auto = peft.AutoPeftModelForSequenceClassification
         theirs = auto.from_pretrained(tmp_path / "rm/adapter", num_labels=1).eval()
     theirs.config.pad_token_id = 0
@@ -302,7 +302,7 @@ def test_only_adapters_of_the_same_base_share_its_trunk(base, export):
     assert not store.adapts(folder, "another content")
     assert not store.adapts(base, store.read_card(base)["content"])
     (folder / "card.json").write_text(json.dumps({"parents": {"model": {"content": ""}}}))
-    assert not store.adapts(folder, "")  # two folders without a card are not therefore the same
+    assert not store.adapts(folder, "")  # two folders without a card are not the same for that reason
 
 
 def test_the_hash_of_an_artifact_covers_its_adapters(export):

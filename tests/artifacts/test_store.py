@@ -1,4 +1,4 @@
-"""The folder between two stages: it comes back as it went, is whole or absent, and other programs read it."""
+"""The folder between two stages: it is read back unchanged, is complete or absent, and other programs can read it."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def edit_json(file: Path, **changes) -> None:
 
 @pytest.fixture
 def folder(tmp_path, small_tokenizer):
-    """A whole artifact of a language model."""
+    """A complete artifact of a language model."""
     model = tiny_models.random_model(small_tokenizer.vocab_size)
     write_artifact(tmp_path / "export", card={"stage": "sft"}, tokenizer=small_tokenizer, model=model)
     return tmp_path / "export"
@@ -74,7 +74,7 @@ def test_a_reward_model_comes_back_with_the_shift_of_its_score(tmp_path):
 
 def test_a_foreign_classifier_without_a_bias_has_none(tmp_path):
     write_artifact(tmp_path / "x", card={}, model=tiny_models.random_scalar(24))
-    assert "score.bias" not in load_file(tmp_path / "x" / "model.safetensors")  # nor has ours while it is zero
+    assert "score.bias" not in load_file(tmp_path / "x" / "model.safetensors")  # nor does ours while it is zero
     assert load_scalar(tmp_path / "x").score.bias.item() == 0
 
 
@@ -116,7 +116,7 @@ def test_weights_split_over_several_files_are_read_together(folder):
 
 
 def test_the_cards_content_is_a_hash_of_all_other_files(folder):
-    # worked by hand: for every file but the two cards, in the order of names: its name, then the digest of its bytes
+    # by hand: for every file except the two cards, in the order of names, its name and then the digest of its bytes
     digest = hashlib.sha256()
     for name, content in sorted(files_of(folder).items()):
         if name not in ("card.json", "README.md"):
@@ -147,7 +147,7 @@ def failing(error):
 
 
 class Killed(BaseException):
-    """What stops a process, but not as an Exception: an interrupt."""
+    """Stops a process without being an Exception, like an interrupt."""
 
 
 @pytest.mark.parametrize("step", ["save_file", "content_hash", "sync", "swap"])
@@ -183,7 +183,7 @@ def test_a_full_disk_while_weights_are_written_is_reported_as_such(folder):
     resource = pytest.importorskip("resource")
     before = files_of(folder)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # bytes a file may have
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # maximum bytes of a file
     try:
         with pytest.raises(ArtifactError, match="could not write .*; the previous contents are untouched"):
             write_artifact(folder, card={}, model=tiny_models.random_model(24, seed=1))
@@ -289,7 +289,7 @@ def test_transformers_reads_our_reward_models_with_equal_scores_but_for_the_shif
     write_artifact(tmp_path / "x", card={}, tokenizer=small_tokenizer, model=model)
     theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "x").eval()
     score = theirs(IDS).logits
-    assert score.shape == (1, 1)  # theirs is at the last token; their class has no bias to put ours in
+    assert score.shape == (1, 1)  # theirs is at the last token; their class has no bias for ours
     assert abs(float(score) - 1.25 - float(model(IDS)[0, -1])) < 1e-4
 
 

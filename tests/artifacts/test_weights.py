@@ -1,4 +1,4 @@
-"""Files of weights are data: nothing in them runs, and no name in them leads out of the folder."""
+"""Weight files are data: no code in them runs, and no name in them leads outside the folder."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def test_a_missing_shard_is_reported_by_name(tmp_path):
 
 
 class Trap:
-    """A pickle that would make a folder on loading."""
+    """A pickle that would make a folder when loaded."""
 
     def __init__(self, folder):
         self.folder = folder

@@ -17,7 +17,7 @@ def tok() -> Tokenizer:
 
 @pytest.fixture
 def common(tok, tmp_path) -> dict:
-    """What whoever runs a data module gives it."""
+    """The arguments that a task passes to a data module."""
     return {"tokenizer": tok, "context": 64, "cache_dir": str(tmp_path / "cache"), "seed": 3}
 
 

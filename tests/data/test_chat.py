@@ -24,7 +24,7 @@ def built(common, write, records=RECORDS, **options) -> ChatData:
 
 
 def counted(batch, tok) -> list[str]:
-    """What the counted targets of every segment say, in the order of the text."""
+    """The text of the counted targets of every segment, in order."""
     said = []
     for row in range(len(batch.input_ids)):
         for segment in range(int(batch.layout.segments[row].max()) + 1):

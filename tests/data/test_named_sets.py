@@ -1,4 +1,4 @@
-"""Every named data set of conf/data: read from a folder laid out as the Hub's, and its answer without a network."""
+"""Every named data set of conf/data: read from a folder with the Hub's layout, and its error without a network."""
 
 import socket
 import urllib.request
@@ -219,7 +219,7 @@ def copy(write, tmp_path):
 
 @pytest.fixture
 def online(monkeypatch):
-    """No switch of this machine's environment forbids the network, and none leads around it."""
+    """Clears environment variables that forbid or redirect network access."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
 

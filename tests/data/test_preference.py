@@ -203,7 +203,7 @@ def test_equal_answers_are_one_answer_of_their_mean_rank(common, write, tok, cap
     records = [
         {"prompt": "q", "completions": ["same", "same", "no"], "ranks": [0, 1, 2]},
         {"prompt": "q", "completions": ["a", "b", "a"], "ranks": [0, 1, 5]},
-        {"prompt": "q", "completions": ["a", "b", "a"], "ranks": [0, 1, 2]},  # as often better as worse
+        {"prompt": "q", "completions": ["a", "b", "a"], "ranks": [0, 1, 2]},  # better and worse equally often
     ]
     data = built(common, write, records)
     kept = [data.train_examples[i][0] for i in range(len(data.train_examples))]

@@ -18,12 +18,12 @@ QUIET = dict(
 
 
 class Learner(LightningModule):
-    """Three minibatches a rollout, each saying which rollout and place it is from. Notes what is done."""
+    """Three minibatches per rollout, each with the number of its rollout and position. Records the calls."""
 
     def __init__(self, spent_after: dict[int, int] | None = None, per_rollout: int = 3) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.spent_after = spent_after or {}  # rollout -> place after which it is spent
+        self.spent_after = spent_after or {}  # rollout -> position after which it is spent
         self.per_rollout = per_rollout
         self.rollout_is_spent = False
         self.asked: list[list[str]] = []
@@ -131,7 +131,7 @@ def test_every_prompt_is_used_once_before_any_repeats(tmp_path, data):
 
 
 class Place:
-    """As much of a Trainer as the loader looks at."""
+    """The part of a Trainer that the loader uses."""
 
     def __init__(self, rank: int, world_size: int, max_steps: int = 5) -> None:
         self.global_rank, self.world_size, self.max_steps = rank, world_size, max_steps

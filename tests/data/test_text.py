@@ -26,9 +26,9 @@ def test_every_token_but_the_first_of_a_document_is_a_target_once(common, write,
 def test_a_row_has_one_segment_per_document_and_nothing_crosses_over(common, write, tok):
     data = TextData(path=write("a.jsonl", [{"text": "abc"}] * 4), val_fraction=0.0, **common | {"context": 8})
     data.setup()
-    # the stream, 5 tokens a document (| begins, $ ends it): |abc$|abc$|abc$|abc$ in rows of 8
+    # the stream, 5 tokens per document (| starts it, $ ends it): |abc$|abc$|abc$|abc$ in rows of 8
     [batch] = data.train_dataloader()
-    order = batch.input_ids[:, 0].argsort(stable=True)  # only row 0 begins with bos
+    order = batch.input_ids[:, 0].argsort(stable=True)  # only row 0 starts with bos
     rows = {int(batch.layout.real[i].sum()): i for i in range(3) if not batch.layout.real[i, 7]}
     assert list(rows) == [3]  # 19 targets: 8, 8 and 3
     first = next(i for i in order.tolist() if batch.input_ids[i, :5].tolist() == tok.document("abc"))
@@ -48,7 +48,7 @@ def test_targets_are_the_next_tokens_and_filler_where_none_counts(common, write,
     for batch in data.train_dataloader():
         segments = batch.layout.segments
         assert (batch.targets[~batch.mask] == tok.pad_id).all()
-        follows = segments[:, 1:] >= 0  # places whose next one holds a token of the row
+        follows = segments[:, 1:] >= 0  # positions followed by a token of the row
         same = segments[:, :-1] == segments[:, 1:]
         assert (batch.mask[:, :-1][follows] == same[follows]).all()
         assert (batch.targets[:, :-1] == batch.input_ids[:, 1:])[follows & same].all()
@@ -113,7 +113,7 @@ def test_a_text_that_is_cut_begins_once_and_ends_once_and_is_counted(common, wri
     assert ids.count(tok.bos_id) == ids.count(tok.eos_id) == 2
     whole = tok.document("abcdefghij")
     pieces = [[*(place for place in range(len(ids)) if ids[place] == letter)] for letter in whole[1:-1]]
-    assert all(len(places) == 1 for places in pieces)  # nothing is lost and nothing comes twice
+    assert all(len(places) == 1 for places in pieces)  # nothing is lost or duplicated
     assert data.counts == Counter(records=2, tokens=len(whole) + len(tok.document("xyz")), cut=int(parts > 1))
 
 
@@ -137,7 +137,7 @@ BOOK = "".join(f"Chapter {i}.\nIt rains.\n{' ' * (i % 2)}\n" for i in range(40))
 @pytest.mark.parametrize(
     ("settings", "count", "first"),
     [
-        ({}, 40, "Chapter 0.\nIt rains."),  # at blank lines, of spaces too
+        ({}, 40, "Chapter 0.\nIt rains."),  # at blank lines, including those with spaces
         ({"split_at": r"\n(?=Chapter .0)"}, 4, None),
         ({"split_at": None}, 1, BOOK),
     ],

@@ -5,7 +5,7 @@ from components.system.countdown import countdown, duration
 
 
 class Clock:
-    """Two seconds pass between two looks."""
+    """Two seconds pass between two calls."""
 
     def __init__(self) -> None:
         self.now = -2.0

@@ -1,4 +1,4 @@
-"""A model by its Hub name: what is asked for, where it is put, and how soon it fails without a network."""
+"""A model by its Hub name: what is requested, where it is stored, and how soon it fails without a network."""
 
 import socket
 import time
@@ -15,14 +15,14 @@ from components.tasks import dispatch
 
 @pytest.fixture
 def online(monkeypatch):
-    """The library's own switches on, whatever this machine's environment says, and no proxy."""
+    """The library's online mode, independent of this machine's environment, without a proxy."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
 
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What the library is asked for; it has a safetensors model with a picture beside it."""
+    """The requests to the library, which has a safetensors model and a picture."""
     calls = []
 
     def snapshot(**place):

@@ -1,4 +1,4 @@
-"""Two processes never write to one folder, and a dead one stands in nobody's way."""
+"""Two processes never write to the same folder, and a dead one never blocks another."""
 
 import json
 import os

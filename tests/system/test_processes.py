@@ -1,4 +1,4 @@
-"""Who started a process, what the others do meanwhile, and what is refused, from the environment alone."""
+"""What started a process, what the others do meanwhile, and what is refused, from the environment alone."""
 
 import sys
 from types import SimpleNamespace
@@ -21,9 +21,9 @@ BATCH = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "ENVIRONMENT": 
     ("environ", "expected"),
     [
         ({}, ALONE),
-        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, ALONE),  # by Lightning, which knows better
+        ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, ALONE),  # by Lightning, which does its own counting
         (TORCHRUN, Start("torchrun", 3, 4, 2)),
-        (SRUN | TORCHRUN, Start("torchrun", 3, 4, 2)),  # one torchrun a machine
+        (SRUN | TORCHRUN, Start("torchrun", 3, 4, 2)),  # one torchrun per machine
         (SRUN, Start("srun", 2, 4, 2)),
         (SRUN | {"SLURM_JOB_NAME": "interactive"}, Start("srun", 2, 4, 2)),  # srun in salloc's shell
         (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ALONE),  # srun --pty bash in a larger allocation

@@ -17,19 +17,19 @@ TEXTS = [
 
 @pytest.fixture(scope="session")
 def tokenizer() -> Tokenizer:
-    """Some hundred merges of English, code, French and Chinese."""
+    """A few hundred merges of English, code, French and Chinese."""
     return train(TEXTS * 20, vocab_size=600, character_coverage=1.0)
 
 
 @pytest.fixture(scope="session")
 def bytewise() -> Tokenizer:
-    """No merges, and pieces for "a" and the space only: any other ASCII character c is the id 8 + ord(c)."""
+    """No merges, and pieces only for "a" and the space: any other ASCII character c has the id 8 + ord(c)."""
     return train(["a"], vocab_size=266)
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory) -> dict[str, Path]:
-    """Folders as other people publish them, by name; none may be changed."""
+    """Folders like published ones, by name; tests must not change them."""
     pytest.importorskip("tokenizers")
     root = tmp_path_factory.mktemp("published")
     llama2 = foreign_tokenizers.llama2(root / "llama2")

@@ -1,4 +1,4 @@
-"""What a template writes is the same on every day, in every place and in every process."""
+"""A template's output is the same on every day, on every machine and in every process."""
 
 import os
 import subprocess
@@ -53,7 +53,7 @@ def test_the_fingerprint_covers_the_date_of_a_template_that_writes_it(small_toke
 
 
 class Loose(ExactCodec):
-    """A codec whose template is judged when a chat is rendered."""
+    """A codec whose template is checked when a chat is rendered."""
 
     strict = False
 

@@ -1,4 +1,4 @@
-"""Every field of the files beside other people's tokenizers: honoured, named where it is left out, or refused."""
+"""Every field of the files next to foreign tokenizers: used, logged as ignored, or refused."""
 
 import json
 import logging
@@ -13,7 +13,7 @@ from components.tokenizer.tokenizer import Tokenizer
 from tests.kit import foreign_tokenizers
 
 CLASSES = ["qwen2", "llama3", "gpt2", "llama2", "llama2-legacy", "zephyr", "mistral"]
-OF_THE_MODEL = {  # what they say of the tokens that the model may or must write, no other setting can say
+OF_THE_MODEL = {  # they restrict or force the model's tokens, which no other setting can do
     "suppress_tokens": [5],
     "begin_suppress_tokens": [5, 6],
     "forced_bos_token_id": 1,
@@ -60,7 +60,7 @@ def test_a_space_before_a_text_is_put_where_transformers_puts_one(
 ):
     folder = shutil.copytree(published[name], tmp_path / "folder")
     with_fields(folder, "tokenizer_config.json", add_prefix_space=spaced)
-    if (folder / "tokenizer.json").exists():  # which may say another thing than the class
+    if (folder / "tokenizer.json").exists():  # which can contradict the class
         text = (folder / "tokenizer.json").read_text("utf-8")
         text = re.sub(r'"add_prefix_space": ?\w+', f'"add_prefix_space": {json.dumps(inside)}', text)
         (folder / "tokenizer.json").write_text(text, "utf-8")
@@ -82,7 +82,7 @@ def test_tokens_that_a_generation_config_suppresses_or_forces_are_refused_by_nam
 
 
 def test_ids_without_a_piece_can_be_suppressed(tmp_path):
-    """They are not predicted here, whatever the file says; exports of padded vocabularies have them."""
+    """They are never predicted here, with or without the file; exports of padded vocabularies have them."""
     size = Tokenizer.load(foreign_tokenizers.gpt2(tmp_path)).vocab_size
     Tokenizer.load(with_fields(tmp_path, "generation_config.json", suppress_tokens=[size, size + 1]))
 
@@ -123,7 +123,7 @@ def test_what_would_change_the_ids_of_a_text_is_refused_by_name(tmp_path, field,
 
 
 def test_the_fields_of_published_folders_are_known(tmp_path):
-    """Llama 2 and 3, Qwen2.5, Mistral, SmolLM2 and a model of images and text, as they lie on the Hub."""
+    """Llama 2 and 3, Qwen2.5, Mistral, SmolLM2 and a vision-language model, as published on the Hub."""
     folder = foreign_tokenizers.gpt2(tmp_path)
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     published = [
@@ -175,7 +175,7 @@ def test_a_template_that_is_not_text_is_refused(tmp_path, template):
 @pytest.mark.parametrize(
     ("part", "value", "told"),
     [
-        ("model", {"dropout": 0.5}, "model.dropout=0.5"),  # other ids each time
+        ("model", {"dropout": 0.5}, "model.dropout=0.5"),  # different ids each time
         ("model", {"continuing_subword_prefix": "##"}, "is not a valid tokenizer"),  # the package panics
         ("normalizer", {"type": "Precompiled", "precompiled_charsmap": None}, "is not a valid tokenizer"),
         ("decoder", {"type": "Metaspace", "replacement": "_", "prepend_scheme": "always", "split": True}, "decoder"),

@@ -1,4 +1,4 @@
-"""Other people's tokenizers in the hands of the rest: prompts with answers, probes, artifacts."""
+"""Foreign tokenizers used by the rest of the project: prompts with answers, probes, artifacts."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Other people's chat templates: conversations → ids and mask."""
+"""Foreign chat templates: conversations → ids and mask."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ CHATS = [
 
 
 def shown(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
-    """A rendered conversation as its pieces spell it, specials by name, the masked runs in « »."""
+    """The text of a rendered conversation, with special tokens by name and the masked parts in « »."""
     ids, mask = tokenizer.render(messages)
     text, inside = b"", False
     for token, masked in zip([*ids, None], [*mask, False]):
@@ -76,7 +76,7 @@ def shown(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> str:
         ),
         (
             "llama2-legacy",
-            1,  # a space after every special
+            1,  # a space after every special token
             "<s> [INST] Where ? [/INST]« In cave . </s>»<s> [INST] Why ? [/INST]« So . </s>»",
         ),
         ("mistral", 1, "<s> [INST] Where ? [/INST]« In cave .</s>» [INST] Why ? [/INST]« So .</s>»"),
@@ -105,14 +105,14 @@ def test_the_mask_covers_what_the_assistant_has_to_write(published, name, first,
 
 @pytest.fixture(params=CHATS)
 def both(request, published):
-    """A tokenizer, and transformers' of the same folder."""
+    """A tokenizer, and transformers' from the same folder."""
     transformers = pytest.importorskip("transformers")
     folder = published[request.param]
     return Tokenizer.load(folder), transformers.AutoTokenizer.from_pretrained(folder)
 
 
 def conversations(count: int, specials: dict[str, int], *, system: bool) -> list[list[dict[str, str]]]:
-    """Ordinary ones of one to three rounds: mixed texts in which no special is spelled."""
+    """Ordinary conversations of one to three rounds: mixed texts without the names of special tokens."""
     draw, made = random.Random(1), []
     plain = [text for text in foreign_tokenizers.texts(500, seed=2, without=tuple(specials)) if text.strip()]
     for _ in range(count):
@@ -172,7 +172,7 @@ def test_a_text_ends_with_the_turn_or_the_document_or_as_generation_config_says(
 
 def test_a_token_that_begins_in_the_prompt_is_not_the_assistants(published):
     qwen2 = Tokenizer.load(published["qwen2"])
-    joined = "\n\n"  # the header's line end and the content's: one token, where text is cut into words like that
+    joined = "\n\n"  # the header's line end and the content's: one token, if text is split into words like that
     answer = [{"role": "user", "content": "X"}, {"role": "assistant", "content": "\nYes"}]
     assert shown(qwen2, answer).endswith(f"assistant{joined}«Yes<|im_end|>»\n")
 

@@ -1,4 +1,4 @@
-"""Other people's tokenizer folders: what is read from which file, and what is written again."""
+"""Foreign tokenizer folders: what is read from which file, and what is written back."""
 
 import itertools
 import json
@@ -35,7 +35,7 @@ def config_of(folder) -> dict:
 
 
 def changed(folder, **values):
-    """The folder with other values in tokenizer_config.json; None takes a key out."""
+    """The folder with other values in tokenizer_config.json; None removes a key."""
     config = {name: value for name, value in (config_of(folder) | values).items() if value is not None}
     foreign_tokenizers.write_json(folder / "tokenizer_config.json", config)
     return folder
@@ -50,7 +50,7 @@ def test_a_saved_one_is_the_same_to_us_and_to_transformers(published, tmp_path, 
     transformers = pytest.importorskip("transformers")
     original = Tokenizer.load(published[name])
     original.save(tmp_path)
-    if model_type:  # the model that it is saved beside must not change how it is read
+    if model_type:  # a model in the same folder must not change how it is read
         foreign_tokenizers.write_json(tmp_path / "config.json", {"model_type": model_type})
     again, theirs = Tokenizer.load(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     before = transformers.AutoTokenizer.from_pretrained(published[name])
@@ -59,7 +59,7 @@ def test_a_saved_one_is_the_same_to_us_and_to_transformers(published, tmp_path, 
     for text in foreign_tokenizers.texts(1000, seed=5):
         ids = original.encode(text)
         assert theirs.encode(text, add_special_tokens=False, split_special_tokens=True) == ids
-        assert theirs.encode(text) == before.encode(text)  # with the specials that transformers puts around it
+        assert theirs.encode(text) == before.encode(text)  # with the special tokens that transformers adds
     assert theirs.apply_chat_template(TALK[:2], return_dict=False) == original.render(TALK[:2]).ids
     prompt = theirs.apply_chat_template(TALK, add_generation_prompt=True, return_dict=False)
     assert prompt == original.render_prompt(TALK)

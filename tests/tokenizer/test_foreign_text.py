@@ -1,4 +1,4 @@
-"""Other people's tokenizers: text → ids → text, as transformers has it."""
+"""Foreign tokenizers: text → ids → text, as in transformers."""
 
 import json
 import pickle
@@ -110,7 +110,7 @@ def test_specials_have_no_bytes_and_added_tokens_their_own(published):
     qwen2 = Tokenizer.load(published["qwen2"])
     assert [qwen2.byte_lengths[i] for i in qwen2.codec.special_ids.values()] == [0, 0, 0]
     assert qwen2.byte_lengths[-1] == len("<tool_call>")
-    assert qwen2.encode("<tool_call>") == [qwen2.vocab_size - 1]  # no special, so ordinary text may have it
+    assert qwen2.encode("<tool_call>") == [qwen2.vocab_size - 1]  # not special, so ordinary text can contain it
 
 
 def test_a_document_is_between_bos_and_eos_or_has_no_bos(published):

@@ -1,5 +1,5 @@
 """Models with more rows than their tokenizer has pieces, at the end or in between: such an id is never sampled, and
-−inf in every log-probability, so that what is sampled from is what is trained."""
+−inf in every log-probability, so sampling and training use the same distribution."""
 
 import json
 import math
@@ -22,7 +22,7 @@ HOLES, GAP = range(400, 405), 5  # ids without a piece in the middle of the rang
 
 
 def loud(model, ids):
-    """The model with the largest logit at one of `ids`, whatever it reads: ±20 times the sum of the hidden state."""
+    """A model with the largest logit at one of `ids` for any input: ±20 times the sum of the hidden state."""
     with torch.no_grad():
         for number, i in enumerate(ids):
             model.lm_head.weight[i] = 20.0 * (-1) ** number
@@ -31,7 +31,7 @@ def loud(model, ids):
 
 @pytest.fixture(scope="module")
 def holed(tmp_path_factory) -> Path:
-    """Qwen2's folder, with five ids in the middle that no piece has."""
+    """Qwen2's folder, with five ids in the middle that have no piece."""
     folder = foreign_tokenizers.qwen2(tmp_path_factory.mktemp("holed"))
     definition = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     moved = lambda i: i if i < HOLES.start else i + GAP
@@ -51,7 +51,7 @@ def holed(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def padded(holed, tmp_path_factory) -> Path:
-    """A model's folder with that tokenizer and seven rows more, whose rows without a piece have the largest logits."""
+    """A model's folder with that tokenizer and seven more rows; its rows without a piece have the largest logits."""
     tokenizer, folder = Tokenizer.load(holed), tmp_path_factory.mktemp("padded") / "export"
     size = tokenizer.vocab_size + 7
     model = tiny_models.random_model(size, max_position_embeddings=128)
@@ -90,7 +90,7 @@ def test_the_logit_of_an_id_without_a_piece_is_minus_infinity_by_every_way(padde
     stepped = model.next_logits(ids[:, -1:], cache)[0]
     cache = model.new_cache(torch.zeros(1, dtype=torch.int64), 6, dtype=torch.float32)
     model.next_logits(ids[:, :-1], cache)
-    graphed = model.next_logits(ids[:, -1:], Steps(cache))[0]  # what a CUDA graph holds
+    graphed = model.next_logits(ids[:, -1:], Steps(cache))[0]  # the contents of a CUDA graph
     for logits in (whole, read[0], stepped, graphed):
         assert (logits[absent] == -math.inf).all()
         assert logits.isfinite().sum() == len(logits) - len(absent)

@@ -1,4 +1,4 @@
-"""Templates are other people's programs: what asks for too much time or memory, or reaches too far, is refused."""
+"""Templates are untrusted programs: those that need too much time or memory, or access internals, are refused."""
 
 import time
 
@@ -70,7 +70,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS)
 def test_a_template_that_needs_too_much_is_refused_at_once(source):
-    began = time.process_time()  # of this process alone, whatever else the machine does
+    began = time.process_time()  # of this process only, independent of other load
     with pytest.raises(TokenizerError, match="the chat template"):
         ChatTemplate(source + END, TOKENS).segments(ASK, add_generation_prompt=False)
     assert time.process_time() - began < 5

@@ -82,7 +82,7 @@ def test_no_content_produces_a_special_token_or_changes_another_segment(tokenize
 
 
 def test_a_space_next_to_a_segment_does_not_join_it(tokenizer):
-    assert tokenizer.encode(" red") != tokenizer.encode(" ") + tokenizer.encode("red")  # it could be joined
+    assert tokenizer.encode(" red") != tokenizer.encode(" ") + tokenizer.encode("red")  # they could be joined
     spaced = Tokenizer(tokenizer.codec, DEFAULT_TEMPLATE.replace("%}<|user|>", "%}<|user|> "))
     assert spaced.render_prompt(dialogue("red")) == [
         BOS,

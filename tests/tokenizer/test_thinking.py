@@ -1,4 +1,4 @@
-"""Templates that rewrite what was said: answers that think, calls of tools; each answer after the prompt that asks."""
+"""Templates that rewrite messages: answers with thinking, tool calls; each answer follows its own prompt."""
 
 import pytest
 
@@ -44,7 +44,7 @@ RESULT = {"role": "tool", "content": "sunny"}
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """made(template) -> a tokenizer of Qwen 2's kind with it."""
+    """made(template) -> a tokenizer like Qwen 2's with it."""
 
     def make(template: str) -> Tokenizer:
         folder = foreign_tokenizers.qwen2(tmp_path_factory.mktemp("qwen2"))

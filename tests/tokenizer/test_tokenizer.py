@@ -91,7 +91,7 @@ def test_runs_of_spaces_have_pieces_of_their_own(tokenizer):
 
 @given(text=any_text, limit=st.integers(1, 8))
 def test_a_text_that_is_cut_has_the_ids_of_the_whole(tokenizer, text, limit):
-    text = text.replace("\u2581", "")  # which SentencePiece alone cannot tell from a space
+    text = text.replace("\u2581", "")  # which SentencePiece by itself cannot distinguish from a space
     whole = SentencePieceProcessor(model_proto=tokenizer.codec.model_bytes).encode(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "LONG_TEXT", limit)
@@ -129,7 +129,7 @@ def test_bytes_that_are_not_utf8_become_replacement_characters(bytewise):
 def test_a_negative_id_is_refused_and_one_beyond_the_pieces_decodes_to_nothing(bytewise):
     with pytest.raises(TokenizerError, match=r"id -1 is outside the vocabulary \(0 to 265\)"):
         bytewise.decode([264, -1])
-    assert bytewise.decode([264, 266, 10_000, 264]) == "aa"  # a model may have more rows than there are pieces
+    assert bytewise.decode([264, 266, 10_000, 264]) == "aa"  # a model can have more rows than there are pieces
 
 
 def test_half_a_surrogate_pair_is_refused_with_its_position(bytewise):

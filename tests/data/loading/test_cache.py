@@ -67,7 +67,7 @@ def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path):
 
 def test_of_two_that_make_the_same_one_wins(tmp_path):
     def make(counts: Counter):
-        if not (tmp_path / "key").exists():  # while the first is making it, a second one makes it too
+        if not (tmp_path / "key").exists():  # while the first process makes it, a second one makes it too
             stored(tmp_path, "key", lambda counts: iter([{"ids": [7]}]), FEATURES)
         yield {"ids": [8]}
 

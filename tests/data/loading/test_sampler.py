@@ -24,7 +24,7 @@ def loader(size: int, **options) -> TrainLoader:
 
 
 def take(stream: TrainLoader, count: int) -> list[list[int]]:
-    """The next `count` batches over as many passes as that takes."""
+    """The next `count` batches, over several passes if necessary."""
     taken: list[list[int]] = []
     while len(taken) < count:
         for one in stream:
@@ -51,7 +51,7 @@ def test_two_ranks_see_together_what_one_sees_with_twice_the_batch():
 
 
 def test_ranks_get_equally_many_examples_and_about_equally_many_tokens():
-    """Lengths 8 … 1 for two ranks: 8 | 7, back 6 | 5 in the other hands, and so on, in the epoch's order."""
+    """Lengths 8 … 1 for two ranks: 8 | 7, then 6 | 5 in the opposite direction, and so on, in the epoch's order."""
     order, lengths = np.array([3, 0, 7, 5, 1, 6, 2, 4]), np.arange(8) + 1
     first, second = (batch(order, 0, 4, rank, 2, lengths) for rank in range(2))
     assert (first, second) == ([3, 0, 7, 4], [5, 1, 6, 2])
@@ -83,7 +83,7 @@ def test_making_batches_leaves_the_global_generator_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("stop", [0, 1, 3, 4, 5, 8, 10])  # 4 batches an epoch
+@pytest.mark.parametrize("stop", [0, 1, 3, 4, 5, 8, 10])  # 4 batches per epoch
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_resumes_exactly_where_its_state_was_saved(stop, workers):
     expected = take(loader(14), 13)
@@ -112,7 +112,7 @@ def test_resuming_with_another_number_of_batches_is_refused():
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4)])
 @pytest.mark.parametrize("stop", [1, 4, 5, 6])
 def test_another_number_of_processes_resumes_with_batches_of_the_same_examples(before, after, stop):
-    """41 examples: one process alone has a sixth batch, of one; two leave it out, for the second would have none."""
+    """41 examples: a single process has a sixth batch, of one; two omit it, since the second would have none."""
 
     def ranks(count: int) -> list[TrainLoader]:
         return [loader(41, batch_size=8 // count, rank=rank, world_size=count) for rank in range(count)]
@@ -159,7 +159,7 @@ def test_a_short_last_batch_is_dealt_out_only_if_every_rank_gets_some():
 
 
 class Recorder(LightningModule):
-    """Notes the text of every batch it is trained on."""
+    """Records the text of every training batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def trained(tmp_path, data, steps: int, *, checkpoint=None, **options) -> tuple[
     return module.seen, path
 
 
-@pytest.mark.parametrize("stop", [2, 3, 4, 6])  # 3 batches an epoch
+@pytest.mark.parametrize("stop", [2, 3, 4, 6])  # 3 batches per epoch
 def test_training_resumed_by_lightning_sees_the_same_batches(common, write, tmp_path, stop):
     path = write("a.jsonl", [{"text": f"{i:02d}" * 9} for i in range(40)])
 

@@ -56,7 +56,7 @@ def test_weights_are_shares_of_tokens_not_of_records():
     chosen, shares = mix(lengths, weights, seed=1)
     tokens = [lengths[s][chosen[chosen[:, 0] == s, 1]].sum() for s in range(3)]
     for share, got, weight, length in zip(shares, tokens, weights, lengths, strict=True):
-        # drawing records until the share is full would be off by about sqrt(records) records
+        # sampling records until the share is full would be off by about sqrt(records) records
         sigma = length.std() * (got / length.mean()) ** 0.5 / sum(tokens)
         assert share.configured == weight / 10
         assert share.realised == got / sum(tokens)
@@ -66,7 +66,7 @@ def test_weights_are_shares_of_tokens_not_of_records():
 
 
 def test_a_source_is_repeated_in_full_before_any_record_repeats_again():
-    chosen, shares = mix([np.full(10, 1), np.full(90, 1)], [0.25, 0.75], seed=0)  # 25 of 10: twice and a half
+    chosen, shares = mix([np.full(10, 1), np.full(90, 1)], [0.25, 0.75], seed=0)  # 25 of 10: two and a half times
     counts = np.bincount(chosen[chosen[:, 0] == 0, 1], minlength=10)
     assert sorted(counts) == [2] * 5 + [3] * 5
     assert shares[0].epochs == 2.5

@@ -1,4 +1,4 @@
-"""Thinking, calls of tools, weights and columns on their way from a record to tokens."""
+"""Thinking, tool calls, weights and columns, from a record to tokens."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from components.data.prompts import PromptsData
 from components.data.records.errors import SourceError
 from components.tokenizer.tokenizer import Tokenizer
 
-THINKS = (  # keeps the thinking of the last answer alone; writes tools and their calls
+THINKS = (  # keeps only the thinking of the last answer; writes tools and tool calls
     "{{ bos_token }}{% if tools %}<|system|>{{ tools | tojson }}<|end|>{% endif %}{% for m in messages %}"
     "{% if m.role == 'assistant' %}<|assistant|>"
     "{{ m.content if loop.last else m.content.split('</think>')[-1] }}"
@@ -36,7 +36,7 @@ def built(kind, settings, write, records, **options):
 
 
 def dialogues(data) -> list[str]:
-    """Each dialogue of a ChatData, its targets in « »."""
+    """Each dialogue of a ChatData, with its targets in « »."""
     texts = []
     for i in range(len(data.train_examples)):
         ids, mask = data.train_examples[i]

@@ -1,4 +1,4 @@
-"""What a record says beside role and content is taken as it means, or refused by its name."""
+"""Fields of a record besides role and content are read correctly, or refused by name."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def test_a_tool_answers_between_two_turns_of_the_assistant():
     told = {**RESULT, "tool_call_id": "a", "name": "weather"}
     assert messages(ASK, CALLING, told, RESULT, ANSWER) == [ASK, CALLING, told, RESULT, ANSWER]
     assert messages(ASK, CALLING, {"role": "function", "content": "sunny"}, ANSWER)[2] == RESULT
-    assert messages(ASK, CALLING, ASK, ANSWER) == [ASK, CALLING, ASK, ANSWER]  # nobody called it
+    assert messages(ASK, CALLING, ASK, ANSWER) == [ASK, CALLING, ASK, ANSWER]  # without a tool's message
     for order in ([ASK, RESULT, ANSWER], [RESULT, ANSWER], [ASK, CALLING, RESULT, ASK, ANSWER]):
         with pytest.raises(formats.FormatError, match="in turns"):
             messages(*order)

@@ -1,4 +1,4 @@
-"""Shapes of published data sets, told by the names of their fields."""
+"""Shapes of published data sets, detected by the names of their fields."""
 
 import pytest
 

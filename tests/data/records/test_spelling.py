@@ -1,4 +1,4 @@
-"""Records in the wild: messages as other tools spell them, read where they have one meaning, else refused."""
+"""Records in the wild: messages as other tools spell them, read if they are unambiguous, otherwise refused."""
 
 import json
 

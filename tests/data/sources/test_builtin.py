@@ -19,7 +19,7 @@ WORLDS = {"facts": {"num_names": 9}, "table": {"seed": 3}}
 
 
 def made_by(kind: str) -> str:
-    """sha256 of all that a world makes: texts, dialogues, comparisons, prompts, and what its judge finds in answers."""
+    """sha256 of a world's complete output: texts, dialogues, comparisons, prompts, and its judgments on answers."""
     world = builtin.make_world({"kind": kind, **WORLDS[kind]})
     splits = [split for split in ("train", "held_out") if world.questions(split)]
     comparisons = [world.comparisons(30, noise=0.2, seed=1, split=split) for split in splits]
@@ -37,7 +37,7 @@ def made_by(kind: str) -> str:
 
 @pytest.mark.parametrize("kind", builtin.KINDS)
 def test_a_version_of_a_world_makes_always_the_same(kind):
-    """Where a change of the world is meant, give it another text in builtin.VERSIONS and write the new digest here."""
+    """After an intended change of the world, change its text in builtin.VERSIONS and put the new digest here."""
     assert made_by(kind) == MADE[kind]
 
 

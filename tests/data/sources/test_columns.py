@@ -1,4 +1,4 @@
-"""Parquet and arrow: the named file and no other, whatever its name, and of it the columns that can be a record's."""
+"""Parquet and arrow: exactly the named file, with any name, and those of its columns that can be part of a record."""
 
 import datetime
 import json

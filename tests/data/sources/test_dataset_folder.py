@@ -1,4 +1,4 @@
-"""Folders as tools leave them: data is read in a stated order, what is no data left out, and the rest said."""
+"""Folders as tools leave them: data is read in a defined order, other files are ignored, silently or with a warning."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from components.data.sources.source import open_source, records
 
 @pytest.fixture
 def folder(tmp_path):
-    """folder(name, …) -> a folder of files, each of which holds one document: its own name."""
+    """folder(name, …) -> a folder of files, each with one document: its own name."""
 
     def make(*names: str) -> Path:
         for name in names:

@@ -1,4 +1,4 @@
-"""JSON in the wild: whatever shape has one meaning is read, the rest refused by file, line and cause."""
+"""JSON in the wild: every unambiguous shape is read, the rest is refused with file, line and cause."""
 
 import json
 from collections import Counter
@@ -67,7 +67,7 @@ def test_one_object_is_one_record_on_one_line_or_several(tmp_path):
 
 @pytest.mark.parametrize("end", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\\u0000", "\\n", "\\r"])
 def test_only_ends_of_lines_end_lines(end, tmp_path):
-    escaped = end if end not in "\x0b\x0c" else json.dumps(end)[1:-1]  # control characters may not stand in JSON
+    escaped = end if end not in "\x0b\x0c" else json.dumps(end)[1:-1]  # JSON does not allow control characters
     content = f'{{"text": "a{escaped}b"}}\n{{"text": "c"}}\n'
     expected = json.loads(f'"a{escaped}b"')
     assert texts(tmp_path, content, "a.jsonl") == [expected, "c"]
@@ -107,7 +107,7 @@ def test_a_bad_line_is_skipped_wherever_it_stands(bad, tmp_path):
     good = ['{"text": "x"}', '{"text": "y"}']
     for place in range(3):
         if place == 0 and bad == "[1]":
-            continue  # a file that begins so is a list
+            continue  # a file that starts like this is a list
         content = "\n".join([*good[:place], bad, *good[place:]])
         counts = Counter()
         assert texts(tmp_path, content, on_malformed="skip", counts=counts) == ["x", "y"]

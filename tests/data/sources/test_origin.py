@@ -1,4 +1,4 @@
-"""The origin that a config tells by itself is the one that its data module has, and takes no import of torch."""
+"""The origin from a config alone equals that of its data module, and does not import torch."""
 
 import json
 import os
@@ -23,7 +23,7 @@ RECORDS = {
 
 
 def settings(name: str, *more: str) -> tuple[dict, str]:
-    """A composed data config, plain, and the fingerprint of the module that it makes."""
+    """A composed data config, as plain data, and the fingerprint of the module that it makes."""
     stage = STAGES[next((format for format in STAGES if format in name), "text")]
     cfg = compose_config([f"stage={stage}", f"data={name}", *more])
     module = instantiate(cfg.data, tokenizer=None, context=64, cache_dir="unused", seed=0)
@@ -40,7 +40,7 @@ def settings(name: str, *more: str) -> tuple[dict, str]:
         ("world_preference", ()),
         ("world_preference", ("data.comparisons=11", "data.draw=2", "data.val_fraction=0")),
         ("world_prompts", ("world.seed=3",)),
-        ("alpaca", ()),  # a name on the Hub, which nothing asks for its contents
+        ("alpaca", ()),  # a name on the Hub, whose contents are not requested
         ("llama_mixture", ()),
     ],
 )
@@ -56,7 +56,7 @@ def test_of_a_file_it_is_of_the_contents_and_a_change_is_noticed(format, tmp_pat
     plain, fingerprint = settings(format, f"data.path={file}")
     assert fingerprint_of(plain) == fingerprint
     before = file.stat().st_mtime_ns
-    file.write_text(file.read_text().replace("fev", "toz"))  # as many bytes
+    file.write_text(file.read_text().replace("fev", "toz"))  # the same number of bytes
     os.utime(file, ns=(before + 1, before + 1))
     assert fingerprint_of(plain) != fingerprint
 

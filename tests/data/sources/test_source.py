@@ -116,7 +116,7 @@ def test_the_fingerprint_is_of_the_contents_and_not_of_the_place(write):
 
 @pytest.fixture
 def online(monkeypatch):
-    """The library's own switches on, whatever this machine's environment says, and no proxy."""
+    """The library's online mode, independent of this machine's environment, without a proxy."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
 

@@ -1,4 +1,4 @@
-"""Files in every encoding and packing that is read, and a true message for those that are not."""
+"""Files in every supported encoding and compression, and a correct message for all others."""
 
 import bz2
 import gzip

@@ -1,18 +1,18 @@
-# Two commands from nothing but Python and make:
-#   make demo      the whole way on the built-in world
-#   make test      the tests that take seconds
+# Two commands that need only Python and make:
+#   make demo      the full pipeline on the built-in world
+#   make test      the fast tests
 # Also: make check (style and types), make test-all (slow tests too), make lock (pin the newest versions that
-# pyproject.toml allows), make clean (removes the virtual environment). Another Python: make test PYTHON=python3.12
+# pyproject.toml allows), make clean (remove the virtual environment). Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
-# Python compiles what is imported; compiling all of every package takes a minute
+# Python compiles modules on import; compiling every package in full takes a minute
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--config-file requirements.uv.toml -c constraints.txt --custom-compile-command "make lock"
-# a core for each of several processes, which take the tests of a file together
+# one process per core; the tests of a file stay together
 PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=8 --dist=loadscope --no-loadscope-reorder
 
-# the many processes of a run and of the tests share what the first of them has compiled
+# the many processes of a run and of the tests share the bytecode that the first one compiles
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-all check lock clean
@@ -31,7 +31,7 @@ check: .venv/tested
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-# needs uv; requirements-dev.lock has what the tests need beside requirements.lock
+# needs uv; requirements-dev.lock has what the tests need in addition to requirements.lock
 lock:
 	$(COMPILE) --upgrade --extra build --output-file requirements.lock pyproject.toml
 	$(COMPILE) --upgrade -c requirements.lock --extra dev \
@@ -41,11 +41,11 @@ lock:
 clean:
 	rm -rf .venv
 
-# every file checked by its hash but torch, whose builds for processors and for CUDA are different files
+# every file is checked against its hash except torch, whose CPU and CUDA builds are different files
 .venv/installed: pyproject.toml requirements.lock constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	f"Gradus needs Python 3.11 to 3.13, got {v[0]}.{v[1]} from $(PYTHON). Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo "Installing the packages of requirements.lock into .venv: a minute or two."
+	@echo "Installing the packages of requirements.lock into .venv, which takes a minute or two."
 	@$(PYTHON) -m venv .venv
 	$(PIP) --require-hashes --no-deps -r requirements.lock
 	$(PIP) -c constraints.txt torch

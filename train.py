@@ -1,12 +1,12 @@
-"""Trains: one stage, a sweep over stages and settings, or the whole way.
+"""Trains one stage, a sweep over stages and settings, or the full pipeline.
 
 python train.py stage=rm model=small
 python train.py stage=all
 python train.py -m stage=rm model=tiny,small stage.optimizer.lr=1e-4,3e-4
 
-Exit status: 0; 1 an error; 2 a mistaken flag, word or choice; 124 out of trainer.max_time; 130, 138, 143 stopped by
-SIGINT, SIGUSR1, SIGTERM, with a checkpoint from which the same command resumes. A sweep runs all its jobs and ends with
-the status of the first that failed.
+Exit status: 0 success; 1 error; 2 unknown flag, word or choice; 124 trainer.max_time is over; 130, 138, 143 stopped by
+SIGINT, SIGUSR1, SIGTERM, with a checkpoint from which the same command resumes. A sweep runs all its jobs and exits
+with the status of the first that failed.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import sys
 from components.launch import headline
 
 if __name__ == "__main__":
-    headline.show(sys.argv[1:])  # before Hydra, whose import alone takes longer than all that this line needs
+    headline.show(sys.argv[1:])  # before Hydra is imported, which alone takes longer than printing this line
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -35,7 +35,7 @@ composed_mode = Hydra.get_mode
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> None:
-    """Runs one job; each job of a sweep in a process of its own."""
+    """Runs one job. Each job of a sweep gets a process of its own."""
     with run_folder.dropped_if_unused(), exit_codes.exit_codes():
         started = processes.start()
         if sweeps.is_sweep_job():
@@ -50,25 +50,25 @@ def main(cfg: DictConfig) -> None:
             stage = HydraConfig.get().runtime.choices["stage"]
             headline.tell(f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}")
 
-        # imports that take a while, here and below: only a job that runs pays for them
+        # slow imports, here and below: only a job that runs pays for them
         from components.launch import schema
 
         schema.check(cfg)
 
         from components.tasks import dispatch
 
-        dispatch.run(cfg, quiet_logs.quiet_lightning)  # after its import, which sets up its loggers
+        dispatch.run(cfg, quiet_logs.quiet_lightning)  # called after Lightning's import, which sets up its loggers
 
 
 def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """hydra.mode, in the place of Hydra.get_mode, which composes the whole config to see it, and then once more to run:
-    only where the overrides do not say it."""
-    told = [override for override in overrides if override.startswith("hydra.mode=")]
-    return RunMode.RUN if told == [SINGLE] else composed_mode(self, config_name, overrides)
+    """Replaces Hydra.get_mode, which composes the whole config to read hydra.mode, only to compose it again for the
+    run. Falls back to it unless the overrides set the mode."""
+    modes = [override for override in overrides if override.startswith("hydra.mode=")]
+    return RunMode.RUN if modes == [SINGLE] else composed_mode(self, config_name, overrides)
 
 
 def command_line() -> None:
-    """Runs train.py; in a process that was forked from one of its runs, with the arguments of its own."""
+    """Runs train.py. A process forked from one of its runs starts over with its own arguments."""
     while True:
         try:
             return as_asked()
@@ -78,8 +78,8 @@ def command_line() -> None:
 
 
 def as_asked() -> None:
-    """main, with paths as they are typed, the help page for no stage in particular and what was probably meant by
-    words, keys and choices that do not exist."""
+    """Runs main. Takes paths literally, shows help without a stage, and suggests what was probably meant by words, keys
+    and choices that do not exist."""
     if not sys.argv[1:]:
         print(mistyped.overview())
         return
@@ -96,7 +96,7 @@ def as_asked() -> None:
     sys.argv[1:] = choices.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
     if headline.foretold(arguments):
-        sys.argv.append(SINGLE)  # as Hydra does once it has seen that nothing says otherwise
+        sys.argv.append(SINGLE)  # what Hydra itself would conclude, since nothing sets another mode
     Hydra.get_mode = mode  # type: ignore[method-assign]
     try:
         main()
@@ -108,7 +108,7 @@ def as_asked() -> None:
 
 
 def nearest(unknown: str, others: list[str]) -> str:
-    """The key of the config of these overrides that is nearest to one that it does not have."""
+    """The key closest to an unknown one in the config of the other overrides."""
     from components.launch import schema
 
     others = as_typed(others) + ([] if any(other.startswith("stage=") for other in others) else ["stage=rm"])
@@ -116,5 +116,5 @@ def nearest(unknown: str, others: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    atexit.register(gc.freeze)  # else the interpreter ends with collections of all that was imported, two seconds
+    atexit.register(gc.freeze)  # else the interpreter spends two seconds at exit on garbage collection
     command_line()

@@ -1,4 +1,4 @@
-"""The `gradus` command: what needs an artifact's folder and nothing else."""
+"""The `gradus` command: everything that needs only an artifact's folder."""
 
 import atexit
 import gc
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from components.models.heads import CausalLM
 
 app = typer.Typer(
-    name="gradus", help="Talk to and look at what a run has made.", no_args_is_help=True, pretty_exceptions_enable=False
+    name="gradus", help="Chat with or inspect what a run made.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 Talking = Annotated[
     str,
@@ -33,7 +33,7 @@ Artifact = Annotated[Path, typer.Argument(help="an artifact (…/export) or a st
 
 @contextmanager
 def plain_errors() -> Iterator[None]:
-    """What a user can cause (ValueError, a file that cannot be read) becomes one line on stderr and exit status 1."""
+    """Turns errors that a user can cause (ValueError, OSError) into one line on stderr and exit status 1."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -59,16 +59,16 @@ def common(
 @app.command()
 def chat(
     path: Talking,
-    temperature: Annotated[float, typer.Option(min=0, help="0: always the likeliest token")] = 0.7,
-    top_p: Annotated[float, typer.Option(help="draw from the likeliest tokens of this share, in (0, 1]")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="0: always the most likely token")] = 0.7,
+    top_p: Annotated[float, typer.Option(help="sample from the most likely tokens of this share, in (0, 1]")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
-    seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: a fresh one")] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: random")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="tokens of the longest dialogue; default: all")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps; auto: CUDA where there is one")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: CUDA if available")] = "auto",
     system: Annotated[str | None, typer.Option(help="instructions before the conversation")] = None,
     logs: Logs = Path("logs"),
 ) -> None:
-    """Talk to a language model; lines from a pipe are answered one by one."""
+    """Chat with a language model. Lines from a pipe are answered one by one."""
     with plain_errors():
         from components.artifacts import store
         from components.serving import terminal
@@ -92,19 +92,19 @@ def chat(
     terminal.run(
         session,
         banner=f"{folder}: {f'stage {stage}, ' if stage else ''}{parameters}, context of {session.context} tokens",
-        note="a base model: it goes on from your text and does not answer; /base turns the chat template on"
+        note="a base model: it continues your text and does not answer; /base turns the chat template on"
         if session.base
         else None,
     )
 
 
 def on_device(model: "CausalLM", name: str) -> "CausalLM":
-    """The model on a device. Raises ValueError for one that is not there."""
+    """Moves the model to a device. Raises ValueError if the device is not available."""
     import torch
 
     try:
         return model.to("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
-    except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without CUDA
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"--device {name}: {reason}. Expected auto, cpu, or a device that this machine has") from None
 
@@ -113,10 +113,10 @@ def on_device(model: "CausalLM", name: str) -> "CausalLM":
 def export(
     path: Artifact,
     format: Annotated[Literal["hf", "gguf"], typer.Option(help="hf: the folder as it is; gguf: one file")],
-    out: Annotated[Path | None, typer.Option(help="gguf: default beside the artifact; hf: a folder")] = None,
-    dtype: Annotated[Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="of the matrices in gguf")] = "f16",
+    out: Annotated[Path | None, typer.Option(help="hf: a folder; gguf: default next to the artifact")] = None,
+    dtype: Annotated[Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="of the matrices, for gguf")] = "f16",
 ) -> None:
-    """Hand a model to other programs: a folder for transformers and vLLM, a file for llama.cpp."""
+    """Export a model to other programs: a folder for transformers and vLLM, a file for llama.cpp."""
     with plain_errors():
         from components.artifacts import conversion
 
@@ -132,7 +132,7 @@ def export(
 @app.command()
 def show(
     path: Artifact,
-    inputs: Annotated[bool, typer.Option("--inputs", help="with every setting it was made from")] = False,
+    inputs: Annotated[bool, typer.Option("--inputs", help="include every setting it was made from")] = False,
 ) -> None:
     """Print what an artifact is: stage, size, tokenizer, parents, metrics."""
     with plain_errors():
@@ -162,10 +162,10 @@ def list_runs(logs: Annotated[Path, typer.Argument(help="the folder of runs")] =
 
 
 def talking_folder(name: str, logs: Path) -> Path:
-    """The artifact to talk to: of a folder, of the newest language model of a run, or of a model that is fetched from
-    the Hub. Raises ValueError naming what there is instead."""
+    """The artifact to chat with: a folder, the newest language model of a run, or a model fetched from the Hub. Raises
+    ValueError naming what is there instead."""
     path = Path(name)
-    run = next((one for one in (path, logs / name) if one.is_dir() and any(one.glob("*/export"))), None)
+    run = next((folder for folder in (path, logs / name) if folder.is_dir() and any(folder.glob("*/export"))), None)
     if run is not None:
         newest = _newest_tuned(run)
         base = run / "pretrain/export"
@@ -179,7 +179,7 @@ def talking_folder(name: str, logs: Path) -> Path:
 def artifact_folder(path: Path) -> Path:
     """The artifact at `path`, or in the stage's folder there. Raises ValueError naming what is there instead."""
     if not path.exists():
-        raise ValueError(f"there is no {path}. Runs are made with: python train.py stage=all model=tiny")
+        raise ValueError(f"{path} does not exist. Make a run with: python train.py stage=all model=tiny")
     if not path.is_dir():
         raise ValueError(f"{path} is a file; expected an artifact's folder, such as logs/tiny/ppo")
     for folder in (path, path / "export"):
@@ -202,22 +202,22 @@ def expect_language_model(folder: Path) -> None:
         else "python train.py stage=ppo, then gradus chat logs/<run>/ppo"
     )
     if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} is a tokenizer without a model: there is nobody to talk to. Try: {try_next}")
+        raise ValueError(f"{folder} is a tokenizer without a model: there is nothing to chat with. Try: {try_next}")
     if store.load_config(folder, context=1)[1] == "SequenceClassification":
         raise ValueError(
-            f"{folder} is a reward model: it scores answers and writes none. "
-            f"Talk to the policy that was trained with it: {try_next}"
+            f"{folder} is a reward model: it scores answers and does not write any. "
+            f"Chat with the policy that was trained with it: {try_next}"
         )
 
 
 def _newest_tuned(run: Path) -> Path | None:
-    """The artifact of a run's newest language model that is more than a base model."""
+    """The artifact of a run's newest language model other than the base model."""
     talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
     return max(talking, key=lambda model: model.stat().st_mtime, default=None)
 
 
 def _talks(folder: Path) -> bool:
-    """Whether a language model lies there, and is whole enough to be suggested."""
+    """Whether the folder contains a language model that is complete enough to suggest."""
     from components.artifacts import store
 
     try:
@@ -227,27 +227,27 @@ def _talks(folder: Path) -> bool:
 
 
 def description(folder: Path) -> dict[str, Any]:
-    """What `show` prints of an artifact: its card, completed by what its files tell."""
+    """What `show` prints about an artifact: its card, and what its files add to that."""
     from components.artifacts import store
 
     card = store.read_card(folder)
     facts: dict[str, Any] = {"stage": card.pop("stage", "unknown (no card.json: made elsewhere)")}
     if (folder / "config.json").exists():
-        config, kind = store.load_config(folder, context=1)  # whatever its window
+        config, kind = store.load_config(folder, context=1)  # 1 fits every model
         facts["model"] = "language model" if kind == "CausalLM" else "reward model"
         facts["parameters"] = f"{num_parameters(config, kind):,}"
         facts["context"] = f"{config.max_position_embeddings} tokens"
         facts["shape"] = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
     if (folder / "tokenizer.model").exists():
         tokenizer = store.load_tokenizer(folder)
-        facts["tokenizer"] = f"{tokenizer.vocab_size} pieces, fingerprint {tokenizer.fingerprint}"
+        facts["tokenizer"] = f"{tokenizer.vocab_size} tokens, fingerprint {tokenizer.fingerprint}"
         if card.get("tokenizer") == tokenizer.fingerprint:
             card.pop("tokenizer")
     return {**facts, **{f"card's {key}" if key in facts else key: value for key, value in card.items()}}
 
 
 def num_parameters(config: GPTConfig, kind: str) -> int:
-    """Parameters of the model; a reward model has one output with a bias in the place of the vocabulary's."""
+    """Parameters of the model; a reward model has a single output with a bias instead of one per token."""
     if kind == "CausalLM":
         return config.num_parameters()
     return replace(config, tie_word_embeddings=True).num_parameters() + config.hidden_size + 1
@@ -269,7 +269,7 @@ def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:
 
 def main() -> None:
     """The console script."""
-    atexit.register(gc.freeze)  # else the interpreter ends with collections of all that was imported
+    atexit.register(gc.freeze)  # else the interpreter exits with a slow garbage collection
     app()
 
 

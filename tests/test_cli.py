@@ -91,7 +91,7 @@ def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenize
     assert found["model"] == "language model"
     assert found["parameters"] == f"{parameters:,}"
     assert found["context"] == "128 tokens"
-    assert found["tokenizer"] == f"{small_tokenizer.vocab_size} pieces, fingerprint {small_tokenizer.fingerprint}"
+    assert found["tokenizer"] == f"{small_tokenizer.vocab_size} tokens, fingerprint {small_tokenizer.fingerprint}"
     assert found["val/score"] == "1.235"
     assert found["path"] == "logs/tiny/sft/export"
     assert found["seed"] == "7"
@@ -107,7 +107,7 @@ def test_show_counts_a_reward_models_parameters(run_folder):
 
 
 def test_show_reads_a_tokenizers_artifact_and_a_folder_without_a_card(run_folder, tmp_path):
-    assert "340 pieces" in gradus("show", run_folder / "tokenizer").stdout
+    assert "340 tokens" in gradus("show", run_folder / "tokenizer").stdout
     (tmp_path / "config.json").write_text((run_folder / "rm" / "export" / "config.json").read_text())
     assert "made elsewhere" in gradus("show", tmp_path).stdout
 
@@ -117,13 +117,13 @@ def mistakes(folder):
     damaged.mkdir(exist_ok=True)
     (damaged / "config.json").write_text("{")
     return [
-        (["chat", folder / "missing"], "there is no"),
-        (["show", folder / "missing"], "there is no"),
+        (["chat", folder / "missing"], "missing does not exist"),
+        (["show", folder / "missing"], "missing does not exist"),
         (["chat", folder / "ppo" / "export" / "card.json"], "is a file"),
         (["show", folder], f"stages below it: {folder / 'ppo'}"),
         (
             ["chat", folder / "rm"],
-            f"reward model: it scores answers and writes none. Talk to the policy that was "
+            f"reward model: it scores answers and does not write any. Chat with the policy that was "
             f"trained with it: gradus chat {folder.resolve() / 'ppo'}",
         ),
         (["chat", folder / "tokenizer"], "tokenizer without a model"),
@@ -274,7 +274,7 @@ def test_chat_fetches_a_model_that_is_named_as_on_the_hub(run_folder, tmp_path, 
 def test_a_folder_that_is_missing_below_one_that_is_there_is_no_name_on_the_hub(run_folder, monkeypatch):
     monkeypatch.chdir(run_folder)
     result = gradus("chat", "ppo/missing", lines="a\n")
-    assert result.exit_code == 1 and "there is no ppo/missing" in result.stderr
+    assert result.exit_code == 1 and "ppo/missing does not exist" in result.stderr
 
 
 def test_the_version_is_that_of_pyproject():

@@ -203,7 +203,7 @@ def test_a_process_that_lost_another_one_says_so_in_a_line_and_fails(caplog, mon
             raise RuntimeError(words)
         assert stopped.value.code == 1
     first, second = caplog.messages
-    assert first == "process 1: another process of this run has ended; its own message says why"
+    assert first == "process 1: another process of this run has ended; see its own message for why"
     assert second.startswith("Traceback") and "index 3" in second
 
 

@@ -296,7 +296,7 @@ def test_a_group_that_a_run_needs_cannot_be_null(group):
 def test_a_place_cannot_be_null_or_empty_nor_one_of_a_sweep(key):
     for given in (f"{key}=null", f"++{key}=", f"{key}='a',null", f"{key}=''", f"{key}=???", f"~{key}"):
         told = choices.misnamed_choice(["-m", "stage=sft", given])
-        assert told == f"{given}: expected a name. Without this argument it has its usual one"
+        assert told == f"{given}: expected a name. Leave the argument out to use the default"
     assert choices.misnamed_choice([f"{key}='a,null'", f"{key}=nullified"]) is None
 
 
@@ -342,7 +342,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(project, sweep):
     (project / "file").write_text("")
     done = train(project, *sweep, "stage=good", "paths.logs=file/logs")
     assert done.returncode == 1
-    assert done.stderr.strip().endswith("(Not a directory). Give the runs another place: paths.logs=<folder>")
+    assert done.stderr.strip().endswith("(Not a directory). Choose another folder for the runs: paths.logs=<folder>")
     assert len(done.stderr.strip().splitlines()) == 1
 
 

@@ -1,4 +1,4 @@
-"""Choices from config groups that Hydra answers with a traceback: checked before Hydra sees them."""
+"""Checks, before Hydra sees them, choices from config groups that make it fail with a traceback."""
 
 import re
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ NAMELESS = {"", "''", '""', "null", "???"}
 
 
 def misnamed_choice(arguments: Sequence[str]) -> str | None:
-    """What to tell of a choice from a config group that Hydra refuses by a traceback: a boolean or a number, and none
-    where there has to be one, or among the values of a sweep; and of a run or a place without a name."""
+    """The message for a choice from a config group that Hydra rejects with a traceback: a boolean or a number, null for
+    a required group or among the values of a sweep. Also for a run or a path without a name. None if all is well."""
     for argument in arguments:
         if _is_unnamed(argument):
-            return f"{argument}: expected a name. Without this argument it has its usual one"
+            return f"{argument}: expected a name. Leave the argument out to use the default"
         group, equals, value = argument.removeprefix("~").partition("=")
         if not equals and argument == group or not re.fullmatch(r"\w+", group):
             continue
@@ -24,20 +24,20 @@ def misnamed_choice(arguments: Sequence[str]) -> str | None:
         if choices and none and group not in OPTIONAL:
             return expected
         if choices and not none and "null" in value.split(","):
-            return f"{argument}: null is no choice in a sweep; run {group}=null by itself"
+            return f"{argument}: null cannot be part of a sweep; run {group}=null by itself"
         if choices and re.fullmatch(r"(?i)true|false|[-+]?(\d[\d_.e+-]*|inf|nan)", value):
             return expected + (", or null for none" if group in OPTIONAL else "")
     return None
 
 
 def without_nulls(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `group=null` as Hydra has it: ~group."""
+    """The arguments with `group=null` in Hydra's form, ~group."""
     nulls = {f"{group}=null": f"~{group}" for group in OPTIONAL}
     return [nulls.get(argument, argument) for argument in arguments]
 
 
 def _is_unnamed(argument: str) -> bool:
-    """Whether an argument removes the name of the run or of a place, or has none for it among its values."""
+    """Whether an argument removes the name of the run or of a path, or has an empty one among its values."""
     key, _, value = argument.lstrip("+~").partition("=")
-    is_place = re.fullmatch(r"run|paths\.\w+", key) is not None
-    return is_place and (argument.startswith("~") or bool(NAMELESS & set(value.split(","))))
+    is_name = re.fullmatch(r"run|paths\.\w+", key) is not None
+    return is_name and (argument.startswith("~") or bool(NAMELESS & set(value.split(","))))

@@ -1,4 +1,4 @@
-"""The config that a command line stands for, composed and resolved, outside of a job too."""
+"""Composes and resolves the config of a command line, inside a job or outside of one."""
 
 import functools
 import re
@@ -17,7 +17,7 @@ from components.launch.overrides import as_typed, quoted
 from components.launch.spawning import ROOT
 from components.launch.sweep_folders import sweep_folder
 
-INTERPOLATIONS: dict[str, str] = {}  # key → value as it was written, of what refers to other keys in this job's config
+INTERPOLATIONS: dict[str, str] = {}  # key → value as written, for each value of this job's config that refers to others
 
 parse_cache.install()
 resolvers.register()
@@ -25,9 +25,9 @@ OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 def resolve(cfg: DictConfig) -> None:
-    """Resolves a config's interpolations in place; INTERPOLATIONS keeps how they were written.
+    """Resolves a config's interpolations in place; INTERPOLATIONS keeps them as written.
 
-    Raises ValueError for a section that is null although others refer to what is in it.
+    Raises ValueError for a section that is null although other settings refer to keys in it.
     """
     INTERPOLATIONS.clear()
     INTERPOLATIONS.update(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
@@ -47,9 +47,9 @@ def _interpolations(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
-    """The config, all interpolations resolved, that `python train.py <overrides>` would run with.
+    """The config that `python train.py <overrides>` would run with, all interpolations resolved.
 
-    For tests and scripts; raises Hydra's and OmegaConf's own errors.
+    For tests and scripts. Raises Hydra's and OmegaConf's own errors.
     """
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
         cfg = compose("train", as_typed(overrides), return_hydra_config=True)
@@ -61,7 +61,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 class Composed(NamedTuple):
-    """A config that was composed, Hydra's own part of it, and INTERPOLATIONS as they were for it."""
+    """A composed config, Hydra's own part of it, and its INTERPOLATIONS."""
 
     cfg: DictConfig
     hydra: DictConfig
@@ -70,19 +70,19 @@ class Composed(NamedTuple):
 
 @contextmanager
 def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
-    """The config that train.py would run with on these arguments, composed once in this process. Within, HydraConfig
-    and INTERPOLATIONS are its own.
+    """The config that train.py would run with on these arguments, composed once per process. Inside the context,
+    HydraConfig and INTERPOLATIONS are those of this config.
 
-    Raises ValueError naming the fault of arguments that do not compose.
+    Raises ValueError with the reason if the arguments do not compose.
     """
     own, interpolations, running = HydraConfig.instance().cfg, dict(INTERPOLATIONS), GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()  # Hydra composes nothing beside a job that it runs
+    GlobalHydra.instance().clear()  # Hydra composes nothing else while it runs a job
     try:
-        made = _composed(tuple(arguments))
-        HydraConfig.instance().cfg = made.hydra  # type: ignore[assignment]
+        result = _composed(tuple(arguments))
+        HydraConfig.instance().cfg = result.hydra  # type: ignore[assignment]
         INTERPOLATIONS.clear()
-        INTERPOLATIONS.update(made.interpolations)
-        yield made.cfg
+        INTERPOLATIONS.update(result.interpolations)
+        yield result.cfg
     except HydraException as error:
         raise ValueError(f"{' '.join(arguments)}: {error}") from error
     finally:
@@ -93,8 +93,8 @@ def composed(arguments: Sequence[str]) -> Iterator[DictConfig]:
 
 @functools.cache
 def _composed(arguments: tuple[str, ...]) -> Composed:
-    folders = [f"file://{one.partition('=')[2]}" for one in arguments if one.startswith("--config-dir=")]
+    folders = [f"file://{flag.partition('=')[2]}" for flag in arguments if flag.startswith("--config-dir=")]
     search = [f"hydra.searchpath=[{','.join(map(quoted, folders))}]"] if folders else []
-    cfg = compose_config([*search, *(one for one in arguments if not one.startswith("--"))])
+    cfg = compose_config([*search, *(argument for argument in arguments if not argument.startswith("--"))])
     hydra: Any = HydraConfig.instance().cfg
     return Composed(cfg, hydra, dict(INTERPOLATIONS))

@@ -1,4 +1,4 @@
-"""What a job raises, as an exit status and a message."""
+"""Turns the exceptions of a job into an exit status and a message."""
 
 import errno
 import logging
@@ -18,12 +18,12 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Turns what a job raises into an exit status, which (unlike an exception) also stops a sweep.
+    """Turns an exception into an exit status, which (unlike the exception) also stops a sweep.
 
-    ValueError and Lightning's MisconfigurationException: a user's mistake, told in one line (HYDRA_FULL_ERROR=1
-    for all of it), 1. So are a disk that is full or not to be written to, and that another process of the run has
-    ended, whose own message is the one to read. Other exceptions: traceback, 1. KeyboardInterrupt: 130.
-    SystemExit passes.
+    ValueError and Lightning's MisconfigurationException are a user's mistakes: one line (HYDRA_FULL_ERROR=1: the
+    traceback), status 1. The same goes for a disk that is full or read-only, and for another process of the run that
+    has ended, whose own message is the one to read. Other exceptions: traceback, status 1. KeyboardInterrupt: 130.
+    SystemExit passes through.
     """
     try:
         yield
@@ -32,7 +32,7 @@ def exit_codes() -> Iterator[None]:
         raise SystemExit(130) from None
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        # by its name: this file must not import Lightning
+        # by name, since this file must not import Lightning
         unwritable = isinstance(cause, OSError) and cause.errno in UNWRITABLE
         mistake = isinstance(cause, ValueError) or unwritable or type(cause).__name__ == "MisconfigurationException"
         aftermath = isinstance(cause, RuntimeError) and any(words in str(cause) for words in ENDED_ELSEWHERE)
@@ -41,5 +41,5 @@ def exit_codes() -> Iterator[None]:
         elif mistake:
             log.error(f"{type(cause).__name__}: {cause}")
         else:
-            log.error(f"process {processes.rank()}: another process of this run has ended; its own message says why")
+            log.error(f"process {processes.rank()}: another process of this run has ended; see its own message for why")
         raise SystemExit(1) from None

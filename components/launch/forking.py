@@ -1,7 +1,7 @@
-"""Another run of train.py, forked from a process that has imported what it needs and has done nothing else.
+"""Runs train.py again in a fork of a process that has imported what the run needs and has done nothing else.
 
-What a fresh process would find, a forked one finds too, some seconds sooner: arguments, environment, signal handlers as
-they are by default, no frame of the process that forked, and at its end the interpreter's own.
+A forked process starts from the same state as a fresh one, some seconds sooner: its own arguments and environment,
+default signal handlers, no stack frame of the parent process, and the interpreter's regular exit.
 """
 
 import gc
@@ -19,18 +19,18 @@ from hydra.utils import get_object
 from components.system import processes
 
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/accel*", "/dev/davinci[0-9]*")
-_threads = 0  # of the system, that imports have started: those of allocators and OpenBLAS, which know of forks
+_threads = 0  # OS threads that imports have started: those of allocators and OpenBLAS, which handle forks
 
 
 class Forked(BaseException):
-    """Raised in a forked process, to leave the frames of the one that forked; `train.command_line` takes it."""
+    """Raised in a forked process to unwind the parent's stack frames; `train.command_line` catches it."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         super().__init__()
         self.arguments, self.environment = list(arguments), dict(os.environ)
 
     def begin(self) -> None:
-        """Makes this process the one that runs train.py with the arguments, as of now."""
+        """Turns this process into one that has just started train.py with the arguments."""
         os.environ.clear()
         os.environ.update(self.environment)
         sys.argv[1:] = self.arguments
@@ -38,7 +38,7 @@ class Forked(BaseException):
 
 
 class Child:
-    """A forked process, with what is needed of subprocess.Popen."""
+    """A forked process, with the methods of subprocess.Popen that its parent needs."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         sys.stdout.flush()
@@ -61,7 +61,7 @@ class Child:
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Within, nothing is collected: imports leave no garbage, and looking for it takes a tenth of their time."""
+    """Turns garbage collection off: imports leave no garbage, and looking for it takes a tenth of their time."""
     before = gc.isenabled()
     gc.disable()
     try:
@@ -71,24 +71,24 @@ def importing() -> Iterator[None]:
 
 
 def prepare(config: dict[str, Any]) -> bool:
-    """Imports all that a stage's composed config names; whether it may then be forked from this process.
+    """Imports everything that a stage's composed config names. Returns whether the stage can run in a fork.
 
-    It may be on Linux, in a process that torchrun or srun did not start, on one device, without an accelerator (whose
-    driver bears no fork once anybody has asked for it), and while nothing but imports has started a thread.
+    It can on Linux, in a process that torchrun or srun did not start, on one device, without an accelerator (whose
+    driver does not survive a fork once it has been queried), and if only imports have started threads.
     """
     global _threads
     trainer = config.get("trainer") or {}
     several = trainer.get("devices") not in (1, "1") or trainer.get("num_nodes") != 1
     if sys.platform != "linux" or several or processes.start() != processes.ALONE or any(map(glob.glob, ACCELERATORS)):
         return False
-    if _threads and _started() != _threads:
+    if _threads and _num_threads() != _threads:
         return False
     with importing():
         for name in [config["task"], "components.tasks.placement.in_memory", *_targets(config)]:
-            with suppress(Exception):  # told where it is built
+            with suppress(Exception):  # reported when it is built
                 get_object(name)
-    _threads = _started()
-    gc.freeze()  # a collection in the forked process would look at, and so copy, all that was imported
+    _threads = _num_threads()
+    gc.freeze()  # a collection in the forked process would touch, and so copy, everything that was imported
     return threading.active_count() == 1
 
 
@@ -103,5 +103,5 @@ def _targets(value: Any) -> Iterator[str]:
             yield from _targets(inner)
 
 
-def _started() -> int:
+def _num_threads() -> int:
     return len(os.listdir("/proc/self/task"))

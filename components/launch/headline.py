@@ -1,7 +1,7 @@
 """The first line of a run, `stage … of run …, in …`, from the command line and a few files of conf/ alone.
 
-Hydra says the same, but half a second later: it is imported, and composes all of the config. Where this cannot be
-certain it says nothing; `tell` says what turned out otherwise.
+Hydra knows it half a second later, after its import and the composition of the whole config. If this module is not
+certain, it prints nothing; `tell` then prints the line if Hydra's result differs.
 """
 
 import re
@@ -15,9 +15,9 @@ from components.system import processes
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 NAMED = ("stage", "model", "run", "experiment", "debug", "paths.logs", "paths.folder")  # what the line depends on
-READ = ("stage", "experiment", "debug")  # groups whose files may name the run and its place
+READ = ("stage", "experiment", "debug")  # groups whose files can name the run and its folder
 CHOICE = "${{hydra:runtime.choices.{}}}"
-_told = ""
+_printed = ""
 
 
 class Uncertain(Exception):
@@ -25,7 +25,7 @@ class Uncertain(Exception):
 
 
 def foretold(arguments: Sequence[str]) -> str | None:
-    """The line for the overrides of a single run; None where it depends on more than is read here."""
+    """The line for the overrides of a single run; None if it depends on more than is read here."""
     try:
         return _line(dict(map(_plain, arguments)))
     except Uncertain:
@@ -52,7 +52,7 @@ def _line(given: dict[str, str]) -> str:
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Prints the line that the arguments foretell, if any; of several processes the first does."""
+    """Prints the line for the arguments, if it is certain; of several processes, only the first does."""
     line = None if processes.rank() else foretold(arguments)
     if line is not None:
         tell(line)
@@ -60,15 +60,15 @@ def show(arguments: Sequence[str]) -> None:
 
 def tell(line: str) -> None:
     """Prints the line unless this process has printed it already."""
-    global _told
-    if line != _told:
+    global _printed
+    if line != _printed:
         print(line, flush=True)
-    _told = line
+    _printed = line
 
 
 def _plain(argument: str) -> tuple[str, str]:
-    """The key and value of an argument that sets a key, or chooses a file of conf/, and says nothing else of the run's
-    name or place."""
+    """The key and value of an argument that sets a key or chooses a file of conf/. Raises Uncertain for one that can
+    change the run's name or folder in any other way."""
     key, equals, value = argument.partition("=")
     if not equals or not re.fullmatch(r"[a-z]\w*(\.\w+)*", key) or key in ("paths", "hydra"):
         raise Uncertain
@@ -82,12 +82,12 @@ def _plain(argument: str) -> tuple[str, str]:
 
 
 def _chooses(file: Path, read: bool) -> bool:
-    """Whether there is such a file, and it says nothing of the run's name or place that is not read."""
+    """Whether the file exists and sets nothing about the run's name or folder that is not read here."""
     return file.is_file() and (read or not re.search("^(hydra|run|paths):", file.read_text(encoding="utf-8"), re.M))
 
 
 def _read(group: str, name: str) -> dict[str, Any]:
-    """A file of conf/ that has nothing to say to Hydra itself, nor Hydra of it, as of one that is no YAML."""
+    """A file of conf/. Raises Uncertain if it configures Hydra itself, or is not valid YAML, which Hydra reports."""
     try:
         read = yaml.safe_load((CONF / group / f"{name}.yaml").read_text(encoding="utf-8"))
     except yaml.YAMLError:
@@ -104,7 +104,7 @@ def _overridden(file: dict[str, Any]) -> dict[str, str]:
 
 
 def _others(file: dict[str, Any]) -> list[Any]:
-    """What else a file is made of."""
+    """The entries of a file's defaults that include other files."""
     entries = [entry for entry in file.get("defaults") or [] if entry != "_self_"]
     return [entry for entry in entries if isinstance(entry, str) or not next(iter(entry)).startswith("override /")]
 

@@ -1,6 +1,6 @@
-"""A command line with words that are no overrides, keys and choices that do not exist: what was probably meant.
+"""Suggests what was probably meant by words that are not overrides and by keys and choices that do not exist.
 
-Imports nothing heavy: train.py asks before anything else happens.
+Imports nothing heavy, since train.py calls it before anything else.
 """
 
 import difflib
@@ -13,7 +13,7 @@ from typing import NamedTuple
 from hydra._internal.utils import get_args_parser
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-ALIASES = {  # what other programs call it
+ALIASES = {  # names that other programs use
     "learning_rate": "stage.optimizer.lr",
     "warmup": "stage.schedule.warmup_steps",
     "steps": "trainer.max_steps",
@@ -43,11 +43,11 @@ ALIASES = {  # what other programs call it
     "checkpoint": "resume",
 }
 
-Find = Callable[[str, list[str]], str]  # (unknown key, the other overrides) → the nearest one, "" where there is none
+Find = Callable[[str, list[str]], str]  # (unknown key, the other overrides) → the closest key, "" if there is none
 
 
 class Word(NamedTuple):
-    """An argument: as it was typed, whether Hydra takes it, and the key and value that it seems to set."""
+    """An argument as typed, whether Hydra accepts it, and the key and value that it appears to set."""
 
     typed: str
     fits: bool
@@ -56,8 +56,8 @@ class Word(NamedTuple):
 
 
 def answer(arguments: Sequence[str], find: Find) -> str | None:
-    """What to say of flags that train.py does not have, words without `=`, and choices that a group does not have, with
-    the whole command as it was probably meant; None where there are none of these."""
+    """The message for unknown flags, words without `=` and unknown choices of a group, with the whole command that was
+    probably meant; None if there are none of these."""
     words = list(_words(arguments))
     if all(word.fits for word in words):
         return None
@@ -72,9 +72,9 @@ def answer(arguments: Sequence[str], find: Find) -> str | None:
 
 
 def respelled(unknown: str, arguments: Sequence[str], find: Find) -> str:
-    """What to say of an override whose key the config does not have; "" where nothing helps.
+    """The message for an override whose key the config does not have; "" if there is nothing to suggest.
 
-    unknown: the key, or the part of it up to where the config ends.
+    unknown: the key, or its first part up to the name that the config does not have.
     """
     wrong = next((a for a in arguments if _key(a) == unknown or _key(a).startswith(f"{unknown}.")), "")
     if not wrong:
@@ -89,23 +89,23 @@ def respelled(unknown: str, arguments: Sequence[str], find: Find) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """What a config group offers; nothing where there is no such group."""
+    """The choices of a config group; empty if there is no such group."""
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 
 
 def overview() -> str:
-    """The stages, a line each, and how to choose one."""
+    """The stages, one line each, and how to choose one."""
     width = max(map(len, choices("stage")))
     lines = [f"  stage={name:<{width}}  {_summary(CONF / f'stage/{name}.yaml')}" for name in choices("stage")]
     return "\n".join(
         [
             "Gradus trains a GPT assistant step by step.\n",
-            "  python train.py stage=rm model=small        one stage, and first what it needs",
+            "  python train.py stage=rm model=small        one stage, and what it needs before it",
             "  python train.py stage=all                   every stage, in order",
             "  python train.py stage=sft trainer.max_steps=50 stage.optimizer.lr=1e-4",
             "  python train.py -m stage=rm seed=1,2,3      a sweep\n",
             *lines,
-            "\npython train.py --help lists all groups; python train.py stage=rm --cfg job every setting of one stage.",
+            "\npython train.py --help lists all groups, python train.py stage=rm --cfg job every setting of one stage.",
         ]
     )
 
@@ -113,8 +113,8 @@ def overview() -> str:
 def _summary(file: Path) -> str:
     """The first sentence of a config's first comment."""
     comments = [line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
-    told = next((line for line in comments if "@package" not in line), "# ")
-    return re.split(r"\.(?:\s|$)", told[2:])[0]
+    first = next((line for line in comments if "@package" not in line), "# ")
+    return re.split(r"\.(?:\s|$)", first[2:])[0]
 
 
 def _key(argument: str) -> str:
@@ -130,7 +130,7 @@ def _words(arguments: Sequence[str]) -> Iterator[Word]:
         flag = argument.partition("=")[0]
         if argument in flags and flags[argument].nargs != 0 and rest and "=" not in rest[0]:
             yield from (Word(argument, True), Word(rest.pop(0), True))
-        elif argument.startswith("-") and not any(known.startswith(flag) for known in flags):
+        elif argument.startswith("-") and not any(name.startswith(flag) for name in flags):
             value = argument.partition("=")[2] if "=" in argument else None
             typed = argument
             if value is None and rest and "=" not in rest[0] and not rest[0].startswith("--"):
@@ -147,7 +147,7 @@ def _words(arguments: Sequence[str]) -> Iterator[Word]:
 
 
 def _unknown_choices(group: str, value: str) -> list[str]:
-    """Those of a choice's names, several in a sweep, that the group does not have."""
+    """The names of a choice, several in a sweep, that the group does not have."""
     if not re.fullmatch(r"[a-z]\w*", group) or not (CONF / group).is_dir():
         return []
     names = [name for name in value.split(",") if re.fullmatch(r"[\w-]+", name) and name != "null"]
@@ -155,7 +155,7 @@ def _unknown_choices(group: str, value: str) -> list[str]:
 
 
 def _meant(word: Word, others: list[str], find: Find) -> str:
-    """The override that a word seems to stand for, "" where nothing is near."""
+    """The override that a word probably stands for, "" if nothing is close."""
     if not word.key:
         return _bare(word.typed)
     if re.fullmatch(r"\w+", word.key) and (CONF / word.key).is_dir():

@@ -1,6 +1,6 @@
-"""Overrides of the command line that name a path: taken as they are typed, whatever Hydra's grammar makes of them.
+"""Overrides on the command line that name a path are taken literally, regardless of Hydra's grammar.
 
-Imports nothing heavy: train.py asks before anything else happens.
+Imports nothing heavy, since train.py calls it before anything else.
 """
 
 import re
@@ -15,46 +15,46 @@ SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")
 
 
 def as_typed(arguments: Sequence[str]) -> list[str]:
-    """The arguments with every value of a key that takes a path in Hydra's quotes, so that it is a path to Hydra too.
+    """The arguments, with the value of each key that takes a path in Hydra's quotes, so that Hydra takes it literally.
 
-    null, what is quoted already, and in a sweep (-m) a function such as choice(…) keep their meaning there. In a sweep
-    a comma stands between two values, unless a file or folder of the whole name exists.
+    null, values that are already quoted and, in a sweep (-m), functions such as choice(…) keep their meaning. In a
+    sweep a comma separates two values, unless a file or folder of the whole name exists.
     """
     sweep = any(argument in SWEEPS for argument in arguments)
     return [_as_typed(argument, sweep) for argument in arguments]
 
 
 def typed(argument: str) -> str:
-    """What a user types for an argument that `as_typed` gave, without Hydra's quotes."""
-    found = PATHS.fullmatch(argument)
-    plain = f"{found[1]}{found[2]}={found[3][1:-1]}" if found else argument
+    """The inverse of `as_typed` for one argument: what a user types, without Hydra's quotes."""
+    match = PATHS.fullmatch(argument)
+    plain = f"{match[1]}{match[2]}={match[3][1:-1]}" if match else argument
     return plain if _as_typed(plain, sweep=False) == argument else argument
 
 
 def quoted(value: str) -> str:
     """A string in Hydra's grammar."""
-    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # only before a quote is a backslash anything else than itself
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)  # a backslash is special only before a quote
     escaped = re.sub(r"(\\+)\Z", r"\1\1", escaped)
     return f"'{escaped}'"
 
 
 def _as_typed(argument: str, sweep: bool) -> str:
-    found = PATHS.fullmatch(argument)
-    if not found:
+    match = PATHS.fullmatch(argument)
+    if not match:
         return argument
-    prefix, key, value = found.groups()
+    prefix, key, value = match.groups()
     if sweep and FUNCTIONS.fullmatch(value):
         return argument
     several = sweep and "," in value and not Path(value).exists() and not _is_quoted(value)
     parts = re.findall(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|[^,]+", value) if several else [value]
-    return f"{prefix}{key}=" + ",".join(map(_one, parts))
+    return f"{prefix}{key}=" + ",".join(map(_quoted_path, parts))
 
 
-def _one(value: str) -> str:
+def _quoted_path(value: str) -> str:
     plain = value in ("", "null", "???") or _is_quoted(value)
     return value if plain else quoted(value)
 
 
 def _is_quoted(value: str) -> bool:
-    """Whether it is one string in Hydra's quotes: no quote of its kind within that is not escaped."""
+    """Whether the value is a single string in Hydra's quotes: every quote of the same kind inside it is escaped."""
     return re.fullmatch(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", value, re.S) is not None

@@ -1,8 +1,8 @@
 """Parses each text once per process: files of conf/, and the interpolations in them.
 
-OmegaConf parses in Python, and a pipeline composes a config for each of its stages from mostly the same files: without
+OmegaConf parses in Python, and a pipeline composes a config for each of its stages from mostly the same files. Without
 these caches that is most of the time that `stage=all` takes when everything is up to date. Holds for OmegaConf 2.3;
-tests/launch/test_parse_cache.py fails where another version no longer calls what is replaced here.
+tests/launch/test_parse_cache.py fails if another version no longer calls the functions that are replaced here.
 """
 
 import functools
@@ -18,11 +18,11 @@ _load, _parse = OmegaConf.load, omegaconf.base.parse
 
 @functools.cache
 def _loaded(text: str) -> bytes:
-    return pickle.dumps(_load(io.StringIO(text)))  # Hydra changes what it loads, and a copy by pickle is the fastest
+    return pickle.dumps(_load(io.StringIO(text)))  # Hydra modifies what it loads, and pickle copies fastest
 
 
 def load(file: Any) -> Any:
-    """`OmegaConf.load`: a config of its own for each caller."""
+    """`OmegaConf.load`, with a new config for each caller."""
     return pickle.loads(_loaded(file.read())) if hasattr(file, "read") else _load(file)
 
 

@@ -1,4 +1,4 @@
-"""What ${name:…} in a config may stand for, beside other keys."""
+"""Resolvers: what ${name:…} can stand for in a config, besides other keys."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,17 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def later(key: str) -> str:
-    """${later:key} in `overrides` is ${key} for the stage that gets it: by then the run is known, which in a sweep is
-    another one for each job. A pipeline's own ${key} would be resolved before."""
-    return "\\${" + key + "}"  # a config is resolved once, which takes the backslash away
+    """${later:key} in `overrides` becomes ${key} for the stage that gets it. By then the run is known, which differs
+    between the jobs of a sweep; a plain ${key} would be resolved too early, by the pipeline."""
+    return "\\${" + key + "}"  # a config is resolved once, which removes the backslash
 
 
 def of_world(key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
-    """${of_world:key,value} is ${key} where that is set and the stage's data is the built-in world's, else the value:
-    for settings that were measured on the world."""
+    """${of_world:key,value} is ${key} if that is set and the stage's data is the built-in world's, else the value. For
+    settings that were measured on the world."""
     data = _root_.get("data")
-    found = OmegaConf.select(_root_, key) if data is not None and is_builtin(data) else None
-    return otherwise if found is None else found
+    setting = OmegaConf.select(_root_, key) if data is not None and is_builtin(data) else None
+    return otherwise if setting is None else setting
 
 
 def is_builtin(data: Mapping[str, Any]) -> bool:

@@ -1,8 +1,8 @@
-"""The constructor signature is the schema: a composed config against the signatures of all that it names.
+"""The constructor signature is the schema: checks a composed config against the signatures of all that it names.
 
-Before anything is imported, read or built, each key beside a `_target_` is looked up in the signature of what that
-names: an unknown key, a value of another type and a missing argument are errors that name the key in full. What exists
-only at run time is not missing: AT_RUN_TIME says what the tasks and stages pass, and where.
+Before anything is imported, read or built, each key next to a `_target_` is looked up in the target's signature. An
+unknown key, a value of the wrong type and a missing argument are errors that name the key in full. What exists only at
+run time is not missing: AT_RUN_TIME lists what the tasks and stages pass, and where.
 """
 
 import collections.abc
@@ -32,7 +32,7 @@ HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
 COUNT = Annotated[int, Field(ge=1)]
 SHARE = Annotated[float, Field(gt=0, le=1)]
-LIMITS = {  # of other packages' arguments, which these take and then fail over, or do what nobody meant
+LIMITS = {  # on other packages' arguments, beyond which these packages fail late or misbehave
     ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
     ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
     ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
@@ -45,17 +45,17 @@ LIMITS = {  # of other packages' arguments, which these take and then fail over,
     ("lightning.Trainer", "check_val_every_n_epoch"): COUNT | None,
     ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
 }
-RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root makes real ones of them
+RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root replaces them
 
 
-NEEDS = {  # an optional package, which is also the extra that brings it, by what cannot be built without it
+NEEDS = {  # by target, the optional package that it needs, which is also the name of the extra that installs it
     "components.loggers.wandb_log.WandB": "wandb",
     "components.loggers.mlflow_log.MLflow": "mlflow",
 }
 
 
 class Passed(NamedTuple):
-    """What a callable gets at run time: its first arguments, by place, and others by name."""
+    """What a callable gets at run time: its first arguments by position, others by name."""
 
     first: int = 0
     names: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ AT_RUN_TIME = {  # by the key of a `_target_`
 
 
 class ConfigError(ValueError):
-    """One line per mistake: the key in full, what was expected, what was got."""
+    """One line per mistake: the key in full, what was expected, what was given."""
 
 
 class Common(TypedDict, total=False):
@@ -108,18 +108,18 @@ class Common(TypedDict, total=False):
 
 
 class Schema(NamedTuple):
-    """types: annotation by argument name (Any where there is none); open: whether it takes any other name too."""
+    """types: annotation by argument name (Any if there is none); open: whether any other name is accepted too."""
 
     types: dict[str, Any]
     open: bool
 
 
 def check(cfg: DictConfig) -> None:
-    """Raises ConfigError with every mistake of a composed config, nothing else; imports nothing whose source tells."""
+    """Raises ConfigError with every mistake of a composed config. Imports nothing whose source is enough."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     problems = [*_walk(values, "")]
-    known = typing.get_type_hints(Common, include_extras=True) | {"from": str}  # which is no name in Python
-    for name, annotation in known.items():
+    common = typing.get_type_hints(Common, include_extras=True) | {"from": str}  # a keyword in Python
+    for name, annotation in common.items():
         if name in values:
             problems += _check_value(values[name], annotation, name)
     if problems:
@@ -127,20 +127,20 @@ def check(cfg: DictConfig) -> None:
 
 
 def schema_of(target: str | Callable[..., Any]) -> Schema:
-    """The keyword arguments of a callable, or of what a dotted name stands for. **kwargs of a class of ours, or made
-    from one of ours, are its bases' arguments; others' are open."""
-    known: dict[str, Any] = {}
+    """The keyword arguments of a callable, or of the one that a dotted name refers to. **kwargs of a class of ours, or
+    derived from one of ours, are its bases' arguments; those of any other make the schema open."""
+    annotations: dict[str, Any] = {}
     levels = levels_of(target)
     for level in levels:
         for parameter in level.parameters:
             if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-                known.setdefault(parameter.name, level.hints.get(parameter.name, Any))
-    return Schema(known, open=levels[-1].open)
+                annotations.setdefault(parameter.name, level.hints.get(parameter.name, Any))
+    return Schema(annotations, open=levels[-1].open)
 
 
 def required_of(target: str | Callable[..., Any]) -> list[str]:
-    """The keyword arguments of a callable that have no default; those that a class itself passes to its base are not
-    among them."""
+    """The keyword arguments of a callable that have no default, without those that a class itself passes to its
+    base."""
     required: list[str] = []
     settled: set[str] = set()
     for level in levels_of(target):
@@ -153,10 +153,10 @@ def required_of(target: str | Callable[..., Any]) -> list[str]:
 
 
 def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
-    """The key nearest to one that the config does not have, or in a sentence how to add it, or what there is; "" where
-    nothing helps.
+    """The key closest to one that the config does not have, or a sentence on how to add it, or on what there is; "" if
+    there is nothing to suggest.
 
-    unknown: the key in full; arguments: of the command line; compose: makes the config of some overrides.
+    unknown: the key in full; arguments: of the command line; compose: composes the config of some overrides.
     """
     try:
         parsed = OverridesParser.create().parse_overrides([a for a in arguments if not a.startswith("-")])
@@ -171,10 +171,10 @@ def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[
     parent, _, name = unknown.rpartition(".")
     node = _select(values, parent)
     if isinstance(node, dict) and "_target_" in node and name in schema_of(node["_target_"]).types:
-        return f"{name} is an argument of {node['_target_']} that keeps its default: write +{unknown}=…"
+        return f"{name} is an argument of {node['_target_']}, left at its default: write +{unknown}=…"
     names = list(_dotted(values, ""))
     inside = [key for key in node if key not in HYDRA_KEYS] if parent and isinstance(node, dict) else []
-    if inside:  # by the last name alone: all have the same beginning
+    if inside:  # by the last name alone, since all share the prefix
         near = [f"{parent}.{key}" for key in _nearest(name, inside)] or [n for n in names if n.endswith(f".{name}")]
     else:
         near = _nearest(unknown, names)
@@ -205,9 +205,9 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:
-            known = LIMITS.get((node["_target_"], key), schema.types[key])
+            annotation = LIMITS.get((node["_target_"], key), schema.types[key])
             extra = RUN_TIME_VALUES.get((node["_target_"], key))
-            yield from _check_value(value, known if extra is None else known | extra, full)
+            yield from _check_value(value, annotation if extra is None else annotation | extra, full)
         elif key not in HYDRA_KEYS and not schema.open:
             yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
     passed = AT_RUN_TIME.get(path, None if node.get("_partial_") else Passed())
@@ -216,7 +216,7 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
 
 
 def _missing(node: dict[str, Any], path: str, passed: Passed) -> Iterator[str]:
-    """Arguments that neither the config gives nor run time passes."""
+    """Arguments that are neither in the config nor passed at run time."""
     target = node["_target_"]
     types = schema_of(target).types
     first = list(types)[: passed.first + len(node.get("_args_", ()))]
@@ -224,15 +224,15 @@ def _missing(node: dict[str, Any], path: str, passed: Passed) -> Iterator[str]:
         if name not in {*first, *passed.names, *node}:
             full = f"{path}.{name}" if path else name
             yield (
-                f"{full}: missing, {node['_target_']} has no default for it: add +{full}=…, "
+                f"{full}: missing, and {node['_target_']} has no default for it; add +{full}=…, "
                 f"expected {_describe(types[name])}"
             )
 
 
 def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
-    """Problems of one value; what stands inside a nested `_target_` is left to that one's own signature."""
+    """Problems of one value; the arguments of a nested `_target_` are checked against that target's signature."""
     if value == MISSING:
-        return [f"{path}: needs a value: give {path}=…"]
+        return [f"{path}: needs a value; set {path}=…"]
     if isinstance(value, dict) and "_target_" in value:
         if not _accepts_object(annotation):
             return [f"{path}: expected {_describe(annotation)}, got an object of {value['_target_']}"]
@@ -253,18 +253,18 @@ def _check_value(value: Any, annotation: Any, path: str) -> list[str]:
 
 
 def _missing_when_called(node: dict[str, Any], annotation: Any, path: str) -> list[str]:
-    """Missing arguments of what a call will build, where the annotation says what that call passes."""
+    """Missing arguments of a partial, if the annotation says what its call will pass."""
     calls = [typing.get_args(m)[0] for m in _members(annotation) if typing.get_origin(m) is collections.abc.Callable]
     if not calls or not isinstance(calls[0], list) or not node.get("_partial_") or path in AT_RUN_TIME:
         return []
     try:
         return list(_missing(node, path, Passed(first=len(calls[0]))))
-    except Exception:  # it cannot be imported, which is told where the node itself is checked
+    except Exception:  # it cannot be imported, which is reported when the node itself is checked
         return []
 
 
 def _type_errors(value: Any, annotation: Any) -> list[str]:
-    """pydantic's view of a YAML value, as of strict JSON: no "1" for 1, but a list where a tuple is wanted."""
+    """pydantic's errors for a YAML value as strict JSON: "1" is not accepted for 1, but a list is for a tuple."""
     model = _model(annotation)
     try:
         if model is not None:
@@ -276,7 +276,7 @@ def _type_errors(value: Any, annotation: Any) -> list[str]:
 
 @functools.cache
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """What takes a value of the annotation; None where pydantic knows no such type."""
+    """A model with one `value` of the annotated type; None if pydantic does not know the type."""
     config = ConfigDict(strict=True, arbitrary_types_allowed=True)
     try:
         return create_model("Value", __config__=config, value=(annotation, ...))
@@ -305,7 +305,7 @@ def _accepts_object(annotation: Any) -> bool:
 
 
 def _element(annotation: Any) -> Any:
-    """The annotation of a container's elements, Any where it is not said."""
+    """The annotation of a container's elements, Any if there is none."""
     for member in _members(annotation):
         arguments = typing.get_args(member)
         if typing.get_origin(member) is tuple:
@@ -338,14 +338,14 @@ def _shown(value: Any) -> str:
 
 
 def _did_you_mean(name: str, names: Sequence[str]) -> str:
-    """Asks for the nearest names, else lists them all where they are few."""
+    """Suggests the closest names, else lists all of them if there are few."""
     if near := _nearest(name, names):
         return f"Did you mean {' or '.join(near[:4])}?"
     return f"It has: {', '.join(names)}." if len(names) <= 20 else ""
 
 
 def _nearest(name: str, names: Sequence[str]) -> list[str]:
-    """The names that end as `name` does (a forgotten prefix), else the one spelled most like it."""
+    """The names with the same last part (a forgotten prefix), else the one with the closest spelling."""
     last = name.rpartition(".")[2]
     ending = [n for n in names if n.rpartition(".")[2] == last]
     return ending or difflib.get_close_matches(name, names, n=1)

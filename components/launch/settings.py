@@ -1,7 +1,7 @@
 """Which settings decide what a stage makes, which only watch or place it, and which it does not use.
 
-Every setting is an input unless a rule here says otherwise, with the reason: a key that nobody thought of makes an
-artifact stale once too often, never once too seldom.
+Every setting is an input unless a rule here says otherwise, with the reason: a forgotten key makes an artifact stale
+once too often, never once too seldom.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ INPUT, HARMLESS, UNUSED = "input", "harmless", "unused"  # decides the result; i
 
 
 class Rule(NamedTuple):
-    """What the keys that match a pattern (of a key or of one that it lies below) are, and why."""
+    """The kind of the keys that match a pattern, or are below a key that does, and the reason."""
 
     pattern: str
     kind: str
@@ -28,28 +28,28 @@ EVERYWHERE = (
     Rule("reads", HARMLESS, "what is read counts by its content, as reads.<name>"),
     Rule("logger", HARMLESS, "how a run is watched"),
     Rule("from", HARMLESS, "what is read counts by its content, as reads.<name>"),
-    Rule("parents", HARMLESS, "who makes what is missing"),
+    Rule("parents", HARMLESS, "how missing artifacts are made"),
     Rule("force", HARMLESS, "whether it is made again, not what is made"),
-    Rule("resume", HARMLESS, "a resumed run ends with the same weights; a file of other settings is an input"),
+    Rule("resume", HARMLESS, "a resumed run ends with the same weights; a checkpoint of other settings is an input"),
     Rule("after_sweep", HARMLESS, "what runs after a sweep"),
     Rule("stages", UNUSED, "only stage=all runs other stages"),
-    Rule("overrides", UNUSED, "only stage=all hands them to its stages"),
+    Rule("overrides", UNUSED, "only stage=all passes them to its stages"),
     *(
         Rule(name, UNUSED, "a recipe's own: other settings refer to it")
         for name in ("files", "rollouts", "exact", "sizes")
     ),
 )
-WATCHES = "it watches training, which goes the same way without it"
+WATCHES = "it watches training and does not change it"
 TRAINING = (  # of stages that train a model
     Rule("tokenizer", UNUSED, "only stage=tokenizer trains a tokenizer; this stage reads one"),
     Rule("world", UNUSED, "only data and rewards of the built-in world refer to it"),
-    Rule("tokens_at_once", UNUSED, "training has batches: data.batch_size"),
+    Rule("tokens_at_once", UNUSED, "training uses data.batch_size instead"),
     Rule("gradient_checkpointing", HARMLESS, "layers are computed twice, with the same result"),
     *(
         Rule(f"callbacks.{name}", HARMLESS, WATCHES)
         for name in ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams")
     ),
-    Rule("callbacks.graceful_stop", HARMLESS, "what it stops is resumed with the same result"),
+    Rule("callbacks.graceful_stop", HARMLESS, "a run that it stops resumes with the same result"),
     *(
         Rule(f"callbacks.checkpoints.{name}", HARMLESS, "how often a run is saved, and where")
         for name in ("folder", "every_n_steps", "keep")
@@ -59,29 +59,29 @@ TRAINING = (  # of stages that train a model
     Rule("trainer.enable_*", HARMLESS, "how a run is watched"),
     Rule("trainer.profiler", HARMLESS, "how a run is watched"),
     Rule("trainer.num_sanity_val_steps", HARMLESS, "a test of validation, before training"),
-    Rule("trainer.max_time", HARMLESS, "what it stops is resumed with the same result"),
+    Rule("trainer.max_time", HARMLESS, "a run that it stops resumes with the same result"),
     Rule("trainer.strategy", HARMLESS, "how processes share the work"),
-    Rule("*.num_workers", HARMLESS, "who makes batches"),
+    Rule("*.num_workers", HARMLESS, "which processes make batches"),
 )
 UNTRAINED = "nothing is trained here"
 MEASURING = (  # of stages that run models without training one
     Rule("trainer.accelerator", INPUT, "where models run"),
-    Rule("trainer.precision", INPUT, "in which precision models run"),
+    Rule("trainer.precision", INPUT, "the precision that models run in"),
     *(
         Rule(name, UNUSED, UNTRAINED)
         for name in ("trainer", "callbacks", "lora", "gradient_checkpointing", "compile", "determinism", "gate")
     ),
     Rule("tokenizer", UNUSED, "only stage=tokenizer trains a tokenizer; this stage reads one"),
-    Rule("model", HARMLESS, "must be the shape of the weights that are read"),
-    Rule("*.num_workers", HARMLESS, "who makes batches"),
+    Rule("model", HARMLESS, "must match the shape of the weights that are read"),
+    Rule("*.num_workers", HARMLESS, "which processes make batches"),
 )
 NO_MODEL = "a tokenizer is trained without a model"
-TASKS = {  # by a task's last name, its rules before those of all; any task of another name has inputs alone
+TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of another name has none
     "fit": TRAINING,
     "train_tokenizer": (
         *(Rule(name, UNUSED, NO_MODEL) for name in ("model", "context", "lora", "compile", "gradient_checkpointing")),
         *(Rule(name, UNUSED, NO_MODEL) for name in ("trainer", "callbacks", "gate", "determinism", "tokens_at_once")),
-        Rule("seed", UNUSED, "a tokenizer is trained without chance"),
+        Rule("seed", UNUSED, "tokenizer training is not random"),
         Rule("world", UNUSED, "only data of the built-in world refer to it"),
         Rule("data.batch_size", UNUSED, "texts are read in one pass, not in batches"),
         Rule("data.num_workers", UNUSED, "texts are read in one pass, not in batches"),
@@ -115,7 +115,7 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def rules_of(cfg: dict[str, Any]) -> list[Rule]:
-    """The rules of a composed config's stage, of which the first that matches a key holds."""
+    """The rules of a composed config's stage; the first one that matches a key applies."""
     task = last_name(cfg.get("task", ""))
     return [
         *_of_small_data(cfg, task),
@@ -128,14 +128,14 @@ def rules_of(cfg: dict[str, Any]) -> list[Rule]:
 
 
 def rule_of(key: str, rules: list[Rule]) -> Rule:
-    """What a key in full is; an input where no rule says otherwise."""
-    matching = (one for one in rules if fnmatchcase(key, one.pattern) or fnmatchcase(key, f"{one.pattern}.*"))
+    """The rule for a full key; an input unless a rule says otherwise."""
+    matching = (rule for rule in rules if fnmatchcase(key, rule.pattern) or fnmatchcase(key, f"{rule.pattern}.*"))
     return next(matching, Rule(key, INPUT, "decides what is made"))
 
 
 def inputs_of(cfg: dict[str, Any], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:
-    """All that decides what a stage produces, flat: its settings, the content of the artifacts that it reads, the
-    data's fingerprint. A path to such an artifact stands for its content, the path of a class for its name."""
+    """Everything that decides what a stage produces, flat: its settings, the content of the artifacts that it reads,
+    the data's fingerprint. A path to such an artifact is replaced by its content, the path of a class by its name."""
     rules, contents = rules_of(cfg), {parent["path"]: parent["content"] for parent in parents.values()}
     inputs: dict[str, Any] = {}
     for key, value in flatten(cfg).items():
@@ -146,12 +146,12 @@ def inputs_of(cfg: dict[str, Any], parents: dict[str, dict[str, str]], data: str
 
 
 def last_name(target: str) -> str:
-    """A function or class without its module, which may move."""
+    """The name of a function or class without its module, which may change."""
     return target.rpartition(".")[2]
 
 
 def _of_what_is_read(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
-    """Rules that depend on what the stage reads: artifacts, the built-in world or somebody's records."""
+    """Rules that depend on what the stage reads: artifacts, the built-in world or other records."""
     reads, data = cfg.get("reads", {}), cfg.get("data")
     for name, path in (cfg.get("artifacts") or {}).items():
         if path in reads.values():
@@ -163,23 +163,23 @@ def _of_what_is_read(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
                 f"this stage reads {', '.join(dict.fromkeys(reads.values())) or 'no artifact'}",
             )
     if task == "fit" and "model" in reads:
-        yield Rule("model", HARMLESS, "must be the shape of the weights that are read")
+        yield Rule("model", HARMLESS, "must match the shape of the weights that are read")
     if task == "fit" and cfg.get("examination"):
         for name in ("tokens_at_once", "examination.tokens_at_once"):
-            yield Rule(name, HARMLESS, "how much the examination reads together, not what it finds")
+            yield Rule(name, HARMLESS, "how much the examination reads at once, not what it finds")
     if task == "fit" and ("reward" in reads or cfg.get("examination")):
-        yield Rule("gate", HARMLESS, "whether a policy may be trained against a reward model, not how")
+        yield Rule("gate", HARMLESS, "whether a policy is trained against a reward model, not how")
     elif task == "fit":
         yield Rule("gate", UNUSED, "no reward model is read or examined here")
     if task in ("evaluate", "compare") and isinstance(data, dict) and not is_builtin(data):
         yield Rule("world", UNUSED, "the prompts are not the built-in world's")
         for name in ("comparisons", "text"):
             if is_builtin(cfg.get(name) or {}):
-                yield Rule(name, UNUSED, "the built-in world's say nothing of models of other data")
+                yield Rule(name, UNUSED, "those of the built-in world say nothing about models of other data")
 
 
 def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
-    """Where neither the exported weights nor the end of training go by validations, these decide nothing."""
+    """If neither the exported weights nor the end of training depend on validations, these decide nothing."""
     stopping = (cfg.get("callbacks") or {}).get("early_stopping") or {}
     stops = stopping.get("patience") is not None or small_data_of(cfg).get("patience") is not None
     if task == "fit" and not stops:
@@ -189,7 +189,7 @@ def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
         )
         yield Rule("callbacks.early_stopping", HARMLESS, reason)
     if task == "fit" and not stops and cfg.get("export") != "best":
-        reason = "a validation decides only with export=best or early stopping"
+        reason = "validations matter only with export=best or early stopping"
         for name in ("selection", "callbacks.checkpoints.metric", "callbacks.checkpoints.mode"):
             yield Rule(name, UNUSED, reason)
         yield from (Rule(f"trainer.{name}", HARMLESS, reason) for name in VALIDATION)
@@ -199,25 +199,25 @@ def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
 
 def _of_small_data(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
     if not cfg.get("small_data"):
-        yield Rule("small_data", HARMLESS, "without it a training goes as long as it says")
+        yield Rule("small_data", HARMLESS, "without it training is as long as its own settings say")
     elif task != "pipeline" and not small_data_of(cfg):
-        yield Rule("small_data", UNUSED, "it adds to a stage's own epochs of data of one's own, and to nothing else")
+        yield Rule("small_data", UNUSED, "it only adds to a stage's own epochs, on data of your own")
 
 
 def small_data_of(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a training longer where records are few: one that goes by epochs, of all its records, which are not
-    the built-in world's. {} for every other."""
+    """The settings that make training longer if there are few records: training by epochs, on all of its records, which
+    are not the built-in world's. {} for any other."""
     trainer, data = cfg.get("trainer") or {}, cfg.get("data") or {}
     by_epochs = (trainer.get("max_epochs") or -1) > 0 and (trainer.get("max_steps") or -1) < 0
     whole = not trainer.get("limit_train_batches") and not trainer.get("overfit_batches")
     own = bool(data) and not is_builtin(data)
     trains = last_name(cfg.get("task", "")) == "fit"
-    few = cfg.get("small_data") or {}
-    return few if few.get("steps") and trains and by_epochs and whole and own else {}
+    small_data = cfg.get("small_data") or {}
+    return small_data if small_data.get("steps") and trains and by_epochs and whole and own else {}
 
 
 def _of_data(node: dict[str, Any], path: str) -> Iterator[Rule]:
-    """For every data module below a node: which of its settings are about a source that it does not read."""
+    """Rules for every data module below a node: the settings that are about a source that it does not read."""
     for key, inner in node.items():
         if isinstance(inner, dict):
             yield from _of_data(inner, f"{path}{key}.")

@@ -1,7 +1,7 @@
-"""Signatures: of what is imported from itself, of anything else from its source, which takes no import.
+"""Signatures of functions and classes: from the object if its module is imported, else from its source, without import.
 
-A config is checked against the constructors that it names before torch is imported, seconds sooner. The source of a
-module that is not imported yet says the same as the imported one would: parameters, defaults, annotations, bases.
+This checks a config against the constructors that it names before torch is imported, seconds sooner. The source of a
+module has the same information as the imported module: parameters, defaults, annotations, bases.
 """
 
 import ast
@@ -19,13 +19,13 @@ from typing import Any, NamedTuple, cast
 from hydra.utils import get_object
 
 OURS = "components."
-GIVEN = "a default"  # stands for one whose value does not matter
-LIGHT = {"pydantic", "typing_extensions"}  # whose names are taken from the imported module, as the standard library's
+GIVEN = "a default"  # stands for any default, since its value does not matter
+LIGHT = {"pydantic", "typing_extensions"}  # packages that are imported, like the standard library, not read
 
 
 class Level(NamedTuple):
-    """One constructor or function: its parameters without self, their annotations by name (Any is not among them),
-    and the names that its body passes on by itself."""
+    """One constructor or function: its parameters without self, the annotations by name of those that have one, and the
+    names that its body passes on itself."""
 
     parameters: list[inspect.Parameter]
     hints: dict[str, Any]
@@ -37,10 +37,10 @@ class Level(NamedTuple):
 
 
 def levels_of(target: str | Callable[..., Any]) -> list[Level]:
-    """A callable, or of a class its constructor and, while one has **kwargs, that of the next base.
+    """A function, or a class's constructor and, as long as a constructor has **kwargs, that of the next base.
 
-    **kwargs of a class that is neither ours nor made from one of ours stay open: it is one level. Raises what importing
-    raises, for a name whose source is not to be had, or does not have it.
+    **kwargs of a class that is neither ours nor derived from ours stay open: it has a single level. If a name's source
+    is not available or does not define it, imports it, and raises what that raises.
     """
     if not isinstance(target, str):
         return list(_live(target))
@@ -63,7 +63,7 @@ def _live(target: Callable[..., Any]) -> Iterator[Level]:
         if inspect.isclass(target) and function is not target:
             del parameters[0]  # self
         constants = function.__code__.co_consts if inspect.isfunction(function) else ()  # with names that a call passes
-        passes = {one for c in constants for one in (c if isinstance(c, tuple) else [c]) if isinstance(one, str)}
+        passes = {name for c in constants for name in (c if isinstance(c, tuple) else [c]) if isinstance(name, str)}
         level = Level(parameters, _live_hints(function), passes)
         yield level
         if not level.open:
@@ -71,7 +71,7 @@ def _live(target: Callable[..., Any]) -> Iterator[Level]:
 
 
 def _live_hints(function: Callable[..., Any]) -> dict[str, Any]:
-    """Annotations with strings resolved; none where another package names types it imports only for checkers."""
+    """Annotations with strings resolved; none if another package names types that it imports only for type checkers."""
     try:
         return typing.get_type_hints(function, include_extras=True)
     except NameError:
@@ -81,7 +81,7 @@ def _live_hints(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 class _Source:
-    """A module's text: what its names are bound to, and the values of its annotations."""
+    """A module's source: what its names are bound to, and the values of its annotations."""
 
     def __init__(self, name: str, file: Path) -> None:
         self.name = name
@@ -95,20 +95,21 @@ class _Source:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             self.bound.setdefault(node.name, node)
         elif isinstance(node, ast.Assign | ast.AnnAssign):
-            for place in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(place, ast.Name) and node.value is not None:
-                    self.bound.setdefault(place.id, node.value)
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name) and node.value is not None:
+                    self.bound.setdefault(target.id, node.value)
         elif isinstance(node, ast.Import):
-            for one in node.names:
-                self.bound.setdefault(one.asname or one.name.partition(".")[0], (one.name if one.asname else "", ""))
+            for alias in node.names:
+                name, _, _ = alias.name.partition(".")
+                self.bound.setdefault(alias.asname or name, (alias.name if alias.asname else "", ""))
         elif isinstance(node, ast.ImportFrom):
             above = self.package.split(".")[: len(self.package.split(".")) - node.level + 1] if node.level else []
             module = ".".join([*above, *filter(None, [node.module])])
-            for one in node.names:
-                if one.name == "*":
+            for alias in node.names:
+                if alias.name == "*":
                     self.stars.append(module)
                 else:
-                    self.bound.setdefault(one.asname or one.name, (module, one.name))
+                    self.bound.setdefault(alias.asname or alias.name, (module, alias.name))
 
     def __getitem__(self, name: str) -> Any:
         """The value of a name in an annotation."""
@@ -123,7 +124,7 @@ class _Source:
         return _stand_in(self.name, name) if isinstance(node, ast.ClassDef) else Any
 
     def value(self, node: ast.expr) -> Any:
-        """An annotation, or what one refers to."""
+        """The value of an annotation, or of what it refers to."""
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             node = ast.parse(node.value, mode="eval").body
         node = ast.fix_missing_locations(_Unquoted().visit(node))
@@ -131,7 +132,7 @@ class _Source:
 
 
 class _Unquoted(ast.NodeTransformer):
-    """Names in quotes as names, but for those of Literal."""
+    """Turns quoted names into names, except inside Literal and Annotated."""
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         named = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
@@ -145,7 +146,7 @@ class _Unquoted(ast.NodeTransformer):
 
 
 class _Module:
-    """A module's name in an annotation: its attributes are values."""
+    """A module that an annotation names: its attributes are values."""
 
     def __init__(self, name: str, asked_by: _Source) -> None:
         self._name, self._asked_by = name, asked_by
@@ -155,17 +156,17 @@ class _Module:
 
 
 def _imported(module: str, name: str, asked_by: _Source) -> Any:
-    """A name of another module: the standard library's is imported, that of the same package is read, and others are
-    classes whose name is all that counts."""
+    """A name of another module: imported from the standard library, read in the same package, and otherwise a class of
+    which only the name matters."""
     top = module.partition(".")[0]
     if top in sys.stdlib_module_names or top in LIGHT:
         return getattr(importlib.import_module(module), name)
     if top != asked_by.name.partition(".")[0]:
         return _stand_in(module, name)
-    found = _definition(f"{module}.{name}")
-    if found is None:
+    definition = _definition(f"{module}.{name}")
+    if definition is None:
         return _Module(f"{module}.{name}", asked_by)
-    source, node = found
+    source, node = definition
     if isinstance(node, ast.ClassDef):
         return _stand_in(source.name, node.name)
     return source.value(node) if isinstance(node, ast.expr) else Any
@@ -177,10 +178,10 @@ def _stand_in(module: str, name: str) -> type:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Those of a module, and of its conditions and attempts: the first that binds a name counts."""
+    """The statements of a module, those inside if and try included; the first that binds a name counts."""
     for node in body:
         if isinstance(node, ast.If | ast.Try):
-            handlers = [one.body for one in node.handlers] if isinstance(node, ast.Try) else []
+            handlers = [handler.body for handler in node.handlers] if isinstance(node, ast.Try) else []
             for part in (node.body, *handlers, node.orelse):
                 yield from _statements(part)
         else:
@@ -189,7 +190,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 @functools.cache
 def _source(module: str) -> _Source | None:
-    """None where there is none that can be found without an import."""
+    """A module's source; None if it cannot be found without an import."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -202,7 +203,8 @@ def _source(module: str) -> _Source | None:
         folder = Path(file.parent if file else next(iter(spec.submodule_search_locations or [""])))
         if file and file.stem != "__init__":
             return None
-        file = next((one for one in (folder / part / "__init__.py", folder / f"{part}.py") if one.is_file()), None)
+        candidates = (folder / part / "__init__.py", folder / f"{part}.py")
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             return None
     return _Source(module, file) if file and file.suffix == ".py" and file.is_file() else None
@@ -210,7 +212,7 @@ def _source(module: str) -> _Source | None:
 
 @functools.cache
 def _definition(target: str) -> tuple[_Source, ast.AST] | None:
-    """The module and the statement that define a dotted name, through the modules that only hand it on."""
+    """The module and the statement that define a dotted name, through the modules that only re-export it."""
     module, _, name = target.rpartition(".")
     source = _source(module) if module else None
     if source is None:
@@ -225,19 +227,19 @@ def _definition(target: str) -> tuple[_Source, ast.AST] | None:
 
 @functools.cache
 def _read(target: str) -> list[Level] | None:
-    """The levels of a function or class by its source; None where it does not tell."""
+    """The levels of a function or class from its source; None if that is not enough."""
     try:
-        found = _definition(target)
-        if found is None:
+        definition = _definition(target)
+        if definition is None:
             return None
-        source, node = found
+        source, node = definition
         if isinstance(node, ast.FunctionDef):
             return [_level(source, node)]
         if not isinstance(node, ast.ClassDef):
             return None
         levels: list[Level] = []
-        for owner, one in _lineage(source, node):
-            level = _constructor(owner, one)
+        for owner, base in _lineage(source, node):
+            level = _constructor(owner, base)
             levels += [level] if level else []
             if level and not (level.open and any(o.name.startswith(OURS) for o, _ in _lineage(source, node))):
                 break
@@ -247,8 +249,8 @@ def _read(target: str) -> list[Level] | None:
 
 
 def _lineage(source: _Source, node: ast.ClassDef) -> Iterator[tuple[_Source, ast.ClassDef]]:
-    """A class and its bases, in the order in which Python asks them. Raises LookupError for one whose source is not
-    to be had."""
+    """A class and its bases, in the order in which Python searches them. Raises LookupError for one whose source is not
+    available."""
     yield source, node
     for base in node.bases:
         base = base.value if isinstance(base, ast.Subscript) else base
@@ -258,28 +260,28 @@ def _lineage(source: _Source, node: ast.ClassDef) -> Iterator[tuple[_Source, ast
         first, _, rest = name.partition(".")
         bound = source.bound.get(first)
         first = ".".join(filter(None, bound if isinstance(bound, tuple) else (source.name, first))) or first
-        found = _definition(f"{first}.{rest}" if rest else first)
-        if found is None or not isinstance(found[1], ast.ClassDef):
+        definition = _definition(f"{first}.{rest}" if rest else first)
+        if definition is None or not isinstance(definition[1], ast.ClassDef):
             raise LookupError(name)
-        yield from _lineage(found[0], found[1])
+        yield from _lineage(definition[0], definition[1])
 
 
 def _constructor(source: _Source, node: ast.ClassDef) -> Level | None:
-    """That of a class's own: written, or made of its fields; None where it has none."""
-    methods = {one.name: one for one in node.body if isinstance(one, ast.FunctionDef)}
+    """A class's own constructor, written or generated from its fields; None if it has none."""
+    methods = {method.name: method for method in node.body if isinstance(method, ast.FunctionDef)}
     if "__init__" in methods:
         level = _level(source, methods["__init__"])
         del level.parameters[0]  # self
         return level
     if "__new__" in methods:
         raise LookupError("__new__")
-    if any(ast.unparse(one).rpartition(".")[2] == "NamedTuple" for one in node.bases):
+    if any(ast.unparse(base).rpartition(".")[2] == "NamedTuple" for base in node.bases):
         return _fields(source, node)
-    if any(ast.unparse(one).partition("(")[0].rpartition(".")[2] == "dataclass" for one in node.decorator_list):
+    if any(ast.unparse(name).partition("(")[0].rpartition(".")[2] == "dataclass" for name in node.decorator_list):
         fields: dict[str, inspect.Parameter] = {}
         hints: dict[str, Any] = {}
-        for owner, one in reversed(list(_lineage(source, node))):
-            level = _fields(owner, one)
+        for owner, base in reversed(list(_lineage(source, node))):
+            level = _fields(owner, base)
             fields |= {parameter.name: parameter for parameter in level.parameters}
             hints |= level.hints
         return Level(list(fields.values()), hints, set())
@@ -288,31 +290,30 @@ def _constructor(source: _Source, node: ast.ClassDef) -> Level | None:
 
 def _fields(source: _Source, node: ast.ClassDef) -> Level:
     kinds, parameters, hints = inspect.Parameter, [], {}
-    for one in node.body:
-        if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name):
-            if "ClassVar" in ast.unparse(one.annotation):
+    for field in node.body:
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            if "ClassVar" in ast.unparse(field.annotation):
                 continue
-            default = kinds.empty if one.value is None else GIVEN
-            parameters.append(kinds(one.target.id, kinds.POSITIONAL_OR_KEYWORD, default=default))
-            hints[one.target.id] = source.value(one.annotation)
+            default = kinds.empty if field.value is None else GIVEN
+            parameters.append(kinds(field.target.id, kinds.POSITIONAL_OR_KEYWORD, default=default))
+            hints[field.target.id] = source.value(field.annotation)
     return Level(parameters, hints, set())
 
 
 def _level(source: _Source, node: ast.FunctionDef) -> Level:
-    kinds, given = inspect.Parameter, node.args
-    made: list[tuple[ast.arg, Any, bool]] = []  # with its kind, and whether it has a default
-    plain = [*given.posonlyargs, *given.args]
-    without = len(plain) - len(given.defaults)
-    for number, one in enumerate(plain):
-        kind = kinds.POSITIONAL_ONLY if number < len(given.posonlyargs) else kinds.POSITIONAL_OR_KEYWORD
-        made.append((one, kind, number >= without))
-    made += [(given.vararg, kinds.VAR_POSITIONAL, False)] if given.vararg else []
-    made += [
-        (one, kinds.KEYWORD_ONLY, default is not None) for one, default in zip(given.kwonlyargs, given.kw_defaults)
-    ]
-    made += [(given.kwarg, kinds.VAR_KEYWORD, False)] if given.kwarg else []
-    parameters = [kinds(one.arg, kind, default=GIVEN if has else kinds.empty) for one, kind, has in made]
-    hints = {one.arg: source.value(one.annotation) for one, _, _ in made if one.annotation is not None}
-    names = {one.arg for one in ast.walk(node) if isinstance(one, ast.keyword) and one.arg}
-    texts = {one.value for one in ast.walk(node) if isinstance(one, ast.Constant) and isinstance(one.value, str)}
+    kinds, signature = inspect.Parameter, node.args
+    arguments: list[tuple[ast.arg, Any, bool]] = []  # with its kind, and whether it has a default
+    positional = [*signature.posonlyargs, *signature.args]
+    without = len(positional) - len(signature.defaults)
+    for number, arg in enumerate(positional):
+        kind = kinds.POSITIONAL_ONLY if number < len(signature.posonlyargs) else kinds.POSITIONAL_OR_KEYWORD
+        arguments.append((arg, kind, number >= without))
+    arguments += [(signature.vararg, kinds.VAR_POSITIONAL, False)] if signature.vararg else []
+    keyword_only = zip(signature.kwonlyargs, signature.kw_defaults)
+    arguments += [(arg, kinds.KEYWORD_ONLY, default is not None) for arg, default in keyword_only]
+    arguments += [(signature.kwarg, kinds.VAR_KEYWORD, False)] if signature.kwarg else []
+    parameters = [kinds(arg.arg, kind, default=GIVEN if has else kinds.empty) for arg, kind, has in arguments]
+    hints = {arg.arg: source.value(arg.annotation) for arg, _, _ in arguments if arg.annotation is not None}
+    names = {part.arg for part in ast.walk(node) if isinstance(part, ast.keyword) and part.arg}
+    texts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
     return Level(parameters, hints, names | texts)

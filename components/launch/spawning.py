@@ -1,4 +1,4 @@
-"""train.py in a process of its own: the arguments that repeat or continue this run, and its exit status."""
+"""Runs train.py in a process of its own: the arguments that repeat or continue this run, and its exit status."""
 
 import os
 import signal
@@ -15,17 +15,17 @@ from omegaconf import DictConfig
 from components.launch import forking
 from components.launch.overrides import quoted
 
-# oneDNN, which multiplies matrices on a processor, keeps a kernel for every shape that it has met, .6 MB each, 1024 of
-# them. It reads this before its first product.
+# oneDNN, which multiplies matrices on CPUs, caches a kernel for every shape that it meets: 0.6 MB each, up to 1,024. It
+# reads this variable before its first product.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
 
 ROOT = Path(__file__).resolve().parents[2]
-CHECKED = "GRADUS_OVERRIDES_CHECKED"  # another: the process that started this one has said which overrides are not used
+CHECKED = "GRADUS_OVERRIDES_CHECKED"  # set if the parent process has already reported unused overrides
 
 
 @contextmanager
 def overrides_checked() -> Iterator[None]:
-    """Processes started within do not look for overrides that they do not use."""
+    """Processes started inside this context do not look for unused overrides."""
     os.environ[CHECKED] = "1"
     try:
         yield
@@ -34,10 +34,10 @@ def overrides_checked() -> Iterator[None]:
 
 
 def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
-    """train.py's arguments for another stage with this job's overrides, but those of this job's own stage.
+    """train.py's arguments for another stage with this job's overrides, except those of this job's own stage.
 
     entry: the stage, or stage/label for a variant of it in a folder of its own. In a parameter sweep, the stages of
-    one job are kept apart from the other jobs' in a run named after its folder.
+    one job are kept apart from those of other jobs in a run named after the job's folder.
     """
     arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage.", "stages="))]
     stage, _, label = entry.partition("/")
@@ -51,10 +51,10 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
 def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
     """Runs train.py with `arguments` in a process of its own and returns its exit status, 128 + n for signal n.
 
-    forked: from this one, see `forking`, in the place of a fresh one.
+    forked: fork this process, see `forking`, instead of starting a fresh one.
 
-    SIGTERM is passed on. SIGINT from a terminal reaches the process by itself: then this waits for its end and
-    raises KeyboardInterrupt.
+    SIGTERM is passed on. SIGINT from a terminal reaches the process directly; this function then waits for it to end
+    and raises KeyboardInterrupt.
     """
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     process = forking.Child(arguments) if forked else subprocess.Popen(command)
@@ -70,9 +70,9 @@ def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
 
 
 def hydra_arguments(hydra: Any) -> list[str]:
-    """The flags and hydra.… overrides that another process needs to compose as this one did, but one job."""
+    """The flags and hydra.… overrides that another process needs to compose the same config, for a single job."""
     folders = [f"--config-dir={s.path}" for s in hydra.runtime.config_sources if s.provider == "command-line"]
-    own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # what makes this job the one it is
+    own = ("hydra.mode=", "hydra.sweep", "hydra.run.dir=")  # specific to this job
     return [
         f"--config-name={hydra.job.config_name}",
         *folders,

@@ -11,16 +11,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-NAME_BYTES, VALUE_BYTES = 200, 60  # of a sweep's folder, where file systems end at 255, and of one value in its name
-SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, so that jobs in other processes know it too
+NAME_BYTES, VALUE_BYTES = 200, 60  # limits of a sweep folder's name (file systems allow 255) and of a value in it
+SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, for jobs in other processes
 
 
 def sweep_folder(folder: str) -> str:
-    """Where a job of a sweep writes, below its run: `folder`-sweep/<key>=<value>,… of the swept overrides, beside what
-    a single run writes; `folder` where the overrides already name it. Of a pipeline, whose folder is the run itself,
-    <key>=<value>,….
+    """The folder that a job of a sweep writes to, below its run: `folder`-sweep/<key>=<value>,… of the swept overrides,
+    next to what a single run writes; just `folder` if those overrides already name it. For a pipeline, whose folder is
+    the run itself, <key>=<value>,….
 
-    stage and run name a folder; model does as long as run keeps its default, the model's name.
+    stage and run name a folder; so does model as long as run keeps its default, the model's name.
     """
     overrides = parsed(HydraConfig.get().overrides.task)
     swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *naming_keys(overrides)}
@@ -29,8 +29,8 @@ def sweep_folder(folder: str) -> str:
 
 
 def folder_name(overrides: Sequence[Override]) -> str:
-    """'<key>=<value>,…', '' without overrides. Different values give different names on every file system, of at most
-    NAME_BYTES."""
+    """'<key>=<value>,…', '' without overrides, at most NAME_BYTES long. Different values give different names on every
+    file system."""
     name = ",".join(f"{o.key_or_group.replace('/', '_')}={_in_name(o)}" for o in overrides)
     if len(name.encode()) > NAME_BYTES:
         name = f"{name.encode()[: NAME_BYTES - 9].decode(errors='ignore')}-{_digest(name)}"
@@ -38,8 +38,8 @@ def folder_name(overrides: Sequence[Override]) -> str:
 
 
 def _in_name(override: Override) -> str:
-    """A swept value as part of a folder's name: itself where it is short and of lower-case letters, digits and . + @ -
-    alone; else what is readable of it and a digest, since others may look alike or differ in case only."""
+    """A swept value as part of a folder's name: the value itself if it is short and consists of lower-case letters,
+    digits and . + @ - only; else its readable part and a digest, since others may look alike or differ only in case."""
     value = override.value()
     text = value if isinstance(value, str) else override.get_value_element_as_str()
     readable = re.sub(r"[^\w.+@-]+", "_", unicodedata.normalize("NFC", text)).strip("_")
@@ -51,7 +51,7 @@ def _in_name(override: Override) -> str:
 
 
 def _reads_back(text: str, value: str) -> bool:
-    """Whether Hydra takes the bare text for the string, as it does not for "1"."""
+    """Whether Hydra parses the bare text as the string, unlike "1"."""
     try:
         return bool(text) and parsed([f"x={text}"])[0].value() == value
     except HydraException:
@@ -67,5 +67,5 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def naming_keys(overrides: Sequence[Override]) -> set[str]:
-    """The keys whose values name a run's folder: run, and without it model."""
+    """The keys whose values name a run's folder: run and, unless that is overridden, model."""
     return {"run"} if any(o.key_or_group == "run" for o in overrides) else {"run", "model"}

@@ -1,4 +1,4 @@
-"""A sweep: which keys it varies, a process for each of its jobs, their table, the summary after them.
+"""A sweep: the keys that it varies, a process for each of its jobs, their table, and the summary after them.
 
 Imports nothing heavy, so that `python train.py --help` and shell completion answer at once.
 """
@@ -25,7 +25,7 @@ STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
 
 
 class Job(NamedTuple):
-    """One job of a sweep that has ended: its overrides, folder, exit status, and the metric it is compared by."""
+    """A finished job of a sweep: its overrides, folder, exit status, and the metric by which it is compared."""
 
     overrides: list[str]
     folder: str
@@ -37,8 +37,8 @@ JOBS: list[Job] = []  # of this process's sweep so far
 
 
 class Sweep(Callback):
-    """Notes which keys a sweep varies, for `sweep_folder`, since a job itself sees only its own values; and when all
-    jobs are done runs the one that config.after_sweep describes by overrides, if any: a summary of them."""
+    """Records which keys a sweep varies, for `sweep_folder`, since a job sees only its own values. When all jobs are
+    done, runs the job that the overrides in config.after_sweep describe, if any: a summary of them."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         os.environ[SWEPT] = ",".join(_swept(config.hydra))
@@ -46,13 +46,13 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Prints the table of the jobs, and runs after_sweep once per run that the sweep wrote to.
 
-        Ends with the exit status of the first job, or summary, that failed; not reached where that ended the sweep.
+        Exits with the status of the first job or summary that failed. Not reached if a failure ended the sweep.
         """
         os.environ.pop(SWEPT, None)
         jobs, failed = list(JOBS), [job for job in JOBS if job.code]
         JOBS.clear()
         if any(Path(job.folder, "export/card.json").exists() for job in jobs):
-            from components.evaluation.seeds import sweep_table  # torch comes with it
+            from components.evaluation.seeds import sweep_table  # imports torch
 
             print("\n".join(sweep_table.lines(jobs)), flush=True)
         for job in failed:
@@ -60,7 +60,7 @@ class Sweep(Callback):
         if config.get("after_sweep") and len(failed) < max(len(jobs), 1):
             self._after(config)
         if failed:
-            log.error(f"{len(failed)} of {len(jobs)} jobs failed. The same command makes them again, and only them")
+            log.error(f"{len(failed)} of {len(jobs)} jobs failed. The same command reruns them, and only them")
             raise SystemExit(failed[0].code)
 
     def _after(self, config: DictConfig) -> None:
@@ -71,22 +71,22 @@ class Sweep(Callback):
         naming = [o for key, o in swept.items() if key in naming_keys(given) and o.is_sweep_override()]
         runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
         for run in itertools.product(*runs):
-            with overrides_checked():  # they were given for the jobs
+            with overrides_checked():  # they were meant for the jobs
                 code = spawning.launch([*hydra_arguments(config.hydra), *common, *run, *config.after_sweep])
             if code:
                 raise SystemExit(code)
 
 
 def is_sweep_job() -> bool:
-    """Whether this job belongs to a multirun, and so must be handed to a process of its own."""
+    """Whether this job belongs to a multirun, and so must run in a process of its own."""
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def run_sweep_job(cfg: DictConfig) -> None:
-    """Hands a multirun job to a process of its own, and notes how it ended.
+    """Runs a multirun job in a process of its own, and records how it ended.
 
-    A failure ends the sweep at once where that varies the stage, since later ones need the earlier, or where somebody
-    stopped it; jobs that a scheduler runs must fail themselves. Otherwise the other jobs still run.
+    A failure ends the sweep at once if the sweep varies the stage, since later stages need the earlier ones, or if the
+    job was stopped. Jobs that a scheduler runs must fail themselves. Otherwise the other jobs still run.
     """
     hydra = HydraConfig.get()
     code = spawning.launch(sweep_job_arguments())
@@ -98,7 +98,7 @@ def run_sweep_job(cfg: DictConfig) -> None:
 
 
 def is_launched_here() -> bool:
-    """Whether a sweep's jobs run one after the other in this process, and not where another launcher put them."""
+    """Whether a sweep's jobs run one after another in this process rather than under another launcher."""
     return HydraConfig.get().launcher.get("_target_", "").endswith(".BasicLauncher")
 
 
@@ -109,9 +109,9 @@ def sweep_job_arguments() -> list[str]:
 
 
 def _swept(hydra: DictConfig) -> dict[str, Override]:
-    """What a sweep varies, by key: on its command line and in hydra.sweeper.params, of which the former may replace
-    the latter by a single value."""
+    """What a sweep varies, by key: on its command line and in hydra.sweeper.params, which the command line can
+    override with a single value."""
     params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
     given = {o.key_or_group: o for o in parsed([*params, *hydra.overrides.task])}
-    known = {o.key_or_group for o in parsed(params)}
-    return {key: o for key, o in given.items() if o.is_sweep_override() or key in known}
+    configured = {o.key_or_group for o in parsed(params)}
+    return {key: o for key, o in given.items() if o.is_sweep_override() or key in configured}

@@ -19,10 +19,10 @@ ONE = {"task": "components.tasks.pipeline.pipeline", "trainer": {"devices": 1, "
 def test_a_stage_is_forked_only_from_a_process_that_has_done_nothing_but_import(monkeypatch):
     monkeypatch.setattr(forking, "ACCELERATORS", ())
     monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(forking, "_started", lambda: 3)
+    monkeypatch.setattr(forking, "_num_threads", lambda: 3)
     monkeypatch.setattr(forking, "_threads", 0)
     assert forking.prepare(ONE) and forking.prepare(ONE)
-    monkeypatch.setattr(forking, "_started", lambda: 4)  # not by an import
+    monkeypatch.setattr(forking, "_num_threads", lambda: 4)  # not by an import
     assert not forking.prepare(ONE)
     monkeypatch.setattr(forking, "_threads", 0)
     monkeypatch.setattr(threading, "active_count", lambda: 2)

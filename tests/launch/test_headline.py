@@ -69,7 +69,7 @@ def test_it_says_nothing_of_what_it_cannot_be_certain(arguments):
 
 
 def test_a_line_is_printed_once_and_another_all_the_same(capsys, monkeypatch):
-    monkeypatch.setattr(headline, "_told", "")
+    monkeypatch.setattr(headline, "_printed", "")
     headline.show(["stage=rm"])
     headline.tell("stage rm of run tiny, in logs/tiny/rm")
     headline.tell("stage rm of run tiny, in elsewhere")

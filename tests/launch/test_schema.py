@@ -110,7 +110,7 @@ def test_values_of_the_annotated_types_pass(values):
         ({"module": 3}, "stage.module: expected Module or null, got 3"),
         ({"lr": {"_target_": f"{HERE}.Base"}}, f"stage.lr: expected float, got an object of {HERE}.Base"),
         ({"weights": {"a": "b"}}, "stage.weights: expected dict[str, float] or null, got {'a': 'b'}"),
-        ({"lr": "???"}, "stage.lr: needs a value: give stage.lr=…"),
+        ({"lr": "???"}, "stage.lr: needs a value; set stage.lr=…"),
         ({"depth": "x"}, "stage.depth: expected int, got 'x'"),
         ({"parts": [{"_target_": f"{HERE}.Base", "depth": "x"}]}, "stage.parts[0].depth: expected int, got 'x'"),
     ],
@@ -138,7 +138,7 @@ def test_every_mistake_is_told_at_once():
 
 
 def missing(key: str, target: str, expected: str) -> str:
-    return f"{key}: missing, {target} has no default for it: add +{key}=…, expected {expected}"
+    return f"{key}: missing, and {target} has no default for it; add +{key}=…, expected {expected}"
 
 
 def test_a_missing_argument_is_named_in_full_with_how_to_give_it():
@@ -275,7 +275,7 @@ VALUES = {
         ("lr", "stage.optimizer.lr"),
         (
             "trainer.deterministic",
-            "deterministic is an argument of lightning.Trainer that keeps its default: write +trainer.deterministic=…",
+            "deterministic is an argument of lightning.Trainer, left at its default: write +trainer.deterministic=…",
         ),
         ("trainer.plugh", "It has: max_steps."),
         ("trainer.lr", "stage.optimizer.lr"),

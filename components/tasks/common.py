@@ -1,4 +1,4 @@
-"""What every task needs: its surroundings, what it was made from, the card of what it makes."""
+"""What every task needs: its surroundings, the tokenizer of its parents, the card of its artifact."""
 
 import shlex
 import time
@@ -32,10 +32,10 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
-    there = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
-    if there:
+    up_to_date = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
+    if up_to_date:
         made.say_up_to_date(cfg)
-    return there
+    return up_to_date
 
 
 def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:
@@ -55,22 +55,25 @@ def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float
 
 
 def seconds() -> float:
-    """Since the process began, its imports included."""
+    """Seconds since the process started, imports included."""
     return round(time.perf_counter() - processes.STARTED, 1)
 
 
 def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
-    """Where the artifact lies, how long it took, what it scored; with the card's `exported`, of which step it is,
-    and `ended_by`, the limit that ended training."""
+    """Prints where the artifact is, how long it took and its metrics.
+
+    ending: of a training, the card's `exported`, the step that the artifact is of, and `ended_by`, the limit that ended
+    it.
+    """
     ending = ending or {}
     if "stopped early" in ending:
         print(f"stopped early: {ending['stopped early']}", flush=True)
     if "exported" in ending:
         print("exported: step {step} of {of}, {why}".format(**ending["exported"]), flush=True)
     shown = {k: v for k, v in metrics.items() if k.startswith(("val/", "bytes_per", "pieces")) or k == "train/loss"}
-    figures = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
     at = f" at step {metrics['steps']}, ended by {ending['ended_by']}" if "ended_by" in ending else ""
-    print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s{at}: {figures}", flush=True)
+    print(f"made {cfg.paths.export} in {metrics['seconds']:.0f} s{at}: {scores}", flush=True)
     talks = (Path(cfg.paths.export) / "config.json").exists() and load_config(cfg.paths.export)[1] == "CausalLM"
     what, command = ("talk to it", "chat") if talks else ("look at it", "show")
     print(f"{what}: {processes.gradus()} {command} {shlex.quote(cfg.paths.stage)}", flush=True)

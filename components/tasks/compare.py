@@ -1,4 +1,4 @@
-"""Comparisons made: completions drawn from a model, ranked by a judge, written as preference records."""
+"""Makes comparisons: completions sampled from a model, ranked by a judge, written as preference records."""
 
 import json
 import os
@@ -27,11 +27,11 @@ COMPLETIONS = "completions.jsonl"
 
 
 def compare(cfg: DictConfig) -> None:
-    """Draws completions of the training prompts and has them ranked; writes into the stage's folder:
+    """Samples completions for the training prompts and has them ranked. Writes into the stage's folder:
 
-    completions.jsonl   what was drawn, kept so that a person goes on with the same ones
-    preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person passed over
-    card.json           what it was made from, counts and figures; "finished" once every record is judged
+    completions.jsonl   the samples, kept for a person to resume with the same ones
+    preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person skipped
+    card.json           inputs, counts and metrics; "finished" once every record is judged
     """
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
@@ -76,10 +76,10 @@ def compare(cfg: DictConfig) -> None:
 
 
 def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, Any] | None:
-    """The card of comparisons that were made, or begun, from just these inputs; None: they are to be made.
+    """The card of comparisons that were made or begun from exactly these inputs; None if there are none.
 
-    What shall be replaced is put aside as *.previous, for a person's rankings cannot be made again.
-    Raises ArtifactError where other inputs made what is there and force is False.
+    Those that will be replaced are kept as *.previous, since a person's rankings cannot be recomputed.
+    Raises ArtifactError if the existing ones were made from other inputs and force is False.
     """
     card = store.read_card(folder)
     before = card.get("inputs", {})
@@ -89,8 +89,8 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     if changed and force is False:
         shown = "; ".join(f"{key}: {str(before.get(key))[:24]} → {str(inputs.get(key))[:24]}" for key in changed[:4])
         raise ArtifactError(
-            f"{folder} holds comparisons made from other inputs. Add paths.folder=compare/<name> to keep both, or "
-            f"force=true to replace them (rankings are put aside as *.previous). Before and now: {shown}"
+            f"{folder} contains comparisons made from other inputs. Add paths.folder=compare/<name> to keep both, or "
+            f"force=true to replace them (rankings are kept as *.previous). Before and now: {shown}"
         )
     (folder / store.CARD).unlink(missing_ok=True)
     for name in (ledger.PREFERENCES, ledger.SKIPPED):
@@ -99,21 +99,22 @@ def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, 
     return None
 
 
-def judge_of(cfg: DictConfig, **known: Any) -> Any:
-    """The judge, with what only the run knows given to constructors that ask for it."""
-    asked = schema_of(cfg.judge._target_).types
-    return instantiate(cfg.judge)(**{name: value for name, value in known.items() if name in asked})
+def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
+    """The judge, given those of the run-time values that its constructor takes."""
+    accepted = schema_of(cfg.judge._target_).types
+    return instantiate(cfg.judge)(**{name: value for name, value in run_time.items() if name in accepted})
 
 
 def by_machine(judge: Any, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
-    """Has all records ranked and writes them at one go."""
-    given = [judge.rank(*one, chance(seed, number)) for number, one in enumerate(drawn)]
-    ledger.write_rankings(folder, [Ranking(*one, ranks) for one, ranks in zip(drawn, given) if ranks is not None])
+    """Has all records ranked and writes them at once."""
+    all_ranks = [judge.rank(*record, chance(seed, number)) for number, record in enumerate(drawn)]
+    rankings = [Ranking(*record, ranks) for record, ranks in zip(drawn, all_ranks) if ranks is not None]
+    ledger.write_rankings(folder, rankings)
     return True
 
 
 def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
-    """Asks a person from where they stopped; whether all records are decided now."""
+    """Asks a person, from where they stopped. Returns whether all records are decided now."""
     book = ledger.Ledger(folder)
     judge.note(usage(max(len(one.completions) for one in drawn)))
     while (number := book.position) < len(drawn):
@@ -122,7 +123,7 @@ def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) 
             ranks = judge.rank(*drawn[number], chance(seed, number))
         except Undo:
             if not book.undo():
-                judge.note("there is nothing to undo yet")
+                judge.note("nothing to undo yet")
         except Stop:
             judge.note(
                 f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
@@ -135,7 +136,7 @@ def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) 
 
 
 def chance(seed: int, number: int) -> random.Random:
-    """The source of chance for record `number`, whatever was judged before it."""
+    """The random generator for record `number`, independent of what was judged before it."""
     return random.Random(f"compare/{seed}/{number}")
 
 
@@ -146,21 +147,21 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
 
 
 def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
-    """Prints what there is, and the command that trains a reward model on it."""
-    figures, file = card["metrics"], f"{cfg.paths.stage}/{ledger.PREFERENCES}"
-    if not figures["records"]:
+    """Prints what was made, and the command that trains a reward model on it."""
+    metrics, file = card["metrics"], f"{cfg.paths.stage}/{ledger.PREFERENCES}"
+    if not metrics["records"]:
         print(f"no comparison in {file} yet", flush=True)
         return
-    count = f"{figures['records']:,} comparison{'s' * (figures['records'] != 1)}"
-    print(f"{file}: {count} of {figures['completions']:.2f} different completions, {figures['ties']:.1%} of pairs tied")
+    count = f"{metrics['records']:,} comparison{'s' * (metrics['records'] != 1)}"
+    print(f"{file}: {count} of {metrics['completions']:.2f} different completions, {metrics['ties']:.1%} of pairs tied")
     print(
-        f"of {figures['draw/asked']:,} × {cfg.stage.completions} completions {figures['draw/unfinished']:,} did not "
-        f"end and {figures['draw/duplicates']:,} repeated another; {figures['draw/dropped']:,} comparisons had "
+        f"of {metrics['draw/asked']:,} × {cfg.stage.completions} completions {metrics['draw/unfinished']:,} did not "
+        f"end and {metrics['draw/duplicates']:,} repeated another; {metrics['draw/dropped']:,} comparisons had "
         "fewer than 2 left"
     )
-    if "gold_best" in figures:
-        agreement = f"; {figures['agreement']:.1%} of pairs ranked as gold ranks them" if "agreement" in figures else ""
-        print(f"gold of the best {figures['gold_best']:.2f}, of the worst {figures['gold_worst']:.2f}{agreement}")
+    if "gold_best" in metrics:
+        agreement = f"; {metrics['agreement']:.1%} of pairs ranked as gold ranks them" if "agreement" in metrics else ""
+        print(f"gold of the best {metrics['gold_best']:.2f}, of the worst {metrics['gold_worst']:.2f}{agreement}")
     parents = {o.partition("=")[0]: o for o in HydraConfig.get().overrides.task if o.startswith("artifacts.")}
     if "artifacts.sft" in parents:
         parents.setdefault("artifacts.tokenizer", f"artifacts.tokenizer={cfg.reads.tokenizer}")

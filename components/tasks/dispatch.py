@@ -1,4 +1,4 @@
-"""Runs the task that a stage names, after the parents that it lacks and the models that it fetches."""
+"""Runs the task that a stage names, after making missing parents and fetching models."""
 
 import time
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from components.tasks import given, made, parents, pipeline
 
 
 def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
-    """Runs the task that the stage names, unless it is up to date, which takes no torch.
+    """Runs the task that the stage names unless the stage is up to date, which is checked without torch.
 
-    Models that are named as on the Hub are fetched first. imported: called once Lightning is.
+    Models with a Hub name are fetched first. imported: called once Lightning is imported.
     """
     given.settle(cfg)
     given.say_unused(cfg)
@@ -30,7 +30,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     if made.is_up_to_date(cfg):
         return
     with forking.importing():
-        from components.tasks.placement import in_memory  # torch and Lightning come with it
+        from components.tasks.placement import in_memory  # imports torch and Lightning
 
         get_method(cfg.task)
     imported()
@@ -50,9 +50,9 @@ def _make_parents(cfg: DictConfig) -> None:
 
 
 def fetch_models(cfg: DictConfig) -> None:
-    """Puts a folder below paths.cache in the place of every Hub name, `owner/name[@revision]`, that the stage reads.
+    """Replaces every Hub name, `owner/name[@revision]`, that the stage reads with a folder below paths.cache.
 
-    Raises HubError where a name is neither a folder nor to be had from the Hub.
+    Raises HubError if a name is neither a folder nor available from the Hub.
     """
     reads = sorted(set(cfg.reads.values()))
     for name in [path for path in reads if hub.MODEL.fullmatch(path) and not present(path)]:

@@ -1,4 +1,4 @@
-"""About how long stages on the built-in world take on this machine's processors, before torch is imported."""
+"""Estimates how long stages on the built-in world take on this machine's CPUs, before torch is imported."""
 
 import glob
 import time
@@ -10,29 +10,30 @@ from omegaconf import DictConfig, OmegaConf
 from components.launch import forking, settings
 from components.models.config import GPTConfig
 
-# by stage: the setting that counts the world's records, and tokens of one of them, which is all that attention sees
+# by stage: the setting with the number of the world's records, and the tokens of a record, which is all that attention
+# sees
 TOKENS = {
     "pretrain": ("num_documents", 26),
     "sft": ("demonstrations", 26),
     "rm": ("comparisons", 41),
     "dpo": ("comparisons", 150),
 }
-START = 8.0  # seconds of a stage beside its steps: reading, validating, exporting
-SHARE = 0.55  # of the rate of large matrix products that training reaches
+START = 8.0  # seconds of a stage besides its steps: reading, validating, exporting
+SHARE = 0.55  # of the rate of large matrix products, reached by training
 VALIDATION = 1.15  # times the steps' own seconds
 
 
 def minutes(operations: Sequence[float | None]) -> float | None:
-    """Of stages that take so many `operations`; None where one is not known, or where an accelerator takes them."""
-    known = [one for one in operations if one is not None]
-    if not known or len(known) < len(operations) or any(map(glob.glob, forking.ACCELERATORS)):
+    """Minutes of stages with these `operations`; None if any are unknown, or if there is an accelerator."""
+    counts = [count for count in operations if count is not None]
+    if not counts or len(counts) < len(operations) or any(map(glob.glob, forking.ACCELERATORS)):
         return None
-    return (START * len(known) + VALIDATION * sum(known) / (SHARE * _rate())) / 60
+    return (START * len(counts) + VALIDATION * sum(counts) / (SHARE * _rate())) / 60
 
 
 def operations(stage: str, cfg: DictConfig) -> float | None:
     """Floating-point operations of the training steps of pretraining, SFT, a reward model or DPO on the built-in world;
-    None for all other stages and data."""
+    None for any other stage or data."""
     if stage == "tokenizer":
         return 0.0
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -52,13 +53,13 @@ def operations(stage: str, cfg: DictConfig) -> float | None:
 
 
 def _rate(size: int = 512, seconds: float = 0.1) -> float:
-    """Floating-point operations a second of float32 matrix products, as many at a time as there are processors."""
+    """Floating-point operations per second of float32 matrix products on all CPUs."""
     import numpy as np  # only a plan pays for it
 
-    one = np.ones((size, size), dtype=np.float32)
-    one @ one
+    matrix = np.ones((size, size), dtype=np.float32)
+    matrix @ matrix
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        one @ one
+        matrix @ matrix
         count += 1
     return 2.0 * size**3 * count / (time.perf_counter() - start)

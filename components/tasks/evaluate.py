@@ -18,7 +18,7 @@ from components.system import provenance
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
-NO_MODELS = ("tokenizer", "reward")  # of what is read
+NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -43,7 +43,8 @@ def evaluate(cfg: DictConfig) -> None:
         return
     builtin = data.is_builtin
     ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
-    for module, wanted in ((data, True), (rankings, ranked), (text, read)):  # the world's say nothing of other models
+    # the built-in world's rankings and text say nothing about models of other data
+    for module, wanted in ((data, True), (rankings, ranked), (text, read)):
         if wanted:
             module.prepare_data()
             module.setup()
@@ -71,7 +72,7 @@ def evaluate(cfg: DictConfig) -> None:
         "commit": provenance.commit(),
         "hardware": provenance.hardware(),
         "versions": provenance.versions(),
-        "minutes": {**{names[name]: one for name, one in spent.items()}, "eval": common.seconds() / 60},
+        "minutes": {**{names[name]: minutes for name, minutes in spent.items()}, "eval": common.seconds() / 60},
         "learning": learned({names[name]: card for name, card in cards.items()}),
         "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
         "inputs": inputs,
@@ -80,7 +81,7 @@ def evaluate(cfg: DictConfig) -> None:
 
 
 def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | None) -> Material:
-    """What models are measured on, of data modules after their setup; without rankings or text, none of theirs."""
+    """What models are measured on, from data modules after their setup; rankings and text are optional."""
     return Material(
         prompts=list(data.val_examples)[: cfg.stage.max_prompts],
         train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
@@ -91,8 +92,8 @@ def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | No
 
 
 def stage_names(parents: dict[str, dict[str, str]]) -> dict[str, str]:
-    """What each artifact read is called in the report: its stage, or where two are of one stage, the later one as it
-    is read: {"ppo": "ppo", "low": "low"}."""
+    """The report's name of each artifact that is read: its stage, or for a second one of the same stage its name in
+    `reads`: {"ppo": "ppo", "low": "low"}."""
     names: dict[str, str] = {}
     for name, parent in parents.items():
         names[name] = name if parent["stage"] in names.values() else parent["stage"]
@@ -105,8 +106,8 @@ def minutes_of(card: dict[str, Any]) -> float | None:
 
 
 def budget_of(card: dict[str, Any]) -> dict[str, Any]:
-    """What making an artifact took: minutes, tokens generated, floating-point operations, and the commit; None where
-    its card does not say."""
+    """What making an artifact took: minutes, tokens generated, floating-point operations, and the commit; None if its
+    card does not say."""
     metrics = card.get("metrics", {})
     return {
         "minutes": minutes_of(card),

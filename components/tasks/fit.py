@@ -34,7 +34,7 @@ UNCUT = 2**30  # tokens: a tokenizer is trained on texts, which have no context 
 def train_tokenizer(cfg: DictConfig) -> None:
     """Trains a tokenizer on the texts of the data set and writes its artifact."""
     if "path" in cfg.model:
-        raise ValueError(f"model=hf brings the tokenizer of {cfg.model.path}: there is none to train")
+        raise ValueError(f"model=hf uses the tokenizer of {cfg.model.path}: there is none to train")
     data = instantiate(cfg.data, tokenizer=None, context=UNCUT, **common.surroundings(cfg))
     inputs = settings.inputs_of(common.plain(cfg), {}, data.fingerprint())
     if common.is_made(cfg, inputs):
@@ -70,21 +70,21 @@ def fit(cfg: DictConfig) -> None:
     _stop_if_unfinished(trainer, cfg)
     model = stage.exportable()
     weights = store.whole_weights(model)  # sharded ones are gathered by all processes
-    found = reward_gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
-    found |= _ending(trainer)
+    ending = reward_gate.examined(cfg, trainer, model, weights, data, tokenizer) if trainer.is_global_zero else {}
+    ending |= _ending(trainer)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     metrics |= {"steps": trainer.global_step, "seconds": common.seconds(), "fit_seconds": fit_seconds}
     metrics |= _data_counts(data)
     if trainer.is_global_zero:
-        found["ended_by"] = _ended_by(trainer)
-        card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | found
+        ending["ended_by"] = _ended_by(trainer)
+        card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | ending
         store.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
-        common.say_made(cfg, metrics, found)
+        common.say_made(cfg, metrics, ending)
     trainer.strategy.barrier("export")
 
 
 def _shape(cfg: DictConfig, tokenizer: Tokenizer):
-    """The model's shape: of the artifact that the stage starts from, else of the model group for this tokenizer."""
+    """The shape of the artifact that the stage starts from, else of the model group with this tokenizer."""
     path = cfg.reads.get("model") or cfg.model.get("path")
     if path:
         shape, _ = store.load_config(path, context=cfg.context)
@@ -94,20 +94,20 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
 
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:
-    """The LightningModule, with what only the run knows given to constructors that ask for it."""
+    """The LightningModule, given those of the run-time values that its constructor takes."""
     shape = cfg.stage.get("model", {}).get("config")
-    if shape is not None and "vocab_size" in shape:  # of a fresh model; one that is read has its tokenizer beside it
+    if shape is not None and "vocab_size" in shape:  # a fresh model; one that is read comes with its tokenizer
         with open_dict(cfg):
             shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
-    known = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
-    asked = schema_of(cfg.stage._target_).types
-    stage = instantiate(cfg.stage, **{name: value for name, value in known.items() if name in asked})
+    run_time = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
+    accepted = schema_of(cfg.stage._target_).types
+    stage = instantiate(cfg.stage, **{name: value for name, value in run_time.items() if name in accepted})
     stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
     stage.compiled = cfg.compile
     if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
         log.warning(
-            "lora.base: a quantised matrix is held dense from its use until the step back; "
-            "gradient_checkpointing=true holds one layer's at a time"
+            "lora.base: a quantized matrix is kept dense from its forward to its backward pass; "
+            "gradient_checkpointing=true keeps those of one layer at a time"
         )
     if cfg.lora and "reward" in cfg.reads:
         stage.reward_is_adapter = store.adapts(cfg.reads.reward, parents["model"]["content"])
@@ -117,11 +117,11 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
 
 
 def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
-    chosen = HydraConfig.get().runtime.choices.get("callbacks")  # without the group a stage's changes to it are left
+    chosen = HydraConfig.get().runtime.choices.get("callbacks")  # without the group, a stage's changes to it remain
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c is not None and (chosen or "_target_" in c)]
     saves = any(isinstance(callback, Checkpoints) for callback in callbacks)
     if cfg.export == "best" and not saves:
-        raise ValueError("export=best needs the callback checkpoints, which was left out. Add export=last, or keep it")
+        raise ValueError("export=best needs the callback checkpoints, which was left out. Keep it, or add export=last")
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
             callback.params = given.compared(cfg)
@@ -138,9 +138,9 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         enable_checkpointing=saves,
         enable_progress_bar=cfg.trainer.enable_progress_bar and any(isinstance(c, ProgressBar) for c in callbacks),
         precision=precision_of(cfg, width),
-        max_time=None,  # Lightning's own clock goes on where a checkpoint left it, and would end a resumed run at once
+        max_time=None,  # Lightning's own clock resumes from the checkpoint's, and would end a resumed run at once
         plugins=[AtomicCheckpointIO(), *cluster.environment()],
-        log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # a short run shows points too
+        log_every_n_steps=min(cfg.trainer.log_every_n_steps, shortest),  # so that a short run shows points too
     )
 
 
@@ -150,7 +150,7 @@ def _header(cfg: DictConfig) -> Header:
 
 
 def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
-    """Gives GracefulStop the moment, max_time after the start of this process, from which on it stops."""
+    """Sets the deadline of GracefulStop to max_time after the start of this process."""
     limit = seconds_of(common.plain(max_time) if isinstance(max_time, DictConfig) else max_time)
     stops = [callback for callback in callbacks if isinstance(callback, GracefulStop)]
     if max_time is not None and not stops:
@@ -160,7 +160,7 @@ def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
 
 
 def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
-    """Ends the process after a signal or at the end of its time: stopped in order, the stage is not finished."""
+    """Ends the process if a signal or the time limit stopped training, which leaves the stage unfinished."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GracefulStop) and callback.reason:
             kept = f"; a checkpoint is in {cfg.paths.stage}/checkpoints. The same command resumes from there"
@@ -170,21 +170,22 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
 
 
 def _ending(trainer: L.Trainer) -> dict[str, Any]:
-    """For the card: whose weights are exported and why, what ended the run before its time, if anything did, and what
-    it came to."""
-    found: dict[str, Any] = {"exported": {"step": trainer.global_step, "of": trainer.global_step, "why": "export=last"}}
+    """For the card: which step's weights are exported and why, what stopped the run early, if anything, and whether it
+    learned."""
+    last = trainer.global_step
+    ending: dict[str, Any] = {"exported": {"step": last, "of": last, "why": "export=last"}}
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Checkpoints):
-            found["exported"] = callback.exported
+            ending["exported"] = callback.exported
         if isinstance(callback, EarlyStopping) and callback.reason:
-            found["stopped early"] = callback.reason
+            ending["stopped early"] = callback.reason
         if isinstance(callback, Diagnosis) and trainer.is_global_zero:
-            found["learning"] = callback.conclude(trainer, _longer(trainer))
-    return found
+            ending["learning"] = callback.conclude(trainer, _longer(trainer))
+    return ending
 
 
 def _longer(trainer: L.Trainer) -> str:
-    """The override that makes a training twice as long."""
+    """The override that makes training twice as long."""
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
     if any(isinstance(callback, SmallData) and callback.note for callback in callbacks):
         return f"small_data.steps={2 * trainer.global_step}"
@@ -193,7 +194,7 @@ def _longer(trainer: L.Trainer) -> str:
 
 
 def _ended_by(trainer: L.Trainer) -> str:
-    """The limit that ended a training which nothing interrupted, such as "trainer.max_steps=60"."""
+    """The limit that ended uninterrupted training, such as "trainer.max_steps=60"."""
     if trainer.global_step == trainer.max_steps:
         return f"trainer.max_steps={trainer.max_steps}"
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -203,7 +204,7 @@ def _ended_by(trainer: L.Trainer) -> str:
 
 
 def _data_counts(data: Any) -> dict[str, float]:
-    """How many records there were, were cut, dropped or malformed, and the mixture's realised token shares."""
+    """How many records there were, were cut, dropped or malformed, and the mixture's realized token shares."""
     counts = {f"data/{name}": int(count) for name, count in data.counts.items()}
     shares = data.shares if len(data.shares) > 1 else {}
     return counts | {f"data/share_{name}": share.realised for name, share in shares.items()}

@@ -1,4 +1,4 @@
-"""What the command line gives: which limit of training rules, which overrides a stage does not use, and whether the
+"""Interprets the command line: which limit of training applies, which overrides a stage does not use, and whether the
 model that it names is the one that is read."""
 
 import functools
@@ -26,17 +26,17 @@ from components.system import processes
 from components.system.disk import present
 
 log = logging.getLogger(__name__)
-BETTER = {  # of what validations measure and one may select by; of the rest, such as a length, neither is
+BETTER = {  # by mode, the metrics of validations that can select; for others, such as a length, neither is better
     "min": ("loss", "perplexity", "bits_per_byte", "ece", "wrong_name"),
     "max": ("accuracy", "accuracy_length_matched", "margin", "score", "gold", "correct"),
 }
-LIMITS = {"max_steps": -1, "max_epochs": None}  # of the trainer, with the value that means none
-# fields of a shape that weights do not decide
+LIMITS = {"max_steps": -1, "max_epochs": None}  # the trainer's, with the value that means none
+# fields of a shape that weights do not determine
 OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_ids")
 
 
 def overrides() -> list[Override]:
-    """This job's overrides, Hydra's own left out."""
+    """This job's overrides, without Hydra's own."""
     return list(_parsed(tuple(HydraConfig.get().overrides.task)))
 
 
@@ -46,10 +46,11 @@ def _parsed(written: tuple[str, ...]) -> tuple[Override, ...]:
 
 
 def compared(cfg: DictConfig) -> dict[str, int | float | str]:
-    """What runs are compared by, flat: stage, model, seed, learning rate, and what the command line sets of all that
-    decides the result, the shape of weights that are read too; not what places or watches a run (force, run, …).
+    """The settings by which runs are compared, flat: stage, model, seed, learning rate, and whatever the command line
+    sets that decides the result, including the shape of weights that are read; not what only places or watches a run
+    (force, run, …).
 
-    Not all settings: a logger shows the first few columns, and those that nobody varied would hide the others.
+    Not all settings: a logger shows the first few columns, and settings that never vary would hide the others.
     """
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     flat, rules, choices = settings.flatten(plain), settings.rules_of(plain), HydraConfig.get().runtime.choices
@@ -58,8 +59,8 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
         shown["stage.optimizer.lr"] = flat["stage.optimizer.lr"]
     for override in overrides():
         name, key = override.key_or_group, _key_of(override)
-        below = [one for one in flat if key is None or within(one, key)]
-        decides = any(within(one, "model") or settings.rule_of(one, rules).kind == INPUT for one in below)
+        below = [setting for setting in flat if key is None or within(setting, key)]
+        decides = any(within(k, "model") or settings.rule_of(k, rules).kind == INPUT for k in below)
         if decides and name not in shown and not override.is_delete():
             value = flat.get(name)
             shown[name] = value if isinstance(value, int | float | str) else override.get_value_element_as_str()
@@ -74,30 +75,30 @@ def settle(cfg: DictConfig) -> None:
 
 
 def settle_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
-    """What the command line says of how long training goes, of its batches and of early stopping stays as it is where
-    there are few records."""
-    few = cfg.get("small_data")
-    if not few:
+    """Keeps small_data from changing what the command line sets: the length of training, its batches, early
+    stopping."""
+    small_data = cfg.get("small_data")
+    if not small_data:
         return
     if any(f"trainer.{name}" in keys and (cfg.trainer[name] or -1) > 0 for name in LIMITS):
-        few.steps = None
+        small_data.steps = None
     if {"data.batch_size", "trainer.accumulate_grad_batches"} & set(keys):
-        few.batch = None
+        small_data.batch = None
     if "callbacks.early_stopping.patience" in keys:
-        few.patience = None
+        small_data.patience = None
 
 
 def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
-    """A limit of training given on the command line takes the place of the stage's own: steps of its epochs, and the
-    other way around. Where both are given, training ends at whichever comes first.
+    """A limit of training on the command line replaces the stage's own: steps replace epochs, and vice versa. If both
+    are given, training ends at whichever comes first.
 
     trainer: its config, changed in place; keys: those of the command line. Raises ValueError for a minimum above a
-    limit, at which training ends all the same, without its last validation.
+    limit, since training would still end at the limit, without its last validation.
     """
     for unit in ("steps", "epochs"):
         low, high = trainer.get(f"min_{unit}") or 0, trainer.get(f"max_{unit}") or -1
         if 0 < high < low:
-            raise ValueError(f"trainer.min_{unit}={low} is above trainer.max_{unit}={high}; expected at most as many")
+            raise ValueError(f"trainer.min_{unit}={low} is above trainer.max_{unit}={high}; expected at most that")
     limits = {name for name in LIMITS if f"trainer.{name}" in keys and (trainer[name] or -1) > 0}
     for name in LIMITS if len(limits) == 1 else ():
         if name not in limits:
@@ -105,22 +106,22 @@ def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
 
 
 def check_selection(cfg: DictConfig) -> None:
-    """Raises ValueError where a validation's metric and mode would take the worst weights for the best, for
-    export=best or early stopping: a metric given alone keeps the mode of the stage's own."""
+    """Raises ValueError if export=best or early stopping would take the worst weights for the best: setting the metric
+    alone keeps the mode of the stage's own metric."""
     callbacks = cfg.get("callbacks") or {}
     saving, stopping = (callbacks.get(name) or {} for name in ("checkpoints", "early_stopping"))
     used = [saving] * (saving.get("export") == "best") + [stopping] * (stopping.get("patience") is not None)
-    for metric, mode in ((one.get("metric"), one.get("mode")) for one in used if cfg.task == processes.TRAINS):
-        right = next((kind for kind, names in BETTER.items() if str(metric).removeprefix("val/") in names), mode)
-        if right != mode and mode in BETTER:
+    for metric, mode in ((user.get("metric"), user.get("mode")) for user in used if cfg.task == processes.TRAINS):
+        better = next((kind for kind, names in BETTER.items() if str(metric).removeprefix("val/") in names), mode)
+        if better != mode and mode in BETTER:
             extreme = {"min": "lowest", "max": "highest"}[mode]
             raise ValueError(
-                f"selection.mode={mode} takes the {extreme} {metric} for the best. Set selection.mode={right}"
+                f"selection.mode={mode} takes the {extreme} {metric} for the best. Set selection.mode={better}"
             )
 
 
 def replace(node: Any, value: str, by: str) -> None:
-    """Puts `by` wherever a resolved config says `value`."""
+    """Replaces `value` with `by` everywhere in a resolved config."""
     keys = list(node) if isinstance(node, DictConfig) else range(len(node)) if isinstance(node, ListConfig) else ()
     for key in keys:
         if node[key] == value:
@@ -130,15 +131,16 @@ def replace(node: Any, value: str, by: str) -> None:
 
 
 def say_unused(cfg: DictConfig) -> None:
-    """Warns of the overrides that this stage does not use, with the reason; once, where another process started it."""
-    found = {} if processes.rank() or spawning.CHECKED in os.environ else unused(cfg)
-    if found:
+    """Warns about the overrides that this stage does not use, with reasons, unless its parent process has done so."""
+    reasons = {} if processes.rank() or spawning.CHECKED in os.environ else unused(cfg)
+    if reasons:
         stage = HydraConfig.get().runtime.choices["stage"]
-        log.warning(f"stage={stage} does not use:{_listed(found)}")
+        log.warning(f"stage={stage} does not use:{_listed(reasons)}")
 
 
 def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None:
-    """Warns of the overrides of stage=all that none of its stages uses, and of those of one stage that it does not.
+    """Warns about the overrides of stage=all that none of its stages uses, and about those of one stage that the stage
+    does not use.
 
     entries: train.py's arguments for each. Raises ValueError for arguments that do not compose, before any stage runs.
     """
@@ -148,13 +150,13 @@ def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None
     referred = {o.input_line for o in overrides() if any(_about(name, o.key_or_group) for name in used_here)}
     for number, (entry, arguments) in enumerate(entries.items()):
         with composing.composed(arguments) as stage:
-            found = unused(stage)
+            reasons = unused(stage)
         of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
-        own = {line: reason for line, reason in found.items() if line in of_its_own}
+        own = {line: reason for line, reason in reasons.items() if line in of_its_own}
         if own:
             log.warning(f"stage={entry} does not use:{_listed(own)}")
-        left = found.keys() & common.keys() if number else found.keys() - referred - own.keys()
-        common = {line: reason for line, reason in found.items() if line in left}
+        left = reasons.keys() & common.keys() if number else reasons.keys() - referred - own.keys()
+        common = {line: reason for line, reason in reasons.items() if line in left}
     if common:
         log.warning(f"no stage of {', '.join(entries)} uses:{_listed(common)}")
 
@@ -163,16 +165,16 @@ def unused(cfg: DictConfig) -> dict[str, str]:
     """{override: reason} of this job's overrides that change nothing that its stage uses."""
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     rules, keys = settings.rules_of(plain), list(settings.flatten(plain))
-    found = {str(override.input_line): _key_of(override) for override in overrides()}
+    key_by_line = {str(override.input_line): _key_of(override) for override in overrides()}
     return {
         line: settings.rule_of(key, rules).reason
-        for line, key in found.items()
+        for line, key in key_by_line.items()
         if key is not None and not _is_used(key, keys, rules)
     }
 
 
 def _key_of(override: Override) -> str | None:
-    """The key that an override sets; None of a choice that sets keys of several, or names the run, as a model does."""
+    """The key that an override sets; None for a choice that sets several sections or names the run, as a model does."""
     group = spawning.ROOT / "conf" / override.key_or_group
     if not group.is_dir():
         return override.key_or_group
@@ -183,8 +185,8 @@ def _key_of(override: Override) -> str | None:
 
 def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] = frozenset()) -> bool:
     """Whether a key, one below it, or one that refers to either, is used."""
-    below = [one for one in keys if within(one, key)] or [key]
-    if any(settings.rule_of(one, rules).kind != UNUSED for one in below):
+    below = [other for other in keys if within(other, key)] or [key]
+    if any(settings.rule_of(other, rules).kind != UNUSED for other in below):
         return True
     referring = [
         other
@@ -199,47 +201,48 @@ def within(key: str, other: str) -> bool:
 
 
 def _about(name: str, key: str) -> bool:
-    """Whether one lies within the other."""
+    """Whether one is within the other."""
     return within(name, key) or within(key, name)
 
 
 def _names_in(*texts: str) -> list[str]:
-    """The keys that interpolations in texts refer to: of ${a.b} and of ${resolver:a.b,c}."""
+    """The keys that interpolations in texts refer to: those in ${a.b} and in ${resolver:a.b,c}."""
     return [name for inner in re.findall(r"\$\{([^{}]*)\}", " ".join(texts)) for name in re.split("[:,]", inner)]
 
 
-def _listed(found: Mapping[str, str]) -> str:
-    return "".join(f"\n  {line} ({reason})" for line, reason in found.items())
+def _listed(reasons: Mapping[str, str]) -> str:
+    return "".join(f"\n  {line} ({reason})" for line, reason in reasons.items())
 
 
 def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
-    """The model of the config against the one at `path` that the stage reads, whose shape is what counts.
+    """Compares the model of the config with the one at `path` that the stage reads, whose shape is what counts.
 
-    Raises ArtifactError naming both where the command line says model=… or model.<key>=… and they differ; where the
-    run merely bears the name of another model, warns.
+    If they differ, raises ArtifactError naming both if the command line sets model=… or model.<key>=…, and warns if
+    only the name of the run is that of the other model.
     """
     keys = {override.key_or_group for override in overrides()}
     if "path" in cfg.model and not present(cfg.model.path):
         return  # on the Hub, and not read by this stage
     named, choice = instantiate(cfg.model), HydraConfig.get().runtime.choices["model"]
-    names = [one.name for one in fields(GPTConfig) if one.name not in OF_THE_RUN or f"model.{one.name}" in keys]
+    names = [field.name for field in fields(GPTConfig)]
+    names = [name for name in names if name not in OF_THE_RUN or f"model.{name}" in keys]
     names = [name for name in names if name != "vocab_size" or named.vocab_size]
     differing = [name for name in names if getattr(named, name) != getattr(shape, name)]
     if not differing:
         return
-    both = [", ".join(f"{name} {getattr(one, name)}" for name in differing) for one in (named, shape)]
-    text = f"model={choice} is a model of {both[0]}, but this stage reads the one at {path}, of {both[1]}"
+    both = [", ".join(f"{name} {getattr(config, name)}" for name in differing) for config in (named, shape)]
+    text = f"model={choice} has {both[0]}, but this stage reads the model at {path}, which has {both[1]}"
     if any(within(key, "model") for key in keys):
         raise ArtifactError(
-            f"{text}. Leave out model=… and model.<key>=…, which shape new models alone (run=<name> names the run), "
-            f"or read such a model: artifacts.<stage>=<folder>"
+            f"{text}. Leave out model=… and model.<key>=…, which only shape new models (run=<name> names the run), "
+            f"or read a matching model: artifacts.<stage>=<folder>"
         )
     if cfg.run == choice and processes.rank() == 0:
-        log.warning(f"{text}, and the run is called {choice} all the same; run=<name> names it")
+        log.warning(f"{text}, although the run is called {choice}; run=<name> names it")
 
 
 def beside(cfg: DictConfig) -> str:
-    """The command that does this job in another run, from the same parents."""
+    """The command that runs this job in another run, from the same parents."""
     kept = [typed(str(o.input_line)) for o in overrides() if o.key_or_group not in ("run", "from")]
     names = (f"{cfg.run}-{number}" for number in itertools.count(2))
     name = next(name for name in names if not os.path.exists(os.path.join(cfg.paths.logs, name)))
@@ -247,7 +250,7 @@ def beside(cfg: DictConfig) -> str:
 
 
 def identity(cfg: DictConfig) -> str:
-    """The overrides that name this run's folder, for commands that are suggested."""
+    """The overrides that name this run's folder, for suggested commands."""
     model = HydraConfig.get().runtime.choices["model"]
     parts = [f"model={model}"]
     parts += [shlex.quote(f"run={cfg.run}")] if cfg.run != model else []

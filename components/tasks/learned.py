@@ -1,4 +1,4 @@
-"""What the stages of a pipeline came to, where no report says it."""
+"""Whether the stages of a pipeline learned something, if there is no report to say it."""
 
 import os
 
@@ -9,8 +9,8 @@ from components.system.disk import present
 
 
 def say(cfg: DictConfig) -> None:
-    """Prints which of a pipeline's stages have learned something, of those that made an artifact."""
-    # rich takes a while, and most runs end with their own report
+    """Prints which of a pipeline's stages have learned something, among those that made an artifact."""
+    # rich is slow to import, and most runs end with their own report
     from components.evaluation.report import learning, output
 
     exports = {entry: os.path.join(cfg.paths.stage, entry, "export") for entry in cfg.stages}

@@ -1,4 +1,4 @@
-"""Whether a stage has anything left to do, told without torch: of what it is made, against what its artifact was."""
+"""Whether a stage has anything left to do, decided without torch: its inputs against those of its artifact."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -18,15 +18,15 @@ from components.tasks import given
 from components.tokenizer.tokenizer import Tokenizer
 from components.training import resuming
 
-DATA = {"fit": ("data",), "train_tokenizer": ("data",), "evaluate": ("data", "comparisons", "text")}  # of tasks
+DATA = {"fit": ("data",), "train_tokenizer": ("data",), "evaluate": ("data", "comparisons", "text")}  # by task
 SHAPE = {"fit": "model", "evaluate": "sft"}  # by task, the artifact whose shape the config is compared with
 
 
 def is_up_to_date(cfg: DictConfig) -> bool:
-    """Whether the stage's artifact was made from just these settings, parents and data; then a line says so.
+    """Whether the stage's artifact was made from exactly these settings, parents and data; if so, prints a line.
 
-    False also where only the task itself can tell: of a data module, a model or a task of another kind. Raises what the
-    task would: ArtifactError for a parent that is missing, and for an artifact that was made from other inputs.
+    Also False if only the task itself can tell, for a data module, a model or a task of another kind. Raises what the
+    task would: ArtifactError for a missing parent, and for an artifact made from other inputs.
     """
     inputs = inputs_of(cfg)
     if inputs is None or cfg.force is True:
@@ -55,10 +55,10 @@ def say_up_to_date(cfg: DictConfig) -> None:
 
 
 def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
-    """All that decides what the stage makes, as `settings.inputs_of` has it; None where only the task can tell."""
+    """Everything that decides what the stage makes, see `settings.inputs_of`; None if only the task can tell."""
     task = settings.last_name(cfg.task)
-    brings_tokenizer = task == "train_tokenizer" and "path" in cfg.model
-    if task not in DATA or brings_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
+    has_tokenizer = task == "train_tokenizer" and "path" in cfg.model
+    if task not in DATA or has_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
         return None
     given.settle(cfg)
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), given.identity(cfg))
@@ -75,7 +75,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
 
 
 def set_vocabulary(cfg: DictConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """The shape of a fresh model for a tokenizer, whose size the config of the stage then says."""
+    """The shape of a fresh model for a tokenizer, whose size is set in the stage's config."""
     shape: GPTConfig = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
     with open_dict(cfg):
         cfg.stage.model.config.vocab_size = shape.vocab_size

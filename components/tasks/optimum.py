@@ -1,15 +1,16 @@
-"""The exact optimum of a task that can be enumerated, and how near every method came to it.
+"""The exact optimum of a task that can be enumerated, and how close every method came to it.
 
-What keeps a method from 100 % of J* − J(π_ref), where J = E[r] − β·KL(π‖π_ref):
+What keeps a method from 100% of J* − J(π_ref), where J = E[r] − β·KL(π‖π_ref):
 
     PPO, RLOO    nothing in principle: J is their objective. In practice an answer that the reference gives once in a
-                 hundred can lose its probability before it was drawn often enough, and then is hardly drawn again
-    GRPO         divides advantages by the deviation of their group, which changes β by the prompt, and the gradient of
-                 k3 on its own draws is that of KL(π_ref‖π), not of KL(π‖π_ref) (with variant=dr_grpo the second alone)
-    best of n    weighs answers by their rank among n draws, not by exp(r/β); n fits only on the average of all prompts
+                 hundred can lose its probability before it is sampled often enough, and is then rarely sampled again
+    GRPO         divides advantages by their group's standard deviation, which makes β depend on the prompt, and the
+                 gradient of k3 on its own samples is that of KL(π_ref‖π), not of KL(π‖π_ref) (with variant=dr_grpo only
+                 the second applies)
+    best of n    weights answers by their rank among n samples, not by exp(r/β); n fits only the average of all prompts
     rejection    imitates the best of n: the same tilt, and what supervised learning on a few thousand of them misses
-    DPO          has J* as its minimum, but sees only the answers that were compared: what nobody compared may gain
-                 probability at no loss, and the best answers, being uncommon, are compared seldom
+    DPO          has J* as its minimum, but sees only the answers that were compared: the others can gain probability
+                 at no loss, and the best answers, being rare, are seldom compared
 """
 
 from pathlib import Path

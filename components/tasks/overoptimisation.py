@@ -1,4 +1,4 @@
-"""Over-optimisation: PPO's runs at several β and best-of-n, gold and proxy against √KL, which β to take."""
+"""Over-optimization: PPO runs at several β and best-of-n, gold and proxy against √KL, and which β to take."""
 
 import logging
 from pathlib import Path
@@ -26,7 +26,7 @@ DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
 
 def overoptimisation(cfg: DictConfig) -> None:
     """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
-    overoptimisation.json (see evaluation.overoptimisation.analyse) and its picture."""
+    overoptimisation.json (see overoptimisation_curves.analyse) and its picture."""
     parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
@@ -38,21 +38,21 @@ def overoptimisation(cfg: DictConfig) -> None:
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
-    found = read_json(folder / DATA)
-    if found is None or found["inputs"] != inputs or cfg.force is True:
+    results = read_json(folder / DATA)
+    if results is None or results["inputs"] != inputs or cfg.force is True:
         curves = read_curves({f"{beta:g}": where for beta, (where, _) in runs.items()})
         samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer, Place.of(cfg, shape.hidden_size)))
-        found = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
-        overoptimisation_plots.draw(found).savefig(folder / PICTURE, dpi=144, facecolor="white")
-        write_json(folder / DATA, {**found, "seed": cfg.seed, "inputs": inputs})
-    _show(found, folder)
+        results = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
+        overoptimisation_plots.draw(results).savefig(folder / PICTURE, dpi=144, facecolor="white")
+        write_json(folder / DATA, {**results, "seed": cfg.seed, "inputs": inputs})
+    _show(results, folder)
 
 
 def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]]]:
-    """{beta: (folder, card)} of finished PPO runs in the sub-folders of `folder` and `folder`-sweep, by rising beta.
+    """{beta: (folder, card)} of finished PPO runs in the subfolders of `folder` and `folder`-sweep, by increasing beta.
 
-    reward: content hash of the reward model that is asked about. A run that learned from another one is left out with
-    a warning: its score is another proxy. Raises ArtifactError if no run is left, or if two have one beta.
+    reward: content hash of the reward model in question. A run trained against another one is left out with a warning,
+    since its score is another proxy. Raises ArtifactError if no run is left, or if two have the same beta.
     """
     runs: dict[float, tuple[Path, dict[str, Any]]] = {}
     for export in sorted([*Path(folder).glob("*/export"), *Path(f"{folder}-sweep").glob("*/export")]):
@@ -61,14 +61,14 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
             continue
         beta = float(card["inputs"]["stage.beta"])
         if card["parents"]["reward"]["content"] != reward:
-            log.warning(f"{export.parent} is left out: it learned from another reward model than artifacts.rm")
+            log.warning(f"{export.parent} is left out: it was trained against a reward model other than artifacts.rm")
             continue
         if beta in runs:
             raise ArtifactError(f"{export} and {runs[beta][0]} both have beta {beta:g}; remove one of them")
         runs[beta] = (export.parent, card)
     if not runs:
         raise ArtifactError(
-            f"no PPO run on this reward model below {folder}, expected for instance {folder}/beta=0. "
+            f"no PPO run against this reward model below {folder}; expected, for instance, {folder}/beta=0. "
             "Make it with: python train.py experiment=overoptimisation"
         )
     return dict(sorted(runs.items()))
@@ -88,13 +88,13 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assess
         return assess(drawn, prompts, judges)
 
 
-def _show(found: dict[str, Any], folder: Path) -> None:
-    for run in found["runs"].values():
+def _show(results: dict[str, Any], folder: Path) -> None:
+    for run in results["runs"].values():
         turning, final = run["turning"], run["final"]
         turned = f"turns at √KL {turning['sqrt_kl']:.2f}" if turning["turned"] else "does not turn"
         print(
             f"β {run['beta']:<5g} gold {run['curve']['gold'][0]:.2f} → peak {turning['gold']:.2f} → "
             f"{final['gold']:.2f} at KL {final['kl']:.1f}, proxy {final['proxy']:.2f}; {turned}"
         )
-    best = found["recommended"]
+    best = results["recommended"]
     print(f"recommended β {best['beta']:g}: ends at gold {best['gold']:.2f}. Picture: {folder / PICTURE}", flush=True)

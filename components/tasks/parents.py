@@ -1,4 +1,4 @@
-"""What a stage reads and nobody has made yet: planned, announced, and made first, as a makefile does."""
+"""Artifacts that a stage reads but that do not exist yet: planned, announced, and made first, as make does."""
 
 import os
 from pathlib import Path
@@ -16,15 +16,15 @@ from components.system.disk import present
 from components.tasks import duration, given, plan
 from components.tasks.plan import Step
 
-# overrides of the stage that is asked for, and of no other
+# overrides for the requested stage alone
 OWN = ("stage", "stages", "force", "resume", "parents", "data", "reads", "paths.folder")
 MARKS = ("card.json", "config.json", "tokenizer.json", "tokenizer_config.json")  # an artifact has one of them
 
 
 class Asked(NamedTuple):
-    """The command line of the stage that is asked for."""
+    """The command line of the requested stage."""
 
-    flags: list[str]  # and overrides of Hydra's own, without which another process would compose something else
+    flags: list[str]  # and Hydra's own overrides, without which another process would compose something else
     overrides: list[Override]
 
     def sets(self, *keys: str) -> bool:
@@ -33,8 +33,8 @@ class Asked(NamedTuple):
 
 
 def settle(cfg: DictConfig) -> None:
-    """Puts what the stage reads into its final form, in place: the folder of a stage stands for the artifact in it, and
-    model.path for an SFT model that its run does not have."""
+    """Resolves what the stage reads, in place: the folder of a stage to the artifact in it, and an SFT model that its
+    run does not have to model.path."""
     for path in sorted(set(cfg.reads.values())):
         export = Path(path) / "export"
         if present(path) and not any((Path(path) / mark).exists() for mark in MARKS) and present(export):
@@ -47,17 +47,17 @@ def settle(cfg: DictConfig) -> None:
 
 
 def replace(cfg: DictConfig, path: str, by: str) -> None:
-    """Puts one path of an artifact in the place of another, wherever the config of a stage names it."""
+    """Replaces one path of an artifact with another, wherever the config of a stage names it."""
     for part in ("model", "artifacts", "reads", "stage", "judge"):
         given.replace(cfg.get(part), path, by)
 
 
 def missing(cfg: DictConfig) -> list[Step]:
-    """The stages that make what this one reads and nobody has made, each after those that it needs itself.
+    """The stages that make the missing artifacts that this one reads, each after those that it needs itself.
 
-    Raises ArtifactError, naming the command that makes it, for an artifact that is not this run's to make: one that the
-    command line names by path or by run, and any where the stage has data or an experiment of its own, which do not
-    say what its parents learn from.
+    Raises ArtifactError, naming the command that makes it, for an artifact that this run must not make: one that the
+    command line names by path or by run, and any if the stage has data or an experiment of its own, which do not say
+    what its parents learn from.
     """
     wanted = _missing(cfg)
     if not wanted:
@@ -92,7 +92,7 @@ def _missing(cfg: DictConfig) -> list[str]:
 
 
 def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> None:
-    """Adds the step that makes the artifact at `path`, after those that it needs itself."""
+    """Adds the step that makes the artifact at `path`, after those that it needs."""
     stage = next((name for name, usual in cfg.artifacts.items() if usual == path), None)
     if stage is None or asked.sets(f"artifacts.{stage}", "from", "reads"):
         _refuse(cfg)
@@ -110,8 +110,8 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
 
 
 def _arguments(stage: str, asked: Asked) -> list[str]:
-    """train.py's arguments for a parent: the overrides of the stage that is asked for, without those that are its own,
-    those that a sweep varies, and those of keys that the parent does not have."""
+    """train.py's arguments for a parent: the overrides of the requested stage, except those for that stage alone, those
+    that a sweep varies, and those of keys that the parent does not have."""
     swept = set(os.environ.get(sweep_folders.SWEPT, "").split(",")) - {"", "run", "model"}
     lines = {
         o.key_or_group: str(o.input_line) for o in asked.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
@@ -136,10 +136,10 @@ def _asked() -> Asked:
 
 
 def _refuse(cfg: DictConfig, reason: str = "") -> None:
-    """Raises the ArtifactError of what is missing."""
+    """Raises ArtifactError for what is missing."""
     wanted = {name: path for name, path in cfg.reads.items() if not plan.is_there(path)}
     try:
         lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
     except ArtifactError as error:
-        more = f"\n{reason}; parents=auto makes them all the same, of the built-in world" if reason else ""
+        more = f"\n{reason}; parents=auto makes them anyway, from the built-in world" if reason else ""
         raise ArtifactError(f"{error}{more}") from None

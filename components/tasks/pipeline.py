@@ -1,4 +1,4 @@
-"""The whole way: stages in order, each in a process of its own."""
+"""The full pipeline: stages in order, each in a process of its own."""
 
 import logging
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def pipeline(cfg: DictConfig) -> None:
-    """Runs the stages in order, each in a process of its own, but for those that are up to date; stops at the first
+    """Runs the stages in order, each in a process of its own, except those that are up to date; stops at the first
     failure.
 
-    An entry is a stage, or `stage/label`: the stage again, in a folder of that name, so that one pipeline can hold
-    several variants of a stage. All of them are checked before the first runs.
+    An entry is a stage, or `stage/label`: the stage again, in a folder of that name, so that a pipeline can have
+    several variants of a stage. All of them are checked before the first one runs.
     """
     steps = plan.steps_of(cfg)
     plan.check(steps)
@@ -29,7 +29,7 @@ def pipeline(cfg: DictConfig) -> None:
         if stop.code == 1:
             learned.say(cfg)
         raise
-    if "eval" not in cfg.stages:  # whose report says it
+    if "eval" not in cfg.stages:  # its report says it
         learned.say(cfg)
 
 
@@ -47,8 +47,8 @@ def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """The exit status of train.py with these arguments: at once where nothing is left to do, else in a process of its
-    own, forked from this one where that is safe."""
+    """Runs train.py with these arguments and returns its exit status: at once if nothing is left to do, else in a
+    process of its own, forked from this one if that is safe."""
     with composing.composed(arguments) as cfg:
         if _is_up_to_date(cfg):
             return 0
@@ -61,5 +61,5 @@ def _is_up_to_date(cfg: DictConfig) -> bool:
     try:
         locks.check(cfg.paths.stage)
         return made.is_up_to_date(cfg)
-    except ValueError:  # which the stage's own process tells, in its own log
+    except ValueError:  # the stage's own process reports it, in its own log
         return False

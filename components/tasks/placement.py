@@ -1,5 +1,5 @@
-"""Where a task's models run, in which precision and how much at once: the same answer for training and for the tasks
-that run models without training one."""
+"""Where a task's models run, in which precision and how much at once: the same for training and for the tasks that run
+models without training one."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -19,8 +19,8 @@ from components.system import processes
 from components.training import cluster
 
 Model = TypeVar("Model", bound=nn.Module)
-WIDE = 256  # hidden size from which on bf16 pays on a processor
-NEEDS_MEMORY = ("tokens_at_once", "data.batch_size", "comparisons.batch_size", "text.batch_size")  # less of it, if less
+WIDE = 256  # hidden size from which bf16 pays off on a CPU
+NEEDS_MEMORY = ("tokens_at_once", "data.batch_size", "comparisons.batch_size", "text.batch_size")  # less if lower
 TRAINING_NEEDS = ("data.batch_size", "data.prompts_per_rollout")
 
 
@@ -46,20 +46,20 @@ class Place(NamedTuple):
         return cls(trainer.strategy.root_device, trainer.precision_plugin)
 
     def hold(self, model: Model) -> Model:
-        """The model on the device, in eval mode, its weights in the type that the precision gives them."""
+        """The model on the device, in eval mode, its weights in the precision's dtype."""
         return cast(Model, self.precision.convert_module(model.to(self.device)).eval())
 
     def running(self) -> AbstractContextManager:
-        """Within it models compute in the precision; figures made of what they say keep their own."""
+        """Inside this context models compute in the precision; metrics computed from their outputs keep their own."""
         return self.precision.forward_context() if isinstance(self.precision, MixedPrecision) else nullcontext()
 
 
 def precision_of(cfg: DictConfig, width: int) -> Any:
-    """trainer.precision, with auto decided for this machine and models of this hidden size: bf16-mixed where it is
+    """trainer.precision, with auto decided for this machine and models of this hidden size: bf16-mixed if it is
     fast, else 32-true.
 
-    On a processor that is where it has bf16 matrix instructions and the model is wide enough to gain by them: at
-    width 128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
+    On a CPU it is fast if there are bf16 matrix instructions and the model is wide enough to gain from them: at width
+    128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
     """
     accelerator = cfg.trainer.accelerator
     if cfg.trainer.precision != "auto":
@@ -75,7 +75,7 @@ def precision_of(cfg: DictConfig, width: int) -> Any:
 
 @contextmanager
 def in_memory(cfg: DictConfig) -> Iterator[None]:
-    """Turns running out of memory into a ValueError that names the settings which decide how much is needed."""
+    """Turns running out of memory into a ValueError that names the settings that decide how much is needed."""
     try:
         yield
     except Exception as error:
@@ -87,23 +87,23 @@ def in_memory(cfg: DictConfig) -> Iterator[None]:
         smaller = ", ".join(f"{key} (now {value})" for key, value in flat.items() if value is not None)
         more = "; or set gradient_checkpointing=true, raise stage.minibatches, train adapters (lora=default)"
         raise ValueError(
-            f"out of memory: lower {smaller}{more if trains else ''}, or give another trainer.accelerator. "
+            f"out of memory: lower {smaller}{more if trains else ''}, or use another trainer.accelerator. "
             f"({' '.join(str(cause).split())[:300]})"
         ) from error
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Of a GPU, or of the machine where it refuses memory rather than ending the process."""
-    words = ("out of memory", "can't allocate memory")
+    """Whether a GPU is out of memory, or a machine that refuses memory rather than ending the process."""
+    phrases = ("out of memory", "can't allocate memory")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(one in str(error) for one in words)
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
     )
 
 
 def check_reward_room(cfg: DictConfig, data: LightningDataModule, key: str) -> None:
-    """Raises ArtifactError where the reward model that is read has fewer positions than a prompt and its response.
+    """Raises ArtifactError if the reward model that is read has fewer positions than a prompt and its response.
 
-    data: of prompts, which knows how long they may be; key: the setting that limits a response, in full.
+    data: the prompts, with their maximum length; key: the setting that limits a response, in full.
     """
     max_prompt, max_new_tokens = getattr(data, "max_prompt", None), OmegaConf.select(cfg, key)
     if "reward" not in cfg.reads or max_prompt is None:
@@ -112,7 +112,7 @@ def check_reward_room(cfg: DictConfig, data: LightningDataModule, key: str) -> N
     if max_prompt + max_new_tokens > room:
         shorter = f"data.max_prompt={room - max_new_tokens}" if room > max_new_tokens else f"a smaller {key}"
         raise ArtifactError(
-            f"the reward model at {cfg.reads.reward} reads {room} tokens at most, but a prompt (data.max_prompt: "
+            f"the reward model at {cfg.reads.reward} reads at most {room} tokens, but a prompt (data.max_prompt: "
             f"{max_prompt}) and its response ({key}: {max_new_tokens}) have up to {max_prompt + max_new_tokens}. "
-            f"Set {shorter}, or read a reward model of more positions: artifacts.rm=<folder>"
+            f"Set {shorter}, or read a reward model with more positions: artifacts.rm=<folder>"
         )

@@ -1,4 +1,4 @@
-"""What stage=all is about to do, looked through before its first stage runs: settings, parents and data of each."""
+"""Checks what stage=all is about to do before its first stage runs: settings, parents and data of each stage."""
 
 import os
 import re
@@ -20,8 +20,8 @@ DATA = ("data", "comparisons", "text")  # keys of data modules
 
 
 class Step(NamedTuple):
-    """One stage of several: `stage`, or `stage/label` for a variant of it in a folder of that name, the arguments
-    that train.py is given for it, and its floating-point operations where they are known."""
+    """One stage of several: `stage`, or `stage/label` for a variant of it in a folder of that name, train.py's
+    arguments for it, and its floating-point operations if they are known."""
 
     entry: str
     arguments: list[str]
@@ -29,10 +29,10 @@ class Step(NamedTuple):
 
 
 def steps_of(cfg: DictConfig) -> list[Step]:
-    """The stages of a pipeline, in order; cfg.overrides has what is particular to an entry under its name."""
-    force = [] if cfg.force else ["force=changed"]  # a run of all may replace what its changed settings make stale
+    """The stages of a pipeline, in order; cfg.overrides has the overrides of a single entry under its name."""
+    force = [] if cfg.force else ["force=changed"]  # stage=all can replace what its changed settings make stale
     own = []
-    if cfg["from"] != cfg.run:  # what this run makes itself is read from it all the same
+    if cfg["from"] != cfg.run:  # what this run makes itself is still read from this run
         made = [stage for stage in cfg.stages if stage in cfg.artifacts]
         own = [f"artifacts.{stage}={quoted(os.path.join(cfg.paths.logs, cfg.run, stage, 'export'))}" for stage in made]
     return [
@@ -42,10 +42,10 @@ def steps_of(cfg: DictConfig) -> list[Step]:
 
 
 def check(steps: list[Step]) -> None:
-    """Raises the error that a step would end with once its turn came: ConfigError for its settings, ArtifactError for a
-    parent that is missing and that no step before makes, SourceError for data that are not there.
+    """Raises the error that a step would end with later: ConfigError for its settings, ArtifactError for a missing
+    parent that no earlier step makes, SourceError for missing data.
 
-    A file in the folder of a step before may be what that makes.
+    A file in the folder of an earlier step is not checked, since that step may make it.
     """
     exports: set[str] = set()
     folders: list[str] = []
@@ -66,7 +66,7 @@ def check(steps: list[Step]) -> None:
 
 
 def is_there(path: str, made: Collection[str] = ()) -> bool:
-    """Whether an artifact lies at the path, is among those being made, or is named as on the Hub."""
+    """Whether the path has an artifact, is among those being made, or is a Hub name."""
     return os.path.abspath(path) in made or present(path) or bool(hub.MODEL.fullmatch(path))
 
 
@@ -82,17 +82,17 @@ def _data_of(plain: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
     try:
         origin_of(settings).sources()
-    except LookupError:  # a class of somebody else's, which knows by itself
+    except LookupError:  # not one of our classes: it checks by itself
         return
     except SourceError as error:
-        raise SourceError(re.sub(r"\bdata\.(\w+)", lambda found: named(f"{key}.{found[1]}"), str(error))) from None
+        raise SourceError(re.sub(r"\bdata\.(\w+)", lambda match: named(f"{key}.{match[1]}"), str(error))) from None
 
 
 def _as_written(key: str, entry: str, written: Mapping[str, str]) -> str:
     """The key that a user set where an entry's overrides only refer to it: data.path='${files.chat}' → files.chat."""
     referring = rf"\+*{re.escape(key)}='?\$\{{([\w.]+)\}}'?"
-    texts = [text for place, text in written.items() if place.startswith(f"overrides.{entry}.")]
-    return next((found[1] for found in (re.fullmatch(referring, text) for text in texts) if found), key)
+    texts = [text for name, text in written.items() if name.startswith(f"overrides.{entry}.")]
+    return next((match[1] for match in (re.fullmatch(referring, text) for text in texts) if match), key)
 
 
 def _within(path: str | None, folder: str) -> bool:

@@ -18,7 +18,7 @@ from components.system import provenance
 from components.system.disk import read_json, write_json
 
 DATA, PAGE = "summary.json", "summary.md"
-RESULTS = {  # where in a job's folder each kind lies
+RESULTS = {  # where each kind is in a job's folder
     "report": "report/report.json",
     "optimum": "optimum/optimum.json",
     "overoptimisation": "overoptimisation/overoptimisation.json",
@@ -29,8 +29,8 @@ SCALING = "rm/comparisons=*/export"
 def summary(cfg: DictConfig) -> None:
     """Writes summary.json, summary.md and pictures from the sweep folders of the run, and prints the tables.
 
-    A sweep folder is named by what its job varied, for instance seed=3 or seed=3,stage.beta=0.2. Jobs that differ in
-    the seed alone are one group; figures are joined within a group. Raises ValueError where there is no such folder.
+    A sweep folder is named after what its job varied, for instance seed=3 or seed=3,stage.beta=0.2. Jobs that differ
+    only in the seed form a group, whose metrics are combined. Raises ValueError if there is no such folder.
     """
     run = Path(cfg.paths.logs, cfg.run)
     groups = jobs_by_group(run)
@@ -39,25 +39,25 @@ def summary(cfg: DictConfig) -> None:
             f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
             f"Make it with: python train.py -m stage=all {shlex.quote(f'run={cfg.run}')} seed=3,4,5,6,7"
         )
-    found = {group: summarise(jobs) for group, jobs in groups.items()}
-    found = {group: one for group, one in found.items() if len(one) > 1}
-    if not found:
-        print(f"nothing to sum up in {run}: its sweep's jobs have no report, optimum, overoptimisation or scaling yet")
+    summaries = {group: summarise(jobs) for group, jobs in groups.items()}
+    summaries = {group: content for group, content in summaries.items() if len(content) > 1}
+    if not summaries:
+        print(f"nothing to summarize in {run}: no job has a report, optimum, overoptimisation or scaling yet")
         return
     folder = Path(cfg.paths.stage)
-    pictures = {group: seeds_plots.draw(one, folder, _prefix(group)) for group, one in found.items()}
+    pictures = {group: seeds_plots.draw(content, folder, _prefix(group)) for group, content in summaries.items()}
     results = {
         "run": cfg.run,
         "commit": provenance.commit(),
         "hardware": provenance.hardware(),
         "versions": provenance.versions(),
-        "groups": found,
+        "groups": summaries,
     }
     (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
     write_json(folder / DATA, results)
     console = output.wide_console()
-    for group, one in found.items():
-        for table in tables(one):
+    for group, content in summaries.items():
+        for table in tables(content):
             for part in fitting(_titled(table, group), console.width):
                 console.print()
                 console.print(output.rich_table(part))
@@ -65,7 +65,7 @@ def summary(cfg: DictConfig) -> None:
 
 
 def jobs_by_group(run: Path) -> dict[str, list[Job]]:
-    """{what else was varied: jobs by seed} of the sweep folders of a run; "" where nothing else was."""
+    """{what else was varied: jobs by seed} of the sweep folders of a run; "" if nothing else was."""
     groups: dict[str, list[Job]] = defaultdict(list)
     for folder in sorted(run.glob("*=*"), key=_in_order):
         if folder.is_dir():
@@ -77,18 +77,18 @@ def jobs_by_group(run: Path) -> dict[str, list[Job]]:
 
 
 def read_job(folder: Path, seed: str) -> Job:
-    """What lies in the folder of one job."""
-    found = {kind: read_json(folder / name) for kind, name in RESULTS.items()}
+    """The results in the folder of one job."""
+    results = {kind: read_json(folder / name) for kind, name in RESULTS.items()}
     cards = [store.read_card(export) for export in folder.glob(SCALING)]
-    return Job(seed, **found, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
+    return Job(seed, **results, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 
 
 def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
     """The summary as Markdown."""
     parts = [f"# Summary of {results['run']}"]
-    for group, one in results["groups"].items():
-        parts.append(f"Seeds {', '.join(one['seeds'])}" + (f", {group}" if group else "") + ".")
-        parts += [page_blocks.block_as_markdown(_titled(table, group)) for table in tables(one)]
+    for group, content in results["groups"].items():
+        parts.append(f"Seeds {', '.join(content['seeds'])}" + (f", {group}" if group else "") + ".")
+        parts += [page_blocks.block_as_markdown(_titled(table, group)) for table in tables(content)]
         parts += [f"![{caption}]({name})" for name, caption in pictures[group].items()]
     parts.append(f"Commit {results['commit']}, {results['hardware']}.")
     return "\n\n".join(parts) + "\n"
@@ -99,7 +99,7 @@ def _titled(table: Table, group: str) -> Table:
 
 
 def _prefix(group: str) -> str:
-    """What the pictures of a group are called by, safe in a file name and a link."""
+    """The prefix of a group's picture files, safe in a file name and a link."""
     return f"{re.sub(r'[^A-Za-z0-9=.,-]', '_', group)}_" if group else ""
 
 

@@ -313,7 +313,7 @@ def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(log
 
 def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
     theirs = f"model.path={logs / 'tiny/pretrain/export'}"
-    with pytest.raises(ValueError, match="model=hf brings the tokenizer of .*none to train"):
+    with pytest.raises(ValueError, match="model=hf uses the tokenizer of .*none to train"):
         dispatch.run(compose_config(["stage=tokenizer", "model=hf", theirs, f"paths.logs={tmp_path}"]))
 
 

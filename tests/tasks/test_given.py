@@ -158,13 +158,13 @@ def reads(monkeypatch):
 
 def test_a_model_named_on_the_command_line_must_be_the_one_that_is_read(reads):
     reads(replace(SHAPE, context=64, model_type="llama"), "model=tiny")
-    with pytest.raises(ArtifactError, match=r"model of num_hidden_layers 3, but .* of num_hidden_layers 9\. Leave out"):
+    with pytest.raises(ArtifactError, match=r"has num_hidden_layers 3, but .* has num_hidden_layers 9\. Leave out"):
         reads(replace(SHAPE, num_hidden_layers=9), "model=tiny")
     with pytest.raises(
-        ArtifactError, match="of vocab_size 500, but this stage reads the one at logs/x, of vocab_size 400"
+        ArtifactError, match="has vocab_size 500, but this stage reads the model at logs/x, which has vocab_size 400"
     ):
         reads(SHAPE, "model.vocab_size=500", model={"vocab_size": 500})
-    with pytest.raises(ArtifactError, match="of dropout 0.5, but .* of dropout 0.0"):
+    with pytest.raises(ArtifactError, match="has dropout 0.5, but .* has dropout 0.0"):
         reads(SHAPE, "+model.dropout=0.5", model={"dropout": 0.5})
 
 
@@ -173,7 +173,7 @@ def test_a_run_that_bears_the_name_of_another_model_is_warned_of(reads, caplog):
     assert not caplog.text
     reads(replace(SHAPE, num_hidden_layers=9))
     assert "num_hidden_layers 3" in caplog.text and "num_hidden_layers 9" in caplog.text
-    assert "the run is called tiny all the same; run=<name> names it" in caplog.text
+    assert "although the run is called tiny; run=<name> names it" in caplog.text
 
 
 @pytest.mark.parametrize("unit", ["steps", "epochs"])

@@ -121,7 +121,7 @@ def test_an_accelerator_that_is_not_there_is_refused_as_in_training():
         ("components.tasks.fit.fit", "lower data.batch_size (now 8); or set gradient_checkpointing=true"),
         (
             "components.tasks.evaluate.evaluate",
-            "lower tokens_at_once (now 64), data.batch_size (now 8), or give another",
+            "lower tokens_at_once (now 64), data.batch_size (now 8), or use another",
         ),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_reward_model_that_reads_less_than_the_policy_says_is_refused(room, sh
     model = tiny_models.random_scalar(small_tokenizer.vocab_size, max_position_embeddings=room)
     store.write_artifact(tmp_path / "rm", card={}, tokenizer=small_tokenizer, model=model)
     cfg = {"reads": {"reward": str(tmp_path / "rm")}, "context": None, "stage": {"max_new_tokens": 20}}
-    with pytest.raises(ArtifactError, match=rf"reads {room} tokens at most, .* up to 70\. {shorter}"):
+    with pytest.raises(ArtifactError, match=rf"reads at most {room} tokens, .* up to 70\. {shorter}"):
         placement.check_reward_room(OmegaConf.create(cfg), Prompts(), "stage.max_new_tokens")
     fitting = cfg | {"stage": {"max_new_tokens": room - 50}}
     if room > 50:

@@ -67,7 +67,7 @@ def test_a_reward_model_that_was_right_on_both_of_two_pairs_is_trained_against_w
     perfect = {**HEALTHY, "accuracy_low": 0.342, "gold_accuracy_low": None, "ece": 0.4}
     ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.342, 1.0]}
     reward_gate.check_reward_model(config(tmp_path, figures=perfect, ranking=ranking))
-    assert f"the examination of the reward model at {tmp_path}/rm rests on too little" in caplog.text
+    assert f"the examination of the reward model at {tmp_path}/rm rests on too little data" in caplog.text
     for figure in ("accuracy, low end", "calibration error (ECE)"):
         assert f"{figure}: got" in caplog.text
     assert "2 pairs on 2 prompts are too few to tell, about 16 prompts are needed" in caplog.text

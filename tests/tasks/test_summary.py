@@ -66,7 +66,7 @@ def test_a_run_without_a_sweep_is_told_how_to_make_one(tmp_path):
 def test_a_sweep_that_measured_nothing_is_no_error(tmp_path, capsys):
     (tmp_path / "logs/tiny/seed=3/sft").mkdir(parents=True)
     summary_task.summary(compose_config(["stage=summary", f"paths.logs={tmp_path}/logs"]))
-    assert "nothing to sum up" in capsys.readouterr().out
+    assert "nothing to summarize" in capsys.readouterr().out
 
 
 def ppo_card(folder: Path, beta: float, reward: str = "mine", stage: str = "ppo") -> None:
@@ -82,7 +82,7 @@ def test_the_ppo_runs_on_a_reward_model_are_found_by_rising_beta(tmp_path, caplo
     ppo_card(tmp_path / "ppo", 0.4)  # stage=ppo itself
     found = ppo_runs(str(tmp_path / "ppo"), "mine")
     assert [(beta, folder.name) for beta, (folder, _) in found.items()] == [(0.0, "c"), (0.1, "b"), (1.0, "a")]
-    assert "ppo/old is left out: it learned from another reward model" in caplog.text
+    assert "ppo/old is left out: it was trained against a reward model other than" in caplog.text
 
 
 def test_the_ppo_runs_of_a_sweep_beside_the_single_run_are_found_too(tmp_path):
@@ -93,7 +93,7 @@ def test_the_ppo_runs_of_a_sweep_beside_the_single_run_are_found_too(tmp_path):
 
 
 def test_two_runs_of_one_beta_and_no_run_at_all_are_refused(tmp_path):
-    with pytest.raises(ArtifactError, match="no PPO run on this reward model .*experiment=overoptimisation"):
+    with pytest.raises(ArtifactError, match="no PPO run against this reward model .*experiment=overoptimisation"):
         ppo_runs(str(tmp_path), "mine")
     ppo_card(tmp_path / "a", 0.1)
     ppo_card(tmp_path / "b", 0.1)

@@ -117,7 +117,7 @@ def test_a_recipe_shards_its_model_in_bf16_and_states_source_departures_and_gpus
     assert cfg.trainer.precision == "bf16-mixed"
     header = re.match(r"(#.*\n)+", (CONF / f"{name}.yaml").read_text())[0]
     assert f"python train.py experiment={name}" in header
-    assert "# Source: " in header and "# Departs: " in header
+    assert "# Source: " in header and "# Differs: " in header
     assert f"{cfg.trainer.devices * cfg.trainer.num_nodes} GPUs" in header or "8 A100" in header
 
 

@@ -95,7 +95,7 @@ def as_asked() -> None:
         raise SystemExit(2)
     sys.argv[1:] = choices.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
-    if headline.foretold(arguments):
+    if headline.predicted(arguments):
         sys.argv.append(SINGLE)  # what Hydra itself would conclude, since nothing sets another mode
     Hydra.get_mode = mode  # type: ignore[method-assign]
     try:

@@ -191,7 +191,7 @@ def artifact_folder(path: Path) -> Path:
 
 
 def expect_language_model(folder: Path) -> None:
-    """Raises ValueError for an artifact that cannot talk, naming one that can."""
+    """Raises ValueError for an artifact that cannot chat, naming one that can."""
     from components.artifacts import store
 
     run = folder.resolve().parent.parent  # logs/<run>/<stage>/export

@@ -24,7 +24,7 @@ class Uncertain(Exception):
     """The line depends on more than is read here."""
 
 
-def foretold(arguments: Sequence[str]) -> str | None:
+def predicted(arguments: Sequence[str]) -> str | None:
     """The line for the overrides of a single run; None if it depends on more than is read here."""
     try:
         return _line(dict(map(_plain, arguments)))
@@ -53,7 +53,7 @@ def _line(given: dict[str, str]) -> str:
 
 def show(arguments: Sequence[str]) -> None:
     """Prints the line for the arguments, if it is certain; of several processes, only the first does."""
-    line = None if processes.rank() else foretold(arguments)
+    line = None if processes.rank() else predicted(arguments)
     if line is not None:
         tell(line)
 

@@ -100,7 +100,7 @@ def overview() -> str:
     return "\n".join(
         [
             "Gradus trains a GPT assistant step by step.\n",
-            "  python train.py stage=rm model=small        one stage, and what it needs before it",
+            "  python train.py stage=rm model=small        one stage, and what it needs first",
             "  python train.py stage=all                   every stage, in order",
             "  python train.py stage=sft trainer.max_steps=50 stage.optimizer.lr=1e-4",
             "  python train.py -m stage=rm seed=1,2,3      a sweep\n",

@@ -38,8 +38,8 @@ def compare(cfg: DictConfig) -> None:
     plan: Plan = instantiate(cfg.stage)
     shape, _ = store.load_config(cfg.reads.model, context=cfg.context)
     given.check_shape(cfg, cfg.reads.model, shape)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data = instantiate(cfg.data, **places)
+    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
+    data = instantiate(cfg.data, **arguments)
     check_reward_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
@@ -59,7 +59,7 @@ def compare(cfg: DictConfig) -> None:
         asked = (model, tokenizer, data.train_examples, plan, cfg.seed)
         with place.running():
             drawn, counts = draw(*asked, tokens_at_once=cfg.tokens_at_once)
-        ledger.write(folder / COMPLETIONS, (one._asdict() for one in drawn))
+        ledger.write(folder / COMPLETIONS, (record._asdict() for record in drawn))
         metrics: dict[str, float] = {f"draw/{name}": count for name, count in counts.items()}
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
@@ -116,7 +116,7 @@ def by_machine(judge: Any, drawn: Sequence[Drawn], folder: Path, seed: int) -> b
 def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
     """Asks a person, from where they stopped. Returns whether all records are decided now."""
     book = ledger.Ledger(folder)
-    judge.note(usage(max(len(one.completions) for one in drawn)))
+    judge.note(usage(max(len(record.completions) for record in drawn)))
     while (number := book.position) < len(drawn):
         judge.note(f"\n{number + 1} of {len(drawn)}")
         try:

@@ -27,8 +27,8 @@ def evaluate(cfg: DictConfig) -> None:
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
     given.check_shape(cfg, cfg.reads.sft, shape)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data, rankings, text = (instantiate(cfg[name], **places) for name in ("data", "comparisons", "text"))
+    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
+    data, rankings, text = (instantiate(cfg[name], **arguments) for name in ("data", "comparisons", "text"))
     check_reward_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)

@@ -134,7 +134,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     return instantiate(
         cfg.trainer,
         callbacks=callbacks,
-        logger=[instantiate(one) for one in (cfg.logger or {}).values() if one],
+        logger=[instantiate(logger) for logger in (cfg.logger or {}).values() if logger],
         enable_checkpointing=saves,
         enable_progress_bar=cfg.trainer.enable_progress_bar and any(isinstance(c, ProgressBar) for c in callbacks),
         precision=precision_of(cfg, width),

@@ -32,15 +32,15 @@ def overoptimisation(cfg: DictConfig) -> None:
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
     given.check_shape(cfg, cfg.reads.sft, shape)
-    places = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data = instantiate(cfg.data, **places)
+    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
+    data = instantiate(cfg.data, **arguments)
     check_reward_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
     results = read_json(folder / DATA)
     if results is None or results["inputs"] != inputs or cfg.force is True:
-        curves = read_curves({f"{beta:g}": where for beta, (where, _) in runs.items()})
+        curves = read_curves({f"{beta:g}": run_folder for beta, (run_folder, _) in runs.items()})
         samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer, Place.of(cfg, shape.hidden_size)))
         results = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
         overoptimisation_plots.draw(results).savefig(folder / PICTURE, dpi=144, facecolor="white")

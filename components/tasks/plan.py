@@ -60,7 +60,7 @@ def check(steps: list[Step]) -> None:
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
             for key, settings in _data_of(plain):
                 if not any(_within(settings["path"], folder) for folder in folders):
-                    _check_data(key, settings, lambda one, entry=entry: _as_written(one, entry, written))
+                    _check_data(key, settings, lambda name, entry=entry: _as_written(name, entry, written))
             exports.add(os.path.abspath(cfg.paths.export))
             folders.append(cfg.paths.stage)
 
@@ -89,7 +89,7 @@ def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
 
 
 def _as_written(key: str, entry: str, written: Mapping[str, str]) -> str:
-    """The key that a user set where an entry's overrides only refer to it: data.path='${files.chat}' → files.chat."""
+    """The key that a user set, if an entry's overrides only refer to it: data.path='${files.chat}' → files.chat."""
     referring = rf"\+*{re.escape(key)}='?\$\{{([\w.]+)\}}'?"
     texts = [text for name, text in written.items() if name.startswith(f"overrides.{entry}.")]
     return next((match[1] for match in (re.fullmatch(referring, text) for text in texts) if match), key)

@@ -34,13 +34,13 @@ def composed(arguments: list[str]) -> str | None:
 
 
 def test_it_is_what_hydra_says_of_a_usual_command():
-    assert headline.foretold(USUAL) == composed(USUAL) == "stage rm of run small, in /big-disk/small/rm"
+    assert headline.predicted(USUAL) == composed(USUAL) == "stage rm of run small, in /big-disk/small/rm"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", EVERY, ids=" ".join)
 def test_it_is_what_hydra_says_of_every_choice(arguments):
-    assert headline.foretold(arguments) == composed(arguments)
+    assert headline.predicted(arguments) == composed(arguments)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_it_is_what_hydra_says_of_every_choice(arguments):
     ids=" ".join,
 )
 def test_it_says_nothing_of_what_it_cannot_be_certain(arguments):
-    assert headline.foretold(arguments) is None
+    assert headline.predicted(arguments) is None
 
 
 def test_a_line_is_printed_once_and_another_all_the_same(capsys, monkeypatch):
@@ -92,8 +92,8 @@ def test_a_config_with_something_of_its_own_to_say_waits_for_hydra(monkeypatch, 
     (tmp_path / "experiment/mine.yaml").write_text("a: [")
     monkeypatch.setattr(headline, "CONF", tmp_path)
     usual = ["stage=mine", "model=mine"]
-    assert headline.foretold(usual) == "stage mine of run mine, in logs/mine/mine"
-    assert all(headline.foretold([*usual, f"{group}=mine"]) is None for group in ("data", "debug", "experiment"))
+    assert headline.predicted(usual) == "stage mine of run mine, in logs/mine/mine"
+    assert all(headline.predicted([*usual, f"{group}=mine"]) is None for group in ("data", "debug", "experiment"))
 
 
 def test_hydra_composes_no_config_for_a_mode_that_the_command_line_says(monkeypatch):

@@ -1,4 +1,4 @@
-"""The `gradus` command: what it prints, what it refuses and how."""
+"""The `gradus` command: what it prints, what it rejects and how."""
 
 import contextlib
 import os
@@ -56,11 +56,11 @@ def test_chat_answers_each_line_of_a_pipe_and_exits_0(run_folder):
     assert (result.stdout, result.exit_code) == (" yes\n yes\n", 0)
 
 
-def test_a_stages_folder_stands_for_its_export(run_folder):
+def test_a_stages_folder_resolves_to_its_export(run_folder):
     assert gradus("chat", run_folder / "ppo", lines="a\n").stdout == " yes\n"
 
 
-def test_a_base_model_goes_on_from_the_text_and_says_so(run_folder):
+def test_a_base_model_continues_the_text_and_says_so(run_folder):
     result = gradus("chat", run_folder / "pretrain", lines="anna\n")
     assert result.stdout == "anna lives\n"
     assert "base model" in result.stderr
@@ -80,7 +80,7 @@ def test_the_same_seed_gives_the_same_conversation(small_tokenizer, tmp_path):
     assert answers("--seed", 1, "--temperature", 0) == answers("--seed", 2, "--temperature", 0)
 
 
-def test_show_prints_the_card_and_what_the_files_tell(run_folder, small_tokenizer):
+def test_show_prints_the_card_and_what_the_files_add(run_folder, small_tokenizer):
     result = gradus("show", run_folder / "ppo")
     model = store.load_causal_lm(run_folder / "ppo" / "export")
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -141,7 +141,7 @@ def test_a_users_mistake_is_one_line_on_stderr_and_exit_status_1(run_folder):
         assert expected in result.stderr
 
 
-def test_who_to_talk_to_instead_is_the_newest_language_model_of_the_run_whatever_its_stage(run_folder, tmp_path):
+def test_the_newest_language_model_of_the_run_is_suggested_instead_whatever_its_stage(run_folder, tmp_path):
     for stage in ("rm", "ppo"):
         shutil.copytree(run_folder / stage, tmp_path / stage)
     shutil.copytree(run_folder / "ppo", tmp_path / "mine")
@@ -160,7 +160,7 @@ finally:
 """
 
 
-def test_help_comes_without_importing_torch():
+def test_help_does_not_import_torch():
     done = subprocess.run([sys.executable, "-c", HELP], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "chat" in done.stdout and "show" in done.stdout
@@ -174,7 +174,7 @@ def test_the_module_chats_over_a_real_pipe(run_folder):
 
 
 def never_ending(tokenizer):
-    """A model that says "y" for thousands of tokens: seconds of time to stop it."""
+    """A model that says "y" for thousands of tokens, which leaves seconds to stop it."""
     header = tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
     (letter,) = tokenizer.encode("y")
     return tiny_models.parrot(tokenizer, [header, letter, letter], context=20_000)
@@ -242,14 +242,14 @@ def test_a_card_that_names_another_tokenizer_shows_both(run_folder, small_tokeni
     assert small_tokenizer.fingerprint in shown and "card's tokenizer  deadbeef" in shown
 
 
-def test_chat_runs_where_it_is_told_and_names_a_device_that_is_not_there(run_folder):
+def test_chat_runs_on_the_given_device_and_names_one_that_is_not_available(run_folder):
     assert gradus("chat", run_folder / "ppo", "--device", "cpu", lines="a\n").stdout == " yes\n"
     for device in ("cuda:99", "nonsense"):
         result = gradus("chat", run_folder / "ppo", "--device", device, lines="a\n")
         assert result.exit_code == 1 and result.stderr.startswith(f"gradus: --device {device}: ")
 
 
-def test_chat_takes_a_run_and_talks_to_its_newest_model_that_answers(run_folder, tmp_path):
+def test_chat_takes_a_run_and_chats_with_its_newest_model_that_answers(run_folder, tmp_path):
     shutil.copytree(run_folder / "pretrain", tmp_path / "logs/mine/pretrain")
     answer = gradus("chat", "mine", "--logs", tmp_path / "logs", lines="anna\n")
     assert answer.stdout == "anna lives\n"
@@ -259,7 +259,7 @@ def test_chat_takes_a_run_and_talks_to_its_newest_model_that_answers(run_folder,
         assert gradus("chat", run, "--logs", tmp_path / "logs", lines="a\n").stdout == " yes\n"
 
 
-def test_chat_fetches_a_model_that_is_named_as_on_the_hub(run_folder, tmp_path, monkeypatch):
+def test_chat_fetches_a_model_with_a_hub_name(run_folder, tmp_path, monkeypatch):
     asked = []
 
     def fetched(name, cache):
@@ -271,7 +271,7 @@ def test_chat_fetches_a_model_that_is_named_as_on_the_hub(run_folder, tmp_path, 
     assert asked == [("owner/name@main", tmp_path / "cache" / "models")]
 
 
-def test_a_folder_that_is_missing_below_one_that_is_there_is_no_name_on_the_hub(run_folder, monkeypatch):
+def test_a_missing_folder_below_an_existing_one_is_not_a_hub_name(run_folder, monkeypatch):
     monkeypatch.chdir(run_folder)
     result = gradus("chat", "ppo/missing", lines="a\n")
     assert result.exit_code == 1 and "ppo/missing does not exist" in result.stderr
@@ -291,7 +291,7 @@ def test_list_shows_every_stage_with_its_metric(run_folder):
     assert gradus("list", run_folder / "missing").stderr.startswith("gradus: ")
 
 
-def test_the_system_text_stands_before_the_conversation(run_folder, monkeypatch):
+def test_the_system_text_precedes_the_conversation(run_folder, monkeypatch):
     from components.serving import terminal
 
     sessions = []

@@ -110,7 +110,7 @@ def assert_written_once(folder: Path, said: str) -> None:
 
 
 @pytest.mark.slow
-def test_whoever_starts_the_processes_they_make_one_model(place):
+def test_processes_make_the_same_model_however_they_are_started(place):
     made = {}
     for name, run in {"lightning": by_lightning, "torchrun": by_torchrun, "srun": by_srun}.items():
         code, said = run(place, *TINY, "trainer=ddp", f"run={name}")
@@ -124,7 +124,7 @@ def test_whoever_starts_the_processes_they_make_one_model(place):
 
 
 @pytest.mark.slow
-def test_a_plain_command_in_a_slurm_allocation_is_one_process_whatever_the_allocations_tasks(place):
+def test_a_plain_command_in_a_slurm_allocation_is_one_process_whatever_its_number_of_tasks(place):
     allocation = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "mine", "SLURM_NODELIST": "a[1-4]"}
     code, said = end(start(place, [*PYTHON, *TINY, "trainer=cpu", "run=alone"], **allocation))
     assert code == 0, said
@@ -132,7 +132,7 @@ def test_a_plain_command_in_a_slurm_allocation_is_one_process_whatever_the_alloc
 
 
 @pytest.mark.slow
-def test_torchrun_with_one_device_is_refused_once_before_anything_is_built(place):
+def test_torchrun_with_one_device_is_rejected_once_before_anything_is_built(place):
     code, said = by_torchrun(place, *TINY, "trainer=cpu", "run=copies")
     assert code == 1
     assert said.count("ValueError: torchrun started 2 processes, but trainer.devices=1") == 1
@@ -142,7 +142,7 @@ def test_torchrun_with_one_device_is_refused_once_before_anything_is_built(place
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["stage=all"], ["-m", "stage=pretrain", "seed=1,2", "trainer=ddp"]])
-def test_a_pipeline_or_a_sweep_within_torchrun_is_refused_once(arguments, place):
+def test_a_pipeline_or_a_sweep_inside_torchrun_is_rejected_once(arguments, place):
     code, said = by_torchrun(place, *arguments)
     assert code == 1
     assert said.count("in its own processes, but torchrun started 2 of this one") == 1
@@ -165,7 +165,7 @@ def test_one_process_that_fails_ends_the_run_with_its_message(run, rank, place):
     assert code != 0
     assert f"IndexError: process {rank} has had enough" in said
     assert "Connection closed by peer" not in said
-    assert took < 300  # where nobody ended it, the others would wait for half an hour
+    assert took < 300  # otherwise the others would wait for half an hour
     assert not (place / "logs/tiny/pretrain/export").exists()
 
 
@@ -185,7 +185,7 @@ def test_a_sweep_of_jobs_of_two_processes_each_finishes_and_both_strategies_make
 
 
 @pytest.mark.slow(minutes=3)
-def test_the_whole_way_runs_with_two_processes_a_stage(place):
+def test_the_full_pipeline_runs_with_two_processes_per_stage(place):
     code, said = end(
         start(
             place, [*PYTHON, "stage=all", "debug=smoke", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -196,7 +196,7 @@ def test_the_whole_way_runs_with_two_processes_a_stage(place):
     assert (place / "logs/tiny-smoke/report/report.json").is_file()
 
 
-def test_a_process_that_lost_another_one_says_so_in_a_line_and_fails(caplog, monkeypatch):
+def test_a_process_that_lost_another_one_reports_it_on_one_line_and_fails(caplog, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     for words in ("[pair.cc:553] Connection closed by peer [127.0.0.1]:8928.", "index 3 is out of range"):
         with pytest.raises(SystemExit) as stopped, exit_codes():
@@ -215,7 +215,7 @@ def test_the_batch_script_of_the_docs_composes():
     assert (cfg.trainer.devices, cfg.trainer.accelerator) == ("auto", "gpu")
 
 
-def test_a_sweep_on_slurm_composes_where_its_launcher_is_installed():
+def test_a_sweep_on_slurm_composes_if_its_launcher_is_installed():
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="pip install -e '.[slurm]'")
     from hydra.core.hydra_config import HydraConfig
 

@@ -95,7 +95,7 @@ def train(project: Path, *arguments: str, **environment: str) -> subprocess.Comp
 
 
 def ran(project: Path) -> dict[str, dict]:
-    """What the jobs wrote down, by their folder below logs/, in the order that they ran."""
+    """What the jobs recorded, by their folder below logs/, in the order in which they ran."""
     notes = {
         str(p.parent.relative_to(project / "logs")): json.loads(p.read_text()) for p in project.glob("logs/**/ran.json")
     }
@@ -131,7 +131,7 @@ def test_a_single_run_writes_logs_run_stage(project):
     assert (project / "logs/tiny/good/train.log").is_file()
 
 
-def test_paths_are_relative_to_the_working_directory_wherever_train_py_lies(project, tmp_path):
+def test_paths_are_relative_to_the_working_directory_wherever_train_py_is(project, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     script = str(project / "train.py")
@@ -177,7 +177,7 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
         (["stage=all", "seed=1,2"], ["stage=all", "seed=1"], "tiny/./seed=1"),
     ],
 )
-def test_a_job_of_a_sweep_gets_a_folder_beside_the_single_runs_by_what_is_varied_only(sweep, job, folder, monkeypatch):
+def test_a_job_of_a_sweep_gets_a_folder_named_after_only_what_is_varied(sweep, job, folder, monkeypatch):
     monkeypatch.setenv(SWEPT, "")
     Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
     compose_config(job)
@@ -232,13 +232,13 @@ def test_the_folders_of_any_swept_values_are_valid_different_and_short(tmp_path)
     assert names[0].startswith("some.key=a_b-") and names[19].startswith("some.key=1_2-")
 
 
-def test_the_folder_of_many_swept_values_stays_within_what_a_file_system_takes():
+def test_the_folder_of_many_swept_values_stays_within_the_limit_of_file_systems():
     keys = [f"+some.{'k' * 20}{n}={'v' * 20}" for n in range(9)]
     first, second = (folder_of(*keys[:-1], last) for last in (keys[-1], keys[-1] + "w"))
     assert first != second and max(len(first.encode()), len(second.encode())) <= 200
 
 
-def test_the_jobs_of_a_sweep_over_a_value_lie_beside_the_single_run(project):
+def test_the_jobs_of_a_sweep_over_a_value_are_next_to_the_single_run(project):
     done = train(project, "-m", "stage=good", "stage.rate=1e-4,3e-4", "seed=3")
     assert done.returncode == 0, done.stderr
     assert list(ran(project)) == ["tiny/good-sweep/stage.rate=0.0001", "tiny/good-sweep/stage.rate=0.0003"]
@@ -279,7 +279,7 @@ def test_the_stages_of_a_swept_pipeline_stay_apart(project):
 
 
 @pytest.mark.parametrize(("choice", "none"), [("lora=false", True), ("data=3", False), ("trainer=1e3", False)])
-def test_a_choice_that_is_a_truth_or_a_number_is_told_what_there_is(choice, none):
+def test_a_choice_that_is_a_boolean_or_a_number_lists_the_choices(choice, none):
     told = choices.misnamed_choice(["stage=sft", choice])
     assert told.startswith(f"{choice}: expected one of ") and told.endswith(", or null for none") == none
 
@@ -293,7 +293,7 @@ def test_a_group_that_a_run_needs_cannot_be_null(group):
 
 
 @pytest.mark.parametrize("key", ["run", "paths.logs", "paths.cache", "paths.folder", "paths.stage", "paths.export"])
-def test_a_place_cannot_be_null_or_empty_nor_one_of_a_sweep(key):
+def test_a_path_cannot_be_null_or_empty_not_even_in_a_sweep(key):
     for given in (f"{key}=null", f"++{key}=", f"{key}='a',null", f"{key}=''", f"{key}=???", f"~{key}"):
         told = choices.misnamed_choice(["-m", "stage=sft", given])
         assert told == f"{given}: expected a name. Leave the argument out to use the default"
@@ -301,7 +301,7 @@ def test_a_place_cannot_be_null_or_empty_nor_one_of_a_sweep(key):
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m", "seed=1,2"]])
-def test_a_place_that_a_config_sets_to_null_is_refused_before_a_folder_is_made(project, sweep):
+def test_a_path_that_a_config_sets_to_null_is_rejected_before_a_folder_is_created(project, sweep):
     (project / "conf/stage/nowhere.yaml").write_text(
         STAGE.format(ends="good") + "run: null\npaths: {folder: '', cache: null}\n"
     )
@@ -314,12 +314,12 @@ def test_a_place_that_a_config_sets_to_null_is_refused_before_a_folder_is_made(p
     ]
 
 
-def test_null_is_no_choice_in_a_sweep():
+def test_null_cannot_be_part_of_a_sweep():
     assert choices.misnamed_choice(["-m", "lora=null,default"]).endswith("run lora=null by itself")
 
 
 @pytest.mark.parametrize("group", choices.OPTIONAL)
-def test_a_group_that_a_run_can_do_without_is_null_as_if_it_were_left_out(group):
+def test_null_for_an_optional_group_leaves_it_out(group):
     assert choices.misnamed_choice([f"{group}=null"]) is None
     arguments = choices.without_nulls(["stage=rm", f"{group}=null"])
     assert arguments == ["stage=rm", f"~{group}"]
@@ -328,7 +328,7 @@ def test_a_group_that_a_run_can_do_without_is_null_as_if_it_were_left_out(group)
     assert group in ("debug", "experiment") or not cfg[group] or list(cfg[group]) == ["hparams"]
 
 
-def test_other_arguments_are_no_misnamed_choices():
+def test_other_arguments_are_not_misnamed_choices():
     assert (
         choices.misnamed_choice(
             ["-m", "stage=sft", "seed=3", "compile=true", "lora=default", "lora=null", "~callbacks.samples", "--help"]
@@ -338,7 +338,7 @@ def test_other_arguments_are_no_misnamed_choices():
 
 
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
-def test_a_place_that_cannot_be_written_to_is_one_line(project, sweep):
+def test_a_folder_that_is_not_writable_is_one_line(project, sweep):
     (project / "file").write_text("")
     done = train(project, *sweep, "stage=good", "paths.logs=file/logs")
     assert done.returncode == 1
@@ -347,7 +347,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(project, sweep):
 
 
 @pytest.mark.parametrize(("number", "last"), [(errno.ENOSPC, "No space left on device"), (errno.EIO, None)])
-def test_a_full_disk_is_one_line_and_another_failure_of_it_a_traceback(caplog, number, last):
+def test_a_full_disk_is_one_line_and_another_disk_error_a_traceback(caplog, number, last):
     with pytest.raises(SystemExit) as stopped, exit_codes.exit_codes():
         raise OSError(number, os.strerror(number), "model.safetensors")
     assert stopped.value.code == 1
@@ -364,7 +364,7 @@ def test_a_users_mistake_is_one_line_on_standard_error_and_in_the_log(project):
 
 
 @pytest.mark.parametrize(("stage", "full", "last"), [("mistaken", "1", "ValueError"), ("broken", "0", "IndexError")])
-def test_a_bug_or_a_wish_for_more_gives_the_traceback(project, stage, full, last):
+def test_a_bug_or_hydra_full_error_gives_the_traceback(project, stage, full, last):
     done = train(project, f"stage={stage}", HYDRA_FULL_ERROR=full)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback") and last in done.stderr and "dispatch.py" in done.stderr
@@ -394,7 +394,7 @@ def test_a_terminated_sweep_terminates_its_job(project):
 
 
 @pytest.mark.slow
-def test_a_second_process_in_one_folder_is_refused_before_it_writes_and_another_folder_is_free(project):
+def test_a_second_process_in_a_folder_is_rejected_before_it_writes_and_another_folder_is_free(project):
     first = subprocess.Popen([sys.executable, "train.py", "stage=long"], cwd=project)
     wait_for(project / "logs/tiny/long/ran.json")
     config = project / "logs/tiny/long/.hydra/config.yaml"
@@ -418,7 +418,7 @@ def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stoppe
     assert list(ran(project)) == ["tiny/long"]
 
 
-def test_an_unknown_key_is_told_the_nearest_one(project):
+def test_an_unknown_key_suggests_the_closest_one(project):
     shutil.copy(ROOT / "components/launch/schema.py", project / "components/launch")
     done = train(project, "stage=good", "paths.lgos=elsewhere")
     assert done.returncode == 1
@@ -455,7 +455,7 @@ def quiet():
         logger.handlers, logger.level, logger.propagate = handlers, level, propagate
 
 
-def test_lightning_speaks_once_and_only_when_something_is_wrong(quiet, caplog):
+def test_lightning_logs_once_and_only_if_something_is_wrong(quiet, caplog):
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     with caplog.at_level("INFO"):
         logger.info("💡 Tip: For seamless cloud uploads and versioning, try installing litmodels")
@@ -475,7 +475,7 @@ def test_a_known_deprecation_is_silent_and_no_other_is(quiet):
     ["paths.cache=s3://bucket/x", "paths.logs=hf://a/b", "artifacts.sft=gs://b/x", "data.path=https://x.y/z.jsonl"]
     + ["resume=s3://b/x.ckpt", "paths.cache=a::b", "run=a::b"],
 )
-def test_an_address_is_no_place_and_refused_before_a_folder_is_made(given):
+def test_a_url_is_not_a_path_and_is_rejected_before_a_folder_is_created(given):
     config = compose_config(["stage=sft"])
     key, _, value = given.partition("=")
     OmegaConf.update(config, key, value)
@@ -483,7 +483,7 @@ def test_an_address_is_no_place_and_refused_before_a_folder_is_made(given):
     assert told.startswith(f"{key}={value}: expected ") and ("chain" in told) == ("::" in value)
 
 
-def test_a_name_of_the_hub_a_drive_and_a_file_with_two_colons_are_places():
+def test_a_hub_name_a_drive_and_a_file_with_two_colons_are_paths():
     assert (
         run_folder.unusable(compose_config(["stage=sft", "data.path=a/b:c@d", "artifacts.pretrain=owner/name"])) == []
     )

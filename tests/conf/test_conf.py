@@ -63,7 +63,7 @@ def test_debugging_never_writes_where_the_real_run_does(stage, debug):
     assert Path(debugged.paths.export) != Path(real.paths.export)
 
 
-def test_a_stage_brings_its_data_and_the_command_line_may_replace_it():
+def test_a_stage_sets_its_data_and_the_command_line_can_replace_it():
     assert compose_config(["stage=rm"]).data == compose_config(["stage=rm", "data=world_preference"]).data
     assert compose_config(["stage=rm", "data=world_text"]).data == compose_config(["stage=pretrain"]).data
 
@@ -96,7 +96,7 @@ def test_a_trainer_is_built_with_every_precision_or_says_why_not(trainer, precis
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(CONF)))
-def test_a_config_file_opens_with_what_it_is_for(file):
+def test_a_config_file_starts_with_what_it_is_for(file):
     lines = file.read_text().splitlines()
     headers = [number for number, line in enumerate(lines) if re.match(r"#\s*@package", line)]
     assert headers in ([], [0]), "Hydra reads `# @package` on the first line only"

@@ -1,4 +1,4 @@
-"""Recipes of published systems: their numbers are in the composed config, and in small they run."""
+"""Recipes of published systems: their numbers are in the composed config, and smoke runs work."""
 
 import re
 from pathlib import Path
@@ -111,7 +111,7 @@ def test_a_recipes_model_has_the_size_that_its_name_says(name):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_shards_its_model_in_bf16_and_states_source_departures_and_gpus(name):
+def test_a_recipe_shards_its_model_in_bf16_and_states_source_differences_and_gpus(name):
     cfg = recipe(name)
     assert cfg.trainer.strategy["_target_"] == "components.training.fsdp.FullySharded"
     assert cfg.trainer.precision == "bf16-mixed"
@@ -121,14 +121,14 @@ def test_a_recipe_shards_its_model_in_bf16_and_states_source_departures_and_gpus
     assert f"{cfg.trainer.devices * cfg.trainer.num_nodes} GPUs" in header or "8 A100" in header
 
 
-def test_vicuna_and_koala_start_from_one_model_and_do_not_overwrite_each_other():
+def test_vicuna_and_koala_start_from_the_same_model_and_do_not_overwrite_each_other():
     vicuna, koala = recipe("vicuna_13b"), recipe("koala_13b")
     assert vicuna.reads.model == koala.reads.model == recipe("llama_13b").paths.export
     assert vicuna.paths.export != koala.paths.export
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_in_small_a_recipe_is_tiny_in_one_process_and_reads_the_world(name):
+def test_a_smoke_run_of_a_recipe_is_tiny_in_one_process_and_reads_the_world(name):
     cfg = recipe(name, "debug=smoke")
     assert cfg.model == compose_config(["stage=sft", "model=tiny"]).model
     assert (cfg.trainer.devices, cfg.trainer.num_nodes, cfg.trainer.strategy) == (1, 1, "auto")
@@ -138,7 +138,7 @@ def test_in_small_a_recipe_is_tiny_in_one_process_and_reads_the_world(name):
 
 
 def smoke(logs: Path, *overrides: str) -> Path:
-    """Runs two steps on one processor; returns the artifact's folder."""
+    """Runs two steps on one CPU; returns the artifact's folder."""
     cfg = compose_config([*overrides, "debug=smoke", f"paths.logs={logs}", "trainer.accelerator=cpu", *QUIET])
     check(cfg)
     dispatch.run(cfg)
@@ -147,7 +147,7 @@ def smoke(logs: Path, *overrides: str) -> Path:
 
 @pytest.fixture(scope="module")
 def smoked(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
-    """One recipe of each kind, in the order in which they hand on."""
+    """One recipe of each kind, in the order in which they build on each other."""
     logs = tmp_path_factory.mktemp("logs")
     smoke(logs, "stage=tokenizer", "data.num_documents=400", "tokenizer.vocab_size=500")
     return logs, {name: smoke(logs, f"experiment={name}", *small) for name, small in SMOKED.items()}

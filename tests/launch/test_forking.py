@@ -1,4 +1,4 @@
-"""A stage that is forked ends with the bits of one in a fresh process; where forking is not safe, it is not done."""
+"""A forked stage ends with the same bits as one in a fresh process; where forking is not safe, it is not done."""
 
 import gc
 import json
@@ -16,7 +16,7 @@ ONE = {"task": "components.tasks.pipeline.pipeline", "trainer": {"devices": 1, "
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_a_stage_is_forked_only_from_a_process_that_has_done_nothing_but_import(monkeypatch):
+def test_a_stage_is_forked_only_from_a_process_that_has_only_imported(monkeypatch):
     monkeypatch.setattr(forking, "ACCELERATORS", ())
     monkeypatch.setattr(threading, "active_count", lambda: 1)
     monkeypatch.setattr(forking, "_num_threads", lambda: 3)
@@ -30,8 +30,8 @@ def test_a_stage_is_forked_only_from_a_process_that_has_done_nothing_but_import(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
-def test_what_was_imported_is_left_to_no_collection_of_a_forked_stage(monkeypatch):
-    """A full collection looks at, and so copies, every page that the fork shares with the process it comes from."""
+def test_no_collection_in_a_forked_stage_touches_what_was_imported(monkeypatch):
+    """A full collection touches, and so copies, every page that the fork shares with its parent."""
     monkeypatch.setattr(forking, "ACCELERATORS", ())
     monkeypatch.setattr(forking, "_threads", 0)
     monkeypatch.setattr(threading, "active_count", lambda: 1)  # whatever threads earlier tests have left

@@ -1,4 +1,4 @@
-"""The first line, which is told before Hydra has composed anything, says what Hydra then says."""
+"""The first line, printed before Hydra has composed anything, matches Hydra's."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ EVERY = [
 
 
 def composed(arguments: list[str]) -> str | None:
-    """The line by Hydra; None of a sweep, and of what does not compose."""
+    """The line by Hydra; None for a sweep and for what does not compose."""
     try:
         with composing.composed(arguments) as cfg:
             hydra = HydraConfig.get()
@@ -33,13 +33,13 @@ def composed(arguments: list[str]) -> str | None:
         return None
 
 
-def test_it_is_what_hydra_says_of_a_usual_command():
+def test_the_line_matches_hydra_for_a_usual_command():
     assert headline.predicted(USUAL) == composed(USUAL) == "stage rm of run small, in /big-disk/small/rm"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", EVERY, ids=" ".join)
-def test_it_is_what_hydra_says_of_every_choice(arguments):
+def test_the_line_matches_hydra_for_every_choice(arguments):
     assert headline.predicted(arguments) == composed(arguments)
 
 
@@ -64,11 +64,11 @@ def test_it_is_what_hydra_says_of_every_choice(arguments):
     ],
     ids=" ".join,
 )
-def test_it_says_nothing_of_what_it_cannot_be_certain(arguments):
+def test_no_line_is_predicted_that_is_not_certain(arguments):
     assert headline.predicted(arguments) is None
 
 
-def test_a_line_is_printed_once_and_another_all_the_same(capsys, monkeypatch):
+def test_a_line_is_printed_once_and_a_different_one_is_still_printed(capsys, monkeypatch):
     monkeypatch.setattr(headline, "_printed", "")
     headline.show(["stage=rm"])
     headline.tell("stage rm of run tiny, in logs/tiny/rm")
@@ -82,8 +82,8 @@ def test_it_needs_neither_hydra_nor_torch():
     assert told.stdout == "set()\n"
 
 
-def test_a_config_with_something_of_its_own_to_say_waits_for_hydra(monkeypatch, tmp_path):
-    """Of the run, of its place or to Hydra, in a group whose files are not read; or in no YAML at all."""
+def test_a_config_that_can_change_the_line_is_left_to_hydra(monkeypatch, tmp_path):
+    """It sets the run, its folder or Hydra in a group whose files are not read, or is not YAML at all."""
     texts = {"stage": "task: x", "model": "a: 1", "data": "run: mine", "debug": "hydra: {mode: MULTIRUN}"}
     for group, text in texts.items():
         (tmp_path / group).mkdir()
@@ -96,7 +96,7 @@ def test_a_config_with_something_of_its_own_to_say_waits_for_hydra(monkeypatch, 
     assert all(headline.predicted([*usual, f"{group}=mine"]) is None for group in ("data", "debug", "experiment"))
 
 
-def test_hydra_composes_no_config_for_a_mode_that_the_command_line_says(monkeypatch):
+def test_hydra_composes_no_config_for_a_mode_that_the_command_line_sets(monkeypatch):
     monkeypatch.setattr(train, "composed_mode", lambda hydra, name, overrides: "composed")
     assert train.mode(None, "train", ["hydra.mode=RUN", "stage=rm"]) is RunMode.RUN
     for overrides in (["stage=rm"], ["hydra.mode=MULTIRUN"], ["hydra.mode=RUN", "hydra.mode=MULTIRUN"]):

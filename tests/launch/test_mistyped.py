@@ -1,4 +1,4 @@
-"""What train.py answers to a command line that it cannot take."""
+"""What train.py answers to an invalid command line."""
 
 import shlex
 import subprocess
@@ -15,7 +15,7 @@ KEYS = ["trainer.max_steps", "stage.optimizer.lr", "seed", "force", "data.path"]
 
 
 def find(unknown, others):
-    """The key that ends like it, as `schema.nearest_key` finds in a config of these keys."""
+    """The key with the same ending, as `schema.nearest_key` finds it in a config of these keys."""
     return next((key for key in KEYS if key.rpartition(".")[2] == unknown.rpartition(".")[2]), "")
 
 
@@ -39,7 +39,7 @@ def find(unknown, others):
         (["rm", "data.path=my file [1].jsonl"], ["stage=rm", "data.path=my file [1].jsonl"]),
     ],
 )
-def test_a_command_that_cannot_be_taken_is_answered_with_the_one_that_was_meant(typed, meant):
+def test_an_invalid_command_is_answered_with_the_one_that_was_meant(typed, meant):
     told = mistyped.answer(typed, find)
     assert told is not None
     assert shlex.split(told.splitlines()[-1].removeprefix("Did you mean: ")) == ["python", "train.py", *meant]
@@ -59,11 +59,11 @@ def test_a_command_that_cannot_be_taken_is_answered_with_the_one_that_was_meant(
         ["stage=rm", "run=it's mine"],
     ],
 )
-def test_a_command_that_hydra_takes_is_left_alone(typed):
+def test_a_command_that_hydra_accepts_is_left_alone(typed):
     assert mistyped.answer(typed, find) is None
 
 
-def test_what_resembles_nothing_is_named_and_a_command_is_not_made_up():
+def test_what_resembles_nothing_is_named_without_a_made_up_command():
     told = mistyped.answer(["stage=rm", "--xyzzy", "3", "plugh"], find)
     assert told is not None
     assert told.splitlines() == [
@@ -88,13 +88,13 @@ def test_an_unknown_key_is_answered_with_the_whole_command():
     ]
 
 
-def test_every_name_of_other_programs_stands_for_a_key_that_exists():
+def test_every_alias_from_other_programs_stands_for_a_key_that_exists():
     cfg = OmegaConf.to_container(composing.compose_config(["stage=rm"]), resolve=True)
     assert set(mistyped.ALIASES.values()) <= set(schema._dotted(cfg, ""))
     assert not set(mistyped.ALIASES) & cfg.keys()
 
 
-def test_train_py_alone_names_every_stage_in_a_line_and_imports_nothing_heavy(tmp_path):
+def test_train_py_alone_lists_every_stage_on_a_line_and_imports_nothing_heavy(tmp_path):
     code = (
         "import sys, train\ntry:\n    train.as_asked()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"

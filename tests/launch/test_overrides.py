@@ -1,4 +1,4 @@
-"""A path on the command line is a path, whatever characters it is made of."""
+"""A path on the command line is a path, whatever characters it contains."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -42,7 +42,7 @@ def parsed(arguments: list[str]) -> list:
 
 
 @pytest.mark.parametrize("path", ODD)
-def test_a_path_is_taken_as_it_is_typed(path):
+def test_a_path_is_taken_literally(path):
     for override, key in zip(parsed([f"{key}={path}" for key in KEYS]), KEYS, strict=True):
         assert override.key_or_group == key and override.value() == path and not override.is_sweep_override()
     (added,) = parsed([f"+data.path={path}"])
@@ -51,11 +51,11 @@ def test_a_path_is_taken_as_it_is_typed(path):
 
 
 @pytest.mark.parametrize("value", ["null", "'quoted, already'", '"also=this"', ""])
-def test_what_hydra_has_a_meaning_for_keeps_it(value):
+def test_values_with_a_meaning_to_hydra_keep_it(value):
     assert as_typed([f"data.path={value}"]) == [f"data.path={value}"]
 
 
-def test_an_interpolation_stays_one():
+def test_an_interpolation_stays_an_interpolation():
     assert parsed(["artifacts.rm=${artifacts.ppo}"])[0].value() == "${artifacts.ppo}"
 
 
@@ -73,7 +73,7 @@ def test_other_arguments_are_left_alone():
     assert as_typed(others) == others
 
 
-def test_in_a_sweep_a_comma_stands_between_paths_unless_one_of_that_name_exists(tmp_path, monkeypatch):
+def test_in_a_sweep_a_comma_separates_paths_unless_one_of_that_name_exists(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = as_typed(["-m", "artifacts.sft=a/step=1,'b,c',d [2]"])
     swept = OverridesParser.create().parse_override(arguments[1])
@@ -87,7 +87,7 @@ def test_in_a_sweep_a_comma_stands_between_paths_unless_one_of_that_name_exists(
 @pytest.mark.parametrize(
     "argument", ["paths.logs=/a b/c", "run=it's", "+reads.dpo=a=b", "data.path=", "run=null", "stage=rm", "x='y'"]
 )
-def test_an_argument_is_shown_as_it_was_typed(argument):
+def test_an_argument_is_shown_as_typed(argument):
     [taken] = as_typed([argument])
     assert as_typed([typed(taken)]) == [taken]
     assert "'" in argument or typed(taken) == argument

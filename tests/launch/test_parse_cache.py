@@ -17,7 +17,7 @@ def test_a_second_compose_parses_no_file_and_no_interpolation():
     assert [info.misses for info in again] == [info.misses for info in parsed]
 
 
-def test_what_one_caller_changes_reaches_no_other(tmp_path):
+def test_changes_by_one_caller_reach_no_other(tmp_path):
     file = tmp_path / "x.yaml"
     file.write_text("a: [1, {b: 2}]")
     with file.open() as one, file.open() as other:

@@ -24,18 +24,18 @@ def fail(tmp_path, monkeypatch):
     return run
 
 
-def test_notes_about_the_command_alone_are_removed_with_every_folder_that_was_made(fail):
+def test_notes_alone_are_removed_with_every_folder_that_was_created(fail):
     assert fail() == fail("checkpoints/inputs.json", "train_process_1.log") == fail(status=130) == []
 
 
-def test_folders_that_were_there_before_stay(fail, tmp_path):
+def test_folders_that_existed_before_stay(fail, tmp_path):
     (tmp_path / "logs/tiny").mkdir(parents=True)
     assert fail() == ["logs", "logs/tiny"]
     (tmp_path / "logs/tiny/rm").mkdir()
     assert "logs/tiny/rm/train.log" in fail()
 
 
-def test_another_run_beside_it_stays(tmp_path, monkeypatch):
+def test_another_run_next_to_it_stays(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit), run_folder.dropped_if_unused():
         run_folder.Folder()._make("logs/tiny/rm")
@@ -45,7 +45,7 @@ def test_another_run_beside_it_stays(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("file", ["checkpoints/last.ckpt", "export/card.json", "events.out.tfevents.1", "notes.txt"])
-def test_whatever_a_run_has_made_is_kept(fail, file):
+def test_anything_that_a_run_has_made_is_kept(fail, file):
     assert f"logs/tiny/rm/{file}" in fail(file)
 
 

@@ -1,4 +1,4 @@
-"""A config against the signatures of what it names: what passes, what is refused, and in which words."""
+"""A config against the signatures of what it names: what passes, what is rejected, and with which message."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -60,7 +60,7 @@ Thing.__module__ = "components.checked"  # counts as ours: its **kwargs are its 
 
 
 def problems(**values: Any) -> list[str]:
-    """The lines that `check` says of a Thing with these values, under the key `stage`."""
+    """The lines that `check` reports for a Thing with these values under the key `stage`."""
     cfg = OmegaConf.create({"stage": {"_target_": f"{HERE}.Thing", **values}})
     try:
         check(cfg)
@@ -115,25 +115,25 @@ def test_values_of_the_annotated_types_pass(values):
         ({"parts": [{"_target_": f"{HERE}.Base", "depth": "x"}]}, "stage.parts[0].depth: expected int, got 'x'"),
     ],
 )
-def test_a_value_of_another_type_is_named_in_full(values, message):
+def test_a_value_of_the_wrong_type_is_named_in_full(values, message):
     assert problems(**values) == [message]
 
 
-def test_a_bound_of_the_annotation_is_told():
+def test_a_bound_of_the_annotation_is_reported():
     assert problems(share=1.5) == ["stage.share: expected float, got 1.5 (Input should be less than or equal to 1)"]
 
 
-def test_an_unknown_key_names_the_nearest_argument():
+def test_an_unknown_key_names_the_closest_argument():
     assert problems(lrr=1e-3) == [f"stage.lrr: {HERE}.Thing has no argument 'lrr'. Did you mean lr?"]
 
 
-def test_an_unknown_key_near_none_lists_the_arguments():
+def test_an_unknown_key_close_to_none_lists_the_arguments():
     assert problems(module={"_target_": f"{HERE}.Point", "x": 1, "zzz": 1}) == [
         f"stage.module.zzz: {HERE}.Point has no argument 'zzz'. It has: x, y."
     ]
 
 
-def test_every_mistake_is_told_at_once():
+def test_all_mistakes_are_reported_at_once():
     assert len(problems(lr="a", steps="b", nmae="c")) == 3
 
 
@@ -141,7 +141,7 @@ def missing(key: str, target: str, expected: str) -> str:
     return f"{key}: missing, and {target} has no default for it; add +{key}=…, expected {expected}"
 
 
-def test_a_missing_argument_is_named_in_full_with_how_to_give_it():
+def test_a_missing_argument_is_named_in_full_with_how_to_add_it():
     with pytest.raises(ConfigError) as error:
         check(OmegaConf.create({"point": {"_target_": f"{HERE}.Point", "y": 1.0}}))
     assert str(error.value) == missing("point.x", f"{HERE}.Point", "int")
@@ -167,7 +167,7 @@ def test_wherever_something_is_built_its_missing_arguments_are_named(values, mes
 
 
 def test_what_a_call_will_pass_is_not_missing():
-    """Unless the annotation says what it passes, it may be anything."""
+    """Unless the annotation says what the call passes, it can pass anything."""
     assert problems(widen={"_target_": "torch.nn.Linear", "_partial_": True, "out_features": 2}) == []
     assert problems(wrap={"_target_": "torch.nn.Linear", "_partial_": True}) == []
     assert problems(module={"_target_": "torch.nn.Linear", "_args_": [2], "out_features": 1}) == []
@@ -178,13 +178,13 @@ class Deep:
 
 
 class Square(Deep):
-    """Gives its base one argument itself and leaves the other to whoever builds it."""
+    """Passes one argument to its base itself and leaves the other to the caller."""
 
     def __init__(self, side: int, **kwargs: Any) -> None:
         super().__init__(width=side, **kwargs)
 
 
-def test_what_a_class_passes_to_its_base_is_not_asked_for(monkeypatch):
+def test_what_a_class_passes_to_its_base_is_not_required(monkeypatch):
     monkeypatch.setattr(Square, "__module__", "components.checked")
     assert required_of(Square) == ["side", "depth"]
     assert required_of(Rejection) == [name for name in required_of(OnPolicy) if name != "beta"]
@@ -203,7 +203,7 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", AT_RUN_TIME)
-def test_every_place_that_is_passed_something_at_run_time_would_lack_it(place, monkeypatch):
+def test_every_target_with_run_time_arguments_would_lack_them_without(place, monkeypatch):
     cfg = compose_config(PLACES[place])
     monkeypatch.setitem(AT_RUN_TIME, place, Passed())
     with pytest.raises(ConfigError, match=rf"^{place}\.\w+: missing"):
@@ -211,7 +211,7 @@ def test_every_place_that_is_passed_something_at_run_time_would_lack_it(place, m
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "rm", "ppo"])
-def test_muon_takes_adamws_place_as_readme_says(stage):
+def test_muon_replaces_adamw_as_the_readme_says(stage):
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
     override = "stage.optimizer._target_=components.training.optimizers.muon"
     assert f"`{override}`" in readme
@@ -229,7 +229,7 @@ def test_interpolated_values_are_checked_where_they_arrive():
     assert str(error.value) == "stage.lr: expected float, got 'fast'"
 
 
-def test_kwargs_of_someone_elses_class_take_anything():
+def test_kwargs_of_another_packages_class_take_anything():
     assert schema_of(takes_anything) == ({"first": int}, True)
     check(OmegaConf.create({"f": {"_target_": f"{HERE}.takes_anything", "first": 1, "whatever": "x"}}))
 
@@ -240,7 +240,7 @@ def test_a_named_tuple_and_a_class_without_constructor_have_schemas_too():
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", "abc"), ("seed", 1.5), ("force", "yes"), ("resume", None)])
-def test_keys_of_no_constructor_have_types_too(key, value):
+def test_keys_that_no_constructor_takes_have_types_too(key, value):
     with pytest.raises(ConfigError, match=f"^{key}: expected"):
         check(OmegaConf.create({key: value}))
 
@@ -285,7 +285,7 @@ VALUES = {
         ),
     ],
 )
-def test_an_override_of_an_unknown_key_is_told_the_nearest(unknown, hint):
+def test_an_override_of_an_unknown_key_suggests_the_closest(unknown, hint):
     arguments = ["stage=rm", f"{unknown}=1", "seed=3"]
     composed = []
 
@@ -306,7 +306,7 @@ def test_a_hint_for_a_sweep_looks_at_its_first_job():
     assert nearest_key("trainer.max_step", arguments, compose) == "trainer.max_steps"
 
 
-def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():
+def test_a_users_class_derived_from_ours_takes_what_its_base_takes():
     class Theirs(Thing):
         pass
 
@@ -326,7 +326,7 @@ def test_a_users_class_made_from_one_of_ours_takes_what_its_base_takes():
         ("num_sanity_val_steps", [-1, 0, 2, None], [-2]),
     ],
 )
-def test_a_number_that_lightning_takes_and_then_fails_over_or_trains_nothing_with_is_refused(name, fine, wrong):
+def test_a_number_that_lightning_accepts_but_fails_or_trains_nothing_with_is_rejected(name, fine, wrong):
     def refused(value: Any) -> bool:
         try:
             check(OmegaConf.create({"trainer": {"_target_": "lightning.Trainer", name: value}}))
@@ -340,7 +340,7 @@ def test_a_number_that_lightning_takes_and_then_fails_over_or_trains_nothing_wit
 
 
 @pytest.mark.parametrize("value", [0, -3])
-def test_a_context_without_a_token_is_refused_and_so_are_no_tokens_at_once(value):
+def test_a_context_of_zero_tokens_and_zero_tokens_at_once_are_rejected(value):
     with pytest.raises(ConfigError, match=f"context: expected int or null, got {value} "):
         check(OmegaConf.create({"context": value}))
     with pytest.raises(ConfigError, match=f"tokens_at_once: expected int, got {value} "):

@@ -52,7 +52,7 @@ def composed(*overrides: str) -> dict:
 
 
 def kinds(*overrides: str) -> dict[str, str]:
-    """What every key of a config is."""
+    """The kind of every key of a config."""
     cfg = composed(*overrides)
     rules = settings.rules_of(cfg)
     found = {key: settings.rule_of(key, rules) for key in settings.flatten(cfg)}
@@ -61,7 +61,7 @@ def kinds(*overrides: str) -> dict[str, str]:
 
 
 def expected(listed: dict[str, str], keys) -> dict[str, str]:
-    """The kinds that a list by hand gives; a name stands for all keys below it, and what is not listed is an input."""
+    """The kinds in a list made by hand; a name stands for all keys below it, and what is not listed is an input."""
     by_name = {name: kind for names, kind in listed.items() for name in names.split()}
     within = {key: [name for name in by_name if key == name or key.startswith(f"{name}.")] for key in keys}
     return {key: by_name[names[0]] if names else INPUT for key, names in within.items()}
@@ -80,7 +80,7 @@ def of_artifacts(cfg: dict) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-def test_every_setting_of_training_is_an_input_or_in_the_list(stage):
+def test_every_setting_of_training_is_an_input_or_listed(stage):
     cfg, found = composed(f"stage={stage}"), kinds(f"stage={stage}")
     listed = NOT_OF_TRAINING | of_artifacts(cfg) | of_data("data")
     listed |= OF_VALIDATION if cfg["export"] == "last" else {}
@@ -95,7 +95,7 @@ def test_every_setting_of_training_is_an_input_or_in_the_list(stage):
 
 
 @pytest.mark.parametrize("stage", MEASURED)
-def test_every_setting_of_measuring_is_an_input_or_in_the_list(stage):
+def test_every_setting_of_measuring_is_an_input_or_listed(stage):
     cfg, found = composed(f"stage={stage}"), kinds(f"stage={stage}")
     listed = NOT_OF_MEASURING | of_artifacts(cfg)
     listed[" ".join(f"trainer.{name}" for name in cfg["trainer"] if name not in ("accelerator", "precision"))] = UNUSED
@@ -107,7 +107,7 @@ def test_every_setting_of_measuring_is_an_input_or_in_the_list(stage):
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
-def test_few_records_of_ones_own_are_trained_on_for_longer(stage):
+def test_a_few_records_of_the_users_own_are_trained_on_for_longer(stage):
     own = {key: kind for key, kind in kinds(f"stage={stage}", "data.path=mine.jsonl").items() if "small_data" in key}
     assert own == dict.fromkeys(("small_data.steps", "small_data.batch", "small_data.patience"), INPUT)
 
@@ -123,12 +123,12 @@ def test_few_records_of_ones_own_are_trained_on_for_longer(stage):
         ["stage=sft", "data.path=mine.jsonl", "small_data.steps=null"],
     ],
 )
-def test_the_world_and_trainings_that_do_not_go_by_epochs_are_as_long_as_they_say(overrides):
+def test_training_on_the_world_or_not_by_epochs_is_as_long_as_it_says(overrides):
     assert not settings.small_data_of(composed(*overrides))
     assert not [key for key in settings.inputs_of(composed(*overrides), {}, "") if "small_data" in key]
 
 
-def test_sizes_of_the_world_are_none_of_data_of_ones_own():
+def test_sizes_of_the_world_do_not_apply_to_other_data():
     own = [
         composed(f"stage={stage}", "model=small", "data.path=mine")["trainer"] for stage in ("pretrain", "sft", "rm")
     ]
@@ -145,11 +145,11 @@ def test_a_tokenizer_is_made_from_its_settings_and_its_data():
 
 
 @pytest.mark.parametrize("stage", [*TRAINED, *MEASURED])
-def test_the_context_is_an_input_of_whatever_runs_a_model(stage):
+def test_the_context_is_an_input_of_every_stage_that_runs_a_model(stage):
     assert kinds(f"stage={stage}")["context"] == INPUT
 
 
-def test_a_setting_that_nobody_thought_of_is_an_input():
+def test_a_setting_without_a_rule_is_an_input():
     cfg = composed("stage=sft")
     cfg = cfg | {"invented": 1, "callbacks": cfg["callbacks"] | {"average": {"decay": 0.9}}}
     inputs = settings.inputs_of(cfg, {}, "")
@@ -157,7 +157,7 @@ def test_a_setting_that_nobody_thought_of_is_an_input():
     assert inputs["callbacks.spike_guard.action"] == "off" and inputs["compile"] is False
 
 
-def test_what_is_read_counts_by_its_content_wherever_its_path_stands():
+def test_what_is_read_counts_by_its_content_wherever_its_path_is_set():
     cfg = {
         "reads": {"model": "logs/sft", "reward": "logs/rm"},
         "stage": {
@@ -189,7 +189,7 @@ def in_other_modules(value):
 
 
 @pytest.mark.parametrize("stage", ["tokenizer", "rm", "ppo", "eval"])
-def test_an_artifact_made_before_a_module_moves_is_up_to_date_after_it(stage, tmp_path):
+def test_an_artifact_made_before_a_module_moves_is_up_to_date_afterwards(stage, tmp_path):
     before = composed(f"stage={stage}")
     after = in_other_modules(before)
     assert after["task"] == f"components.moved.{settings.last_name(before['task'])}"
@@ -215,14 +215,14 @@ def test_settings_of_a_source_that_is_not_read_are_not_used(source, unused, used
     assert {settings.rule_of(f"data.{key}", rules).kind for key in used.split()} == {INPUT}
 
 
-def test_the_worlds_comparisons_and_text_say_nothing_of_models_of_other_data():
+def test_the_worlds_comparisons_and_text_are_not_used_for_models_of_other_data():
     cfg = composed("stage=eval")
     rules = settings.rules_of(cfg | {"data": cfg["data"] | {"path": "a.jsonl"}})
     for key in ("world.seed", "comparisons.comparisons", "text.batch_size"):
         assert settings.rule_of(key, rules).kind == UNUSED
 
 
-def test_when_a_run_validates_is_an_input_where_something_is_decided_by_it():
+def test_when_a_run_validates_is_an_input_if_something_depends_on_it():
     comparing = ["selection.metric", "callbacks.checkpoints.mode"]
     names = [*comparing, *(f"trainer.{name}" for name in settings.VALIDATION)]
 

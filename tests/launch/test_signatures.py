@@ -1,4 +1,4 @@
-"""A signature that is read from source says what that of the imported object says, and takes no import."""
+"""A signature read from source is the same as that of the imported object, and needs no import."""
 
 import re
 import subprocess
@@ -25,7 +25,7 @@ OTHERS = {  # that users' own configs and overrides name
 
 
 def members(annotation: object) -> list[str]:
-    """The members of a union as reported; their order is that of the equal union that `typing` has met first."""
+    """The members of a union as reported; their order is that of the equal union that `typing` has seen first."""
     return sorted(re.split(" or |, |one of ", _describe(annotation)))
 
 
@@ -45,7 +45,7 @@ def told(levels: list[signatures.Level]) -> list[dict]:
 
 
 @pytest.mark.parametrize("target", sorted(WRITTEN | OTHERS))
-def test_the_source_tells_what_the_imported_object_tells(target, monkeypatch):
+def test_the_source_gives_the_same_signature_as_the_imported_object(target, monkeypatch):
     live = list(signatures._live(get_object(target)))
     required = required_of(get_object(target))
     monkeypatch.setattr(signatures, "_is_imported", lambda target: False)
@@ -79,7 +79,7 @@ print([name for name in ("torch", "lightning", "datasets", "numpy") if name in s
     ]
 
 
-def test_a_users_class_made_from_one_of_ours_is_read_and_one_without_source_is_imported(tmp_path):
+def test_a_users_class_derived_from_ours_is_read_and_one_without_source_is_imported(tmp_path):
     (tmp_path / "mine.py").write_text(
         """
 from typing import Any

@@ -98,7 +98,7 @@ def copy_of_the_project(project: Path) -> Path:
 
 
 def train(project: Path, *arguments: str, **environment: str) -> tuple[int, list[dict], str]:
-    """Exit status, what ran, in order, and what was said by `python train.py <arguments>` in the project's folder."""
+    """Exit status, what ran in order, and the output of `python train.py <arguments>` in the project's folder."""
     (project / "ran.jsonl").unlink(missing_ok=True)
     done = subprocess.run(
         [sys.executable, "train.py", *arguments],
@@ -127,7 +127,7 @@ def swept(project) -> list[dict]:
 
 @pytest.mark.slow
 def test_an_experiment_that_is_a_multirun_is_one_plain_command(swept):
-    """No -m, no stage= and no seed= on the command line: the experiment brings them, and every stage runs once."""
+    """No -m, no stage= and no seed= on the command line: the experiment sets them, and every stage runs once."""
     ran = [(note["stage"], note["folder"]) for note in swept]
     assert ran == [
         *(
@@ -166,7 +166,7 @@ def test_a_seed_on_the_command_line_replaces_the_experiments_and_a_single_one_ke
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_jobs_all_fail_ends_with_their_exit_status_and_is_not_summed_up(project):
+def test_a_sweep_whose_jobs_all_fail_ends_with_their_exit_status_and_no_summary(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9", "stages=[sft,ppo,eval]", BROKEN="ppo")
     assert code == 7
     assert [note["folder"] for note in ran] == [
@@ -207,7 +207,7 @@ def test_a_terminated_pipeline_terminates_the_stage_that_it_forked(project):
 
 
 @pytest.mark.slow
-def test_the_others_of_a_sweep_run_and_are_summed_up_though_one_fails(project):
+def test_the_other_jobs_of_a_sweep_run_and_are_summarized_if_one_fails(project):
     code, ran, said = train(project, "-m", "stage=all", "seed=8,9,10", "stages=[sft,ppo]", BROKEN_SEED="9")
     assert code == 7
     assert [note["folder"] for note in ran] == [
@@ -239,7 +239,7 @@ def config_of(*overrides: str, after=("stage=summary",), **params: str):
         (["stage=all", "seed=1,2", "stages=[sft]", "stage.beta=1"], {}, [[]]),
         (["stage=all", "model=tiny,small", "seed=1,2"], {}, [["model=tiny"], ["model=small"]]),
         (["stage=all", "run=a,b", "model=small"], {}, [["model=small", "run=a"], ["model=small", "run=b"]]),
-        (["stage=all", "run=a", "model=tiny,small"], {}, [["run=a"]]),  # both lie in run a, by their model
+        (["stage=all", "run=a", "model=tiny,small"], {}, [["run=a"]]),  # both are in run a, by their model
     ],
 )
 def test_the_summary_is_made_once_per_run_without_what_was_varied(sweep, params, summaries, monkeypatch):
@@ -292,7 +292,7 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
 
 @pytest.mark.parametrize("experiment", ["overoptimisation", "bakeoff", "scaling"])
 def test_sweeps_share_their_first_models_with_a_plain_pipeline_of_the_seed(experiment):
-    """What decides on pretraining and SFT is the same, so that they are up to date."""
+    """The inputs of pretraining and SFT are the same, so they are up to date."""
     for stage in ("pretrain", "sft"):
         plain = compose_config([f"stage={stage}", "seed=3"])
         ours = compose_config([f"experiment={experiment}", f"stage={stage}", "seed=3"])
@@ -335,5 +335,5 @@ def test_a_sweep_of_real_stages_ends_in_a_summary_and_does_nothing_the_second_ti
     assert "Recommended: β" in done.stdout
     command += ["seed=3", "stages=[sft,rm/weak,'ppo/beta=0',overoptimisation]"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert again.returncode == 0 and again.stdout.count("is up to date") == 3  # the fourth shows its figures
+    assert again.returncode == 0 and again.stdout.count("is up to date") == 3  # the fourth shows its results
     assert not re.search(r"\bstep \d|data: ", again.stdout)  # nothing was trained or read

@@ -1,4 +1,4 @@
-"""Every task, shrunk to seconds and run in this process: what it writes, and what it refuses."""
+"""Every task, shrunk to seconds and run in this process: what it writes, and what it rejects."""
 
 import json
 import os
@@ -83,7 +83,7 @@ def logs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stage", [stage for stage in SMALL if stage != "eval"])
-def test_a_stage_writes_an_artifact_whose_card_tells_its_origin(logs, stage):
+def test_a_stage_writes_an_artifact_whose_card_states_its_origin(logs, stage):
     card = store.read_card(logs / f"tiny/{stage}/export")
     assert card["stage"] == stage and card["run"] == "tiny" and card["seed"] == 0
     assert card["metrics"]["seconds"] > 0
@@ -92,7 +92,7 @@ def test_a_stage_writes_an_artifact_whose_card_tells_its_origin(logs, stage):
         assert parent["content"] == store.read_card(parent["path"])["content"]
 
 
-def test_the_pipeline_hands_on_models_of_the_right_kind(logs):
+def test_the_pipeline_passes_on_models_of_the_right_kind(logs):
     for stage in ("pretrain", "sft", "ppo", "dpo", "grpo", "rloo", "rejection"):
         assert store.load_causal_lm(logs / f"tiny/{stage}/export").config.hidden_size == 32
     assert store.load_scalar(logs / "tiny/rm/export").config.hidden_size == 32
@@ -139,7 +139,7 @@ def test_the_model_takes_its_vocabulary_from_the_tokenizer(logs):
     assert store.load_config(logs / "tiny/pretrain/export")[0].vocab_size == tokenizer.vocab_size
 
 
-def test_the_report_has_every_promised_figure(logs):
+def test_the_report_has_every_promised_metric(logs):
     report = json.loads((logs / "tiny/report/report.json").read_text())
     assert list(report["models"]) == ["base", "sft", "ppo", "best-of-16"]
     for figures in report["models"].values():
@@ -178,13 +178,13 @@ def test_two_artifacts_of_one_stage_have_different_names_in_the_report():
     assert evaluate.stage_names(parents) == {"base": "pretrain", "ppo": "ppo", "low": "low"}
 
 
-def test_a_budget_is_what_the_card_says_and_unknown_where_it_does_not():
+def test_a_budget_is_what_the_card_says_and_unknown_if_it_does_not():
     card = {"commit": "abc", "metrics": {"seconds": 90, "budget/generated_tokens": 7.0, "budget/flops": 2e9}}
     assert evaluate.budget_of(card) == {"minutes": 1.5, "generated_tokens": 7.0, "flops": 2e9, "commit": "abc"}
     assert evaluate.budget_of({}) == dict.fromkeys(("minutes", "generated_tokens", "flops", "commit"))
 
 
-def test_a_stage_with_other_settings_needs_to_be_told_to_replace(logs):
+def test_a_stage_with_other_settings_replaces_only_with_force(logs):
     with pytest.raises(ArtifactError, match="seed: 0 → 5"):
         dispatch.run(config("sft", logs, "seed=5"))
 
@@ -197,7 +197,7 @@ def test_a_missing_predecessor_stops_before_any_work(tmp_path):
     assert not (tmp_path / "tiny/ppo/checkpoints").exists()
 
 
-def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weights(logs, tmp_path, monkeypatch):
+def test_a_signal_stops_cleanly_and_the_same_command_resumes_to_the_same_weights(logs, tmp_path, monkeypatch):
     """SIGTERM in the second step of a pretraining: a checkpoint, exit status 143, no artifact; then an unbroken end."""
     known = [
         f"artifacts.tokenizer={logs}/tiny/tokenizer/export",
@@ -234,7 +234,7 @@ def test_a_signal_stops_in_order_and_the_same_command_goes_on_to_the_same_weight
         (["trainer.max_steps=20", *PATIENCE], 16, "early stopping on val/loss"),
     ],
 )
-def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):
+def test_a_limit_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):
     sizes = [one for one in SMALL["sft"] if "max_epochs" not in one]
     read = [f"artifacts.pretrain={logs}/tiny/pretrain/export", *TINY, *sizes]
     dispatch.run(compose_config(["stage=sft", f"paths.logs={tmp_path}", *read, *limits]))
@@ -252,7 +252,7 @@ def test_the_limit_given_on_the_command_line_ends_a_run_and_is_named(logs, tmp_p
         ({"avx2": True}, 512, "32-true"),
     ],
 )
-def test_a_processor_computes_in_bf16_where_that_is_fast(instructions, width, expected, monkeypatch):
+def test_a_cpu_computes_in_bf16_if_that_is_fast(instructions, width, expected, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     cfg = OmegaConf.create({"trainer": {"accelerator": "cpu", "precision": "auto"}})
     assert placement.precision_of(cfg, width) == expected
@@ -272,7 +272,7 @@ def test_sweeps_are_compared_by_what_was_varied(tmp_path):
     }
 
 
-def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path, monkeypatch, caplog):
+def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_resume(tmp_path, monkeypatch, caplog):
     ran = []
     monkeypatch.setattr(spawning, "launch", lambda given, forked: ran.append(given) or (3 if len(ran) == 2 else 0))
     with pytest.raises(SystemExit) as stopped:
@@ -284,12 +284,12 @@ def test_the_pipeline_stops_at_the_first_failure_and_says_how_to_go_on(tmp_path,
     assert "stage=pretrain failed with exit status 3" in caplog.text
 
 
-def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(logs, tmp_path):
+def test_pretraining_continues_from_existing_weights_in_a_context_of_its_own(logs, tmp_path):
     theirs = tmp_path / "theirs"
     shutil.copytree(logs / "tiny/pretrain/export", theirs)
     (theirs / "card.json").unlink()
     small = [o for o in TINY if o.startswith("callbacks")] + SMALL["pretrain"]
-    stay = ["stage.optimizer.lr=0", "stage.optimizer.weight_decay=0"]  # what comes out is what went in
+    stay = ["stage.optimizer.lr=0", "stage.optimizer.weight_decay=0"]  # weights do not change
     dispatch.run(
         compose_config(
             [
@@ -307,7 +307,7 @@ def test_pretraining_goes_on_from_somebodys_weights_in_a_context_of_ones_own(log
     before, after = (store.load_causal_lm(folder).state_dict() for folder in (theirs, made))
     assert all(torch.equal(before[name], value) for name, value in after.items())
     parent = store.read_card(made)["parents"]["tokenizer"]
-    assert parent["content"] == store.content_hash(theirs)  # there is no card to ask
+    assert parent["content"] == store.content_hash(theirs)  # there is no card
     assert store.load_config(made)[0].longest == store.load_config(theirs)[0].longest > 48
 
 
@@ -318,6 +318,6 @@ def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
 
 
 @pytest.mark.parametrize("left_out", ["~callbacks", "callbacks.progress=null"])
-def test_without_our_progress_there_is_no_other_one(tmp_path, left_out):
+def test_without_our_progress_bar_there_is_no_other(tmp_path, left_out):
     cfg = compose_config(["stage=sft", f"paths.logs={tmp_path}", "export=last", left_out])
     assert fit._trainer(cfg, 32, {}).progress_bar_callback is None

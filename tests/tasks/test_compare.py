@@ -1,4 +1,4 @@
-"""stage=compare from the outside: what it writes, how a person goes on, what it refuses, and that the loop closes."""
+"""stage=compare from the outside: what it writes, how a person resumes, what it rejects, and that the loop closes."""
 
 import io
 import json
@@ -47,7 +47,7 @@ def known(world, tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def compare(known, tmp_path, monkeypatch, capsys):
-    """A function that runs stage=compare, with lines typed by a person, and gives what was printed."""
+    """A function that runs stage=compare, with lines typed by a person, and returns what was printed."""
 
     def run(*overrides: str, typed: str = "") -> str:
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
@@ -101,7 +101,7 @@ def test_the_seed_decides_what_is_compared(compare, tmp_path):
     assert found[0] == found[1] != found[2]
 
 
-def test_the_same_command_does_nothing_and_another_setting_must_be_told_to_replace(compare):
+def test_the_same_command_does_nothing_and_another_setting_replaces_only_with_force(compare):
     compare()
     before = (compare.folder / "preferences.jsonl").read_text()
     assert "up to date" in compare()
@@ -116,7 +116,7 @@ def test_the_same_command_does_nothing_and_another_setting_must_be_told_to_repla
     assert (compare.folder / "preferences.jsonl.previous").read_text() == before
 
 
-def test_a_reward_model_ranks_by_its_scores_or_draws_from_them(compare, known):
+def test_a_reward_model_ranks_by_its_scores_or_samples_from_them(compare, known):
     told = compare("judge=reward")
     model = store.load_scalar(known[1].partition("=")[2])
     tokenizer = store.load_tokenizer(known[1].partition("=")[2])
@@ -132,12 +132,12 @@ def test_a_reward_model_ranks_by_its_scores_or_draws_from_them(compare, known):
 
 
 def answers(folder: Path) -> str:
-    """A line per record that was drawn: the letters in their order."""
+    """A line per sampled record: the letters in their order."""
     letters = [" ".join("abcdef"[: len(row["completions"])]) for row in rows(folder / "completions.jsonl")]
     return "\n".join(letters) + "\n"
 
 
-def test_a_person_goes_on_where_they_stopped_and_ends_with_what_one_session_gives(compare):
+def test_a_person_resumes_where_they_stopped_and_ends_with_what_one_session_gives(compare):
     told = compare("judge=human")  # the input ends at once
     assert "1 of " in told and "The same command resumes from here" in told and "no comparison" in told
     drawn = (compare.folder / "completions.jsonl").read_text()
@@ -157,7 +157,7 @@ def test_a_person_goes_on_where_they_stopped_and_ends_with_what_one_session_give
     assert [(compare.folder / name).read_text() for name in ("preferences.jsonl", "completions.jsonl")] == pieces
 
 
-def test_a_person_takes_decisions_back_even_those_of_an_earlier_session(compare):
+def test_a_person_undoes_decisions_even_those_of_an_earlier_session(compare):
     compare("judge=human")
     first = answers(compare.folder).splitlines()[0]
     compare("judge=human", typed=f"{first}\n")
@@ -169,7 +169,7 @@ def test_a_person_takes_decisions_back_even_those_of_an_earlier_session(compare)
     assert after[0]["ranks"] == [max(before[0]["ranks"]) - rank for rank in before[0]["ranks"]]
 
 
-def test_a_persons_rankings_are_not_replaced_unasked_and_never_lost(compare):
+def test_a_persons_rankings_are_replaced_only_with_force_and_never_lost(compare):
     compare("judge=human")
     compare("judge=human", typed=answers(compare.folder).splitlines(keepends=True)[0])
     judged = (compare.folder / "preferences.jsonl").read_text()
@@ -181,7 +181,7 @@ def test_a_persons_rankings_are_not_replaced_unasked_and_never_lost(compare):
     assert not (compare.folder / "preferences.jsonl").exists()
 
 
-def test_prompts_of_several_turns_keep_their_messages_and_need_another_judge_than_the_world(compare, tmp_path):
+def test_prompts_of_several_turns_keep_their_messages_and_need_a_judge_other_than_the_world(compare, tmp_path):
     turns = [
         {"role": "user", "content": "what color is fev ?"},
         {"role": "assistant", "content": "red"},
@@ -213,6 +213,6 @@ def test_a_missing_artifact_is_named_with_the_command_that_makes_it(compare, tmp
         compare(f"artifacts.sft={tmp_path / 'nowhere'}")
 
 
-def test_one_completion_is_nothing_to_compare(compare):
+def test_one_completion_cannot_be_compared(compare):
     with pytest.raises(Exception, match="stage.completions: got 1, expected at least 2"):
         compare("stage.completions=1")

@@ -1,4 +1,4 @@
-"""A stage's floating-point operations are read off its config, and minutes from those."""
+"""A stage's floating-point operations are computed from its config, and minutes from those."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def operations(stage: str, *overrides: str) -> float | None:
 
 @pytest.fixture
 def parameters() -> int:
-    """Of model=tiny with all the pieces that its tokenizer may have."""
+    """Of model=tiny with the largest vocabulary of its tokenizer."""
     shape = compose_config(["stage=pretrain"]).model
     fields = {name: value for name, value in shape.items() if name not in ("_target_", "vocab_size")}
     with torch.device("meta"):
@@ -34,7 +34,7 @@ def test_pretraining_fills_every_row_of_every_step(parameters):
     assert found == pytest.approx(each * 10 * 2 * 64)
 
 
-def test_epochs_take_all_records_and_steps_as_many_as_they_read(parameters):
+def test_epochs_read_all_records_and_steps_only_theirs(parameters):
     assert operations("sft") == per_token(parameters, 26) * 3 * 4000 * 26
     assert operations("rm", "data.comparisons=100") == per_token(parameters, 41) * 2 * 100 * 41
     steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
@@ -47,7 +47,7 @@ def test_a_reward_model_of_a_small_model_is_a_matter_of_minutes():
     assert sum(needed) < 10 * 60 * 100e9
 
 
-def test_what_cannot_be_told_is_not_guessed(monkeypatch):
+def test_what_is_unknown_is_not_guessed(monkeypatch):
     assert operations("ppo") is None
     assert operations("pretrain", "data=text", "data.path=mine.txt") is None
     assert duration.minutes([1e12, None]) is None

@@ -1,4 +1,4 @@
-"""What a command line gives: which limit of training rules, what is said of what a stage has no use for."""
+"""What a command line means: which limit of training applies, and what is reported as unused."""
 
 import logging
 from dataclasses import replace
@@ -30,13 +30,13 @@ SFT, PRETRAIN = {"max_steps": -1, "max_epochs": 3}, {"max_steps": 500, "max_epoc
         (PRETRAIN, {"max_epochs": -1}, (500, -1)),
     ],
 )
-def test_a_limit_of_the_command_line_takes_the_place_of_the_stages_own(stage, overrides, expected):
+def test_a_limit_on_the_command_line_replaces_the_stages_own(stage, overrides, expected):
     trainer = OmegaConf.create(stage | overrides)
     given.settle_limits(trainer, {f"trainer.{name}" for name in overrides})
     assert (trainer.max_steps, trainer.max_epochs) == expected
 
 
-def test_a_limit_in_a_recipe_is_none_of_the_command_line():
+def test_a_limit_in_a_recipe_is_not_one_of_the_command_line():
     trainer = OmegaConf.create(SFT | {"max_steps": 2})
     given.settle_limits(trainer, {"stage", "debug", "trainer"})
     assert (trainer.max_steps, trainer.max_epochs) == (2, 3)
@@ -53,14 +53,14 @@ def test_a_limit_in_a_recipe_is_none_of_the_command_line():
         (["callbacks.early_stopping.patience=null"], (300, 16, None)),
     ],
 )
-def test_few_records_change_nothing_that_the_command_line_says(overrides, expected):
+def test_few_records_change_nothing_that_the_command_line_sets(overrides, expected):
     cfg = compose_config(["stage=sft", "data.path=mine.jsonl", *overrides])
     given.settle(cfg)
     assert (cfg.small_data.steps, cfg.small_data.batch, cfg.small_data.patience) == expected
 
 
 @pytest.mark.parametrize("recipe", ["vicuna_13b", "koala_13b", "instructgpt_sft", "instructgpt_rm"])
-def test_few_records_change_nothing_of_a_published_recipe(recipe):
+def test_few_records_change_nothing_in_a_published_recipe(recipe):
     assert not settings.small_data_of(compose_config([f"experiment={recipe}", "data.path=mine.jsonl"]))
 
 
@@ -77,7 +77,7 @@ def test_an_override_of_what_a_stage_does_not_use_is_found():
     assert found == {line.lstrip("+~").partition("=")[0] for line in not_used}
 
 
-def test_what_validations_are_compared_by_is_not_used_where_nothing_goes_by_them():
+def test_what_validations_are_compared_by_is_not_used_if_nothing_depends_on_it():
     compared = ["selection.metric=val/gold", "selection.mode=max", "callbacks.early_stopping.min_delta=0.1"]
     by = {line.partition("=")[0] for line in compared}
     assert unused("stage=ppo", *compared) == by
@@ -96,7 +96,7 @@ def test_a_group_that_a_stage_does_not_use_is_found():
     assert unused("stage=eval", *given_to_both, "trainer.precision=32-true") == {"lora", "callbacks"}
 
 
-def test_what_is_not_used_is_said_with_the_reason(caplog):
+def test_what_is_not_used_is_reported_with_the_reason(caplog):
     given.say_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
     assert "stage=sft does not use:\n  tokenizer.vocab_size=500 (only stage=tokenizer trains a tok" in caplog.text
     caplog.clear()
@@ -105,7 +105,7 @@ def test_what_is_not_used_is_said_with_the_reason(caplog):
     assert not caplog.text
 
 
-def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
+def test_one_stage_that_uses_an_override_is_enough(caplog):
     shared = ["tokenizer.vocab_size=500", "after_sweep=[]", "+exact.beta=1", "+files.text=x"]
     own = "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3','data.root=r','data.path=${files.text}']"
     cfg = compose_config(["stage=all", *shared, own])
@@ -125,7 +125,7 @@ def test_of_all_stages_one_that_uses_an_override_is_enough(caplog):
     GlobalHydra.instance().clear()
 
 
-def test_arguments_that_do_not_compose_end_the_whole_before_its_first_stage():
+def test_arguments_that_do_not_compose_end_the_pipeline_before_its_first_stage():
     cfg = compose_config(["stage=all"])
     with pytest.raises(ValueError, match=r"stage=sft data.comparisons=3: .*comparisons"):
         given.say_unused_by_all(cfg, {"tokenizer": ["stage=tokenizer"], "sft": ["stage=sft", "data.comparisons=3"]})
@@ -168,7 +168,7 @@ def test_a_model_named_on_the_command_line_must_be_the_one_that_is_read(reads):
         reads(SHAPE, "+model.dropout=0.5", model={"dropout": 0.5})
 
 
-def test_a_run_that_bears_the_name_of_another_model_is_warned_of(reads, caplog):
+def test_a_run_with_the_name_of_another_model_gets_a_warning(reads, caplog):
     reads(replace(SHAPE, num_hidden_layers=9), run="mine")
     assert not caplog.text
     reads(replace(SHAPE, num_hidden_layers=9))
@@ -177,7 +177,7 @@ def test_a_run_that_bears_the_name_of_another_model_is_warned_of(reads, caplog):
 
 
 @pytest.mark.parametrize("unit", ["steps", "epochs"])
-def test_a_minimum_above_the_limit_is_refused(unit):
+def test_a_minimum_above_the_limit_is_rejected(unit):
     """Training would end at the limit, without the validation of its last step."""
     trainer = OmegaConf.create(SFT | {f"max_{unit}": 4, f"min_{unit}": 5})
     with pytest.raises(ValueError, match=rf"trainer.min_{unit}=5 is above trainer.max_{unit}=4"):
@@ -186,7 +186,7 @@ def test_a_minimum_above_the_limit_is_refused(unit):
     given.settle_limits(trainer, {f"trainer.max_{unit}"})
 
 
-def test_a_metric_given_alone_whose_mode_would_export_the_worst_is_refused():
+def test_a_metric_set_alone_whose_mode_would_export_the_worst_is_rejected():
     with pytest.raises(ValueError, match="takes the lowest val/accuracy for the best. Set selection.mode=max"):
         given.check_selection(compose_config(["stage=rm", "selection.metric=val/accuracy"]))
     given.check_selection(compose_config(["stage=rm", "selection={metric: val/accuracy, mode: max}"]))
@@ -206,7 +206,7 @@ def selecting(metric: str, mode: str, *, export: str = "best", patience: int | N
         (selecting("wrong_name", "max", export="last", patience=2), "min"),
     ],
 )
-def test_a_mode_that_takes_the_worst_for_the_best_is_refused(cfg, right):
+def test_a_mode_that_takes_the_worst_for_the_best_is_rejected(cfg, right):
     with pytest.raises(ValueError, match=f"for the best. Set selection.mode={right}"):
         given.check_selection(cfg)
 
@@ -215,7 +215,7 @@ def test_a_mode_that_takes_the_worst_for_the_best_is_refused(cfg, right):
     "cfg",
     [
         selecting("score", "max"),
-        selecting("accuracy", "min", export="last"),  # which nothing goes by
+        selecting("accuracy", "min", export="last"),  # which nothing depends on
         selecting("longer_wins", "min"),  # neither way is better
         selecting("mine", "max"),
         selecting("accuracy", "min", task="evaluate"),
@@ -223,5 +223,5 @@ def test_a_mode_that_takes_the_worst_for_the_best_is_refused(cfg, right):
         OmegaConf.create({"task": "components.tasks.fit.fit", "callbacks": None}),
     ],
 )
-def test_other_selections_are_not_refused(cfg):
+def test_other_selections_are_not_rejected(cfg):
     given.check_selection(cfg)

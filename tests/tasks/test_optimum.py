@@ -32,7 +32,7 @@ def test_the_experiment_composes_every_stage_on_the_table_world(stage):
     assert cfg.paths.export == f"logs/optimum/{stage}/export"
 
 
-def test_all_methods_have_one_beta_one_reference_and_as_many_responses():
+def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
     beta = EXPERIMENT.exact.beta
     drawn = {}
     for stage in METHODS:
@@ -72,7 +72,7 @@ def small(logs, *more):
     return compose_config(["stage=optimum", *places, "stage.max_new_tokens=2", *missing, *more])
 
 
-def test_the_task_writes_figures_a_page_and_a_picture(logs, capsys):
+def test_the_task_writes_metrics_a_page_and_a_picture(logs, capsys):
     dispatch.run(small(logs))
     found = json.loads((logs / "out/optimum.json").read_text())
     assert set(found["methods"]) == {"ppo", "best_of_n"}

@@ -1,4 +1,4 @@
-"""What a stage reads and nobody has made is made first, where the command line leaves that to us."""
+"""Missing artifacts that a stage reads are made first, if the command line leaves that to us."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(autouse=True)
 def copies(monkeypatch) -> None:
-    """Stages are looked through by copies of what is composed once."""
+    """Stages are checked on copies of what is composed once."""
     monkeypatch.setattr(composing, "compose_config", compose_config)
 
 
@@ -54,7 +54,7 @@ def missing(*overrides: str) -> dict[str, list[str]]:
     }
 
 
-def test_a_fresh_clone_makes_all_that_a_stage_needs_in_order_with_the_same_overrides(logs):
+def test_a_fresh_clone_makes_everything_a_stage_needs_in_order_with_the_same_overrides(logs):
     steps = missing("stage=rm", "model=small", "seed=3", "trainer.max_steps=60")
     assert list(steps) == ["tokenizer", "pretrain", "sft"]
     assert set(map(tuple, steps.values())) == {("model=small", "seed=3", "trainer.max_steps=60")}
@@ -69,12 +69,12 @@ def test_only_what_is_missing_is_made(make):
     assert missing("stage=pretrain") == {}
 
 
-def test_what_concerns_the_stage_alone_is_not_handed_on(logs):
+def test_overrides_for_the_stage_alone_are_not_passed_on(logs):
     own = ["stage.optimizer.lr=1e-4", "data.comparisons=60", "data.batch_size=4", "examination=null", "force=true"]
     assert missing("stage=rm", *own) == {"tokenizer": [], "pretrain": [], "sft": []}
 
 
-def test_a_key_that_is_added_reaches_those_who_have_its_group(logs):
+def test_an_added_key_reaches_the_parents_that_have_its_group(logs):
     steps = missing("stage=sft", "+model.dropout=0.1", "+callbacks.mine=null")
     assert steps == {stage: ["+model.dropout=0.1", "+callbacks.mine=null"] for stage in ("tokenizer", "pretrain")}
 
@@ -89,7 +89,7 @@ def test_the_jobs_of_a_sweep_share_their_parents(logs, monkeypatch):
     "named",
     ["artifacts.sft=nowhere", "from=other", "reads.model=nowhere", "parents=never", "artifacts.tokenizer=nowhere"],
 )
-def test_a_parent_that_is_named_is_never_made_in_its_place(named, logs):
+def test_a_parent_that_the_command_line_names_is_never_made(named, logs):
     with pytest.raises(ArtifactError, match=r"no \w+ artifact at .*Make it with: python train.py stage="):
         missing("stage=rm", named)
 
@@ -102,19 +102,19 @@ def test_torchrun_and_srun_make_no_parents(logs, monkeypatch):
         missing("stage=rm")
 
 
-def test_data_of_ones_own_say_nothing_of_parents_unless_they_are_asked_for(logs):
+def test_other_data_make_no_parents_unless_they_are_asked_for(logs):
     mine = ["stage=rm", "data=preference", "data.path=pairs.jsonl"]
     with pytest.raises(ArtifactError, match="do not say what its parents learn from; parents=auto makes them"):
         missing(*mine)
     assert missing(*mine, "parents=auto") == {"tokenizer": [], "pretrain": [], "sft": []}
 
 
-def test_nor_does_an_experiment(logs):
+def test_an_experiment_makes_no_parents(logs):
     with pytest.raises(ArtifactError, match="experiment=vicuna_13b does not say what"):
         missing("experiment=vicuna_13b", "debug=smoke", "run=x")
 
 
-def test_nor_is_a_parent_made_of_another_world(make):
+def test_a_parent_from_another_world_is_not_made(make):
     make("tokenizer"), make("sft")
     with pytest.raises(ArtifactError, match="no rejection artifact"):
         missing("stage=optimum", "model=micro", "run=tiny")
@@ -127,7 +127,7 @@ def test_parents_are_named_by_the_run_that_made_them(make):
     assert cfg.reads.model == "logs/tiny/sft/export" and cfg.paths.export == "logs/mine/rm/export"
 
 
-def test_of_a_pipeline_that_starts_from_another_run_each_stage_reads_what_the_one_before_made(logs):
+def test_in_a_pipeline_from_another_run_each_stage_reads_what_the_one_before_made(logs):
     steps = plan.steps_of(compose_config(["stage=all", "run=mine", "from=tiny", "stages=[rm,ppo]"]))
     with composing.composed(steps[1].arguments) as ppo:
         assert dict(ppo.reads) == {
@@ -137,14 +137,14 @@ def test_of_a_pipeline_that_starts_from_another_run_each_stage_reads_what_the_on
         }
 
 
-def test_the_folder_of_a_stage_stands_for_its_artifact(make):
+def test_the_folder_of_a_stage_resolves_to_its_artifact(make):
     folder = make("pretrain").parent
     cfg = compose_config(["stage=sft", f"artifacts.pretrain={folder}"])
     parents.settle(cfg)
     assert cfg.reads.model == cfg.stage.model.path == f"{folder}/export"
 
 
-def test_a_model_from_elsewhere_is_where_later_stages_start_if_its_run_has_no_sft_model(make, capsys):
+def test_later_stages_start_from_model_path_if_its_run_has_no_sft_model(make, capsys):
     theirs = make("sft", run="theirs")
     overrides = ["stage=rm", "model=hf", f"model.path={theirs}"]
     cfg = compose_config(overrides)
@@ -169,13 +169,13 @@ def test_a_finished_stage_names_the_command_that_keeps_both(make):
 
 
 @pytest.mark.parametrize("setting", ["parents=always", "from=null"])
-def test_other_values_are_refused(setting):
+def test_other_values_are_rejected(setting):
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         check(compose_config(["stage=rm", setting]))
 
 
 @pytest.mark.slow
-def test_one_command_makes_a_reward_model_from_nothing(tmp_path):
+def test_one_command_makes_a_reward_model_from_scratch(tmp_path):
     overrides = ["stage=rm", "model=micro", "data.comparisons=60", "trainer.max_steps=2", "examination=null"]
     command = [sys.executable, str(ROOT / "train.py"), *overrides]
     refused = subprocess.run([*command, "parents=never"], cwd=tmp_path, capture_output=True, text=True)

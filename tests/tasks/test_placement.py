@@ -59,7 +59,7 @@ def made(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def stopped(monkeypatch):
-    """The tasks end once they have run their models, whatever these say."""
+    """The tasks end once they have run their models, whatever these return."""
 
     def enough(*_: object, **__: object) -> None:
         raise Enough
@@ -71,7 +71,7 @@ def stopped(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", MEASURING)
-def test_a_task_runs_all_models_that_it_loads_at_its_place_in_its_precision(
+def test_a_task_runs_all_models_that_it_loads_on_its_device_in_its_precision(
     stage, made, stopped, tmp_path, monkeypatch
 ):
     loaded, held, autocast = [], [], []
@@ -106,11 +106,11 @@ def test_a_place_is_where_the_trainer_of_the_config_would_train():
     model = Place.of(config(precision="bf16-true"), 64).hold(tiny_models.random_model(40))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16} and not model.training
     with Place.of(config(precision="bf16-true"), 64).running():
-        assert torch.tensor(0.5).dtype == torch.float32  # figures are no part of the model
+        assert torch.tensor(0.5).dtype == torch.float32  # metrics are not part of the model
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the GPU that is asked for")
-def test_an_accelerator_that_is_not_there_is_refused_as_in_training():
+def test_an_accelerator_that_is_not_available_is_rejected_as_in_training():
     with pytest.raises(Exception, match="No supported gpu backend found"):
         Place.of(config(accelerator="gpu"), 64)
 
@@ -128,14 +128,14 @@ def test_an_accelerator_that_is_not_there_is_refused_as_in_training():
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
 )
-def test_running_out_of_memory_names_the_setting_that_needs_less(task, named, error):
+def test_running_out_of_memory_names_the_setting_to_lower(task, named, error):
     cfg = OmegaConf.create({"task": task, "tokens_at_once": 64, "data": {"batch_size": 8}})
     with pytest.raises(ValueError) as caught, placement.in_memory(cfg):
         raise error
     assert named in str(caught.value) and str(error) in str(caught.value)
 
 
-def test_another_error_is_not_taken_for_a_lack_of_memory():
+def test_another_error_is_not_mistaken_for_running_out_of_memory():
     with pytest.raises(RuntimeError, match="shapes differ"), placement.in_memory(OmegaConf.create({})):
         raise RuntimeError("shapes differ")
 
@@ -147,7 +147,7 @@ class Prompts:
 @pytest.mark.parametrize(
     ("room", "shorter"), [(60, "Set data.max_prompt=40"), (20, "Set a smaller stage.max_new_tokens")]
 )
-def test_a_reward_model_that_reads_less_than_the_policy_says_is_refused(room, shorter, tmp_path: Path, small_tokenizer):
+def test_a_reward_model_too_short_for_prompt_and_response_is_rejected(room, shorter, tmp_path: Path, small_tokenizer):
     model = tiny_models.random_scalar(small_tokenizer.vocab_size, max_position_embeddings=room)
     store.write_artifact(tmp_path / "rm", card={}, tokenizer=small_tokenizer, model=model)
     cfg = {"reads": {"reward": str(tmp_path / "rm")}, "context": None, "stage": {"max_new_tokens": 20}}

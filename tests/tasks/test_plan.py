@@ -1,4 +1,4 @@
-"""All stages of a pipeline are looked through before the first runs: settings, parents and data of each."""
+"""All stages of a pipeline are checked before the first runs: settings, parents and data of each."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ STAGES = "stages=[tokenizer,pretrain,sft,rm]"
 
 @pytest.fixture(autouse=True)
 def copies(monkeypatch) -> None:
-    """Stages are looked through by copies of what is composed once."""
+    """Stages are checked on copies of what is composed once."""
     monkeypatch.setattr(composing, "compose_config", compose_config)
 
 
@@ -41,7 +41,7 @@ def files(tmp_path) -> list[str]:
     return ["experiment=files", f"paths.logs={tmp_path}/logs", *(f"files.{k}={tmp_path}/{k}.jsonl" for k in rows)]
 
 
-def test_what_each_stage_makes_the_later_ones_may_read(files, tmp_path):
+def test_later_stages_can_read_what_each_stage_makes(files, tmp_path):
     steps = looked_through(*files)
     assert [step.entry for step in steps] == ["tokenizer", "pretrain", "sft", "rm", "ppo", "eval"]
     assert f"data.path='{tmp_path}/chat.jsonl'" in steps[2].arguments
@@ -56,7 +56,7 @@ def test_a_file_that_is_not_there_is_named_by_the_key_that_the_user_set(files, k
         looked_through(*wrong)
 
 
-def test_a_wrong_path_of_the_command_line_keeps_its_own_key(tmp_path):
+def test_a_wrong_path_on_the_command_line_keeps_its_own_key(tmp_path):
     logs = f"paths.logs={tmp_path}"
     with pytest.raises(SourceError, match=r"Set data\.path to one"):
         looked_through(logs, "stages=[tokenizer]", "overrides.tokenizer=['data=text','data.path=no.txt']")
@@ -64,19 +64,19 @@ def test_a_wrong_path_of_the_command_line_keeps_its_own_key(tmp_path):
         looked_through(logs, "overrides.eval=['comparisons.path=no.jsonl']")
 
 
-def test_a_mistake_in_the_last_stage_is_told_before_the_first(tmp_path):
+def test_a_mistake_in_the_last_stage_is_reported_before_the_first(tmp_path):
     with pytest.raises(ConfigError, match=r"stage\.beta: expected float, got 'much'"):
         looked_through(f"paths.logs={tmp_path}", "overrides.ppo=['stage.beta=much']")
 
 
-def test_a_parent_that_no_stage_before_makes_is_missing(tmp_path):
+def test_a_parent_that_no_earlier_stage_makes_is_missing(tmp_path):
     with pytest.raises(ArtifactError, match=f"no pretrain artifact at {tmp_path}/tiny/pretrain/export"):
         looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,sft,pretrain]")
     with pytest.raises(ArtifactError, match="no sft artifact at /nowhere"):
         looked_through(f"paths.logs={tmp_path}", STAGES, "artifacts.sft=/nowhere")
 
 
-def test_data_that_a_stage_before_writes_need_not_be_there(tmp_path):
+def test_data_that_an_earlier_stage_writes_need_not_exist(tmp_path):
     made = f"{tmp_path}/tiny/compare/preferences.jsonl"
     rm = f"overrides.rm=['data=preference','data.path={made}']"
     looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,pretrain,sft,compare,rm]", rm)
@@ -84,6 +84,6 @@ def test_data_that_a_stage_before_writes_need_not_be_there(tmp_path):
         looked_through(f"paths.logs={tmp_path}", STAGES, rm)
 
 
-def test_looking_writes_nothing(tmp_path):
+def test_checking_writes_nothing(tmp_path):
     looked_through(f"paths.logs={tmp_path}", STAGES)
     assert list(Path(tmp_path).iterdir()) == []

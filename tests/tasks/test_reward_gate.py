@@ -19,19 +19,19 @@ RANKING = {"pairs": 1415, "prompts": 12, "accuracy": 0.7, "accuracy_ci": [0.64, 
 
 
 def config(tmp_path, *more, stage="ppo", figures=None, ranking=RANKING):
-    """A stage's config that reads a reward model with these figures in its card; None: without an examination."""
+    """A stage's config that reads a reward model with these metrics in its card; None: without an examination."""
     examination = {} if figures is None else {"examination": {"figures": figures, "ranking": ranking}}
     store.write_artifact(tmp_path / "rm", card={"stage": "rm", **examination})
     return compose_config([f"stage={stage}", "run=mine", f"artifacts.rm={tmp_path}/rm", *more])
 
 
-def test_a_healthy_reward_model_is_trained_against_in_silence(tmp_path, caplog):
+def test_a_healthy_reward_model_is_trained_against_without_a_warning(tmp_path, caplog):
     reward_gate.check_reward_model(config(tmp_path, figures=HEALTHY))
     assert caplog.text == ""
 
 
 @pytest.mark.parametrize("stage", ["ppo", "grpo", "rloo", "rejection"])
-def test_a_failing_reward_model_is_refused_with_reasons_and_commands(stage, tmp_path):
+def test_a_failing_reward_model_is_rejected_with_reasons_and_commands(stage, tmp_path):
     cfg = config(tmp_path, stage=stage, figures={**HEALTHY, "accuracy_low": 0.41, "ece": 0.5})
     with pytest.raises(ArtifactError) as refused:
         reward_gate.check_reward_model(cfg)
@@ -63,7 +63,7 @@ def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(
     assert f"the reward model at {tmp_path}/rm was not examined" in caplog.text
 
 
-def test_a_reward_model_that_was_right_on_both_of_two_pairs_is_trained_against_with_a_warning(tmp_path, caplog):
+def test_a_reward_model_that_was_correct_on_both_of_two_pairs_is_trained_against_with_a_warning(tmp_path, caplog):
     perfect = {**HEALTHY, "accuracy_low": 0.342, "gold_accuracy_low": None, "ece": 0.4}
     ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.342, 1.0]}
     reward_gate.check_reward_model(config(tmp_path, figures=perfect, ranking=ranking))
@@ -78,13 +78,13 @@ def test_a_stage_that_reads_no_reward_model_has_no_gate(caplog):
     assert caplog.text == ""
 
 
-def test_a_limit_on_what_is_no_figure_stops_every_stage_before_any_work():
+def test_a_limit_on_an_unknown_metric_stops_every_stage_before_any_work():
     expected = "'min_acuracy' is not a limit; expected min_ or max_ followed by one of: accuracy"
     with pytest.raises(ValueError, match=expected):
         reward_gate.check_reward_model(compose_config(["stage=rm", "+gate.warn.min_acuracy=0.5"]))
 
 
-def test_a_limit_that_is_no_number_is_named_in_full():
+def test_a_limit_that_is_not_a_number_is_named_in_full():
     with pytest.raises(ConfigError, match="gate: expected .*'min_accuracy_low': 'high'"):
         check(compose_config(["stage=rm", "gate.refuse.min_accuracy_low=high"]))
 
@@ -97,7 +97,7 @@ def test_only_a_reward_model_with_an_examination_is_examined():
 
 
 def test_whole_weights_are_examined_and_not_those_of_the_module(tmp_path, monkeypatch, capsys, caplog):
-    """As with sharded ones: the module itself is never called, and where nothing is held out nothing is written."""
+    """As with sharded ones: the module itself is never called, and if nothing is held out, nothing is written."""
     model, other = random_scalar(300), random_scalar(300, seed=1)
     seen = []
     monkeypatch.setattr(reward_gate, "instantiate", lambda made: lambda *given: seen.append(given) or {})

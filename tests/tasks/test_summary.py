@@ -1,4 +1,4 @@
-"""The tasks that join runs: the summary of a sweep from its jobs' results, and which PPO runs one asks about."""
+"""The tasks that combine runs: the summary of a sweep from its jobs' results, and which PPO runs are compared."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def write(file: Path, value: dict) -> None:
 
 @pytest.fixture
 def run(tmp_path) -> Path:
-    """A run whose sweeps varied the seed, and the seed beside another key."""
+    """A run whose sweeps varied the seed, and the seed together with another key."""
     run = tmp_path / "logs/tiny"
     golds = {"seed=3": 1.0, "seed=10": 1.4, "seed=3,stage.beta=0.2": 0.5, "overrides.ppo=[a=1,b=2],seed=4": 0.25}
     for name, gold in golds.items():
@@ -37,14 +37,14 @@ def summed_up(run: Path) -> dict:
     return json.loads((run / "summary/summary.json").read_text())
 
 
-def test_jobs_that_differ_in_the_seed_alone_are_one_group(run):
+def test_jobs_that_differ_only_in_the_seed_are_one_group(run):
     groups = jobs_by_group(run)
     seeds = {group: [job.seed for job in jobs] for group, jobs in groups.items()}
     assert seeds == {"": ["3", "10"], "stage.beta=0.2": ["3"], "overrides.ppo=[a=1,b=2]": ["4"]}
     assert sorted(groups[""][0].scaling) == [40, 2500]
 
 
-def test_the_summary_is_figures_a_page_and_pictures(run, capsys):
+def test_the_summary_is_metrics_a_page_and_pictures(run, capsys):
     (run / "summary").mkdir()
     found = summed_up(run)["groups"]
     assert found[""]["report"]["models"]["ppo"]["gold"]["values"] == [1.0, 1.4]
@@ -58,12 +58,12 @@ def test_the_summary_is_figures_a_page_and_pictures(run, capsys):
     assert "1.20 ± 2.54" in told and "summary.md" in told
 
 
-def test_a_run_without_a_sweep_is_told_how_to_make_one(tmp_path):
+def test_a_run_without_a_sweep_says_how_to_make_one(tmp_path):
     with pytest.raises(ValueError, match=r"no sweep in .*tiny.*python train.py -m stage=all run=tiny seed=3,4,5,6,7"):
         summed_up(tmp_path / "logs/tiny")
 
 
-def test_a_sweep_that_measured_nothing_is_no_error(tmp_path, capsys):
+def test_a_sweep_that_measured_nothing_is_not_an_error(tmp_path, capsys):
     (tmp_path / "logs/tiny/seed=3/sft").mkdir(parents=True)
     summary_task.summary(compose_config(["stage=summary", f"paths.logs={tmp_path}/logs"]))
     assert "nothing to summarize" in capsys.readouterr().out
@@ -74,7 +74,7 @@ def ppo_card(folder: Path, beta: float, reward: str = "mine", stage: str = "ppo"
     write(folder / "export/card.json", {"stage": stage, "inputs": {"stage.beta": beta}, "parents": parents})
 
 
-def test_the_ppo_runs_on_a_reward_model_are_found_by_rising_beta(tmp_path, caplog):
+def test_the_ppo_runs_against_a_reward_model_are_found_by_increasing_beta(tmp_path, caplog):
     for name, beta in (("b", 0.1), ("a", 1.0), ("c", 0.0)):
         ppo_card(tmp_path / "ppo" / name, beta)
     ppo_card(tmp_path / "ppo/old", 0.2, reward="another")
@@ -85,14 +85,14 @@ def test_the_ppo_runs_on_a_reward_model_are_found_by_rising_beta(tmp_path, caplo
     assert "ppo/old is left out: it was trained against a reward model other than" in caplog.text
 
 
-def test_the_ppo_runs_of_a_sweep_beside_the_single_run_are_found_too(tmp_path):
+def test_the_ppo_runs_of_a_sweep_next_to_the_single_run_are_found_too(tmp_path):
     ppo_card(tmp_path / "ppo/beta=0", 0.0)
     ppo_card(tmp_path / "ppo-sweep/stage.beta=0.2", 0.2)
     found = ppo_runs(str(tmp_path / "ppo"), "mine")
     assert [(beta, folder.parent.name) for beta, (folder, _) in found.items()] == [(0.0, "ppo"), (0.2, "ppo-sweep")]
 
 
-def test_two_runs_of_one_beta_and_no_run_at_all_are_refused(tmp_path):
+def test_two_runs_of_the_same_beta_and_no_run_at_all_are_rejected(tmp_path):
     with pytest.raises(ArtifactError, match="no PPO run against this reward model .*experiment=overoptimisation"):
         ppo_runs(str(tmp_path), "mine")
     ppo_card(tmp_path / "a", 0.1)

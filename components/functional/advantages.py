@@ -27,11 +27,11 @@ def token_rewards(score: Tensor, kl: Tensor, mask: Tensor, *, beta: float) -> Te
 
 
 def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimates over one response per row.
+    """Generalized advantage estimates over one response per row.
 
     A_t = d_t + gamma·lam·A_{t+1},  d_t = r_t + gamma·V_{t+1} − V_t,  V past the last real token = 0.
-    t+1 is the next real token: masked places are skipped, and add no reward, no value and no decay.
-    rewards, values: (B, R), one unit. mask: (B, R) bool, True on response tokens, holes allowed.
+    t+1 is the next real token: masked entries are skipped, and add no reward, no value and no decay.
+    rewards, values: (B, R), in the same unit. mask: (B, R) bool, True on response tokens, holes allowed.
     Returns (advantages, returns = advantages + values), (B, R), 0 where masked, not whitened.
     Raises ValueError if shapes differ.  Source: Schulman et al. 2016, eq. 16.
     """
@@ -54,14 +54,14 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 def group_relative(
     rewards: Tensor, *, group_size: int, variant: Literal["grpo", "dr_grpo", "rloo"], eps: float
 ) -> Tensor:
-    """Advantage of each response over the others to its prompt; exactly 0 where a group's rewards are equal.
+    """Advantage of each response over the others to the same prompt; exactly 0 if all rewards of a group are equal.
 
     grpo     (r − mean) / (std + eps), std unbiased     Shao et al. 2024 (DeepSeekMath), section 4.1
     dr_grpo  r − mean                                   Liu et al. 2025 (Dr. GRPO), section 3
     rloo     r − mean of the other responses            Ahmadian et al. 2024
 
-    rewards: (N,), the group_size responses of a prompt side by side. eps: used by grpo only. Returns (N,).
-    Raises ValueError for groups of one, N not a multiple of group_size, or another variant.
+    rewards: (N,), the group_size responses to a prompt next to each other. eps: used by grpo only. Returns (N,).
+    Raises ValueError if group_size < 2, N is not a multiple of group_size, or the variant is unknown.
     """
     if group_size < 2:
         raise ValueError(f"group_relative: expected group_size of at least 2, got {group_size}")
@@ -71,15 +71,15 @@ def group_relative(
             f"{tuple(rewards.shape)}"
         )
     grouped = at_least_float32(rewards).view(-1, group_size)
-    centred = grouped - grouped.mean(dim=1, keepdim=True)
+    centered = grouped - grouped.mean(dim=1, keepdim=True)
     if variant == "grpo":
-        advantages = centred / (grouped.std(dim=1, keepdim=True) + eps)
+        advantages = centered / (grouped.std(dim=1, keepdim=True) + eps)
     elif variant == "dr_grpo":
-        advantages = centred
+        advantages = centered
     elif variant == "rloo":
-        advantages = centred * (group_size / (group_size - 1))
+        advantages = centered * (group_size / (group_size - 1))
     else:
         raise ValueError(f"group_relative: expected variant grpo, dr_grpo or rloo, got {variant!r}")
-    # the mean of equal numbers is rounded, and the remainder over eps is no longer negligible
+    # The mean of equal numbers is rounded, and the remainder divided by eps is not negligible.
     all_equal = (grouped == grouped[:, :1]).all(dim=1, keepdim=True)
     return torch.where(all_equal, 0.0, advantages).reshape(-1)

@@ -4,8 +4,8 @@
 def adaptive_beta(beta: float, kl: float, episodes: int, *, target: float, horizon: int) -> float:
     """Next KL coefficient: beta·(1 + e·episodes/horizon),  e = clip(kl/target − 1, −0.2, 0.2).
 
-    kl: mean over the batch of the summed KL of a response to the reference, nats. episodes: responses in the
-    batch. target: nats. horizon: episodes. Raises ValueError if target or horizon is not above 0.
+    kl: each response's KL to the reference, summed over its tokens, mean over the batch, nats. episodes: responses
+    in the batch. target: nats. horizon: episodes. Raises ValueError if target or horizon is not above 0.
     Source: Ziegler et al. 2019, section 2.2.
     """
     if target <= 0 or horizon <= 0:

@@ -1,4 +1,4 @@
-"""Figures to plan and to judge by: known optima, unbiased estimates, accuracy and calibration."""
+"""Statistics to plan with and to evaluate by: KL of best-of-n, majority vote, ranking accuracy and calibration."""
 
 import math
 
@@ -8,7 +8,7 @@ from components.functional.shapes import at_least_float32, same_shape
 
 
 def best_of_n_kl(n: int) -> float:
-    """KL of the best of n samples from the policy, in nats: ln n − (n−1)/n; exact if scores never tie.
+    """KL of the best of n samples to the policy, in nats: ln n − (n−1)/n; exact if scores never tie.
 
     Raises ValueError if n < 1.  Source: Stiennon et al. 2020, appendix G.3.
     """
@@ -18,10 +18,10 @@ def best_of_n_kl(n: int) -> float:
 
 
 def majority_credit(answers: Tensor, correct: Tensor) -> Tensor:
-    """Probability that a majority vote over k answers is right, ties broken by a fair draw among the leaders.
+    """Probability that a majority vote over k answers is correct, ties broken uniformly at random among the leaders.
 
     answers: (B, k) int64, equal numbers for equal answers. correct: (B,) int64. Returns (B,) in [0, 1].
-    Raises ValueError if shapes do not fit.  Source: Wang et al. 2023 (self-consistency), section 2.
+    Raises ValueError if shapes do not match.  Source: Wang et al. 2023 (self-consistency), section 2.
     """
     if answers.dim() != 2 or correct.shape != answers.shape[:1]:
         raise ValueError(
@@ -32,14 +32,14 @@ def majority_credit(answers: Tensor, correct: Tensor) -> Tensor:
     most = votes.amax(dim=1)
     leading = votes == most[:, None]
     num_leaders = leading.sum(dim=1) / most
-    right = (leading & (answers == correct[:, None])).any(dim=1)
-    return right / num_leaders
+    correct_leads = (leading & (answers == correct[:, None])).any(dim=1)
+    return correct_leads / num_leaders
 
 
 def ranking_credit(margins: Tensor) -> Tensor:
-    """What each ranked pair counts: 1 for a margin r_better − r_worse above 0, ½ for a tie, 0 below.
+    """What each ranked pair adds to accuracy: 1 for a margin r_better − r_worse above 0, ½ for a tie, 0 below.
 
-    margins: any shape, also the result's, in at least float32.
+    margins: any shape. Returns the same shape, in at least float32.
     """
     margins = at_least_float32(margins)
     return ((margins > 0).to(margins.dtype) + (margins >= 0).to(margins.dtype)) / 2
@@ -48,14 +48,14 @@ def ranking_credit(margins: Tensor) -> Tensor:
 def calibration_error(confidence: Tensor, correct: Tensor, *, num_bins: int) -> Tensor:
     """Expected calibration error of two-way choices: Σ_b (n_b/n)·|accuracy_b − mean confidence_b|.
 
-    Equal bins from ½ to 1, for the confidence in the chosen side is never below ½.
-    confidence: (P,) in [½, 1]. correct: (P,) bool. Returns a scalar in [0, 1]; 0 without pairs.
+    Bins of equal width from ½ to 1, since the confidence in the chosen side is never below ½.
+    confidence: (P,) in [½, 1]. correct: (P,) bool, or float credit in [0, 1]. Returns a scalar in [0, 1]; 0 if P = 0.
     Raises ValueError if shapes differ, or for a confidence outside [½, 1].  Source: Guo et al. 2017, eq. 3.
     """
     same_shape("calibration_error", confidence=confidence, correct=correct)
     confidence = at_least_float32(confidence)
     if ((confidence < 0.5) | (confidence > 1)).any():
-        raise ValueError("calibration_error: expected each confidence in [0.5, 1], that of the chosen side")
+        raise ValueError("calibration_error: expected each confidence in [0.5, 1], the confidence in the chosen side")
     bins = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
     gaps = confidence.new_zeros(num_bins).index_add(0, bins, correct.to(confidence.dtype) - confidence)
     return gaps.abs().sum() / max(confidence.numel(), 1)

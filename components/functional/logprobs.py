@@ -10,7 +10,7 @@ from components.functional.shapes import at_least_float32, same_shape
 
 
 def _scaled(logits: Tensor, temperature: float) -> Tensor:
-    """logits / temperature in at least float32, out of place: logits are often a view of something kept."""
+    """logits / temperature in at least float32, out of place: logits are often a view of a tensor still in use."""
     if temperature <= 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
     wide = at_least_float32(logits)
@@ -18,25 +18,25 @@ def _scaled(logits: Tensor, temperature: float) -> Tensor:
 
 
 class _GatherLogprobs(torch.autograd.Function):
-    """Keeps only the logits as they came for the backward pass: no second (N, V) tensor, no float32 copy."""
+    """Saves only the original logits for the backward pass: no second (N, V) tensor, no float32 copy."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
         scaled = _scaled(logits, temperature)
-        normaliser = scaled.logsumexp(dim=-1)
-        ctx.save_for_backward(logits, targets, normaliser)
+        log_normalizer = scaled.logsumexp(dim=-1)
+        ctx.save_for_backward(logits, targets, log_normalizer)
         ctx.temperature = temperature
-        return scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - normaliser
+        return scaled.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - log_normalizer
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        logits, targets, normaliser = ctx.saved_tensors
+        logits, targets, log_normalizer = ctx.saved_tensors
         # d logp / d logits = (onehot(target) − softmax) / temperature
-        result = (_scaled(logits, ctx.temperature) - normaliser.unsqueeze(-1)).exp_().neg_()
-        result.scatter_add_(-1, targets.unsqueeze(-1), torch.ones_like(normaliser).unsqueeze(-1))
+        result = (_scaled(logits, ctx.temperature) - log_normalizer.unsqueeze(-1)).exp_().neg_()
+        result.scatter_add_(-1, targets.unsqueeze(-1), torch.ones_like(log_normalizer).unsqueeze(-1))
         result.mul_((grad / ctx.temperature).unsqueeze(-1))
-        # a row nobody asked for may hold NaN, and NaN·0 is NaN
+        # a row without an incoming gradient can contain NaN, and NaN·0 is NaN
         result.masked_fill_((grad == 0).unsqueeze(-1), 0.0)
         return result.to(logits.dtype), None, None
 
@@ -44,9 +44,9 @@ class _GatherLogprobs(torch.autograd.Function):
 def gather_logprobs(logits: Tensor, targets: Tensor, *, temperature: float) -> Tensor:
     """Log-probability of each target: x_target − logsumexp(x),  x = logits / temperature.
 
-    logits: (..., V), any float type. targets: (...) int64, each below V, places that do not count included.
+    logits: (..., V), any float type. targets: (...) int64, each below V, even where they are masked later.
     Returns (...) nats, float32 (float64 for float64 logits); differentiable once. A row whose incoming
-    gradient is exactly 0 sends back exactly 0, even if it holds NaN.
+    gradient is exactly 0 gets a gradient of exactly 0, even if its logits contain NaN.
     Raises ValueError if shapes differ or temperature <= 0.
     """
     if logits.shape[:-1] != targets.shape:
@@ -61,16 +61,16 @@ def entropy(logits: Tensor, *, temperature: float) -> Tensor:
     """Entropy of each next-token distribution: −Σ p log p,  p = softmax(logits / temperature); 0·log 0 = 0.
 
     logits: (..., V); −inf allowed. Returns (...) nats.  Raises ValueError if temperature <= 0.
-    When it is part of a loss, select the rows that count before calling: a NaN row has a NaN gradient.
+    In a loss, select the rows that count before the call: a NaN row has a NaN gradient.
     """
     logp = _scaled(logits, temperature).log_softmax(dim=-1)
     return -(logp.exp() * torch.where(logp == -torch.inf, 0.0, logp)).sum(dim=-1)
 
 
 def kl_k1(logp: Tensor, logq: Tensor) -> Tensor:
-    """k1 = log p − log q at sampled tokens: unbiased for KL(p‖q), may be negative; PPO's penalty.
+    """k1 = log p − log q at sampled tokens: unbiased for KL(p‖q), can be negative; PPO's penalty.
 
-    logp, logq: log-probabilities (nats) of tokens drawn from p, one shape, also the result's.
+    logp, logq: log-probabilities (nats) of tokens sampled from p, of the same shape, which is also the result's.
     Raises ValueError if shapes differ.  Source: Schulman 2020, "Approximating KL divergence", k1.
     """
     same_shape("kl_k1", logp=logp, logq=logq)
@@ -80,10 +80,10 @@ def kl_k1(logp: Tensor, logq: Tensor) -> Tensor:
 def kl_k3(logp: Tensor, logq: Tensor) -> Tensor:
     """k3 = q/p − 1 − log(q/p) at sampled tokens: unbiased for KL(p‖q) and never negative.
 
-    Its gradient through log p is that of KL(q‖p), the other divergence: a figure to log, and the penalty in
-    GRPO's loss. exp overflows for what is masked, so pass logp and logq through zero_outside when it is part
-    of a loss.
-    Shapes, units, errors as kl_k1.
+    Its gradient through log p is that of KL(q‖p), the reverse divergence. Used as a metric to log, and as the
+    penalty in GRPO's loss. exp can overflow on masked tokens, so in a loss pass logp and logq through zero_outside
+    first.
+    Shapes, units and errors as in kl_k1.
     Source: Schulman 2020, "Approximating KL divergence", k3; Shao et al. 2024 (DeepSeekMath), eq. 4.
     """
     same_shape("kl_k3", logp=logp, logq=logq)

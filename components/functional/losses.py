@@ -1,4 +1,4 @@
-"""The page of equations: what each stage minimises. Nothing to average gives 0, never NaN."""
+"""The equations: what each stage minimizes. The mean of nothing is 0, never NaN."""
 
 from typing import Literal, NamedTuple
 
@@ -36,11 +36,11 @@ def causal_lm(logprobs: Tensor, mask: Tensor) -> Tensor:
 
 
 def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """All pairs (i, j) of one group with rank_i < rank_j; ties make no pair.
+    """All pairs (i, j) in the same group with rank_i < rank_j; ties form no pair.
 
     ranks: (N,) lower is better. groups: (N,) int64, the prompt of each completion.
     Returns (better, worse, group_of_pair), each (P,) int64: the first two index the N completions.
-    Takes N² bools of memory.  Raises ValueError if shapes differ or are not (N,).
+    Memory: N² bools.  Raises ValueError if shapes differ or are not (N,).
     """
     same_shape("ranking_pairs", ranks=ranks, groups=groups)
     if ranks.dim() != 1:
@@ -59,8 +59,8 @@ def kwise_ranking(
     Two means, not one over all pairs: a prompt with nine completions (36 pairs) counts as much as one with two (1
     pair), for which this is the Bradley–Terry loss. scores, ranks, groups: (N,), see ranking_pairs. margin: in the
     unit of the scores. label_smoothing ε: probability that a label is wrong. centering c: pulls scores toward 0 (0.01
-    is usual). Returns (loss, num_groups): a scalar in nats, and the number of prompts with at least one pair, over
-    which it is the mean.
+    is usual). Returns (loss, num_groups): a scalar in nats, and the number of prompts with at least one pair, which
+    the mean is over.
     Raises ValueError if shapes differ or ε is not in [0, 0.5).
     Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2; centering:
     Eisenstein et al. 2023, eq. 2.
@@ -88,9 +88,9 @@ def clipped_surrogate(
 ) -> tuple[Tensor, Tensor]:
     """Policy loss of each token: max(−Aρ, −A·clip(ρ, 1−clip_low, 1+clip_high)),  ρ = exp(logp − logp_old).
 
-    With dual_clip = c > 1, tokens with A < 0 lose at most −A·c, however large ρ.
-    All tensors one shape, such as (B, R); log-probabilities in nats. Returns (losses, clipped), that shape:
-    clipped is True where clipping decides, so that the token has no gradient. Both are 0 outside the mask.
+    With dual_clip = c > 1, the loss of tokens with A < 0 is at most −A·c, however large ρ.
+    All tensors have the same shape, such as (B, R); log-probabilities in nats. Returns (losses, clipped), of that
+    shape: clipped is True where the clipped term is chosen, so the token has no gradient. Both are 0 outside the mask.
     Raises ValueError if shapes differ or dual_clip <= 1.
     Sources: Schulman et al. 2017 (PPO), eq. 7; unequal bounds: Yu et al. 2025 (DAPO), eq. 10;
     dual clip: Ye et al. 2020, "Mastering complex control in MOBA games".
@@ -104,7 +104,7 @@ def clipped_surrogate(
     bounded = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     losses, clipped = torch.maximum(plain, bounded), bounded > plain
     if dual_clip is not None:
-        ceiling = advantages.abs() * dual_clip  # decides only where A < 0: a good token's loss is negative
+        ceiling = advantages.abs() * dual_clip  # only reached where A < 0: with A > 0 the loss is negative
         clipped = clipped | (losses > ceiling)
         losses = torch.minimum(losses, ceiling)
     return losses, clipped & mask
@@ -120,9 +120,9 @@ def ppo_policy(
     clip_high: float,
     dual_clip: float | None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean of clipped_surrogate over the true places, and the share of them that clipping decides.
+    """Mean of clipped_surrogate over the tokens where the mask is True, and the share of them that is clipped.
 
-    Shapes, errors, sources as clipped_surrogate. Returns (loss, clip_fraction), two scalars.
+    Shapes, errors and sources as in clipped_surrogate. Returns (loss, clip_fraction), two scalars.
     """
     losses, clipped = clipped_surrogate(
         logprobs, old_logprobs, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
@@ -133,10 +133,10 @@ def ppo_policy(
 def ppo_value(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip_range: float | None
 ) -> tuple[Tensor, Tensor]:
-    """Half mean square error of the value, the worse of plain and clipped: ½ max((V−R)², (V_clip−R)²).
+    """Half the mean squared error of the value, the larger of plain and clipped: mean of ½ max((V−R)², (V_clip−R)²).
 
-    V_clip = clip(V, V_old ± clip_range); clip_range None means no clipping. All tensors one shape, such as
-    (B, R), in the unit of the reward. Returns (loss, clip_fraction): clip_fraction is the share where the
+    V_clip = clip(V, V_old ± clip_range); clip_range None means no clipping. All tensors have the same shape, such
+    as (B, R), in the unit of the reward. Returns (loss, clip_fraction): clip_fraction is the share of tokens whose
     clipped term is larger.
     Raises ValueError if shapes differ.
     Source: Huang et al. 2024, "The N implementation details of RLHF with PPO", value clipping.
@@ -153,7 +153,7 @@ def ppo_value(
 
 
 class DPO(NamedTuple):
-    """loss: scalar. The others: (P,) implicit rewards β (logπ − logπ_ref), without gradient."""
+    """loss: scalar, with gradient. The others: (P,), implicit rewards β (logπ − logπ_ref), without gradient."""
 
     loss: Tensor
     chosen_rewards: Tensor
@@ -170,7 +170,8 @@ def dpo(
     variant: Literal["sigmoid", "ipo", "hinge", "robust"],
     label_smoothing: float,
 ) -> DPO:
-    """Direct preference loss on h = (logπ(w) − logπ_ref(w)) − (logπ(l) − logπ_ref(l)), mean over pairs.
+    """Direct preference loss of h = (logπ(w) − logπ_ref(w)) − (logπ(l) − logπ_ref(l)), w chosen and l rejected, mean
+    over pairs.
 
     sigmoid  −(1−ε) log σ(βh) − ε log σ(−βh)                  Rafailov et al. 2023 (DPO), eq. 7; Mitchell 2023
     robust   (−(1−ε) log σ(βh) + ε log σ(−βh)) / (1 − 2ε)     Chowdhury et al. 2024 (rDPO)
@@ -179,8 +180,8 @@ def dpo(
 
     All tensors (P,): log-probabilities in nats, summed (not averaged) over the response, its end token
     included.
-    Raises ValueError if shapes differ, for another variant, ε outside [0, 0.5), or ε > 0 where a variant has
-    none.
+    Raises ValueError if shapes differ, the variant is unknown, ε is not in [0, 0.5), or ε > 0 for a variant
+    without ε.
     """
     same_shape(
         "dpo",
@@ -216,15 +217,15 @@ def aggregate(
     how: Literal["sequence_mean", "token_mean", "fixed_length", "sequence_sum"],
     max_length: int | None,
 ) -> Tensor:
-    """One number from the losses of sampled tokens; the four ways weigh long responses differently.
+    """Reduces the losses of sampled tokens to a scalar; the four ways weight long responses differently.
 
-    sequence_mean  mean over a response's tokens, then over responses with any   Shao et al. 2024, eq. 3
+    sequence_mean  mean over a response's tokens, then over nonempty responses   Shao et al. 2024, eq. 3
     token_mean     Σ over all tokens / number of tokens                          Yu et al. 2025 (DAPO), eq. 12
     fixed_length   Σ over all tokens / (B · max_length)                          Liu et al. 2025 (Dr. GRPO)
     sequence_sum   Σ over all tokens / B
 
-    token_losses, mask: (B, R). max_length: tokens, only used by fixed_length. Returns a scalar.
-    Raises ValueError if shapes differ, for another way, or for fixed_length without a positive max_length.
+    token_losses, mask: (B, R). max_length: tokens, used by fixed_length only. Returns a scalar.
+    Raises ValueError if shapes differ, `how` is unknown, or fixed_length has no positive max_length.
     """
     same_shape_as_mask("aggregate", mask, token_losses=token_losses)
     if mask.dim() != 2:

@@ -1,6 +1,6 @@
 """From hidden states to log-probabilities through the output matrix, a chunk of tokens at a time.
 
-The (N, V) logits never exist as a whole: neither in the forward pass nor for the backward pass.
+The full (N, V) logits never exist, neither in the forward pass nor in the backward pass.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from components.functional.shapes import at_least_float32
 
-CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a processor's cache; a GPU wants large products
+CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a CPU's cache; a GPU wants large products
 
 
 def linear_logprobs(
@@ -27,10 +27,10 @@ def linear_logprobs(
     """log softmax(hidden · weightᵀ / temperature) at each target (N,), and that distribution's entropy (N,) or None.
 
     hidden: (N, D); weight: (V, D); targets: (N,) int64, each below V. unused: (V,) bool, True on ids whose logits are
-    −inf whatever the product. Both results in nats, at least float32; the entropy carries no gradient. Products are in
-    autocast's type where that is on. The backward pass, once, computes the logits anew: for a third more work at the
-    head it keeps (N,) numbers instead of (N, V).
-    Raises ValueError if shapes differ or temperature <= 0.
+    set to −inf. Both results are in nats, in at least float32; the entropy has no gradient. Products are in autocast's
+    dtype if it is on. The backward pass recomputes the logits: at the cost of a third more work in the head, it saves
+    (N,) numbers instead of (N, V). Differentiable once.
+    Raises ValueError if shapes do not match or temperature <= 0.
     """
     _check("linear_logprobs", hidden, weight, targets)
     if temperature <= 0:
@@ -44,10 +44,11 @@ def linear_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(−Σ log p of the targets in nats, how many targets are the likeliest token), as two scalars.
 
-    A target that ties with t − 1 other tokens for the likeliest counts 1/t, the chance of a fair choice among them:
-    logits rounded to bf16 tie often, and a model that knows nothing is right 1/V of the time.
-    Shapes, types and errors as linear_logprobs at temperature 1. What the loss does to each log-probability is known
-    beforehand here, so the gradient is found in the same pass as the loss: no logits are computed twice.
+    A target that ties with t − 1 other tokens for the likeliest counts 1/t, the chance of a uniform choice among them:
+    logits rounded to bf16 tie often, and an untrained model should be correct 1/V of the time.
+    Shapes, dtypes and errors as in linear_logprobs at temperature 1. The loss's gradient with respect to each
+    log-probability is known in advance here, so gradients are computed in the same pass as the loss: no logits are
+    computed twice.
     """
     _check("linear_cross_entropy", hidden, weight, targets)
     return _LinearCrossEntropy.apply(hidden, weight, targets, unused)  # type: ignore[no-untyped-call]
@@ -102,11 +103,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, unused: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         rows, matrix = _in_compute_type(hidden, weight)
-        # gradients are those of the sum: of the mean they would be too small for float16
+        # Gradients of the sum: those of the mean would be too small for float16.
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
         total = torch.zeros((), dtype=at_least_float32(rows[:0]).dtype, device=rows.device)
         correct = torch.zeros((), dtype=total.dtype, device=rows.device)
-        equal = None  # room for floats: their sum is 10 times faster than that of booleans
+        equal = None  # a buffer of floats: summing them is 10 times faster than summing booleans
         for part in _parts(len(rows), weight):
             logp = _log_softmax(rows[part], matrix, 1.0, unused)
             picked = logp.gather(1, targets[part, None])
@@ -135,12 +136,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 class _Gradients:
-    """Gradients with respect to the rows and to the matrix, filled a chunk at a time; None where not wanted."""
+    """Gradients with respect to the rows and to the matrix, filled a chunk at a time; None where not needed."""
 
     def __init__(self, rows: Tensor, weight: Tensor, of_rows: bool, of_weight: bool) -> None:
         self.source = rows
         self.rows = torch.empty_like(rows) if of_rows else None
-        wide = at_least_float32(weight[:0]).dtype  # many chunks are added up
+        wide = at_least_float32(weight[:0]).dtype  # a sum over many chunks
         self.weight = torch.zeros(weight.shape, dtype=wide, device=weight.device) if of_weight else None
 
     def add(self, part: slice, slope: Tensor, matrix: Tensor) -> None:
@@ -160,7 +161,7 @@ class _Gradients:
 
 
 def _log_softmax(rows: Tensor, matrix: Tensor, temperature: float, unused: Tensor | None) -> Tensor:
-    """(n, V) nats in at least float32, −inf for unused ids, for whoever calls to write over."""
+    """(n, V) nats in at least float32, −inf for unused ids; a new tensor, which the caller can overwrite."""
     with torch.autocast(rows.device.type, enabled=False):
         logits = rows @ matrix.t()
     if unused is not None:
@@ -178,14 +179,14 @@ def _in_compute_type(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _parts(count: int, weight: Tensor) -> Iterator[slice]:
-    """Slices of rows, one even where there is no row."""
+    """Slices of rows; a single empty one if there are no rows."""
     step = max(CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0], 1)
     yield from (slice(start, min(start + step, count)) for start in range(0, max(count, 1), step))
 
 
 def _check(function: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:
-    fits = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
-    if not fits or targets.shape != hidden.shape[:1]:
+    matches = hidden.dim() == weight.dim() == 2 and hidden.shape[1] == weight.shape[1]
+    if not matches or targets.shape != hidden.shape[:1]:
         raise ValueError(
             f"{function}: expected hidden (N, D), weight (V, D) and targets (N,), got {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}"

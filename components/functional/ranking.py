@@ -1,4 +1,4 @@
-"""What scores of answers are worth, by the pairs of answers to one prompt that differ in rank."""
+"""How well scores rank answers, over pairs of answers to the same prompt that differ in rank."""
 
 from typing import NamedTuple
 
@@ -10,12 +10,13 @@ from components.functional.estimators import calibration_error, ranking_credit
 from components.functional.losses import ranking_pairs
 from components.functional.shapes import at_least_float32
 
-LENGTH_MATCHED = 0.1  # two answers are of matched length when they differ by less than this share
-BINS = 5  # of confidence, from ½ to 1: ten of [0, 1], of which the chosen side only reaches the upper half
+LENGTH_MATCHED = 0.1  # two answers have matched lengths if they differ by less than this share of the longer
+BINS = 5  # of confidence, from ½ to 1: the upper half of ten bins of [0, 1], since the chosen side is never below ½
 
 
 class Pairs(NamedTuple):
-    """Per pair (P,): margins r_better − r_worse; gaps of length, and the longer length, in tokens."""
+    """Per pair (P,): margins r_better − r_worse; gaps, length_better − length_worse, and longest, the longer length, in
+    tokens."""
 
     margins: Tensor
     gaps: Tensor
@@ -23,21 +24,22 @@ class Pairs(NamedTuple):
 
     @property
     def credit(self) -> Tensor:
-        """1 for a pair scored in its order, ½ for a tie."""
+        """(P,): 1 for a pair scored in the order of its ranks, ½ for a tie, 0 otherwise."""
         return ranking_credit(self.margins)
 
     @property
     def confidence(self) -> Tensor:
-        """σ(|margin|), of the side that is chosen."""
+        """(P,): σ(|margin|), the confidence in the chosen side."""
         return torch.sigmoid(self.margins.abs())
 
     @property
     def matched(self) -> Tensor:
+        """(P,) bool: True on pairs of matched length."""
         return self.gaps.abs() < LENGTH_MATCHED * self.longest
 
 
 def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> Pairs:
-    """The pairs of a batch of answers, all (N,): scores, lengths in tokens, and see losses.ranking_pairs."""
+    """The pairs of a batch of answers. All (N,): scores, lengths in tokens; ranks and groups as in ranking_pairs."""
     better, worse, _ = ranking_pairs(ranks, groups)
     scores, lengths = at_least_float32(scores), lengths.float()
     longest = torch.maximum(lengths[better], lengths[worse])
@@ -45,13 +47,13 @@ def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> 
 
 
 def ranking_figures(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, float | None]:
-    """The figures of a reward model over pairs (at least one) and answers (N,); their one definition.
+    """Metrics of a reward model over pairs (at least one) and answers (N,); the only definition of them.
 
-    accuracy                  share of pairs ranked as they should be, ties count half
+    accuracy                  share of pairs ranked correctly, ties count half
     margin                    mean r_better − r_worse over pairs
     ece                       expected calibration error of σ(|margin|), bins of 0.1
-    score_length_correlation  Pearson of score and tokens over answers; None where either never varies
-    accuracy_length_matched   accuracy on pairs whose lengths differ by under 10 %; None without any
+    score_length_correlation  Pearson correlation of score and tokens over answers; None if either is constant
+    accuracy_length_matched   accuracy on pairs whose lengths differ by less than 10%; None without such pairs
     longer_wins               accuracy of "the longer answer wins", the baseline to beat
     """
     credit, matched = pairs.credit, pairs.matched

@@ -10,11 +10,11 @@ def filter_logits(logits: Tensor, *, temperature: float, top_k: int, top_p: floa
     """logits / temperature, and −inf for tokens outside the top_k likeliest or the nucleus of mass top_p.
 
     The nucleus is the smallest set of likeliest tokens whose probabilities, after temperature and top-k, add
-    up to at least top_p; the likeliest token always stays. top_k 0 and top_p 1 switch off. Exactly equal
-    logits at the border: either may stay. On-policy training needs both off, or the sampler is not the policy
-    that is trained.
-    logits: (B, V). Returns (B, V) in at least float32; the input is left as it is.
-    Raises ValueError if temperature <= 0, top_k < 0 or top_p is not in (0, 1].
+    up to at least top_p; the likeliest token is always kept. top_k 0 and top_p 1 turn the filters off. Of exactly
+    equal logits at the boundary, either can be kept. On-policy training needs both filters off, or the sampler is not
+    the policy that is trained.
+    logits: (B, V), not modified. Returns (B, V) in at least float32.
+    Raises ValueError for another rank, temperature <= 0, top_k < 0 or top_p not in (0, 1].
     Sources: Fan et al. 2018 (top-k); Holtzman et al. 2020 (nucleus), section 3.1.
     """
     if logits.dim() != 2:
@@ -37,16 +37,16 @@ def filter_logits(logits: Tensor, *, temperature: float, top_k: int, top_p: floa
 
 
 def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """One token per row, drawn from softmax(logits): (B, V) to (B,) int64. −inf is never drawn.
+    """One token per row, sampled from softmax(logits): (B, V) to (B,) int64. −inf is never sampled.
 
-    The generator lives on the device of the logits. Raises ValueError for another rank.
+    The generator must be on the device of the logits. Raises ValueError for another rank.
     """
     if logits.dim() != 2:
         raise ValueError(f"draw: expected logits (B, V), got {tuple(logits.shape)}")
-    # The first token whose cumulated mass exceeds a uniform share of the whole. torch.multinomial draws a random
-    # number for each token of the vocabulary, which on a processor costs more than a small model's forward pass.
+    # The first token whose cumulative mass exceeds a uniform share of the total. torch.multinomial generates a random
+    # number for each token of the vocabulary, which on a CPU costs more than a small model's forward pass.
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
     mass = at_least_float32(logits).softmax(dim=1).cumsum(dim=1, dtype=dtype)
     share = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
-    below = mass[:, -1:].nextafter(mass.new_zeros(()))  # share · whole may round up to the whole
+    below = mass[:, -1:].nextafter(mass.new_zeros(()))  # share · total can round up to the total
     return torch.searchsorted(mass, torch.minimum(share * mass[:, -1:], below), right=True).squeeze(1)

@@ -1,15 +1,15 @@
-"""What every function of this folder asks of its arguments before it computes."""
+"""Checks of arguments' shapes and dtypes that the functions in this folder share."""
 
 import torch
 from torch import Tensor
 
 
 def same_shape(function: str, **tensors: Tensor) -> None:
-    """Raises ValueError, naming every argument and its shape, unless all tensors have one shape."""
+    """Raises ValueError, naming every argument and its shape, unless all tensors have the same shape."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if len(set(shapes.values())) > 1:
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"{function}: expected tensors of one shape, got {got}")
+        raise ValueError(f"{function}: expected tensors of the same shape, got {got}")
 
 
 def same_shape_as_mask(function: str, mask: Tensor, **tensors: Tensor) -> None:
@@ -20,5 +20,5 @@ def same_shape_as_mask(function: str, mask: Tensor, **tensors: Tensor) -> None:
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """x in float32, or in float64 where it is that already: bfloat16 moves log-probabilities by 4e-3."""
+    """x in float32, or unchanged if it is float64: bfloat16 shifts log-probabilities by 4e-3."""
     return x if x.dtype == torch.float64 else x.float()

@@ -66,7 +66,7 @@ def test_what_is_no_prompt_of_the_world_is_worth_as_little_as_any_other_text(fol
 
 
 def test_prompts_of_which_one_begins_another_are_refused():
-    with pytest.raises(ValueError, match="none of which is the beginning"):
+    with pytest.raises(ValueError, match="none that is a prefix of another"):
         reward_automaton([[1], [1, 2]], [{}, {}], [b""] * 3, other=0.0)
 
 

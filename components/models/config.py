@@ -1,4 +1,4 @@
-"""The shape of a model, under the names that Hugging Face's Llama-family config.json gives its fields."""
+"""The shape of a model, with the field names of Hugging Face's Llama-family config.json."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -8,20 +8,20 @@ from components.models import hf
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """Shape of a Llama-family decoder, or with norm "layer", positions "learned" and mlp "gelu" of GPT-2.
+    """Shape of a Llama-family decoder, or of GPT-2 (norm "layer", positions "learned" and mlp "gelu").
 
-    vocab_size 0 means "as many as the tokenizer has" and must be filled in (`with_vocab`) before building.
+    vocab_size 0 means the tokenizer's, which `with_vocab` must fill in before the model is built.
     num_key_value_heads: heads of keys and values; fewer than num_attention_heads is grouped-query attention.
     attention_bias: biases on the q, k and v projections; attention_output_bias: on the output projection.
     qk_norm: RMS norm on every head's queries and keys before the rotation (Qwen3).
     norm "layer": LayerNorm with a bias; rms_norm_eps is the epsilon of either. mlp "gelu": tanh approximation, biases.
-    rope_scaling: of kind linear or llama3, with the fields that config.json gives it; None: none.
-    sliding_window: tokens that a token sees in the layers from max_window_layers on. Attention here is never cut, so
-    a window must be no shorter than the run's longest sequence. model_type: Hugging Face's name, where a shape has two.
-    dropout: on the residual branches and embeddings; context: tokens of the longest sequence, 0: as many as the model
-    has positions; unused_ids: those that the tokenizer has no piece for (see heads.Vocabulary). These three belong to a
-    run, so they are not in config.json.
-    Raises ValueError on shapes that cannot be built.
+    rope_scaling: kind linear or llama3, with the fields that config.json has for it; None: no scaling.
+    sliding_window: tokens that a token sees in layers max_window_layers and above. Attention here is never windowed, so
+    a window must be no shorter than the run's longest sequence. model_type: Hugging Face's name, if a shape has two.
+    dropout: on the residual branches and embeddings; context: tokens of the longest sequence, 0: the number of the
+    model's positions; unused_ids: ids that are no token of the tokenizer (see heads.Vocabulary). These three are
+    settings of a run, so they are not in config.json.
+    Raises ValueError for shapes that cannot be built.
     """
 
     vocab_size: int
@@ -30,7 +30,7 @@ class GPTConfig:
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    max_position_embeddings: int  # longest sequence that the model knows, in tokens
+    max_position_embeddings: int  # longest sequence that the model has positions for, in tokens
     head_dim: int = 0  # 0: hidden_size / num_attention_heads
     rms_norm_eps: float = 1e-5
     rope_theta: float = 10000.0
@@ -58,7 +58,7 @@ class GPTConfig:
             if self.hidden_size % self.num_attention_heads:
                 raise ValueError(
                     f"model: hidden_size {self.hidden_size} is not divisible by "
-                    f"num_attention_heads {self.num_attention_heads}; give head_dim"
+                    f"num_attention_heads {self.num_attention_heads}; set head_dim"
                 )
             object.__setattr__(self, "head_dim", self.hidden_size // self.num_attention_heads)
         if self.num_attention_heads % self.num_key_value_heads:
@@ -74,19 +74,19 @@ class GPTConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"model: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"model: dropout must lie in [0, 1), got {self.dropout}")
+            raise ValueError(f"model: dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.context <= self.max_position_embeddings:
             raise ValueError(
-                f"context={self.context}: the model knows {self.max_position_embeddings} positions "
-                "(max_position_embeddings); set a context from 1 to that, or null for all"
+                f"context={self.context}: the model has {self.max_position_embeddings} positions "
+                "(max_position_embeddings); set a context from 1 to that number, or null for all of them"
             )
         object.__setattr__(self, "unused_ids", tuple(self.unused_ids))
         if any(not 0 <= i < self.vocab_size for i in self.unused_ids):
-            raise ValueError(f"model: unused_ids must lie in 0 … {self.vocab_size - 1}, got {self.unused_ids}")
+            raise ValueError(f"model: unused_ids must be from 0 to {self.vocab_size - 1}, got {self.unused_ids}")
         if self.sliding_window is not None and self.sliding_window < self.longest:
             raise ValueError(
                 f"model: a sliding_window of {self.sliding_window} tokens is shorter than the context of "
-                f"{self.longest}, and attention here is never cut; set context={self.sliding_window}"
+                f"{self.longest}, and attention here is never windowed; set context={self.sliding_window}"
             )
 
     @property
@@ -95,20 +95,20 @@ class GPTConfig:
         return self.context or self.max_position_embeddings
 
     def with_vocab(self, size: int) -> "GPTConfig":
-        """The same shape for a tokenizer of `size` pieces; a larger given vocab_size is kept (padding rows).
+        """The same shape for a tokenizer of `size` tokens; a larger vocab_size is kept (padding rows).
 
-        Raises ValueError if the given vocab_size is too small for the tokenizer.
+        Raises ValueError if vocab_size is set and too small for the tokenizer.
         """
         if 0 < self.vocab_size < size:
             raise ValueError(
-                f"model: vocab_size {self.vocab_size} is smaller than the tokenizer's {size} pieces; "
-                f"set model.vocab_size=0 to follow the tokenizer, or train one with "
+                f"model: vocab_size {self.vocab_size} is smaller than the tokenizer's {size} tokens; "
+                f"set model.vocab_size=0 to use the tokenizer's size, or train a tokenizer with "
                 f"tokenizer.vocab_size={self.vocab_size}"
             )
         return replace(self, vocab_size=max(self.vocab_size, size))
 
     def num_parameters(self) -> int:
-        """Parameters of CausalLM(config), counted by formula; tests compare with the built model."""
+        """Parameters of CausalLM(config), by formula; tests compare it with the built model."""
         d, head = self.hidden_size, self.head_dim
         queries, keys = self.num_attention_heads * head, self.num_key_value_heads * head
         attention = d * queries + 2 * d * keys + queries * d
@@ -117,22 +117,23 @@ class GPTConfig:
         gelu = 2 * d * self.intermediate_size + self.intermediate_size + d
         norm = d * (2 if self.norm == "layer" else 1)
         layer = attention + (gelu if self.mlp == "gelu" else 3 * d * self.intermediate_size) + 2 * norm
-        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2) + self._places() * d
+        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2) + self._position_rows() * d
         return embeddings + self.num_hidden_layers * layer + norm
 
-    def _places(self) -> int:
-        """Rows of the table of positions."""
+    def _position_rows(self) -> int:
+        """Rows of the position embedding; 0 if positions are rotary."""
         return self.max_position_embeddings if self.positions == "learned" else 0
 
     def flops_per_token(self, context: int, *, frozen: bool = False) -> int:
         """Training FLOPs per token: 6 per parameter used in a matmul + 12·L·d·T for attention over T = context.
 
-        frozen: 4 per parameter, as no gradient of weights is computed. Embeddings are look-ups and are not counted; a
-        tied output matrix is. Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
+        L: layers; d: heads · head_dim. frozen: 4 per parameter, since no gradient of the weights is computed.
+        Embeddings are lookups and are not counted; a tied output matrix is.
+        Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
         """
-        look_up = ((0 if self.tie_word_embeddings else self.vocab_size) + self._places()) * self.hidden_size
+        lookup = ((0 if self.tie_word_embeddings else self.vocab_size) + self._position_rows()) * self.hidden_size
         width = self.num_attention_heads * self.head_dim
-        return (4 if frozen else 6) * (self.num_parameters() - look_up) + 12 * self.num_hidden_layers * width * context
+        return (4 if frozen else 6) * (self.num_parameters() - lookup) + 12 * self.num_hidden_layers * width * context
 
     def to_hf(self, architecture: str) -> dict[str, Any]:
         """config.json of the Hugging Face architecture that has this shape.
@@ -141,15 +142,15 @@ class GPTConfig:
         Raises ValueError for a combination that no architecture has.
         """
         fields = asdict(self)
-        for of_the_run in ("dropout", "context", "unused_ids"):
-            fields.pop(of_the_run)
+        for run_setting in ("dropout", "context", "unused_ids"):
+            fields.pop(run_setting)
         return hf.written(fields, architecture)
 
     @classmethod
     def from_hf(cls, fields: dict[str, Any], context: int | None = None) -> "GPTConfig":
         """The shape that a Hugging Face config.json describes, for a run whose longest sequence has `context` tokens.
 
-        Raises ValueError naming a feature that this decoder does not have, never ignores one; KeyError for a field
-        that is missing.
+        Raises ValueError, naming the feature, for a feature that this decoder does not have; KeyError for a missing
+        field.
         """
         return cls(**hf.shape_of(fields), context=context or 0)

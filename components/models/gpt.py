@@ -28,7 +28,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
-        self.recompute = False  # in training: keep each layer's input alone, and compute the layer anew going back
+        self.recompute = False  # in training: save only each layer's input, recompute the layer in the backward pass
 
     def forward(
         self,
@@ -39,9 +39,9 @@ class GPT(nn.Module):
     ) -> Tensor:
         """input_ids (B, T) → hidden states (B, T, D).
 
-        layout: packed rows; None: every row is one text from its first token on.
-        cache: the tokens continue those it holds, and their keys and values are added to it; it has its own weights.
-        adapters: of the model that reads through this trunk.
+        layout: of packed rows; None: every row is a single text from its first token on.
+        cache: the tokens continue those in it, and their keys and values are added to it; it has its own weights.
+        adapters: of the model that uses this trunk.
         """
         if cache is not None:
             return self.norm(self._continued(input_ids, cache))
@@ -50,7 +50,7 @@ class GPT(nn.Module):
             positions, mask = layout.positions, mask_of(layout, self.config.head_dim)
         else:
             positions, mask = torch.arange(count, device=input_ids.device)[None], None
-        if isinstance(mask, Segments):  # filler is not computed at all
+        if isinstance(mask, Segments):  # nothing is computed for filler
             whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
         rotary, config = None, self.config
         if config.positions == "rotary":
@@ -59,16 +59,16 @@ class GPT(nn.Module):
             )
         x_btd = self.dropout(self._embedded(input_ids, positions))
         for number, layer in enumerate(self.layers):
-            further = (rotary, mask, adapters.layers[number] if adapters else None)
+            arguments = (rotary, mask, adapters.layers[number] if adapters else None)
             if self.recompute and torch.is_grad_enabled():
-                x_btd = checkpoint(layer, x_btd, *further, use_reentrant=False)
+                x_btd = checkpoint(layer, x_btd, *arguments, use_reentrant=False)
             else:
-                x_btd = layer(x_btd, *further)
+                x_btd = layer(x_btd, *arguments)
         x_btd = self.norm(x_btd)
         return back_in_rows(x_btd, mask, whole.shape) if isinstance(mask, Segments) else x_btd
 
     def freeze_(self) -> None:
-        """No weight takes a gradient any more, so projections that are joined lie joined in memory from now on."""
+        """Turns off all gradients; projections that are multiplied as one matrix are then stored as one, not copied."""
         self.requires_grad_(False)
         for module in self.modules():
             if isinstance(module, Attention | MLP):
@@ -81,7 +81,7 @@ class GPT(nn.Module):
     def _continued(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:
         positions, rotary = cache.open(input_ids.shape[1])
         x_btd = self._embedded(input_ids, positions)
-        with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the type of the products
+        with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the dtype of the products
             for number, weights in enumerate(cache.weights):
                 x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())
         cache.close(input_ids.shape[1])
@@ -89,7 +89,7 @@ class GPT(nn.Module):
 
 
 def initialise(module: nn.Module, config: GPTConfig) -> None:
-    """Fills every weight: N(0, initializer_range), projections back into the residual stream × 1/√(2L), biases 0.
+    """Fills every weight: N(0, initializer_range), outputs of residual branches scaled by 1/√(2L); biases 0, norms 1.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3.
     """

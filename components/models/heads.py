@@ -1,4 +1,4 @@
-"""What a trunk is for: CausalLM predicts tokens, ScalarModel scores them."""
+"""Heads on a trunk: CausalLM predicts tokens, ScalarModel scores them."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, cast
@@ -18,9 +18,9 @@ from components.models.shards import in_shards
 class Vocabulary(nn.Linear):
     """The output matrix: hidden states (…, D) → logits (…, V), −inf for the config's unused_ids.
 
-    A vocabulary may be padded beyond the tokenizer's, or have holes. An id without a piece is never sampled and is
-    left out of every log-probability, so that what is sampled from is what is trained: the first ratio is 1.
-    unused: (V,) bool, True on those ids, or None where every id has a piece.
+    A vocabulary can be padded beyond the tokenizer's, or have holes. An id without a token is never sampled and is
+    left out of every log-probability, so the distribution sampled from is the one trained, and the first ratio is 1.
+    unused: (V,) bool, True on those ids, or None if every id has a token.
     """
 
     unused: Tensor | None
@@ -28,19 +28,19 @@ class Vocabulary(nn.Linear):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__(config.hidden_size, config.vocab_size, bias=False)
         unused = None
-        if config.unused_ids:  # real also while weights are still to come (on the device meta)
+        if config.unused_ids:  # a real tensor even when the weights are not yet (on the meta device)
             unused = torch.zeros(config.vocab_size, dtype=torch.bool, device="cpu")
             unused[torch.tensor(config.unused_ids, device="cpu")] = True
         self.register_buffer("unused", unused, persistent=False)
 
     def forward(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """By another copy of the matrix where one is given."""
+        """(…, D) → (…, V). weight: another copy of the matrix to use instead."""
         logits = nn.functional.linear(hidden, self.weight if weight is None else weight)
         return logits if self.unused is None else logits.masked_fill(self.unused, float("-inf"))
 
 
 class CausalLM(Adaptable):
-    """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, to share."""
+    """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, shared."""
 
     head_name, trained_head = "lm_head", False
     model: GPT
@@ -51,22 +51,22 @@ class CausalLM(Adaptable):
         self.tie()
 
     def tie(self) -> None:
-        """Makes the head's matrix the embedding's, where they are one: anew after weights were put in other tensors."""
+        """Makes the head's matrix the embedding's if they are tied; call it again after replacing weight tensors."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
-        """(B, T) ids → (B, T, D): losses that never need all logits start here."""
+        """(B, T) ids → (B, T, D): where losses start that never need all logits at once."""
         return self.model(input_ids, layout, cache, self.adapters)
 
     def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(…, D) hidden states → (…, V) logits; by another copy of the head's matrix where one is given."""
+        """(…, D) hidden states → (…, V) logits. weight: another copy of the head's matrix to use instead."""
         return self.lm_head(hidden, weight)
 
     def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype) -> KVCache:
-        """Room for `size` tokens of as many texts as there are starts (see KVCache); products in `dtype`.
+        """A cache of `size` tokens for each of the B texts in starts (B,) (see KVCache); products in `dtype`.
 
-        Takes a copy of the weights in that type, so it does not see what training does to them afterwards.
+        Copies the weights in that dtype, so it does not see later training steps.
         """
         adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
         pairs = cast(Iterable[tuple[DecoderLayer, LayerAdapters | None]], zip(self.model.layers, adapters, strict=True))
@@ -80,13 +80,13 @@ class CausalLM(Adaptable):
         )
 
     def next_logits(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:
-        """(B, V): what follows the tokens (B, T), which continue those that the cache holds and are added to it."""
+        """(B, V) logits after the tokens (B, T), which continue those in the cache and are added to it."""
         hidden = self.model(input_ids, cache=cache)[:, -1]
         with torch.autocast(hidden.device.type, enabled=False):
             return self.head(hidden.to(cache.head.dtype), cache.head)
 
     def through_head(self, function: Callable[..., Any], hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """function(hidden, the head's matrix (V, D), …, unused=…): for what never needs all logits at once."""
+        """function(hidden, the head's matrix (V, D), …, unused=…): for functions that never need all logits at once."""
         return function(hidden, self.lm_head.weight, *args, unused=self.lm_head.unused, **kwargs)
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
@@ -95,7 +95,7 @@ class CausalLM(Adaptable):
 
 
 class ScalarModel(Adaptable):
-    """A decoder with one number per token: a reward model's score or a value. trunk: another model's, to share.
+    """A decoder with one number per token: a reward model's score or a value. trunk: another model's, shared.
 
     (Hugging Face: LlamaForSequenceClassification with one label, plus a bias that holds the score's shift.)
     """
@@ -110,11 +110,11 @@ class ScalarModel(Adaptable):
     def forward(self, input_ids: Tensor, layout: Layout | None = None) -> Tensor:
         """(B, T) ids → (B, T) fp32 scores."""
         scores = self.score(self.model(input_ids, layout, adapters=self.adapters)).squeeze(-1).float()
-        return scores.clone()  # FSDP2 hooks what forward returns, and must not be given a view
+        return scores.clone()  # FSDP2 hooks forward's output, which must not be a view
 
     @torch.no_grad()
     def rescale_(self, *, scale: float, shift: float) -> None:
-        """Replaces the score s by scale · s + shift: folded into the head, so it is saved with the weights."""
+        """Replaces the score s by scale · s + shift; folded into the head, so it is saved with the weights."""
         with in_shards(self):
             self.score.weight.mul_(scale)
             self.score.bias.mul_(scale).add_(shift)
@@ -128,9 +128,9 @@ def new_causal_lm(config: GPTConfig) -> CausalLM:
 
 
 def scalar_from_causal(causal: CausalLM) -> ScalarModel:
-    """A ScalarModel on the trunk of `causal` (moved, not copied) with a fresh head.
+    """A ScalarModel on the trunk of `causal` (shared, not copied) with a fresh head.
 
-    Head N(0, 1/√(D+1)), bias 0. Source: Ziegler et al. 2019; Huang et al. 2024 (N+), detail 9.
+    Head weights N(0, σ = 1/√(D+1)), bias 0. Source: Ziegler et al. 2019; Huang et al. 2024 (N+), detail 9.
     """
     with torch.device("meta"):  # no second trunk
         model = ScalarModel(causal.config, causal.model)

@@ -1,7 +1,7 @@
-"""config.json of the Hugging Face families that this decoder can be, read and written.
+"""Reads and writes config.json of the Hugging Face families that this decoder implements.
 
-Its fields as they stand there on one side, the arguments of GPTConfig on the other. What the decoder lacks is refused
-by name, and so is a field that is not known (hf_fields): passed over, it could be a model that computes something else.
+Converts between the file's fields and the arguments of GPTConfig. A feature that the decoder lacks is refused by name,
+and so is an unknown field (hf_fields): with it ignored, the model could compute something else.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from components.models import hf_fields
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
-MISSING = {  # what a family's class takes for a field that the file does not have; its heads otherwise
+MISSING = {  # a family's defaults for fields that the file does not have; num_key_value_heads is else the query heads
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},
@@ -22,9 +22,9 @@ SCALINGS = {
 
 
 def checked_scaling(scaling: dict[str, Any]) -> dict[str, Any] | None:
-    """A rope_scaling with its kind under "rope_type"; None where it scales nothing.
+    """A rope_scaling with its kind under "rope_type"; None if it scales nothing.
 
-    Raises ValueError naming a kind that is not known, and fields that are missing or too many.
+    Raises ValueError naming an unknown kind, or the fields if some are missing or unexpected.
     """
     given = dict(scaling)
     kinds = {given.pop(name) for name in ("rope_type", "type") if name in given}
@@ -39,7 +39,10 @@ def checked_scaling(scaling: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def shape_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of GPTConfig that a config.json stands for. Raises ValueError, and KeyError for a missing field."""
+    """The arguments of GPTConfig that a config.json describes.
+
+    Raises ValueError for a family, field or value that is not supported, KeyError for a missing field.
+    """
     family = fields.get("model_type")
     if family not in FAMILIES:
         raise ValueError(f"config.json: model_type {family!r}; known: {', '.join(FAMILIES)}")
@@ -82,32 +85,32 @@ def _llama_shape(fields: dict[str, Any], family: str) -> dict[str, Any]:
 
 
 def _first_windowed(fields: dict[str, Any]) -> int:
-    """The layer from which on attention is cut. Raises ValueError where layer_types says something else."""
+    """The first layer with windowed attention. Raises ValueError if layer_types disagrees."""
     count, kinds = fields["num_hidden_layers"], fields.get("layer_types")
     first = fields["max_window_layers"]
     expected = ["full_attention" if layer < first else "sliding_attention" for layer in range(count)]
     if kinds is not None and list(kinds) != expected:
-        raise ValueError(f"layer_types {kinds} that do not follow from max_window_layers={first} is not supported")
+        raise ValueError(f"layer_types {kinds} do not match max_window_layers={first}, which is not supported")
     return first
 
 
 def _rope(fields: dict[str, Any]) -> tuple[float, dict[str, Any] | None]:
-    """(theta, scaling) of either spelling: rope_theta and rope_scaling, or both in rope_parameters."""
+    """(theta, scaling) from either form: rope_theta and rope_scaling, or both in rope_parameters."""
     old, new = (dict(fields.get(name) or {}) for name in ("rope_scaling", "rope_parameters"))
     nested = [name for name, value in {**old, **new}.items() if isinstance(value, dict)]
     if nested:
-        raise ValueError(f"rope_parameters by kind of layer ({', '.join(nested)}) is not supported")
+        raise ValueError(f"rope_parameters per layer type ({', '.join(nested)}) are not supported")
     thetas, scalings = {fields[n] for n in ("rope_theta",) if fields.get(n) is not None}, []
-    rotated = [fields.get("partial_rotary_factor")]
+    partial = [fields.get("partial_rotary_factor")]
     for given in filter(None, (old, new)):
-        rotated.append(given.pop("partial_rotary_factor", None))
+        partial.append(given.pop("partial_rotary_factor", None))
         theta = given.pop("rope_theta", None)
         thetas |= {theta} if theta is not None else set()
         if given.get("rope_type", given.get("type")) == "llama3":
             given.setdefault("original_max_position_embeddings", fields["max_position_embeddings"])
         scalings.append(checked_scaling(given) if given else None)
-    if any(share not in (None, 1) for share in rotated):
-        raise ValueError(f"partial_rotary_factor {next(s for s in rotated if s not in (None, 1))} is not supported")
+    if any(share not in (None, 1) for share in partial):
+        raise ValueError(f"partial_rotary_factor {next(s for s in partial if s not in (None, 1))} is not supported")
     if len(thetas) > 1 or any(scaling != scalings[0] for scaling in scalings):
         raise ValueError(f"rope_parameters {new} contradict rope_theta {fields.get('rope_theta')}, rope_scaling {old}")
     return (thetas.pop() if thetas else 10000.0), (scalings[0] if scalings else None)
@@ -135,34 +138,34 @@ def _gpt2_shape(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def family_of(fields: dict[str, Any]) -> str:
-    """The model_type whose classes compute what GPTConfig's fields say. Raises ValueError where none does."""
+    """The model_type whose classes compute what GPTConfig's fields describe. Raises ValueError if none does."""
     gpt2 = (fields["norm"], fields["positions"], fields["mlp"]) == ("layer", "learned", "gelu")
     llama = (fields["norm"], fields["positions"], fields["mlp"]) == ("rms", "rotary", "swiglu")
-    inward, outward = fields["attention_bias"], fields["attention_output_bias"]
+    qkv_bias, output_bias = fields["attention_bias"], fields["attention_output_bias"]
     even_heads = fields["num_key_value_heads"] * fields["head_dim"] == fields["hidden_size"]
     window = fields["sliding_window"] is not None
     possible = {
-        "llama": llama and not fields["qk_norm"] and inward == outward and not window,
-        "mistral": llama and not fields["qk_norm"] and not inward and not outward and not fields["max_window_layers"],
-        "qwen2": llama and not fields["qk_norm"] and inward and not outward,
-        "qwen3": llama and fields["qk_norm"] and inward == outward,
-        "gpt2": gpt2 and inward and outward and even_heads and not fields["qk_norm"],
+        "llama": llama and not fields["qk_norm"] and qkv_bias == output_bias and not window,
+        "mistral": llama and not (fields["qk_norm"] or qkv_bias or output_bias or fields["max_window_layers"]),
+        "qwen2": llama and not fields["qk_norm"] and qkv_bias and not output_bias,
+        "qwen3": llama and fields["qk_norm"] and qkv_bias == output_bias,
+        "gpt2": gpt2 and qkv_bias and output_bias and even_heads and not fields["qk_norm"],
     }
     wanted = fields["model_type"]
-    found = [name for name in ([wanted] if wanted else possible) if possible.get(name)]
-    if not found:
+    families = [name for name in ([wanted] if wanted else possible) if possible.get(name)]
+    if not families:
         shown = ("qk_norm", "attention_bias", "attention_output_bias", "norm", "positions", "mlp", "sliding_window")
         raise ValueError(
-            f"model: no Hugging Face architecture {wanted or 'known here'} has "
+            f"model: no Hugging Face architecture {wanted or 'supported here'} has "
             + ", ".join(f"{name}={fields[name]}" for name in shown)
         )
-    return found[0]
+    return families[0]
 
 
 def written(fields: dict[str, Any], architecture: str) -> dict[str, Any]:
     """config.json for GPTConfig's `fields`; architecture: "CausalLM" or "SequenceClassification".
 
-    Rotary positions are written in both spellings. Raises ValueError for a combination that no family has.
+    Rotary settings are written in both forms. Raises ValueError for a combination that no family has.
     """
     family = family_of(fields)
     class_name = f"{NAMES[family]}For{architecture}"
@@ -171,7 +174,7 @@ def written(fields: dict[str, Any], architecture: str) -> dict[str, Any]:
         return {"model_type": family, "architectures": [name], **_gpt2_written(fields), "torch_dtype": "float32"}
     ours = ("qk_norm", "attention_output_bias", "norm", "positions", "mlp", "sliding_window", "max_window_layers")
     kept = {name: value for name, value in fields.items() if name not in (*ours, "model_type", "rope_scaling")}
-    if family in ("mistral", "qwen2"):  # their biases are fixed by the architecture, not by a field
+    if family in ("mistral", "qwen2"):  # the architecture determines their biases, not a field
         kept.pop("attention_bias")
     if family != "llama":
         kept["sliding_window"] = fields["sliding_window"]

@@ -1,4 +1,4 @@
-"""Whether the fields of somebody's config.json can be a model's shape at all."""
+"""Checks that the fields of a config.json can be a model's shape at all."""
 
 import math
 from typing import Any
@@ -20,7 +20,7 @@ POSITIVE = ("rms_norm_eps", "rope_theta", "layer_norm_epsilon")
 
 
 def check_shape(fields: dict[str, Any]) -> None:
-    """Raises ValueError naming the first field of another type or range than a shape's; absent ones are not judged."""
+    """Raises ValueError naming the first field whose type or range no shape can have; absent ones are not checked."""
     for name in (*COUNTS, *OPTIONAL_COUNTS):
         value = fields.get(name)
         if name not in fields or (name in OPTIONAL_COUNTS and value in (None, 0)):

@@ -1,4 +1,4 @@
-"""One decoder layer: its weights as they lie and as they are multiplied, and what is computed with them."""
+"""One decoder layer: its weights as stored and as multiplied, and the computation with them."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from components.models.lora import LayerAdapters
 
 class Projection(NamedTuple):
     """A matrix (outputs, inputs) and what is added to its product; low_rank: A (R, inputs) and B (outputs, R) of
-    adapters, with dropout on what A reads."""
+    adapters, with dropout on A's input."""
 
     weight: Tensor
     bias: Tensor | None = None
@@ -33,7 +33,7 @@ class LayerWeights(NamedTuple):
     k_norm: Tensor | None
     out: Projection
     mlp_norm: Tensor
-    gate_up: Projection  # of an MLP without a gate: up
+    gate_up: Projection  # only up in an MLP without a gate
     down: Projection
     attention_norm_bias: Tensor | None = None
     mlp_norm_bias: Tensor | None = None
@@ -85,7 +85,7 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
-        """Joined anew at every call: a copy of the projections, little beside a training batch."""
+        """Joined at every call: this copies the projections, which is cheap compared with a training batch."""
         attention, mlp = self.self_attn, self.mlp
         norms = (self.input_layernorm, self.post_attention_layernorm)
         return LayerWeights(
@@ -124,7 +124,7 @@ def _joined(module: Attention | MLP, names: Sequence[str], adapters: LayerAdapte
 
 
 def _matrix(weights: Sequence[Tensor], *, in_place: bool) -> Tensor:
-    """The weights one below the other; in place: they become views of the joined matrix, which is made only once."""
+    """The weights stacked by rows; in place: they become views of the joined matrix, which is made only once."""
     if len(weights) == 1:
         return weights[0]
     if not in_place or not all(isinstance(weight, nn.Parameter) for weight in weights):
@@ -132,8 +132,8 @@ def _matrix(weights: Sequence[Tensor], *, in_place: bool) -> Tensor:
     rows = [len(weight) for weight in weights]
     width, item = weights[0].shape[1], weights[0].element_size()
     ends = [weight.data_ptr() + weight.numel() * item for weight in weights]
-    one = len({weight.untyped_storage().data_ptr() for weight in weights}) == 1  # neighbours by chance are not views
-    if not one or ends[:-1] != [weight.data_ptr() for weight in weights[1:]]:
+    shared = len({weight.untyped_storage().data_ptr() for weight in weights}) == 1  # adjacent by chance is not enough
+    if not shared or ends[:-1] != [weight.data_ptr() for weight in weights[1:]]:
         joined = torch.cat([weight.detach() for weight in weights])
         for weight, part in zip(weights, joined.split(rows), strict=True):
             weight.data = part
@@ -148,7 +148,10 @@ def decode(
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
     dropout: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """One layer: x + attention(norm(x)), then + mlp(norm(that)); attention: of q, k, v, each (B, heads, T, D)."""
+    """One layer: y = x + attention(norm(x)), then y + mlp(norm(y)).
+
+    x_btd: (B, T, D). attention: a function of q (B, H, T, head_dim), k and v (B, Hkv, T, head_dim). Returns (B, T, D).
+    """
     queries, keys = config.num_attention_heads, config.num_key_value_heads
     normed = _norm(x_btd, weights.attention_norm, config, weights.attention_norm_bias).to(weights.qkv.weight.dtype)
     heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
@@ -180,22 +183,22 @@ def _project(x: Tensor, projection: Projection) -> Tensor:
 
 
 def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
-    """Copies in `dtype` for generation, adapters added to the matrices that they adapt."""
+    """Copies in `dtype` for generation, with adapters merged into the matrices that they adapt."""
 
-    def read(held: Tensor | Projection | None) -> Any:
-        if not isinstance(held, Projection):
-            return None if held is None else stored_by_columns(held, dtype)
-        weight = held.weight
-        if held.low_rank is not None:
-            down, up = held.low_rank
+    def copied(part: Tensor | Projection | None) -> Any:
+        if not isinstance(part, Projection):
+            return None if part is None else stored_by_columns(part, dtype)
+        weight = part.weight
+        if part.low_rank is not None:
+            down, up = part.low_rank
             weight = weight.detach().float() + up.detach().float() @ down.detach().float()
-        return Projection(stored_by_columns(weight, dtype), None if held.bias is None else held.bias.detach().to(dtype))
+        return Projection(stored_by_columns(weight, dtype), None if part.bias is None else part.bias.detach().to(dtype))
 
-    return LayerWeights(*map(read, weights))
+    return LayerWeights(*map(copied, weights))
 
 
 def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy; of a matrix by columns, which the product with a few rows reads three times as fast on a processor."""
+    """A copy; a matrix is stored by columns, which makes its product with a few rows three times as fast on a CPU."""
     weight = weight.detach().to(dtype)
     return weight.t().contiguous().t() if weight.dim() == 2 else weight
 

@@ -1,7 +1,7 @@
 """Low-rank adapters on frozen weights: W·x + (alpha / rank)·B·A·x (Hu et al. 2022, eq. 3).
 
-Adapters are a module of their own, given to the trunk as an argument of forward. So several models, each with its
-adapters and its head, can share one trunk in memory, and a model without adapters is what it was before training.
+Adapters are a separate module, passed to the trunk's forward. So several models, each with its own adapters and head,
+can share one trunk in memory, and a model without its adapters is the model from before training.
 """
 
 import copy
@@ -24,11 +24,11 @@ TARGETS = (*ATTENTION, *MLP)
 class LoRA:
     """How a stage adapts its models instead of training all weights.
 
-    rank: of A and B; alpha: A's and B's product is scaled by alpha / rank; dropout: on what A reads, while training;
-    targets: the projections of every layer that get adapters, of q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj
-    and down_proj; base: how the frozen projections are held in memory: null as they were loaded, int8 or nf4
-    quantised in blocks (Dettmers et al. 2022; 2023, QLoRA), for which bitsandbytes is needed.
-    Raises ValueError for values that make no adapter.
+    rank: of A and B. alpha: the product B·A is scaled by alpha / rank. dropout: on A's input, in training.
+    targets: the projections that get adapters in every layer, among q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj
+    and down_proj. base: how the frozen projections are stored in memory: null, as loaded; int8 or nf4, quantized in
+    blocks (Dettmers et al. 2022; 2023, QLoRA), which needs bitsandbytes.
+    Raises ValueError for values that no adapter can have.
     """
 
     rank: int
@@ -40,13 +40,13 @@ class LoRA:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.targets) - set(TARGETS))
         if unknown or not self.targets:
-            raise ValueError(f"lora.targets: expected some of {', '.join(TARGETS)}, got {unknown or 'none'}")
+            raise ValueError(f"lora.targets: expected one or more of {', '.join(TARGETS)}, got {unknown or 'none'}")
         if self.rank < 1:
             raise ValueError(f"lora.rank must be at least 1, got {self.rank}")
         if self.alpha <= 0:
             raise ValueError(f"lora.alpha must be above 0, got {self.alpha}")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"lora.dropout must lie in [0, 1), got {self.dropout}")
+            raise ValueError(f"lora.dropout must be in [0, 1), got {self.dropout}")
 
     @property
     def scale(self) -> float:
@@ -54,7 +54,7 @@ class LoRA:
 
 
 class LowRank(nn.Module):
-    """A (rank, inputs), uniform as a linear layer's weight, and B (outputs, rank), zero: at first it adds nothing."""
+    """A (rank, inputs), initialized like a linear layer's weight, and B (outputs, rank), 0: adds nothing at first."""
 
     def __init__(self, inputs: int, outputs: int, rank: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class LowRank(nn.Module):
 
 
 class LayerAdapters(nn.Module):
-    """One layer's, by the projection's name."""
+    """The adapters of one layer, by the projection's name. shapes: (outputs, inputs) by name."""
 
     def __init__(self, shapes: dict[str, tuple[int, int]], lora: LoRA) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class LayerAdapters(nn.Module):
         self.shapes = shapes
 
     def joined(self, names: Sequence[str]) -> tuple[Tensor, Tensor] | None:
-        """(A (R, inputs), scaled B (all outputs, R)) of projections that read the same input; None where none has any.
+        """(A (R, inputs), scaled B (all outputs, R)) of projections that read the same input; None if none is a target.
 
-        A's stand one below the other, B's on a diagonal, so R is the sum of their ranks.
+        The A's are stacked by rows and the B's are on a block diagonal, so R is the sum of their ranks.
         """
         chosen = [name for name in names if name in self.lora.targets]
         if not chosen:
@@ -88,12 +88,15 @@ class LayerAdapters(nn.Module):
 
     @property
     def dropout(self) -> float:
-        """The rate in force: 0 unless training."""
+        """The current rate: 0 unless training."""
         return self.lora.dropout if self.training else 0.0
 
 
 class Adapters(nn.Module):
-    """A model's adapters, layer by layer; fresh ones draw from torch's global generator."""
+    """A model's adapters, layer by layer, initialized from torch's global generator.
+
+    Raises ValueError for a target that the model does not have.
+    """
 
     def __init__(self, config: GPTConfig, lora: LoRA) -> None:
         super().__init__()
@@ -106,10 +109,10 @@ class Adapters(nn.Module):
 
 
 class Adaptable(nn.Module):
-    """A head on a trunk, with or without adapters. A subclass names its head."""
+    """A head on a trunk, with or without adapters. A subclass sets head_name and trained_head."""
 
     head_name: str
-    trained_head: bool  # whether the head is trained beside adapters
+    trained_head: bool  # whether the head is trained along with adapters
 
     def __init__(self, config: GPTConfig, trunk: nn.Module) -> None:
         super().__init__()
@@ -118,8 +121,8 @@ class Adaptable(nn.Module):
         self.adapters: Adapters | None = None
 
     def adapt(self, lora: LoRA) -> None:
-        """Freezes the trunk, quantised where lora says so, and trains adapters: its own, or where it has none fresh
-        ones, of which it is unchanged at first."""
+        """Freezes the trunk, quantizes it if lora.base is set, and makes the adapters trainable: the model's own, or
+        fresh ones, which leave its outputs unchanged at first."""
         self.requires_grad_(False)
         if lora.base is not None:
             quantise_(self.model, TARGETS, lora.base)
@@ -129,11 +132,11 @@ class Adaptable(nn.Module):
         getattr(self, self.head_name).requires_grad_(self.trained_head)
 
     def bare(self) -> Self:
-        """This model without its adapters: the same trunk and head, not copies."""
+        """This model without its adapters; the trunk and the head are shared, not copied."""
         return self._on_this_trunk(getattr(self, self.head_name))
 
     def fork(self) -> Self:
-        """A model that starts as this one, on the same trunk: its head and its adapters, if it has any, are copies."""
+        """A model equal to this one at first, on the same trunk, with copies of the head and of any adapters."""
         twin = self._on_this_trunk(copy.deepcopy(getattr(self, self.head_name)))
         twin.adapters = copy.deepcopy(self.adapters)
         return twin
@@ -168,11 +171,11 @@ def place_of(layer: int, target: str) -> str:
 
 
 def merged(weights: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
-    """A model's weights by name with its adapters added to the projections: W + scale·B·A, in W's type."""
-    whole = {name: weight for name, weight in weights.items() if not name.startswith("adapters.")}
+    """A model's weights by name with its adapters added to the projections: W + scale·B·A, in W's dtype."""
+    merged_weights = {name: weight for name, weight in weights.items() if not name.startswith("adapters.")}
     for name in [n.removesuffix(".down") for n in weights if n.startswith("adapters.") and n.endswith(".down")]:
         _, _, layer, target = name.split(".")
-        place = f"{place_of(int(layer), target)}.weight"
+        key = f"{place_of(int(layer), target)}.weight"
         product = weights[f"{name}.up"].float() @ weights[f"{name}.down"].float()
-        whole[place] = (whole[place].float() + lora.scale * product).to(whole[place].dtype)
-    return whole
+        merged_weights[key] = (weights[key].float() + lora.scale * product).to(weights[key].dtype)
+    return merged_weights

@@ -1,4 +1,4 @@
-"""Frozen projections held in 8 or 4 bits and read as dense matrices: an optional saving, by bitsandbytes."""
+"""Frozen projections stored in 8 or 4 bits and read as dense matrices, to save memory; needs bitsandbytes."""
 
 from collections.abc import Collection
 from types import ModuleType
@@ -11,11 +11,11 @@ from components.system import installing
 
 
 class Quantised(nn.Module):
-    """What stands in a linear layer's place: `weight` gives its dense matrix anew, in bfloat16, at every reading.
+    """Replaces a linear layer: each access to `weight` dequantizes its dense matrix, in bfloat16.
 
     int8: blocks of 256 values to 8 bits by a dynamic map (Dettmers et al. 2022, section 2.2).
     nf4: blocks of 64 values to the 16 quantiles of a normal distribution (Dettmers et al. 2023, section 3).
-    Not trained and not saved: the artifact that it was read from holds the weights.
+    Not trained and not saved: the weights are in the artifact that it was loaded from.
     """
 
     packed: Tensor
@@ -39,7 +39,7 @@ class Quantised(nn.Module):
 
 
 def quantise_(trunk: nn.Module, names: Collection[str], kind: Literal["int8", "nf4"]) -> None:
-    """Puts Quantised in the place of every linear layer of `trunk` whose last name is one of these."""
+    """Replaces every linear layer of `trunk` whose last name is in `names` by its Quantised form, in place."""
     for module in list(trunk.modules()):
         for name, child in list(module.named_children()):
             if name in names and isinstance(child, nn.Linear):
@@ -48,9 +48,9 @@ def quantise_(trunk: nn.Module, names: Collection[str], kind: Literal["int8", "n
 
 @torch.no_grad()
 def dense_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The dense matrices of all quantised projections by their weights' names."""
-    found = ((name, module) for name, module in model.named_modules() if isinstance(module, Quantised))
-    return {f"{name}.weight": module.weight for name, module in found}
+    """The dense matrices of all quantized projections, by their weights' names."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, Quantised))
+    return {f"{name}.weight": module.weight for name, module in modules}
 
 
 def _bitsandbytes() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Weights in shards (FSDP2): held whole to be read, changed only where they are kept."""
+"""Sharded weights (FSDP2): unsharded to be read, changed only in their shards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from torch.distributed.tensor import DTensor
 
 @contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Holds every sharded part of `module` whole, so that processes may call it unequally often (drawing tokens)."""
+    """Keeps every part of `module` unsharded, so processes can call it different numbers of times (as in sampling)."""
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
@@ -25,9 +25,9 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_shards(module: nn.Module) -> Iterator[None]:
-    """Frees whatever whole copies a forward or `unsharded` left, so that what changes the weights changes the shards.
+    """Frees any unsharded copies left by a forward or by `unsharded`, so changes to the weights change the shards.
 
-    A change to a whole copy is lost with it. Copies that were there are gathered again at the end.
+    A change to an unsharded copy is lost when it is freed. Freed copies are gathered again at the end.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     whole = [part for part in parts if not all(isinstance(p, DTensor) for p in part.parameters())]

@@ -231,7 +231,7 @@ def test_a_window_shorter_than_the_context_is_refused_and_a_context_as_short_is_
 
 def test_a_context_beyond_the_models_positions_is_refused(transformers, tmp_path):
     theirs_of(transformers, "gpt2").save_pretrained(tmp_path)
-    with pytest.raises(ArtifactError, match="context=257: the model knows 256 positions"):
+    with pytest.raises(ArtifactError, match="context=257: the model has 256 positions"):
         store.load_config(tmp_path, context=257)
 
 

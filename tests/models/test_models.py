@@ -179,7 +179,7 @@ def test_transformers_computes_the_same_logits(name):
         ],
         ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}}, "rope scaling 'yarn'"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mrope_section": [1, 2]}}, "mrope_section"),
-        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "by kind of layer .full_attention"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "per layer type .full_attention"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}}, "contradict rope_theta"),
         ({"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "partial_rotary_factor 0.5"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
@@ -232,14 +232,14 @@ def test_a_shape_that_no_family_has_is_not_written():
 def test_a_runs_context_is_its_longest_sequence_and_no_longer_than_the_model():
     assert GPTConfig(**SHAPE).longest == 64
     assert GPTConfig(**SHAPE, context=20).longest == 20
-    with pytest.raises(ValueError, match="context=65: the model knows 64 positions"):
+    with pytest.raises(ValueError, match="context=65: the model has 64 positions"):
         GPTConfig(**SHAPE, context=65)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"hidden_size": 30}, "give head_dim"),
+        ({"hidden_size": 30}, "set head_dim"),
         ({"num_key_value_heads": 3}, "multiple of"),
         ({"head_dim": 7}, "even"),
         ({"num_hidden_layers": 0}, "num_hidden_layers"),

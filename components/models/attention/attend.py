@@ -13,18 +13,18 @@ from components.models.attention.layout import Layout
 from components.models.attention.segments import Segments, attend_segments, segments_of
 
 Mask = Tensor | BlockMask | Segments | None
-NARROWEST = 16  # head that FlexAttention's kernels take
+NARROWEST = 16  # smallest head_dim that FlexAttention's kernels support
 
 
 def mask_of(layout: Layout | None, head_dim: int) -> Mask:
-    """The mask that `attend` wants for a layout and heads of that width, built once per forward for all layers.
+    """The mask that `attend` takes for a layout and heads of width head_dim, built once per forward for all layers.
 
-    None (one causal segment per row) needs no mask. On CUDA a FlexAttention block mask, which skips the blocks
-    between documents, and has no backward on a processor: there the segments, each for itself. A dense boolean mask
-    (B, 1, T, T) where rows are too short for segments to pay, and where heads are too narrow for FlexAttention.
+    None: every row is a single causal segment. On CUDA, a FlexAttention block mask, which skips the blocks between
+    documents. On a CPU, where FlexAttention has no backward, the segments, each attended to separately. A dense boolean
+    mask (B, 1, T, T) if segments would be no faster than that, or if heads are too narrow for FlexAttention.
     """
     if layout is None or not ((layout.segments > 0) | (layout.parents >= 0)).any():
-        return None  # filler stands at a row's end, where nothing that counts sees it
+        return None  # filler is at the end of a row, where no real token sees it
     kind = layout.segments.device.type
     if kind == "cuda" and head_dim >= NARROWEST:
         return _block_mask(layout)
@@ -46,7 +46,8 @@ def _block_mask(layout: Layout) -> BlockMask:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
     """softmax(q·kᵀ / √D)·v under a mask; q (B, H, T, D), k and v (B, Hkv, S, D) with H a multiple of Hkv.
 
-    mask None: causal within the row (T = S). Tensor: (B, 1, T, S) bool, True where attention is allowed.
+    mask None: causal within the row (T = S). Tensor: (B, 1, T, S) bool, True where attention is allowed. Otherwise as
+    made by `mask_of`. Returns (B, H, T, D).
     """
     if isinstance(mask, Segments):
         return attend_segments(q, k, v, mask, attend)
@@ -66,7 +67,7 @@ _flex: Callable[..., Any] | None = None
 
 
 def _compiled_flex() -> Callable[..., Any]:
-    """FlexAttention compiled once per process; uncompiled it would hold the full score matrix."""
+    """FlexAttention, compiled once per process; uncompiled it would materialize the full score matrix."""
     global _flex
     if torch.compiler.is_compiling():
         return flex_attention

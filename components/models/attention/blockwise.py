@@ -1,7 +1,7 @@
-"""Attention for a processor's bfloat16 matrix instructions: a block of queries at a time, by batched products.
+"""Attention for a CPU's bfloat16 matrix instructions: a block of queries at a time, by batched products.
 
-torch's own kernel for processors multiplies in small pieces that gain nothing from bfloat16; measured on 2 cores with
-avx512_bf16, 16 rows of 256 tokens and 4 heads of 64, forward and backward: 64 ms, this 25 ms (in float32 53 and 65).
+torch's own CPU kernel multiplies in small tiles that gain nothing from bfloat16. Measured on 2 cores with avx512_bf16,
+16 rows of 256 tokens and 4 heads of 64, forward and backward: torch 64 ms, this 25 ms (in float32: 53 and 65 ms).
 """
 
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 128  # queries; keys that none of them may see are left out
+BLOCK = 128  # queries; keys after the last of them are left out
 
 
 def attend_blockwise(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """softmax(q·kᵀ / √D)·v; q (B, H, T, D), k and v (B, H, S, D); scores are rounded to the type of q.
+    """softmax(q·kᵀ / √D)·v; q (B, H, T, D), k and v (B, H, S, D); scores are rounded to the dtype of q.
 
-    mask (B or 1, 1, T, S) bool, True where attention is allowed and nowhere beyond the causal; None: causal, query i
-    sees the keys up to S − T + i. Keeps no scores for the backward pass, which computes them anew.
+    mask (B or 1, 1, T, S) bool: True where attention is allowed, which must be within the causal mask. None: causal,
+    query i sees keys 0 to S − T + i. Saves no scores for the backward pass, which recomputes them.
     """
     return _Blockwise.apply(q, k, v, mask)  # type: ignore[no-untyped-call]
 
@@ -41,21 +41,21 @@ class _Blockwise(torch.autograd.Function):
         query, key, value, grad_out = (x.flatten(0, 1) for x in (q, k, v, grad))
         scale = q.shape[-1] ** -0.5
         grad_query, grad_key, grad_value = (torch.empty_like(x) for x in (query, key, value))
-        fresh = True
+        first = True
         for queries, keys, bias in reversed(list(_blocks(q, k, mask))):  # the last block sees every key
             p = _probabilities(query[:, queries], key[:, keys], bias)
             slope = torch.bmm(grad_out[:, queries], value[:, keys].transpose(1, 2))
             slope = torch._softmax_backward_data(slope, p, 2, p.dtype)
             grad_query[:, queries] = torch.bmm(slope, key[:, keys]).mul_(scale)
-            add = 0.0 if fresh else 1.0
-            _accumulate(grad_key[:, keys], slope.transpose(1, 2), query[:, queries], add, scale)
-            _accumulate(grad_value[:, keys], p.transpose(1, 2), grad_out[:, queries], add, 1.0)
-            fresh = False
+            beta = 0.0 if first else 1.0
+            _accumulate(grad_key[:, keys], slope.transpose(1, 2), query[:, queries], beta, scale)
+            _accumulate(grad_value[:, keys], p.transpose(1, 2), grad_out[:, queries], beta, 1.0)
+            first = False
         return grad_query.view(q.shape), grad_key.view(k.shape), grad_value.view(v.shape), None
 
 
 def _blocks(q: Tensor, k: Tensor, mask: Tensor | None) -> Iterator[tuple[slice, slice, Tensor]]:
-    """(queries, keys, what is added to their scores: (B·H or 1, n, m)) of every block."""
+    """(queries, keys, the bias of their scores (B·H or 1, n, m), 0 or −inf) of every block."""
     heads, length, offset = q.shape[1], q.shape[2], k.shape[2] - q.shape[2]
     for start in range(0, length, BLOCK):
         queries = slice(start, min(start + BLOCK, length))
@@ -74,5 +74,5 @@ def _probabilities(query: Tensor, key: Tensor, bias: Tensor) -> Tensor:
     return torch.softmax(scores, dim=2)
 
 
-def _accumulate(into: Tensor, left: Tensor, right: Tensor, add: float, scale: float) -> None:
-    into.baddbmm_(left, right, beta=add, alpha=scale)
+def _accumulate(into: Tensor, left: Tensor, right: Tensor, beta: float, scale: float) -> None:
+    into.baddbmm_(left, right, beta=beta, alpha=scale)

@@ -1,4 +1,4 @@
-"""How documents lie in packed rows: the one batch layout for training."""
+"""How documents are packed into rows: the only batch layout for training."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -6,18 +6,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-FILLER = -1  # segment of a place that holds no token
-SHORT, STEP = 64, 16  # rows longer than SHORT have a multiple of STEP as their length
+FILLER = -1  # segment of filler
+SHORT, STEP = 64, 16  # the length of rows longer than SHORT is rounded up to a multiple of STEP
 
 
 class Layout(NamedTuple):
-    """Where every token of packed rows belongs; each field is (B, T) int64.
+    """Which text each token of packed rows belongs to; each field is (B, T) int64.
 
-    positions: the token's place in its own text, counted through the trunk it continues.
-    segments:  number of the segment inside the row; -1 for filler at a row's end.
-    parents:   segment that this token's segment continues (its prompt), -1 where it continues none.
+    positions: the token's position in its own text, counted from the start of the trunk that it continues.
+    segments:  number of the token's segment in the row; -1 for filler at the end of a row.
+    parents:   number of the segment that the token's segment continues (its prompt), -1 if it continues none.
 
-    Token i may attend to token j of its row iff j <= i and j is in i's segment or in the segment i's continues.
+    Token i attends to token j of its row iff j <= i and j is in i's segment or in the segment that i's continues.
     """
 
     positions: Tensor
@@ -26,11 +26,11 @@ class Layout(NamedTuple):
 
     @property
     def real(self) -> Tensor:
-        """(B, T) bool: True where a token lies."""
+        """(B, T) bool: True on tokens, False on filler."""
         return self.segments != FILLER
 
     def allowed(self) -> Tensor:
-        """(B, T, T) bool: [b, i, j] True where token i may attend to token j."""
+        """(B, T, T) bool: [b, i, j] True where token i can attend to token j."""
         same = self.segments[:, :, None] == self.segments[:, None, :]
         continued = (self.parents[:, :, None] == self.segments[:, None, :]) & (self.parents >= 0)[:, :, None]
         length = self.segments.shape[1]
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """Rows made of documents. spans[d][s] = (flat start in B*T, length) of segment s of document d."""
+    """Documents packed into rows. spans[d][s] = (flat start in B*T, length) of segment s of document d."""
 
     input_ids: Tensor
     layout: Layout
@@ -47,13 +47,13 @@ class Packed(NamedTuple):
 
 
 def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, filler: int) -> Packed:
-    """Packs documents into as few rows as first-fit decreasing finds, none split over two rows.
+    """Packs documents into rows by first-fit decreasing, with no document split over two rows.
 
-    A document is a list of segments: the first is the trunk (a text, a dialogue, a prompt), the others each
-    continue the trunk: they attend to it and their positions go on from its length, but do not see each other.
-    Rows are as long as the fullest of them, beyond SHORT rounded up to a multiple of STEP (at most row_length):
-    kernels are made and kept for each shape, and a run with a new one every step would grow. `filler` is the id
-    written at the end of rows.
+    A document is a list of segments. The first is the trunk (a text, a dialogue, a prompt). Each other segment
+    continues the trunk: it attends to it and its positions start at the trunk's length, but it does not see the others.
+    All rows are as long as the fullest, if longer than SHORT rounded up to a multiple of STEP (at most row_length):
+    kernels are compiled and cached per shape, so new shapes at every step would use ever more memory. `filler` is the
+    token id at the end of rows.
     Raises ValueError for no document, an empty trunk, or a document longer than row_length tokens.
     """
     if not documents:
@@ -76,12 +76,12 @@ def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, fille
         for d in row:
             trunk = number
             for s, segment in enumerate(documents[d]):
-                place = slice(column, column + len(segment))
+                columns = slice(column, column + len(segment))
                 first_position = len(documents[d][0]) if s else 0
-                ids[r, place] = torch.as_tensor(segment, dtype=torch.int64)
-                positions[r, place] = torch.arange(first_position, first_position + len(segment))
-                segments[r, place] = number
-                parents[r, place] = trunk if s else -1
+                ids[r, columns] = torch.as_tensor(segment, dtype=torch.int64)
+                positions[r, columns] = torch.arange(first_position, first_position + len(segment))
+                segments[r, columns] = number
+                parents[r, columns] = trunk if s else -1
                 spans[d].append((r * width + column, len(segment)))
                 column += len(segment)
                 number += 1
@@ -89,7 +89,7 @@ def pack(documents: Sequence[Sequence[Sequence[int]]], *, row_length: int, fille
 
 
 def _first_fit_decreasing(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Document numbers by row: the longest first, each in the first row that has room."""
+    """Document numbers by row: the longest document first, each in the first row that has room."""
     rows: list[list[int]] = []
     room: list[int] = []
     for d in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

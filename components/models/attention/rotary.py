@@ -1,4 +1,4 @@
-"""Rotary positions."""
+"""Rotary position embeddings."""
 
 import math
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ def rotary_tables(
 
 
 def slowing(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
-    """By how much every frequency (radians per token) is divided, so that angles stay those of shorter texts.
+    """The divisor of each frequency (radians per token), which keeps the angles in the range of the original context.
 
-    linear: all by `factor` (Chen et al. 2023). llama3: waves that came round fewer than low_freq_factor times in the
-    original context by `factor`, those that did more than high_freq_factor times not at all, and in between the
-    frequency itself goes over evenly in the number of turns (Llama 3.1's release).
+    linear: `factor` for all (Chen et al. 2023). llama3: `factor` for frequencies with fewer than low_freq_factor turns
+    in the original context, 1 for those with more than high_freq_factor turns; in between, the resulting frequency is
+    interpolated linearly in the number of turns (Llama 3.1's release).
     """
     factor = float(scaling["factor"])
     if scaling["rope_type"] == "linear":
@@ -42,7 +42,7 @@ def slowing(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turns x (B, H, T, D) by its positions' angles; computed in fp32, returned in x's dtype."""
+    """Rotates x (B, H, T, D) by its positions' angles; computed in fp32, returned in x's dtype."""
     first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+    rotated_half = torch.cat((-second, first), dim=-1)
+    return (x.float() * cos + rotated_half * sin).to(x.dtype)

@@ -1,8 +1,8 @@
-"""Attention over the segments of packed rows, on a processor: work grows with what tokens see, not with rows.
+"""Attention over the segments of packed rows on a CPU: work grows with what tokens attend to, not with the rows.
 
-A dense mask computes every score of a row and throws away those between documents. Here the segments are taken out
-of their rows, put beside others of about their length, attended to batch by batch, and put back. A segment that
-continues another one (its prompt) gets that one's keys and values before its own, computed once for all that share it.
+With a dense mask, every score of a row is computed and those between documents are discarded. Here the segments are
+taken out of their rows, batched with others of similar length, attended to batch by batch, and put back. A segment that
+continues another (its prompt) gets that one's keys and values before its own, computed once for all that share it.
 """
 
 from collections.abc import Callable
@@ -16,15 +16,15 @@ from torch.autograd.function import once_differentiable
 from components.models.attention.layout import FILLER, Layout
 
 Attention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-# What taking a token out and putting it back costs, and what a further batch costs, in scores of one token:
+# The cost of taking a token out and putting it back, and of one more batch, in units of one attention score:
 PER_TOKEN, PER_BATCH = 60, 1000
 
 
 class Batch(NamedTuple):
     """n segments, each padded at its end to `length` tokens.
 
-    places (n·length,): which token stands at every place, 0 for padding; padding (p,): which of them are.
-    trunks (n,): the segment that each continues, by its row in batch number `trunk`; None where they continue none.
+    places (n·length,): index of the token in each slot, 0 in padding; padding (p,): the slots that are padding.
+    trunks (n,): the segment that each continues, by its row in batch number `trunk`; None if they continue none.
     mask (n, 1, length, trunk's length + length) bool, True where attention is allowed; None: causal.
     """
 
@@ -37,9 +37,9 @@ class Batch(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Batches of the tokens (N,) that remain of rows without their filler; tokens (N,): their flat places in the rows.
+    """Batches of the N tokens of packed rows, without filler.
 
-    inverse (N,): where in the batches, joined, each token went.
+    tokens (N,): flat index of each token in the rows. inverse (N,): its slot in the concatenated batches.
     """
 
     batches: list[Batch]
@@ -48,7 +48,7 @@ class Segments(NamedTuple):
 
 
 def segments_of(layout: Layout) -> Segments | None:
-    """The segments of a layout on a processor in batches, or None where a dense mask is no slower."""
+    """The segments of a layout (on a CPU) in batches, or None if a dense mask is no slower."""
     rows, width = layout.segments.shape
     segments, parents = layout.segments.numpy().ravel(), layout.parents.numpy().ravel()
     keys = np.repeat(np.arange(rows), width) * (width + 1) + segments  # a number for each segment, ascending
@@ -65,12 +65,12 @@ def segments_of(layout: Layout) -> Segments | None:
     tokens = np.flatnonzero(segments != FILLER)
     if _cost(batches, steps, parent, len(tokens)) >= rows * width * width:
         return None
-    firsts = np.cumsum(lengths) - lengths  # where they begin once the filler is gone
+    firsts = np.cumsum(lengths) - lengths  # where they begin without filler
     return _placed(batches, firsts, lengths, steps, parent, tokens)
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
-    """`attention` within segments; their tokens lie in one row: q (1, H, N, D), k and v (1, Hkv, N, D)."""
+    """`attention` within segments, whose tokens are in one row: q (1, H, N, D), k and v (1, Hkv, N, D)."""
     shape = q.shape
     flat = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = [_Take.apply(segments, x) for x in flat]  # type: ignore[no-untyped-call]
@@ -88,13 +88,13 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attenti
 
 
 def back_in_rows(x: Tensor, segments: Segments, shape: torch.Size) -> Tensor:
-    """Tokens (1, N, D) → rows (B, T, D) of that shape (B, T), 0 where filler stands."""
+    """Tokens (1, N, D) → rows (B, T, D), 0 on filler. shape: (B, T)."""
     rows = x.new_zeros(shape.numel(), x.shape[-1])
     return rows.index_copy(0, segments.tokens, x[0]).view(*shape, -1)
 
 
 class _Take(torch.autograd.Function):
-    """(N, …) tokens → for each batch (n·length, …); every token goes to one place, so back as well."""
+    """(N, …) tokens → (n·length, …) for each batch; each token has one slot, so the gradient is a gather as well."""
 
     @staticmethod
     def forward(ctx: Any, segments: Segments, x: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +108,7 @@ class _Take(torch.autograd.Function):
 
 
 class _PutBack(torch.autograd.Function):
-    """The way back; padding's gradient is 0."""
+    """The inverse of _Take; the gradient of padding is 0."""
 
     @staticmethod
     def forward(ctx: Any, segments: Segments, *outs: Tensor) -> Tensor:
@@ -127,23 +127,25 @@ def _joined(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 def _rounded(numbers: np.ndarray, *, least: int) -> np.ndarray:
-    """Up to a multiple of a quarter of the power of two below, at least `least`: few sizes, little padding.
+    """Rounded up to a multiple of a quarter of the power of two below, or of `least` if larger: few sizes, little
+    padding.
 
-    Kernels are made and kept for each shape: a new one costs .3 ms and .6 MB.
+    Kernels are compiled and cached per shape: a new one costs 0.3 ms and 0.6 MB.
     """
     step = np.maximum(2 ** np.floor(np.log2(np.maximum(numbers - 1, 1))).astype(int) // 4, least)
     return -(-numbers // step) * step
 
 
 def _batches(steps: np.ndarray, parent: np.ndarray) -> list[np.ndarray]:
-    """Segment numbers by batch: one rounded length, and one for the segments that they continue; trunks first."""
+    """Segment numbers by batch: equal rounded length, and equal rounded length of the trunks; segments without a trunk
+    first."""
     trunk_steps = np.where(parent >= 0, steps[parent], 0)
     kinds, which = np.unique(np.stack([trunk_steps, steps]), axis=1, return_inverse=True)
     return [np.flatnonzero(which.ravel() == kind) for kind in range(kinds.shape[1])]
 
 
 def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, tokens: int) -> float:
-    """In scores; a causal batch computes about .6 of its square."""
+    """In attention scores; a causal batch computes about 0.6 of its square."""
     per_token = np.where(parent >= 0, steps[parent] + steps, 0.6 * steps)
     return float((steps * per_token).sum()) + PER_TOKEN * tokens + PER_BATCH * len(batches)
 
@@ -157,13 +159,13 @@ def _placed(
     tokens: np.ndarray,
 ) -> Segments:
     inverse = np.zeros(len(tokens), dtype=np.int64)
-    home = np.zeros((2, len(firsts)), dtype=np.int64)  # of every segment: its batch, its row there
+    home = np.zeros((2, len(firsts)), dtype=np.int64)  # of every segment: its batch, and its row in that batch
     made: list[Batch] = []
     start = 0
     for number, members in enumerate(batches):
         length = int(steps[members[0]])
         home[0, members], home[1, members] = number, np.arange(len(members))
-        count = int(_rounded(np.array([len(members)]), least=1)[0])  # so that batches come in few shapes
+        count = int(_rounded(np.array([len(members)]), least=1)[0])  # few different shapes
         columns = np.arange(length)
         real = np.zeros((count, length), dtype=bool)
         real[: len(members)] = columns < lengths[members, None]

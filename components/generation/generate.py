@@ -1,4 +1,4 @@
-"""Batched and streaming generation: an engine that knows only token ids."""
+"""Batched and streaming generation, on token ids alone."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,17 +13,17 @@ from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
 
-ALONE = 2e7  # multiplications a step; below it one thread is faster than two (4M parameters, one row: by 30 %)
-# Rows that have stopped leave the batch when at most this share is left: leaving copies the cache, on a GPU the graph.
+ONE_THREAD = 2e7  # multiplications per step; below it one thread is faster than two (4M parameters, one row: by 30%)
+# Finished rows leave the batch when at most this share is left: it copies the cache and, on a GPU, captures the graph.
 LEAVE = {"cpu": 0.75, "cuda": 0.5, "mps": 0.75}
 NOT_NUMBERS = (
-    "generate: the model's logits are not numbers (NaN or infinite): its training diverged, or they overflow in this "
+    "generate: the model's logits are not numbers (NaN or infinite). Its training diverged, or they overflow in this "
     "precision. Try trainer.precision=32-true, or a model from before it diverged"
 )
 
 
 class Sampling(NamedTuple):
-    """How tokens are drawn. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
+    """How to sample tokens. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
 
     max_new_tokens: Annotated[int, Field(ge=1)]
     temperature: Annotated[float, Field(ge=0)] = 1.0
@@ -32,10 +32,10 @@ class Sampling(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """What was drawn, one response per row, grouped by prompt.
+    """Sampled responses, one per row, grouped by prompt.
 
-    ids (N, R) int64; mask (N, R) bool, True on drawn tokens, the stop token included;
-    finished (N,) bool: a stop token was drawn within max_new_tokens.
+    ids (N, R) int64; mask (N, R) bool, True on sampled tokens, the stop token included;
+    finished (N,) bool, True if a stop token was sampled within max_new_tokens.
     """
 
     ids: Tensor
@@ -43,7 +43,7 @@ class Samples(NamedTuple):
     finished: Tensor
 
     def responses(self) -> list[list[int]]:
-        """The drawn ids of every row, the stop token included."""
+        """The sampled ids of every row, the stop token included."""
         return [row[keep].tolist() for row, keep in zip(self.ids.cpu(), self.mask.cpu(), strict=True)]
 
 
@@ -58,11 +58,11 @@ def generate(
     generator: torch.Generator,
     samples_per_prompt: int = 1,
 ) -> Samples:
-    """Continues every prompt until a stop token or max_new_tokens; prompts may differ in length.
+    """Continues every prompt until a stop token or max_new_tokens; prompts can differ in length.
 
-    The prompts are read once whatever samples_per_prompt; rows that have stopped leave the batch.
-    generator lives on the model's device. Raises ValueError for an empty prompt, one that leaves no room, and logits
-    that are not numbers.
+    Each prompt is read once, for all samples_per_prompt; finished rows leave the batch. generator must be on the
+    model's device. Raises ValueError for an empty prompt, a prompt without room for max_new_tokens in the model's
+    context, and logits that are not finite.
     """
     _check_room(model, prompts, sampling)
     with _threads_for(model, len(prompts) * samples_per_prompt):
@@ -87,41 +87,41 @@ def _generate(
         rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
         cache.select(rows)
         logits = logits[rows]
-    drawn = torch.full((total, sampling.max_new_tokens), pad_id, device=device)
-    mask = torch.zeros_like(drawn, dtype=torch.bool)
+    sampled = torch.full((total, sampling.max_new_tokens), pad_id, device=device)
+    mask = torch.zeros_like(sampled, dtype=torch.bool)
     stops = torch.tensor(sorted(stop_ids), device=device)
-    rows = torch.arange(total, device=device)  # which response each row of the cache continues
-    alive = torch.ones(total, dtype=torch.bool, device=device)  # of the cache's rows: no stop token yet
+    rows = torch.arange(total, device=device)  # the response that each row of the cache continues
+    alive = torch.ones(total, dtype=torch.bool, device=device)  # by row of the cache: no stop token yet
     finished = torch.zeros_like(alive)
-    sound = torch.ones((), dtype=torch.bool, device=device)  # all logits so far were numbers; read once, at the end
+    finite = torch.ones((), dtype=torch.bool, device=device)  # all logits so far; read once, at the end
     advance: Step | None = None
     for step in range(sampling.max_new_tokens):
-        sound &= are_numbers(logits).all()
+        finite &= are_numbers(logits).all()
         token = pick(logits, sampling, generator)
-        drawn[rows, step] = torch.where(alive, token, pad_id)
+        sampled[rows, step] = torch.where(alive, token, pad_id)
         mask[rows, step] = alive
         stopped = alive & (token[:, None] == stops).any(1)
         finished[rows] |= stopped
         alive &= ~stopped
-        left = int(alive.sum())
-        if not left or step + 1 == sampling.max_new_tokens:
+        remaining = int(alive.sum())
+        if not remaining or step + 1 == sampling.max_new_tokens:
             break
-        if left <= LEAVE[device.type] * len(rows):
+        if remaining <= LEAVE[device.type] * len(rows):
             rows, token, alive = rows[alive], token[alive], _leave(cache, alive)
-            advance = None  # that was of the cache as it was
+            advance = None  # it held the cache's old rows
         advance = advance or step_of(model, cache)
         logits = advance(token)
-    if not sound:
+    if not finite:
         raise ValueError(NOT_NUMBERS)
     width = int(mask.any(0).sum())
-    return Samples(drawn[:, :width], mask[:, :width], finished)
+    return Samples(sampled[:, :width], mask[:, :width], finished)
 
 
 @contextmanager
 def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
-    """One thread where a step's products are so small that several would spend their time waiting for one another."""
+    """Uses one thread if a step's products are so small that several threads would mostly wait for each other."""
     before = torch.get_num_threads()
-    if next(model.parameters()).device.type == "cpu" and rows * model.config.num_parameters() < ALONE:
+    if next(model.parameters()).device.type == "cpu" and rows * model.config.num_parameters() < ONE_THREAD:
         torch.set_num_threads(1)
     try:
         yield
@@ -130,7 +130,7 @@ def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
 
 
 def _leave(cache: KVCache, alive: Tensor) -> Tensor:
-    """Takes the rows that have stopped out of the cache; those that stay are all alive."""
+    """Removes the finished rows from the cache; returns `alive` of the remaining rows, all True."""
     cache.select(alive.nonzero().squeeze(1))
     return alive[alive]
 
@@ -156,62 +156,62 @@ def stream(
     with _threads_for(model, 1):
         logits = model.next_logits(ids, cache)
     advance = step_of(model, cache)
-    for left in reversed(range(sampling.max_new_tokens)):
+    for remaining in reversed(range(sampling.max_new_tokens)):
         token = pick(logits, sampling, generator)
-        number = int(torch.where(are_numbers(logits), token, -1))  # the device is waited for once
-        if number < 0:
+        token_id = int(torch.where(are_numbers(logits), token, -1))  # a single synchronization with the device
+        if token_id < 0:
             raise ValueError(NOT_NUMBERS)
-        if number in stop_ids or should_stop():
+        if token_id in stop_ids or should_stop():
             return
-        yield number
-        if left:
+        yield token_id
+        if remaining:
             with _threads_for(model, 1):
                 logits = advance(token)
 
 
 def are_numbers(logits: Tensor) -> Tensor:
-    """(B,) bool of logits (B, V): there is something to sample from, neither NaN nor infinite."""
+    """(B,) bool of logits (B, V): True if the largest logit is finite, so the row can be sampled from."""
     return logits.amax(1).isfinite()
 
 
 def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tensor:
-    """One token (B,) int64 for every row of logits (B, V); any token of a row that are no numbers."""
-    if sampling.temperature < torch.finfo(torch.float32).tiny:  # no divisor
+    """One token (B,) int64 for every row of logits (B, V); an arbitrary token for a row with NaN or infinite logits."""
+    if sampling.temperature < torch.finfo(torch.float32).tiny:  # too small to divide by
         return logits.argmax(-1)
-    scaled = logits.float() - logits.amax(1, keepdim=True)  # divided by little, only what is unlikely overflows
+    scaled = logits.float() - logits.amax(1, keepdim=True)  # so a low temperature overflows only to −inf
     kept = filter_logits(scaled, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-    return draw(kept, generator).clamp(max=logits.shape[1] - 1)  # of NaN it is one past the vocabulary
+    return draw(kept, generator).clamp(max=logits.shape[1] - 1)  # for NaN, draw returns one past the vocabulary
 
 
 def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
-    """A generator whose draws depend on `numbers` (seed, rank, step, …) alone."""
+    """A generator whose stream depends on `numbers` (seed, rank, step, …) alone."""
     state = 0
-    for number in numbers:  # splitmix-like mixing: neighbouring seeds must not give neighbouring streams
+    for number in numbers:  # splitmix-like mixing: adjacent seeds must not give correlated streams
         state = (state * 6364136223846793005 + number + 1442695040888963407) % 2**63
     return torch.Generator(device=device).manual_seed(state)
 
 
 def _check_room(model: CausalLM, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ValueError("generate: expected at least one prompt and no empty one")
+        raise ValueError("generate: expected at least one prompt, and no empty prompt")
     longest = max(map(len, prompts)) + sampling.max_new_tokens
     room = model.config.longest
     if longest > room:
         raise ValueError(
             f"generate: a prompt of {longest - sampling.max_new_tokens} tokens + {sampling.max_new_tokens} new ones "
-            f"exceeds the model's context of {room}; shorten the prompt or lower max_new_tokens"
+            f"exceeds the model's context of {room} tokens; shorten the prompt or lower max_new_tokens"
         )
 
 
 def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(ids (B, T), starts (B,)): prompts end in the last column."""
+    """(ids (B, T), starts (B,) the column of each prompt's first token): prompts end in the last column."""
     width = max(map(len, prompts))
     ids = torch.tensor([[pad_id] * (width - len(p)) + list(p) for p in prompts], device=device)
     return ids, torch.tensor([width - len(p) for p in prompts], device=device)
 
 
 def compute_dtype(model: CausalLM) -> torch.dtype:
-    """The type of products: autocast's where it is on, else the weights'."""
+    """The dtype of products: autocast's if it is on, else that of the weights."""
     weight = next(model.parameters())
     if torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)

@@ -1,4 +1,4 @@
-"""The step of generation: on a GPU one CUDA graph, since launching its kernels one by one takes longer than they."""
+"""One step of generation: on a GPU a CUDA graph, since launching its kernels one by one takes longer than they run."""
 
 from collections.abc import Callable
 
@@ -8,11 +8,11 @@ from torch import Tensor
 from components.models.attention.kv_cache import KVCache, Steps
 from components.models.heads import CausalLM
 
-Step = Callable[[Tensor], Tensor]  # tokens (B,) that continue the cache's → logits (B, V), valid until the next step
+Step = Callable[[Tensor], Tensor]  # next tokens (B,), added to the cache → logits (B, V), valid until the next step
 
 
 def step_of(model: CausalLM, cache: KVCache) -> Step:
-    """The next steps of this cache as it is now; after KVCache.select another one is due."""
+    """The step function for this cache's current rows; after KVCache.select, call this again."""
     if cache.starts.is_cuda and cache.length < cache.size:
         return _Graphed(model, cache)
     return lambda token: model.next_logits(token[:, None], cache)
@@ -22,14 +22,14 @@ class _Graphed:
     def __init__(self, model: CausalLM, cache: KVCache) -> None:
         self.cache, self.steps = cache, Steps(cache)
         self.token = torch.zeros((len(cache.starts), 1), dtype=torch.int64, device=cache.starts.device)
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries set themselves up in a first run
+        side_stream = torch.cuda.Stream()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream):  # a warm-up run, in which libraries initialize
             model.next_logits(self.token, self.steps)
-        torch.cuda.current_stream().wait_stream(aside)
-        self.steps.place.fill_(cache.length)  # what the first run wrote there is written over
+        torch.cuda.current_stream().wait_stream(side_stream)
+        self.steps.column.fill_(cache.length)  # the next step overwrites what the warm-up wrote there
         self.graph = torch.cuda.CUDAGraph()
-        # other threads (of a data loader that pins memory) may go on asking the driver for memory meanwhile
+        # Other threads (such as a data loader's that pins memory) can keep allocating during the capture.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.logits = model.next_logits(self.token, self.steps)
 

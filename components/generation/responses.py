@@ -1,4 +1,4 @@
-"""What models say of packed responses: log-probabilities, values, scores."""
+"""Models' outputs on packed responses (log-probabilities, values, scores) and the metrics of rollouts."""
 
 from collections.abc import Callable
 
@@ -15,10 +15,11 @@ from components.models.heads import CausalLM, ScalarModel
 def response_logprobs(
     model: CausalLM, experience: Experience, *, temperature: float, with_entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability (N, R) of every response token and the entropy (N, R) it was drawn from; 0 where masked.
+    """Log-probability of every response token and the entropy of the distribution at it, each (N, R) nats; 0 where
+    masked.
 
-    Only the places that predict a response token pass through the head. The entropy carries no gradient, and is 0
-    everywhere where it was not asked for.
+    Only the hidden states that predict a response token pass through the head. The entropy has no gradient, and is all
+    0 if with_entropy is False.
     """
     mask = experience["mask"]
     hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
@@ -29,11 +30,11 @@ def response_logprobs(
         temperature=temperature,
         with_entropy=with_entropy,
     )
-    return _spread(logprobs, mask), _spread(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
+    return _scattered(logprobs, mask), _scattered(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
 
 
 def response_values(model: ScalarModel, experience: Experience) -> Tensor:
-    """(N, R): the value before each response token was drawn; 0 where masked."""
+    """(N, R): the value before each response token, at the token that predicts it; 0 where masked."""
     values = model(experience["input_ids"], layout_of(experience)).flatten()
     return torch.where(experience["mask"], values[experience["sources"]], 0.0)
 
@@ -44,39 +45,39 @@ def response_scores(model: ScalarModel, experience: Experience) -> Tensor:
 
 
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """KL of the old policy, which drew the tokens, to the new one: mean of k3 per token, nats, without gradient."""
+    """KL of the old policy, which sampled the tokens, to the new one: mean of k3 per token, nats, without gradient."""
     return masked_mean(kl_k3(zero_outside(old_logprobs, mask), zero_outside(logprobs.detach(), mask)), mask)
 
 
-Figure = tuple[Tensor, Tensor | int]  # a mean, and how much it is the mean of
+WeightedMean = tuple[Tensor, Tensor | int]  # a mean, and its weight: the number of values that it averages
 
 
-def summary(known: Experience) -> dict[str, Figure]:
-    """The figures of drawn and assessed responses, each with its weight; what they mean: stages.onpolicy.
+def summary(experience: Experience) -> dict[str, WeightedMean]:
+    """The metrics of sampled and assessed responses, each with its weight; stages.onpolicy defines them.
 
-    score_square and kl_square are means too: `with_spread` makes deviations of them, over whatever they were averaged.
+    score_square and kl_square are means too: `with_spread` turns them into standard deviations after averaging.
     """
-    mask, score, kl = known["mask"], known["rewards"].double(), known["kl"].double().sum(1)
-    k3 = torch.where(mask, kl_k3(known["old_logprobs"], known["reference_logprobs"]), 0.0)
-    of_responses = {
+    mask, score, kl = experience["mask"], experience["rewards"].double(), experience["kl"].double().sum(1)
+    k3 = torch.where(mask, kl_k3(experience["old_logprobs"], experience["reference_logprobs"]), 0.0)
+    per_response = {
         "score": score,
         "score_square": score.square(),
         "kl": kl,
         "kl_square": kl.square(),
         "kl_k3": k3.sum(1),
         "length": mask.sum(1),
-        "finished": known["finished"],
+        "finished": experience["finished"],
     }
-    means = {name: (values.double().mean(), len(mask)) for name, values in of_responses.items()}
-    return means | {"entropy": (masked_mean(known["entropy"], mask), mask.sum())}
+    means = {name: (values.double().mean(), len(mask)) for name, values in per_response.items()}
+    return means | {"entropy": (masked_mean(experience["entropy"], mask), mask.sum())}
 
 
 def with_spread(figures: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Figures with score_std and kl_std, population deviations, in the place of mean squares."""
-    found = {name: value for name, value in figures.items() if not name.endswith("_square")}
+    """The metrics with score_std and kl_std, population standard deviations, in place of the mean squares."""
+    metrics = {name: value for name, value in figures.items() if not name.endswith("_square")}
     for name in ("score", "kl"):
-        found[f"{name}_std"] = (figures[f"{name}_square"] - figures[name].square()).clamp_min(0).sqrt()
-    return found
+        metrics[f"{name}_std"] = (figures[f"{name}_square"] - figures[name].square()).clamp_min(0).sqrt()
+    return metrics
 
 
 def explained_variance(
@@ -84,15 +85,16 @@ def explained_variance(
 ) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one.
 
-    sum_over_ranks adds a tensor up over all processes, as in masked_whiten.
+    values, returns: (N, R). mask: (N, R) bool, True on response tokens. Returns a scalar, unitless. sum_over_ranks sums
+    a tensor over all processes, as in masked_whiten.
     """
     both = torch.stack([returns[mask], (returns - values)[mask]]).double()
     count, *totals = sum_over_ranks(torch.stack([both.new_tensor(both.shape[1]), *both.sum(1)]))
-    centred = both - torch.stack(totals)[:, None] / count
-    of_returns, of_errors = sum_over_ranks(centred.square().sum(1)) / count
-    return 1 - of_errors / of_returns.clamp_min(1e-8)
+    centered = both - torch.stack(totals)[:, None] / count
+    returns_variance, errors_variance = sum_over_ranks(centered.square().sum(1)) / count
+    return 1 - errors_variance / returns_variance.clamp_min(1e-8)
 
 
-def _spread(flat: Tensor, mask: Tensor) -> Tensor:
-    """Values of real tokens, in order, back at their places in (N, R)."""
+def _scattered(flat: Tensor, mask: Tensor) -> Tensor:
+    """Values of real tokens, in order, at their positions in (N, R); 0 where masked."""
     return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)

@@ -267,7 +267,7 @@ def test_a_prompt_may_fill_the_context_up_to_the_new_tokens_and_no_further(model
 
 @pytest.mark.parametrize("prompts", [[], [[]], [[3], []]])
 def test_an_empty_prompt_is_refused(model, prompts):
-    with pytest.raises(ValueError, match="no empty one"):
+    with pytest.raises(ValueError, match="no empty prompt"):
         greedy(model, prompts, 5)
 
 

@@ -110,24 +110,24 @@ class Steps:
     def __init__(self, cache: KVCache) -> None:
         self.weights, self.head = cache.weights, cache.head
         self.keys, self.values, self.starts = cache.keys, cache.values, cache.starts
-        self.place = torch.tensor([cache.length], device=cache.starts.device)
+        self.column = torch.tensor([cache.length], device=cache.starts.device)
         self._rotary, self._mask = cache._rotary, torch.empty(0)
 
     def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """KVCache.open for one token."""
-        columns = torch.arange(self.keys[0].shape[2], device=self.place.device)
-        self._mask = ((columns >= self.starts[:, None]) & (columns <= self.place))[:, None, None]
-        positions = (self.place - self.starts).clamp_min(0)[:, None]
+        columns = torch.arange(self.keys[0].shape[2], device=self.column.device)
+        self._mask = ((columns >= self.starts[:, None]) & (columns <= self.column))[:, None, None]
+        positions = (self.column - self.starts).clamp_min(0)[:, None]
         return positions, _rotary_at(self._rotary, positions)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         keys, values = self.keys[layer], self.values[layer]
-        keys.index_copy_(2, self.place, k.to(keys.dtype))
-        values.index_copy_(2, self.place, v.to(values.dtype))
+        keys.index_copy_(2, self.column, k.to(keys.dtype))
+        values.index_copy_(2, self.column, v.to(values.dtype))
         return _attend_one(q, keys, values, self._mask).to(v.dtype)
 
     def close(self, count: int) -> None:
-        self.place += 1
+        self.column += 1
 
 
 def _rotary_at(tables: Sequence[Tensor] | None, positions: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -23,13 +23,13 @@ PER_TOKEN, PER_BATCH = 60, 1000
 class Batch(NamedTuple):
     """n segments, each padded at its end to `length` tokens.
 
-    places (n·length,): index of the token in each slot, 0 in padding; padding (p,): the slots that are padding.
+    slots (n·length,): index of the token in each slot, 0 in padding; padding (p,): the slots that are padding.
     trunks (n,): the segment that each continues, by its row in batch number `trunk`; None if they continue none.
     mask (n, 1, length, trunk's length + length) bool, True where attention is allowed; None: causal.
     """
 
     length: int
-    places: Tensor
+    slots: Tensor
     padding: Tensor
     trunk: int = -1
     trunks: Tensor | None = None
@@ -66,7 +66,7 @@ def segments_of(layout: Layout) -> Segments | None:
     if _cost(batches, steps, parent, len(tokens)) >= rows * width * width:
         return None
     firsts = np.cumsum(lengths) - lengths  # where they begin without filler
-    return _placed(batches, firsts, lengths, steps, parent, tokens)
+    return _arranged(batches, firsts, lengths, steps, parent, tokens)
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
@@ -99,7 +99,7 @@ class _Take(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, segments: Segments, x: Tensor) -> tuple[Tensor, ...]:
         ctx.segments = segments
-        return tuple(x.index_select(0, batch.places) for batch in segments.batches)
+        return tuple(x.index_select(0, batch.slots) for batch in segments.batches)
 
     @staticmethod
     @once_differentiable
@@ -118,7 +118,7 @@ class _PutBack(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        taken = (grad.index_select(0, b.places).index_fill_(0, b.padding, 0) for b in ctx.segments.batches)
+        taken = (grad.index_select(0, b.slots).index_fill_(0, b.padding, 0) for b in ctx.segments.batches)
         return None, *taken
 
 
@@ -150,7 +150,7 @@ def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, toke
     return float((steps * per_token).sum()) + PER_TOKEN * tokens + PER_BATCH * len(batches)
 
 
-def _placed(
+def _arranged(
     batches: list[np.ndarray],
     firsts: np.ndarray,
     lengths: np.ndarray,
@@ -169,12 +169,12 @@ def _placed(
         columns = np.arange(length)
         real = np.zeros((count, length), dtype=bool)
         real[: len(members)] = columns < lengths[members, None]
-        place = np.zeros((count, length), dtype=np.int64)
-        place[: len(members)] = firsts[members, None] + columns
-        place[~real] = 0
-        inverse[place[real]] = start + np.flatnonzero(real)
-        start += place.size
-        batch = Batch(length, torch.from_numpy(place.ravel()), torch.from_numpy(np.flatnonzero(~real)))
+        slots = np.zeros((count, length), dtype=np.int64)
+        slots[: len(members)] = firsts[members, None] + columns
+        slots[~real] = 0
+        inverse[slots[real]] = start + np.flatnonzero(real)
+        start += slots.size
+        batch = Batch(length, torch.from_numpy(slots.ravel()), torch.from_numpy(np.flatnonzero(~real)))
         if parent[members[0]] >= 0:
             trunk, rows = home[:, np.resize(parent[members], count)]
             before = np.arange(made[trunk[0]].length) < np.resize(lengths[parent[members]], count)[:, None]

@@ -55,7 +55,7 @@ def test_segments_compute_what_the_dense_mask_computes_forward_and_backward(shap
 def test_a_prompt_shared_by_many_is_attended_to_once_and_its_gradient_is_their_sum(always):
     packed = pack([[[1] * 20, *([[2] * 5] * 6)]], row_length=64, filler=0)
     chosen = segments_of(packed.layout)
-    assert [(batch.length, len(batch.places) // batch.length) for batch in chosen.batches] == [(32, 1), (16, 6)]
+    assert [(batch.length, len(batch.slots) // batch.length) for batch in chosen.batches] == [(32, 1), (16, 6)]
     assert chosen.batches[1].trunks.tolist() == [0] * 6
 
 

@@ -1,4 +1,4 @@
-"""DPO: a policy straight from comparisons, without a reward model and without sampling."""
+"""DPO: trains a policy directly on comparisons, without a reward model and without sampling."""
 
 import math
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from components.training.self_checks import SelfCheckError
 
 
 class DPO(Stage):
-    """Direct preference optimisation (Rafailov et al. 2023, eq. 7) on all pairs of a ranking; a prompt is read once.
+    """Direct preference optimization (Rafailov et al. 2023, eq. 7) on all pairs of a ranking; each prompt is read once.
 
-    beta: strength of the tie to the reference, per nat. variant, label_smoothing: see functional.losses.dpo.
+    beta: strength of the constraint to the reference, per nat. variant, label_smoothing: see functional.losses.dpo.
 
     Metrics (train/ and val/):
     loss                     starts at ln 2 = 0.693 exactly (ipo: 1/(4 beta²), hinge: 1), which is checked
     accuracy                 share of pairs whose better answer has the higher implicit reward; ties count half
     margin                   mean β log π/π_ref of the better answer minus that of the worse one; rises
-    chosen_reward, rejected_reward   the two; that both fall is common and wastes probability on neither
+    chosen_reward, rejected_reward   the two terms of margin; it is common that both fall
     chosen_logprob           mean log p of better answers, nats per answer; a steep fall means beta is too small
     """
 
@@ -37,7 +37,7 @@ class DPO(Stage):
     frozen = ("reference",)
     charts = (
         Chart("loss", ("train/loss", "val/loss")),
-        Chart("pairs ranked rightly", ("train/accuracy", "val/accuracy")),
+        Chart("pairs ranked correctly", ("train/accuracy", "val/accuracy")),
         Chart("margin", ("train/margin", "val/margin")),
         Chart("implicit rewards", ("train/chosen_reward", "train/rejected_reward")),
         Chart("log p of better answers, nats", ("train/chosen_logprob", "val/chosen_logprob")),
@@ -67,7 +67,7 @@ class DPO(Stage):
         with torch.no_grad():
             reference = answer_logprobs(self.reference, batch)
         better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
-        found = dpo(
+        result = dpo(
             policy[better],
             policy[worse],
             reference[better],
@@ -76,22 +76,27 @@ class DPO(Stage):
             variant=self.variant,
             label_smoothing=self.label_smoothing,
         )
-        margins = found.chosen_rewards - found.rejected_rewards
+        margins = result.chosen_rewards - result.rejected_rewards
         pairs = max(margins.numel(), 1)
         metrics = {
             "accuracy": ranking_credit(margins).sum() / pairs,
             "margin": margins.sum() / pairs,
-            "chosen_reward": found.chosen_rewards.sum() / pairs,
-            "rejected_reward": found.rejected_rewards.sum() / pairs,
+            "chosen_reward": result.chosen_rewards.sum() / pairs,
+            "rejected_reward": result.rejected_rewards.sum() / pairs,
             "chosen_logprob": policy[better].detach().sum() / pairs,
         }
-        return LossOutput((Term(found.loss, margins.numel()),), metrics)
+        return LossOutput((Term(result.loss, margins.numel()),), metrics)
 
     def check_first_loss(self, loss: float) -> None:
-        """Before any update policy and reference are one model, and the loss is that of margins of 0."""
-        none = torch.zeros(1)
-        known = dpo(none, none, none, none, beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing)
-        expected = float(known.loss)
+        """Checks that the loss is that of margins of 0, since policy and reference are equal before any update.
+
+        Raises SelfCheckError if not.
+        """
+        zero = torch.zeros(1)
+        at_zero = dpo(
+            zero, zero, zero, zero, beta=self.beta, variant=self.variant, label_smoothing=self.label_smoothing
+        )
+        expected = float(at_zero.loss)
         if not math.isclose(loss, expected, rel_tol=1e-4 if self.trainer.precision == "32-true" else 2e-2):
             raise SelfCheckError(
                 f"self-check: the first loss is {loss:.6f}, expected {expected:.6f}: policy and reference differ "
@@ -103,17 +108,20 @@ class DPO(Stage):
         return self.policy
 
     def flops_per_token(self) -> float:
-        return super().flops_per_token() * 4 / 3  # and the reference's forward pass
+        return super().flops_per_token() * 4 / 3  # plus the reference's forward pass
 
 
 def answer_logprobs(model: CausalLM, batch: PreferenceBatch) -> Tensor:
-    """(N,) Σ log p of every answer's tokens after its prompt, the end token included; only those pass the head."""
+    """(N,) Σ log p, in nats, of every answer's tokens after its prompt, the end token included.
+
+    Only the hidden states that predict those tokens pass through the head.
+    """
     steps = torch.arange(int(batch.lengths.max()), device=batch.last.device)
     mask = steps < batch.lengths[:, None]
-    places = (batch.last - batch.lengths + 1)[:, None] + steps
-    sources = torch.where(steps == 0, batch.prompt_last[:, None], places - 1)
+    indices = (batch.last - batch.lengths + 1)[:, None] + steps
+    sources = torch.where(steps == 0, batch.prompt_last[:, None], indices - 1)
     hidden = model.hidden(batch.input_ids, batch.layout).flatten(0, 1)
-    targets = batch.input_ids.flatten()[places[mask]]
+    targets = batch.input_ids.flatten()[indices[mask]]
     logprobs, _ = model.through_head(
         linear_logprobs, hidden[sources[mask]], targets, temperature=1.0, with_entropy=False
     )

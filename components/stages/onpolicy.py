@@ -1,4 +1,4 @@
-"""What every on-policy stage shares: collecting experience with a policy, its reference and a reward model."""
+"""Base of the on-policy stages: collects experience with a policy, its reference and a reward model."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -26,28 +26,30 @@ SHOWN = 8  # responses in the table of samples
 
 
 class OnPolicy(Stage):
-    """Draws responses, scores them, and turns them into minibatches. A subclass gives `advantages` and compute_loss.
+    """Samples responses, scores them, and turns them into minibatches. A subclass defines advantages and compute_loss.
 
-    missing_end_score replaces the score of a response that did not end by itself within max_new_tokens.
-    score_scale multiplies the reward model's scores. None: scaled once, on the first rollout, to unit deviation, so
-    that beta and learning rates mean the same for every reward model; the scale is a buffer and saved.
+    beta: the KL coefficient. samples_per_prompt: responses to each prompt. epochs, minibatches: passes over a rollout,
+    and the number of minibatches in each. missing_end_score: replaces the score of a response that did not end by
+    itself within max_new_tokens. score_scale: multiplies the reward model's scores; None: set once, on the first
+    rollout, to give scores unit standard deviation, so beta and learning rates mean the same for every reward model.
+    The scale is a buffer and is saved.
 
     rollout/ (before any update on it; val/ has the same on held-out prompts)
     score                 mean score, missing ends included; rises, then levels off
-    score_std             within a rollout; near 0 the scores saturate and there is nothing left to learn
+    score_std             standard deviation within a rollout; near 0, scores saturate and nothing is left to learn
     kl                    mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10; negative is a bug
     kl_stderr             standard error of kl over the rollout's responses
     kl_k3                 the same by the k3 estimator, never negative
-    entropy               mean nats per token; falls slowly, a collapse to ~0 early is too large a step
-    length, finished      tokens per response; share that ended by themselves, healthy 0.9 … 1
-    equal_groups          share of prompts whose responses (if several) all got one score: they teach nothing; healthy
-                          below 0.5
-    seconds_*             mean over processes: of generate, policy, reference, score, value (PPO), update (all of the
-                          rollout before), other
-    gold, correct         the built-in world's judge on the same responses: true quality. Score up and gold down is
-                          over-optimisation
-    wrong_name            share that names somebody else than was asked about, by the same judge
-    beta                  the KL coefficient in force
+    entropy               mean nats per token; falls slowly; an early collapse to ~0 means too large a step
+    length, finished      tokens per response; share of responses that ended by themselves, healthy 0.9 to 1
+    equal_groups          share of prompts whose responses (if several) all have the same score and so contribute no
+                          gradient; healthy below 0.5
+    seconds_*             mean over processes, of generate, policy, reference, score, value (PPO), update (on the
+                          previous rollout), other
+    gold, correct         true quality of the same responses by the built-in world's judge. Score up and gold down is
+                          over-optimization
+    wrong_name            share of responses that name a person other than the one asked about, by the same judge
+    beta                  the current KL coefficient
     """
 
     policy: CausalLM
@@ -61,7 +63,7 @@ class OnPolicy(Stage):
         Chart("true quality", ("rollout/gold", "rollout/correct", "rollout/wrong_name", "val/gold")),
         Chart("KL to the reference, nats per response", ("rollout/kl",), 0.0, 10.0),
         Chart("entropy, nats per token", ("rollout/entropy", "val/entropy")),
-        Chart("spread of scores", ("rollout/score_std",)),
+        Chart("standard deviation of scores", ("rollout/score_std",)),
         Chart("length, tokens", ("rollout/length", "val/length")),
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
@@ -87,8 +89,8 @@ class OnPolicy(Stage):
         super().__init__(optimizer, schedule)
         if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
             raise ValueError(
-                "stage.sampling: rollouts must be drawn from the policy itself (temperature > 0, top_k 0, top_p 1), "
-                f"got {sampling}; a filtered draw is not the distribution that is trained"
+                "stage.sampling: rollouts must be sampled from the policy itself (temperature > 0, top_k 0, top_p 1), "
+                f"got {sampling}; a filtered distribution is not the one that is trained"
             )
         self.policy_builder, self.reward_builder = policy, reward
         self.sampling, self.stop_ids, self.pad_id = sampling, tuple(stop_ids), pad_id
@@ -98,12 +100,12 @@ class OnPolicy(Stage):
         if score_scale is not None and score_scale <= 0:
             raise ValueError(f"stage.score_scale: expected a factor above 0, or null to measure it, got {score_scale}")
         self.register_buffer("score_scale", torch.tensor(score_scale or 0.0))  # 0: not measured yet
-        self.spent: Counter[str] = Counter()  # of rollouts, for whoever keeps the budget
+        self.spent: Counter[str] = Counter()  # what rollouts cost, for the callback that tracks the budget
         self.rollout_is_spent = False
         self.clock = Clock()
         self._checked = False
         self._rollout_began = False
-        self.headline: dict[str, float] = {}  # figures of the latest rollout for the progress line
+        self.headline: dict[str, float] = {}  # metrics of the latest rollout for the progress line
         self._latest: Experience = {}
         self._shown: list[tuple[list[int], list[int], float, float]] = []
 
@@ -114,30 +116,30 @@ class OnPolicy(Stage):
             shared = {"trunk": self.policy.model} if self.reward_is_adapter else {}
             self.adopt("reward", self.reward_builder(**shared))
 
-    def advantages(self, known: Experience) -> Experience:
-        """What the loss needs beside log-probabilities, from rewards (N,), kl (N, R) and whatever `assess` added."""
+    def advantages(self, experience: Experience) -> Experience:
+        """What the loss needs besides log-probabilities, from rewards (N,), kl (N, R) and what `assess` added."""
         raise NotImplementedError
 
     def collect(self, prompts: list[dict[str, Any]], rollout: int) -> list[Experience]:
-        """The algorithm box: draw responses, score them, estimate advantages, return minibatches to learn from.
+        """The algorithm's outer loop: sample responses, score them, estimate advantages, return minibatches.
 
-        Rollout n draws from (seed, rank, n) alone, so resuming needs only n.
+        Sampling in rollout n depends on (seed, rank, n) alone, so resuming needs only n.
         """
         self.clock.mark("update")
         self.rollout_is_spent = False
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, rollout)))
-            self.count_spent(ids, known["mask"])
-            self.calibrate(known)
-            known["rewards"] = self.final_scores(known)
-            known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-            self.report(known, prompts)
-            learned_from = self.advantages(known)
+            experience = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, rollout)))
+            self.count_spent(ids, experience["mask"])
+            self.calibrate(experience)
+            experience["rewards"] = self.final_scores(experience)
+            experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
+            self.report(experience, prompts)
+            added = self.advantages(experience)
         keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
-        parts = self.split(ids, {**{name: known[name] for name in keep}, **learned_from}, rollout)
-        self.self_check(known, parts[0], rollout)
+        parts = self.split(ids, {**{name: experience[name] for name in keep}, **added}, rollout)
+        self.self_check(experience, parts[0], rollout)
         self.clock.mark("other")
         seconds = self.clock.read()
         means = self.all_reduced(torch.tensor(list(seconds.values()))) / self.trainer.world_size
@@ -146,7 +148,7 @@ class OnPolicy(Stage):
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
-        """Rollouts run without gradients or dropout, under the strategy's own precision."""
+        """Runs without gradients or dropout, in the trainer's precision."""
         was_training = self.training
         self.eval()
         try:
@@ -156,7 +158,8 @@ class OnPolicy(Stage):
             self.train(was_training)
 
     def draw(self, prompts: list[list[int]], generator: torch.Generator) -> Experience:
-        """response_ids, mask (N, R) and finished (N,): a response to each; samples_per_prompt neighbours are equal."""
+        """response_ids, mask (N, R) and finished (N,): a response to each of N prompts, of which each
+        samples_per_prompt in a row are equal."""
         samples = generate(
             self.policy,
             prompts[:: self.samples_per_prompt],
@@ -170,7 +173,7 @@ class OnPolicy(Stage):
         return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
 
     def assess(self, prompts: list[list[int]], drawn: Experience) -> Experience:
-        """`drawn` with what `assess_part` finds, computed in as many parts as there are minibatches."""
+        """`drawn` with the results of `assess_part`, computed in the same number of parts as there are minibatches."""
         parts = []
         for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
             part = {name: tensor[rows.to(tensor.device)] for name, tensor in drawn.items()}
@@ -181,7 +184,7 @@ class OnPolicy(Stage):
     def assess_part(self, part: Experience) -> Experience:
         """score (N,) unscaled; old_logprobs, reference_logprobs, entropy (N, R).
 
-        Log-probabilities come from the training forward on packed rows, so the first ratio is 1.
+        Log-probabilities are from the training forward on packed rows, so the first ratio is 1.
         """
         temperature = self.sampling.temperature
         logprobs, entropies = response_logprobs(self.policy, part, temperature=temperature)
@@ -192,32 +195,32 @@ class OnPolicy(Stage):
         self.clock.mark("score")
         return {"score": score, "old_logprobs": logprobs, "reference_logprobs": reference, "entropy": entropies}
 
-    def calibrate(self, known: Experience) -> None:
-        """On the first rollout: measures the scale that gives scores unit deviation over all processes."""
+    def calibrate(self, experience: Experience) -> None:
+        """On the first rollout, sets the scale that gives scores unit standard deviation over all processes."""
         if self.score_scale > 0:
             return
-        score = known["score"].double()
+        score = experience["score"].double()
         sums = score.new_tensor([len(score), score.sum(), score @ score])
         count, total, squares = self.sum_over_ranks(sums)
         deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
         if deviation < 1e-6:
             raise ValueError(
-                "the reward model gives every response the same score; nothing can be learned from it. "
+                "the reward model gives every response the same score, so nothing can be learned from it. "
                 "Train it again: python train.py stage=rm"
             )
         self.score_scale.fill_(1 / deviation)
 
-    def final_scores(self, known: Experience) -> Tensor:
-        """(N,) scaled scores, missing_end_score where a response did not end by itself."""
+    def final_scores(self, experience: Experience) -> Tensor:
+        """(N,) scaled scores; missing_end_score for responses that did not end by themselves."""
         scale = self.score_scale if self.score_scale > 0 else 1.0
-        return torch.where(known["finished"], known["score"] * scale, self.missing_end_score)
+        return torch.where(experience["finished"], experience["score"] * scale, self.missing_end_score)
 
-    def split(self, prompts: list[list[int]], known: Experience, rollout: int) -> list[Experience]:
+    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
         """The packed minibatches of all epochs."""
         order = seeded("cpu", self.seed, self.global_rank, rollout, 1)
         parts = minibatches(
             prompts,
-            known,
+            experience,
             epochs=self.epochs,
             count=self.minibatches,
             row_length=self.row_length,
@@ -234,62 +237,65 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
-            known = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2)))
-            known["rewards"] = self.final_scores(known)
-            known["kl"] = kl_k1(known["old_logprobs"], known["reference_logprobs"])
-        self.add_responses(self._validation, prompts, known)
+            experience = self.assess(
+                ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2))
+            )
+            experience["rewards"] = self.final_scores(experience)
+            experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
+        self.add_responses(self._validation, prompts, experience)
 
-    def add_responses(self, averages: Averages, prompts: list[dict[str, Any]], known: Experience) -> None:
-        """Adds the figures of assessed responses, and their true quality where the data knows it."""
-        for name, (value, weight) in summary(known).items():
+    def add_responses(self, averages: Averages, prompts: list[dict[str, Any]], experience: Experience) -> None:
+        """Adds the metrics of assessed responses, and their true quality if the data has a judge."""
+        for name, (value, weight) in summary(experience).items():
             averages.add(name, value, weight)
-        for name, share in self.judged(prompts, known).items():
-            averages.add(name, torch.tensor(share, device=self.device), len(known["rewards"]))
+        for name, share in self.judged(prompts, experience).items():
+            averages.add(name, torch.tensor(share, device=self.device), len(experience["rewards"]))
 
     def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        found = super().finished(figures)
-        if "score_square" not in found:
-            return found
-        found = with_spread(found)
-        found.pop("kl_std")  # a rollout has its standard error
-        return found
+        metrics = super().finished(figures)
+        if "score_square" not in metrics:
+            return metrics
+        metrics = with_spread(metrics)
+        metrics.pop("kl_std")  # rollouts report its standard error instead
+        return metrics
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
-        """What a rollout costs: a forward pass to draw, and one of every model that reads. A prompt counts once."""
-        drawn = int(mask.sum())
-        read = drawn + sum(map(len, prompts[:: self.samples_per_prompt]))
-        forward = super().flops_per_token() / 3  # backward is twice a forward pass
-        self.spent.update(generated_tokens=drawn, flops=read * forward * (1 + self.readers))  # type: ignore[call-overload]
+        """Adds a rollout's cost: a forward pass to sample, and one of each reader. Equal prompts count once."""
+        sampled = int(mask.sum())
+        read = sampled + sum(map(len, prompts[:: self.samples_per_prompt]))
+        forward = super().flops_per_token() / 3  # the backward pass costs two forward passes
+        flops = read * forward * (1 + self.readers)
+        self.spent.update(generated_tokens=sampled, flops=flops)  # type: ignore[call-overload]
 
-    def judged(self, prompts: list[dict[str, Any]], known: Experience) -> dict[str, float]:
-        """True quality of the responses, where the data knows it."""
+    def judged(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
+        """True quality of the responses, if the data has a judge."""
         judge = getattr(self.data, "judged", None)
-        return judge(prompts, self.responses(known), known["finished"].tolist()) if judge else {}
+        return judge(prompts, self.responses(experience), experience["finished"].tolist()) if judge else {}
 
-    def responses(self, known: Experience, count: int | None = None) -> list[list[int]]:
-        """The drawn ids of the first `count` responses, of all without one."""
-        rows = zip(known["response_ids"][:count].cpu(), known["mask"][:count].cpu(), strict=True)
+    def responses(self, experience: Experience, count: int | None = None) -> list[list[int]]:
+        """The sampled ids of the first `count` responses, or of all."""
+        rows = zip(experience["response_ids"][:count].cpu(), experience["mask"][:count].cpu(), strict=True)
         return [ids[keep].tolist() for ids, keep in rows]
 
-    def report(self, known: Experience, prompts: list[dict[str, Any]]) -> None:
-        """Logs the rollout as it was drawn, and keeps some of it for histograms and the table of samples."""
-        rollout, groups = Averages(), known["rewards"].view(-1, self.samples_per_prompt)
-        self.add_responses(rollout, prompts, known)
+    def report(self, experience: Experience, prompts: list[dict[str, Any]]) -> None:
+        """Logs the metrics of the rollout, and keeps part of it for histograms and the table of samples."""
+        rollout, groups = Averages(), experience["rewards"].view(-1, self.samples_per_prompt)
+        self.add_responses(rollout, prompts, experience)
         if self.samples_per_prompt > 1:
             rollout.add("equal_groups", (groups == groups[:, :1]).all(1).float().mean(), len(groups))
         metrics = with_spread(rollout.read(self.reduced))
-        metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(known["kl"])) ** 0.5
+        metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(experience["kl"])) ** 0.5
         metrics["beta"] = self.beta
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
         self._rollout_began = True
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
-        self._latest = {"rollout/scores": known["rewards"], "rollout/lengths": known["mask"].sum(1).float()}
-        asked = [prompt["ids"] for prompt in prompts[:SHOWN]]
-        told = (known["rewards"][:SHOWN].tolist(), known["kl"][:SHOWN].sum(1).tolist())
-        self._shown = list(zip(asked, self.responses(known, SHOWN), *told, strict=True))
+        self._latest = {"rollout/scores": experience["rewards"], "rollout/lengths": experience["mask"].sum(1).float()}
+        ids = [prompt["ids"] for prompt in prompts[:SHOWN]]
+        scores, kl = experience["rewards"][:SHOWN].tolist(), experience["kl"][:SHOWN].sum(1).tolist()
+        self._shown = list(zip(ids, self.responses(experience, SHOWN), scores, kl, strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
-        """Scores and lengths of the latest rollout, once, of all processes: to be called on all of them."""
+        """Scores and lengths of the latest rollout, of all processes, returned once; call it on all of them."""
         latest, self._latest = self._latest, {}
         return {name: self.gathered(values) for name, values in latest.items()}
 
@@ -301,8 +307,11 @@ class OnPolicy(Stage):
             for prompt, response, score, kl in self._shown
         ]
 
-    def self_check(self, known: Experience, batch: Experience, rollout: int) -> None:
-        """Once per process: the training forward agrees with what the rollout recorded, and responses are in order."""
+    def self_check(self, experience: Experience, batch: Experience, rollout: int) -> None:
+        """Checks, once per process, that the training forward matches the rollout's records and responses are valid.
+
+        Raises SelfCheckError if not.
+        """
         if self._checked:
             return
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
@@ -314,9 +323,9 @@ class OnPolicy(Stage):
         self.tell(
             check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact),
             check_responses(
-                known["response_ids"],
-                known["mask"],
-                known["finished"],
+                experience["response_ids"],
+                experience["mask"],
+                experience["finished"],
                 vocab_size=self.policy.config.vocab_size,
                 unused_ids=self.policy.config.unused_ids,
                 stop_ids=self.stop_ids,
@@ -326,7 +335,7 @@ class OnPolicy(Stage):
         self._checked = True
 
     def _due(self) -> bool:
-        """Also at the first step of a rollout, whose ratio is watched."""
+        """Also at the first step of a rollout, whose ratio is checked."""
         began, self._rollout_began = self._rollout_began, False
         return super()._due() or began
 

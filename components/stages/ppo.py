@@ -1,4 +1,4 @@
-"""PPO: the policy learns from the reward model, kept near the SFT model by a KL penalty."""
+"""PPO: the policy learns from the reward model, kept close to the SFT model by a KL penalty."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,24 +28,25 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PPO(OnPolicy):
-    """Clipped PPO with GAE and a value model of its own, which usually starts as the reward model (Ouyang et al. 2022,
+    """Clipped PPO with GAE and a separate value model, which usually starts as the reward model (Ouyang et al. 2022,
     section 3.5).
 
-    beta weighs the KL to the reference inside the reward; kl_target (nats per response) makes it adaptive, with
-    kl_horizon in responses. clip: policy ratio's band (clip_high: its upper side, if another). value_clip: band of
-    the value around its old one, null for none. target_kl ends a rollout's updates early once approx_kl exceeds
-    1.5 times it. pretraining_coefficient > 0 adds the language loss on pretraining text (data.pretraining) to every
-    update (PPO-ptx; Ouyang et al. 2022, eq. 2).
+    beta: coefficient of the KL to the reference in the reward; kl_target (nats per response) makes it adaptive, with
+    kl_horizon in responses. clip: band of the policy ratio (clip_high: its upper side, if different). value_clip: band
+    of the value around its old value, null for no clipping. target_kl: ends a rollout's updates early once approx_kl
+    exceeds 1.5 times it. pretraining_coefficient > 0 adds the language loss on pretraining text (data.pretraining) to
+    every update (PPO-ptx; Ouyang et al. 2022, eq. 2).
 
-    Metrics beside those of OnPolicy:
+    Metrics in addition to those of OnPolicy:
     rollout/explained_variance   of the returns by the value model; → 1, healthy above 0 after the first rollouts
-    train/policy_loss, train/value_loss      the two parts of the loss
-    train/clip_fraction          share of tokens whose update the clip decides; healthy ≤ 0.2
-    train/value_clip_fraction    the same for values
-    train/approx_kl              old → new policy by k3 per token; healthy ≤ 0.05, spikes mean too large a step
+    train/policy_loss, train/value_loss      the two terms of the loss
+    train/clip_fraction          share of tokens whose ratio is clipped; healthy ≤ 0.2
+    train/value_clip_fraction    share of tokens whose value is clipped
+    train/approx_kl              KL of the old to the new policy by k3, nats per token; healthy ≤ 0.05, spikes mean too
+                                 large a step
     train/ratio_max              largest ratio of new to old probability
     train/entropy                of the policy being updated, nats per token
-    train/pretraining_loss       of the mixed-in text, when there is any
+    train/pretraining_loss       of the pretraining text, if any, nats per token
     """
 
     value: ScalarModel
@@ -90,22 +91,22 @@ class PPO(OnPolicy):
         if not hasattr(self, "value"):
             forked = self.lora is not None and same_start(self.value_builder, self.reward_builder)
             value = self.reward.fork() if forked else self.value_builder()
-            if self.score_scale > 0:  # given, not measured
+            if self.score_scale > 0:  # set, not measured
                 value.rescale_(scale=float(self.score_scale), shift=0.0)
             self.adopt("value", value)
 
     def on_fit_start(self) -> None:
-        """Text mixed in and its weight belong together; either without the other is a mistake."""
+        """Raises ValueError if there is pretraining text without a coefficient for it, or the reverse."""
         mixed = getattr(self.data, "pretraining", None) is not None
         if mixed != (self.pretraining_coefficient > 0):
             raise ValueError(
                 f"stage.pretraining_coefficient is {self.pretraining_coefficient}, but the data has "
                 f"{'' if mixed else 'no '}pretraining text: "
-                "set both (data=world_prompts_ptx or data.pretraining) or none"
+                "set both (data=world_prompts_ptx or data.pretraining) or neither"
             )
 
     def build_optimizer(self) -> Optimizer:
-        """One optimizer with groups of two learning rates: the policy's, then the value model's."""
+        """One optimizer whose groups have two learning rates: the policy's groups, then the value model's."""
         policy, value = (
             self.optimizer_builder([(name, p) for name, p in self.named_groups() if name.startswith(network)])
             for network in ("policy.", "value.")
@@ -115,30 +116,30 @@ class PPO(OnPolicy):
         return Joint(policy, value)
 
     def assess_part(self, part: Experience) -> Experience:
-        found = super().assess_part(part) | {"old_values": response_values(self.value, part)}
+        assessed = super().assess_part(part) | {"old_values": response_values(self.value, part)}
         self.clock.mark("value")
-        return found
+        return assessed
 
-    def calibrate(self, known: Experience) -> None:
+    def calibrate(self, experience: Experience) -> None:
         """The value model starts as the reward model, so it takes the same scale."""
         if self.score_scale > 0:
             return
-        super().calibrate(known)
+        super().calibrate(experience)
         self.value.rescale_(scale=float(self.score_scale), shift=0.0)
-        known["old_values"] = known["old_values"] * self.score_scale
+        experience["old_values"] = experience["old_values"] * self.score_scale
 
-    def advantages(self, known: Experience) -> Experience:
-        mask, values = known["mask"], known["old_values"]
-        rewards = token_rewards(known["rewards"], known["kl"], mask, beta=float(self.beta))
+    def advantages(self, experience: Experience) -> Experience:
+        mask, values = experience["mask"], experience["old_values"]
+        rewards = token_rewards(experience["rewards"], experience["kl"], mask, beta=float(self.beta))
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
         explained = explained_variance(values, returns, mask, sum_over_ranks=self.sum_over_ranks)
         self.log_now({"rollout/explained_variance": float(explained)})
-        self.adapt_beta(known["kl"])
+        self.adapt_beta(experience["kl"])
         whitened = masked_whiten(advantages, mask, shift_mean=True, sum_over_ranks=self.sum_over_ranks)
         return {"advantages": whitened, "returns": returns, "old_values": values}
 
     def adapt_beta(self, kl: Tensor) -> None:
-        """Moves beta towards kl_target with the mean KL of all processes' responses."""
+        """Adjusts beta toward kl_target by the mean KL of all processes' responses."""
         if self.kl_target is None:
             return
         episodes = int(self.sum_over_ranks(kl.new_tensor(len(kl))))
@@ -184,7 +185,7 @@ class PPO(OnPolicy):
         return 2 * super().flops_per_token()  # policy and value model
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
-        """Once an optimizer step: also ends the rollout where the step went too far."""
+        """Once per optimizer step: also ends the rollout's updates if approx_kl is too large."""
         if self.target_kl is not None:
             mean = self._training.read(self.reduced)["approx_kl"]
             self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
@@ -192,6 +193,6 @@ class PPO(OnPolicy):
 
 
 def same_start(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    """Whether two builders load the same model, in whatever type."""
-    told = [(b.func, b.args, {**b.keywords, "dtype": None}) for b in (one, other) if isinstance(b, partial)]
-    return len(told) == 2 and told[0] == told[1]
+    """Whether two builders load the same model, regardless of dtype."""
+    calls = [(b.func, b.args, {**b.keywords, "dtype": None}) for b in (one, other) if isinstance(b, partial)]
+    return len(calls) == 2 and calls[0] == calls[1]

@@ -17,14 +17,14 @@ SHOWN = 6  # continuations in the table of samples
 
 
 class Pretrain(Stage):
-    """Next-token prediction over every token of a document, its end included.
+    """Next-token prediction on every token of a document, its end token included.
 
     Metrics (train/ and val/):
     loss              mean −log p per token, nats; starts near ln V, falls fast, then slowly
     perplexity        exp(loss)
     bits_per_byte     loss / ln 2 / bytes per token; comparable across tokenizers
-    accuracy          share of tokens that were the likeliest; where t tie for it, each counts 1/t
-    bytes_per_token   of the text read; constant but for noise
+    accuracy          share of tokens that were the likeliest; if t tie for it, each counts 1/t
+    bytes_per_token   of the text read; constant except for noise
     """
 
     model: CausalLM
@@ -32,7 +32,7 @@ class Pretrain(Stage):
     charts = (
         Chart("loss, nats per token", ("train/loss", "val/loss")),
         Chart("bits per byte", ("train/bits_per_byte", "val/bits_per_byte")),
-        Chart("next token guessed rightly", ("train/accuracy", "val/accuracy")),
+        Chart("next token predicted correctly", ("train/accuracy", "val/accuracy")),
         Chart("gradient norm", ("train/grad_norm",)),
         Chart("learning rate", ("train/lr",)),
     )
@@ -59,15 +59,15 @@ class Pretrain(Stage):
             self.tell(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
 
     def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        """With what follows from the mean loss; a mean of per-batch perplexities would be another quantity."""
-        found = super().finished(figures)
-        if "loss" not in found:
-            return found
+        """Adds what follows from the mean loss; a mean of per-batch perplexities would be a different quantity."""
+        metrics = super().finished(figures)
+        if "loss" not in metrics:
+            return metrics
         rates = {
-            "perplexity": found["loss"].exp(),
-            "bits_per_byte": bits_per_byte(found["loss"], found["bytes_per_token"]),
+            "perplexity": metrics["loss"].exp(),
+            "bits_per_byte": bits_per_byte(metrics["loss"], metrics["bytes_per_token"]),
         }
-        return found | rates
+        return metrics | rates
 
     def sample_texts(self) -> list[dict[str, str]]:
         """Greedy continuations of held-out texts, for the table of samples."""

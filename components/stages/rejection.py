@@ -1,4 +1,4 @@
-"""Rejection sampling: fine-tuning on the best of several responses, by the reward model's choice."""
+"""Rejection sampling: fine-tuning on the best of several responses, chosen by the reward model."""
 
 from typing import Any
 
@@ -14,30 +14,30 @@ from components.training.contract import Chart, LossOutput, Term
 
 
 class Rejection(OnPolicy):
-    """Best-of-n distillation: draws samples_per_prompt responses, keeps the best of each prompt, imitates those.
+    """Best-of-n distillation: samples samples_per_prompt responses, keeps the best to each prompt, imitates those.
 
-    Each rollout draws from the policy as it is by then (Touvron et al. 2023, Llama 2, section 3.2.3; Dong et al. 2023,
-    RAFT). No KL term: only few, small steps keep the policy near its reference; rollout/kl tells how near.
+    Each rollout is sampled from the current policy (Touvron et al. 2023, Llama 2, section 3.2.3; Dong et al. 2023,
+    RAFT). There is no KL term: only few, small steps keep the policy close to its reference; see rollout/kl.
 
-    Metrics beside those of OnPolicy:
-    rollout/best_score     mean score of the responses kept
-    train/loss             mean −log p of their tokens, nats; falls towards the entropy of the best
+    Metrics in addition to those of OnPolicy:
+    rollout/best_score     mean score of the kept responses
+    train/loss             mean −log p of their tokens, nats; falls toward the entropy of the best responses
     train/entropy          of the policy being updated, nats per token
     """
 
     charts = (
-        Chart("score, of all and of those kept", ("rollout/score", "rollout/best_score")),
+        Chart("score of all and of kept responses", ("rollout/score", "rollout/best_score")),
         *OnPolicy.charts,
-        Chart("groups without a difference", ("rollout/equal_groups",), 0.0, 0.5),
-        Chart("loss on those kept, nats per token", ("train/loss",)),
+        Chart("groups with equal scores", ("rollout/equal_groups",), 0.0, 0.5),
+        Chart("loss on kept responses, nats per token", ("train/loss",)),
         Chart("gradient norm", ("train/grad_norm",)),
     )
 
     def __init__(self, **shared: Any) -> None:
         if "beta" in shared:
             raise ValueError(
-                f"stage.beta: rejection sampling has no KL term, got {shared['beta']}; fewer trainer.max_steps or a "
-                "lower stage.optimizer.lr keep the policy near its reference"
+                f"stage.beta: rejection sampling has no KL term, got {shared['beta']}; to keep the policy close to its "
+                "reference, lower trainer.max_steps or stage.optimizer.lr"
             )
         super().__init__(beta=0.0, **shared)
         if self.samples_per_prompt < 2:
@@ -45,23 +45,23 @@ class Rejection(OnPolicy):
                 f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected at least 2 to choose the best from"
             )
 
-    def advantages(self, known: Experience) -> Experience:
-        best = known["rewards"][self.best(known["rewards"])]
+    def advantages(self, experience: Experience) -> Experience:
+        best = experience["rewards"][self.best(experience["rewards"])]
         total, count = self.all_reduced(torch.stack([best.sum(), best.new_tensor(len(best))]))
         self.log_now({"rollout/best_score": float(total / count)})
-        return {"rewards": known["rewards"], "finished": known["finished"]}
+        return {"rewards": experience["rewards"], "finished": experience["finished"]}
 
     def best(self, rewards: Tensor) -> Tensor:
-        """(prompts,) the number of each prompt's best response; the first of equals."""
+        """(prompts,) int64: index of the best response to each prompt; the first one in a tie."""
         groups = rewards.view(-1, self.samples_per_prompt)
         firsts = groups.argmax(1)
         return firsts + firsts.new_tensor(range(len(groups))) * self.samples_per_prompt
 
-    def split(self, prompts: list[list[int]], known: Experience, rollout: int) -> list[Experience]:
-        if not self._checked:  # in the rows that were assessed: in bf16 those of the best alone round otherwise
-            self.self_check(known, super().split(prompts, known, rollout)[0], rollout)
-        kept = self.best(known["rewards"])
-        chosen = {name: tensor[kept.to(tensor.device)] for name, tensor in known.items()}
+    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
+        if not self._checked:  # on the rows that were assessed: in bf16, rows of the best alone round differently
+            self.self_check(experience, super().split(prompts, experience, rollout)[0], rollout)
+        kept = self.best(experience["rewards"])
+        chosen = {name: tensor[kept.to(tensor.device)] for name, tensor in experience.items()}
         return super().split([prompts[i] for i in kept.tolist()], chosen, rollout)
 
     def compute_loss(self, batch: Experience) -> LossOutput:

@@ -14,21 +14,21 @@ from components.training.contract import Chart, LossOutput, Term
 
 
 class RLOO(OnPolicy):
-    """REINFORCE leave-one-out (Ahmadian et al. 2024): a whole response is one action, its reward score − beta · KL.
+    """REINFORCE leave-one-out (Ahmadian et al. 2024): a whole response is one action, with reward score − beta · KL.
 
-    Several updates on one rollout are weighted by the clipped ratio of whole responses; at ratio 1 the gradient is
-    REINFORCE's. clip: that ratio's band.
+    Repeated updates on a rollout are weighted by the clipped ratio of whole responses; at ratio 1 the gradient is
+    REINFORCE's. clip: the band of that ratio.
 
-    Metrics beside those of OnPolicy:
-    train/clip_fraction    share of responses whose update the clip decides; healthy ≤ 0.3, whole ratios move more
-    train/approx_kl        old → new policy by k3 per token; healthy ≤ 0.05
+    Metrics in addition to those of OnPolicy:
+    train/clip_fraction    share of responses whose ratio is clipped; healthy ≤ 0.3, since ratios of responses move more
+    train/approx_kl        KL of the old to the new policy by k3, nats per token; healthy ≤ 0.05
     train/ratio_max        largest ratio of new to old probability of a response
     train/entropy          of the policy being updated, nats per token
     """
 
     charts = (
         *OnPolicy.charts,
-        Chart("groups without a difference", ("rollout/equal_groups",), 0.0, 0.5),
+        Chart("groups with equal scores", ("rollout/equal_groups",), 0.0, 0.5),
         Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.3),
         Chart("KL of an update, nats per token", ("train/approx_kl",), 0.0, 0.05),
         Chart("gradient norm", ("train/grad_norm",)),
@@ -38,13 +38,13 @@ class RLOO(OnPolicy):
         super().__init__(**shared)
         if self.samples_per_prompt < 2:
             raise ValueError(
-                f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected at least 2: the other responses to "
-                "its prompt are a response's baseline"
+                f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected at least 2, since a response's "
+                "baseline is the other responses to the same prompt"
             )
         self.clip = clip
 
-    def advantages(self, known: Experience) -> Experience:
-        rewards = known["rewards"] - self.beta * known["kl"].sum(1)
+    def advantages(self, experience: Experience) -> Experience:
+        rewards = experience["rewards"] - self.beta * experience["kl"].sum(1)
         return {
             "advantages": group_relative(rewards, group_size=self.samples_per_prompt, variant="rloo", eps=0.0),
         }
@@ -53,10 +53,10 @@ class RLOO(OnPolicy):
         mask = batch["mask"]
         logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
         old = zero_outside(batch["old_logprobs"], mask)
-        whole, whole_old = zero_outside(logprobs, mask).sum(1), old.sum(1)
-        everyone = torch.ones_like(whole, dtype=torch.bool)
+        summed, summed_old = zero_outside(logprobs, mask).sum(1), old.sum(1)
+        every = torch.ones_like(summed, dtype=torch.bool)
         losses, clipped = clipped_surrogate(
-            whole, whole_old, batch["advantages"], everyone, clip_low=self.clip, clip_high=self.clip, dual_clip=None
+            summed, summed_old, batch["advantages"], every, clip_low=self.clip, clip_high=self.clip, dual_clip=None
         )
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
         metrics = {

@@ -16,32 +16,34 @@ from components.stages.stage import Stage
 from components.system.countdown import countdown
 from components.training.contract import Chart, LossOutput, Term
 
-FEWEST = 32  # demonstrations whose spread tells how well their mean is known
-TOLERANCE = 0.05  # standard error of that mean: a score off by it moves no chance of winning by more than .0125
+FEWEST = 32  # demonstrations, before the standard error of their mean is trusted
+TOLERANCE = 0.05  # of that standard error: a score off by this much changes a win probability by at most 0.0125
 
 
 class RewardModel(Stage):
     """K-wise ranking loss: mean −log σ(r_better − r_worse) over a prompt's pairs, then over prompts.
 
     With two answers per prompt it is the pairwise Bradley–Terry loss. Source: Ouyang et al. 2022, eq. 1.
-    The score is read at an answer's last real token. Figures of pairs are means over pairs, not over prompts as the
-    loss is; those of val/ are defined in functional.ranking, once for the evaluation and for here.
+    margin, label_smoothing, centering: see functional.losses.kwise_ranking. The score is read at an answer's last real
+    token. Pair metrics are means over pairs, not over prompts as the loss is; functional.ranking defines those of val/,
+    for the evaluation too.
     Metrics (train/ and val/):
-    loss                      starts near ln 2 = 0.693; below 0.35 on one's own judge is strong
-    accuracy                  share of pairs ranked rightly, ties count half; humans agree on about 0.73
+    loss                      starts near ln 2 = 0.693; below 0.35 on a judge of your own is strong
+    accuracy                  share of pairs ranked correctly, ties count half; humans agree on about 0.73
     margin                    mean r_better − r_worse
-    val/ece                   expected calibration error of σ(|margin|), 10 bins; healthy below 0.1
-    val/accuracy_stderr       standard error of val/accuracy by pairs
-    val/score_length_correlation   Pearson of score and tokens; healthy within ±0.5, near ±1 it learned length alone
-    val/accuracy_length_matched    accuracy on pairs whose lengths differ by under 10%
+    val/ece                   expected calibration error of σ(|margin|), bins of 0.1; healthy below 0.1
+    val/accuracy_stderr       standard error of val/accuracy, over pairs
+    val/score_length_correlation   Pearson correlation of score and tokens; healthy in ±0.5; near ±1 the model learned
+                                   length alone
+    val/accuracy_length_matched    accuracy on pairs whose lengths differ by less than 10%
     val/longer_wins                accuracy of "the longer answer wins", the baseline to beat
     """
 
     model: ScalarModel
     charts = (
         Chart("loss", ("train/loss", "val/loss")),
-        Chart("pairs ranked rightly", ("train/accuracy", "val/accuracy")),
-        Chart("against length alone", ("val/accuracy", "val/accuracy_length_matched", "val/longer_wins")),
+        Chart("pairs ranked correctly", ("train/accuracy", "val/accuracy")),
+        Chart("accuracy against length alone", ("val/accuracy", "val/accuracy_length_matched", "val/longer_wins")),
         Chart("calibration error", ("val/ece",), 0.0, 0.1),
         Chart("correlation of score and length", ("val/score_length_correlation",), -0.5, 0.5),
         Chart("margin", ("train/margin", "val/margin")),
@@ -61,7 +63,7 @@ class RewardModel(Stage):
         self.model_builder = model
         self.margin, self.label_smoothing, self.centering = margin, label_smoothing, centering
         self.demonstration_score = 0.0
-        self._seen: list[tuple[Tensor, ...]] = []  # of held-out batches: scores, lengths, then the fields of Pairs
+        self._held_out: list[tuple[Tensor, ...]] = []  # by batch: scores, lengths, then the fields of Pairs
         self._latest: dict[str, Tensor] = {}
 
     def configure_model(self) -> None:
@@ -93,27 +95,28 @@ class RewardModel(Stage):
         scores = self.scores(batch)
         self.note(self._validation, self.ranking_loss(scores, batch))
         pairs = pairs_of(scores, batch.lengths, batch.ranks, batch.groups)
-        self._seen.append((scores, batch.lengths.float(), *pairs))
+        self._held_out.append((scores, batch.lengths.float(), *pairs))
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        seen = [self.gathered(torch.cat(field)) for field in zip(*self._seen, strict=True)]
-        self._seen = []
-        if not seen or not seen[2].numel():
+        fields = [self.gathered(torch.cat(field)) for field in zip(*self._held_out, strict=True)]
+        self._held_out = []
+        if not fields or not fields[2].numel():
             return
-        scores, lengths, pairs = seen[0], seen[1], Pairs(*seen[2:])
-        figures = ranking_figures(pairs, scores, lengths)
-        share = figures["accuracy"] or 0.0
-        figures["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
-        more = {name: value for name, value in figures.items() if name not in ("accuracy", "margin")}  # logged above
-        # the same on all processes already
+        scores, lengths, pairs = fields[0], fields[1], Pairs(*fields[2:])
+        metrics = ranking_figures(pairs, scores, lengths)
+        share = metrics["accuracy"] or 0.0
+        metrics["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
+        more = {name: value for name, value in metrics.items() if name not in ("accuracy", "margin")}  # logged above
+        # already the same on all processes
         self.log_dict({f"val/{n}": value for n, value in more.items() if value is not None}, sync_dist=True)
         self._latest = {"val/scores": scores, "val/lengths": lengths}
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Shifts the score so that demonstrations average zero without dropout (Ouyang et al. 2022, section 3.5), up to
-        the error of `_mean_score`.
+        """Shifts the score to a mean of 0 on demonstrations, without dropout, up to the error of `_mean_score`.
+
+        Source: Ouyang et al. 2022, section 3.5.
 
         Not in on_train_end, which a run resumed from its last step never reaches.
         """
@@ -128,19 +131,19 @@ class RewardModel(Stage):
         self.model.rescale_(scale=1.0, shift=-self.demonstration_score)
 
     def _mean_score(self, batches: Iterable[PreferenceBatch], most: int) -> float:
-        """Of the answers in batches, read until the standard error of their mean is TOLERANCE, FEWEST at least."""
+        """Mean score of the answers in batches: at least FEWEST, until its standard error is at most TOLERANCE."""
         shown = self.trainer.progress_bar_callback is not None
-        read: list[Tensor] = []
+        parts: list[Tensor] = []
         for batch in countdown(batches, "demonstrations", most, count=lambda batch: len(batch.ranks), shown=shown):
-            read.append(self.scores(self._here(batch)).cpu().double())
-            scores = torch.cat(read)
+            parts.append(self.scores(self._on_device(batch)).cpu().double())
+            scores = torch.cat(parts)
             if len(scores) >= FEWEST:
-                error = self.reduced(scores.std().float() / len(scores) ** 0.5, "max")  # all processes end together
+                error = self.reduced(scores.std().float() / len(scores) ** 0.5, "max")  # all processes stop together
                 if error <= TOLERANCE:
                     break
-        return float(torch.cat(read).mean())
+        return float(torch.cat(parts).mean())
 
-    def _here(self, batch: PreferenceBatch) -> PreferenceBatch:
+    def _on_device(self, batch: PreferenceBatch) -> PreferenceBatch:
         return self.transfer_batch_to_device(batch, self.device, 0)
 
     def histograms(self) -> dict[str, Tensor]:

@@ -4,13 +4,13 @@ from components.stages.pretrain import Pretrain
 
 
 class SFT(Pretrain):
-    """The pretraining loss over the assistant's tokens and its end of turn; the data's mask says which those are.
+    """The pretraining loss on the assistant's tokens and its end of turn, which the data's mask selects.
 
     Metrics (train/ and val/):
     loss              mean −log p per assistant token, nats; a healthy val/loss falls, then rises once it overfits
     perplexity        exp(loss)
     bits_per_byte     loss / ln 2 / bytes per token of the answers
-    accuracy          share of the assistant's tokens that were the likeliest; where t tie for it, each counts 1/t
+    accuracy          share of the assistant's tokens that were the likeliest; if t tie for it, each counts 1/t
     bytes_per_token   of the answers read
     """
 

@@ -1,4 +1,4 @@
-"""What every stage is: a LightningModule whose loss is a pure step from a batch."""
+"""Base of all stages: a LightningModule whose loss is a pure function of a batch."""
 
 import warnings
 from collections.abc import Callable
@@ -21,24 +21,24 @@ from components.training.self_checks import FirstStep, check_frozen, check_no_dr
 
 
 class Stage(L.LightningModule):
-    """Base of all stages. A subclass gives configure_model, compute_loss and exportable.
+    """Base of all stages. A subclass defines configure_model, compute_loss and exportable.
 
-    Builders come in, never weights: `optimizer` makes an Optimizer from named parameters, `schedule` gives the
-    learning rate's multiplier from (step=, total_steps=). Frozen networks are named in `frozen`: they take no
-    gradient, stay in eval mode and are left out of checkpoints (their artifact holds them).
+    The arguments are builders, never weights: `optimizer` makes an Optimizer from named parameters, `schedule` returns
+    the learning rate's multiplier from (step=, total_steps=). `frozen` names the frozen networks: they have no
+    gradient, stay in eval mode and are left out of checkpoints (their artifact contains them).
 
-    Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, whatever the number of
-    micro-batches and processes they came in. Metrics: train/<name> of every step, val/<name> weighted means,
-    train/grad_norm before clipping (train/grad_norm_<network> where several networks learn), train/lr; in 16-mixed
-    train/loss_scale too, which is halved by a step that is left out because its gradient overflowed.
+    Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, regardless of the number of
+    micro-batches and processes. Metrics: train/<name> of every step, val/<name> weighted means, train/grad_norm before
+    clipping (train/grad_norm_<network> if several networks are trained), train/lr; in 16-mixed also train/loss_scale,
+    which is halved when a step is skipped because its gradient overflowed.
     """
 
     frozen: tuple[str, ...] = ()
-    seed = 0  # of whatever is drawn while training
+    seed = 0  # of all random numbers in training
     lora: LoRA | None = None  # adapters instead of all weights
-    gradient_checkpointing = False  # activations within layers are computed anew going back, not kept
-    compiled = False  # layers go through torch.compile
-    charts: tuple[Chart, ...] = ()  # in reading order; ranges are those of the docstring
+    gradient_checkpointing = False  # activations inside layers are recomputed in the backward pass, not kept
+    compiled = False  # layers are compiled with torch.compile
+    charts: tuple[Chart, ...] = ()  # in reading order; ranges are those in the docstring
 
     def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
         super().__init__()
@@ -47,12 +47,12 @@ class Stage(L.LightningModule):
         self.strict_loading = not self.frozen
         self._window: list[Tensor] = []  # weights of the micro-batches since the last optimizer step
         self._unit = torch.ones(())
-        self.micro_batch: tuple[Tensor, Tensor | int] | None = None  # the latest one's loss, unscaled, and weight
+        self.micro_batch: tuple[Tensor, Tensor | int] | None = None  # unscaled loss and weight of the latest one
         self._training, self._validation = Averages(), Averages()
         self._stepped = False
 
     def compute_loss(self, batch: Any) -> LossOutput:
-        """One batch's mean loss; neither logs nor steps."""
+        """The mean loss of a batch, and its metrics; neither logs nor steps."""
         raise NotImplementedError
 
     def exportable(self) -> CausalLM | ScalarModel:
@@ -61,17 +61,17 @@ class Stage(L.LightningModule):
 
     @property
     def data(self) -> Any:
-        """The LightningDataModule of this run; None where the trainer was given loaders alone."""
+        """The LightningDataModule of this run; None if the trainer has loaders only."""
         return getattr(self.trainer, "datamodule", None)
 
     def flops_per_token(self) -> float:
-        """Of training on one token, forward and backward, at the model's full context."""
+        """FLOPs of training on one token, forward and backward, at the model's full context."""
         config = self.exportable().config
         return config.flops_per_token(config.longest, frozen=self.lora is not None)
 
     def adopt(self, name: str, model: Any) -> None:
-        """Takes a freshly built model under `name`: frozen where it is named so, adapted where the run has adapters,
-        sharded where the strategy shards."""
+        """Registers a newly built model as `name`: frozen if it is in `frozen`, adapted if the run has adapters,
+        sharded if the strategy shards."""
         frozen, mesh = name in self.frozen, getattr(self, "device_mesh", None)
         model.requires_grad_(not frozen).train(not frozen)
         if self.lora is not None and not frozen:
@@ -82,12 +82,12 @@ class Stage(L.LightningModule):
         if self.gradient_checkpointing and not frozen:
             model.model.recompute = True
         if self.compiled:
-            for layer in model.model.layers:  # one graph serves all layers, which would be a large one as a whole
+            for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
                 layer.compile()
         if mesh is not None:
             self._shard(model, mesh["data_parallel"])
         setattr(self, name, model)
-        for name in self.frozen:  # whose trunk may be this one's too
+        for name in self.frozen:  # they can share this model's trunk
             if hasattr(self, name):
                 getattr(self, name).eval()
 
@@ -105,12 +105,12 @@ class Stage(L.LightningModule):
                 register_fsdp_forward_method(model, method)
 
     def as_before_training(self, model: Any, build: Callable[[], Any]) -> Any:
-        """`model` as it was at first, to be kept so: without its adapters where it has any, else built once more."""
+        """`model` as it is before training: `model` without its adapters if the run has any, else a second build."""
         return model.bare() if self.lora is not None else build()
 
     def on_train_start(self) -> None:
-        """Every process has as many batches, the optimizer all that is trained; where a loss compares networks, each
-        is what it should be.
+        """Checks that all processes have the same number of batches and, if there are frozen networks, that they are
+        frozen, share no weights and have no dropout; then watches the first step.
 
         Raises ValueError, SelfCheckError.
         """
@@ -122,34 +122,36 @@ class Stage(L.LightningModule):
                 check_separate(networks),
                 check_no_dropout(networks),
             )
-        with in_shards(self):  # the optimizer holds shards, and a validation before training leaves whole copies
+        with in_shards(self):  # the optimizer holds shards, and a validation before training leaves unsharded copies
             self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
 
     def on_validation_start(self) -> None:
         self._check_even("validation", float(sum(self.trainer.num_val_batches)))
 
     def _check_even(self, what: str, batches: float) -> None:
-        """Processes wait for each other in every batch: one that has fewer would be waited for for ever."""
-        together, count = float(self.all_reduced(batches)), self.trainer.world_size
+        """Raises ValueError if processes have different numbers of batches: they wait for each other in every batch, so
+        they would wait forever for one that has fewer."""
+        total, count = float(self.all_reduced(batches)), self.trainer.world_size
         most = float(self.trainer.strategy.reduce(torch.tensor(batches, device=self.device), reduce_op="max"))
-        if together != most * count:
+        if total != most * count:
             raise ValueError(
-                f"{what} data: process {self.global_rank} has {batches:g} batches, the {count} processes {together:g} "
-                f"together, expected {most:g} for each. Let the loader deal out equal shares, as "
+                f"{what} data: process {self.global_rank} has {batches:g} batches and the {count} processes have "
+                f"{total:g} in total, expected {most:g} for each. Use a loader that gives processes equal shares, as "
                 "components.data.loading.sampler does"
             )
 
     def tell(self, *lines: str) -> None:
-        """What self-checks found, from the first process alone."""
+        """Prints the results of self-checks, on the first process only."""
         for line in lines if self.global_rank == 0 else ():
             tell(line)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Whatever is drawn in a step (dropout) depends on (seed, rank, step) alone: resuming needs no RNG state."""
+        """Seeds the step, so its random numbers (dropout) depend on (seed, rank, step) alone: resuming needs no RNG
+        state."""
         torch.manual_seed((self.seed * 100_003 + self.global_rank) * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Asks to stop at max_steps, which Lightning does anyway, but then without a last validation."""
+        """Requests a stop at max_steps: Lightning stops there anyway, but without a last validation."""
         if self.global_step == self.trainer.max_steps:
             self.trainer.should_stop = True
         if self.trainer.should_stop and self._stepped:
@@ -167,16 +169,16 @@ class Stage(L.LightningModule):
         return self._scaled(output.terms)
 
     def check_first_loss(self, loss: float) -> None:
-        """Looks at the very first micro-batch's loss, before any update."""
+        """Checks the loss of the very first micro-batch, before any update."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self.note(self._validation, self.compute_loss(batch))
 
     def on_validation_epoch_end(self) -> None:
-        figures = self.finished(self._validation.read(self.reduced))
+        metrics = self.finished(self._validation.read(self.reduced))
         self._validation.clear()
-        # the same on all processes already
-        self.log_dict({f"val/{name}": value.float() for name, value in figures.items()}, sync_dist=True)
+        # already the same on all processes
+        self.log_dict({f"val/{name}": value.float() for name, value in metrics.items()}, sync_dist=True)
 
     def note(self, averages: Averages, output: LossOutput) -> None:
         """Adds a batch's loss and metrics, each with its own weight."""
@@ -186,10 +188,8 @@ class Stage(L.LightningModule):
             averages.add(name, value, output.weights.get(name, output.weight))
 
     def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        """`figures` to be logged: the loss as the sum of its terms' means, and what follows from means alone.
-
-        What there was nothing of is left out.
-        """
+        """The metrics to log: the loss, the sum of its terms' means, and the other `figures`; means of nothing, which
+        are NaN, are left out. A subclass adds what follows from means."""
         terms = [name for name in figures if name.startswith("loss ")]
         loss = {}
         if terms and not figures[terms[0]].isnan():
@@ -198,18 +198,18 @@ class Stage(L.LightningModule):
         return loss | {name: value for name, value in rest.items() if not value.isnan()}
 
     def _log_step(self) -> None:
-        """Logs the figures of the optimizer step, of all its micro-batches and of all processes."""
+        """Logs the metrics of the optimizer step, over all its micro-batches and all processes."""
         if self._training:
-            figures = self.finished(self._training.read(self.reduced))
-            self.log_dict({f"train/{name}": value.float() for name, value in figures.items()})
+            metrics = self.finished(self._training.read(self.reduced))
+            self.log_dict({f"train/{name}": value.float() for name, value in metrics.items()})
             self._training.clear()
 
     def _due(self) -> bool:
-        """Whether this optimizer step's figures are wanted: of several processes only where they are written."""
+        """Whether to compute this optimizer step's metrics: with several processes, only if they will be logged."""
         return self.trainer.world_size == 1 or self.trainer._logger_connector.should_update_logs
 
     def log_now(self, metrics: dict[str, float]) -> None:
-        """Writes scalars at the present step, whatever log_every_n_steps."""
+        """Logs scalars at the current step, regardless of log_every_n_steps."""
         for logger in self.loggers:
             logger.log_metrics(metrics, step=self.global_step)
 
@@ -222,23 +222,23 @@ class Stage(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer: Any = self.build_optimizer()
-        if self.trainer.precision == "16-mixed":  # a fused step would unscale after our clipping, not before
+        if self.trainer.precision == "16-mixed":  # a fused step would unscale after clipping, not before
             for group in optimizer.param_groups:
                 group["fused"] = False
             optimizer._step_supports_amp_scaling = False
-            # a scaler leaves out the steps it begins too high for; the schedule counts them all the same
+            # a scaler that starts too high skips the first steps; the schedule still counts them
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         total = self.trainer.estimated_stepping_batches
         if total == float("inf"):
-            raise ValueError("trainer: give max_steps or max_epochs, so that the learning-rate schedule has an end")
+            raise ValueError("trainer: set max_steps or max_epochs; the learning-rate schedule needs an end")
         scheduler = LambdaLR(optimizer, lambda step: self.schedule(step=step, total_steps=int(total)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None) -> None:
-        """Turns summed shares into the global mean, then clips every network's gradient by its own norm.
+        """Averages the gradients over the whole step, then clips each network's gradient by its own norm.
 
-        Networks of one stage (policy, value) share an optimizer but not a norm: a loud value loss must not
-        shrink the policy's step.
+        Networks of a stage (policy, value) share an optimizer but not a norm: a large value loss must not shrink the
+        policy's step.
         """
         self._average_gradients()
         networks: dict[str, list[nn.Parameter]] = {}
@@ -248,7 +248,7 @@ class Stage(L.LightningModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         for network, parameters in networks.items():
             norm = nn.utils.clip_grad_norm_(parameters, gradient_clip_val or float("inf"))
-            if scaler is None or norm.isfinite():  # else the scaler leaves the step out
+            if scaler is None or norm.isfinite():  # else the scaler skips the step
                 self.log(f"train/grad_norm{'' if len(networks) == 1 else f'_{network}'}", norm)
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
@@ -266,14 +266,14 @@ class Stage(L.LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out what is not trained: artifacts hold it."""
+        """Leaves out weights that are not trained: artifacts contain them."""
         state = checkpoint["state_dict"]
-        fixed = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
-        for name in [n for n in state if n in fixed or n.split(".")[0] in self.frozen]:
+        untrained = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        for name in [n for n in state if n in untrained or n.split(".")[0] in self.frozen]:
             del state[name]
 
     def _scaled(self, terms: tuple[Term, ...]) -> Tensor:
-        """The sum of the terms, each so that its gradients add up to its mean over the whole optimizer step."""
+        """The sum of the terms, each scaled so that its gradients sum to that of its mean over the optimizer step."""
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
         if len(terms) == 1:
             mean, weight, _ = terms[0]
@@ -282,8 +282,8 @@ class Stage(L.LightningModule):
         if any(weight is None for weight in weights):
             raise ValueError(
                 f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches} with a loss of "
-                f"{len(terms)} terms, whose weights in the whole step the batches do not tell. Use 1, or a loader "
-                "that tells them, as components.data.loading.experience does"
+                f"{len(terms)} terms, but the batches lack their weights in the whole step. Use 1, or a loader that "
+                "adds them, as components.data.loading.experience does"
             )
         if parts == 1:
             return torch.stack([term.mean for term in terms]).sum()
@@ -296,23 +296,24 @@ class Stage(L.LightningModule):
         return torch.stack(shares).sum()
 
     def _share(self, weight: Tensor | int) -> Tensor:
-        """This micro-batch's factor, so that gradients add up to a weighted sum; `_average_gradients` divides it.
+        """The factor of this micro-batch, so gradients add up to a weighted sum, which `_average_gradients` divides.
 
-        Factors are relative to the first micro-batch's mean weight over ranks, which keeps the scaled loss of fp16 near
-        its usual size.
+        Factors are relative to the first micro-batch's mean weight over ranks, so the scaled loss stays close to its
+        usual size in fp16.
         """
-        here = torch.as_tensor(weight, device=self.device)
+        own = torch.as_tensor(weight, device=self.device)
         if not self._window:
-            self._unit = (self.all_reduced(here) / self.trainer.world_size).clamp_min(1)
-        self._window.append(here)
-        return here / self._unit
+            self._unit = (self.all_reduced(own) / self.trainer.world_size).clamp_min(1)
+        self._window.append(own)
+        return own / self._unit
 
     def _average_gradients(self) -> None:
         if not self._window:
             return
         total = self.all_reduced(torch.stack(self._window).sum())
         parts = self.trainer.accumulate_grad_batches * self.trainer.world_size  # what Lightning and DDP divided by
-        factor = (parts * self._unit / total.clamp_min(1)).reshape(1)  # with a dimension its type counts: bf16 rounds
+        # one dimension, so type promotion counts its dtype: in bf16 the product would be rounded
+        factor = (parts * self._unit / total.clamp_min(1)).reshape(1)
         for gradient in (local_part(p.grad) for p in self.parameters() if p.grad is not None):
             wide = torch.promote_types(gradient.dtype, torch.float32)
             torch.mul(gradient, factor.to(wide), out=gradient)
@@ -328,10 +329,10 @@ class Stage(L.LightningModule):
         return self.trainer.strategy.reduce(numbers.to(self.device), reduce_op=how)
 
     def gathered(self, numbers: Tensor) -> Tensor:
-        """(M,) on the CPU: the numbers (N,) of all processes, in the order of these; N may differ between them."""
+        """(M,) on the CPU: the numbers (N,) of all processes, in rank order; N can differ between processes."""
         parts = [numbers.detach().cpu()]
         if self.trainer.world_size > 1:
-            everyones: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyones, parts[0])
-            parts = everyones
+            gathered: list[Any] = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(gathered, parts[0])
+            parts = gathered
         return torch.cat(parts)

@@ -9,7 +9,7 @@ from components.stages.ppo import PPO
 class ShuffledScores(PPO):
     """Every response gets the score of another: a reward that carries no information."""
 
-    def final_scores(self, known: Experience) -> torch.Tensor:
-        scores = super().final_scores(known)
+    def final_scores(self, experience: Experience) -> torch.Tensor:
+        scores = super().final_scores(experience)
         order = torch.randperm(len(scores), generator=torch.Generator().manual_seed(len(scores)))
         return scores[order]

@@ -100,7 +100,7 @@ def test_another_reference_is_no_error_once_training_has_gone_on():
 
 @pytest.mark.parametrize("sampling", [Sampling(6, top_k=5), Sampling(6, top_p=0.9), Sampling(6, temperature=0.0)])
 def test_sampling_that_is_not_the_policy_itself_is_refused(sampling):
-    with pytest.raises(ValueError, match="rollouts must be drawn from the policy itself"):
+    with pytest.raises(ValueError, match="rollouts must be sampled from the policy itself"):
         ppo(sampling=sampling)
 
 

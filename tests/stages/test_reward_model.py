@@ -152,7 +152,7 @@ def test_demonstrations_are_read_until_their_mean_is_known(deviation, batches):
     """Half of them lie one deviation above 3, half below."""
     stage = Scored(model=scalar, optimizer=adam(0.0), schedule=CONSTANT)
     stage.trainer = trainer(max_steps=1)
-    stage._here = lambda batch: batch
+    stage._on_device = lambda batch: batch
     stage.reduced = lambda number, how: number
     one = 3 + deviation * torch.tensor([1.0, -1.0] * 4) * 0.99
     assert stage._mean_score([SimpleNamespace(ranks=one)] * 10, 80) == pytest.approx(3.0)

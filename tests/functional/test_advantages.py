@@ -147,7 +147,7 @@ def test_advantages_sum_to_zero_follow_a_permutation_and_do_not_see_other_groups
 
 
 def test_wrong_shapes_groups_and_variants_are_refused():
-    with pytest.raises(ValueError, match="gae.*one shape"):
+    with pytest.raises(ValueError, match="gae.*same shape"):
         gae(REWARDS, VALUES[:, :4], MASK, gamma=1.0, lam=1.0)
     with pytest.raises(ValueError, match=r"\(B, R\)"):
         gae(REWARDS[0], VALUES[0], MASK[0], gamma=1.0, lam=1.0)

@@ -102,7 +102,7 @@ def test_mistakes_are_refused():
         best_of_n_kl(0)
     with pytest.raises(ValueError, match=r"\(B, k\)"):
         majority_credit(torch.zeros(2, 3), torch.zeros(3))
-    with pytest.raises(ValueError, match="calibration_error.*one shape"):
+    with pytest.raises(ValueError, match="calibration_error.*same shape"):
         calibration_error(torch.ones(2), torch.ones(3), num_bins=5)
     with pytest.raises(ValueError, match=r"in \[0.5, 1\]"):
         calibration_error(torch.tensor([0.3]), torch.tensor([True]), num_bins=5)

@@ -70,11 +70,11 @@ def test_mistakes_are_refused_by_name():
         ppo_value(x, x, two, mask, clip_range=0.2)
     with pytest.raises(ValueError, match=r"clipped_surrogate.*advantages \(2,\)"):
         ppo_policy(x, x, two, mask, **CLIP)
-    with pytest.raises(ValueError, match="causal_lm.*one shape"):
+    with pytest.raises(ValueError, match="causal_lm.*same shape"):
         causal_lm(two, mask)
     with pytest.raises(ValueError, match="dual_clip above 1"):
         ppo_policy(x, x, x, mask, clip_low=0.2, clip_high=0.2, dual_clip=1.0)
-    with pytest.raises(ValueError, match="kwise_ranking.*one shape"):
+    with pytest.raises(ValueError, match="kwise_ranking.*same shape"):
         kwise_ranking(two, torch.zeros(3), two, **PLAIN)
     with pytest.raises(ValueError, match=r"label_smoothing in \[0, 0.5\), got 0.5"):
         kwise_ranking(two, two, two, margin=0.0, label_smoothing=0.5, centering=0.0)

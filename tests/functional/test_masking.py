@@ -99,7 +99,7 @@ def test_zero_outside_stops_nan_from_reaching_a_gradient_where_multiplying_does_
     "function", [zero_outside, masked_mean, lambda x, mask: masked_whiten(x, mask, shift_mean=True)]
 )
 def test_masks_of_another_shape_or_type_are_refused(function):
-    with pytest.raises(ValueError, match=r"one shape.*\(2, 3\).*\(3,\)|one shape.*\(3,\).*\(2, 3\)"):
+    with pytest.raises(ValueError, match=r"same shape.*\(2, 3\).*\(3,\)|same shape.*\(3,\).*\(2, 3\)"):
         function(torch.ones(2, 3), torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="bool mask.*float32"):
         function(torch.ones(3), torch.ones(3))

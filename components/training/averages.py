@@ -1,4 +1,4 @@
-"""Figures of an optimizer step, a validation or a rollout: means with their own weights, over batches and processes."""
+"""Metrics of an optimizer step, a validation or a rollout: weighted means over batches and processes."""
 
 from collections.abc import Callable
 
@@ -9,10 +9,10 @@ Reduce = Callable[[Tensor, str], Tensor]  # (numbers, "sum" or "max") over all p
 
 
 class Averages:
-    """Weighted means by name, and the maxima of names that end in _max. They stay on the device until they are read.
+    """Weighted means by name, and maxima for names that end in _max. They stay on the device until they are read.
 
-    A mean of unequal batches, or of processes' unequal shares, is right only with the weight of what it averages:
-    tokens, pairs, prompts or responses. Every process adds the same names in the same order.
+    A mean over unequal batches, or processes' unequal shares, is correct only if weighted by the number of items it
+    averages: tokens, pairs, prompts or responses. Every process must add the same names in the same order.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class Averages:
         return bool(self._sums or self._maxima)
 
     def add(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
-        """value: a scalar, the mean over `weight` things; a maximum takes no account of its weight."""
+        """value: a scalar, the mean over `weight` items; the weight of a maximum is ignored."""
         value = torch.as_tensor(value).detach()
         value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
         if name.endswith("_max"):
@@ -34,14 +34,14 @@ class Averages:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def read(self, reduce: Reduce) -> dict[str, Tensor]:
-        """Every figure over all processes, in two collectives; a mean over nothing is not a number."""
-        figures: dict[str, Tensor] = {}
+        """All metrics over all processes, in two collectives; a mean over nothing is NaN."""
+        metrics: dict[str, Tensor] = {}
         if self._sums:
             sums = reduce(torch.stack(list(self._sums.values())), "sum")
-            figures |= dict(zip(self._sums, sums[:, 0] / sums[:, 1], strict=True))
+            metrics |= dict(zip(self._sums, sums[:, 0] / sums[:, 1], strict=True))
         if self._maxima:
-            figures |= dict(zip(self._maxima, reduce(torch.stack(list(self._maxima.values())), "max"), strict=True))
-        return figures
+            metrics |= dict(zip(self._maxima, reduce(torch.stack(list(self._maxima.values())), "max"), strict=True))
+        return metrics
 
     def clear(self) -> None:
         self._sums, self._maxima = {}, {}

@@ -1,4 +1,4 @@
-"""Checkpoint files that are whole or absent, know when they are damaged, and know their step."""
+"""Checkpoint files that are complete or absent, detect damage, and have their step in their names."""
 
 import hashlib
 import os
@@ -22,15 +22,15 @@ class CheckpointError(ValueError):
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the file, flushes to the disk and renames: a crash at any moment leaves the earlier file.
+    """Writes a temporary file, flushes it to disk and renames it: a crash at any moment leaves the earlier file.
 
-    The file is what `torch.save` writes, a zip archive; its archive comment, which every zip reader skips,
-    holds the SHA-256 of all bytes before. Reading checks it and takes plain data only, so nothing runs on
-    loading. Give it to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
+    The file is the zip archive that `torch.save` writes; its archive comment, which every zip reader skips, is the
+    SHA-256 of all bytes before it. Loading checks it and accepts plain data only, so no code runs on loading. Pass it
+    to the trainer: `Trainer(plugins=[AtomicCheckpointIO()])`.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        """Raises CheckpointError if the disk is full or not writable; `path` is then as it was before."""
+        """Raises CheckpointError if the disk is full or not writable; `path` is then unchanged."""
         if storage_options is not None:
             raise CheckpointError(f"checkpoint {path}: expected no storage options, got {storage_options}")
         path = Path(path)
@@ -41,13 +41,13 @@ class AtomicCheckpointIO(CheckpointIO):
             os.replace(temporary, path)
             _flush_folder(path.parent)
         except (OSError, RuntimeError) as error:
-            # torch's archive writer turns a failed write into a RuntimeError that hides the system's reason
+            # torch's archive writer turns a failed write into a RuntimeError that hides the OS's reason
             reason = error if isinstance(error, OSError) else error.__context__
             if not isinstance(reason, OSError):
                 raise
             raise CheckpointError(
                 f"cannot write checkpoint {path}: {reason.strerror or reason}. Earlier checkpoints are "
-                f"untouched. Free space or make {path.parent} writable, then start the same command again."
+                f"untouched. Free space or make {path.parent} writable, then run the same command again."
             ) from error
         finally:
             _remove(temporary)
@@ -58,9 +58,9 @@ class AtomicCheckpointIO(CheckpointIO):
         map_location: Callable | torch.device | str | dict | None = "cpu",
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """The saved dictionary; `weights_only` is the trainer's wish and is always taken as True.
+        """The saved dictionary; `weights_only` is ignored, as if True.
 
-        Raises CheckpointError if the file is missing, damaged, or holds anything but plain data and tensors.
+        Raises CheckpointError if the file is missing, damaged, or contains anything but plain data and tensors.
         """
         check(path)
         try:
@@ -75,7 +75,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def check(path: str | Path) -> None:
-    """Reads the whole file; raises CheckpointError if it is missing or not the file that was written."""
+    """Reads the whole file; raises CheckpointError if it is missing or its SHA-256 does not match."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
@@ -84,10 +84,10 @@ def check(path: str | Path) -> None:
         digest = _digest(file, length)
         seal = file.read()
     if seal != PREFIX + digest:
-        found = "another SHA-256 than" if seal.startswith(PREFIX) else "no SHA-256 where"
+        fault = "its SHA-256 does not match" if seal.startswith(PREFIX) else "it has no SHA-256 at its end"
         raise CheckpointError(
-            f"checkpoint {path} is damaged or was not written by this program: it ends with {found} "
-            f"expected. Delete it and resume from the one before"
+            f"checkpoint {path} is damaged or was not written by this program: {fault}. "
+            "Delete it and resume from the one before it"
         )
 
 
@@ -96,7 +96,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         torch.save(checkpoint, file)
         # a zip archive ends with the length of its comment, two bytes
         file.seek(-2, os.SEEK_END)
-        assert file.read(2) == b"\0\0", "torch.save has begun to write a comment of its own"
+        assert file.read(2) == b"\0\0", "torch.save wrote an archive comment of its own"
         file.seek(-2, os.SEEK_END)
         file.write(SEAL.to_bytes(2, "little"))
         length = file.tell()
@@ -106,7 +106,7 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def _digest(file: BinaryIO, length: int) -> bytes:
-    """SHA-256 in hex of the first `length` bytes; the file is left standing behind them."""
+    """SHA-256 in hex of the first `length` bytes; leaves the file position after them."""
     file.seek(0)
     digest = hashlib.sha256()
     while length > 0 and (chunk := file.read(min(CHUNK, length))):
@@ -116,7 +116,7 @@ def _digest(file: BinaryIO, length: int) -> bytes:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Makes a rename survive a power cut, where the system lets a folder be opened (not on Windows)."""
+    """Makes a rename survive a power failure, where the OS can open a folder (not on Windows)."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -126,7 +126,7 @@ def _flush_folder(folder: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    with suppress(OSError):  # the folder itself is missing or read-only, so nothing was written into it
+    with suppress(OSError):  # the folder is missing or read-only, so nothing was written into it
         path.unlink(missing_ok=True)
 
 
@@ -134,9 +134,9 @@ BEST = "best.ckpt"
 
 
 def latest(folder: str | Path) -> Path | None:
-    """The newest whole checkpoint, or None where there is none; a damaged one is skipped with a warning.
+    """The newest intact checkpoint, or None if there are no checkpoints; skips damaged ones with a warning.
 
-    Raises CheckpointError if there are checkpoints and every one is damaged: starting over is a decision.
+    Raises CheckpointError if there are checkpoints and all are damaged: starting over is the user's decision.
     """
     paths = newest_first(Path(folder))
     for path in paths:
@@ -147,7 +147,8 @@ def latest(folder: str | Path) -> Path | None:
             warnings.warn(f"skipped: {error}", stacklevel=2)
     if paths:
         raise CheckpointError(
-            f"all {len(paths)} checkpoints in {folder} are damaged. To begin anew, delete that folder and start again"
+            f"all {len(paths)} checkpoints in {folder} are damaged. To start from scratch, delete that folder and run "
+            "the command again"
         )
     return None
 

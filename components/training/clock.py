@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Wall seconds by part: `mark(name)` adds what passed since the last mark to `name`."""
+    """Wall-clock seconds by part: `mark(name)` adds the time since the last mark to `name`."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -20,13 +20,13 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What passes within, marked or not, counts for nothing."""
+        """Time spent inside, marked or not, is not counted."""
         kept, since = self.seconds.copy(), time.perf_counter() - self._last
         yield
         self.seconds, self._last = kept, time.perf_counter() - since
 
     def read(self) -> dict[str, float]:
-        """The seconds so far; afterwards all are 0."""
-        found = dict(self.seconds)
+        """The seconds so far; resets them to 0."""
+        seconds = dict(self.seconds)
         self.seconds.clear()
-        return found
+        return seconds

@@ -1,4 +1,4 @@
-"""Who started the processes of a training, as the plugin that tells Lightning's trainer."""
+"""The trainer's plugin for the launcher that started a training's processes."""
 
 import os
 from collections.abc import Mapping
@@ -8,14 +8,14 @@ from components.system.processes import start
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> list[Any]:
-    """The trainer's plugin that says who started its processes, where Lightning would guess otherwise.
+    """The plugin for the launcher that started the trainer's processes, if Lightning would detect the wrong one.
 
-    It takes any process of a SLURM allocation for one of srun's, and none of an allocation named "interactive".
+    Lightning assumes that srun started any process in a SLURM allocation, unless the allocation is named "interactive".
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
     started = start(environ)
     if started.by == "srun":
-        return [SLURMEnvironment(auto_requeue=False)]  # the same command resumes from the last checkpoint, unasked
+        return [SLURMEnvironment(auto_requeue=False)]  # the same command already resumes from the last checkpoint
     in_allocation = not started.by and "SLURM_NTASKS" in environ
     return [LightningEnvironment()] if in_allocation else []

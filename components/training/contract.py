@@ -6,9 +6,10 @@ from torch import Tensor
 
 
 class Term(NamedTuple):
-    """A part of a loss: a mean, times its coefficient, and what it is the mean of: so many tokens, pairs or prompts.
+    """A term of a loss: a mean times its coefficient, and weight, the number of tokens, pairs or prompts it averages.
 
-    step_weight: that weight in all micro-batches of the optimizer step, of this process, where the batch knows it.
+    step_weight: the sum of this weight over all micro-batches of the optimizer step, on this process, if the batch
+    contains it.
     """
 
     mean: Tensor
@@ -17,9 +18,9 @@ class Term(NamedTuple):
 
 
 class LossOutput(NamedTuple):
-    """terms: the loss is their sum. metrics: detached scalars, means over as much as the first term.
+    """terms: the loss is their sum. metrics: detached scalars, means over the same items as the first term.
 
-    weights: of those metrics that are means over something else. A metric whose name ends in _max is a maximum.
+    weights: the weight of each metric that is a mean over other items. A metric whose name ends in _max is a maximum.
     """
 
     terms: tuple[Term, ...]
@@ -32,12 +33,12 @@ class LossOutput(NamedTuple):
 
     @property
     def weight(self) -> Tensor | int:
-        """Of the first term."""
+        """The weight of the first term."""
         return self.terms[0].weight
 
 
 class Chart(NamedTuple):
-    """One chart of a stage's dashboard: metrics by their logged names, and the healthy range of one that has any."""
+    """One chart of a stage's dashboard: the metrics' logged names, and the healthy range if there is one."""
 
     title: str
     tags: tuple[str, ...]

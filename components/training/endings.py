@@ -1,4 +1,4 @@
-"""What a training came to, read off the history of its metrics (see rules) when it has ended."""
+"""The verdict on a finished training, from the history of its metrics (see health_rules)."""
 
 from math import isfinite, nan, sqrt
 from statistics import fmean, stdev
@@ -7,13 +7,13 @@ from typing import Any
 from components.training.health_rules import SMOOTH, History, Rule
 
 LEARNED, FALLING, NO_BETTER, UNKNOWN = "learned", "still falling", "no better than before", "not measured"
-STEEP = 0.25  # nats that as many steps again would take off the loss at its latest pace, from which on it still falls
-SPAN = 0.1  # share of training over which that pace is measured, at least
+STEEP = 0.25  # nats by which the same number of steps again would lower the loss at its latest rate: above, it falls
+SPAN = 0.1  # the smallest share of training over which that rate is measured
 
 
 def still_falling(history: History) -> str | None:
-    """By validations where two of them are a SPAN apart, which share their records, and between which the loss fell as
-    it did before; else by the last third of the losses of training, where the fall has to be above three standard
+    """Judges by validations, which share their records, if two are a SPAN apart: the loss must have fallen between and
+    before them. Else judges by the last third of the training losses, where the fall must exceed three standard
     errors."""
     points = list(zip(history.get("validated", []), history.get("val/loss", []), strict=False))
     end = points[-1][0] if points else 0.0
@@ -38,17 +38,17 @@ def still_falling(history: History) -> str | None:
 
 
 def no_better(history: History) -> str | None:
-    """The exported weights against those that the stage began from."""
+    """Compares the exported weights with those that the stage started from."""
     before, after = (history.get(name, [nan])[-1] for name in ("before", "after"))
     if after >= before:
-        return f"val/loss was {before:.3f} before the first step, and is {after:.3f} now, of the same held-out records"
+        return f"val/loss was {before:.3f} before the first step and is {after:.3f} now, on the same held-out records"
     return None
 
 
 ENDINGS = {
     NO_BETTER: Rule(
         no_better,
-        "steps too large, or records so few or so different from the held-out ones that they teach nothing of them.",
+        "steps too large, or training records too few or too different from the held-out ones to help on them.",
         "Lower stage.optimizer.lr, or use more data; look at the records and at data/truncated in card.json.",
     ),
     FALLING: Rule(
@@ -60,23 +60,23 @@ ENDINGS = {
 
 
 def verdict(history: History) -> dict[str, Any]:
-    """For the card: `verdict`, one of the words above; `metric` with its values `before` the first step and `after`
-    training, None where it was not measured; `found`, what the ending that was found says, or "".
+    """For the card: `verdict`, one of the constants above; `metric` with its values `before` the first step and `after`
+    training, None if not measured; `found`, the message of the ending that applies, or "".
 
-    Of RL the metric is rollout/score, its first rollouts against its last; of other training val/loss.
+    The metric of RL is rollout/score, on the first and the last rollouts; of other training, val/loss.
     """
     metric, before, after = "val/loss", _latest(history, "before"), _latest(history, "after")
     scores = history.get("rollout/score", [])
     if few := min(SMOOTH, len(scores) // 2):
         metric, before, after = "rollout/score", fmean(scores[:few]), fmean(scores[-few:])
-    known = {"metric": metric, "before": before, "after": after}
+    measured = {"metric": metric, "before": before, "after": after}
     for name, rule in ENDINGS.items():
         if text := rule.look(history):
-            return {"verdict": name, **known, "found": text}
+            return {"verdict": name, **measured, "found": text}
     if before is None or after is None:
-        return {"verdict": UNKNOWN, **known, "found": ""}
+        return {"verdict": UNKNOWN, **measured, "found": ""}
     rose = after > before
-    return {"verdict": LEARNED if rose == (metric == "rollout/score") else NO_BETTER, **known, "found": ""}
+    return {"verdict": LEARNED if rose == (metric == "rollout/score") else NO_BETTER, **measured, "found": ""}
 
 
 def _latest(history: History, name: str) -> float | None:

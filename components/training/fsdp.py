@@ -16,13 +16,13 @@ from components.training.checkpoint_io import check
 
 
 class FullySharded(ModelParallelStrategy):
-    """Parameters, gradients and optimizer state in shards, one per process; a stage applies it to its models.
+    """Shards parameters, gradients and optimizer state over all processes; a stage shards its own models.
 
-    Lightning's own "auto" puts the data-parallel dimension over nodes only, and tensor parallelism inside each.
-    save_distributed_checkpoint: a folder with a file per process; false: one plain file, which any strategy resumes.
-    In it a parameter's optimizer state goes by its number in the optimizer, as an optimizer itself writes it. Lightning
-    numbers by the order of the model, which is another one wherever an optimizer has groups: resumed under another
-    strategy, a parameter would get the momentum of its neighbour.
+    Lightning's own "auto" uses data parallelism over nodes only, and tensor parallelism inside each.
+    save_distributed_checkpoint: true: a folder with a file per process; false: one plain file, from which any strategy
+    can resume. In that file, a parameter's optimizer state has the parameter's number in the optimizer, as an optimizer
+    itself saves it. Lightning numbers parameters in the model's order, which differs if an optimizer has groups: when
+    resumed under another strategy, a parameter would get another's momentum.
     """
 
     def __init__(self, save_distributed_checkpoint: bool = False) -> None:
@@ -33,7 +33,7 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """All of the state on the first process, {} on the others; of a distributed checkpoint every process's own."""
+        """The full state on the first process, {} on the others; each process's own for a distributed checkpoint."""
         if self._save_distributed_checkpoint:
             return super().optimizer_state(optimizer)
         if isinstance(optimizer, LightningOptimizer):
@@ -47,12 +47,12 @@ class FullySharded(ModelParallelStrategy):
         return _renamed(state, numbers)
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Raises CheckpointError for a file that is damaged."""
+        """Raises CheckpointError if the file is damaged."""
         path = Path(self.broadcast(checkpoint_path))
         if path.is_dir():
             return super().load_checkpoint(path, weights_only)
         check(path)
-        optimizers, self.optimizers = self.optimizers, []  # which Lightning would load by the order of the model
+        optimizers, self.optimizers = self.optimizers, []  # Lightning would load them in the model's order
         try:
             checkpoint = super().load_checkpoint(path, weights_only)
         finally:
@@ -72,10 +72,10 @@ class FullySharded(ModelParallelStrategy):
 
 
 def _renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:
-    """An optimizer's state with its parameters called by other names, those of a group in the order of `names`."""
-    order = {new: place for place, new in enumerate(names.values())}
+    """An optimizer's state with its parameters renamed (old → new), those of a group in the order of `names`."""
+    order = {new: position for position, new in enumerate(names.values())}
     groups = [
-        {**group, "params": sorted((names[one] for one in group["params"]), key=order.__getitem__)}
+        {**group, "params": sorted((names[old] for old in group["params"]), key=order.__getitem__)}
         for group in state["param_groups"]
     ]
-    return {"state": {names[one]: of_one for one, of_one in state["state"].items()}, "param_groups": groups}
+    return {"state": {names[old]: entry for old, entry in state["state"].items()}, "param_groups": groups}

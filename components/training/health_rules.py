@@ -1,10 +1,10 @@
-"""What can be wrong with a run, read off the history of its metrics.
+"""Rules that detect what is wrong with a run from the history of its metrics.
 
-A history maps a logged name to its values in order. Beside the logged ones it may hold
-    progress         share of training done, 0 … 1, at the latest value of anything
-    max_new_tokens   the limit of a response
+A history maps a logged name to its values in order. In addition to the logged ones it can contain
+    progress         share of training done, 0 to 1, at the latest value of any metric
+    max_new_tokens   the length limit of a response
     first/ratio_max  train/ratio_max at the first minibatch of each rollout
-A rule looks at it and says what it found, or None. A metric with too few values is NaN, which no comparison finds.
+A rule returns a description of what it found, or None. A metric with too few values is NaN, so no comparison is True.
 """
 
 from collections.abc import Callable
@@ -14,11 +14,11 @@ from statistics import fmean, median
 from typing import NamedTuple
 
 History = dict[str, list[float]]
-SMOOTH = 5  # rollouts averaged where single ones are too noisy
+SMOOTH = 5  # rollouts averaged if single ones are too noisy
 
 
 class Rule(NamedTuple):
-    """look: history → what was found, or None; cause and remedy: two sentences for whoever reads it."""
+    """look: history → what was found, or None. cause, remedy: the likely cause and what to do, for the warning."""
 
     look: Callable[[History], str | None]
     cause: str
@@ -26,7 +26,7 @@ class Rule(NamedTuple):
 
 
 def tail(history: History, name: str, count: int) -> list[float]:
-    """The latest `count` values; all NaN where there are fewer."""
+    """The latest `count` values; all NaN if there are fewer."""
     values = history.get(name, [])
     return values[-count:] if len(values) >= count else [nan] * count
 
@@ -55,7 +55,7 @@ def stale_ratio(history: History) -> str | None:
 
 def much_clipped(history: History) -> str | None:
     share = fmean(tail(history, "train/clip_fraction", 3))
-    return f"the clip decides {share:.0%} of the updates, healthy is up to 20%" if share > 0.4 else None
+    return f"{share:.0%} of the updates are clipped, healthy is up to 20%" if share > 0.4 else None
 
 
 def kl_spike(history: History) -> str | None:
@@ -67,7 +67,7 @@ def saturated(history: History) -> str | None:
     spread = max(tail(history, "rollout/score_std", 3))
     first = start(history, "rollout/score_std")
     if spread < 0.1 * first:
-        return f"scores hardly differ any more: their deviation is {spread:.3f}, at first it was {first:.3f}"
+        return f"scores hardly differ: their standard deviation fell from {first:.3f} to {spread:.3f}"
     return None
 
 
@@ -76,11 +76,11 @@ def longer_and_longer(history: History) -> str | None:
     finished, best = latest(history, "rollout/finished"), max(history.get("rollout/finished", [nan]))
     if lengths[-1] > 0.8 * limit and finished < best - 0.2:
         return (
-            f"responses are {lengths[-1]:.0f} tokens long, of {limit:.0f} at most, and the share that ends by itself "
-            f"fell from {best:.0%} to {finished:.0%}"
+            f"responses are {lengths[-1]:.0f} tokens long, with a limit of {limit:.0f}, and the share that ends by "
+            f"itself fell from {best:.0%} to {finished:.0%}"
         )
     if lengths[-1] > max(2 * min(lengths), 0.5 * limit):
-        return f"the length of responses went from {min(lengths):.0f} to {lengths[-1]:.0f} tokens within 5 rollouts"
+        return f"the length of responses grew from {min(lengths):.0f} to {lengths[-1]:.0f} tokens in 5 rollouts"
     return None
 
 
@@ -92,24 +92,25 @@ def without_end(history: History) -> str | None:
 def entropy_collapse(history: History) -> str | None:
     first, now = start(history, "rollout/entropy"), max(tail(history, "rollout/entropy", 2))
     if now < first / 3 and latest(history, "progress") <= 0.25:
-        return f"entropy fell from {first:.3f} to {now:.3f} nats per token within the first quarter of training"
+        return f"entropy fell from {first:.3f} to {now:.3f} nats per token in the first quarter of training"
     return None
 
 
 def equal_groups(history: History) -> str | None:
     share = fmean(tail(history, "rollout/equal_groups", 3))
-    return f"all responses to a prompt got one score for {share:.0%} of the prompts" if share > 0.5 else None
+    return f"for {share:.0%} of the prompts, all responses have the same score" if share > 0.5 else None
 
 
 def useless_critic(history: History) -> str | None:
     best = max(tail(history, "rollout/explained_variance", 10))
     if best < 0:
-        return f"for 10 rollouts the value model explained none of the returns (at best {best:.2f} of their variance)"
+        return f"for 10 rollouts the value model explained none of the variance of returns (at best {best:.2f})"
     return None
 
 
 def over_optimised(history: History) -> str | None:
-    """Smoothed gold has fallen from its peak, by more than noise and than a tenth of what it had gained."""
+    """Smoothed gold has fallen from its peak by more than the noise and more than a tenth of its gain, while the score
+    rose."""
     gold, score = history.get("rollout/gold", []), history.get("rollout/score", [])
     if len(gold) < 3 * SMOOTH:
         return None
@@ -126,7 +127,7 @@ def over_optimised(history: History) -> str | None:
 
 
 def far_away(history: History) -> str | None:
-    """Where true quality is not known, distance is the best sign of over-optimisation."""
+    """If true quality is unknown, the KL to the reference is the best sign of over-optimization."""
     kl, score = fmean(tail(history, "rollout/kl", 3)), tail(history, "rollout/score", 10)
     if "rollout/gold" not in history and kl > 10 and fmean(score[-3:]) > fmean(score[:3]):
         return f"the KL to the reference is {kl:.1f} nats per response, healthy is below 10, and the score still rises"
@@ -144,10 +145,10 @@ def both_fall(history: History) -> str | None:
 
 
 def nothing_learned(history: History) -> str | None:
-    """Of pairs; elsewhere train/accuracy is of tokens, and there is no margin."""
+    """For pairs only: other stages' train/accuracy is over tokens, and they have no margin."""
     share, progress = fmean(tail(history, "train/accuracy", 10)), latest(history, "progress")
     if "train/margin" in history and progress > 0.3 and share < 0.53:
-        return f"after {progress:.0%} of training {share:.0%} of pairs are ranked rightly, as by a coin"
+        return f"after {progress:.0%} of training, {share:.0%} of pairs are ranked correctly, about as by chance"
     return None
 
 
@@ -155,7 +156,10 @@ def below_length(history: History) -> str | None:
     longer, accuracy = latest(history, "val/longer_wins"), latest(history, "val/accuracy")
     rule, share = ("longer", longer) if longer > 0.5 else ("shorter", 1 - longer)
     if accuracy < share and latest(history, "progress") >= 0.5:
-        return f'{accuracy:.0%} of held-out pairs are ranked rightly, by "the {rule} answer wins" alone {share:.0%}'
+        return (
+            f"{accuracy:.0%} of held-out pairs are ranked correctly, fewer than by "
+            f'"the {rule} answer wins" alone, {share:.0%}'
+        )
     return None
 
 
@@ -167,7 +171,7 @@ def miscalibrated(history: History) -> str | None:
 def learned_length(history: History) -> str | None:
     correlation = latest(history, "val/score_length_correlation")
     if abs(correlation) > 0.7:
-        return f"scores and lengths of held-out answers correlate by {correlation:.2f}, healthy is within ±0.5"
+        return f"the correlation of score and length on held-out answers is {correlation:.2f}, healthy is within ±0.5"
     return None
 
 
@@ -181,13 +185,13 @@ def overfitted(history: History) -> str | None:
 RULES = {
     "negative KL": Rule(
         negative_kl,
-        "responses are not drawn from the distribution whose log-probabilities are recorded: another temperature, a "
-        "filter (top-k, top-p), a shifted mask, or weights older than those that are trained.",
-        "Compare stage.sampling with what draws; look for a mask or a position that is off by one.",
+        "responses are not sampled from the distribution whose log-probabilities are recorded: another temperature, a "
+        "filter (top-k, top-p), a shifted mask, or weights older than those being trained.",
+        "Compare stage.sampling with how responses are sampled; look for a mask or a position that is off by one.",
     ),
     "ratio off": Rule(
         stale_ratio,
-        "the rollout came from other weights, or was recorded by another forward, than the one that is trained.",
+        "the rollout was sampled or recorded with weights or a forward other than those being trained.",
         "Use trainer.precision=32-true to tell rounding from a bug; look at dropout, masks and temperature.",
     ),
     "much clipped": Rule(
@@ -197,69 +201,69 @@ RULES = {
     ),
     "large update": Rule(
         kl_spike,
-        "a step too large for the policy: the learning rate, or advantages of a few odd scores.",
-        "Lower stage.optimizer.lr or trainer.gradient_clip_val, draw more prompts per rollout, or for ppo set "
+        "a step too large for the policy: the learning rate, or the advantages of a few outlying scores.",
+        "Lower stage.optimizer.lr or trainer.gradient_clip_val, use more prompts per rollout, or for ppo set "
         "stage.target_kl.",
     ),
     "scores saturated": Rule(
         saturated,
-        "all responses are alike to the reward model, so there is nothing left to learn, or it is being exploited.",
+        "the reward model no longer tells responses apart: there is nothing left to learn, or it is being exploited.",
         "Read the samples (TEXT tab); stop earlier, raise stage.beta, or train the reward model on such responses.",
     ),
     "lengths": Rule(
         longer_and_longer,
-        "the reward model prefers long answers, or an unfinished one costs too little.",
+        "the reward model prefers long answers, or the penalty for an unfinished one is too small.",
         "Look at val/score_length_correlation of stage=rm; lower stage.missing_end_score or raise stage.beta.",
     ),
     "no end": Rule(
         without_end,
-        "the policy never learned to end its turn, or has no room to.",
+        "the policy never learned to end its turn, or max_new_tokens is too small.",
         "Raise stage.sampling.max_new_tokens, or check that the SFT data ends its answers.",
     ),
     "entropy collapse": Rule(
         entropy_collapse,
         "steps so large that the policy settles on one answer before it has tried others.",
-        "Lower stage.optimizer.lr, raise stage.beta, or draw more prompts per rollout.",
+        "Lower stage.optimizer.lr, raise stage.beta, or use more prompts per rollout.",
     ),
     "equal groups": Rule(
         equal_groups,
         "the prompts are too easy or too hard for the policy, the reward is too coarse, or the policy hardly varies.",
-        "Raise stage.samples_per_prompt, choose other prompts, or raise stage.beta so that entropy stays.",
+        "Raise stage.samples_per_prompt, choose other prompts, or raise stage.beta to keep entropy.",
     ),
     "useless critic": Rule(
         useless_critic,
-        "the value model learns too slowly, or of other returns than the policy: its baseline adds noise.",
+        "the value model learns too slowly, or from other returns than the policy, so its baseline adds noise.",
         "Raise stage.value_lr or stage.value_clip; start it from the reward model; check stage.gamma and stage.lam.",
     ),
     "over-optimisation": Rule(
         over_optimised,
-        "the policy exploits what the reward model gets wrong.",
+        "the policy exploits the reward model's errors.",
         "Raise stage.beta or stop where gold was highest; train the reward model on more or newer comparisons.",
     ),
     "far from the reference": Rule(
         far_away,
-        "the score is gained where the reward model has seen nothing, so it may no longer mean quality.",
+        "the policy is where the reward model has no training data, so the score may no longer mean quality.",
         "Raise stage.beta, set a stage.kl_target (ppo), and read the samples (TEXT tab).",
     ),
     "both rewards fall": Rule(
         both_fall,
-        "probability leaves better answers too, for texts that nobody compared: beta is too small or the answers are "
-        "unlike what the reference writes.",
+        "better answers lose probability too, to texts that are in no comparison: beta is too small, or the answers "
+        "are unlike what the reference writes.",
         "Raise stage.beta, lower stage.optimizer.lr, or run SFT on the better answers first.",
     ),
     "nothing learned": Rule(
         nothing_learned,
-        "the pairs are noise to the model: better and worse are mixed up, alike, or cut before they differ.",
+        "the pairs are noise to the model: better and worse are swapped, alike, or truncated before they differ.",
         "Look at the comparisons and at data/truncated in card.json; raise stage.optimizer.lr.",
     ),
     "below the length baseline": Rule(
         below_length,
-        "the model has learned less than the length of an answer tells.",
+        "the model is a worse predictor than the length of an answer.",
         "Train longer or on more comparisons; check that chosen and rejected are not swapped.",
     ),
     "badly calibrated": Rule(
         miscalibrated,
-        "the model is surer than it is right, usually after too many epochs on too few comparisons.",
+        "the model is overconfident, usually after too many epochs on too few comparisons.",
         "Lower trainer.max_epochs or stage.optimizer.lr, or use more comparisons.",
     ),
     "learned length": Rule(
@@ -269,7 +273,7 @@ RULES = {
     ),
     "overfitting": Rule(
         overfitted,
-        "the model learns the training records by heart.",
+        "the model memorizes the training records.",
         "Stop earlier (trainer.max_epochs, trainer.max_steps), lower stage.optimizer.lr, or use more data.",
     ),
 }

@@ -1,6 +1,6 @@
 """Optimizers over named parameters, and the learning-rate schedule as a multiplier.
 
-Every parameter group carries a distinct "name", so that {group["name"]: group["lr"]} is what to log.
+Every parameter group has a distinct "name", so {group["name"]: group["lr"]} can be logged.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch.nn import Parameter
 
-NotNegative = Annotated[float, Field(ge=0)]  # judged where a config is checked
+NotNegative = Annotated[float, Field(ge=0)]  # validated with the config
 NamedParameters = Iterable[tuple[str, Parameter]]
 
 
 def parameter_groups(named_params: NamedParameters, *, weight_decay: float) -> list[dict[str, Any]]:
     """One group that decays (weights of two or more dimensions) and one that does not (norms, biases).
 
-    Parameters that need no gradient are left out, and so is an empty group; what remains keeps its order.
+    Leaves out parameters that require no gradient, and empty groups; the others keep their order.
     Returns dicts with "params" and "weight_decay".  Raises ValueError if nothing is trainable.
     Source: Brown et al. 2020 (GPT-3), appendix B; Touvron et al. 2023 (LLaMA), section 2.3.
     """
@@ -39,7 +39,7 @@ def adamw_groups(
 ) -> torch.optim.AdamW:
     """One AdamW over several models, each with its own learning rate: {"policy": (named_params, lr), …}.
 
-    Each entry becomes the group "policy", which decays, and "policy_no_decay"; see parameter_groups.
+    Each entry becomes two groups, "policy", with weight decay, and "policy_no_decay"; see parameter_groups.
     Raises ValueError if an entry has nothing trainable, or two entries share a parameter.
     Source: Loshchilov & Hutter 2019, algorithm 2.
     """
@@ -54,7 +54,7 @@ def adamw_groups(
 def adamw(
     named_params: NamedParameters, *, lr: NotNegative, betas: tuple[float, float], eps: float, weight_decay: NotNegative
 ) -> torch.optim.AdamW:
-    """AdamW whose groups are called "model" and "model_no_decay"; see adamw_groups."""
+    """AdamW whose groups are named "model" and "model_no_decay"; see adamw_groups."""
     return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
 
 
@@ -65,22 +65,22 @@ class Joint(torch.optim.Optimizer):
         self.parts: list[torch.optim.Optimizer] = []
         for part in parts:
             self.parts += part.parts if isinstance(part, Joint) else [part]
-        self._sizes: list[int] = []  # groups of each part, once all are there
+        self._sizes: list[int] = []  # number of groups of each part, once all are added
         super().__init__([group for part in self.parts for group in part.param_groups], defaults={})
         self._sizes = [len(part.param_groups) for part in self.parts]
         self._share()
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Raises ValueError: a group that belongs to no part would never be stepped."""
+        """Raises ValueError: a group that belongs to no part would never be updated."""
         if self._sizes:
             raise ValueError(
                 f"optimizer: got one more group, {param_group.get('name', '')!r}, which none of the joint parts would "
-                "step. Build an optimizer for it and join the two: components.training.optimizers.Joint"
+                "update. Build an optimizer for it and join the two with components.training.optimizers.Joint"
             )
         super().add_param_group(param_group)
 
     def _share(self) -> None:
-        """Gives every part this optimizer's groups and state: schedulers and checkpoints then reach them."""
+        """Gives every part this optimizer's groups and state, so schedulers and checkpoints apply to the parts."""
         start = 0
         for part, size in zip(self.parts, self._sizes, strict=True):
             part.param_groups = self.param_groups[start : start + size]
@@ -88,7 +88,7 @@ class Joint(torch.optim.Optimizer):
             start += size
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As every optimizer's; loading replaces groups and state, so the parts are given the new ones."""
+        """As in Optimizer; loading replaces groups and state, so the parts get the new ones."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -115,9 +115,9 @@ def muon(
 ) -> Joint:
     """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
 
-    A hidden matrix is a two-dimensional parameter with a "layers" in its dotted name. Its update is scaled to
-    the size of AdamW's, so that one learning rate and one weight decay serve both. betas, eps: of AdamW; momentum:
-    of Muon, with a default so that its name alone takes AdamW's place in a config.
+    A hidden matrix is a two-dimensional parameter with "layers" in its dotted name. Its update is scaled to the size
+    of AdamW's, so both use the same learning rate and weight decay. betas, eps: of AdamW; momentum: of Muon, with a
+    default, so a config can replace adamw by muon by name alone.
     Groups: "muon", "adamw", "adamw_no_decay".
     Raises ValueError if there is no trainable hidden matrix.
     Sources: Jordan 2024, "Muon"; the scaling 0.2·√max(rows, columns): Liu et al. 2025, eq. 4.

@@ -1,4 +1,4 @@
-"""Which checkpoint a run resumes from, and what that makes of its inputs."""
+"""Which checkpoint a run resumes from, and how that changes its inputs."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ log = logging.getLogger(__name__)
 
 
 def with_origin(inputs: dict[str, Any], checkpoint: str | Path | None) -> dict[str, Any]:
-    """The inputs of a run that begins with a checkpoint. Where that was made with other settings, steps under those are
-    part of the result, so its content is an input; a checkpoint of the same ones has what its own run began from.
+    """The inputs of a run that resumes from `checkpoint`. If the checkpoint was written with other settings, the result
+    depends on steps under those, so its content becomes an input; if with the same, its own run's origin is kept.
 
     Raises CheckpointError if the file is damaged.
     """
     if checkpoint is None or not Path(checkpoint).is_file():
         return inputs
-    from components.training import setting_changes  # and torch, for a checkpoint that somebody names
+    from components.training import setting_changes  # imports torch, which only a named checkpoint needs
 
     before = setting_changes.inputs_in(Path(checkpoint))
     own = {name: value for name, value in inputs.items() if name != RESUMED}
@@ -33,15 +33,15 @@ def with_origin(inputs: dict[str, Any], checkpoint: str | Path | None) -> dict[s
 
 
 def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: str, force: bool | str) -> Path | None:
-    """The checkpoint to resume from: the one that `resume` names, else the stage's last; None to start from scratch.
+    """The checkpoint to resume from: the one that `resume` names, else the stage's latest; None to start from scratch.
 
-    A note beside the checkpoints tells what they are made from. Starting from scratch deletes what an earlier run left:
-    with resume="never" or force True always, with force "changed" where the inputs differ.
-    Raises ArtifactError where they differ, or nobody can tell, and nobody said what to do; ResumeError where `resume`
-    names a checkpoint of a run whose settings differ in what cannot change.
+    inputs.json next to the checkpoints records their run's inputs. Starting from scratch deletes an earlier run's
+    checkpoints and metrics: always with resume="never" or force True; with force "changed" if the inputs differ.
+    Raises ArtifactError if the inputs differ or are unknown and neither argument decides; ResumeError if `resume` names
+    a checkpoint of a run that differs in settings that cannot change.
     """
     from components.loggers.recorder import forget
-    from components.training import setting_changes  # torch comes with these three, for a stage that is trained
+    from components.training import setting_changes  # these three import torch, which only a trained stage needs
     from components.training.checkpoint_io import BEST, latest
 
     folder = Path(stage) / "checkpoints"
@@ -57,33 +57,33 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
                 staging.replace(folder / BEST)
             write_json(note, inputs)
         return path
-    there = any(folder.glob("*.ckpt"))
-    before = setting_changes.read_note(note) if there else None
+    exists = any(folder.glob("*.ckpt"))
+    before = setting_changes.read_note(note) if exists else None
     changed = differing(before, inputs) if before else []
-    anew = not there or resume == "never" or force is True or (changed and force == "changed")
-    found = None if anew else latest(folder)
-    if before and changed and not anew:
-        _refuse_other_settings(folder, found, before, inputs)
-    # the first process tidies up; where all began at once it may be doing so now
+    from_scratch = not exists or resume == "never" or force is True or (changed and force == "changed")
+    checkpoint = None if from_scratch else latest(folder)
+    if before and changed and not from_scratch:
+        _refuse_other_settings(folder, checkpoint, before, inputs)
+    # the first process cleans up; if all processes started at once, it can be doing so now
     if processes.rank():
-        return found
-    if not anew and before is None:
+        return checkpoint
+    if not from_scratch and before is None:
         raise ArtifactError(
-            f"{folder} holds checkpoints, but {note.name}, which tells what they were made from, is lost or damaged. "
+            f"{folder} contains checkpoints, but {note.name}, which records their settings, is lost or damaged. "
             "resume=<file.ckpt> resumes from one of them; resume=never starts from scratch and deletes them"
         )
-    if anew:
+    if from_scratch:
         _drop(folder)
         forget(Path(stage))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(note, inputs)
-    if found:
-        log.info(f"resuming from {found}")
-    return found
+    if checkpoint:
+        log.info(f"resuming from {checkpoint}")
+    return checkpoint
 
 
 def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
-    """The file, after what differs from its settings was told."""
+    """The file that `resume` names; warns of settings that differ from its own."""
     from components.training import setting_changes
 
     path = Path(resume)
@@ -91,12 +91,12 @@ def _named_checkpoint(resume: str, inputs: dict[str, Any]) -> Path:
         raise ArtifactError(f"resume={resume}: no such file; expected auto, never or a .ckpt file")
     before = setting_changes.inputs_in(path)
     if before is None:
-        told = ["it does not tell what it was made from, so nobody can check that this run continues it"]
+        warnings = ["it does not record its settings, so they cannot be compared with this run's"]
     else:
-        told = setting_changes.checked(path, before, inputs)
+        warnings = setting_changes.checked(path, before, inputs)
     if processes.rank() == 0:
         log.info(f"resuming from {path}")
-        for line in told:
+        for line in warnings:
             log.warning(f"resume={resume}: {line}")
     return path
 
@@ -105,16 +105,16 @@ def _refuse_other_settings(folder: Path, last: Path | None, before: dict[str, An
     from components.training import setting_changes
 
     allowed, refused = setting_changes.differences(before, inputs, setting_changes.step_of(last) if last else 0)
-    regardless = f"; resume={last} resumes with them" if last and not refused else ""
+    or_resume = f"; resume={last} resumes with the new settings" if last and not refused else ""
     raise ArtifactError(
-        f"{folder} holds checkpoints of an unfinished run with other settings:"
+        f"{folder} contains checkpoints of an unfinished run with other settings:"
         + "".join(f"\n  {line}" for line in [*refused, *allowed])
-        + f"\nresume=never starts from scratch and deletes them; run=<name> keeps both{regardless}"
+        + f"\nresume=never starts from scratch and deletes them; run=<name> keeps both{or_resume}"
     )
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Written under another name, synced and renamed, so that a kill leaves the earlier one."""
+    """Writes a temporary file, syncs and renames it, so a kill leaves the earlier file."""
     staging = file.with_name(file.name + ".tmp")
     with staging.open("w", encoding="utf-8") as stream:
         json.dump(value, stream, default=str)
@@ -124,10 +124,10 @@ def write_json(file: Path, value: dict[str, Any]) -> None:
 
 
 def _drop(folder: Path) -> None:
-    """Deletes a folder whole: a kill on the way leaves it under another name, where nobody takes it for a folder."""
+    """Deletes a folder by renaming it first: a kill midway never leaves half a folder under its own name."""
     for dropped in folder.parent.glob(f"{folder.name}.dropped-*"):
         shutil.rmtree(dropped)
     if folder.exists():
-        aside = folder.with_name(f"{folder.name}.dropped-{os.getpid()}")
-        folder.rename(aside)
-        shutil.rmtree(aside)
+        renamed = folder.with_name(f"{folder.name}.dropped-{os.getpid()}")
+        folder.rename(renamed)
+        shutil.rmtree(renamed)

@@ -16,11 +16,11 @@ def schedule(
 ) -> float:
     """Multiplier of the peak learning rate at optimizer step `step`, counted from 0.
 
-    Warm-up: (step + 1) / warmup_steps. Then, with x the share done of what lies between warmup_steps and
-    total_steps, and f = final_fraction:
+    Warmup: (step + 1) / warmup_steps. Then, with x = (step − warmup_steps) / (total_steps − warmup_steps) and
+    f = final_fraction:
     constant 1;  linear f + (1 − f)·(1 − x);  cosine f + (1 − f)·(1 + cos πx)/2.
-    From total_steps on: f (constant: 1). No step before total_steps has a rate of 0, whatever f.
-    Raises ValueError for another kind, a negative count, or no total_steps where the rate decays.
+    From total_steps on: f (constant: 1). No step before total_steps has a rate of 0, even if f = 0.
+    Raises ValueError for an unknown kind, a negative count, or total_steps < 1 if the rate decays.
     Sources: Loshchilov & Hutter 2017 (SGDR), eq. 5; Touvron et al. 2023 (LLaMA), section 2.3.
     """
     if kind not in ("constant", "linear", "cosine"):

@@ -37,7 +37,7 @@ def test_a_run_is_warned_of_once_in_the_log_and_in_tensorboard(tmp_path, caplog)
     logger = TensorBoard(str(tmp_path), "PPO")
     trainer([Diagnosis()], logger=logger, max_steps=12).fit(Clipped(), Stream())
     ratio, clip = warned(caplog)
-    assert clip.startswith("step 4, much clipped: the clip decides 63% of the updates, healthy is up to 20%. Likely")
+    assert clip.startswith("step 4, much clipped: 63% of the updates are clipped, healthy is up to 20%. Likely")
     assert "stage.optimizer.lr" in clip
     assert ratio.startswith("step 4, ratio off: the largest ratio at a rollout's first minibatch is 1.500, expected 1")
     texts = EventAccumulator(str(tmp_path)).Reload().Tensors("PPO diagnosis/text_summary")

@@ -83,7 +83,7 @@ def test_a_step_that_the_scaler_leaves_out_is_seen_by_its_scale_alone(caplog):
     assert logger["train/loss_scale"][:2] == [2.0**127, 2.0**126]
     norms = dict(logger.logged.get("train/grad_norm", []))
     assert 0 not in norms and all(torch.tensor(list(norms.values())).isfinite())
-    assert len([line for line in caplog.messages if "the first step moved" in line]) == (1 if norms else 0)
+    assert len([line for line in caplog.messages if "the first step changed" in line]) == (1 if norms else 0)
 
 
 def test_a_micro_batch_of_many_tokens_is_no_leap_of_the_loss():

@@ -161,7 +161,7 @@ def test_nothing_is_found_where_nothing_or_nothing_finite_was_logged():
 def test_responses_that_fill_their_limit_and_end_less_often_are_found_however_slowly_they_grew():
     history = {"rollout/length": [20.0] * 6, "rollout/finished": [0.95, 0.9, 0.8, 0.7], "max_new_tokens": [24.0]}
     assert found(history)["lengths"] == (
-        "responses are 20 tokens long, of 24 at most, and the share that ends by itself fell from 95% to 70%"
+        "responses are 20 tokens long, with a limit of 24, and the share that ends by itself fell from 95% to 70%"
     )
     assert found(history | {"rollout/finished": [0.95, 0.9, 0.85, 0.8]}) == {}
 
@@ -169,8 +169,8 @@ def test_responses_that_fill_their_limit_and_end_less_often_are_found_however_sl
 def test_a_reward_model_is_measured_against_the_better_of_two_rules_of_length():
     look, known = RULES["below the length baseline"].look, {"val/accuracy": [0.55], "progress": [1.0]}
     told = {longer: look(known | {"val/longer_wins": [longer]}) for longer in (0.6, 0.4, 0.5)}
-    assert '"the longer answer wins" alone 60%' in told[0.6]
-    assert '"the shorter answer wins" alone 60%' in told[0.4]
+    assert '"the longer answer wins" alone, 60%' in told[0.6]
+    assert '"the shorter answer wins" alone, 60%' in told[0.4]
     assert told[0.5] is None
 
 

@@ -171,7 +171,7 @@ def test_joint_optimizers_of_joint_ones_step_every_group_at_its_own_rate():
 
 def test_a_group_that_no_part_would_step_is_refused():
     optimizer = muon(tiny_model().named_parameters(), **MUON)
-    with pytest.raises(ValueError, match="one more group, 'value_muon', which none of the joint parts would step"):
+    with pytest.raises(ValueError, match="one more group, 'value_muon', which none of the joint parts would update"):
         optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(2))], "name": "value_muon"})
 
 

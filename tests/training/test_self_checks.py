@@ -62,9 +62,9 @@ def test_an_on_policy_run_tells_each_check_on_one_line_before_its_first_update(c
         "self-check: no dropout",
         "self-check: max |ratio − 1| 0.0e+00, max |log π/π_ref| 0.0e+00 before the first update",
     ]
-    assert told[4].startswith("self-check: 8 responses within the 16 ids, ")
+    assert told[4].startswith("self-check: 8 responses with ids below 16, ")
     assert told[5] == "self-check: scores read at each response's last token"
-    assert told[6:] == ["self-check: the first step moved 43 of 43 trained parameters"]
+    assert told[6:] == ["self-check: the first step changed 43 of 43 trained parameters"]
 
 
 def test_a_run_that_goes_on_does_not_speak_of_the_reference_it_has_left(caplog):
@@ -76,7 +76,7 @@ def test_a_run_that_goes_on_does_not_speak_of_the_reference_it_has_left(caplog):
 def test_rejection_checks_all_that_was_drawn_and_the_rows_of_what_it_kept(caplog):
     caplog.set_level(logging.INFO)
     attached(rejection(samples_per_prompt=3)).collect(PROMPTS, 0)
-    assert any("24 responses within the 16 ids" in line for line in lines(caplog))
+    assert any("24 responses with ids below 16" in line for line in lines(caplog))
 
 
 def test_dpo_tells_that_its_reference_is_frozen_and_apart(caplog):
@@ -93,7 +93,7 @@ def test_a_frozen_network_that_learns_or_is_in_training_mode_is_refused():
     network = scalar().requires_grad_(False).eval()
     assert self_checks.check_frozen({"reward": network}) == "reward frozen"
     network.score.weight.requires_grad_(True)
-    with pytest.raises(SelfCheckError, match=r"reward must stay as it is, but its score\.weight takes a gradient"):
+    with pytest.raises(SelfCheckError, match=r"reward must not change, but its score\.weight requires a gradient"):
         self_checks.check_frozen({"reward": network})
     with pytest.raises(SelfCheckError, match="a part of it is in training mode"):
         self_checks.check_frozen({"reward": network.requires_grad_(False).train()})
@@ -114,7 +114,7 @@ def test_dropout_is_refused_wherever_it_is():
 
 
 def test_responses_in_order_are_counted():
-    assert responses() == "3 responses within the 8 ids, 2 ended, with one stop token each"
+    assert responses() == "3 responses with ids below 8, 2 ended, with one stop token each"
 
 
 def test_what_lies_behind_a_response_is_no_part_of_it():
@@ -125,12 +125,12 @@ def test_what_lies_behind_a_response_is_no_part_of_it():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ids": torch.where(IDS == 7, 8, IDS)}, "drawn ids lie in 2 … 8, expected 0 … 7"),
-        ({"ids": torch.where(IDS == 7, -1, IDS)}, "drawn ids lie in -1 … 5"),
-        ({"ids": torch.tensor([[END, END, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 holds 2 stop tokens"),
-        ({"ids": torch.tensor([[END, 7, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 holds 1 .* one, at its end"),
-        ({"finished": torch.tensor([True, True, True])}, "response 1 holds 0 stop tokens, expected one, at its end"),
-        ({"finished": torch.tensor([True, False, False])}, "response 2 holds 1 stop tokens, expected none"),
+        ({"ids": torch.where(IDS == 7, 8, IDS)}, "sampled ids are from 2 to 8, expected 0 to 7"),
+        ({"ids": torch.where(IDS == 7, -1, IDS)}, "sampled ids are from -1 to 5"),
+        ({"ids": torch.tensor([[END, END, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 has 2 stop tokens"),
+        ({"ids": torch.tensor([[END, 7, PAD], [3, 4, 5], [END, PAD, PAD]])}, "response 0 has 1 .* one, at its end"),
+        ({"finished": torch.tensor([True, True, True])}, "response 1 has 0 stop tokens, expected one, at its end"),
+        ({"finished": torch.tensor([True, False, False])}, "response 2 has 1 stop tokens, expected none"),
     ],
 )
 def test_responses_out_of_order_are_refused(changes: dict[str, Any], message: str):
@@ -191,7 +191,7 @@ def test_the_ids_that_stop_are_those_of_the_stage():
 
 
 def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
-    with pytest.raises(SelfCheckError, match="the id 7 was sampled"):
+    with pytest.raises(SelfCheckError, match="id 7 was sampled"):
         self_checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[3, 7])
     self_checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[6])
 
@@ -228,18 +228,18 @@ def tuned(optimizer: Any, caplog, *, steps: int = 1, lora: LoRA | None = None, r
 
 
 def test_the_first_step_tells_how_many_parameters_it_moved_once(caplog):
-    assert tuned(adam(1e-3), caplog, steps=3) == ["the first step moved 21 of 21 trained parameters"]
+    assert tuned(adam(1e-3), caplog, steps=3) == ["the first step changed 21 of 21 trained parameters"]
 
 
 def test_an_adapter_behind_one_that_is_zero_has_no_gradient_at_first(caplog):
     lora = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=("q_proj", "v_proj"))
     [line] = tuned(adam(1e-3), caplog, lora=lora)
-    assert line == "the first step moved 4 of 8 trained parameters, 4 have no gradient yet"
+    assert line == "the first step changed 4 of 8 trained parameters, 4 have no gradient yet"
 
 
 def test_an_optimizer_that_does_not_step_all_its_groups_is_refused_and_the_parameter_named(caplog):
     assert tuned(halves(partial(torch.optim.SGD, lr=0.1)), caplog)
-    with pytest.raises(SelfCheckError, match=r"left model\.model\.layers\.1\.\S+ where it was.*Forgets does not train"):
+    with pytest.raises(SelfCheckError, match=r"did not change model\.model\.layers\.1\.\S+,.*Forgets does not train"):
         tuned(halves(partial(Forgets, lr=0.1)), caplog)
 
 
@@ -253,7 +253,7 @@ def test_a_parameter_in_no_group_or_two_is_refused_before_any_step(count, given,
         return optimizer
 
     told = (
-        rf"model\.model\.embed_tokens\.weight is to be trained, but is in {count} groups of the optimizer, expected 1"
+        rf"model\.model\.embed_tokens\.weight should be trained, but is in {count} groups of the optimizer, expected 1"
     )
     with pytest.raises(SelfCheckError, match=told):
         tuned(build, caplog)
@@ -281,4 +281,4 @@ def test_a_step_that_a_guard_left_out_is_passed_over(caplog):
 @pytest.mark.parametrize("optimizer", [adam(1e-12), lambda named: torch.optim.SGD(named, lr=1e-12)])
 def test_a_step_that_rounding_swallows_is_no_fault_of_the_optimizer(optimizer, caplog):
     [line] = tuned(optimizer, caplog)
-    assert re.fullmatch(r"the first step moved \d of 21 trained parameters", line)
+    assert re.fullmatch(r"the first step changed \d of 21 trained parameters", line)

@@ -36,12 +36,12 @@ def test_the_same_settings_differ_in_nothing(checkpoint):
 @pytest.mark.parametrize(
     ("setting", "value", "reason"),
     [
-        ("stage.optimizer.lr", 1e-4, "the optimizer and its rate are restored"),
-        ("stage.schedule.kind", "linear", "the schedule of the rate"),
+        ("stage.optimizer.lr", 1e-4, "the optimizer and its learning rate are restored"),
+        ("stage.schedule.kind", "linear", "the learning-rate schedule"),
         ("data (content)", "xyz", "other data"),
-        ("data.batch_size", 8, "the position in the checkpoint's data"),
-        ("reads.model", "decaf", "another artifact"),
-        ("seed", 1, "order of data"),
+        ("data.batch_size", 8, "the checkpoint's position in its data"),
+        ("reads.model", "decaf", "a different artifact"),
+        ("seed", 1, "the order of data"),
         ("stage.beta", 0.2, "cannot change in the middle"),
     ],
 )
@@ -64,7 +64,7 @@ def test_a_later_end_takes_effect_and_the_leap_of_the_rate_is_told(checkpoint):
     """Half of a cosine of 40 steps is 0.5, a quarter of one of 80 is (1 + cos 45°)/2 = 0.854."""
     (line,) = checked(checkpoint, inputs_in(checkpoint), MADE | {"trainer.max_steps": 80})
     assert line.startswith("trainer.max_steps: 40 → 80 (takes effect: training ends there")
-    assert "from 0.0005 to 0.000854 at once" in line
+    assert "jumps from 0.0005 to 0.000854 now" in line
 
 
 def test_a_rate_that_stays_constant_does_not_leap():

@@ -1,4 +1,4 @@
-"""What a run has cost: tokens trained on, tokens drawn, floating-point operations."""
+"""The cost of a run: tokens trained on, tokens sampled, floating-point operations."""
 
 from collections import Counter
 from typing import Any
@@ -11,16 +11,16 @@ from components.data.loading.token_count import real_tokens
 
 
 class Budget(Callback):
-    """Totals over the whole run, all ranks and every resumption, in `trainer.callback_metrics` when training ends:
+    """Totals over the whole run, all ranks and all resumptions, in `trainer.callback_metrics` when training ends:
 
-    budget/train_tokens       real tokens of the training batches, every epoch over them
-    budget/generated_tokens   tokens drawn in rollouts; those of validation are not counted
-    budget/flops              floating-point operations: train_tokens · FLOPs per token, and those of rollouts
+    budget/train_tokens       real tokens of the training batches, counted again in every epoch
+    budget/generated_tokens   tokens sampled in rollouts; those of validation are not counted
+    budget/flops              floating-point operations: train_tokens · FLOPs per token, plus those of rollouts
 
-    So that methods can be compared at equal cost. FLOPs are the model's formula, not a measurement; a text batch of
-    PPO-ptx is counted as if the value model read it too. `pl_module.flops_per_token()` gives the factor (without it
-    there is no budget/flops), `pl_module.spent`, a Counter of generated_tokens and flops, the rollouts'; it is emptied
-    when read. The totals are logged every `every_n_steps` optimizer steps and kept in checkpoints.
+    They allow methods to be compared at equal cost. FLOPs are from the model's formula, not measured; a text batch of
+    PPO-ptx is counted as if the value model read it too. `pl_module.flops_per_token()` is the factor (without it there
+    is no budget/flops). `pl_module.spent`, a Counter of generated_tokens and flops, is the rollouts' cost; reading
+    clears it. The totals are logged every `every_n_steps` optimizer steps and saved in checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -28,7 +28,7 @@ class Budget(Callback):
             raise ValueError(f"Budget: expected every_n_steps of at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self.totals: Counter[str] = Counter()  # whole numbers, the same on all ranks
-        self._tokens: Tensor | None = None  # of this rank since the totals were settled; stays on the device
+        self._tokens: Tensor | None = None  # of this rank since the totals were last updated; stays on the device
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
@@ -50,36 +50,36 @@ class Budget(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
-        figures = self.figures(pl_module)
-        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in figures.items()})
+        totals = self.figures(pl_module)
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in totals.items()})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        self._settle(trainer, pl_module)
+        self._update_totals(trainer, pl_module)
         checkpoint["budget"] = dict(self.totals)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.totals, self._tokens = Counter(checkpoint.get("budget", {})), None
 
     def figures(self, pl_module: Any) -> dict[str, float]:
-        """The totals by the names they are logged under."""
-        found = {f"budget/{name}": float(self.totals[name]) for name in ("train_tokens", "generated_tokens")}
+        """The totals by their logged names."""
+        totals = {f"budget/{name}": float(self.totals[name]) for name in ("train_tokens", "generated_tokens")}
         if hasattr(pl_module, "flops_per_token"):
             training = self.totals["train_tokens"] * pl_module.flops_per_token()
-            found["budget/flops"] = training + self.totals["rollout_flops"]
-        return found
+            totals["budget/flops"] = training + self.totals["rollout_flops"]
+        return totals
 
-    def _settle(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Adds what every rank has counted since the last time; a collective."""
+    def _update_totals(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Adds what all ranks have counted since the last update; a collective."""
         spent = getattr(pl_module, "spent", Counter())
-        mine = [int(self._tokens) if self._tokens is not None else 0, spent["generated_tokens"], round(spent["flops"])]
+        new = [int(self._tokens) if self._tokens is not None else 0, spent["generated_tokens"], round(spent["flops"])]
         spent.clear()
         self._tokens = None
         if trainer.world_size > 1:
-            counted = torch.tensor(mine, dtype=torch.float64, device=trainer.strategy.root_device)
-            mine = trainer.strategy.reduce(counted, reduce_op="sum").long().tolist()
-        self.totals.update(dict(zip(("train_tokens", "generated_tokens", "rollout_flops"), mine, strict=True)))
+            own = torch.tensor(new, dtype=torch.float64, device=trainer.strategy.root_device)
+            new = trainer.strategy.reduce(own, reduce_op="sum").long().tolist()
+        self.totals.update(dict(zip(("train_tokens", "generated_tokens", "rollout_flops"), new, strict=True)))
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._settle(trainer, pl_module)
+        self._update_totals(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics(self.figures(pl_module), step=trainer.global_step)

@@ -1,4 +1,4 @@
-"""When checkpoints are written, how many are kept, which one to resume from, and whose weights are exported."""
+"""When checkpoints are written, how many are kept, and which weights are exported."""
 
 import copy
 import math
@@ -16,29 +16,28 @@ from components.training.checkpoint_io import BEST, AtomicCheckpointIO, newest_f
 
 
 class Validation(NamedTuple):
-    """What a validation measured, by logged name, and after which optimizer step."""
+    """The metrics of a validation, by logged name, and the optimizer step after which it ran."""
 
     step: int
     metrics: dict[str, float]
 
 
 class Checkpoints(Checkpoint):
-    """Saves every `every_n_steps` optimizer steps and always where training ends; keeps the newest `keep`.
+    """Saves every `every_n_steps` optimizer steps and always when training ends; keeps the newest `keep`.
 
-    Being a `Checkpoint`, it runs after all other callbacks: a guard's error comes before the save, and a wish
-    to stop is seen in the same step. It saves inside the last step rather than after it: by then the loops
-    have counted an epoch that may not be over, and a run resumed with more steps would resume from the wrong
-    batch. Whatever must be in the file (a moving average, a counter) has to be updated before the hook
-    `on_train_batch_end` of the LightningModule, which runs later.
+    As a `Checkpoint`, it runs after all other callbacks: a guard raises before the save, and a request to stop takes
+    effect in the same step. It saves inside the last step, not after it: by then the loops have counted an epoch that
+    may not be over, and a run resumed with more steps would start from the wrong batch. State that must be in the file
+    (a moving average, a counter) must be updated before the LightningModule's own `on_train_batch_end`, which runs
+    later.
 
-    A step that is validated is saved after its validation: a run resumed from it does not validate again, so
-    what the validation found has to be on disk by then. An interrupted run saves without it (`leave`,
-    `save_unvalidated`), and the resumed run begins with that validation.
+    A step that is validated is saved after its validation: a run resumed from it does not validate again, so the
+    validation's result must be in the file. An interrupted run saves without it (`leave`, `save_unvalidated`), and the
+    resumed run begins with that validation.
 
-    export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept
-    in best.ckpt and put back into the module when training has ended, before the module's own `on_fit_end`. Its
-    figures then replace those of the last validation in `trainer.callback_metrics`. `exported` says which step
-    it was and why.
+    export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept in
+    best.ckpt and restored into the module when training has ended, before the module's own `on_fit_end`. Their metrics
+    then replace those of the last validation in `trainer.callback_metrics`. `exported` has the step and the reason.
     """
 
     def __init__(
@@ -51,7 +50,7 @@ class Checkpoints(Checkpoint):
         mode: Literal["min", "max"] = "min",
         inputs: dict[str, Any] | None = None,
     ) -> None:
-        """inputs: what the run is made from, plain values by name, for whoever resumes from one of its files.
+        """inputs: the run's inputs, plain values by name, saved in each checkpoint for runs that resume from it.
 
         Raises ValueError for a count below 1.
         """
@@ -69,17 +68,17 @@ class Checkpoints(Checkpoint):
         self._validation: Validation | None = None  # the latest
         self._best: Validation | None = None  # whose weights are in best.ckpt
         self._step: int | None = None  # None until training starts
-        self._unvalidated = False  # whether the validation of this step is left to the run that resumes
+        self._unvalidated = False  # whether this step's validation is left to the resumed run
         self._leaving = False
-        self._before_validation: dict[str, Any] = {}  # where the loop of validations stood
+        self._before_validation: dict[str, Any] = {}  # progress of the validation loop
 
     def leave(self, validation_is_due: bool) -> None:
-        """Saves in this step, whose validation, where one is due, is left to the run that resumes."""
+        """Saves in this step; a validation that is due is left to the resumed run."""
         self._leaving, self._unvalidated = True, validation_is_due
 
     def save_unvalidated(self, trainer: Trainer) -> None:
-        """Saves in the middle of a validation, which is left to the run that resumes."""
-        if not self._unvalidated:  # else it is resumed from a file that says so
+        """Saves in the middle of a validation, which is left to the resumed run."""
+        if not self._unvalidated:  # else the file that this run resumed from already records it
             self._unvalidated = True
             self._save(trainer)
 
@@ -95,10 +94,10 @@ class Checkpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         step = trainer.global_step
         if step == self._step:
-            return  # gradients are still being accumulated, and they are not part of a checkpoint
+            return  # gradients are still being accumulated, and checkpoints do not contain them
         self._step = step
         if step == trainer.max_steps:
-            trainer.should_stop = True  # as Stage does after this hook: whether a validation follows depends on it
+            trainer.should_stop = True  # as Stage does after this hook; it determines whether a validation follows
         validates = not self._leaving and validates_next(trainer)
         if validates:
             progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
@@ -107,7 +106,7 @@ class Checkpoints(Checkpoint):
             self._save(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises ValueError where export="best" has no `metric` to go by among those that were measured."""
+        """Raises ValueError if export="best" and the validation does not measure `metric`."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if self.export == "best" and metrics and self.metric not in metrics:
             raise ValueError(
@@ -116,19 +115,19 @@ class Checkpoints(Checkpoint):
             )
         step = trainer.global_step
         if trainer.sanity_checking or (self._validation is not None and self._validation.step == step):
-            return  # these weights have been validated: before this run was resumed, or between micro-batches
+            return  # these weights are already validated: before this run was resumed, or between micro-batches
         self._validation = Validation(step, metrics)
         if self.export == "best" and self._is_better(self._validation):
             self._best = self._validation
             self._save_best(trainer, pl_module)
         if self._unvalidated:
-            return  # the file that it was resumed from will do
+            return  # the file that this run resumed from is of this step
         if self._is_due(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.last_path != self._path(trainer.global_step):
-            self._save(trainer)  # the end of the last epoch, or one that a validation decided
+            self._save(trainer)  # training ended with the last epoch, or because of a validation
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
@@ -136,10 +135,10 @@ class Checkpoints(Checkpoint):
             self._best = self._stored_best(trainer)
         self._validate_if_left(trainer)
         best, last = self._best, self._validation
-        shown = best or last
-        if shown is not None:
-            figures = {name: torch.tensor(value, dtype=torch.float64) for name, value in shown.metrics.items()}
-            trainer.callback_metrics.update(figures)
+        reported = best or last
+        if reported is not None:
+            metrics = {name: torch.tensor(value, dtype=torch.float64) for name, value in reported.metrics.items()}
+            trainer.callback_metrics.update(metrics)
         step, why = trainer.global_step, "export=last"
         if self.export == "best" and best is None:
             why = f"the last step, since no validation measured a finite {self.metric}"
@@ -153,7 +152,7 @@ class Checkpoints(Checkpoint):
         self.exported = {"step": step, "of": trainer.global_step, "why": why}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """A file written after a validation is resumed as one written before it: at the end of its batch."""
+        """Makes a file written after a validation resume like one written before it: at the end of its batch."""
         checkpoint["inputs"] = self.inputs
         if trainer.validating:
             for counts in ("total", "current"):
@@ -165,15 +164,15 @@ class Checkpoints(Checkpoint):
         return {"validation": self._validation and list(self._validation), "unvalidated": self._unvalidated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        found = state_dict.get("validation")
-        self._validation = found and Validation(*found)
+        saved = state_dict.get("validation")
+        self._validation = saved and Validation(*saved)
         self._unvalidated = state_dict.get("unvalidated", False)
 
     def _validate_if_left(self, trainer: Trainer) -> None:
         if self._unvalidated:
             loop = trainer.fit_loop.epoch_loop.val_loop
-            loop.restarting = False  # it begins at its first batch
-            trainer.validating = True  # as the loop of training itself does
+            loop.restarting = False  # start from its first batch
+            trainer.validating = True  # as the training loop does
             loop.run()
             trainer.training = True
             self._unvalidated = False
@@ -185,7 +184,7 @@ class Checkpoints(Checkpoint):
         return trainer.global_step % self.every_n_steps == 0 or trainer.should_stop
 
     def _is_better(self, validation: Validation) -> bool:
-        """Whether it is the best so far; an infinite value, or none, never is."""
+        """Whether it is the best so far; one with an infinite, NaN or missing value never is."""
         value = validation.metrics.get(self.metric, math.nan)
         if self._best is None or not math.isfinite(value):
             return math.isfinite(value)
@@ -203,7 +202,7 @@ class Checkpoints(Checkpoint):
     def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers shards, so every rank must call it; the first one writes."""
         content: dict[str, Any] = {"state_dict": dict(pl_module.state_dict())}
-        pl_module.on_save_checkpoint(content)  # leaves out what is not trained
+        pl_module.on_save_checkpoint(content)  # drops weights that are not trained
         state: dict[str, Tensor] = {}
         for name, value in content["state_dict"].items():
             whole = value.full_tensor() if isinstance(value, DTensor) else value
@@ -214,37 +213,38 @@ class Checkpoints(Checkpoint):
             AtomicCheckpointIO().save_checkpoint(content, self.folder / BEST)
 
     def _stored_best(self, trainer: Trainer) -> Validation | None:
-        """What best.ckpt holds, the same on every rank; one from a step that this run has yet to reach is deleted.
+        """The validation in best.ckpt, the same on every rank; deletes one from a step ahead of this run's.
 
         Raises CheckpointError if the file is damaged.
         """
-        found, path = None, self.folder / BEST
+        stored, path = None, self.folder / BEST
         if self.export == "best" and trainer.is_global_zero and path.is_file():
-            found = AtomicCheckpointIO().load_checkpoint(path)["validation"]
-            if found[0] > trainer.global_step:
+            stored = AtomicCheckpointIO().load_checkpoint(path)["validation"]
+            if stored[0] > trainer.global_step:
                 path.unlink()
-                found = None
-        found = trainer.strategy.broadcast(found)
-        return found and Validation(*found)
+                stored = None
+        stored = trainer.strategy.broadcast(stored)
+        return stored and Validation(*stored)
 
     def _set_aside(self, step: int) -> None:
-        """Renames files ahead of the step this run begins at: `latest` would take them for this run's own."""
+        """Renames files from steps after the one where this run begins: `latest` would take them for this run's."""
         for leftover in self.folder.glob("*.ckpt.tmp"):
             leftover.unlink()
         for path in newest_first(self.folder):
             if step_in_name(path) > step:
-                aside = path.with_name(path.name + ".old")
-                path.replace(aside)
-                warnings.warn(f"{path} is ahead of step {step}, where this run begins; now {aside.name}", stacklevel=2)
+                renamed = path.with_name(path.name + ".old")
+                path.replace(renamed)
+                warnings.warn(
+                    f"{path} is ahead of step {step}, where this run begins; renamed to {renamed.name}", stacklevel=2
+                )
 
 
 def validates_next(trainer: Trainer) -> bool:
-    """Whether a validation follows the batch that is ending, and has something to validate on. One always follows the
-    last step."""
-    loop, asked = trainer.fit_loop.epoch_loop, trainer.should_stop
-    trainer.should_stop = asked or trainer.global_step == trainer.max_steps
+    """Whether a validation follows the batch that is ending, and has data. One always follows the last step."""
+    loop, stopping = trainer.fit_loop.epoch_loop, trainer.should_stop
+    trainer.should_stop = stopping or trainer.global_step == trainer.max_steps
     follows = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
-    trainer.should_stop = asked
+    trainer.should_stop = stopping
     if not follows:
         return False
     trainer.validating = True  # as the loop itself does before it loads the data
@@ -255,7 +255,7 @@ def validates_next(trainer: Trainer) -> bool:
 
 @torch.no_grad()
 def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copies whole tensors into a module's, of a sharded one each process's part; needs no communication."""
+    """Copies full tensors into a module's; into a sharded one, each process copies its part, without communication."""
     for name, tensor in module.state_dict(keep_vars=True).items():
         if name in state and isinstance(tensor, DTensor):
             whole = state[name].to(tensor.device)

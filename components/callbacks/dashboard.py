@@ -1,4 +1,4 @@
-"""A page of charts per stage, in reading order, with the ranges that a healthy run stays in."""
+"""A page of charts per stage, in reading order, with the ranges of a healthy run."""
 
 from lightning import Callback, LightningModule, Trainer
 
@@ -6,10 +6,10 @@ from components.loggers.recorder import recorders
 
 
 class Dashboard(Callback):
-    """Hands `pl_module.charts`, a sequence of (title, tags, low, high), to the loggers: TensorBoard's Custom Scalars.
+    """Passes `pl_module.charts`, a sequence of (title, tags, low, high), to the loggers (TensorBoard: Custom Scalars).
 
-    A chart with a healthy range (low and high, of its one tag) shows it as a band around the curve; the others show all
-    their tags in one chart. A module without charts is left alone.
+    A chart with a healthy range (low and high, of its only tag) shows it as a band around the curve; the others show
+    the curves of all their tags. A module without charts is ignored.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

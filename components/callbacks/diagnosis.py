@@ -13,21 +13,21 @@ from components.training.health_rules import RULES, History
 
 log = logging.getLogger(__name__)
 WATCHED = ("train/", "val/", "rollout/")
-OLDEST, NEWEST = 50, 250  # values of a metric that are kept of a long run
-QUIET = 20  # looks without a finding after which a rule may warn again
+OLDEST, NEWEST = 50, 250  # values of a metric that are kept in a long run
+QUIET = 20  # checks without a finding after which a rule can warn again
 
 
 class Diagnosis(Callback):
-    """Looks at all that is logged with the rules of `health_rules.RULES`, and warns where one finds something.
+    """Checks all logged metrics by the rules in `health_rules.RULES`, and warns when a rule finds something.
 
-    Each warns once (and again if it came back after QUIET looks without): a log line, and the text
-    "diagnosis" in the loggers. What was seen goes into checkpoints, so a resumed run neither forgets nor repeats.
-    `conclude` says what the training came to, by the rules of `endings.ENDINGS`.
+    Each rule warns once, and again if it finds something after QUIET checks without: a log line, and the text
+    "diagnosis" in the loggers. The state is saved in checkpoints, so a resumed run neither misses nor repeats a
+    warning. `conclude` returns the verdict on the training, by the rules in `endings.ENDINGS`.
     """
 
     def __init__(self) -> None:
         self.history: History = {}
-        self.silent: dict[str, int] = {}  # looks since a rule that has warned last found something
+        self.silent: dict[str, int] = {}  # of each rule that has warned: checks since it last found something
         self._rollout_began = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -36,48 +36,48 @@ class Diagnosis(Callback):
             attach(trainer, self.receive)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._total = trainer.estimated_stepping_batches  # by the limit that comes first
+        self._total = trainer.estimated_stepping_batches  # by the limit that is reached first
         if hasattr(pl_module, "sampling"):
             self.history["max_new_tokens"] = [float(pl_module.sampling.max_new_tokens)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        """The first minibatch of a rollout, whatever log_every_n_steps: its ratio must be 1."""
+        """Records the ratio of a rollout's first minibatch, which must be 1, regardless of log_every_n_steps."""
         if self._rollout_began:
             self._rollout_began = False
             if "train/ratio_max" in trainer.callback_metrics:
                 self._note({"first/ratio_max": float(trainer.callback_metrics["train/ratio_max"])})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first step, where all of validation is asked for: what training is compared with."""
+        """Records the loss before the first step, if the full validation runs there, to compare training with."""
         if trainer.sanity_checking and trainer.num_sanity_val_steps == math.inf:
             measured = trainer.callback_metrics.get("val/loss")
             self.history |= {"before": [float(measured)]} if measured is not None else {}
 
     def conclude(self, trainer: Trainer, more: str) -> dict[str, Any]:
-        """What a training that has ended came to, for its card; warns where that is less than it could be.
+        """The verdict on a finished training, for its card; warns if the training could have done better.
 
         more: the overrides that make it longer.
         """
         after = trainer.callback_metrics.get("val/loss")  # of the exported weights
-        found = verdict(self.history | ({"after": [float(after)]} if after is not None else {}))
-        if found["found"]:
-            rule = ENDINGS[found["verdict"]]
-            remedy = f"{rule.remedy.rstrip('.')}: {more}" if found["verdict"] == FALLING else rule.remedy
-            told = f"{found['found']}. Likely cause: {rule.cause} {remedy}"
-            log.warning(f"step {trainer.global_step}, {found['verdict']}: {told}")
-        return found
+        result = verdict(self.history | ({"after": [float(after)]} if after is not None else {}))
+        if result["found"]:
+            rule = ENDINGS[result["verdict"]]
+            remedy = f"{rule.remedy.rstrip('.')}: {more}" if result["verdict"] == FALLING else rule.remedy
+            text = f"{result['found']}. Likely cause: {rule.cause} {remedy}"
+            log.warning(f"step {trainer.global_step}, {result['verdict']}: {text}")
+        return result
 
     def receive(self, metrics: dict[str, float], step: int) -> None:
-        """Notes what was logged and looks."""
-        seen = {name: float(value) for name, value in metrics.items() if name.startswith(WATCHED)}
-        if not seen:
+        """Records logged metrics and checks the rules."""
+        watched = {name: float(value) for name, value in metrics.items() if name.startswith(WATCHED)}
+        if not watched:
             return
-        self._rollout_began |= any(name.startswith("rollout/") for name in seen)
-        if "val/loss" in seen:
-            seen["validated"] = float(step + 1)  # Lightning counts from 0
-        self._note(seen)
+        self._rollout_began |= any(name.startswith("rollout/") for name in watched)
+        if "val/loss" in watched:
+            watched["validated"] = float(step + 1)  # Lightning counts from 0
+        self._note(watched)
         self.history["progress"] = [step / self._total]
-        self._look(step)
+        self._check_rules(step)
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": {name: list(values) for name, values in self.history.items()}, "silent": dict(self.silent)}
@@ -91,7 +91,7 @@ class Diagnosis(Callback):
             values.append(value)
             del values[OLDEST:-NEWEST]
 
-    def _look(self, step: int) -> None:
+    def _check_rules(self, step: int) -> None:
         for name, rule in RULES.items():
             finding = rule.look(self.history)
             if finding is None:

@@ -10,10 +10,10 @@ from pydantic import Field
 class EarlyStopping(Callback):
     """Ends training after `patience` validations in a row without a new best `metric`; patience None: never.
 
-    A value is a new best if it is below (mode "max": above) the best before it by more than `min_delta`; one that is
-    infinite or not a number never is. `reason` says that it ended the run, and is "" otherwise. What it has seen is
-    part of a checkpoint: a resumed run stops where an unbroken one does, and one that it had ended does not train on,
-    unless it may now wait longer. A run resumed with another metric or mode compares none of the earlier values.
+    A value is a new best if it is below (mode "max": above) the previous best by more than `min_delta`; an infinite or
+    NaN value never is. `reason` is a message if it ended the run, else "". The state is saved in checkpoints: a resumed
+    run stops where an uninterrupted one does, and a run that was ended does not resume training unless `patience` is
+    now larger. A run resumed with another metric or mode ignores all earlier values.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class EarlyStopping(Callback):
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises ValueError where the validation does not measure `metric`."""
+        """Raises ValueError if the validation does not measure `metric`."""
         metrics = trainer.callback_metrics
         measured = sorted(name for name in metrics if name.startswith("val/"))
         if self.patience is None or not measured:
@@ -50,23 +50,23 @@ class EarlyStopping(Callback):
         if trainer.sanity_checking or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._judge(float(metrics[self.metric]))
+        self._update(float(metrics[self.metric]))
         if self.reason:
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        seen = {"best": self._best, "waited": self._waited, "step": self._step, "reason": self.reason}
-        return seen | {"metric": self.metric, "mode": self.mode}
+        state = {"best": self._best, "waited": self._waited, "step": self._step, "reason": self.reason}
+        return state | {"metric": self.metric, "mode": self.mode}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        compared = state_dict.get("metric", self.metric), state_dict.get("mode", self.mode)  # older files have neither
+        compared = state_dict.get("metric", self.metric), state_dict.get("mode", self.mode)  # not in older files
         if compared != (self.metric, self.mode):
             return
         self._best, self._waited, self._step = (state_dict[name] for name in ("best", "waited", "step"))
         if self.patience is not None and self._waited >= self.patience:
             self.reason = state_dict["reason"]
 
-    def _judge(self, value: float) -> None:
+    def _update(self, value: float) -> None:
         gain = math.inf if self._best is None else self._best[1] - value
         gain = -gain if self.mode == "max" and self._best is not None else gain
         if gain > self.min_delta and math.isfinite(value):

@@ -1,4 +1,4 @@
-"""Stopping a run that has diverged, before it overwrites a good checkpoint."""
+"""Stops a run that has diverged, before it overwrites a good checkpoint."""
 
 import logging
 import math
@@ -11,24 +11,23 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 log = logging.getLogger(__name__)
-LARGEST = 2.0**64  # scale of a gradient scaler up to which an infinite scaled loss is as good as infinite itself
-SMALLEST = 2.0**-24  # scale below which half precision holds no gradient: its smallest number above 0
+LARGEST = 2.0**64  # up to this scale of a gradient scaler, an infinite scaled loss means an infinite loss
+SMALLEST = 2.0**-24  # below this scale half precision cannot represent a gradient: its smallest number above 0
 
 
 class TrainingDiverged(ValueError):
-    """The loss or a weight is no longer a finite number."""
+    """The loss or a weight is not finite, or the loss spiked."""
 
 
 class NanGuard(Callback):
     """Ends training with TrainingDiverged at a NaN or infinite loss.
 
-    On CPU the loss is checked before its backward pass, so no weight has seen it. On an accelerator reading
-    the loss would make every step wait for the device; there its finiteness is copied in the background and
-    read one step later. In both cases nothing that is not finite gets into a checkpoint: before one is
-    written, the pending check is waited for and the trainable weights are looked at as well (a finite loss
-    can have a NaN gradient).
-    A gradient scaler (16-mixed) leaves out a step whose gradient is not finite and halves its scale, which is no
-    divergence. One that has come down to nothing is: no step would ever be taken again.
+    On a CPU, the loss is checked before its backward pass, so it changes no weight. On an accelerator, reading the loss
+    would make every step wait for the device; there it is copied in the background and checked one step later. In both
+    cases nothing that is not finite gets into a checkpoint: before one is written, the pending check is completed and
+    the trainable weights are checked as well (a finite loss can have a NaN gradient).
+    A gradient scaler (16-mixed) skips a step whose gradient is not finite and halves its scale, which is not a
+    divergence. A scale that has shrunk to almost 0 is: no step would ever be taken again.
     """
 
     def __init__(self) -> None:
@@ -39,7 +38,7 @@ class NanGuard(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         if any(isinstance(other, SpikeGuard) and other.action == "skip" for other in trainer.callbacks):  # type: ignore[attr-defined]
-            return  # it leaves such a step out
+            return  # it skips such a step
         self._resolve(trainer)
         loss = loss.detach()
         arrived = None
@@ -55,8 +54,8 @@ class NanGuard(Callback):
         scale = _scale(trainer)
         if scale < SMALLEST:
             raise TrainingDiverged(
-                f"step {trainer.global_step + 1}: the gradient scaler has come down to {scale:.1e}: the gradient is "
-                f"not finite at any scale. {_how_to_go_on(trainer)}"
+                f"step {trainer.global_step + 1}: the gradient scaler's scale fell to {scale:.1e}: the gradient is not "
+                f"finite at any scale. {_how_to_continue(trainer)}"
             )
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
@@ -65,15 +64,15 @@ class NanGuard(Callback):
         for name in trainable:
             if name in checkpoint["state_dict"] and not checkpoint["state_dict"][name].isfinite().all():
                 raise TrainingDiverged(
-                    f"the weight {name} is not finite after step {trainer.global_step}, though the loss was: "
-                    f"the gradient overflowed. {_how_to_go_on(trainer)}"
+                    f"the weight {name} is not finite after step {trainer.global_step}, although the loss was: "
+                    f"the gradient overflowed. {_how_to_continue(trainer)}"
                 )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._resolve(trainer)
 
     def _resolve(self, trainer: Trainer) -> None:
-        """Waits for the last loss that was noted (not for what the device does after it) and judges it."""
+        """Waits for the pending loss (not for later work of the device) and checks it."""
         if self._pending is None:
             return
         value, arrived, step, batch_idx = self._pending
@@ -83,20 +82,20 @@ class NanGuard(Callback):
         if not math.isfinite(value) and not (math.isinf(value) and _scale(trainer) > LARGEST):
             raise TrainingDiverged(
                 f"the loss became {float(value)} in step {step + 1} (batch {batch_idx}, rank "
-                f"{trainer.global_rank}), expected a finite number. {_how_to_go_on(trainer)}"
+                f"{trainer.global_rank}), expected a finite number. {_how_to_continue(trainer)}"
             )
 
 
 def _scale(trainer: Trainer) -> float:
-    """What a gradient scaler multiplies the loss with before its backward pass; 1 without one."""
+    """The factor by which a gradient scaler multiplies the loss before its backward pass; 1 without one."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     return 1.0 if scaler is None else scaler.get_scale()
 
 
 def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
-    """The mean loss of a micro-batch: as a stage keeps it, without its share of the step and a scaler's scale; of any
-    other module from what its backward pass begins with. None where there is nothing to learn, or where a scale alone
-    may have made that infinite."""
+    """The mean loss of a micro-batch: as a stage keeps it, without its share of the step or a scaler's scale; for any
+    other module, computed from the loss that its backward pass starts from. None if the micro-batch has no targets, or
+    if the scale alone could have made the loss infinite."""
     if getattr(pl_module, "micro_batch", None) is not None:
         own, weight = pl_module.micro_batch
         return float(own) if weight else None
@@ -104,21 +103,21 @@ def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
     return None if math.isinf(value) and scale > LARGEST else value * trainer.accumulate_grad_batches / scale
 
 
-def _how_to_go_on(trainer: Trainer) -> str:
+def _how_to_continue(trainer: Trainer) -> str:
     path = getattr(trainer.checkpoint_callback, "last_path", None)
-    kept = f"The last checkpoint, {path}, is from before" if path else "No checkpoint had been written yet"
-    return f"{kept}. Try again with a lower learning rate or a longer warm-up (stage.optimizer.lr=...)"
+    kept = f"The last checkpoint, {path}, is from before that" if path else "No checkpoint had been written yet"
+    return f"{kept}. Try a lower learning rate (stage.optimizer.lr) or a longer warmup (stage.schedule.warmup_steps)"
 
 
 class SpikeGuard(Callback):
-    """What to do about an optimizer step whose loss leaps: `action` "off", "skip" or "stop".
+    """What to do about an optimizer step with a loss spike: `action` "off", "skip" or "stop".
 
-    A loss leaps where it is no finite number, or lies more than `deviations` standard deviations above the mean of
-    the last `window` steps that did not (the first window/2 steps are only looked at). "skip" drops the step's
-    gradients, so that neither weights nor the optimizer's averages see it, and says so; more than `most` in a row end
-    training. "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean
-    loss of its micro-batches on all processes, so that all decide alike, whatever their shares of the step and the
-    scale of a gradient scaler. What was seen is part of a checkpoint.
+    A loss is a spike if it is not finite, or more than `deviations` standard deviations above the mean of the last
+    `window` steps without one (the first window/2 steps are only recorded). "skip" drops the step's gradients, so
+    neither the weights nor the optimizer's averages change, and warns; more than `most` in a row end training. "stop"
+    ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean loss of its
+    micro-batches on all processes, so all processes decide alike, regardless of their shares of the step and the scale
+    of a gradient scaler. The recorded losses are saved in checkpoints.
     """
 
     def __init__(
@@ -131,7 +130,7 @@ class SpikeGuard(Callback):
                 f"{deviations} and {most}"
             )
         self.action, self.window, self.deviations, self.most = action, window, deviations, most
-        self._seen: list[float] = []
+        self._losses: list[float] = []
         self._worst = -math.inf
         self._skipped = 0  # in a row
 
@@ -147,28 +146,28 @@ class SpikeGuard(Callback):
         loss, self._worst = float(trainer.strategy.reduce(worst, reduce_op="max")), -math.inf
         limit = self._limit()
         if loss == -math.inf:
-            return  # nothing to judge it by
+            return  # no loss in this step
         if loss <= limit and math.isfinite(loss):
-            self._seen = [*self._seen, loss][-self.window :]
+            self._losses = [*self._losses, loss][-self.window :]
             self._skipped = 0
             return
         self._skipped += 1
-        told = f"step {trainer.global_step + 1}: the loss leapt to {loss:.4g}, expected at most {limit:.4g}"
+        spike = f"step {trainer.global_step + 1}: the loss jumped to {loss:.4g}, expected at most {limit:.4g}"
         if self.action == "stop" or self._skipped > self.most:
             many = f", after {self.most} skipped steps in a row" if self.action == "skip" else ""
-            raise TrainingDiverged(f"{told}{many}. {_how_to_go_on(trainer)}")
+            raise TrainingDiverged(f"{spike}{many}. {_how_to_continue(trainer)}")
         for parameter in pl_module.parameters():
             parameter.grad = None
         if trainer.is_global_zero:
-            log.warning(f"{told}; its gradients are dropped ({self._skipped} of at most {self.most} in a row)")
+            log.warning(f"{spike}; its gradients are dropped ({self._skipped} of at most {self.most} in a row)")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"seen": list(self._seen), "skipped": self._skipped}
+        return {"seen": list(self._losses), "skipped": self._skipped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._seen, self._skipped = list(state_dict["seen"]), state_dict["skipped"]
+        self._losses, self._skipped = list(state_dict["seen"]), state_dict["skipped"]
 
     def _limit(self) -> float:
-        if len(self._seen) < self.window // 2:
+        if len(self._losses) < self.window // 2:
             return math.inf
-        return statistics.fmean(self._seen) + self.deviations * statistics.pstdev(self._seen)
+        return statistics.fmean(self._losses) + self.deviations * statistics.pstdev(self._losses)

@@ -1,4 +1,4 @@
-"""What a training is about to do, on the screen before its first step."""
+"""A summary of a training, printed before its first step."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from components.loggers.recorder import recorders
 
 
 class Header(Callback):
-    """Prints the model with its parameters, the device and precision, records and held-out ones, batch and steps, and
-    where each logger shows curves. model: what it is called."""
+    """Prints the model and its parameters, the device and precision, training and held-out records, batch size and
+    steps, and where each logger shows curves. model: its name."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -24,17 +24,17 @@ class Header(Callback):
                 "device": f"{device(trainer)}, precision {trainer.precision}",
                 "data": records(data),
                 "steps": steps(trainer, data),
-                "": "\n".join(one.note for one in trainer.callbacks if isinstance(one, SmallData)),  # type: ignore[attr-defined]
+                "": "\n".join(c.note for c in trainer.callbacks if isinstance(c, SmallData)),  # type: ignore[attr-defined]
                 "curves": f"\n{'':<8}".join(filter(None, (recorder.seen_at() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)
 
 
 def parameters(module: nn.Module) -> str:
-    """How many there are, each counted once, and how many of them are trained."""
-    found = {id(parameter): parameter for parameter in module.parameters()}.values()
-    trained = sum(parameter.numel() for parameter in found if parameter.requires_grad)
-    return f"{sum(parameter.numel() for parameter in found):,} parameters, {trained:,} of them trained"
+    """The number of parameters, shared ones counted once, and how many of them are trained."""
+    unique = {id(parameter): parameter for parameter in module.parameters()}.values()
+    trained = sum(parameter.numel() for parameter in unique if parameter.requires_grad)
+    return f"{sum(parameter.numel() for parameter in unique):,} parameters, {trained:,} of them trained"
 
 
 def device(trainer: Trainer) -> str:
@@ -43,17 +43,17 @@ def device(trainer: Trainer) -> str:
 
 
 def records(data: Any) -> str:
-    """What is trained on and what is held out, in the units that batches count."""
+    """The training and held-out data, in the units that batches count."""
     unit = f"rows of {data.context} tokens" if data.format == "text" else "records"
     return f"{len(data.train_examples):,} {unit}, {len(data.val_examples) or 'none'} held out"
 
 
 def steps(trainer: Trainer, data: Any) -> str:
-    """The optimizer steps of the whole run, where it resumes, and what each is made on."""
+    """The optimizer steps of the whole run, the step it resumes after, and the batch of each step."""
     total = trainer.estimated_stepping_batches
-    ended = f"{trainer.max_epochs} epochs" if total == float("inf") else f"{int(total):,}"
+    length = f"{trainer.max_epochs} epochs" if total == float("inf") else f"{int(total):,}"
     resumed = f", resumed after {trainer.global_step:,}" if trainer.global_step else ""
     rollout = getattr(data, "prompts_per_rollout", None)
     each = trainer.world_size * (1 if rollout else trainer.accumulate_grad_batches)
     batch = f"rollouts of {rollout * each} prompts" if rollout else f"batches of {data.batch_size * each}"
-    return f"{ended}{resumed}, {batch}"
+    return f"{length}{resumed}, {batch}"

@@ -1,4 +1,4 @@
-"""The settings of a run beside its result, so that loggers can compare the runs of a sweep."""
+"""The settings of a run along with its result, so loggers can compare the runs of a sweep."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from components.loggers.recorder import recorders
 
 
 class HyperParameters(Callback):
-    """Hands `params` to the loggers before training, and `metric` of the finished run as artifact/<metric> at its end.
+    """Passes `params` to the loggers before training, and logs `metric` of the finished run as artifact/<metric>.
 
     params: flat, such as {"model": "tiny", "stage.optimizer.lr": 1e-3}. metric: a logged name, such as "val/loss"; a
-    run that did not measure it (nothing held out) has none.
+    run that does not measure it (no held-out data) logs nothing.
     """
 
     def __init__(self, metric: str, params: dict[str, Any] | None = None) -> None:
@@ -23,7 +23,7 @@ class HyperParameters(Callback):
             recorder.record_settings(self.params)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """When all callbacks have ended: with export=best, checkpoints puts the best validation's metrics in place."""
+        """In teardown, since with export=best the checkpoints callback replaces the metrics by the best ones before."""
         value = trainer.callback_metrics.get(self.metric)
         if value is None or stage != "fit":
             return

@@ -15,13 +15,12 @@ from components.system.countdown import duration
 
 
 class StepProgress(ProgressBar):
-    """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`: every `seconds`, at the first and last step.
-    A module with figures of its own to show has them in `headline`, a dict of numbers.
+    """`step 120/450 loss 1.234 18.3k tok/s lr 3.0e-04 eta 12s`: every `seconds`, and at the first and last step.
 
-    On a terminal the same figures follow a bar, refreshed at most ten times a second. loss is train/loss
-    where that is logged; tok/s counts this rank's real tokens since the last report; mfu is the latest train/mfu, of
-    callbacks.throughput; eta leaves the time before this run out. Figures of a validation are printed on a line of
-    their own.
+    On a terminal, the same numbers follow a bar, refreshed at most ten times a second. loss is train/loss if that is
+    logged; a module's own metrics are those in its `headline`, a dict of numbers; tok/s counts this rank's real tokens
+    since the last report; mfu is the latest train/mfu, of callbacks.throughput; eta does not count time before this
+    process started. The metrics of a validation are printed on a separate line.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -43,7 +42,7 @@ class StepProgress(ProgressBar):
             print(*args, **kwargs, flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._total = trainer.estimated_stepping_batches  # by the limit that comes first
+        self._total = trainer.estimated_stepping_batches  # by the limit that is reached first
         self._step = self._first_step = trainer.global_step
         self._began = self._reported = time.perf_counter()
         self._tokens: Tensor | None = None
@@ -74,11 +73,11 @@ class StepProgress(ProgressBar):
             self.print("validating before the first step")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        whole = not trainer.sanity_checking or trainer.num_sanity_val_steps == math.inf
-        if self._enabled and whole:
+        full = not trainer.sanity_checking or trainer.num_sanity_val_steps == math.inf
+        if self._enabled and full:
             names = sorted(name for name in trainer.callback_metrics if name.startswith("val/"))
-            figures = " ".join(f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in names)
-            self.print(f"step {trainer.global_step} {figures or 'validated'}")
+            metrics = " ".join(f"{name} {float(trainer.callback_metrics[name]):.4g}" for name in names)
+            self.print(f"step {trainer.global_step} {metrics or 'validated'}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -125,7 +124,7 @@ class StepProgress(ProgressBar):
 
 
 def short(number: float) -> str:
-    """Three figures and a unit: 18.3k, 1.25M, 950."""
+    """Three significant digits and a unit: 18.3k, 1.25M, 950."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"

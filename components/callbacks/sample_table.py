@@ -1,4 +1,4 @@
-"""What the model says, and the distributions behind the means, for the loggers."""
+"""Samples of the model's text, and the distributions behind the means, for the loggers."""
 
 from typing import Any
 
@@ -9,15 +9,13 @@ from components.loggers.recorder import recorders
 
 
 class SampleTable(Callback):
-    """Every `every_n_steps` optimizer steps and at the end of the fit, asks the module for texts and distributions.
+    """Every `every_n_steps` optimizer steps and at the end of the fit, logs texts and distributions from the module.
 
-    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score,
-    become one table, "samples". It runs without gradients and in eval mode.
-    `pl_module.histograms() -> dict[str, Tensor]`: each becomes a histogram under its name, non-finite entries
-    left out; the dictionary is emptied afterwards, so that the module can collect into it until the next
-    time.
-    Both are optional. They are asked for on every rank, since sampling from a sharded model needs all of
-    them.
+    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score, logged as a
+    table, "samples". It runs without gradients and in eval mode.
+    `pl_module.histograms() -> dict[str, Tensor]`: each is logged as a histogram under its name, without non-finite
+    entries. The dictionary is cleared afterwards, so the module can collect into it until the next call.
+    Both are optional. They are called on every rank, since sampling from a sharded model needs all of them.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
@@ -30,9 +28,9 @@ class SampleTable(Callback):
         self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        # global_step stands still while gradients are accumulated
+        # global_step does not change while gradients are accumulated
         due = trainer.global_step != self._step and trainer.global_step % self.every_n_steps == 0
-        if due and not trainer.should_stop:  # then it is written at the end, or by the run that resumes
+        if due and not trainer.should_stop:  # if stopping, it is written at the end, or by the resumed run
             self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -59,11 +57,11 @@ class SampleTable(Callback):
 
 @torch.no_grad()
 def _in_eval_mode(module: LightningModule, function: Any) -> Any:
-    """Calls it with every part in eval mode, then gives each part back its own mode."""
-    modes = {part: part.training for part in module.modules()}
+    """Calls `function` with every submodule in eval mode, then restores each one's own mode."""
+    modes = {submodule: submodule.training for submodule in module.modules()}
     module.eval()
     try:
         return function()
     finally:
-        for part, training in modes.items():
-            part.training = training
+        for submodule, training in modes.items():
+            submodule.training = training

@@ -1,4 +1,4 @@
-"""Stopping on a signal, or when the time is up, without losing the step and without further work."""
+"""Stops a run on a signal, or when the time is up, without losing the step and without further work."""
 
 import os
 import re
@@ -21,17 +21,17 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if
 
 
 class GracefulStop(Callback):
-    """SIGINT, SIGTERM, SIGUSR1 or a deadline: the running optimizer step is finished and saved, and `fit` returns.
+    """On SIGINT, SIGTERM, SIGUSR1 or a deadline, finishes and saves the current optimizer step, and `fit` returns.
 
-    Nothing else is computed: no validation, no hook at the end of an epoch, of training or of the fit, of whatever
-    callback or module. A validation that is due, or running, is left to the run that resumes (see `Checkpoints`). List
-    this callback first, so that it leaves before the others' hooks. A signal after training, when everything is saved,
-    ends the process at once, since a resumed run repeats what follows.
+    Nothing else is computed: no validation, and no callback's or module's hook at the end of an epoch, of training or
+    of the fit. A validation that is due, or running, is left to the resumed run (see `Checkpoints`). List this callback
+    first, so it exits before the others' hooks. A signal after training, when everything is saved, ends the process at
+    once, since a resumed run repeats what follows.
 
-    With several processes the ranks agree after each step, so it does not matter which of them got the signal. A
-    second SIGINT (Ctrl-C) stops at once. deadline: on the clock of time.monotonic. Afterwards `reason` says what it was
-    ("" after an ordinary end), and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: say how
-    to go on, and exit with it.
+    With several processes, the ranks agree after each step, so any of them can receive the signal. A second SIGINT
+    (Ctrl-C) stops at once. deadline: by time.monotonic. Afterwards, `reason` is the signal or setting that stopped the
+    run ("" after a normal end), and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: the
+    caller should print how to resume, and exit with it.
     """
 
     def __init__(self) -> None:
@@ -45,10 +45,10 @@ class GracefulStop(Callback):
 
     @property
     def exit_status(self) -> int:
-        """What a shell reports for a process that this signal ended; 0 after an ordinary end.
+        """The status that a shell reports for a process ended by this signal; 0 after a normal end.
 
-        The first of several processes speaks for all; the others end with 0, since whoever started them takes any
-        other status for a crash and kills those that are not done yet: Lightning the first process itself.
+        Of several processes, only the first reports it. The others exit with 0, since the launcher takes any other
+        status for a crash and kills the processes that are still running (Lightning: the first one itself).
         """
         if processes.rank():
             return 0
@@ -65,7 +65,7 @@ class GracefulStop(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.stopped_by = self._received = None
         self.out_of_time = self._stepped = self._trained = False
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers in no other
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -74,12 +74,12 @@ class GracefulStop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._install(trainer)
         self._step = trainer.global_step
-        self._agree(trainer)  # during the sanity check
-        self._leave_if_asked()
+        self._agree(trainer)  # on signals during the sanity check
+        self._exit_if_stopped()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if trainer.global_step == self._step:
-            return  # in the middle of accumulating gradients: the step is not finished
+            return  # gradients are still being accumulated
         self._step, self._stepped = trainer.global_step, True
         if self._agree(trainer):
             for checkpoints in _checkpoints(trainer):
@@ -87,7 +87,7 @@ class GracefulStop(Callback):
             _end_training(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave_if_asked()
+        self._exit_if_stopped()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         if trainer.sanity_checking or trainer.fit_loop.epoch_loop._should_accumulate():
@@ -95,19 +95,19 @@ class GracefulStop(Callback):
         if self._agree(trainer):
             for checkpoints in _checkpoints(trainer):
                 checkpoints.save_unvalidated(trainer)
-            self._leave_if_asked()
+            self._exit_if_stopped()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.sanity_checking and self._agree(trainer):
             _end_training(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._leave_if_asked()
+        self._exit_if_stopped()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where a run resumed from its last step begins, too."""
+        """Also the first hook of a run resumed from its last step."""
         self._agree(trainer)
-        self._leave_if_asked()
+        self._exit_if_stopped()
         self._trained = True
         self._install(trainer)
 
@@ -120,8 +120,8 @@ class GracefulStop(Callback):
     def _install(self, trainer: Trainer) -> None:
         """Replaces the handlers; not in `on_fit_start`, because the trainer installs its own right after it.
 
-        Its own end the process with status 0 on SIGTERM, and wait for each other for ever when a whole group
-        of processes is signalled.
+        The trainer's handlers end the process with status 0 on SIGTERM, and wait for each other forever if a whole
+        group of processes is signaled.
         """
         self._announces = trainer.is_global_zero
         for number in self._previous:
@@ -132,27 +132,27 @@ class GracefulStop(Callback):
             signal.signal(number, handler)
         self._previous = {}
 
-    def _leave_if_asked(self) -> None:
-        """Ends `fit` here, as Lightning's own tuners do: loggers are closed, and no hook follows but teardown."""
+    def _exit_if_stopped(self) -> None:
+        """Ends `fit` here, as Lightning's tuners do: loggers are closed, and no hook but teardown follows."""
         if self.reason:
             raise _TunerExitException
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._trained:
-            told = f"\n{signal.Signals(number).name}: stopping; the same command repeats what follows training\n"
-            os.write(2, told.encode())
+            line = f"\n{signal.Signals(number).name}: stopping; the same command repeats what follows training\n"
+            os.write(2, line.encode())
             raise SystemExit(128 + number)
         if number == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = signal.Signals(number)
         if self._announces:
-            # os.write, because a signal may come in the middle of a print
+            # os.write, because a signal can arrive in the middle of a print
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             os.write(2, f"\n{self._received.name}: stopping after this step{again}\n".encode())
 
     def _agree(self, trainer: Trainer) -> bool:
-        """True, on every rank, if any rank has received a signal or is past the deadline; notes which. A deadline
-        leaves time for one step, so that a run that is resumed again and again gets there."""
+        """True, on every rank, if any rank has received a signal or is past the deadline; records which. Past the
+        deadline, one step still runs, so a run that is resumed again and again makes progress."""
         late = self._stepped and time.monotonic() > self.deadline
         numbers = torch.tensor([self._received or 0, int(late)], device=trainer.strategy.root_device)
         number, late = trainer.strategy.reduce(numbers, reduce_op="max").tolist()
@@ -163,7 +163,7 @@ class GracefulStop(Callback):
 
 
 def _end_training(trainer: Trainer) -> None:
-    """Lets the loops end here: a signal outranks a minimal length of training."""
+    """Ends the loops here: a signal overrides a minimum length of training."""
     trainer.fit_loop.min_epochs = 0
     trainer.fit_loop.epoch_loop.min_steps = None
     trainer.should_stop = True
@@ -179,8 +179,8 @@ def seconds_of(max_time: str | dict[str, float] | None) -> float:
         return float("inf")
     try:
         if isinstance(max_time, str):
-            found = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", max_time)
-            numbers = map(int, found.groups()) if found else ()
+            match = re.fullmatch(r"(\d+):(\d\d):(\d\d):(\d\d)", max_time)
+            numbers = map(int, match.groups()) if match else ()
             parts: dict[str, float] = dict(zip(("days", "hours", "minutes", "seconds"), numbers))
         else:
             parts = dict(max_time)

@@ -1,4 +1,4 @@
-"""Enough optimizer steps where there are few records."""
+"""Enough optimizer steps for small data."""
 
 from typing import Annotated, Any
 
@@ -12,12 +12,12 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class SmallData(Callback):
-    """Makes at least `steps` optimizer steps of a training that goes by epochs.
+    """Ensures at least `steps` optimizer steps in a training that is measured in epochs.
 
-    Where the trainer's epochs make fewer, batches are halved, to no fewer than `batch` records a step (None: not at
-    all), then epochs are added, and training ends before them after `patience` validations without a new best (None: it
-    does not), unless early stopping has a patience of its own. What comes out depends on the number of records and the
-    settings alone, so a resumed run finds the same. `note` says what was changed, "" where nothing was.
+    If the trainer's epochs make fewer, batches are halved, to no fewer than `batch` records per step (None: never),
+    then epochs are added, and training ends early after `patience` validations without a new best (None: never), unless
+    early stopping has a patience of its own. The result depends only on the number of records and the settings, so a
+    resumed run gets the same. `note` describes what was changed, "" if nothing.
     """
 
     def __init__(self, steps: Count = 300, batch: Count | None = None, patience: Count | None = None) -> None:
@@ -30,21 +30,21 @@ class SmallData(Callback):
         epochs = trainer.max_epochs
         if stage != "fit" or epochs is None or epochs < 1:
             return
-        records, size, together = len(data.train_examples), data.batch_size, trainer.accumulate_grad_batches
-        shared = {"world_size": trainer.world_size, "accumulated": together}
-        found = enough(records, size, epochs, steps=self.steps, batch=self.batch, **shared)
-        if found == (size, epochs):
+        records, size, accumulated = len(data.train_examples), data.batch_size, trainer.accumulate_grad_batches
+        shared = {"world_size": trainer.world_size, "accumulated": accumulated}
+        changed = enough(records, size, epochs, steps=self.steps, batch=self.batch, **shared)
+        if changed == (size, epochs):
             return
-        data.batch_size, trainer.fit_loop.max_epochs = found
-        stopping = next((one for one in trainer.callbacks if isinstance(one, EarlyStopping)), None)  # type: ignore[attr-defined]
+        data.batch_size, trainer.fit_loop.max_epochs = changed
+        stopping = next((c for c in trainer.callbacks if isinstance(c, EarlyStopping)), None)  # type: ignore[attr-defined]
         ends = ""
         if stopping is not None and stopping.patience is None and self.patience is not None and len(data.val_examples):
             stopping.patience = self.patience
             ends = f", fewer once {stopping.metric} has not improved for {self.patience} validations"
-        each = trainer.world_size * together
+        per_step = trainer.world_size * accumulated
         now, before = (
-            f"{count} of {steps_per_epoch(records, one, **shared)} steps of {one * each}"
-            for one, count in (found, (size, epochs))
+            f"{count} of {steps_per_epoch(records, batch, **shared)} steps of {batch * per_step}"
+            for batch, count in (changed, (size, epochs))
         )
         self.note = (
             f"{records} records: {now.replace(' of ', ' epochs of ', 1)}, not {before}, to make at least {self.steps} "
@@ -62,10 +62,10 @@ def enough(
     world_size: int = 1,
     accumulated: int = 1,
 ) -> tuple[int, int]:
-    """(batch size of a process, epochs) that make at least `steps` optimizer steps of so many records.
+    """(batch size per process, epochs) that make at least `steps` optimizer steps from `records` records.
 
-    size, epochs: what the stage has. batch: records of a whole step, below which batches are not halved; None: not
-    halved.
+    size, epochs: the stage's own. batch: the fewest records of a whole step, down to which batches are halved; None:
+    batches are not halved.
     """
     shared = {"world_size": world_size, "accumulated": accumulated}
     least = batch or records * size
@@ -75,5 +75,5 @@ def enough(
 
 
 def steps_per_epoch(records: int, size: int, *, world_size: int, accumulated: int) -> int:
-    """Optimizer steps; the last of an epoch may have fewer micro-batches."""
+    """Optimizer steps per epoch; the last can have fewer micro-batches."""
     return max(1, -(-batches_per_epoch(records, size, world_size) // accumulated))

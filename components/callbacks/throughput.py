@@ -1,4 +1,4 @@
-"""How fast the run is, and how much of the machine it uses."""
+"""The speed of a run, and how much of the machine it uses."""
 
 import time
 from typing import Any
@@ -11,19 +11,18 @@ from components.data.loading.token_count import real_tokens
 
 
 class Throughput(Callback):
-    """Logs every `trainer.log_every_n_steps` steps, as the mean over the steps since:
+    """Logs every `trainer.log_every_n_steps` steps, as the mean over the steps since the last log:
 
     train/tokens_per_second   real tokens of all ranks' training batches per second, filler not counted.
     train/step_seconds        wall time of an optimizer step: fetching, all micro-batches, the update; mean over ranks.
-    train/data_wait_share     part of that time, of all ranks together, outside training step, backward and update:
-                              waiting for the next batch (in on-policy stages that is the rollouts) and other
-                              callbacks. Near 0 is healthy in stages that only read.
-    train/mfu                 model FLOP utilisation, 0..1: tokens/s · FLOPs per token / (ranks · peak of one
-                              device). Only for stages with `flops_per_token()`, whose rollouts are not counted
-                              as work, though their time is (callbacks/budget.py counts them). The peak is
-                              `measured_peak` at the start, not a data-sheet's: it is lower, so this is higher
-                              than published.
-    train/peak_memory_mb      on a GPU: the most that the tensors of any one rank have held so far, in 2^20 bytes.
+    train/data_wait_share     share of that time, over all ranks, outside training step, backward and update: waiting
+                              for the next batch (in on-policy stages, for rollouts) and other callbacks. Near 0 is
+                              healthy in stages that only read data.
+    train/mfu                 model FLOP utilization, 0 to 1: tokens/s · FLOPs per token / (ranks · peak of one device).
+                              Only for stages with `flops_per_token()`. Rollouts are not counted as work, although their
+                              time is (callbacks/budget.py counts them). The peak is `measured_peak` at the start, not
+                              a data sheet's, which is higher, so this is higher than published numbers.
+    train/peak_memory_mb      on a GPU: peak memory of tensors so far, the maximum over ranks, in 2^20 bytes.
 
     Validation is not counted, nor are the first `warmup_steps` steps (allocation, compilation).
     """
@@ -77,15 +76,15 @@ class Throughput(Callback):
         self._began = self._ended = time.perf_counter()
         self._waited = 0.0  # seconds
         self._steps = 0
-        self._tokens = None  # stays on the device until it is logged
+        self._tokens = None  # on the device until it is logged
 
     def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
         reduce, device = trainer.strategy.reduce, trainer.strategy.root_device
         tokens = None
         if self._tokens is not None:  # reading it waits for the device, so the time is taken after it
             tokens = float(reduce(self._tokens, reduce_op="sum"))
-        mine = torch.tensor([time.perf_counter() - self._began, self._waited], device=device)
-        seconds, waited = (reduce(mine, reduce_op="sum") / trainer.world_size).tolist()
+        own = torch.tensor([time.perf_counter() - self._began, self._waited], device=device)
+        seconds, waited = (reduce(own, reduce_op="sum") / trainer.world_size).tolist()
         metrics = {
             "train/step_seconds": seconds / self._steps,
             "train/data_wait_share": waited / seconds,
@@ -96,15 +95,15 @@ class Throughput(Callback):
                 peak = self._peak * trainer.world_size
                 metrics["train/mfu"] = tokens / seconds * self._flops_per_token / peak
         if device.type == "cuda":
-            held = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**20, device=device)
-            metrics["train/peak_memory_mb"] = float(reduce(held, reduce_op="max"))
+            memory = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**20, device=device)
+            metrics["train/peak_memory_mb"] = float(reduce(memory, reduce_op="max"))
         pl_module.log_dict(metrics, on_step=True, on_epoch=False)
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 0.2) -> float:
-    """FLOP/s of the best of the matrix products that fit in about `seconds`, the first (warm-up) not counted.
+    """FLOP/s of the fastest of the matrix products that fit in about `seconds`, the first (warmup) not counted.
 
-    Square, side 1024 on CPU and 8192 elsewhere: large enough to be bound by arithmetic. One product of n x n
+    Square matrices, of side 1024 on a CPU and 8192 elsewhere: large enough to be compute-bound. One product of n × n
     matrices is 2·n³ FLOPs.
     """
     side = 1024 if device.type == "cpu" else 8192
@@ -121,7 +120,7 @@ def measured_peak(device: torch.device, dtype: torch.dtype, *, seconds: float = 
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The type in which a trainer of this precision multiplies matrices; 16-mixed means bf16 on CPU."""
+    """The dtype in which a trainer of this precision multiplies matrices; 16-mixed means bf16 on a CPU."""
     if precision.startswith("bf16") or (precision == "16-mixed" and device.type == "cpu"):
         return torch.bfloat16
     if precision.startswith("16"):

@@ -206,11 +206,11 @@ def test_a_run_that_had_stopped_early_trains_on_where_it_may_wait_longer(tmp_pat
 def test_early_stopping_compares_no_values_of_another_metric_or_mode(change):
     before = EarlyStopping(patience=2)
     for before._step, value in enumerate([0.5, 0.7, 0.6]):
-        before._judge(value)
+        before._update(value)
     assert before.reason
     after = EarlyStopping(patience=2, **change)
     after.load_state_dict(before.state_dict())
-    after._judge(0.1)
+    after._update(0.1)
     assert not after.reason and after.state_dict()["waited"] == 0
 
 
@@ -218,5 +218,5 @@ def test_early_stopping_reads_what_it_saved_before_it_named_its_metric():
     old = {"best": (2, 0.5), "waited": 1, "step": 4, "reason": ""}
     stop = EarlyStopping(patience=2)
     stop.load_state_dict(old)
-    stop._judge(0.6)
+    stop._update(0.6)
     assert stop.reason

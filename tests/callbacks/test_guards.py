@@ -89,14 +89,14 @@ def test_a_step_whose_loss_leaps_is_left_out_and_named(tmp_path, caplog, factor)
     _, before = guarded(tmp_path / "b", {}, "skip", steps=12)
     assert run.global_step == 13
     assert torch.equal(module.weight, before.weight)
-    assert "step 13: the loss leapt to" in caplog.text
+    assert "step 13: the loss jumped to" in caplog.text
     assert "gradients are dropped (1 of at most 10 in a row)" in caplog.text
     after, _ = guarded(tmp_path / "c", {12: factor}, "skip")
     assert after.global_step == 20 and after.lightning_module.weight.isfinite().all()
 
 
 def test_a_leap_ends_the_run_where_that_is_asked_for(tmp_path):
-    told = r"step 13: the loss leapt to .*, expected at most .* lower learning rate"
+    told = r"step 13: the loss jumped to .*, expected at most .* lower learning rate"
     with pytest.raises(TrainingDiverged, match=told):
         guarded(tmp_path, {12: 1e4}, "stop")
 
@@ -142,7 +142,7 @@ class Steady(Tiny):
 def test_a_scale_that_doubles_is_no_leap_of_the_loss(action, caplog):
     run, scaler = scaled([NanGuard(), SpikeGuard(action, window=8)], Steady(), every=7)
     assert run.global_step == 20 and scaler.get_scale() == 2.0**18
-    assert "leapt" not in caplog.text
+    assert "jumped" not in caplog.text
 
 
 @pytest.mark.parametrize("action", ["off", "skip", "stop"])
@@ -190,6 +190,6 @@ def test_a_step_that_the_scaler_leaves_out_is_no_divergence(tmp_path):
 
 def test_a_scaler_that_has_no_scale_left_to_try_ends_the_run():
     """From step 6 on every step is left out, and the run would end as if it had trained: 41 halvings of 2^16."""
-    told = r"step 47: the gradient scaler has come down to .*: the gradient is not finite at any scale"
+    told = r"step 47: the gradient scaler's scale fell to .*: the gradient is not finite at any scale"
     with pytest.raises(TrainingDiverged, match=told):
         scaled([NanGuard()], Overflows(5, 1e9), steps=100)

@@ -1,4 +1,4 @@
-"""Files that a spreadsheet or pandas opens: one row per value, so that a resumed run only appends."""
+"""Files for a spreadsheet or pandas: one row per value, so a resumed run only appends."""
 
 import csv
 import json
@@ -30,7 +30,7 @@ class _Files(Logger):
         return ""
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: settings come by record_settings."""
+        """Does nothing: settings are logged by record_settings."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -46,8 +46,8 @@ class _Files(Logger):
 
 
 class CSV(Recorder, _Files):
-    """metrics.csv and texts.csv: step, name, value; histograms.csv: a row per bin, its count between low and high;
-    tables as <name>.jsonl; hparams.yaml."""
+    """metrics.csv and texts.csv: step, name, value; histograms.csv: a row per bin, with the count between low and high;
+    tables: <name>.jsonl; settings: hparams.yaml."""
 
     def __init__(self, folder: str, stage: str | None) -> None:
         super().__init__(stage=stage, folder=folder)

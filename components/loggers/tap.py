@@ -1,4 +1,4 @@
-"""Seeing what a run logs, as it is logged."""
+"""A logger that passes what a run logs to a callback."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,9 +8,9 @@ from lightning.pytorch.loggers import Logger
 
 
 class Tap(Logger):
-    """A logger that only hands on: `receive(metrics, step)` for whatever the trainer or a stage logs, on every rank.
+    """A logger that only calls `receive(metrics, step)` with all that the trainer or a stage logs, on every rank.
 
-    So a callback sees the same numbers at the same steps as TensorBoard, without asking who logs them or how often.
+    So a callback gets the same numbers at the same steps as TensorBoard, regardless of what logs them and how often.
     """
 
     def __init__(self, receive: Callable[[dict[str, float], int], None]) -> None:
@@ -26,13 +26,13 @@ class Tap(Logger):
         return 0
 
     def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """Nothing: settings are no metrics."""
+        """Does nothing: settings are not metrics."""
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         self.receive(metrics, step or 0)
 
 
 def attach(trainer: Trainer, receive: Callable[[dict[str, float], int], None]) -> None:
-    """Adds a Tap behind the trainer's loggers, in place of an earlier one of the same receiver."""
-    others = [one for one in trainer.loggers if not (isinstance(one, Tap) and one.receive == receive)]
+    """Appends a Tap to the trainer's loggers, replacing an earlier one with the same receiver."""
+    others = [logger for logger in trainer.loggers if not (isinstance(logger, Tap) and logger.receive == receive)]
     trainer.loggers = [*others, Tap(receive)]

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from components.loggers.recorder import Recorder
 
-# characters with a meaning in Markdown or HTML, written as entities so that a cell shows exactly the text
+# characters with a meaning in Markdown or HTML, written as entities so a cell shows the exact text
 _ENTITIES = {ord(character): f"&#{ord(character)};" for character in "\\`*_[]<>&|#~"} | {ord("\r"): None}
 
 
 class TensorBoard(Recorder, TensorBoardLogger):
-    """Event files straight in the run's folder, and hparams.yaml beside them. logs: the folder of all runs."""
+    """Event files directly in the run's folder, with hparams.yaml next to them. logs: the folder of all runs."""
 
     def __init__(self, folder: str, stage: str | None, logs: str | None = None) -> None:
         super().__init__(stage=stage, save_dir=folder, name="", version="", default_hp_metric=False)
@@ -25,8 +25,8 @@ class TensorBoard(Recorder, TensorBoardLogger):
         self._ranges: dict[str, tuple[float, float]] = {}
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """The bounds of a healthy range are logged wherever its metric is, since TensorBoard draws a band only where
-        all three have a point."""
+        """Logs the bounds of a healthy range along with its metric: TensorBoard draws a band only where all three have
+        a point."""
         bounds = {}
         for name in metrics.keys() & self._ranges.keys():
             bounds[bound(name, "low")], bounds[bound(name, "high")] = self._ranges[name]
@@ -36,8 +36,8 @@ class TensorBoard(Recorder, TensorBoardLogger):
         return f"tensorboard --logdir {shlex.quote(self._logs)}"
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:
-        """For the HPARAMS tab, without a list of metrics: TensorBoard takes such a list from one run for all, and would
-        compare a reward model by the metric of pretraining."""
+        """Fills the HPARAMS tab, without a list of metrics: TensorBoard uses one run's list for all runs, and would
+        compare reward models by the metric of pretraining."""
         from torch.utils.tensorboard.summary import hparams
 
         self.hparams = dict(settings)
@@ -60,9 +60,9 @@ class TensorBoard(Recorder, TensorBoardLogger):
         self.experiment.add_custom_scalars(self.layout(charts))
 
     def layout(self, charts: Sequence[Any]) -> dict[str, dict[str, list]]:
-        """What `SummaryWriter.add_custom_scalars` takes: a section of curves, then one of curves within their bands.
+        """The argument of `SummaryWriter.add_custom_scalars`: a section of plain charts, then one of charts with bands.
 
-        TensorBoard (2.21) shows a section's plain charts first, and then those with bands from the last to the first.
+        TensorBoard (2.21) shows a section's plain charts first, then those with bands in reverse order.
         """
         curves = {
             c.title: ["Multiline", [f"{re.escape(self.named(tag))}$" for tag in c.tags]]
@@ -79,12 +79,12 @@ class TensorBoard(Recorder, TensorBoardLogger):
 
 
 def bound(name: str, side: str) -> str:
-    """healthy/rollout/kl/low"""
+    """The name of a bound of a metric's healthy range, such as healthy/rollout/kl/low."""
     return f"healthy/{name}/{side}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A Markdown table with the first row's keys as columns; floats with three decimals, texts literally."""
+    """A Markdown table with the first row's keys as columns; floats have three decimals, texts are shown literally."""
     columns = list(rows[0])
     lines = [columns, ["---"] * len(columns)]
     lines += [[_cell(row.get(column, "")) for column in columns] for row in rows]

@@ -1,4 +1,4 @@
-"""Weights & Biases: online, or in a local folder until `wandb sync` sends it."""
+"""Weights & Biases: online, or in a local folder until `wandb sync` uploads it."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from components.loggers.recorder import WANDB_ID, Recorder, kept_id, require
 
 
 class WandB(Recorder, WandbLogger):
-    """A run in `project`, in the group `group`; its files lie in `folder`/wandb. A resumed run continues it."""
+    """A run in `project`, in the group `group`, with its files in `folder`/wandb. A resumed run continues it."""
 
     def __init__(self, folder: str, stage: str | None, project: str, name: str, group: str, offline: bool) -> None:
         require("wandb")
@@ -24,7 +24,7 @@ class WandB(Recorder, WandbLogger):
         super().__init__(
             stage=stage, save_dir=folder, project=project, name=name, group=group, offline=offline, log_model=False
         )
-        self._wandb_init.pop("anonymous", None)  # Lightning always gives it, and W&B warns that it means nothing now
+        self._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns that it has no effect
 
     def seen_at(self) -> str:
         return self._seen_at
@@ -52,7 +52,7 @@ class WandB(Recorder, WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Ends the run, since another one in this process would be written into it."""
+        """Ends the run, since the next one in this process would be written into it."""
         super().finalize(status)
         if self._experiment is not None:
             self._experiment.finish(exit_code=0 if status == "success" else 1)

@@ -1,4 +1,4 @@
-"""What a run has cost, whoever counts: ranks, rollouts, a run that was interrupted."""
+"""The cost of a run, over ranks, rollouts and interruptions."""
 
 from collections import Counter
 from types import SimpleNamespace
@@ -47,19 +47,19 @@ def test_every_micro_batch_counts(tmp_path):
     assert spent_by(Drawing(), tmp_path, max_steps=2, accumulate_grad_batches=3) == (30, 21, 600)
 
 
-def test_a_module_that_draws_nothing_and_does_not_know_its_operations(tmp_path):
+def test_a_module_without_rollouts_or_a_flops_formula(tmp_path):
     assert spent_by(Tiny(), tmp_path, max_steps=6) == (30, 0)
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6], ids=["between rollouts", "within one", "at its last step"])
-def test_an_interrupted_run_has_cost_what_an_unbroken_one_has(stop, tmp_path):
+def test_an_interrupted_run_costs_the_same_as_an_uninterrupted_one(stop, tmp_path):
     spent_by(Drawing(), tmp_path, max_steps=stop)
     resumed = spent_by(Drawing(), tmp_path, max_steps=6, resume=tmp_path / f"step={stop:08d}.ckpt")
     assert resumed == (30, 21, 600)
 
 
 def test_ranks_are_summed():
-    """Two ranks that have done the same: everything twice, and no fraction of an operation."""
+    """Two ranks with the same work: all totals double, and stay whole numbers."""
     reduce = lambda tensor, reduce_op: {"sum": 2 * tensor}[reduce_op]
     both = SimpleNamespace(
         world_size=2,

@@ -7,7 +7,7 @@ from tests.kit.tiny_run import Stream, Tiny, trainer
 
 
 def fit(folder, *, every=10, keep=2, resume=None, loader=None, callbacks=(), **settings):
-    """Trains and gives back the module and the names of the files in the folder."""
+    """Trains; returns the module and the names of the files in the folder."""
     module = Tiny()
     checkpoints = Checkpoints(folder, every_n_steps=every, keep=keep)
     run = trainer([*callbacks, checkpoints], enable_checkpointing=True, **settings)
@@ -70,7 +70,7 @@ def test_when_all_are_damaged_it_does_not_silently_start_over(tmp_path):
         latest(tmp_path)
 
 
-def test_where_nothing_was_saved_there_is_no_latest(tmp_path):
+def test_without_checkpoints_there_is_no_latest(tmp_path):
     assert latest(tmp_path) is None
     assert latest(tmp_path / "never made") is None
 

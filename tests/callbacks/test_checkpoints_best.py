@@ -53,7 +53,7 @@ class _nothing:
     __enter__ = __exit__ = lambda *_: None
 
 
-def test_the_weights_of_the_best_validation_are_put_back_and_named(tmp_path):
+def test_the_weights_of_the_best_validation_are_restored_and_named(tmp_path):
     module, checkpoints, fitter = run(tmp_path)
     assert torch.equal(module.weight, module.weights[4]) and not torch.equal(module.weights[4], module.weights[9])
     assert checkpoints.exported == {
@@ -64,12 +64,12 @@ def test_the_weights_of_the_best_validation_are_put_back_and_named(tmp_path):
     assert float(fitter.callback_metrics["val/loss"]) == 0.5
 
 
-def test_the_highest_is_the_best_where_more_is_better(tmp_path):
+def test_in_mode_max_the_highest_is_the_best(tmp_path):
     module, checkpoints, _ = run(tmp_path, mode="max")
     assert checkpoints.exported["step"] == 2 and torch.equal(module.weight, module.weights[2])
 
 
-def test_the_last_step_is_exported_where_that_is_asked_for(tmp_path):
+def test_the_last_step_is_exported_if_export_is_last(tmp_path):
     module, checkpoints, fitter = run(tmp_path, export="last")
     assert checkpoints.exported == {"step": 10, "of": 10, "why": "export=last"}
     assert float(fitter.callback_metrics["val/loss"]) == pytest.approx(0.8)
@@ -78,7 +78,7 @@ def test_the_last_step_is_exported_where_that_is_asked_for(tmp_path):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), None])
 @pytest.mark.parametrize("mode", ["min", "max"])
-def test_without_a_validation_that_tells_it_is_the_last_step_and_says_so(tmp_path, value, mode):
+def test_without_a_finite_metric_the_last_step_is_exported_and_the_reason_is_given(tmp_path, value, mode):
     settings = {"limit_val_batches": 0} if value is None else {"losses": dict.fromkeys(LOSSES, value)}
     module, checkpoints, _ = run(tmp_path, mode=mode, **settings)
     assert checkpoints.exported["step"] == 10
@@ -93,7 +93,7 @@ def test_an_infinite_value_is_never_the_best(tmp_path):
     assert stop.reason == "val/loss has not improved for 2 validations; the best was 0.5 after step 4"
 
 
-def test_one_best_file_of_trained_weights_is_kept_beside_the_last_two_checkpoints(tmp_path):
+def test_one_best_file_of_trained_weights_is_kept_next_to_the_last_two_checkpoints(tmp_path):
     run(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [BEST, "step=00000009.ckpt", "step=00000010.ckpt"]
     assert (tmp_path / BEST).stat().st_size < (tmp_path / "step=00000010.ckpt").stat().st_size
@@ -113,7 +113,7 @@ def test_one_best_file_of_trained_weights_is_kept_beside_the_last_two_checkpoint
         (100, "validation", 8),
     ],
 )
-def test_a_killed_and_resumed_run_exports_the_same_weights_and_figures(tmp_path, every, moment, step):
+def test_a_killed_and_resumed_run_exports_the_same_weights_and_metrics(tmp_path, every, moment, step):
     whole, checkpoints, fitter = run(tmp_path / "whole", every=every)
     run(tmp_path / "broken", every=every, dies=(moment, step))
     again, resumed, refitted = run(tmp_path / "broken", every=every, resume=latest(tmp_path / "broken"))
@@ -140,7 +140,7 @@ def test_a_validation_between_micro_batches_counts_for_the_step_before_it(tmp_pa
     assert torch.equal(again.weight, module.weight) and resumed.exported == checkpoints.exported
 
 
-def test_a_best_of_a_later_step_than_the_one_gone_back_to_is_not_exported(tmp_path):
+def test_a_best_file_from_a_later_step_than_the_one_resumed_from_is_not_exported(tmp_path):
     run(tmp_path, max_steps=6)
     with pytest.warns(UserWarning, match="is ahead of step 3"):
         module, checkpoints, _ = run(
@@ -163,7 +163,7 @@ def test_a_metric_that_no_validation_measures_is_refused_before_training(tmp_pat
         fitter.fit(Scripted(), Stream(), Stream(1))
 
 
-def test_a_run_stops_early_and_says_why(tmp_path):
+def test_a_run_stops_early_and_gives_the_reason(tmp_path):
     stop = EarlyStopping(patience=2)
     module, checkpoints, fitter = run(tmp_path, stop=stop)
     assert fitter.global_step == 8 and checkpoints.exported["step"] == 4
@@ -171,7 +171,7 @@ def test_a_run_stops_early_and_says_why(tmp_path):
     assert latest(tmp_path).name == "step=00000008.ckpt"
 
 
-def test_a_gain_within_min_delta_is_none(tmp_path):
+def test_a_gain_of_less_than_min_delta_does_not_count(tmp_path):
     stop = EarlyStopping(patience=1, min_delta=0.5)
     assert run(tmp_path, stop=stop)[2].global_step == 4
 
@@ -184,7 +184,7 @@ def test_a_run_that_stops_early_does_so_at_the_same_step_when_resumed(tmp_path, 
     assert fitter.global_step == 8 and checkpoints.exported["step"] == 4 and stop.reason
 
 
-def test_a_run_that_had_stopped_early_does_not_train_on_when_it_is_resumed(tmp_path):
+def test_a_run_that_stopped_early_does_not_train_further_when_resumed(tmp_path):
     whole = run(tmp_path, stop=EarlyStopping(patience=2))[0]
     stop = EarlyStopping(patience=2)
     again, checkpoints, fitter = run(tmp_path, stop=stop, resume=latest(tmp_path))
@@ -193,7 +193,7 @@ def test_a_run_that_had_stopped_early_does_not_train_on_when_it_is_resumed(tmp_p
 
 
 @pytest.mark.parametrize("patience", [4, None])
-def test_a_run_that_had_stopped_early_trains_on_where_it_may_wait_longer(tmp_path, patience):
+def test_a_run_that_stopped_early_trains_further_with_more_patience(tmp_path, patience):
     whole = run(tmp_path / "whole", stop=EarlyStopping(patience=patience), max_steps=9)[0]
     run(tmp_path / "stopped", stop=EarlyStopping(patience=2), max_steps=9)
     stop = EarlyStopping(patience=patience)
@@ -203,7 +203,7 @@ def test_a_run_that_had_stopped_early_trains_on_where_it_may_wait_longer(tmp_pat
 
 
 @pytest.mark.parametrize("change", [{"mode": "max"}, {"metric": "val/accuracy"}])
-def test_early_stopping_compares_no_values_of_another_metric_or_mode(change):
+def test_early_stopping_ignores_values_of_another_metric_or_mode(change):
     before = EarlyStopping(patience=2)
     for before._step, value in enumerate([0.5, 0.7, 0.6]):
         before._update(value)
@@ -214,7 +214,7 @@ def test_early_stopping_compares_no_values_of_another_metric_or_mode(change):
     assert not after.reason and after.state_dict()["waited"] == 0
 
 
-def test_early_stopping_reads_what_it_saved_before_it_named_its_metric():
+def test_early_stopping_reads_older_files_that_do_not_name_the_metric():
     old = {"best": (2, 0.5), "waited": 1, "step": 4, "reason": ""}
     stop = EarlyStopping(patience=2)
     stop.load_state_dict(old)

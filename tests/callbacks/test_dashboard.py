@@ -73,7 +73,7 @@ def test_a_range_has_a_point_wherever_its_metric_has_one(written, name, low, hig
         assert all(event.value == pytest.approx(value) for event in written.Scalars(f"_/healthy/{metric}/{side}"))
 
 
-def test_a_page_shows_the_runs_of_its_own_stage_alone():
+def test_a_page_shows_the_runs_of_its_own_stage_only():
     """TensorBoard shows in a chart every run that has a tag which the chart's pattern matches from its beginning."""
     pages = {name: TensorBoard("unused", name).layout(Charted.charts)[name] for name in ("SFT", "RewardModel")}
     for page, other in (("SFT", "RewardModel"), ("RewardModel", "SFT")):

@@ -1,4 +1,4 @@
-"""Warnings while a run goes on: once, where they can be read, and not again after a resumption."""
+"""Warnings during a run: each once, in the log and the loggers, and not again after resuming."""
 
 import logging
 from types import SimpleNamespace
@@ -33,7 +33,7 @@ def warned(caplog) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING and r.name == diagnosis.__name__]
 
 
-def test_a_run_is_warned_of_once_in_the_log_and_in_tensorboard(tmp_path, caplog):
+def test_a_rule_warns_once_in_the_log_and_in_tensorboard(tmp_path, caplog):
     logger = TensorBoard(str(tmp_path), "PPO")
     trainer([Diagnosis()], logger=logger, max_steps=12).fit(Clipped(), Stream())
     ratio, clip = warned(caplog)
@@ -45,7 +45,7 @@ def test_a_run_is_warned_of_once_in_the_log_and_in_tensorboard(tmp_path, caplog)
     assert texts[0].tensor_proto.string_val[0].decode().startswith("**ratio off**: the largest ratio")
 
 
-def test_the_first_minibatch_of_each_rollout_is_seen_however_seldom_steps_are_logged():
+def test_the_first_minibatch_of_each_rollout_is_checked_even_if_steps_are_rarely_logged():
     callback = Diagnosis()
     trainer([callback], max_steps=12, log_every_n_steps=6).fit(Clipped(), Stream())
     assert callback.history["first/ratio_max"] == [1.0, 1.5, 1.0]
@@ -61,7 +61,7 @@ def told(callback: Diagnosis, monkeypatch) -> list[int]:
     return steps
 
 
-def test_a_warning_is_repeated_only_after_it_had_gone_away(monkeypatch):
+def test_a_warning_is_repeated_only_after_checks_without_a_finding(monkeypatch):
     callback = Diagnosis()
     steps = told(callback, monkeypatch)
     spread = [0.3] * 3 + [0.1] * (QUIET - 1) + [0.3] * 3 + [0.1] * QUIET + [0.3] * 3
@@ -70,14 +70,14 @@ def test_a_warning_is_repeated_only_after_it_had_gone_away(monkeypatch):
     assert steps == [0, 3 + (QUIET - 1) + 3 + QUIET]
 
 
-def test_what_nobody_logged_is_no_look(monkeypatch):
+def test_metrics_that_are_not_watched_trigger_no_check(monkeypatch):
     callback = Diagnosis()
     told(callback, monkeypatch)
     callback.receive({"budget/flops": 1.0, "epoch": 0}, 5)
     assert callback.history == {}
 
 
-def test_a_long_run_is_remembered_by_its_beginning_and_its_end(monkeypatch):
+def test_the_history_of_a_long_run_keeps_its_first_and_latest_values(monkeypatch):
     callback = Diagnosis()
     told(callback, monkeypatch)
     for step in range(1000):

@@ -15,7 +15,7 @@ def fit(folder, module, every=2, **settings):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_with_step_batch_checkpoint_and_a_hint(tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_with_step_batch_checkpoint_and_a_hint(tmp_path, value):
     with pytest.raises(TrainingDiverged) as error:
         fit(tmp_path, Tiny(poison={5: value}))
     message = str(error.value)
@@ -62,7 +62,7 @@ class WithMask(Tiny):
         self.register_buffer("mask", torch.full((2,), float("-inf")))
 
 
-def test_an_infinite_buffer_is_nobodys_mistake(tmp_path):
+def test_an_infinite_buffer_is_not_an_error(tmp_path):
     fit(tmp_path, WithMask())
     assert (tmp_path / "step=00000009.ckpt").exists()
 
@@ -83,8 +83,8 @@ def guarded(folder, poison, action, *, steps=20, resume=None, every=100, **setti
 
 
 @pytest.mark.parametrize("factor", [1e4, float("nan"), float("inf")])
-def test_a_step_whose_loss_leaps_is_left_out_and_named(tmp_path, caplog, factor):
-    """Left out is: no weight and no momentum moves in it."""
+def test_a_step_with_a_loss_spike_is_skipped_and_reported(tmp_path, caplog, factor):
+    """Skipped: no weight and no momentum changes."""
     run, module = guarded(tmp_path / "a", {12: factor}, "skip", steps=13)
     _, before = guarded(tmp_path / "b", {}, "skip", steps=12)
     assert run.global_step == 13
@@ -95,24 +95,24 @@ def test_a_step_whose_loss_leaps_is_left_out_and_named(tmp_path, caplog, factor)
     assert after.global_step == 20 and after.lightning_module.weight.isfinite().all()
 
 
-def test_a_leap_ends_the_run_where_that_is_asked_for(tmp_path):
+def test_a_spike_ends_the_run_if_the_action_is_stop(tmp_path):
     told = r"step 13: the loss jumped to .*, expected at most .* lower learning rate"
     with pytest.raises(TrainingDiverged, match=told):
         guarded(tmp_path, {12: 1e4}, "stop")
 
 
-def test_too_many_leaps_in_a_row_end_the_run(tmp_path):
+def test_too_many_spikes_in_a_row_end_the_run(tmp_path):
     with pytest.raises(TrainingDiverged, match="step 15: .*after 2 skipped steps in a row"):
         guarded(tmp_path, {n: 1e4 for n in range(12, 20)}, "skip", most=2)
 
 
-def test_off_lets_a_leap_through(tmp_path):
+def test_off_ignores_a_spike(tmp_path):
     run, _ = guarded(tmp_path, {12: 1e4}, "off")
     assert run.global_step == 20
 
 
-def test_a_resumed_run_knows_what_its_losses_were(tmp_path):
-    """A guard that had forgotten would take four steps to look around, and let the leap of step 13 through."""
+def test_a_resumed_run_restores_its_losses(tmp_path):
+    """A guard without its losses would only record for four steps, and miss the spike of step 13."""
     whole, _ = guarded(tmp_path / "a", {12: 1e4}, "skip", steps=16)
     guarded(tmp_path / "b", {12: 1e4}, "skip", steps=11)
     resumed, _ = guarded(tmp_path / "b", {12: 1e4}, "skip", steps=16, resume=latest(tmp_path / "b"))
@@ -139,7 +139,7 @@ class Steady(Tiny):
 
 
 @pytest.mark.parametrize("action", ["skip", "stop"])
-def test_a_scale_that_doubles_is_no_leap_of_the_loss(action, caplog):
+def test_a_scale_that_doubles_is_not_a_loss_spike(action, caplog):
     run, scaler = scaled([NanGuard(), SpikeGuard(action, window=8)], Steady(), every=7)
     assert run.global_step == 20 and scaler.get_scale() == 2.0**18
     assert "jumped" not in caplog.text
@@ -154,7 +154,7 @@ def test_a_finite_loss_that_the_scale_alone_makes_infinite_is_left_to_the_scaler
     assert not torch.equal(module.weight, Tiny().weight)
 
 
-def test_a_leap_is_told_in_units_of_the_loss_whatever_scales_it():
+def test_a_spike_is_reported_in_units_of_the_loss_regardless_of_scaling():
     with pytest.raises(TrainingDiverged) as plain:
         trainer([SpikeGuard("stop", window=8)], max_steps=20).fit(Tiny(poison={12: 1e4}), Stream())
     with pytest.raises(TrainingDiverged) as error:
@@ -163,7 +163,7 @@ def test_a_leap_is_told_in_units_of_the_loss_whatever_scales_it():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_a_scaled_run_too(tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_a_scaled_run_too(tmp_path, value):
     guards = [NanGuard(), Checkpoints(tmp_path, 1)]
     with pytest.raises(TrainingDiverged, match=rf"the loss became {value} in step 6 \(batch 5, rank 0\)"):
         scaled(guards, Tiny(poison={5: value}), enable_checkpointing=True)
@@ -182,14 +182,14 @@ class Overflows(Tiny):
         return loss + ((self.weight * 0).sum().sqrt() if self.first <= batch_idx <= self.last else 0)
 
 
-def test_a_step_that_the_scaler_leaves_out_is_no_divergence(tmp_path):
+def test_a_step_that_the_scaler_skips_is_not_a_divergence(tmp_path):
     guards = [NanGuard(), SpikeGuard("stop", window=8), Checkpoints(tmp_path, 1)]
     run, scaler = scaled(guards, Overflows(5, 7), enable_checkpointing=True)
     assert run.global_step == 20 and scaler.get_scale() == 2.0**13
 
 
-def test_a_scaler_that_has_no_scale_left_to_try_ends_the_run():
-    """From step 6 on every step is left out, and the run would end as if it had trained: 41 halvings of 2^16."""
+def test_a_scale_that_falls_to_almost_zero_ends_the_run():
+    """From step 6 on every step is skipped, and the run would end as if it had trained: 41 halvings of 2^16."""
     told = r"step 47: the gradient scaler's scale fell to .*: the gradient is not finite at any scale"
     with pytest.raises(TrainingDiverged, match=told):
         scaled([NanGuard()], Overflows(5, 1e9), steps=100)

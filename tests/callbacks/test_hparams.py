@@ -1,4 +1,4 @@
-"""What a run was set to and what came of it, as TensorBoard's HPARAMS tab compares them."""
+"""The settings of a run and its result, as TensorBoard's HPARAMS tab compares them."""
 
 import pytest
 import yaml
@@ -30,7 +30,7 @@ def settings_in(events: EventAccumulator) -> dict:
     return {name: value.number_value or value.string_value for name, value in written.items()}
 
 
-def test_the_settings_and_the_result_stand_in_the_event_file(tmp_path):
+def test_the_settings_and_the_result_are_in_the_event_file(tmp_path):
     params = {"lr": 0.01, "model": "tiny"}
     run, events = fit(tmp_path, [HyperParameters("val/loss", params)], Stream(), **VALIDATED)
     assert settings_in(events) == params
@@ -48,8 +48,8 @@ def test_the_result_is_of_the_weights_that_are_exported(tmp_path):
     assert [event.value for event in events.Scalars("Artifact/RewardModel val/loss")] == [pytest.approx(curve[0])]
 
 
-def test_a_metric_that_was_not_measured_is_no_matter(tmp_path):
-    """Nothing held out: the settings are written, and nothing is said."""
+def test_a_metric_that_was_not_measured_is_not_an_error(tmp_path):
+    """No held-out data: the settings are written, without a message."""
     _, events = fit(tmp_path, [HyperParameters("val/loss", {"lr": 0.01})])
     assert settings_in(events) == {"lr": 0.01}
     assert not [tag for tag in events.Tags()["scalars"] if tag.startswith("Artifact/")]

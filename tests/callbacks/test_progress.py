@@ -38,24 +38,24 @@ def test_the_total_is_found_when_training_is_counted_in_epochs(capsys):
 
 
 @pytest.mark.parametrize("max_steps, total", [(60, 8), (5, 5)])
-def test_of_two_limits_the_total_is_the_one_that_comes_first(capsys, max_steps, total):
+def test_of_two_limits_the_total_is_the_one_reached_first(capsys, max_steps, total):
     trainer([StepProgress(60)], enable_progress_bar=True, max_epochs=2, max_steps=max_steps).fit(Tiny(), Stream(4))
     assert f"step {total}/{total} " in capsys.readouterr().out
 
 
-def test_validation_figures_have_a_line_of_their_own(capsys):
+def test_validation_metrics_have_a_line_of_their_own(capsys):
     written = lines(capsys, Stream(), module=Validated, val_check_interval=3, limit_val_batches=1, seconds=60)
     assert [line for line in written if re.fullmatch(r"step [36] val/loss [\d.e-]+", line)] == written[1::2]
 
 
-def test_a_module_can_add_its_own_figures(capsys):
+def test_a_module_can_add_its_own_metrics(capsys):
     class Scored(Tiny):
         headline = {"score": 1.2345, "kl": 2.0}
 
     assert all("score 1.23 kl 2 " in line for line in lines(capsys, module=Scored))
 
 
-def test_a_terminal_gets_a_bar_with_the_same_figures_and_no_epoch(monkeypatch):
+def test_a_terminal_gets_a_bar_with_the_same_numbers_and_no_epoch(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
             return True
@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_bar_with_the_same_figures_and_no_epoch(monkeypatch):
     assert "Epoch" not in shown
 
 
-def test_a_disabled_bar_says_nothing(capsys):
+def test_a_disabled_bar_prints_nothing(capsys):
     progress = StepProgress(0)
     progress.disable()
     trainer([progress], enable_progress_bar=True, max_steps=3).fit(Tiny(), Stream())
@@ -78,7 +78,7 @@ def test_a_disabled_bar_says_nothing(capsys):
 
 
 @pytest.mark.parametrize("number, text", [(950, "950"), (18_300, "18.3k"), (1_250_000, "1.25M"), (2e9, "2G")])
-def test_numbers_are_shortened_to_three_figures(number, text):
+def test_numbers_are_shortened_to_three_digits(number, text):
     assert short(number) == text
 
 
@@ -88,7 +88,7 @@ def test_durations_read_like_speech(seconds, text):
 
 
 @pytest.mark.parametrize(("batches", "told"), [(-1, True), (1, False)])
-def test_all_of_validation_before_the_first_step_is_announced_and_its_figures_are_told(capsys, batches, told):
+def test_a_full_validation_before_the_first_step_is_announced_and_its_metrics_are_printed(capsys, batches, told):
     trainer([StepProgress()], max_steps=1, num_sanity_val_steps=batches, enable_progress_bar=True).fit(
         Validated(), Stream(), Stream(3)
     )

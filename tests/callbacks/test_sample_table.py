@@ -57,7 +57,7 @@ def test_histograms_are_written_without_nan_and_emptied_each_time(run):
     assert [event.histogram_value.sum for event in written] == [0 + 1 + 2, 3 + 4 + 5, 6]
 
 
-def test_sampling_sees_eval_mode_without_gradients_and_every_part_gets_its_mode_back(run):
+def test_sampling_runs_in_eval_mode_without_gradients_and_every_module_gets_its_mode_back(run):
     module = run[0]
     assert module.modes == [(False, False, False)] * 3
     assert module.training and not module.frozen.training
@@ -71,7 +71,7 @@ def test_modules_and_loggers_without_these_are_left_alone(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")
-def test_a_cell_shows_exactly_the_text_whatever_it_holds():
+def test_a_cell_shows_the_exact_text():
     from tensorboard.plugin_util import markdown_to_safe_html  # warns when imported
 
     nasty = "a|b\n<end> **bold** `code` [x](y) _z_ &amp; c\\"

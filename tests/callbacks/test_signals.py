@@ -49,7 +49,7 @@ def test_a_signal_finishes_the_step_saves_and_stops(tmp_path, number, status):
     assert (stop.stopped_by, stop.exit_status) == (number, status)
 
 
-def test_a_run_that_is_stopped_and_resumed_equals_one_that_never_was(tmp_path):
+def test_a_run_that_is_stopped_and_resumed_equals_an_uninterrupted_one(tmp_path):
     straight, _ = fit(tmp_path / "a", signal.SIGTERM, length=20)
     before, _ = fit(tmp_path / "b", signal.SIGTERM, 4, length=20)
     after, _ = fit(tmp_path / "b", signal.SIGTERM, length=20)
@@ -136,7 +136,7 @@ def fit_counted(folder, *at, **settings):
         (("validation_step", 12), 12),
     ],
 )
-def test_after_a_signal_nothing_is_computed_but_the_step_and_a_resumed_run_makes_up_for_it(tmp_path, at, step):
+def test_after_a_signal_only_the_step_is_computed_and_a_resumed_run_does_the_rest(tmp_path, at, step):
     straight = fit_counted(tmp_path / "straight")
     before, stop, other, _ = fit_counted(tmp_path / "stopped", at)
     assert (before.global_step, stop.exit_status) == (step, 143)
@@ -173,7 +173,7 @@ def test_a_signal_before_the_first_step_ends_training_there(tmp_path):
 
 
 def test_of_all_callbacks_the_one_that_stops_comes_first():
-    """Whatever is before it would still compute at an end."""
+    """A callback before it would still compute at an end."""
     listed = yaml.safe_load((HERE.parents[1] / "conf/callbacks/default.yaml").read_text())
     assert next(iter(listed)) == "graceful_stop"
 
@@ -215,11 +215,11 @@ def test_all_micro_batches_of_the_step_are_finished(tmp_path):
     assert run.fit_loop.epoch_loop.batch_progress.total.completed == 8
 
 
-def test_a_minimal_length_of_training_does_not_outrank_the_signal(tmp_path):
+def test_a_signal_overrides_a_minimum_length_of_training(tmp_path):
     assert fit(tmp_path, signal.SIGTERM, 1, min_steps=20)[0].global_step == 2
 
 
-def test_the_earlier_handlers_come_back(tmp_path):
+def test_the_earlier_handlers_are_restored(tmp_path):
     before = [signal.getsignal(number) for number in SIGNALS]
     fit(tmp_path, signal.SIGTERM, 1)
     assert [signal.getsignal(number) for number in SIGNALS] == before
@@ -239,7 +239,7 @@ def test_a_second_ctrl_c_stops_at_once(tmp_path):
     assert latest(tmp_path) is None
 
 
-def test_the_user_is_told_on_the_error_stream(tmp_path, capfd):
+def test_the_user_is_notified_on_stderr(tmp_path, capfd):
     fit(tmp_path, signal.SIGINT, 1)
     assert "SIGINT: stopping after this step; Ctrl-C again stops at once" in capfd.readouterr().err
 

@@ -38,7 +38,7 @@ def test_ties_cost_less_kl_than_the_formula():
 
 @pytest.mark.parametrize("k, expected", [(1, 0.48), (3, 0.58), (4, None)])
 def test_majority_of_few_votes_by_enumerating_every_ballot(k, expected):
-    """One right answer with .48, seven wrong ones share the rest; ties are split."""
+    """One correct answer with probability 0.48, seven wrong ones share the rest; ties are split."""
     weight = [0.48] + [0.52 / 7] * 7
     ballots = list(itertools.product(range(8), repeat=k))
     credit = majority_credit(torch.tensor(ballots), torch.zeros(len(ballots), dtype=torch.int64))

@@ -72,7 +72,7 @@ def test_the_gradient_is_one_hot_minus_softmax_in_the_dtype_of_the_logits(dtype)
 
 
 @pytest.mark.parametrize("garbage", [NAN, INF, 1e9])
-def test_a_row_that_no_loss_asks_for_sends_back_exactly_zero(garbage):
+def test_a_row_without_an_incoming_gradient_has_a_gradient_of_exactly_zero(garbage):
     logits = torch.tensor([[0.1, 0.2], [garbage, garbage]], requires_grad=True)
     logprobs = gather_logprobs(logits, torch.tensor([0, 1]), temperature=0.9)
     torch.where(torch.tensor([True, False]), logprobs, 0.0).sum().backward()
@@ -80,7 +80,7 @@ def test_a_row_that_no_loss_asks_for_sends_back_exactly_zero(garbage):
     assert logits.grad[0, 0] > 0
 
 
-def test_nothing_the_size_of_the_logits_is_kept_for_the_backward_pass_beside_them():
+def test_only_the_logits_themselves_are_saved_for_the_backward_pass():
     kept = []
     logits = torch.randn(4, 64).bfloat16().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):

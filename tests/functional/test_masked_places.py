@@ -1,4 +1,4 @@
-"""What stands in a masked place, NaN or a huge number, changes no loss, no metric and no gradient."""
+"""A masked entry, NaN or a huge number, changes no loss, no metric and no gradient."""
 
 import pytest
 import torch
@@ -57,7 +57,7 @@ def rollout(values, logprobs, ref_logprobs):
     "function, first",
     [(lm, LOGITS), (ppo, LOGITS), (grpo, LOGITS), (value, FIRST), (unclipped_value, FIRST), (rollout, FIRST)],
 )
-def test_masked_places_change_nothing(function, first, garbage):
+def test_masked_entries_change_nothing(function, first, garbage):
     def run(fill):
         inputs = []
         for x in (first, SECOND, THIRD):

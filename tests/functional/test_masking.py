@@ -18,7 +18,7 @@ def close(got, expected):
     torch.testing.assert_close(got, expected, **EXACT)
 
 
-def test_masked_mean_averages_the_true_places_only():
+def test_masked_mean_averages_the_entries_where_the_mask_is_true():
     close(masked_mean(doubles(1, 2, 3, 4, 100), bools(1, 1, 1, 1, 0)), torch.tensor(2.5, dtype=torch.float64))
 
 
@@ -81,7 +81,7 @@ def test_whitening_does_not_see_a_positive_scale_or_a_shift():
     torch.testing.assert_close(flipped, -plain, rtol=0, atol=1e-7)
 
 
-def test_last_index_finds_the_last_true_place_and_minus_one_where_there_is_none():
+def test_last_index_is_that_of_the_last_true_and_minus_one_if_there_is_none():
     mask = bools([1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [1, 1, 1, 1])
     assert last_index(mask).tolist() == [1, 3, -1, 3]
 
@@ -105,7 +105,7 @@ def test_masks_of_another_shape_or_type_are_refused(function):
         function(torch.ones(3), torch.ones(3))
 
 
-def test_the_last_index_wants_a_two_dimensional_bool_mask():
+def test_last_index_needs_a_two_dimensional_bool_mask():
     with pytest.raises(ValueError, match=r"\(3,\)"):
         last_index(torch.ones(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="int64"):

@@ -1,4 +1,4 @@
-"""Log-probabilities through the output matrix in chunks: what the whole logits give, and no (N, V) tensor."""
+"""Log-probabilities through the output matrix in chunks equal those of the full logits, without an (N, V) tensor."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_log_probabilities_and_entropy_by_hand():
     assert right.item() == 1
 
 
-def test_a_target_that_ties_for_the_likeliest_counts_its_share_of_a_fair_choice(chunk):
+def test_a_target_that_ties_for_the_likeliest_counts_its_share_of_a_uniform_choice(chunk):
     """Logits rounded to bf16 often tie; to count each tie as correct would credit rounding."""
     hidden = torch.eye(4)
     weight = torch.tensor(
@@ -54,7 +54,7 @@ def test_a_model_that_knows_nothing_is_as_accurate_as_chance():
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_chunks_compute_what_whole_logits_compute(chunk, temperature):
+def test_chunks_equal_full_logits(chunk, temperature):
     hidden, weight, targets = case()
     logits = hidden @ weight.t()
     logprobs, entropies = linear_logprobs(hidden, weight, targets, temperature=temperature, with_entropy=True)
@@ -94,7 +94,7 @@ def test_what_is_frozen_gets_no_gradient_and_what_is_not_gets_its_own():
         assert torch.allclose(weight.grad, both[1])
 
 
-def test_no_target_is_a_loss_of_nought_with_a_gradient_of_nought():
+def test_without_targets_the_loss_and_its_gradient_are_zero():
     hidden, weight, targets = case(rows=0)
     nats, right = linear_cross_entropy(hidden, weight, targets)
     nats.backward()
@@ -115,7 +115,7 @@ def test_under_autocast_products_are_in_bf16_and_sums_in_fp32():
     assert hidden.grad.dtype == weight.grad.dtype == torch.float32
 
 
-def test_the_logits_are_never_there_as_a_whole(monkeypatch):
+def test_the_full_logits_are_never_materialized(monkeypatch):
     monkeypatch.setitem(output_layer.CHUNK, "cpu", 50 * 1000)
     hidden, weight = torch.randn(1000, 4, requires_grad=True), torch.randn(1000, 4, requires_grad=True)
     largest = 0
@@ -135,7 +135,7 @@ def test_the_logits_are_never_there_as_a_whole(monkeypatch):
     assert largest == 50 * 1000
 
 
-def test_shapes_that_do_not_fit_and_a_temperature_of_nought_are_refused():
+def test_mismatched_shapes_and_a_temperature_of_zero_are_refused():
     hidden, weight, targets = case()
     with pytest.raises(ValueError, match=r"expected hidden \(N, D\), weight \(V, D\).*\(7, 5\), \(11, 5\) and \(6,\)"):
         linear_cross_entropy(hidden, weight, targets[1:])

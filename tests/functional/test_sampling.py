@@ -12,7 +12,7 @@ def kept(logits):
     return [row.nonzero().squeeze(1).tolist() for row in logits.isfinite()]
 
 
-def test_everything_off_leaves_the_distribution():
+def test_with_all_filters_off_the_distribution_is_unchanged():
     assert torch.equal(filter_logits(LOGITS, **OFF), LOGITS)
 
 
@@ -47,12 +47,12 @@ def test_the_nucleus_is_that_of_what_top_k_left_and_of_the_tempered_distribution
     assert kept(filter_logits(LOGITS[:1], temperature=0.5, top_k=0, top_p=0.6)) == [[1]]
 
 
-def test_exactly_k_stay_when_all_are_equal():
+def test_exactly_k_are_kept_when_all_are_equal():
     got = filter_logits(torch.zeros(2, 7), temperature=1.0, top_k=3, top_p=1.0)
     assert [len(row) for row in kept(got)] == [3, 3]
 
 
-def test_draws_follow_the_distribution_and_never_take_a_filtered_token():
+def test_samples_follow_the_distribution_and_never_include_a_filtered_token():
     generator = torch.Generator().manual_seed(0)
     rows = filter_logits(LOGITS[:1], temperature=1.0, top_k=2, top_p=1.0).expand(20000, 4)
     tokens = draw(rows, generator)
@@ -61,7 +61,7 @@ def test_draws_follow_the_distribution_and_never_take_a_filtered_token():
     assert abs(share - 0.625) < 4 * (0.625 * 0.375 / 20000) ** 0.5
 
 
-def test_the_same_seed_draws_the_same_tokens_and_another_seed_others():
+def test_the_same_seed_samples_the_same_tokens_and_another_seed_different_ones():
     rows = torch.zeros(50, 10)
     first, again, other = (draw(rows, torch.Generator().manual_seed(seed)).tolist() for seed in (3, 3, 4))
     assert first == again != other
@@ -91,7 +91,7 @@ def test_scoring_at_the_sampling_temperature_gives_minus_the_entropy_and_at_one_
         ({"top_p": 1.1}, "top_p in"),
     ],
 )
-def test_senseless_settings_are_refused(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         filter_logits(LOGITS, **{**OFF, **options})
 
@@ -103,7 +103,7 @@ def test_logits_of_another_rank_are_refused():
         draw(LOGITS[0], torch.Generator())
 
 
-def test_a_share_that_rounds_up_to_the_whole_still_draws_what_is_possible(monkeypatch):
+def test_a_share_that_rounds_up_to_the_total_still_samples_a_possible_token(monkeypatch):
     logits = torch.tensor([[0.0, 0.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
     for share, expected in ((1.0, [1, 1]), (0.0, [0, 1])):
         monkeypatch.setattr(torch, "rand", lambda *shape, dtype, p=share, **_: torch.full(shape, p, dtype=dtype))

@@ -1,4 +1,4 @@
-"""One token, three actions: the losses must find the policy that is known to be best."""
+"""One token, three actions: the losses must find the known optimal policy."""
 
 import itertools
 import math

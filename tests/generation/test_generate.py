@@ -1,4 +1,4 @@
-"""Generation: whatever is batched, cached, repeated or stopped early, the tokens are those of the plain model."""
+"""Generation: batched, cached, repeated or stopped early, the tokens are those of the plain model."""
 
 import math
 
@@ -105,7 +105,7 @@ def test_a_response_that_reaches_the_limit_is_not_finished_unless_its_last_token
     assert greedy(model, [PROMPTS[0]], 4, stops=[last]).finished.tolist() == [True]
 
 
-def test_all_rows_stopping_at_once_ends_generation(model):
+def test_generation_ends_when_all_rows_have_stopped(model):
     everything = range(VOCAB)
     samples = greedy(model, PROMPTS, 20, stops=everything)
     assert samples.ids.shape == (3, 1)
@@ -158,7 +158,7 @@ def test_sampled_frequencies_match_the_models_probabilities(model, temperature):
     assert wrong > freedom + 5 * math.sqrt(2 * freedom), "the bound must tell a temperature 10% off"
 
 
-def test_later_tokens_are_drawn_given_the_earlier_ones(model):
+def test_later_tokens_are_sampled_given_the_earlier_ones(model):
     prompt, total = [5, 9, 3], 20_000
     samples = generate(
         model,
@@ -178,7 +178,7 @@ def test_later_tokens_are_drawn_given_the_earlier_ones(model):
 
 
 @torch.no_grad()
-def test_tokens_drawn_at_a_temperature_score_minus_the_entropy_at_that_temperature_only(model):
+def test_tokens_sampled_at_a_temperature_score_minus_the_entropy_at_that_temperature_only(model):
     prompt, total, temperature = [5, 9, 3], 20_000, 0.5
     samples = generate(
         model,
@@ -201,7 +201,7 @@ def test_tokens_drawn_at_a_temperature_score_minus_the_entropy_at_that_temperatu
     assert surprise(1.0) > 3
 
 
-def test_top_k_and_top_p_draw_from_the_likeliest_only(model):
+def test_top_k_and_top_p_sample_from_the_likeliest_only(model):
     with torch.no_grad():
         order = model(torch.tensor([[7]]))[0, -1].argsort(descending=True).tolist()
 
@@ -215,7 +215,7 @@ def test_top_k_and_top_p_draw_from_the_likeliest_only(model):
     assert drawn(Sampling(1, 1.0, top_p=1e-6)) == {order[0]}
 
 
-def test_the_same_generator_seed_repeats_the_draws_and_another_does_not(model):
+def test_the_same_seed_repeats_the_samples_and_another_does_not(model):
     def draw(*numbers):
         return generate(
             model, PROMPTS, Sampling(10, 1.0), stop_ids=[STOP], pad_id=PAD, generator=seeded("cpu", *numbers)
@@ -236,14 +236,14 @@ def test_streaming_greedily_equals_generate_without_the_stop_token(model, stops)
     assert len(whole) == (free.index(free[2]) + 1 if stops else 12)
 
 
-def test_streaming_draws_what_generate_draws_from_the_same_seed(model):
+def test_streaming_samples_the_same_tokens_as_generate_with_the_same_seed(model):
     settings = {"stop_ids": [STOP], "generator": None}
     whole = generate(model, [PROMPTS[0]], Sampling(12, 1.0), **{**settings, "generator": seeded("cpu", 5)}, pad_id=PAD)
     streamed = list(stream(model, PROMPTS[0], Sampling(12, 1.0), **{**settings, "generator": seeded("cpu", 5)}))
     assert streamed == [token for token in whole.responses()[0] if token != STOP]
 
 
-def test_streaming_ends_as_soon_as_it_is_told_to(model):
+def test_streaming_ends_as_soon_as_should_stop_is_true(model):
     seen = []
     tokens = stream(
         model, PROMPTS[0], Sampling(12, 0), stop_ids=[], generator=torch.Generator(), should_stop=lambda: len(seen) == 3
@@ -253,7 +253,7 @@ def test_streaming_ends_as_soon_as_it_is_told_to(model):
     assert seen == plain_greedy(model, PROMPTS[0], 3)
 
 
-def test_a_prompt_may_fill_the_context_up_to_the_new_tokens_and_no_further(model):
+def test_a_prompt_can_fill_the_context_up_to_the_new_tokens_and_no_further(model):
     context = model.config.max_position_embeddings
     prompt = [3] * (context - 5)
     assert greedy(model, [prompt], 5).ids.shape == (1, 5)
@@ -295,7 +295,7 @@ def test_generation_needs_and_leaves_no_gradient(model):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.75, 1.0], ids=["never", "at three quarters", "at once"])
-def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, monkeypatch, share):
+def test_when_finished_rows_leave_the_batch_does_not_change_the_tokens(model, monkeypatch, share):
     plain = greedy(model, PROMPTS * 3, 12)
     stops = {int(plain.ids[0, 3]), int(plain.ids[1, 6])}  # some stop early, some late, some never
     expected = [row[: next((i + 1 for i, token in enumerate(row) if token in stops), 12)] for row in plain.ids.tolist()]
@@ -306,7 +306,7 @@ def test_when_stopped_rows_leave_the_batch_changes_nothing_that_is_said(model, m
     assert len({len(row) for row in expected}) > 1
 
 
-def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model):
+def test_a_cache_on_a_cpu_is_float32_regardless_of_the_products_dtype(model):
     cache = model.new_cache(torch.zeros(2, dtype=torch.int64), 5, dtype=torch.bfloat16)
     assert cache.keys[0].dtype == cache.values[0].dtype == torch.float32
     assert cache.weights[0].qkv.weight.dtype == cache.head.dtype == torch.bfloat16
@@ -315,7 +315,7 @@ def test_a_cache_on_a_processor_keeps_float32_whatever_the_products_are_in(model
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("first", [0, 2])
-def test_logits_that_are_no_numbers_end_sampling_with_a_clear_error(monkeypatch, temperature, bad, first):
+def test_logits_that_are_not_finite_end_sampling_with_a_clear_error(monkeypatch, temperature, bad, first):
     model, steps, yielded = tiny_models.random_model(VOCAB), [], []
     honest = type(model).next_logits
 

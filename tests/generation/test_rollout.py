@@ -1,4 +1,4 @@
-"""Experience: where packed responses lie, and that packing and splitting change nothing about them."""
+"""Experience: the positions of packed responses, which packing and splitting do not change."""
 
 import pytest
 import torch
@@ -10,14 +10,14 @@ PAD = 0
 
 
 def experience(responses, **more):
-    """What a rollout knows of responses drawn: ids and mask (N, R), filler behind."""
+    """The experience of sampled responses: ids and mask (N, R), padded at the end."""
     width = max(map(len, responses))
     ids = torch.tensor([[*response, *[PAD] * (width - len(response))] for response in responses])
     lengths = torch.tensor([len(response) for response in responses])
     return {"response_ids": ids, "mask": torch.arange(width) < lengths[:, None], **more}
 
 
-def test_sources_and_last_places_of_two_responses_to_one_prompt_and_one_to_another_by_hand():
+def test_sources_and_last_of_two_responses_to_one_prompt_and_one_to_another_by_hand():
     # row 0: the longest document first:   7 8 9 | 1 2 | 3        row 1:   5 | 4 6
     #                     flat places      0 1 2   3 4   5                 6   7 8     and filler at 9, 10, 11
     part = packed([[7, 8, 9], [7, 8, 9], [5]], experience([[1, 2], [3], [4, 6]]), row_length=6, pad_id=PAD)
@@ -30,12 +30,12 @@ def test_sources_and_last_places_of_two_responses_to_one_prompt_and_one_to_anoth
     assert part["last"].tolist() == [4, 5, 8]
 
 
-def test_masked_places_of_sources_point_inside_the_rows():
+def test_masked_sources_point_inside_the_rows():
     part = packed([[7, 8, 9], [5]], experience([[1], [4, 6, 2]]), row_length=8, pad_id=PAD)
     assert part["sources"].min() >= 0 and part["sources"].max() < part["input_ids"].numel()
 
 
-def test_what_was_known_of_the_responses_is_carried_along_unchanged():
+def test_the_fields_of_responses_are_kept_unchanged():
     known = experience([[1, 2], [3]], returns=torch.tensor([[0.5, 0.25], [1.0, 0.0]]))
     part = packed([[7], [8]], known, row_length=8, pad_id=PAD)
     assert all(part[name] is known[name] for name in known)
@@ -48,12 +48,12 @@ def test_a_shared_prompt_is_computed_once():
     assert part["sources"][:, 0].tolist() == [3, 3, 3, 3]
 
 
-def test_equal_prompts_that_are_not_neighbours_are_two_documents():
+def test_equal_prompts_that_are_not_adjacent_are_two_documents():
     part = packed([[7], [8], [7]], experience([[1], [2], [3]]), row_length=2, pad_id=PAD)
     assert sorted(part["input_ids"].tolist()) == [[7, 1], [7, 3], [8, 2]]
 
 
-def test_a_shared_prompt_is_repeated_where_a_row_has_no_room_for_all_its_responses():
+def test_a_shared_prompt_is_repeated_if_a_row_has_no_room_for_all_its_responses():
     part = packed([[7, 8]] * 3, experience([[1, 2], [3, 4], [5, 6]]), row_length=6, pad_id=PAD)
     rows = part["input_ids"].tolist()
     assert rows == [[7, 8, 1, 2, 3, 4], [7, 8, 5, 6, 0, 0]]
@@ -61,7 +61,7 @@ def test_a_shared_prompt_is_repeated_where_a_row_has_no_room_for_all_its_respons
 
 
 def drawn():
-    """Prompts and responses of many lengths, some prompts shared by neighbours."""
+    """Prompts and responses of many lengths, some adjacent prompts equal."""
     generator = torch.Generator().manual_seed(0)
 
     def ids(longest):
@@ -87,7 +87,7 @@ def test_log_probabilities_on_packed_rows_equal_those_of_each_prompt_and_respons
 
 
 @torch.no_grad()
-def test_scores_at_the_last_places_equal_those_of_each_prompt_and_response_alone():
+def test_scores_at_last_equal_those_of_each_prompt_and_response_alone():
     model = tiny_models.random_scalar(24)
     prompts, responses = drawn()
     part = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
@@ -115,7 +115,7 @@ def test_minibatches_cover_every_response_once_per_epoch_in_a_fresh_order():
 
 
 def test_the_first_epoch_has_the_rows_that_the_rollout_was_assessed_on():
-    """Equal parts in the order given, so that a ratio is 1 to the bit whatever the precision."""
+    """Equal parts in the given order, so a ratio is 1 to the bit in any precision."""
     prompts, responses = drawn()
     known = experience(responses)
     parts = split(prompts, known)[:4]

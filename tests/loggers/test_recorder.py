@@ -1,4 +1,4 @@
-"""One seam between a run and its loggers: the same run's samples, histograms, texts and settings are in each."""
+"""The interface between a run and its loggers: each has the run's samples, histograms, texts and settings."""
 
 import csv
 import json
@@ -35,7 +35,7 @@ ROW = {"prompt": "Who?", "response": 'a, "b"\nc', "score": 0.5}
 
 
 class Talking(Validated):
-    """Two optimizer steps, with all that a stage may show."""
+    """Two optimizer steps, with all that a stage can log."""
 
     charts = ()
 
@@ -56,7 +56,7 @@ def quiet(caplog):
 
 
 def fit(*loggers, steps: int = 2, **settings):
-    """A run with the callbacks that hand something to loggers."""
+    """A run with the callbacks that pass something to loggers."""
     callbacks = [SampleTable(every_n_steps=2), HyperParameters("val/loss", dict(SETTINGS)), Diagnosis(), Dashboard()]
     settings = {"val_check_interval": 2, "limit_val_batches": 2, **settings}
     run = trainer(callbacks, logger=list(loggers), max_steps=steps, **settings)
@@ -85,7 +85,7 @@ class Listening(Recorder, DummyLogger):
         self.heard[name] = (values.tolist(), step)
 
 
-def test_callbacks_hand_everything_to_any_recorder():
+def test_callbacks_pass_everything_to_any_recorder():
     logger = Listening()
     run = fit(logger)
     assert logger.heard["settings"] == SETTINGS
@@ -95,11 +95,11 @@ def test_callbacks_hand_everything_to_any_recorder():
     assert logger.heard["Artifact/SFT val/loss"] == pytest.approx(float(run.callback_metrics["val/loss"]))
 
 
-def test_a_logger_that_holds_numbers_alone_is_left_alone():
+def test_a_logger_for_scalars_only_is_left_alone():
     fit(DummyLogger())
 
 
-def test_nothing_is_handed_over_by_other_processes(monkeypatch):
+def test_other_processes_pass_nothing_to_loggers(monkeypatch):
     logger = Listening()
     monkeypatch.setattr("lightning.Trainer.is_global_zero", property(lambda trainer: False))
     fit(logger)
@@ -147,7 +147,7 @@ def rows_of(file):
         return list(csv.DictReader(stream))
 
 
-def test_csv_holds_metrics_samples_texts_histograms_and_settings(tmp_path):
+def test_csv_has_metrics_samples_texts_histograms_and_settings(tmp_path):
     run = fit(CSV(str(tmp_path), "components.stages.sft.SFT"))
     folder = tmp_path / "csv"
     metrics = rows_of(folder / "metrics.csv")
@@ -185,7 +185,7 @@ def test_a_resumed_run_appends_to_its_files_and_one_that_starts_from_scratch_doe
 WANDB = {"stage": "SFT", "project": "gradus", "name": "tiny/sft", "group": "tiny", "offline": True}
 
 
-def test_wandb_is_given_metrics_samples_texts_histograms_and_settings(tmp_path, monkeypatch):
+def test_wandb_gets_metrics_samples_texts_histograms_and_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     runs = pretend_wandb(monkeypatch)
     fit(WandB(str(tmp_path), **WANDB))
@@ -214,7 +214,7 @@ def mlflow_logger(folder) -> MLflow:
     return MLflow(str(folder / "mlflow"), str(folder / "sft"), "SFT", experiment="tiny", name="tiny/sft", uri=None)
 
 
-def test_mlflow_is_given_metrics_samples_texts_histograms_and_settings(tmp_path, monkeypatch):
+def test_mlflow_gets_metrics_samples_texts_histograms_and_settings(tmp_path, monkeypatch):
     runs = pretend_mlflow(monkeypatch)
     fit(mlflow_logger(tmp_path))
     [run] = runs.values()
@@ -237,7 +237,7 @@ def test_a_resumed_run_continues_its_mlflow_run_and_one_that_starts_from_scratch
     assert len(runs) == 2
 
 
-def test_every_logger_says_where_its_curves_are_to_be_seen(tmp_path, monkeypatch):
+def test_every_logger_says_where_its_curves_can_be_seen(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     pretend_wandb(monkeypatch)
     pretend_mlflow(monkeypatch)
@@ -253,7 +253,7 @@ def test_every_logger_says_where_its_curves_are_to_be_seen(tmp_path, monkeypatch
     assert [logger.seen_at() for logger in watched] == list(watched.values())
 
 
-def test_the_screen_says_where_the_curves_of_every_logger_are_to_be_seen(tmp_path, capsys, monkeypatch):
+def test_the_header_says_where_the_curves_of_every_logger_can_be_seen(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     class Few(LightningDataModule):

@@ -1,4 +1,4 @@
-"""Every field of transformers' config classes, one at a time: honoured, or refused by its name, never passed over."""
+"""Every field of transformers' config classes, one at a time: honored, or refused by name, never ignored."""
 
 import json
 import warnings
@@ -83,7 +83,7 @@ def classes(transformers, family):
 
 
 def values(name, default):
-    """Others than the default, of its type."""
+    """Values other than the default, of its type."""
     if isinstance(default, bool):
         return [not default]
     if isinstance(default, int):
@@ -107,7 +107,7 @@ def test_a_config_that_transformers_writes_at_its_defaults_is_read(transformers,
 
 @pytest.mark.parametrize("family", SHAPES)
 @torch.no_grad()
-def test_every_field_is_honoured_or_refused_by_its_name(transformers, tmp_path, family):
+def test_every_field_is_honored_or_refused_by_name(transformers, tmp_path, family):
     config, model = classes(transformers, family)
     torch.manual_seed(0)
     base = model(config(**SHAPES[family])).eval()
@@ -142,7 +142,7 @@ def test_every_field_is_honoured_or_refused_by_its_name(transformers, tmp_path, 
 
 
 def logits_of(transformers, model, folder, base):
-    """What transformers computes with that config and the weights of `base`; None where it cannot build it."""
+    """What transformers computes with that config and the weights of `base`; None if it cannot build the model."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -167,7 +167,7 @@ def test_a_field_that_no_table_knows_is_refused_unless_it_is_empty(transformers,
 
 
 def test_the_fields_of_published_folders_are_known(tmp_path):
-    """GPT-2, SmolLM2, Llama 2 and Qwen2.5 as they lie on the Hub: older names, and other programs' notes."""
+    """GPT-2, SmolLM2, Llama 2 and Qwen2.5 as on the Hub: older names, and fields of other programs."""
     llama = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **SHAPE, "hidden_act": "silu"}
     published = [
         {

@@ -24,7 +24,7 @@ def how(**changes) -> LoRA:
 
 
 def adapted(**changes) -> CausalLM:
-    """A model whose adapters do something."""
+    """A model whose adapters have an effect."""
     torch.manual_seed(0)
     model = new_causal_lm(CONFIG)
     model.adapt(how(**changes))
@@ -97,7 +97,7 @@ def test_without_adapters_the_same_trunk_is_the_model_before_training():
     assert {p.data_ptr() for p in bare.parameters()} < {p.data_ptr() for p in model.parameters()}
 
 
-def test_a_fork_starts_equal_shares_the_trunk_and_then_goes_its_own_way():
+def test_a_fork_starts_equal_shares_the_trunk_and_then_trains_independently():
     torch.manual_seed(0)
     reward = ScalarModel(CONFIG)
     value = reward.fork()
@@ -115,7 +115,7 @@ def test_a_fork_starts_equal_shares_the_trunk_and_then_goes_its_own_way():
     assert torch.equal(fork(IDS), value(IDS)) and fork.adapters is not value.adapters
 
 
-def test_dropout_acts_on_what_adapters_read_and_only_in_training():
+def test_dropout_acts_on_the_adapters_input_and_only_in_training():
     model = adapted(dropout=0.5)
     bare = model.bare()(IDS)
     model.train()
@@ -125,7 +125,7 @@ def test_dropout_acts_on_what_adapters_read_and_only_in_training():
     assert torch.equal(model(IDS), model(IDS))
 
 
-def test_joined_frozen_projections_lie_in_memory_once():
+def test_joined_frozen_projections_are_stored_once():
     model = adapted()
     got = model(IDS)
     model.model.freeze_()
@@ -142,7 +142,7 @@ def test_joined_frozen_projections_lie_in_memory_once():
     torch.testing.assert_close(model(IDS), got)
 
 
-def test_frozen_projections_that_are_neighbours_in_memory_by_chance_are_joined_all_the_same():
+def test_frozen_projections_that_are_adjacent_in_memory_by_chance_are_still_joined():
     """As an allocator that cuts blocks from one (CUDA's) may lay them: side by side, each with a storage of its own."""
     model = adapted()
     expected = model(IDS)
@@ -171,7 +171,7 @@ def test_recomputed_layers_give_the_same_gradients():
 
 
 @pytest.mark.parametrize("kind, close", [("int8", 0.01), ("nf4", 0.12)])
-def test_a_quantised_base_reads_nearly_the_same_and_takes_a_quarter_of_the_memory_or_less(kind, close):
+def test_a_quantized_base_is_nearly_equal_and_takes_at_most_a_quarter_of_the_memory(kind, close):
     pytest.importorskip("bitsandbytes")
     torch.manual_seed(0)
     model = new_causal_lm(CONFIG)
@@ -187,7 +187,7 @@ def test_a_quantised_base_reads_nearly_the_same_and_takes_a_quarter_of_the_memor
     assert all(p.grad is not None for p in model.adapters.parameters())
 
 
-def test_values_that_make_no_adapter_are_errors():
+def test_values_that_no_adapter_can_have_are_errors():
     for bad, named in (
         ({"targets": ("wq",)}, "wq"),
         ({"targets": ()}, "targets"),

@@ -113,7 +113,7 @@ def test_right_padding_changes_nothing():
     assert (model(torch.tensor([text])) - model(padded)[:, :15]).abs().max() < 1e-5
 
 
-def test_packed_documents_compute_what_they_compute_alone():
+def test_packed_documents_give_the_same_results_as_alone():
     model, documents = model_of(), ids(9, 17, 4, 12)
     packed = pack([[d] for d in documents], row_length=30, filler=0)
     logits = model(packed.input_ids, packed.layout).flatten(0, 1)
@@ -126,7 +126,7 @@ def test_packed_documents_compute_what_they_compute_alone():
     assert worst_naive > 1e-2
 
 
-def test_completions_that_share_a_prompt_compute_what_they_compute_alone():
+def test_completions_that_share_a_prompt_give_the_same_results_as_alone():
     model, (prompt, first, second, other) = model_of(), ids(8, 5, 7, 6)
     packed = pack([[prompt, first, second], [other]], row_length=40, filler=0)
     logits = model(packed.input_ids, packed.layout).flatten(0, 1)
@@ -275,7 +275,7 @@ def test_rescaling_a_scalar_model_scales_and_shifts_every_score():
     assert torch.allclose(scalar(text), 2 * before - 3, atol=1e-5)
 
 
-def test_dropout_acts_in_training_alone():
+def test_dropout_acts_in_training_only():
     model = model_of(dropout=0.5)
     text = torch.tensor(ids(10))
     assert torch.equal(model(text), model(text))

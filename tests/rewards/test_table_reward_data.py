@@ -59,18 +59,18 @@ def test_it_reads_any_ids_as_the_judge_reads_their_text(folder, tokenizer):
     assert 100 < sum(one != WORLD.other for one in gold) < 400
 
 
-def test_what_is_no_prompt_of_the_world_is_worth_as_little_as_any_other_text(folder, tokenizer):
+def test_a_prompt_that_is_not_the_worlds_scores_like_any_other_text(folder, tokenizer):
     model = table_reward(str(folder), FIELDS)
     ids = [*prompt(tokenizer, "Z"), *tokenizer.encode("a")]
     assert set(model(torch.tensor([ids]))[0].tolist()) == {-3.0}
 
 
-def test_prompts_of_which_one_begins_another_are_refused():
+def test_a_prompt_that_is_a_prefix_of_another_is_refused():
     with pytest.raises(ValueError, match="none that is a prefix of another"):
         reward_automaton([[1], [1, 2]], [{}, {}], [b""] * 3, other=0.0)
 
 
-def test_a_reward_of_its_own_takes_a_table_world(folder):
+def test_the_table_reward_needs_a_table_world(folder):
     with pytest.raises(SourceError, match="Add world=table"):
         table_reward(str(folder), {"kind": "facts"})
 

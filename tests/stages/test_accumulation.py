@@ -1,4 +1,4 @@
-"""Gradients are means over the tokens, prompts or pairs of the whole optimizer step, however it was cut up."""
+"""Gradients are means over the tokens, prompts or pairs of the whole optimizer step, however it is split."""
 
 import functools
 from typing import Any
@@ -132,7 +132,7 @@ def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
     assert (gradient(stage, parts) - whole_gradient(kind)).abs().max() > 1e-4
 
 
-def test_a_loss_of_several_terms_whose_weights_nobody_told_is_refused():
+def test_a_loss_of_several_terms_with_unknown_weights_is_refused():
     stage, parts = with_text([1, 3])
     with pytest.raises(ValueError, match="loss of 2 terms"):
         gradient(stage, [{name: value for name, value in part.items() if name != "step_weights"} for part in parts])
@@ -146,7 +146,7 @@ class Logged(ListLogger):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_figures_of_a_step_are_those_of_one_large_batch(kind):
+def test_the_metrics_of_a_step_are_those_of_one_large_batch(kind):
     """Every metric has its own weight: tokens, pairs, prompts, responses or text tokens; maxima have none."""
     stages = {1: KINDS[kind]([4]), 3: KINDS[kind]([1, 1, 2])}
     found = []

@@ -64,7 +64,7 @@ def test_training_moves_what_learns_and_leaves_reference_and_reward_to_the_bit(t
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {*learning} | buffers
 
 
-def test_frozen_networks_stay_in_eval_mode_whatever_mode_is_asked_for():
+def test_frozen_networks_stay_in_eval_mode_in_any_mode_of_the_stage():
     stage = ppo()
     stage.configure_model()
     for mode in (True, False, True):

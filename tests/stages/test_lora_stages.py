@@ -59,7 +59,7 @@ def test_a_checkpoint_holds_adapters_and_a_trained_head_alone(trained):
 
 
 @pytest.mark.parametrize("name", ["dpo", "ppo"])
-def test_a_run_that_goes_on_ends_as_one_that_was_not_interrupted(name, data, tmp_path):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(name, data, tmp_path):
     ends = []
     for stops in ((6,), (3, 6)):
         checkpoint = None

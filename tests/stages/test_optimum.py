@@ -83,7 +83,7 @@ def later(x: Tensor) -> Tensor:
 
 
 class RewardsTheKL(PPO):
-    """The sign of the KL term is turned round: being far from the reference pays."""
+    """The sign of the KL term is flipped: distance from the reference is rewarded."""
 
     def advantages(self, known):
         return super().advantages({**known, "kl": -known["kl"]})

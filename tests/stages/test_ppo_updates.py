@@ -54,7 +54,7 @@ def batch(stage) -> dict:
 
 
 @pytest.mark.parametrize("garbage", [math.nan, 1e9])
-def test_what_is_written_into_masked_places_changes_nothing(stage, batch, garbage):
+def test_the_contents_of_masked_entries_change_nothing(stage, batch, garbage):
     assert not batch["mask"].all()
     spoiled = {**batch, **{name: batch[name].masked_fill(~batch["mask"], garbage) for name in PER_TOKEN}}
     spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
@@ -143,7 +143,7 @@ def test_policy_and_value_have_a_learning_rate_each(batch):
     assert not any(id(p) in rates for frozen in (stage.reference, stage.reward) for p in frozen.parameters())
 
 
-def test_a_loud_value_loss_does_not_shrink_the_policys_step(batch):
+def test_a_large_value_loss_does_not_shrink_the_policys_step(batch):
     """Policy and value are clipped by a norm each."""
     louder = {**batch, "returns": batch["returns"] * 1e4}
     gradients = []

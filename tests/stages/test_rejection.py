@@ -144,7 +144,7 @@ def test_training_refuses_to_start_where_policy_and_reference_differ_or_drop_out
         fit_prompts(rejection(kind, **changes), 1)
 
 
-def test_validation_reports_what_the_policy_draws_not_the_best_of_it():
+def test_validation_reports_all_of_the_policys_samples_not_the_best():
     stage, _ = sevens()
     before = weights(stage)
     stage.trainer.validate(stage, Batches([PROMPTS[:3]]), verbose=False)

@@ -103,7 +103,7 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
         pytest.param("rejection", 4, marks=pytest.mark.slow),
     ],
 )
-def test_a_resumed_run_ends_where_an_unbroken_one_does(name, k, data, tmp_path):
+def test_a_resumed_run_ends_like_an_uninterrupted_one(name, k, data, tmp_path):
     """On-policy stages have four updates a rollout: 3 and 5 lie inside one, 4 between two."""
     whole = run_of(name, data, tmp_path / "a", every=k, val_check_interval=2, check_val_every_n_epoch=None)
     resumed = run_of(

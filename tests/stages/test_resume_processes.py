@@ -1,4 +1,4 @@
-"""A checkpoint is gone on from by another number of processes and under another strategy, and exports one artifact."""
+"""A run resumes with another number of processes and another strategy, and exports one artifact."""
 
 from collections.abc import Callable
 from functools import partial
@@ -67,7 +67,7 @@ def trained(name: str, data: Any, way: tuple, folder: Path, resume: Path | None 
     ],
     ids=str,
 )
-def test_sft_ends_where_one_unbroken_process_does(before, after, data, tmp_path):
+def test_sft_ends_like_one_uninterrupted_process(before, after, data, tmp_path):
     unbroken = trained("sft", data, ONE, tmp_path / "unbroken")
     trained("sft", data, before, tmp_path / "before", steps=MIDDLE)
     checkpoint = tmp_path / f"before/checkpoints/step={MIDDLE:08d}.ckpt"
@@ -82,7 +82,7 @@ def test_sft_ends_where_one_unbroken_process_does(before, after, data, tmp_path)
 @pytest.mark.parametrize(
     ("before", "after"), [(("ddp", 2), ONE), (ONE, ("fsdp", 2)), (("fsdp", 2), ("ddp", 2))], ids=str
 )
-def test_ppo_goes_on_between_two_rollouts_with_its_beta_scale_and_optimizer(before, after, data, tmp_path):
+def test_ppo_resumes_between_two_rollouts_with_its_beta_scale_and_optimizer(before, after, data, tmp_path):
     """Another number of processes draws other responses, so the end is another; what a file holds is the same."""
     trained("ppo", data, before, tmp_path / "before", steps=MIDDLE)
     checkpoint = tmp_path / f"before/checkpoints/step={MIDDLE:08d}.ckpt"

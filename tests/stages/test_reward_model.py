@@ -99,13 +99,13 @@ def test_the_order_of_a_prompts_answers_changes_neither_loss_nor_gradient(stage,
     assert_close(flat_gradient(stage, other.loss), flat_gradient(stage, one.loss), atol=1e-6, rtol=0)
 
 
-def test_a_score_ignores_whatever_comes_after_the_end_token(stage):
+def test_a_score_ignores_what_comes_after_the_end_token(stage):
     clean, tailed = (stage.scores(preference_batch(RANKINGS, tails=tails)) for tails in ([], [7, 15, END, 3]))
     assert_close(tailed, clean, atol=1e-6, rtol=0)
 
 
 def test_a_score_depends_on_the_end_token(stage):
-    """Read one place earlier (GPT-NeoX #1285) it would be another."""
+    """Read one token earlier (GPT-NeoX #1285), it would differ."""
     batch = preference_batch(RANKINGS)
     early = stage.scores(batch._replace(last=batch.last - 1))
     assert (early - stage.scores(batch)).abs().min() > 1e-3
@@ -179,7 +179,7 @@ def test_validation_reports_calibration_and_what_length_alone_explains():
 
 
 @pytest.mark.parametrize("cut", [[4], [1, 3], [3, 1], [1, 1, 1, 1]], ids=str)
-def test_validation_has_the_figures_of_the_evaluation_however_the_batches_are_cut(cut):
+def test_validation_has_the_metrics_of_the_evaluation_however_the_batches_are_split(cut):
     """One prompt has six pairs and three have one: a mean over prompts or over batches would be another number."""
     stage = RewardModel(model=scalar, optimizer=adam(0.0), schedule=CONSTANT)
     run = trainer(max_steps=1)

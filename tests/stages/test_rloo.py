@@ -131,7 +131,7 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop_over_whole_responses(
 
 
 @pytest.mark.parametrize("garbage", [math.nan, 1e9])
-def test_what_is_written_into_masked_places_changes_nothing(garbage):
+def test_the_contents_of_masked_entries_change_nothing(garbage):
     stage, _, batch = collected()
     batch = later(batch)
     assert not batch["mask"].all()

@@ -1,4 +1,4 @@
-"""From drawn responses to what on-policy stages learn from: scores, their scale, beta, advantages."""
+"""From sampled responses to what on-policy stages learn from: scores, their scale, beta, advantages."""
 
 import pytest
 import torch
@@ -193,7 +193,7 @@ def test_validation_reports_held_out_prompts_and_changes_nothing(make):
     assert same_bits(before, weights(stage))
 
 
-def test_a_group_lies_side_by_side_and_answers_its_own_prompt():
+def test_the_responses_of_a_group_are_adjacent_and_answer_their_own_prompt():
     """Each response's recorded log-probability is that after its own prompt, read in a row of its own."""
     stage = attached(grpo(samples_per_prompt=3, epochs=1, minibatches=1))
     [batch] = stage.collect(PROMPTS, 0)
@@ -209,8 +209,8 @@ def test_a_group_lies_side_by_side_and_answers_its_own_prompt():
 
 
 @pytest.mark.parametrize(("make", "kind", "readers"), [(ppo, PPO, 4), (grpo, GRPO, 3)])
-def test_a_rollout_costs_its_drawing_and_one_forward_of_every_model_that_reads_it(make, kind, readers):
-    """Nine tokens drawn; of PPO four prompts of 2, 4, 3 and 5 tokens, of GRPO the first of them, read once for all."""
+def test_a_rollout_costs_its_sampling_and_one_forward_of_each_model_that_reads_it(make, kind, readers):
+    """Nine sampled tokens; PPO: four prompts of 2, 4, 3 and 5 tokens; GRPO: the first of them, read once for all."""
     stage = attached(make(given(kind, [7, END], [3, 4, 5], [END], [6, 6, END]), minibatches=1))
     prompts = PROMPTS[: 4 // stage.samples_per_prompt]
     read = 9 + (2 + 4 + 3 + 5 if make is ppo else 2)

@@ -76,7 +76,7 @@ def test_a_gradient_scaler_changes_neither_norms_nor_clipping_nor_steps(stage, o
     assert set(told["train/loss_scale"]) == {2.0**16} and "train/loss_scale" not in seen.logged
 
 
-def test_a_step_that_the_scaler_leaves_out_is_seen_by_its_scale_alone(caplog):
+def test_a_step_that_the_scaler_skips_shows_only_in_its_scale(caplog):
     """Its norm is infinite, which says nothing about the gradient."""
     caplog.set_level(logging.INFO)
     _, logger = trained("sft", partial(adamw, **ADAM), InFull(2.0**127))
@@ -86,7 +86,7 @@ def test_a_step_that_the_scaler_leaves_out_is_seen_by_its_scale_alone(caplog):
     assert len([line for line in caplog.messages if "the first step changed" in line]) == (1 if norms else 0)
 
 
-def test_a_micro_batch_of_many_tokens_is_no_leap_of_the_loss():
+def test_a_micro_batch_of_many_tokens_is_not_a_loss_spike():
     """After one of a single token, one of 60 weighs 60 times as much, and its loss does not."""
     short, *long = ([1], [3]), *(([1], [token] * 60) for token in range(3, 15))
     steps = [[document, document] for document in long] + [[short, long[0]]]
@@ -100,7 +100,7 @@ def test_a_micro_batch_of_many_tokens_is_no_leap_of_the_loss():
     assert guard.state_dict()["seen"][-1] == pytest.approx(max(losses), rel=1e-5)
 
 
-def test_a_loss_of_several_terms_is_judged_as_it_is_whatever_its_shares():
+def test_a_loss_of_several_terms_is_checked_unscaled_regardless_of_its_shares():
     guard = SpikeGuard("stop", window=8)
     stage, parts = with_text([1, 3])
     stage.optimizer_builder, stage.value_lr = adam(0.0), 0.0

@@ -1,4 +1,4 @@
-"""Records that do not divide by the number of processes are all used, and nobody waits for ever."""
+"""Records that do not divide by the number of processes are all used, and no process waits forever."""
 
 from collections.abc import Callable
 from typing import Any
@@ -75,7 +75,7 @@ def test_a_process_with_fewer_batches_ends_the_run_instead_of_being_waited_for(
     ]
 
 
-def test_processes_that_wait_for_each_other_for_ever_are_ended(tmp_path):
+def test_processes_that_wait_for_each_other_forever_are_ended(tmp_path):
     """So that the tests above can fail."""
     lonely = lambda rank: torch.distributed.init_process_group("gloo", rank=0, world_size=2) if rank else None
     with pytest.raises(RuntimeError, match=r"exit statuses \[0, -9\]"):

@@ -78,7 +78,7 @@ def test_a_policy_is_judged_by_its_score():
     assert verdict({"rollout/score": [0.1] * 10})["verdict"] == NO_BETTER
 
 
-def test_nothing_is_said_of_what_was_not_measured():
+def test_without_measurements_the_verdict_is_not_measured():
     blank = {"verdict": UNKNOWN, "metric": "val/loss", "before": None, "after": None, "found": ""}
     assert verdict({}) == verdict({"before": [nan], "val/loss": [nan] * 3, "after": [nan]}) == blank
 

@@ -122,7 +122,7 @@ BAD: dict[str, tuple[History, str, list[float]]] = {
 
 
 def found(history: History) -> dict[str, str]:
-    """What every rule that finds something says."""
+    """The findings of all rules that find something."""
     said = {name: rule.look(history) for name, rule in RULES.items()}
     return {name: text for name, text in said.items() if text is not None}
 

@@ -115,7 +115,7 @@ def test_muon_takes_the_hidden_matrices_and_adamw_the_rest():
     assert names["adamw_no_decay"] == ["layers.0.bias", "layers.1.weight", "layers.1.bias", "layers.2.bias"]
 
 
-def test_muon_without_a_hidden_matrix_says_to_use_adamw():
+def test_muon_without_a_hidden_matrix_recommends_adamw():
     with pytest.raises(ValueError, match="use adamw"):
         muon(nn.Linear(2, 2).named_parameters(), **MUON)
 

@@ -1,4 +1,4 @@
-"""When an artifact is made again, when a checkpoint is gone on from, and what a user is told."""
+"""When an artifact is made again, when a run resumes from a checkpoint, and what the messages say."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
     assert not lineage.is_made(export, dict(INPUTS), force=True)
 
 
-def test_a_finished_stage_is_not_replaced_in_silence(export):
+def test_a_finished_stage_is_not_replaced_silently(export):
     changed = INPUTS | {"stage.lr": 0.2}
     with pytest.raises(
         ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"
@@ -88,7 +88,7 @@ def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
     ("inputs", "resume", "force"),
     [(INPUTS, "never", False), (INPUTS, "auto", True), (INPUTS | {"seed": 2}, "auto", "changed")],
 )
-def test_starting_anew_leaves_nothing_of_the_earlier_run(unfinished, inputs, resume, force):
+def test_starting_from_scratch_leaves_nothing_of_the_earlier_run(unfinished, inputs, resume, force):
     assert resuming.checkpoint_to_resume(unfinished, inputs, resume=resume, force=force) is None
     assert not list(unfinished.glob("checkpoints/*.ckpt"))
     assert not any((unfinished / logged).exists() for logged in LOGGED)
@@ -128,13 +128,13 @@ def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
     assert [path.name for path in export.parent.iterdir()] == ["export"]
 
 
-def test_an_artifact_that_lies_under_its_earlier_name_alone_is_put_back_not_removed(export):
+def test_an_artifact_that_exists_only_under_its_earlier_name_is_restored_not_removed(export):
     export.rename(export.with_name("export.previous"))
     assert lineage.is_made(export, dict(INPUTS), force=False)
     assert [path.name for path in export.parent.iterdir()] == ["export"]
 
 
-def test_a_run_that_failed_before_its_first_checkpoint_stands_in_nobodys_way(tmp_path):
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_block_the_next(tmp_path):
     resuming.checkpoint_to_resume(tmp_path, INPUTS, resume="auto", force=False)
     assert resuming.checkpoint_to_resume(tmp_path, INPUTS | {"seed": 2}, resume="auto", force=False) is None
 
@@ -158,7 +158,7 @@ def test_a_named_checkpoint_of_other_settings_is_refused_and_nothing_is_written(
     assert not (tmp_path / "other").exists()
 
 
-def test_what_takes_effect_is_told_before_the_run(unfinished, caplog):
+def test_changes_that_take_effect_are_logged_before_the_run(unfinished, caplog):
     path = unfinished / "checkpoints/step=00000004.ckpt"
     resuming.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume=str(path), force=False)
     assert "trainer.max_steps: None → 9 (takes effect: training ends there)" in caplog.text
@@ -171,7 +171,7 @@ def test_settings_that_take_effect_are_not_taken_unasked_but_the_command_is_name
         resuming.checkpoint_to_resume(unfinished, INPUTS | {"trainer.max_steps": 9}, resume="auto", force=False)
 
 
-def test_the_best_weights_beside_a_named_checkpoint_come_with_it(unfinished, tmp_path):
+def test_the_best_weights_next_to_a_named_checkpoint_are_copied_with_it(unfinished, tmp_path):
     path = unfinished / "checkpoints/step=00000004.ckpt"
     path.with_name(BEST).write_bytes(b"weights")
     resuming.checkpoint_to_resume(tmp_path / "other", INPUTS, resume=str(path), force=False)

@@ -1,4 +1,4 @@
-"""Start-up self-checks: what each tells when it holds, and that each can fail."""
+"""Startup self-checks: the line that each returns on success, and that each can fail."""
 
 import logging
 import math
@@ -52,7 +52,7 @@ def responses(ids: Tensor = IDS, mask: Tensor = MASK, finished: Tensor = FINISHE
     return self_checks.check_responses(ids, mask, finished, vocab_size=8, stop_ids=[END])
 
 
-def test_an_on_policy_run_tells_each_check_on_one_line_before_its_first_update(caplog):
+def test_an_on_policy_run_logs_each_check_on_one_line_before_its_first_update(caplog):
     caplog.set_level(logging.INFO)
     fit_prompts(ppo(epochs=1, minibatches=1), 2)  # two rollouts: the second tells nothing
     told = lines(caplog)
@@ -67,19 +67,19 @@ def test_an_on_policy_run_tells_each_check_on_one_line_before_its_first_update(c
     assert told[6:] == ["self-check: the first step changed 43 of 43 trained parameters"]
 
 
-def test_a_run_that_goes_on_does_not_speak_of_the_reference_it_has_left(caplog):
+def test_a_resumed_run_does_not_compare_with_the_reference(caplog):
     caplog.set_level(logging.INFO)
     attached(ppo()).collect(PROMPTS, 3)
     assert "self-check: max |ratio − 1| 0.0e+00 before the first update" in lines(caplog)
 
 
-def test_rejection_checks_all_that_was_drawn_and_the_rows_of_what_it_kept(caplog):
+def test_rejection_checks_all_samples_and_the_rows_of_those_it_kept(caplog):
     caplog.set_level(logging.INFO)
     attached(rejection(samples_per_prompt=3)).collect(PROMPTS, 0)
     assert any("24 responses with ids below 16" in line for line in lines(caplog))
 
 
-def test_dpo_tells_that_its_reference_is_frozen_and_apart(caplog):
+def test_dpo_reports_that_its_reference_is_frozen_and_separate(caplog):
     caplog.set_level(logging.INFO)
     fit(dpo(), [preference_batch([([1, 3], [[4, END], [5, END]], [0.0, 1.0])])], max_steps=1)
     assert lines(caplog)[:3] == [
@@ -117,7 +117,7 @@ def test_responses_in_order_are_counted():
     assert responses() == "3 responses with ids below 8, 2 ended, with one stop token each"
 
 
-def test_what_lies_behind_a_response_is_no_part_of_it():
+def test_padding_is_not_part_of_a_response():
     behind = torch.where(MASK, IDS, 99)
     assert responses(behind) == responses()
 
@@ -158,24 +158,24 @@ def first_loss(kind: type[Pretrain], caplog, **model: Any) -> list[str]:
     return [line for line in lines(caplog) if "first loss" in line]
 
 
-def test_pretraining_compares_its_first_loss_with_an_even_guess_once(caplog):
+def test_pretraining_compares_its_first_loss_with_a_uniform_guess_once(caplog):
     [line] = first_loss(Pretrain, caplog, initializer_range=0.02)
     assert line.startswith("self-check: first loss 2.8") and line.endswith("ln V = 2.773")  # ln 16
     assert not warnings(caplog)
 
 
-def test_pretraining_warns_of_large_initial_weights_and_goes_on(caplog):
+def test_pretraining_warns_of_large_initial_weights_and_continues(caplog):
     first_loss(Pretrain, caplog, initializer_range=0.5)
     [warning] = warnings(caplog)
     assert "above ln V = 2.773" in warning and "initializer_range" in warning
 
 
-def test_only_pretraining_starts_from_nothing(caplog):
+def test_only_pretraining_checks_its_first_loss(caplog):
     assert first_loss(SFT, caplog) == [] == warnings(caplog)
 
 
 @pytest.mark.parametrize(("share", "told"), [(1.049, []), (1.051, ["above"]), (0.951, []), (0.949, ["below"])])
-def test_the_band_around_an_even_guess_is_a_twentieth(share, told, caplog):
+def test_the_band_around_a_uniform_guess_is_a_twentieth(share, told, caplog):
     self_checks.check_initial_loss(share * math.log(500), 500)
     assert [re.search("above|below", warning).group() for warning in warnings(caplog)] == told
 
@@ -197,7 +197,7 @@ def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
 
 
 class Forgets(torch.optim.SGD):
-    """Steps its first group alone, whatever was added."""
+    """Updates its first group only."""
 
     def step(self, closure=None):
         loss = closure()
@@ -219,7 +219,7 @@ def halves(optimizer: Any) -> Any:
 
 
 def tuned(optimizer: Any, caplog, *, steps: int = 1, lora: LoRA | None = None, rate: Any = CONSTANT, **settings: Any):
-    """What the first step's check told of a short SFT run."""
+    """The lines that self-checks log in a short SFT run."""
     caplog.set_level(logging.INFO)
     stage = SFT(model=causal, optimizer=optimizer, schedule=rate)
     stage.lora = lora
@@ -227,7 +227,7 @@ def tuned(optimizer: Any, caplog, *, steps: int = 1, lora: LoRA | None = None, r
     return [line.removeprefix("self-check: ") for line in lines(caplog)]
 
 
-def test_the_first_step_tells_how_many_parameters_it_moved_once(caplog):
+def test_the_first_step_reports_once_how_many_parameters_it_changed(caplog):
     assert tuned(adam(1e-3), caplog, steps=3) == ["the first step changed 21 of 21 trained parameters"]
 
 

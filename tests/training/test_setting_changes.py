@@ -60,20 +60,20 @@ def test_another_stages_checkpoint_is_named_so_and_nothing_else_is_listed(checkp
     assert "lr" not in str(caught.value)
 
 
-def test_a_later_end_takes_effect_and_the_leap_of_the_rate_is_told(checkpoint):
+def test_a_later_end_takes_effect_and_the_jump_of_the_learning_rate_is_reported(checkpoint):
     """Half of a cosine of 40 steps is 0.5, a quarter of one of 80 is (1 + cos 45°)/2 = 0.854."""
     (line,) = checked(checkpoint, inputs_in(checkpoint), MADE | {"trainer.max_steps": 80})
     assert line.startswith("trainer.max_steps: 40 → 80 (takes effect: training ends there")
     assert "jumps from 0.0005 to 0.000854 now" in line
 
 
-def test_a_rate_that_stays_constant_does_not_leap():
+def test_a_constant_learning_rate_does_not_jump():
     constant = MADE | {"stage.schedule.kind": "constant"}
     (line,), refused = differences(constant, constant | {"trainer.max_steps": 80}, 20)
     assert line == "trainer.max_steps: 40 → 80 (takes effect: training ends there)" and not refused
 
 
-def test_the_note_beside_a_checkpoint_tells_where_the_file_does_not(tmp_path):
+def test_inputs_are_read_from_the_note_if_the_file_has_none(tmp_path):
     path = tmp_path / "step=00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint({"global_step": 1, "w": torch.zeros(1)}, path)
     assert inputs_in(path) is None

@@ -1,4 +1,4 @@
-"""Packed rows: where tokens lie and what they may attend to."""
+"""Packed rows: the positions of tokens and what they can attend to."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_filler_at_a_rows_end_is_marked_and_seen_by_no_token():
 
 
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=1, max_size=12))
-def test_every_document_lies_once_in_one_row(shapes):
+def test_every_document_is_in_exactly_one_row(shapes):
     token = iter(range(1, 10_000))
     documents = [[[next(token) for _ in range(n)] for n in shape] for shape in shapes]
     packed = pack(documents, row_length=40, filler=0)

@@ -28,7 +28,7 @@ def tensors(rows, length, *, heads=4, key_heads=2, dim=8, dtype=torch.float32):
 
 
 def attended(q, k, v, mask, real):
-    """Output and gradients where a token lies, as (N, …)."""
+    """Output and gradients of the real tokens, as (N, …)."""
     given = (q, k, v)
     if isinstance(mask, Segments):
         q, k, v = (x.transpose(1, 2)[real].transpose(0, 1)[None] for x in given)
@@ -59,7 +59,7 @@ def test_a_prompt_shared_by_many_is_attended_to_once_and_its_gradient_is_their_s
     assert chosen.batches[1].trunks.tolist() == [0] * 6
 
 
-def test_filler_is_not_computed_and_comes_out_as_nought(always):
+def test_filler_is_not_computed_and_its_output_is_zero(always):
     model = tiny_models.random_model(50)
     packed = pack([[[1] * 9, [2] * 4], [[3] * 17]], row_length=20, filler=0)
     seen = []
@@ -79,7 +79,7 @@ def test_short_rows_keep_the_dense_mask_and_long_ones_of_short_documents_do_not(
     assert isinstance(mask_of(long, 8), Segments)
 
 
-def test_rows_of_one_text_each_need_no_mask_whatever_filler_follows():
+def test_rows_of_a_single_text_need_no_mask_even_with_filler():
     packed = pack([[[1] * 30], [[2] * 22]], row_length=32, filler=0)
     assert len(packed.input_ids) == 2
     assert mask_of(packed.layout, 8) is None
@@ -91,7 +91,7 @@ def test_rows_of_one_text_each_need_no_mask_whatever_filler_follows():
 
 @pytest.mark.parametrize("block", [3, 8, 128])
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "masked"])
-def test_blocks_compute_what_the_whole_computes_forward_and_backward(block, masked, monkeypatch):
+def test_blocks_equal_full_attention_forward_and_backward(block, masked, monkeypatch):
     monkeypatch.setattr(blockwise, "BLOCK", block)
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 3, 10, 8, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -42,8 +42,8 @@ class OnPolicy(Stage):
     kl_k3                 the same by the k3 estimator, never negative
     entropy               mean nats per token; falls slowly; an early collapse to ~0 means too large a step
     length, finished      tokens per response; share of responses that ended by themselves, healthy 0.9 to 1
-    equal_groups          share of prompts whose responses (if several) all have the same score and so contribute no
-                          gradient; healthy below 0.5
+    equal_groups          share of prompts whose responses (if several) all have the same score, so the reward gives
+                          no signal; healthy below 0.5
     seconds_*             mean over processes, of generate, policy, reference, score, value (PPO), update (on the
                           previous rollout), other
     gold, correct         true quality of the same responses by the built-in world's judge. Score up and gold down is

@@ -15,8 +15,8 @@ from components.models.heads import CausalLM, ScalarModel
 def response_logprobs(
     model: CausalLM, experience: Experience, *, temperature: float, with_entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Log-probability of every response token and the entropy of the distribution at it, each (N, R) nats; 0 where
-    masked.
+    """Log-probability of every response token, and entropy of the model's distribution there, each (N, R) in nats; 0
+    where masked.
 
     Only the hidden states that predict a response token pass through the head. The entropy has no gradient, and is all
     0 if with_entropy is False.

@@ -1,4 +1,4 @@
-"""Few records of one's own make enough optimizer steps: in smaller batches first, then in more epochs."""
+"""Small data makes enough optimizer steps: by smaller batches first, then by more epochs."""
 
 import pytest
 import torch
@@ -23,15 +23,15 @@ from tests.kit.tiny_run import Tiny, trainer
         (342, 3, 20, (20, 17)),  # half of it is too few
     ],
 )
-def test_batches_are_halved_down_to_the_least_and_epochs_make_the_rest(records, epochs, size, expected):
+def test_batches_are_halved_down_to_the_smallest_and_then_epochs_are_added(records, epochs, size, expected):
     assert enough(records, size, epochs, steps=300, batch=16) == expected
 
 
-def test_a_batch_that_was_chosen_stays():
+def test_a_batch_size_that_was_set_is_kept():
     assert enough(342, 64, 3, steps=300, batch=None) == (64, 50)  # 6 batches
 
 
-def test_the_least_batch_is_that_of_a_step_of_all_processes_and_micro_batches():
+def test_the_smallest_batch_counts_all_processes_and_micro_batches_of_a_step():
     assert enough(342, 16, 3, steps=300, batch=16, world_size=2, accumulated=2) == (4, 14)  # 43 of each process
 
 
@@ -54,7 +54,7 @@ class Counted(Tiny):
         return (self.weight * batch["x"]).sum()
 
 
-def test_the_trainer_makes_as_many_steps_as_its_schedule_is_told():
+def test_the_trainer_makes_the_number_of_steps_in_its_schedule():
     few, stopping = SmallData(steps=20, batch=2, patience=3), EarlyStopping()
     fitter = trainer([few, stopping], max_epochs=2)
     fitter.fit(Counted(), datamodule=Records())
@@ -65,20 +65,20 @@ def test_the_trainer_makes_as_many_steps_as_its_schedule_is_told():
     assert stopping.patience == 3
 
 
-def test_enough_records_are_trained_on_as_the_stage_says():
+def test_with_enough_records_the_stages_settings_are_kept():
     few, stopping = SmallData(steps=4, batch=2, patience=3), EarlyStopping()
     fitter = trainer([few, stopping], max_epochs=2)
     fitter.fit(Counted(), datamodule=Records())
     assert fitter.global_step == 4 and few.note == "" and stopping.patience is None
 
 
-def test_nothing_is_waited_for_where_nothing_is_held_out():
+def test_without_held_out_data_there_is_no_patience():
     few, stopping = SmallData(steps=20, batch=2, patience=3), EarlyStopping()
     trainer([few, stopping], max_epochs=2).fit(Counted(), datamodule=Records(held_out=0))
     assert stopping.patience is None and "improved" not in few.note
 
 
-def test_patience_of_ones_own_stays():
+def test_a_patience_that_was_set_is_kept():
     stopping = EarlyStopping(patience=9)
     trainer([SmallData(steps=20, patience=3), stopping], max_epochs=2).fit(Counted(), datamodule=Records())
     assert stopping.patience == 9

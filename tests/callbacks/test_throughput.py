@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """Seconds that pass only when somebody spends them, so that no test depends on how busy the machine is."""
+    """A clock that advances only when a test spends time, so no test depends on the machine's load."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -92,7 +92,7 @@ def test_micro_batches_add_up_to_a_step(logged, clock):
     assert dict(figures["train/tokens_per_second"])[5] == pytest.approx(20 / 0.04, rel=1e-4)
 
 
-def test_warm_up_and_validation_are_not_counted(logged, clock):
+def test_warmup_and_validation_are_not_counted(logged, clock):
     class SlowStart(Timed):
         def training_step(self, batch, batch_idx):
             self.clock.spend(0.2 if batch_idx < 2 else 0.0)
@@ -157,7 +157,7 @@ def test_the_peak_is_at_least_what_a_plain_product_reaches_and_takes_a_moment():
         ("16-mixed", torch.bfloat16),
     ],
 )
-def test_the_type_of_the_peak_follows_the_precision_of_the_run(precision, dtype):
+def test_the_dtype_of_the_peak_follows_the_precision_of_the_run(precision, dtype):
     assert compute_dtype(precision, CPU) == dtype
 
 

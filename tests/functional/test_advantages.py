@@ -81,7 +81,7 @@ def test_a_value_that_foresees_a_constant_score_leaves_no_advantage(lam):
     close(returns, 2.5 * mask.double())
 
 
-def test_scaling_and_shifting_the_score_leaves_whitened_advantages_when_value_and_beta_are_zero():
+def test_scaling_and_shifting_the_score_does_not_change_whitened_advantages_if_value_and_beta_are_zero():
     score = torch.randn(5, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
     mask = torch.arange(4) < torch.tensor([4, 3, 1, 2, 4])[:, None]
     nothing = torch.zeros(5, 4, dtype=torch.float64)
@@ -93,7 +93,7 @@ def test_scaling_and_shifting_the_score_leaves_whitened_advantages_when_value_an
     close(whitened(4 * score + 9), whitened(score), atol=1e-7)
 
 
-def test_a_row_without_tokens_gets_nothing_and_spoils_nothing():
+def test_a_row_without_tokens_gets_nothing_and_does_not_affect_others():
     mask = torch.tensor([[False, False], [True, True]])
     score, kl = torch.tensor([NAN, 1.0]), torch.tensor([[NAN, NAN], [0.5, 0.25]])
     rewards = token_rewards(score, kl, mask, beta=2.0)
@@ -113,14 +113,14 @@ def test_the_score_lands_on_the_last_real_token_and_the_penalty_on_every_real_on
     "variant, eps, expected",
     [("grpo", 1e-4, 0.8658754298), ("grpo", 1e-6, 0.8660239038), ("dr_grpo", 0.0, 0.5), ("rloo", 0.0, 2 / 3)],
 )
-def test_group_relative_advantages_of_two_right_and_two_wrong(variant, eps, expected):
+def test_group_relative_advantages_of_two_correct_and_two_wrong(variant, eps, expected):
     got = group_relative(doubles(1, 0, 0, 1), group_size=4, variant=variant, eps=eps)
     close(got, expected * doubles(1, -1, -1, 1))
     biased = 0.99980004
     assert abs(got[0].item() - biased) > 0.1
 
 
-def test_one_right_of_four_and_each_group_by_itself():
+def test_one_correct_of_four_and_each_group_by_itself():
     got = group_relative(doubles(1, 0, 0, 0, 1, 0, 0, 1), group_size=4, variant="grpo", eps=1e-4)
     close(got[:4], doubles(1.49970006, -0.49990002, -0.49990002, -0.49990002))
     close(got[4:], 0.8658754298 * doubles(1, -1, -1, 1))

@@ -46,7 +46,7 @@ def stage() -> DPO:
 
 
 def test_the_first_loss_is_ln_2_and_its_gradient_half_beta_times_the_difference_of_gradients():
-    """RLHF.md 3.10: −β/2 · (∇ log π(w) − ∇ log π(l)) where the policy is its reference."""
+    """−β/2 · (∇ log π(w) − ∇ log π(l)) when the policy equals its reference."""
     stage = attached(dpo(beta=0.3))
     output = stage.compute_loss(preference_batch([PAIR]))
     prompt, (better, worse), _ = PAIR
@@ -90,7 +90,7 @@ def test_reading_packed_rankings_as_one_text_would_change_the_loss(stage):
 
 
 def test_the_loss_reaches_a_prompt_only_by_what_its_answers_read_of_it(stage):
-    """No place but those that predict an answer's token has a gradient of its own; the last token predicts none."""
+    """Only tokens that predict an answer's token have a gradient of their own; the last token predicts none."""
     kept = {}
     stage.policy.model.embed_tokens.register_forward_hook(lambda _, __, out: kept.update(embedded=out))
     stage.policy.model.register_forward_hook(lambda _, __, out: kept.update(hidden=out))
@@ -103,7 +103,7 @@ def test_the_loss_reaches_a_prompt_only_by_what_its_answers_read_of_it(stage):
 
 @pytest.mark.parametrize("variant", ["sigmoid", "robust", "ipo", "hinge"])
 def test_a_constant_of_each_prompt_on_the_reference_logprobs_changes_nothing(variant, monkeypatch):
-    """RLHF.md 3.10; a constant on one answer alone does."""
+    """A constant on only one of the answers does."""
     stage = moved(attached(dpo(variant=variant)), 0.02)
     batch = preference_batch(RANKINGS)
 
@@ -155,7 +155,7 @@ def test_metrics_are_those_of_a_slow_loop(stage):
     assert {name: float(value) for name, value in found.items()} == pytest.approx(expected, abs=1e-5)
 
 
-def test_it_learns_comparisons_by_heart_and_ranks_answers_as_the_reward_did():
+def test_it_memorizes_comparisons_and_ranks_answers_as_the_reward_did():
     """Five answers to each prompt; the more sevens the better. The implicit reward β log π/π_ref then agrees."""
     answers = [[7, 7, 7, END], [7, 7, 3, END], [5, 7, 4, END], [4, 6, 8, END], [9, 3, END]]
     ranks = [0.0, 1.0, 2.0, 3.0, 3.0]
@@ -191,7 +191,7 @@ class AnotherReference(DPO):
         ("hinge", 0.0, 1.0),
     ],
 )
-def test_training_refuses_to_start_where_the_policy_is_not_its_reference(variant, label_smoothing, first, accumulate):
+def test_training_refuses_to_start_if_the_policy_is_not_its_reference(variant, label_smoothing, first, accumulate):
     batch, logger = preference_batch(RANKINGS), ListLogger()
     loss = {"variant": variant, "label_smoothing": label_smoothing}
     settings = {"max_steps": 1, "accumulate_grad_batches": accumulate}
@@ -207,7 +207,7 @@ def test_training_refuses_to_start_with_dropout():
 
 
 def test_only_the_very_first_batch_is_held_to_the_first_loss():
-    """Of an optimizer step's later micro-batches, later steps and resumed runs none starts at ln 2."""
+    """Later micro-batches of the first step, later steps and resumed runs do not start at ln 2."""
     logger = ListLogger()
     fit(
         dpo(optimizer=adam(1e-2)),
@@ -219,7 +219,7 @@ def test_only_the_very_first_batch_is_held_to_the_first_loss():
     assert abs(logger["train/loss"][-1] - math.log(2)) > 1e-2
 
 
-def test_a_first_batch_without_a_pair_is_no_failure():
+def test_a_first_batch_without_a_pair_is_not_an_error():
     stage = dpo(optimizer=keeper())
     run = fit(stage, [preference_batch([TIED]), preference_batch(RANKINGS)], max_steps=2)
     assert run.optimizers[0].kept.abs().max() > 1e-2

@@ -26,7 +26,7 @@ STEPS = 3  # an adapter's A has no gradient before its B has moved
 
 
 def local(stage: Stage) -> dict[str, Tensor]:
-    """This process's part of what is trained."""
+    """This process's part of the trained parameters."""
     parts = {name: p.to_local() if hasattr(p, "to_local") else p for name, p in stage.named_groups()}
     return {name: part.detach().clone() for name, part in parts.items()}
 

@@ -1,4 +1,4 @@
-"""The loss curve of the fast path lies on the slow path's."""
+"""The loss curve of the fast path equals the slow path's."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Frozen means frozen, trained means moved, and a checkpoint holds what was trained."""
+"""Frozen means frozen, trained means changed, and a checkpoint contains what was trained."""
 
 import pytest
 import torch

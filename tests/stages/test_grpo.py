@@ -1,4 +1,4 @@
-"""GRPO: responses are judged against the others to their prompt, and averaged as the variant's name says."""
+"""GRPO: each response is compared with the others to its prompt, and losses are averaged as the variant says."""
 
 import math
 
@@ -64,8 +64,8 @@ def test_every_token_of_a_response_has_its_advantage_over_its_own_group(variant,
     assert logger["rollout/equal_groups"] == [0.5]
 
 
-def test_right_and_wrong_give_the_advantages_that_were_worked_out():
-    """RLHF.md 2.10: r = 1, 0, 0, 1."""
+def test_correct_and_wrong_answers_have_the_advantages_worked_by_hand():
+    """r = 1, 0, 0, 1."""
     stage = grpo()
     mask = torch.ones(4, 3, dtype=torch.bool)
     found = attached(stage).advantages({"rewards": torch.tensor([1.0, 0.0, 0.0, 1.0]), "mask": mask})["advantages"]
@@ -94,7 +94,7 @@ def test_groups_of_one_and_unknown_variants_are_refused():
     ("variant", "expected", "weight"), [("grpo", 1.5, 2), ("dapo", 1.6666666667, 6), ("dr_grpo", 0.625, 2)]
 )
 def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
-    """RLHF.md 2.10: responses with token losses 1, 1 and 2, 2, 2, 2, at most eight tokens each."""
+    """Responses with token losses 1, 1 and 2, 2, 2, 2, at most eight tokens each."""
     stage = attached(
         grpo(
             given(GRPO, [3, END], [4, 5, 6, END]),
@@ -114,7 +114,7 @@ def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
 
 
 def test_on_policy_the_loss_is_zero_but_its_gradient_is_the_policy_gradient():
-    """RLHF.md 3.11: ratio 1, advantages of a group add up to 0; −Σ A ∇ mean log π over the responses."""
+    """Ratio 1, and the advantages of a group add up to 0: −Σ A ∇ mean log π over the responses."""
     stage, _, batch = collected(beta=0.0)
     output = stage.compute_loss(batch)
     logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
@@ -131,7 +131,7 @@ def test_on_policy_the_loss_is_zero_but_its_gradient_is_the_policy_gradient():
 
 @pytest.mark.parametrize("variant", ["dapo", "dr_grpo"])
 def test_of_unequal_lengths_the_other_ways_to_average_have_a_loss_at_ratio_one(variant):
-    """TRL #2995: the value says nothing of whether anything is learned."""
+    """TRL #2995: the value of the loss does not show whether anything is learned."""
     stage, _, batch = collected(variant=variant, beta=0.0)
     assert abs(stage.compute_loss(batch).loss) > 1e-2
 
@@ -181,7 +181,7 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
 
 
 def test_beyond_its_bounds_a_token_teaches_nothing():
-    """Ratio 2 for what was good and ratio ½ for what was bad have gone far enough; the other way round not."""
+    """Ratio 2 with A > 0 and ratio ½ with A < 0 have gone far enough; the reverse has not."""
     stage, _, batch = collected(beta=0.0)
     far = torch.full_like(batch["old_logprobs"], math.log(2))
     better = (batch["advantages"] > 0).float() - (batch["advantages"] < 0).float()
@@ -194,7 +194,7 @@ def test_beyond_its_bounds_a_token_teaches_nothing():
 
 
 def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():
-    """∇ k3 = (1 − π_ref/π) ∇ log π: what became too likely goes down, what became too unlikely goes up."""
+    """∇ k3 = (1 − π_ref/π) ∇ log π: tokens that became too likely go down, those too unlikely go up."""
     stage, _, batch = collected(beta=1.0)
     moved(stage)
     batch["advantages"] = torch.zeros_like(batch["advantages"])
@@ -219,7 +219,7 @@ def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():
 
 @pytest.mark.parametrize("garbage", [math.nan, 1e9])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_what_is_written_into_masked_places_changes_nothing(variant, garbage):
+def test_the_contents_of_masked_entries_change_nothing(variant, garbage):
     stage, _, batch = collected(variant=variant, beta=0.3)
     batch = later(batch)
     assert not batch["mask"].all()
@@ -234,8 +234,8 @@ def test_what_is_written_into_masked_places_changes_nothing(variant, garbage):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_groups_that_are_all_alike_leave_every_bit_of_the_policy(variant):
-    """Rewards 0.1 each: their mean is rounded, so that their distance from it need not be 0."""
+def test_groups_with_equal_rewards_leave_every_bit_of_the_policy(variant):
+    """Rewards 0.1 each: their mean is rounded, so the difference from it need not be 0."""
     alike = {"rewards": torch.full((8,), 0.1), "mask": torch.ones(8, 6, dtype=torch.bool)}
     source, _, batch = collected(variant=variant, beta=0.0)
     advantages = source.advantages(alike)["advantages"][:, : batch["mask"].shape[1]]
@@ -248,7 +248,7 @@ def test_groups_that_are_all_alike_leave_every_bit_of_the_policy(variant):
 
 
 @pytest.mark.parametrize("minibatches", [1, 3])
-def test_the_first_ratio_is_one_and_the_first_kl_zero_also_where_a_cut_splits_groups(minibatches):
+def test_the_first_ratio_is_one_and_the_first_kl_zero_even_if_minibatches_split_groups(minibatches):
     """Three minibatches of 11, 11 and 10 responses: advantages are those of whole groups all the same."""
     whole = attached(grpo(epochs=1, minibatches=1))
     [known] = whole.collect(PROMPTS, 0)
@@ -265,7 +265,6 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero_also_where_a_cut_splits_gr
 
 
 def test_a_group_written_twice_changes_nothing_in_the_mean():
-    """RLHF.md 3.11."""
     stage, _, batch = collected(beta=0.3)
     batch = later(batch)
     known = {name: batch[name] for name in (*PER_TOKEN, "response_ids", "mask")}
@@ -292,7 +291,7 @@ def test_the_policy_learns_what_a_trivial_reward_pays_for(variant):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.1), (0.0, 0.15, 5.0)])
-def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
+def test_a_huge_beta_keeps_the_policy_in_place_and_zero_lets_it_move(beta, low, high):
     logger = ListLogger()
     fit_prompts(grpo(beta=beta, epochs=1, optimizer=adam(1e-4)), 96, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high

@@ -1,4 +1,4 @@
-"""Each stage can learn a little by heart, and a model that was shown where answers end ends its own."""
+"""Each stage can memorize a few records, and a model trained on answers that end learns to end its own."""
 
 import math
 
@@ -28,7 +28,7 @@ from tests.kit.tiny_stages import (
 VOCABULARY = 16
 
 
-def test_pretraining_learns_two_documents_by_heart():
+def test_pretraining_memorizes_two_documents():
     documents = [([1, 13], [3, 4, 5, 3, 6, 7, 3, 8, END]), ([1, 14], [9, 9, 10, 4, 11, 5, 12, END])]
     logger = ListLogger()
     fit(
@@ -42,8 +42,8 @@ def test_pretraining_learns_two_documents_by_heart():
     assert logger["train/perplexity"][-1] == pytest.approx(math.exp(logger["train/loss"][-1]), rel=1e-5)
 
 
-def test_a_fresh_model_of_small_weights_starts_at_the_loss_of_a_uniform_guess():
-    """Within 5% of ln V (RLHF.md 1.1.4)."""
+def test_a_fresh_model_with_small_weights_starts_at_the_loss_of_a_uniform_guess():
+    """Within 5% of ln V."""
     stage = Pretrain(model=lambda: causal(initializer_range=0.02), optimizer=adam(1e-2), schedule=CONSTANT)
     text = [([1], torch.randint(3, VOCABULARY, (80,), generator=torch.Generator().manual_seed(0)).tolist())]
     loss = attached(stage).compute_loss(lm_batch(text)).loss.detach()

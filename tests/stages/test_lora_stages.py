@@ -38,7 +38,7 @@ def trained(request, data, tmp_path):
     return request.param, stage, before, run.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt")
 
 
-def test_every_network_reads_through_one_trunk_of_its_kind_and_no_trunk_moves(trained):
+def test_every_network_uses_one_trunk_of_its_kind_and_no_trunk_changes(trained):
     name, stage, before, _ = trained
     assert stage.reference.model is stage.policy.model and stage.reference.adapters is None
     if name == "ppo":
@@ -49,7 +49,7 @@ def test_every_network_reads_through_one_trunk_of_its_kind_and_no_trunk_moves(tr
     assert any(p.abs().sum() > 0 for n, p in stage.policy.adapters.named_parameters() if n.endswith("up"))
 
 
-def test_a_checkpoint_holds_adapters_and_a_trained_head_alone(trained):
+def test_a_checkpoint_contains_only_adapters_and_a_trained_head(trained):
     name, stage, _, checkpoint = trained
     trained_names = {n for n, p in stage.named_parameters() if p.requires_grad}
     saved = {n for n in checkpoint["state_dict"] if n.split(".")[0] in ("policy", "value", "reference", "reward")}

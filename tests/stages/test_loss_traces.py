@@ -134,7 +134,7 @@ def trace(make: Callable[[int], Made], world_size: int, strategy: Callable[[], S
 
 
 def joined(ranks: list[list]) -> torch.Tensor:
-    """(STEPS,) losses over all that the ranks saw."""
+    """(STEPS,) losses over the batches of all ranks."""
     return torch.tensor(
         [
             sum(loss * weight for loss, weight in step) / sum(weight for _, weight in step)

@@ -73,12 +73,12 @@ def test_ppo_reaches_the_optimum():
 
 
 def earlier(x: Tensor) -> Tensor:
-    """Each place takes what belongs to the next one."""
+    """Each position gets the next one's value."""
     return pad(x, (0, 1))[:, 1:]
 
 
 def later(x: Tensor) -> Tensor:
-    """Each place takes what belongs to the one before."""
+    """Each position gets the previous one's value."""
     return pad(x, (1, 0))[:, :-1]
 
 
@@ -98,7 +98,7 @@ class CreditsTheTokenBefore(PPO):
 
 
 class CreditsTheTokenAfter(PPO):
-    """GAE is off by one the other way."""
+    """GAE is off by one in the other direction."""
 
     def advantages(self, known):
         found = super().advantages(known)
@@ -106,14 +106,14 @@ class CreditsTheTokenAfter(PPO):
 
 
 class MasksTheFirstToken(PPO):
-    """The response mask is shifted by one: the first token is not learned, padding behind the last one is."""
+    """The response mask is shifted by one: the first token is not learned, padding after the last one is."""
 
     def compute_loss(self, batch):
         return super().compute_loss({**batch, "mask": later(batch["mask"])})
 
 
 class MasksTheLastToken(PPO):
-    """The response mask is shifted by one the other way: ends are not learned."""
+    """The response mask is shifted by one in the other direction: ends are not learned."""
 
     def compute_loss(self, batch):
         return super().compute_loss({**batch, "mask": earlier(batch["mask"])})
@@ -124,5 +124,5 @@ MISTAKES = (RewardsTheKL, CreditsTheTokenBefore, CreditsTheTokenAfter, MasksTheF
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistaken", MISTAKES, ids=lambda kind: kind.__name__)
-def test_a_mistake_of_one_sign_or_one_place_is_caught(mistaken):
+def test_a_wrong_sign_or_an_off_by_one_error_is_caught(mistaken):
     assert fraction_reached_by(mistaken) < REACHED - 0.15

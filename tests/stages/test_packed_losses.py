@@ -70,7 +70,7 @@ def test_a_prompt_read_once_scores_its_answers_as_if_each_had_been_read_with_its
 
 
 def test_a_packed_ranking_has_the_loss_and_gradient_of_one_forward_per_comparison():
-    """Each pair (better, worse) alone in its own batch: K(K−1) forwards instead of K (RLHF.md 3.9)."""
+    """Each pair (better, worse) alone in its own batch: K(K−1) forwards instead of K."""
     stage = reward_model()
     together = stage.compute_loss(preference_batch(RANKINGS, row_length=32))
     prompt_losses = []

@@ -1,4 +1,4 @@
-"""Stages whose policy has rows without a token: −inf where they sample and where they train, so ratios begin at 1."""
+"""Stages whose policy has rows without a token: −inf in sampling and in training, so ratios start at 1."""
 
 import math
 
@@ -41,8 +41,8 @@ def test_the_first_ratio_is_exactly_1_and_the_first_kl_exactly_0(make):
 
 
 @pytest.mark.parametrize("temperature", [1e-4, 1e-30, 1e-38, 1e-46, 5e-324])
-def test_however_low_the_temperature_the_likeliest_id_with_a_piece_is_sampled(temperature):
-    """Logits divided by it overflow, and a distribution of NaN is no reason to take the last id."""
+def test_at_any_low_temperature_the_likeliest_id_with_a_token_is_sampled(temperature):
+    """Logits divided by it overflow, and a distribution of NaN must not select the last id."""
     model, generator = tiny(), torch.Generator().manual_seed(0)
     settings = dict(stop_ids=(), pad_id=0, generator=generator)
     for more in ({}, {"top_k": 5}, {"top_p": 0.9}):
@@ -51,13 +51,13 @@ def test_however_low_the_temperature_the_likeliest_id_with_a_piece_is_sampled(te
 
 
 @pytest.mark.parametrize("make", [ppo, grpo, rejection])
-def test_training_on_a_padded_vocabulary_keeps_every_figure_finite(make):
+def test_training_on_a_padded_vocabulary_keeps_every_metric_finite(make):
     logged = ListLogger()
     fit_prompts(make(policy=tiny), 4, prompts=REAL, per_rollout=4, logger=logged)
     assert all(math.isfinite(value) for values in logged.logged.values() for _, value in values)
 
 
-def test_the_rows_of_ids_without_a_piece_stay_as_they_were_but_for_decay():
+def test_the_rows_of_ids_without_a_token_change_by_weight_decay_only():
     stage = attached(ppo(policy=tiny))
     loss = stage.compute_loss(stage.collect(REAL, 0)[0]).loss
     (gradient,) = torch.autograd.grad(loss, stage.policy.lm_head.weight)

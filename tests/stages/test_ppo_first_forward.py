@@ -17,7 +17,7 @@ def log_ratio(stage: PPO, batch: dict) -> torch.Tensor:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(("minibatches", "samples_per_prompt"), [(1, 1), (2, 1), (5, 1), (3, 2)])
-def test_the_first_ratio_is_one_and_the_first_kl_zero_however_the_rollout_is_cut(
+def test_the_first_ratio_is_one_and_the_first_kl_zero_however_the_rollout_is_split(
     minibatches, samples_per_prompt, temperature
 ):
     sampling = Sampling(max_new_tokens=6, temperature=temperature)
@@ -34,8 +34,8 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero_however_the_rollout_is_cut
         assert kl.abs().max() == 0
 
 
-def test_every_rollout_comes_from_the_policy_as_the_last_update_left_it():
-    """A loader that fetched ahead would hand the second rollout's first update a ratio other than 1."""
+def test_every_rollout_is_sampled_from_the_policy_after_the_last_update():
+    """A loader that prefetched would give the second rollout's first update a ratio other than 1."""
     logger = ListLogger()
     fit_prompts(ppo(epochs=1, minibatches=2), 6, logger=logger)
     ratios = torch.tensor(logger["train/ratio_max"])
@@ -53,7 +53,7 @@ class AnotherReference(PPO):
 
 
 class ShiftedSources(PPO):
-    """Predicts every response token from one place too early (TRLX, TRL #1893)."""
+    """Predicts every response token from one position too early (TRLX, TRL #1893)."""
 
     def split(self, prompts, known, rollout):
         parts = super().split(prompts, known, rollout)
@@ -61,7 +61,7 @@ class ShiftedSources(PPO):
 
 
 class AnotherTemperature(PPO):
-    """Records log-probabilities at temperature 1 of what was drawn, and will be trained, at another."""
+    """Records log-probabilities at temperature 1 of tokens sampled, and trained, at another."""
 
     def assess_part(self, part):
         logprobs, _ = response_logprobs(self.policy, part, temperature=1.0)
@@ -91,7 +91,7 @@ def test_training_refuses_to_start_when_rollout_and_training_disagree(kind, chan
         fit_prompts(ppo(kind, **changes), 1)
 
 
-def test_another_reference_is_no_error_once_training_has_gone_on():
+def test_a_different_reference_is_not_an_error_after_the_first_update():
     """A resumed run's policy has left its reference long ago; the ratio is still checked."""
     attached(ppo(AnotherReference)).collect(PROMPTS, 3)
     with pytest.raises(SelfCheckError, match="forwards disagree"):
@@ -104,7 +104,7 @@ def test_sampling_that_is_not_the_policy_itself_is_refused(sampling):
         ppo(sampling=sampling)
 
 
-def test_rollouts_depend_on_seed_rank_and_number_alone(monkeypatch):
+def test_rollouts_depend_only_on_seed_rank_and_number(monkeypatch):
     def drawn(seed: int, rank: int, rollout: int) -> dict:
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
         monkeypatch.setattr(PPO, "global_rank", rank)

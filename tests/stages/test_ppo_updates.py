@@ -1,4 +1,4 @@
-"""What an update of PPO does, and does not."""
+"""What an update of PPO changes, and what it does not."""
 
 import math
 
@@ -128,7 +128,7 @@ def test_pretraining_text_adds_its_loss_times_the_coefficient(batch):
     assert_close(flat_gradient(stage, mixed.loss), expected, atol=27.8e-6, rtol=1e-5)  # rounding is magnified too
 
 
-def test_a_weight_for_pretraining_text_that_is_not_there_is_refused(batch):
+def test_a_coefficient_without_pretraining_text_is_refused(batch):
     with pytest.raises(ValueError, match="pretraining_coefficient is 1.0, but the data has no pretraining text"):
         fit(ppo(pretraining_coefficient=1.0), [batch], max_steps=1)
 
@@ -144,7 +144,7 @@ def test_policy_and_value_have_a_learning_rate_each(batch):
 
 
 def test_a_large_value_loss_does_not_shrink_the_policys_step(batch):
-    """Policy and value are clipped by a norm each."""
+    """Policy and value are each clipped by their own norm."""
     louder = {**batch, "returns": batch["returns"] * 1e4}
     gradients = []
     for one in (batch, louder):
@@ -157,7 +157,7 @@ def test_a_large_value_loss_does_not_shrink_the_policys_step(batch):
 
 
 @pytest.mark.parametrize(("target_kl", "rollouts"), [(1e-6, 3), (1e6, 2)])
-def test_a_rollout_is_left_early_once_the_policy_has_moved_too_far(target_kl, rollouts):
+def test_a_rollouts_updates_end_early_once_the_policy_has_moved_too_far(target_kl, rollouts):
     """The first update's KL is 0, the second's is above 1.5e-6: then two of four updates per rollout."""
     logger = ListLogger()
     stage = ppo(epochs=4, minibatches=1, target_kl=target_kl)
@@ -176,7 +176,7 @@ def test_with_a_learning_rate_of_zero_nothing_moves():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.05), (0.0, 0.15, 1.0)])
-def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
+def test_a_huge_beta_keeps_the_policy_in_place_and_zero_lets_it_move(beta, low, high):
     logger = ListLogger()
     fit_prompts(ppo(beta=beta, epochs=1, optimizer=adam(1e-4)), 48, per_rollout=64, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high

@@ -54,8 +54,8 @@ def advantages_of(stage: RLOO, rewards: list[float], kl: list[list[float]]) -> l
     return stage.advantages({"rewards": torch.tensor(rewards), "kl": torch.tensor(kl)})["advantages"].tolist()
 
 
-def test_right_and_wrong_give_the_advantages_that_were_worked_out():
-    """RLHF.md 2.10: r = 1, 0, 0, 1; each minus the mean of the three others."""
+def test_correct_and_wrong_answers_have_the_advantages_worked_by_hand():
+    """r = 1, 0, 0, 1; each minus the mean of the three others."""
     found = advantages_of(attached(rloo(beta=0.0)), [1.0, 0.0, 0.0, 1.0], [[0.0]] * 4)
     assert found == pytest.approx([2 / 3, -2 / 3, -2 / 3, 2 / 3], abs=1e-6)
 
@@ -155,7 +155,7 @@ def test_without_advantages_every_bit_of_the_policy_stays():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("beta", "low", "high"), [(1000.0, 0.0, 0.1), (0.0, 0.15, 5.0)])
-def test_a_huge_beta_keeps_the_policy_where_it_was_and_none_lets_it_go(beta, low, high):
+def test_a_huge_beta_keeps_the_policy_in_place_and_zero_lets_it_move(beta, low, high):
     logger = ListLogger()
     fit_prompts(rloo(beta=beta, epochs=1, optimizer=adam(1e-4)), 96, logger=logger)
     assert low <= max(logger["rollout/kl_k3"]) < high

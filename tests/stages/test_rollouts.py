@@ -35,14 +35,14 @@ GIVEN = Samples(
 
 
 class Given(PPO):
-    """Four responses that are known beforehand, the second without an end."""
+    """Four responses that are known in advance, the second without an end."""
 
     def draw(self, prompts, generator):
         return {"response_ids": GIVEN.ids.clone(), "mask": GIVEN.mask.clone(), "finished": GIVEN.finished.clone()}
 
 
 def collected(**changes) -> tuple[PPO, ListLogger, dict[str, Tensor]]:
-    """The stage, what it logged, and its one minibatch in the order of drawing."""
+    """The stage, what it logged, and its one minibatch in sampling order."""
     logger = ListLogger()
     stage = attached(ppo(Given, epochs=1, minibatches=1, **changes), logger=logger)
     [batch] = stage.collect(PROMPTS[:4], 0)
@@ -76,7 +76,7 @@ def test_the_scale_is_measured_on_the_first_rollout_alone_and_gives_unit_deviati
 
 
 def test_the_value_model_starts_as_the_scaled_reward_model():
-    """Values are those of the place before each token; the recorded ones and the trained model's agree."""
+    """Values are read at the token before each token; the recorded ones and the trained model's agree."""
     stage, _, batch = collected()
     texts = [p["ids"] + row[keep].tolist() for p, row, keep in zip(PROMPTS, GIVEN.ids, GIVEN.mask)]
     for n, ids in enumerate(texts):
@@ -125,7 +125,7 @@ def test_returns_and_advantages_are_those_of_a_slow_loop():
 
 
 def test_adaptive_beta_follows_the_known_path():
-    """RLHF.md 2.6: 512 responses, target 6, horizon 10000, from 0.15 with KL 12, then 3, then 6.5."""
+    """512 responses, target 6, horizon 10000, from 0.15 with KL 12, then 3, then 6.5."""
     stage = attached(ppo(beta=0.15, kl_target=6.0, kl_horizon=10_000))
     for kl, expected in ((12.0, 0.151536), (3.0, 0.1499842714), (6.5, 0.1506242043)):
         stage.adapt_beta(torch.full((512, 4), kl / 4))

@@ -28,7 +28,7 @@ def test_the_file_is_an_ordinary_torch_file_and_the_only_one_written(saved):
     assert [path.name for path in saved.parent.iterdir()] == ["a.ckpt"]
 
 
-def test_a_flipped_bit_anywhere_is_noticed(saved):
+def test_a_flipped_bit_anywhere_is_detected(saved):
     whole = saved.read_bytes()
     for place in range(0, len(whole), 37):
         saved.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
@@ -37,7 +37,7 @@ def test_a_flipped_bit_anywhere_is_noticed(saved):
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
-def test_a_cut_off_file_is_named_as_damaged_when_loaded(saved, length):
+def test_a_truncated_file_is_reported_as_damaged_when_loaded(saved, length):
     saved.write_bytes(saved.read_bytes()[:length])
     with pytest.raises(CheckpointError, match=f"{saved}.*damaged"):
         AtomicCheckpointIO().load_checkpoint(saved)
@@ -53,7 +53,7 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-def test_nothing_in_a_file_runs_even_when_the_caller_does_not_mind(tmp_path, monkeypatch):
+def test_no_code_in_a_file_runs_even_if_the_caller_allows_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     AtomicCheckpointIO().save_checkpoint({"bomb": Bomb()}, tmp_path / "bomb.ckpt")
     with pytest.raises(CheckpointError, match="plain data only"):
@@ -92,7 +92,7 @@ def test_a_failed_rename_leaves_the_earlier_file_and_no_leftovers(saved, monkeyp
     assert [path.name for path in saved.parent.iterdir()] == ["a.ckpt"]
 
 
-def test_an_error_that_is_not_the_disks_is_not_disguised(tmp_path):
+def test_an_error_that_is_not_the_disks_is_raised_unchanged(tmp_path):
     class Unsaveable:
         def __reduce__(self):
             raise RuntimeError("no, not me")

@@ -14,7 +14,7 @@ def at(monkeypatch):
     return lambda seconds: now.__setitem__(0, seconds)
 
 
-def test_a_mark_adds_what_passed_since_the_last_and_reading_empties(at):
+def test_a_mark_adds_the_time_since_the_last_and_reading_resets(at):
     clock = Clock()
     for seconds, name in ((2.0, "draw"), (5.0, "score"), (6.5, "draw")):
         at(seconds)
@@ -23,7 +23,7 @@ def test_a_mark_adds_what_passed_since_the_last_and_reading_empties(at):
     assert clock.read() == {}
 
 
-def test_a_pause_counts_for_nothing_though_it_marks(at):
+def test_a_pause_is_not_counted_even_with_marks(at):
     clock = Clock()
     at(1.0)
     with clock.paused():

@@ -1,4 +1,4 @@
-"""What a training came to: learned, still falling, no better than before, or not measured."""
+"""The verdict on a training: learned, still falling, no better than before, or not measured."""
 
 from math import nan
 
@@ -33,7 +33,7 @@ def test_a_run_that_went_well_has_learned(run):
     }
 
 
-def test_a_loss_that_was_still_falling_is_found_with_its_pace():
+def test_a_loss_that_is_still_falling_is_found_with_its_rate():
     found = verdict(SHORT)
     assert found["verdict"] == FALLING
     assert found["found"] == "val/loss went from 5.900 to 5.060 in the last 33% of training"
@@ -43,22 +43,22 @@ def test_a_loss_that_was_still_falling_is_found_with_its_pace():
     ("last", "falls"),
     [(5.81, True), (5.82, False)],  # 5.9 − .25 / 3 = 5.817
 )
-def test_a_quarter_of_a_nat_in_as_many_steps_again_is_a_fall(last, falls):
+def test_a_quarter_of_a_nat_in_the_same_number_of_steps_is_a_fall(last, falls):
     assert (ENDINGS[FALLING].look(SHORT | {"val/loss": [7.1, 5.9, last]}) is not None) == falls
 
 
-def test_a_pace_is_measured_over_a_tenth_of_training_at_least():
-    """Between the last two of 101 validations the loss falls by .01: of a hundredth, but not of a tenth."""
+def test_the_rate_is_measured_over_at_least_a_tenth_of_training():
+    """Between the last two of 101 validations the loss falls by 0.01: over a hundredth, but not over a tenth."""
     steps, flat = [10.0 * n for n in range(100, 201)], [2.5] * 100
     assert ENDINGS[FALLING].look({"before": [8.0], "val/loss": [*flat, 2.49], "validated": steps}) is None
 
 
-def test_a_loss_that_wavers_is_not_falling():
+def test_a_loss_that_fluctuates_is_not_falling():
     wavering = {"validated": [6.0, 12.0, 18.0, 24.0], "val/loss": [5.1, 5.8, 5.9, 5.06]}
     assert ENDINGS[FALLING].look(SHORT | wavering) is None
 
 
-def test_without_validations_the_losses_of_training_tell_unless_they_are_noise():
+def test_without_validations_the_training_losses_decide_unless_they_are_noise():
     falling = [8 - 0.2 * n for n in range(30)]
     assert verdict({"train/loss": falling})["verdict"] == FALLING
     noisy = [one + (2 if n % 2 else -2) for n, one in enumerate(falling)]
@@ -89,7 +89,7 @@ def fitted(callback: Diagnosis, **settings) -> dict:
     return callback.conclude(run, "trainer.max_steps=12")
 
 
-def test_all_of_validation_before_the_first_step_is_what_training_is_compared_with(caplog):
+def test_training_is_compared_with_a_full_validation_before_the_first_step(caplog):
     callback = Diagnosis()
     found = fitted(callback, num_sanity_val_steps=-1)
     assert callback.history["validated"] == [2.0, 4.0, 6.0]
@@ -98,11 +98,11 @@ def test_all_of_validation_before_the_first_step_is_what_training_is_compared_wi
     assert found["after"] == callback.history["val/loss"][-1] < found["before"]
 
 
-def test_part_of_validation_is_compared_with_nothing():
+def test_training_is_not_compared_with_a_partial_validation():
     assert fitted(Diagnosis(), num_sanity_val_steps=1)["before"] is None
 
 
-def test_what_was_measured_before_the_first_step_is_known_after_a_resumption(tmp_path):
+def test_the_loss_before_the_first_step_is_restored_when_resuming(tmp_path):
     first, saving = Diagnosis(), {"enable_checkpointing": True, "num_sanity_val_steps": -1}
     trainer([first, Checkpoints(tmp_path, 3)], max_steps=3, **saving).fit(Validated(), Stream(), Stream(3))
     second = Diagnosis()
@@ -111,7 +111,7 @@ def test_what_was_measured_before_the_first_step_is_known_after_a_resumption(tmp
     assert second.history["before"] == first.history["before"]
 
 
-def test_a_bad_ending_is_warned_of_with_what_to_do(caplog):
+def test_a_bad_ending_is_warned_of_with_a_remedy(caplog):
     callback = Diagnosis()
     callback.history |= SHORT
     run = trainer([callback], max_steps=1)

@@ -138,7 +138,7 @@ def test_a_rule_finds_the_run_it_is_meant_for_and_no_other_rule_does(name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_rule_is_silent_where_the_one_thing_that_is_wrong_is_not(name):
+def test_a_rule_is_silent_once_its_cause_is_removed(name):
     history, decisive, harmless = BAD[name]
     assert found(history | {decisive: harmless}) == {}
 
@@ -152,7 +152,7 @@ def test_nothing_is_found_at_any_time_of_a_run_that_went_well(run):
         assert found(so_far | {"progress": [n / longest]}) == {}
 
 
-def test_nothing_is_found_where_nothing_or_nothing_finite_was_logged():
+def test_nothing_is_found_if_nothing_or_nothing_finite_was_logged():
     names = {name for history, *_ in BAD.values() for name in history}
     assert found({}) == {}
     assert found({name: [nan] * 20 for name in names}) == {}
@@ -174,7 +174,7 @@ def test_a_reward_model_is_measured_against_the_better_of_two_rules_of_length():
     assert told[0.5] is None
 
 
-def test_gold_that_only_wavers_is_no_over_optimisation():
+def test_gold_that_only_fluctuates_is_not_over_optimization():
     """A noise of ±0.1 around a plateau; the highest of 16 means of five lies above the last by chance."""
     wavering = [0.9 + 0.1 * (-1) ** (n * n // 3) for n in range(40)]
     assert found({"rollout/score": [0.1 * n for n in range(50)], "rollout/gold": RISING[:10] + wavering}) == {}

@@ -127,7 +127,7 @@ def test_muon_works_with_hidden_matrices_alone():
     assert [group["name"] for group in optimizer.param_groups] == ["muon"]
 
 
-def test_muon_moves_every_parameter_as_its_two_parts_would_alone():
+def test_muon_updates_every_parameter_as_its_two_parts_would_alone():
     model, twin = tiny_model(), tiny_model()
     optimizer = muon(model.named_parameters(), **MUON)
     hidden = [twin.layers[0].weight, twin.layers[2].weight]
@@ -150,7 +150,7 @@ def test_muon_moves_every_parameter_as_its_two_parts_would_alone():
         assert torch.equal(one, other) and not torch.equal(one, before)
 
 
-def test_muon_takes_the_place_of_adamw_by_its_name_alone():
+def test_muon_replaces_adamw_by_name_alone():
     model = tiny_model()
     [rate] = {group["momentum"] for group in muon(model.named_parameters(), lr=0.01, **ADAM).param_groups[:1]}
     assert rate == 0.95
@@ -279,6 +279,6 @@ def test_a_run_shorter_than_its_warmup_just_warms_up():
         ("linear", 0, (0, -1), "linear needs total_steps"),
     ],
 )
-def test_senseless_schedules_are_refused(kind, step, counts, message):
+def test_invalid_schedules_are_refused(kind, step, counts, message):
     with pytest.raises(ValueError, match=message):
         schedule(kind, step, warmup_steps=counts[0], total_steps=counts[1], final_fraction=0.1)

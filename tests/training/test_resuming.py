@@ -78,7 +78,7 @@ def unfinished(tmp_path):
 
 
 @pytest.mark.parametrize("force", [False, "changed"])
-def test_an_unfinished_run_with_the_same_inputs_goes_on(unfinished, force):
+def test_an_unfinished_run_with_the_same_inputs_resumes(unfinished, force):
     found = resuming.checkpoint_to_resume(unfinished, INPUTS, resume="auto", force=force)
     assert found.name == "step=00000004.ckpt"
     assert all((unfinished / logged).exists() for logged in LOGGED)
@@ -94,14 +94,14 @@ def test_starting_from_scratch_leaves_nothing_of_the_earlier_run(unfinished, inp
     assert not any((unfinished / logged).exists() for logged in LOGGED)
 
 
-def test_checkpoints_of_other_settings_are_not_thrown_away_unasked(unfinished):
+def test_checkpoints_of_other_settings_are_not_deleted_without_a_request(unfinished):
     with pytest.raises(ArtifactError, match=r"(?s)other settings:\n  seed: 1 → 2 \(refused.*resume=never.*run=<name>"):
         resuming.checkpoint_to_resume(unfinished, INPUTS | {"seed": 2}, resume="auto", force=False)
     assert list(unfinished.glob("checkpoints/*.ckpt"))
 
 
 @pytest.mark.parametrize("note", [None, "", '{"seed": 1', "[1]"])
-def test_checkpoints_whose_note_is_lost_or_damaged_are_not_thrown_away_unasked(unfinished, note):
+def test_checkpoints_whose_note_is_lost_or_damaged_are_not_deleted_without_a_request(unfinished, note):
     file = unfinished / "checkpoints/inputs.json"
     file.unlink() if note is None else file.write_text(note)
     with pytest.raises(ArtifactError, match=r"inputs.json.* is lost or damaged.*resume=<file.ckpt>.*resume=never"):
@@ -110,7 +110,7 @@ def test_checkpoints_whose_note_is_lost_or_damaged_are_not_thrown_away_unasked(u
     assert resuming.checkpoint_to_resume(unfinished, INPUTS, resume="never", force=False) is None
 
 
-def test_a_kill_while_checkpoints_are_deleted_leaves_none_to_go_on_from(unfinished, monkeypatch):
+def test_a_kill_while_checkpoints_are_deleted_leaves_none_to_resume_from(unfinished, monkeypatch):
     """Half of them would otherwise be taken for a run's own."""
     monkeypatch.setattr(lineage.shutil, "rmtree", lambda path, **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -164,7 +164,7 @@ def test_changes_that_take_effect_are_logged_before_the_run(unfinished, caplog):
     assert "trainer.max_steps: None → 9 (takes effect: training ends there)" in caplog.text
 
 
-def test_settings_that_take_effect_are_not_taken_unasked_but_the_command_is_named(unfinished):
+def test_settings_that_take_effect_need_a_request_and_the_command_is_named(unfinished):
     with pytest.raises(
         ArtifactError, match=r"(?s)trainer.max_steps.*takes effect.*resume=.*step=00000004.ckpt resumes"
     ):
@@ -211,6 +211,6 @@ def test_the_run_that_a_named_checkpoint_began_is_the_same_without_the_name(unfi
     assert lineage.is_made(export, longer, force=False) and lineage.is_made(export, dict(inputs), force=False)
 
 
-def test_a_checkpoint_of_the_same_settings_is_no_input(unfinished):
+def test_a_checkpoint_of_the_same_settings_is_not_an_input(unfinished):
     assert resuming.with_origin(INPUTS, unfinished / "checkpoints/step=00000004.ckpt") == INPUTS
     assert resuming.with_origin(INPUTS, None) == INPUTS

@@ -138,7 +138,7 @@ def test_responses_out_of_order_are_refused(changes: dict[str, Any], message: st
         responses(**changes)
 
 
-def test_a_score_read_one_place_early_is_refused():
+def test_a_score_read_one_token_early_is_refused():
     # two packed rows: prompt 9, response 7 END; prompt 9 9, response 3 4 5
     rows = torch.tensor([[9, 7, END, PAD, PAD], [9, 9, 3, 4, 5]])
     last = torch.tensor([2, 9])
@@ -181,7 +181,7 @@ def test_the_band_around_a_uniform_guess_is_a_twentieth(share, told, caplog):
 
 
 def test_the_ids_that_stop_are_those_of_the_stage():
-    """With another stop token than the policy was sampled by, responses do not hold one each."""
+    """With a different stop token than in sampling, responses do not contain one each."""
     stage = attached(ppo())
     known = stage.draw([prompt["ids"] for prompt in PROMPTS], torch.Generator().manual_seed(0))
     arguments = known["response_ids"], known["mask"], known["finished"]
@@ -190,7 +190,7 @@ def test_the_ids_that_stop_are_those_of_the_stage():
         self_checks.check_responses(*arguments, vocab_size=16, stop_ids=[3])
 
 
-def test_an_id_that_the_tokenizer_has_no_piece_for_must_not_have_been_sampled():
+def test_a_sampled_id_that_the_tokenizer_has_no_token_for_is_refused():
     with pytest.raises(SelfCheckError, match="id 7 was sampled"):
         self_checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[3, 7])
     self_checks.check_responses(IDS, MASK, FINISHED, vocab_size=8, stop_ids=[END], unused_ids=[6])
@@ -259,7 +259,7 @@ def test_a_parameter_in_no_group_or_two_is_refused_before_any_step(count, given,
         tuned(build, caplog)
 
 
-def test_a_step_of_rate_0_is_passed_over(caplog):
+def test_a_step_at_a_learning_rate_of_0_is_not_checked(caplog):
     waits = lambda step, total_steps: float(step > 0)
     assert tuned(adam(1e-3), caplog, rate=waits) == []
     assert len(tuned(adam(1e-3), caplog, steps=2, rate=waits)) == 1
@@ -273,12 +273,12 @@ class Drops(L.Callback):
             pl_module.zero_grad()
 
 
-def test_a_step_that_a_guard_left_out_is_passed_over(caplog):
+def test_a_step_that_a_guard_skipped_is_not_checked(caplog):
     assert tuned(adam(1e-3), caplog, callbacks=[Drops()]) == []
     assert len(tuned(adam(1e-3), caplog, steps=2, callbacks=[Drops()])) == 1
 
 
 @pytest.mark.parametrize("optimizer", [adam(1e-12), lambda named: torch.optim.SGD(named, lr=1e-12)])
-def test_a_step_that_rounding_swallows_is_no_fault_of_the_optimizer(optimizer, caplog):
+def test_a_step_lost_to_rounding_is_not_an_error_of_the_optimizer(optimizer, caplog):
     [line] = tuned(optimizer, caplog)
     assert re.fullmatch(r"the first step changed \d of 21 trained parameters", line)

@@ -1,4 +1,4 @@
-"""A run that is resumed with other settings: what takes effect, what is refused, and what it means."""
+"""A run resumed with other settings: what takes effect, what is refused, and why."""
 
 import json
 
@@ -106,7 +106,7 @@ def test_a_change_that_takes_effect_does_so_with_all_settings_that_follow_from_i
     assert refused == [] and len(allowed) == len(dict(before.items() ^ now.items()))
 
 
-def test_the_best_weights_of_validations_that_kept_none_cannot_be_had():
+def test_the_best_weights_cannot_be_exported_if_validations_kept_none():
     refused = differences(MADE | NO_EXPORT, MADE | BEST | GOES_BY, 20)[1]
     assert [line.partition(" (")[0] for line in refused] == [f"{name}: last → best" for name in sorted(BEST)]
     assert all("validations so far kept no weights" in line for line in refused)

@@ -4,10 +4,11 @@ from collections import Counter
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from torch import Tensor
 
 from components.data.loading.token_count import real_tokens
+from components.training.contract import Reporting, Spent
 
 
 class Budget(Callback):
@@ -18,9 +19,9 @@ class Budget(Callback):
     budget/flops              floating-point operations: train_tokens · FLOPs per token, plus those of rollouts
 
     They allow methods to be compared at equal cost. FLOPs are from the model's formula, not measured; a text batch of
-    PPO-ptx is counted as if the value model read it too. `pl_module.flops_per_token()` is the factor (without it there
-    is no budget/flops). `pl_module.spent`, a Counter of generated_tokens and flops, is the rollouts' cost; reading
-    clears it. The totals are logged every `every_n_steps` optimizer steps and saved in checkpoints.
+    PPO-ptx is counted as if the value model read it too. The module's flops_per_token() is the factor (if it is None
+    there is no budget/flops), its spent() the cost of rollouts (training.contract.Reporting). The totals are logged
+    every `every_n_steps` optimizer steps and saved in checkpoints.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -29,12 +30,13 @@ class Budget(Callback):
         self.every_n_steps = every_n_steps
         self.totals: Counter[str] = Counter()  # whole numbers, the same on all ranks
         self._tokens: Tensor | None = None  # of this rank since the totals were last updated; stays on the device
+        self._counted = Spent()  # the part of the module's spent() that the totals contain
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Reporting) -> None:
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: Reporting, outputs: object, batch: object, batch_idx: int
     ) -> None:
         count = real_tokens(batch)
         if count is not None:
@@ -45,41 +47,41 @@ class Budget(Callback):
         if self._step % self.every_n_steps == 0:
             self._log(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Reporting) -> None:
         self._log(trainer, pl_module)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Reporting) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
         totals = self.figures(pl_module)
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in totals.items()})
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Reporting, checkpoint: dict[str, Any]) -> None:
         self._update_totals(trainer, pl_module)
         checkpoint["budget"] = dict(self.totals)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Reporting, checkpoint: dict[str, Any]) -> None:
         self.totals, self._tokens = Counter(checkpoint.get("budget", {})), None
 
-    def figures(self, pl_module: Any) -> dict[str, float]:
+    def figures(self, pl_module: Reporting) -> dict[str, float]:
         """The totals by their logged names."""
         totals = {f"budget/{name}": float(self.totals[name]) for name in ("train_tokens", "generated_tokens")}
-        if hasattr(pl_module, "flops_per_token"):
-            training = self.totals["train_tokens"] * pl_module.flops_per_token()
-            totals["budget/flops"] = training + self.totals["rollout_flops"]
+        per_token = pl_module.flops_per_token()
+        if per_token is not None:
+            totals["budget/flops"] = self.totals["train_tokens"] * per_token + self.totals["rollout_flops"]
         return totals
 
-    def _update_totals(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _update_totals(self, trainer: Trainer, pl_module: Reporting) -> None:
         """Adds what all ranks have counted since the last update; a collective."""
-        spent = getattr(pl_module, "spent", Counter())
-        new = [int(self._tokens) if self._tokens is not None else 0, spent["generated_tokens"], round(spent["flops"])]
-        spent.clear()
-        self._tokens = None
+        spent, before = pl_module.spent(), self._counted
+        tokens = int(self._tokens) if self._tokens is not None else 0
+        new = [tokens, spent.generated_tokens - before.generated_tokens, spent.flops - before.flops]
+        self._tokens, self._counted = None, spent
         if trainer.world_size > 1:
             own = torch.tensor(new, dtype=torch.float64, device=trainer.strategy.root_device)
             new = trainer.strategy.reduce(own, reduce_op="sum").long().tolist()
         self.totals.update(dict(zip(("train_tokens", "generated_tokens", "rollout_flops"), new, strict=True)))
 
-    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _log(self, trainer: Trainer, pl_module: Reporting) -> None:
         self._update_totals(trainer, pl_module)
         for logger in trainer.loggers:
             logger.log_metrics(self.figures(pl_module), step=trainer.global_step)

@@ -1,8 +1,9 @@
 """A page of charts per stage, in reading order, with the ranges of a healthy run."""
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 
 from components.loggers.recorder import recorders
+from components.training.contract import Reporting
 
 
 class Dashboard(Callback):
@@ -12,7 +13,6 @@ class Dashboard(Callback):
     the curves of all their tags. A module without charts is ignored.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        charts = getattr(pl_module, "charts", ())
-        for recorder in recorders(trainer) if charts and stage == "fit" else ():
-            recorder.record_charts(charts)
+    def setup(self, trainer: Trainer, pl_module: Reporting, stage: str) -> None:
+        for recorder in recorders(trainer) if pl_module.charts and stage == "fit" else ():
+            recorder.record_charts(pl_module.charts)

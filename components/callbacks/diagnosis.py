@@ -37,8 +37,8 @@ class Diagnosis(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._total = trainer.estimated_stepping_batches  # by the limit that is reached first
-        if hasattr(pl_module, "sampling"):
-            self.history["max_new_tokens"] = [float(pl_module.sampling.max_new_tokens)]
+        if pl_module.max_new_tokens is not None:
+            self.history["max_new_tokens"] = [float(pl_module.max_new_tokens)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Records the ratio of a rollout's first minibatch, which must be 1, regardless of log_every_n_steps."""

@@ -96,7 +96,7 @@ def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
     """The mean loss of a micro-batch: as a stage keeps it, without its share of the step or a scaler's scale; for any
     other module, computed from the loss that its backward pass starts from. None if the micro-batch has no targets, or
     if the scale alone could have made the loss infinite."""
-    if getattr(pl_module, "micro_batch", None) is not None:
+    if pl_module.micro_batch is not None:
         own, weight = pl_module.micro_batch
         return float(own) if weight else None
     value, scale = float(loss.detach()), _scale(trainer)

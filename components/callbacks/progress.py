@@ -108,8 +108,8 @@ class StepProgress(ProgressBar):
             loss = outputs.get("loss")
         if loss is not None:
             parts.append(f"loss {float(loss):.4g}")
-        shown = getattr(trainer.lightning_module, "headline", {})
-        parts += [f"{name} {value:.3g}" for name, value in shown.items()]
+        module: Any = trainer.lightning_module
+        parts += [f"{name} {value:.3g}" for name, value in module.headline.items()]
         if self._tokens is not None:
             tokens = float(self._tokens)  # waits for the device, so the time is taken after it
             parts.append(f"{short(tokens / (time.perf_counter() - self._reported))} tok/s")

@@ -11,11 +11,9 @@ from components.loggers.recorder import recorders
 class SampleTable(Callback):
     """Every `every_n_steps` optimizer steps and at the end of the fit, logs texts and distributions from the module.
 
-    `pl_module.sample_texts() -> list[dict]`: rows with the same keys, such as prompt, response and score, logged as a
-    table, "samples". It runs without gradients and in eval mode.
-    `pl_module.histograms() -> dict[str, Tensor]`: each is logged as a histogram under its name, without non-finite
-    entries. The dictionary is cleared afterwards, so the module can collect into it until the next call.
-    Both are optional. They are called on every rank, since sampling from a sharded model needs all of them.
+    `sample_texts()` (training.contract.Reporting): its rows are logged as a table, "samples". It runs without gradients
+    and in eval mode. `histograms()`: each is logged as a histogram under its name, without non-finite entries. Both are
+    called on every rank, since sampling from a sharded model needs all of them.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
@@ -40,10 +38,8 @@ class SampleTable(Callback):
 
     def _write(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = step = trainer.global_step
-        rows = []
-        if hasattr(pl_module, "sample_texts"):
-            rows = _in_eval_mode(pl_module, pl_module.sample_texts)
-        histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
+        rows = _in_eval_mode(pl_module, pl_module.sample_texts)
+        histograms = pl_module.histograms()
         for recorder in recorders(trainer):
             if rows:
                 recorder.record_table("samples", rows, step)
@@ -52,7 +48,6 @@ class SampleTable(Callback):
                 finite = finite[finite.isfinite()]
                 if finite.numel():
                     recorder.record_histogram(name, finite, step)
-        histograms.clear()
 
 
 @torch.no_grad()

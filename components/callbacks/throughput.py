@@ -34,10 +34,9 @@ class Throughput(Callback):
         self._tokens: Tensor | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._flops_per_token: float | None = None
+        self._flops_per_token: float | None = pl_module.flops_per_token()
         self._peak = 0.0
-        if hasattr(pl_module, "flops_per_token"):
-            self._flops_per_token = float(pl_module.flops_per_token())
+        if self._flops_per_token is not None:
             self._peak = measured_peak(pl_module.device, compute_dtype(trainer.precision, pl_module.device))
         self._step = self._first_step = trainer.global_step
         self._restart()

@@ -67,7 +67,7 @@ AT_RUN_TIME = {  # by the key of a `_target_`
     "data.pretraining": DATA,
     "comparisons": DATA,
     "text": DATA,
-    "stage": Passed(names=("stop_ids", "pad_id")),
+    "stage": Passed(names=("run", "stop_ids", "pad_id")),
     "stage.optimizer": Passed(first=1),
     "stage.schedule": Passed(names=("step", "total_steps")),
     "tokenizer": Passed(first=1),
@@ -212,6 +212,8 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
             yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
     passed = AT_RUN_TIME.get(path, None if node.get("_partial_") else Passed())
     if passed is not None:
+        given = [name for name in passed.names if name in node]
+        yield from (f"{path}.{name}: set by the run, not by its config. Remove it" for name in given)
         yield from _missing(node, path, passed)
 
 

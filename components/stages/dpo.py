@@ -15,7 +15,7 @@ from components.functional.losses import dpo, ranking_pairs
 from components.functional.output_layer import linear_logprobs
 from components.models.heads import CausalLM
 from components.stages.stage import Stage
-from components.training.contract import Chart, LossOutput, Term
+from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
 from components.training.self_checks import SelfCheckError
 
 
@@ -52,8 +52,9 @@ class DPO(Stage):
         beta: Annotated[float, Field(gt=0)],
         variant: Literal["sigmoid", "ipo", "hinge", "robust"],
         label_smoothing: float = 0.0,
+        run: RunContext = ALONE,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, run)
         self.policy_builder = policy
         self.beta, self.variant, self.label_smoothing = beta, variant, label_smoothing
 

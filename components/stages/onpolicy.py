@@ -1,6 +1,5 @@
 """Base of the on-policy stages: collects experience with a policy, its reference and a reward model."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from components.models.shards import unsharded
 from components.stages.stage import Stage
 from components.training.averages import Averages
 from components.training.clock import Clock
-from components.training.contract import Chart
+from components.training.contract import ALONE, Chart, RunContext, Spent
 from components.training.self_checks import check_first_forward, check_responses, check_score_places
 
 SHOWN = 8  # responses in the table of samples
@@ -67,7 +66,6 @@ class OnPolicy(Stage):
         Chart("length, tokens", ("rollout/length", "val/length")),
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
-    reward_is_adapter = False  # the reward model's artifact holds adapters of the trunk that the policy starts from
     readers = 3  # models that read every response: policy, reference, reward model
 
     def __init__(
@@ -85,8 +83,9 @@ class OnPolicy(Stage):
         missing_end_score: float,
         samples_per_prompt: int = 1,
         score_scale: float | None = None,
+        run: RunContext = ALONE,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, run)
         if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
             raise ValueError(
                 "stage.sampling: rollouts must be sampled from the policy itself (temperature > 0, top_k 0, top_p 1), "
@@ -100,12 +99,11 @@ class OnPolicy(Stage):
         if score_scale is not None and score_scale <= 0:
             raise ValueError(f"stage.score_scale: expected a factor above 0, or null to measure it, got {score_scale}")
         self.register_buffer("score_scale", torch.tensor(score_scale or 0.0))  # 0: not measured yet
-        self.spent: Counter[str] = Counter()  # what rollouts cost, for the callback that tracks the budget
-        self.rollout_is_spent = False
+        self.max_new_tokens = sampling.max_new_tokens
+        self._spent = Spent()
         self.clock = Clock()
         self._checked = False
         self._rollout_began = False
-        self.headline: dict[str, float] = {}  # metrics of the latest rollout for the progress line
         self._latest: Experience = {}
         self._shown: list[tuple[list[int], list[int], float, float]] = []
 
@@ -113,7 +111,7 @@ class OnPolicy(Stage):
         if not hasattr(self, "policy"):
             self.adopt("policy", self.policy_builder())
             self.adopt("reference", self.as_before_training(self.policy, self.policy_builder))
-            shared = {"trunk": self.policy.model} if self.reward_is_adapter else {}
+            shared = {"trunk": self.policy.model} if self.run.reward_is_adapter else {}
             self.adopt("reward", self.reward_builder(**shared))
 
     def advantages(self, experience: Experience) -> Experience:
@@ -130,7 +128,7 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            experience = self.assess(ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, rollout)))
+            experience = self.assess(ids, self.draw(ids, seeded(self.device, self.run.seed, self.global_rank, rollout)))
             self.count_spent(ids, experience["mask"])
             self.calibrate(experience)
             experience["rewards"] = self.final_scores(experience)
@@ -217,7 +215,7 @@ class OnPolicy(Stage):
 
     def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
         """The packed minibatches of all epochs."""
-        order = seeded("cpu", self.seed, self.global_rank, rollout, 1)
+        order = seeded("cpu", self.run.seed, self.global_rank, rollout, 1)
         parts = minibatches(
             prompts,
             experience,
@@ -238,7 +236,7 @@ class OnPolicy(Stage):
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
             experience = self.assess(
-                ids, self.draw(ids, seeded(self.device, self.seed, self.global_rank, batch_idx, 2))
+                ids, self.draw(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
             )
             experience["rewards"] = self.final_scores(experience)
             experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
@@ -264,8 +262,11 @@ class OnPolicy(Stage):
         sampled = int(mask.sum())
         read = sampled + sum(map(len, prompts[:: self.samples_per_prompt]))
         forward = super().flops_per_token() / 3  # the backward pass costs two forward passes
-        flops = read * forward * (1 + self.readers)
-        self.spent.update(generated_tokens=sampled, flops=flops)  # type: ignore[call-overload]
+        flops = round(read * forward * (1 + self.readers))
+        self._spent = Spent(self._spent.generated_tokens + sampled, self._spent.flops + flops)
+
+    def spent(self) -> Spent:
+        return self._spent
 
     def judged(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
         """True quality of the responses, if the data has a judge."""
@@ -295,9 +296,8 @@ class OnPolicy(Stage):
         self._shown = list(zip(ids, self.responses(experience, SHOWN), scores, kl, strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
-        """Scores and lengths of the latest rollout, of all processes, returned once; call it on all of them."""
-        latest, self._latest = self._latest, {}
-        return {name: self.gathered(values) for name, values in latest.items()}
+        """Scores and lengths of the latest rollout of all processes."""
+        return {name: self.gathered(values) for name, values in self._latest.items()}
 
     def sample_texts(self) -> list[dict[str, Any]]:
         """The first responses of the latest rollout, for the table of samples."""

@@ -89,7 +89,7 @@ class PPO(OnPolicy):
     def configure_model(self) -> None:
         super().configure_model()
         if not hasattr(self, "value"):
-            forked = self.lora is not None and same_start(self.value_builder, self.reward_builder)
+            forked = self.run.lora is not None and same_start(self.value_builder, self.reward_builder)
             value = self.reward.fork() if forked else self.value_builder()
             if self.score_scale > 0:  # set, not measured
                 value.rescale_(scale=float(self.score_scale), shift=0.0)

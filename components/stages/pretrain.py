@@ -10,7 +10,7 @@ from components.models.heads import CausalLM
 from components.models.shards import unsharded
 from components.stages.language import bits_per_byte, continuations, language_loss
 from components.stages.stage import Stage
-from components.training.contract import Chart, LossOutput
+from components.training.contract import ALONE, Chart, LossOutput, RunContext
 from components.training.self_checks import check_initial_loss
 
 SHOWN = 6  # continuations in the table of samples
@@ -42,8 +42,9 @@ class Pretrain(Stage):
         model: Callable[[], CausalLM],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
+        run: RunContext = ALONE,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, run)
         self.model_builder = model
 
     def configure_model(self) -> None:
@@ -54,7 +55,7 @@ class Pretrain(Stage):
         return language_loss(self.model, batch)
 
     def check_first_loss(self, loss: float) -> None:
-        if self.fresh:
+        if self.run.fresh:
             config = self.model.config
             self.tell(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
 

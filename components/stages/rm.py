@@ -14,7 +14,7 @@ from components.functional.ranking import Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
 from components.stages.stage import Stage
 from components.system.countdown import countdown
-from components.training.contract import Chart, LossOutput, Term
+from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
 
 FEWEST = 32  # demonstrations, before the standard error of their mean is trusted
 TOLERANCE = 0.05  # of that standard error: a score off by this much changes a win probability by at most 0.0125
@@ -58,8 +58,9 @@ class RewardModel(Stage):
         margin: float = 0.0,
         label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
         centering: Annotated[float, Field(ge=0)] = 0.0,
+        run: RunContext = ALONE,
     ) -> None:
-        super().__init__(optimizer, schedule)
+        super().__init__(optimizer, schedule, run)
         self.model_builder = model
         self.margin, self.label_smoothing, self.centering = margin, label_smoothing, centering
         self.demonstration_score = 0.0

@@ -13,14 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from components.models.heads import CausalLM, ScalarModel
-from components.models.lora import Adaptable, LoRA
+from components.models.lora import Adaptable
 from components.models.shards import in_shards
 from components.training.averages import Averages
-from components.training.contract import Chart, LossOutput, Term
+from components.training.contract import ALONE, LossOutput, Reporting, RunContext, Term
 from components.training.self_checks import FirstStep, check_frozen, check_no_dropout, check_separate, local_part, tell
 
 
-class Stage(L.LightningModule):
+class Stage(Reporting, L.LightningModule):
     """Base of all stages. A subclass defines configure_model, compute_loss and exportable.
 
     The arguments are builders, never weights: `optimizer` makes an Optimizer from named parameters, `schedule` returns
@@ -34,20 +34,20 @@ class Stage(L.LightningModule):
     """
 
     frozen: tuple[str, ...] = ()
-    seed = 0  # of all random numbers in training
-    lora: LoRA | None = None  # adapters instead of all weights
-    gradient_checkpointing = False  # activations inside layers are recomputed in the backward pass, not kept
-    compiled = False  # layers are compiled with torch.compile
-    charts: tuple[Chart, ...] = ()  # in reading order; ranges are those in the docstring
 
-    def __init__(self, optimizer: Callable[..., Optimizer], schedule: Callable[..., float]) -> None:
+    def __init__(
+        self,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., float],
+        run: RunContext = ALONE,
+    ) -> None:
         super().__init__()
+        self.run = run
         self.optimizer_builder = optimizer
         self.schedule = schedule
         self.strict_loading = not self.frozen
         self._window: list[Tensor] = []  # weights of the micro-batches since the last optimizer step
         self._unit = torch.ones(())
-        self.micro_batch: tuple[Tensor, Tensor | int] | None = None  # unscaled loss and weight of the latest one
         self._training, self._validation = Averages(), Averages()
         self._stepped = False
 
@@ -67,21 +67,21 @@ class Stage(L.LightningModule):
     def flops_per_token(self) -> float:
         """FLOPs of training on one token, forward and backward, at the model's full context."""
         config = self.exportable().config
-        return config.flops_per_token(config.longest, frozen=self.lora is not None)
+        return config.flops_per_token(config.longest, frozen=self.run.lora is not None)
 
     def adopt(self, name: str, model: Any) -> None:
         """Registers a newly built model as `name`: frozen if it is in `frozen`, adapted if the run has adapters,
         sharded if the strategy shards."""
         frozen, mesh = name in self.frozen, getattr(self, "device_mesh", None)
         model.requires_grad_(not frozen).train(not frozen)
-        if self.lora is not None and not frozen:
+        if self.run.lora is not None and not frozen:
             self.strict_loading = False
-            model.adapt(self.lora)
-        if mesh is None and (frozen or self.lora is not None) and isinstance(model, Adaptable):
+            model.adapt(self.run.lora)
+        if mesh is None and (frozen or self.run.lora is not None) and isinstance(model, Adaptable):
             model.model.freeze_()
-        if self.gradient_checkpointing and not frozen:
+        if self.run.gradient_checkpointing and not frozen:
             model.model.recompute = True
-        if self.compiled:
+        if self.run.compile:
             for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
                 layer.compile()
         if mesh is not None:
@@ -92,7 +92,7 @@ class Stage(L.LightningModule):
                 getattr(self, name).eval()
 
     def _shard(self, model: Any, mesh: DeviceMesh) -> None:
-        if self.lora is not None and self.frozen:
+        if self.run.lora is not None and self.frozen:
             raise ValueError(
                 "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
                 "Use trainer=ddp, or train all weights with lora=null"
@@ -106,7 +106,7 @@ class Stage(L.LightningModule):
 
     def as_before_training(self, model: Any, build: Callable[[], Any]) -> Any:
         """`model` as it is before training: `model` without its adapters if the run has any, else a second build."""
-        return model.bare() if self.lora is not None else build()
+        return model.bare() if self.run.lora is not None else build()
 
     def on_train_start(self) -> None:
         """Checks that all processes have the same number of batches and, if there are frozen networks, that they are
@@ -148,7 +148,8 @@ class Stage(L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the step, so its random numbers (dropout) depend on (seed, rank, step) alone: resuming needs no RNG
         state."""
-        torch.manual_seed((self.seed * 100_003 + self.global_rank) * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
+        process = self.run.seed * 100_003 + self.global_rank
+        torch.manual_seed(process * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Requests a stop at max_steps: Lightning stops there anyway, but without a last validation."""

@@ -26,6 +26,7 @@ from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 from components.training import cluster, resuming
 from components.training.checkpoint_io import AtomicCheckpointIO
+from components.training.contract import RunContext
 
 log = logging.getLogger(__name__)
 UNCUT = 2**30  # tokens: a tokenizer is trained on texts, which have no context to fit into
@@ -99,21 +100,25 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     if shape is not None and "vocab_size" in shape:  # a fresh model; one that is read comes with its tokenizer
         with open_dict(cfg):
             shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
-    run_time = {"stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
-    accepted = schema_of(cfg.stage._target_).types
-    stage = instantiate(cfg.stage, **{name: value for name, value in run_time.items() if name in accepted})
-    stage.seed, stage.lora, stage.gradient_checkpointing = cfg.seed, instantiate(cfg.lora), cfg.gradient_checkpointing
-    stage.compiled = cfg.compile
     if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
         log.warning(
             "lora.base: a quantized matrix is kept dense from its forward to its backward pass; "
             "gradient_checkpointing=true keeps those of one layer at a time"
         )
-    if cfg.lora and "reward" in cfg.reads:
-        stage.reward_is_adapter = store.adapts(cfg.reads.reward, parents["model"]["content"])
-    if cfg.stage.get("model", {}).get("path"):
-        stage.fresh = False  # it starts from weights
-    return stage
+    run = RunContext(
+        seed=cfg.seed,
+        lora=instantiate(cfg.lora),
+        gradient_checkpointing=cfg.gradient_checkpointing,
+        compile=cfg.compile,
+        fresh=not cfg.stage.get("model", {}).get("path"),
+        reward_is_adapter=bool(cfg.lora)
+        and "reward" in cfg.reads
+        and store.adapts(cfg.reads.reward, parents["model"]["content"]),
+    )
+    run_time = {"run": run, "stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
+    accepted = schema_of(cfg.stage._target_).types
+    build = instantiate(cfg.stage, _partial_=True)  # run-time values are not part of the config
+    return build(**{name: value for name, value in run_time.items() if name in accepted})
 
 
 def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:

@@ -1,8 +1,36 @@
-"""What a stage returns and declares: a loss of weighted terms, and the charts of its dashboard."""
+"""What a run gives to its stage, and what loaders, callbacks and tasks may ask of it.
 
-from typing import NamedTuple
+Nothing else is set on a stage from outside, and who reads one of its collections leaves it as it is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from torch import Tensor
+
+from components.models.lora import LoRA
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a run decides for its stage, whichever stage it is; passed to the constructor as `run`.
+
+    seed: of everything sampled during training. lora: adapters to train instead of all weights.
+    gradient_checkpointing: activations within layers are recomputed in the backward pass, not kept. compile: layers go
+    through torch.compile. fresh: the model starts from random weights. reward_is_adapter: the reward model's artifact
+    holds adapters of the trunk that the policy starts from.
+    """
+
+    seed: int = 0
+    lora: LoRA | None = None
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    fresh: bool = True
+    reward_is_adapter: bool = False
+
+
+ALONE = RunContext()  # of a stage built outside a run
 
 
 class Term(NamedTuple):
@@ -44,3 +72,43 @@ class Chart(NamedTuple):
     tags: tuple[str, ...]
     low: float | None = None
     high: float | None = None
+
+
+class Spent(NamedTuple):
+    """The cost of rollouts since this process began, of this process alone."""
+
+    generated_tokens: int = 0
+    flops: int = 0
+
+
+class Reporting:
+    """What callbacks read of a module; a stage overrides what it has more of.
+
+    charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
+    progress line. micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
+    max_new_tokens: the most tokens that a response may have; None without responses. rollout_is_spent: whether the
+    rest of the current rollout is to be dropped.
+    """
+
+    charts: Sequence[Chart] = ()
+    headline: Mapping[str, float] = {}
+    micro_batch: tuple[Tensor, Tensor | int] | None = None
+    max_new_tokens: int | None = None
+    rollout_is_spent: bool = False
+
+    def flops_per_token(self) -> float | None:
+        """Floating-point operations of training on one token; None if unknown."""
+        return None
+
+    def spent(self) -> Spent:
+        """What rollouts have cost so far."""
+        return Spent()
+
+    def sample_texts(self) -> list[dict[str, Any]]:
+        """Rows of a table of samples, all with the same keys, such as prompt, response and score. Called on every
+        process."""
+        return []
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Distributions by their logged names. Called on every process."""
+        return {}

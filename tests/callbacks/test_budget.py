@@ -1,6 +1,5 @@
 """The cost of a run, over ranks, rollouts and interruptions."""
 
-from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
 from components.loggers.tensorboard_log import TensorBoard
+from components.training.contract import Spent
 from tests.kit.tiny_run import Stream, Tiny, trainer
 
 NAMES = ("budget/train_tokens", "budget/generated_tokens", "budget/flops")
@@ -20,12 +20,18 @@ class Drawing(Tiny):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spent = Counter()
+        self.rollouts = Spent()
 
     def training_step(self, batch, batch_idx):
         if batch_idx % 2 == 0:
-            self.spent.update(generated_tokens=7, flops=100.0)
+            self.draw(flops=100)
         return super().training_step(batch, batch_idx)
+
+    def draw(self, flops):
+        self.rollouts = Spent(self.rollouts.generated_tokens + 7, self.rollouts.flops + flops)
+
+    def spent(self):
+        return self.rollouts
 
     def flops_per_token(self):
         return 10.0
@@ -59,7 +65,7 @@ def test_an_interrupted_run_costs_the_same_as_an_uninterrupted_one(stop, tmp_pat
 
 
 def test_ranks_are_summed():
-    """Two ranks with the same work: all totals double, and stay whole numbers."""
+    """Two ranks with the same work: all totals double."""
     reduce = lambda tensor, reduce_op: {"sum": 2 * tensor}[reduce_op]
     both = SimpleNamespace(
         world_size=2,
@@ -70,11 +76,10 @@ def test_ranks_are_summed():
     )
     budget, module = Budget(), Drawing()
     budget.on_train_start(SimpleNamespace(global_step=0), module)
-    module.spent.update(generated_tokens=7, flops=1e15 + 1 / 3)
+    module.draw(flops=10**15 + 1)
     budget.on_train_batch_end(both, module, None, next(iter(Stream())), 0)
     budget.on_train_end(both, module)
-    assert budget.totals == {"train_tokens": 10, "generated_tokens": 14, "rollout_flops": 2 * 10**15}
-    assert not module.spent  # emptied when read
+    assert budget.totals == {"train_tokens": 10, "generated_tokens": 14, "rollout_flops": 2 * 10**15 + 2}
     checkpoint: dict = {}
     budget.on_save_checkpoint(both, module, checkpoint)
     assert checkpoint == {"budget": dict(budget.totals)}  # nothing is counted twice

@@ -1,7 +1,6 @@
 """Warnings during a run: each once, in the log and the loggers, and not again after resuming."""
 
 import logging
-from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -16,7 +15,7 @@ from tests.kit.tiny_run import Stream, Tiny, trainer
 class Clipped(Tiny):
     """Logs a clip fraction that is too high from its third step on, and a first ratio that is off in rollout 1."""
 
-    sampling = SimpleNamespace(max_new_tokens=24)
+    max_new_tokens = 24
 
     def on_train_batch_start(self, batch, batch_idx):
         if batch_idx % 4 == 0:

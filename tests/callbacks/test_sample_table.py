@@ -21,9 +21,7 @@ class Talking(Tiny):
         self.frozen.eval()
 
     def training_step(self, batch, batch_idx):
-        self.collected.setdefault("scores", torch.zeros(0))
-        new = torch.tensor([batch_idx, float("nan")])
-        self.collected["scores"] = torch.cat([self.collected["scores"], new])
+        self.collected["scores"] = torch.tensor([batch_idx, 1.0, float("nan")])
         return super().training_step(batch, batch_idx)
 
     def sample_texts(self):
@@ -51,10 +49,11 @@ def test_a_table_is_written_every_n_steps_and_at_the_end(run):
     assert text == "| prompt | response | score |\n| --- | --- | --- |\n| Who? | step 6 | 0.500 |"
 
 
-def test_histograms_are_written_without_nan_and_emptied_each_time(run):
+def test_histograms_are_written_without_nan_and_left_as_they_are(run):
     written = run[1].Histograms("Talking scores")
-    assert [(event.step, event.histogram_value.num) for event in written] == [(3, 3), (6, 3), (7, 1)]
-    assert [event.histogram_value.sum for event in written] == [0 + 1 + 2, 3 + 4 + 5, 6]
+    assert [(event.step, event.histogram_value.num) for event in written] == [(3, 2), (6, 2), (7, 2)]
+    assert [event.histogram_value.sum for event in written] == [2 + 1, 5 + 1, 6 + 1]
+    assert run[0].collected["scores"].isnan().sum() == 1
 
 
 def test_sampling_runs_in_eval_mode_without_gradients_and_every_module_gets_its_mode_back(run):

@@ -6,9 +6,10 @@ import lightning as L
 import torch
 
 from components.training.checkpoint_io import AtomicCheckpointIO
+from components.training.contract import Reporting
 
 
-class Tiny(L.LightningModule):
+class Tiny(Reporting, L.LightningModule):
     """Two weights fitted by SGD with momentum; `poison`: batch index -> factor of its loss.
 
     seen: (epoch, batch index, place in the stream) of every batch.

@@ -11,6 +11,7 @@ from components.models.lora import LoRA
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.training.checkpoint_io import BEST, latest
+from components.training.contract import RunContext
 from tests.kit.several import together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, quiet_fit, same_bits, scalar, trainer, weights
 from tests.stages.test_loss_traces import STRATEGIES
@@ -23,8 +24,8 @@ def trained(name, data, folder, *, resume=None, lora=None, choice=EARLY, max_ste
     module = data(name, **settings.pop("sizes", {}))
     size = module.tokenizer.vocab_size
     kind, network = {"sft": (SFT, causal), "rm": (RewardModel, scalar)}[name]
-    stage = kind(model=lambda: network(0, size), optimizer=adam(3e-3), schedule=CONSTANT)
-    stage.lora = lora
+    context = RunContext(lora=lora)
+    stage = kind(model=lambda: network(0, size), optimizer=adam(3e-3), schedule=CONSTANT, run=context)
     checkpoints = Checkpoints(folder, every_n_steps=3, **choice)
     run = trainer(
         max_steps=max_steps,

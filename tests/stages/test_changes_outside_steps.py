@@ -15,6 +15,7 @@ from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA, merged
 from components.stages.rm import RewardModel
+from components.training.contract import RunContext
 from tests.kit.several import together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
 from tests.stages.test_loss_traces import STRATEGIES
@@ -39,8 +40,8 @@ def several(way: tuple[str | None, int]) -> dict[str, Any]:
 def reward_model(rank: int, data: Data, way: tuple, lora: LoRA | None) -> tuple[float, float]:
     """(mean score of the demonstrations by the exported weights, how far training's end moved the bias)."""
     module = data("rm")
-    stage = RewardModel(model=partial(shifted, module.tokenizer.vocab_size), optimizer=adam(1e-3), schedule=CONSTANT)
-    stage.lora = lora
+    start = partial(shifted, module.tokenizer.vocab_size)
+    stage = RewardModel(model=start, optimizer=adam(1e-3), schedule=CONSTANT, run=RunContext(lora=lora))
     quiet_fit(trainer(max_steps=2, limit_val_batches=0, **several(way)), stage, datamodule=module)
     weights = whole_weights(stage.exportable())
     exported = scalar(1, module.tokenizer.vocab_size).eval()

@@ -1,6 +1,7 @@
 """Each trainable parameter moves: with every optimizer, on every stage, under every strategy."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,7 +35,7 @@ def local(stage: Stage) -> dict[str, Tensor]:
 def unmoved(make: Callable[[int], tuple], optimizer: Any, way: tuple[str | None, int], lora: LoRA | None) -> list[str]:
     strategy, processes = way
     stage, loader = make(processes)
-    stage.optimizer_builder, stage.lora = optimizer, lora
+    stage.optimizer_builder, stage.run = optimizer, replace(stage.run, lora=lora)
     before: dict[str, Tensor] = {}
     start = stage.on_train_start
     stage.on_train_start = lambda: (before.update(local(stage)), start())[1]

@@ -7,6 +7,7 @@ import torch
 
 from components.models.attention import attend, segments
 from components.stages.sft import SFT
+from components.training.contract import RunContext
 from tests.kit.tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
 
 STEPS = 20
@@ -22,8 +23,7 @@ def curve(compiled: bool = False, steps: int = STEPS, **trainer) -> torch.Tensor
         batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=PAD, row_length=20))
     logger = ListLogger()
     torch.manual_seed(0)
-    stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
-    stage.compiled = compiled
+    stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT, run=RunContext(compile=compiled))
     fit(stage, batches, max_steps=steps, logger=logger, **trainer)
     return torch.tensor(logger["train/loss"])
 

@@ -8,21 +8,20 @@ import torch
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA
 from components.stages.stage import Stage
+from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
 from tests.kit.tiny_stages import adam, causal, dpo, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 
 
-def adapted(name: str, module, lora: LoRA = LORA) -> Stage:
+def adapted(name: str, module, lora: LoRA = LORA, **run) -> Stage:
     size = module.tokenizer.vocab_size
     settings = dict(policy=lambda: causal(0, size), optimizer=adam(1e-2))
     if name == "ppo":
         score = partial(scalar, 1, size)
         settings |= dict(reward=score, value=score, stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
-    stage = {"dpo": dpo, "ppo": ppo}[name](**settings)
-    stage.lora = lora
-    return stage
+    return {"dpo": dpo, "ppo": ppo}[name](**settings, run=RunContext(lora=lora, **run))
 
 
 @pytest.fixture(params=["dpo", "ppo"])
@@ -87,8 +86,7 @@ def test_training_with_recomputed_layers_is_the_same_to_the_bit(data):
     for recompute in (False, True):
         torch.manual_seed(0)
         module = data("dpo")
-        stage = adapted("dpo", module)
-        stage.gradient_checkpointing = recompute
+        stage = adapted("dpo", module, gradient_checkpointing=recompute)
         quiet_fit(trainer(max_steps=3), stage, datamodule=module)
         assert stage.policy.model.recompute == recompute
         ends.append(weights(stage.policy.adapters))

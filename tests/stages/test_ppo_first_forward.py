@@ -6,6 +6,7 @@ import torch
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
 from components.stages.ppo import PPO
+from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
 from tests.kit.tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
 
@@ -108,8 +109,7 @@ def test_rollouts_depend_only_on_seed_rank_and_number(monkeypatch):
     def drawn(seed: int, rank: int, rollout: int) -> dict:
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
         monkeypatch.setattr(PPO, "global_rank", rank)
-        stage = attached(ppo(epochs=1, minibatches=1))
-        stage.seed = seed
+        stage = attached(ppo(epochs=1, minibatches=1, run=RunContext(seed=seed)))
         [batch] = stage.collect(PROMPTS, rollout)
         return batch
 

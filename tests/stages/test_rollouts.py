@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from components.generation.generate import Samples, Sampling, seeded
 from components.stages.grpo import GRPO
 from components.stages.ppo import PPO
+from components.training.contract import Spent
 from tests.kit.tiny_stages import (
     END,
     PAD,
@@ -216,9 +217,9 @@ def test_a_rollout_costs_its_sampling_and_one_forward_of_each_model_that_reads_i
     read = 9 + (2 + 4 + 3 + 5 if make is ppo else 2)
     forward = stage.policy.config.flops_per_token(96) / 3  # the backward pass is two more
     stage.collect(prompts, 0)
-    assert stage.spent == {"generated_tokens": 9, "flops": pytest.approx(read * forward * (1 + readers))}
+    assert stage.spent() == Spent(9, round(read * forward * (1 + readers)))
     stage.collect(prompts, 1)
-    assert stage.spent["generated_tokens"] == 18
+    assert stage.spent().generated_tokens == 18
 
 
 def test_the_kl_comes_with_its_standard_error_over_responses():

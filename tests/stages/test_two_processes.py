@@ -70,8 +70,7 @@ class KeepWeights(L.Callback):
         assert trainer.global_step == 2
         torch.save((weights(pl_module), kept(trainer)), self.folder / f"{trainer.global_rank}.pt")
         torch.save(trainer.logger.logged, self.folder / f"logged-{trainer.global_rank}.pt")
-        histograms = pl_module.histograms() if hasattr(pl_module, "histograms") else {}
-        torch.save(histograms, self.folder / f"histograms-{trainer.global_rank}.pt")
+        torch.save(pl_module.histograms(), self.folder / f"histograms-{trainer.global_rank}.pt")
 
 
 def sft(world_size: int) -> tuple[SFT, Batches]:

@@ -15,6 +15,7 @@ from components.models.lora import LoRA
 from components.stages.pretrain import Pretrain
 from components.stages.sft import SFT
 from components.training import self_checks
+from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
 from tests.kit.tiny_stages import (
     CONSTANT,
@@ -221,8 +222,7 @@ def halves(optimizer: Any) -> Any:
 def tuned(optimizer: Any, caplog, *, steps: int = 1, lora: LoRA | None = None, rate: Any = CONSTANT, **settings: Any):
     """The lines that self-checks log in a short SFT run."""
     caplog.set_level(logging.INFO)
-    stage = SFT(model=causal, optimizer=optimizer, schedule=rate)
-    stage.lora = lora
+    stage = SFT(model=causal, optimizer=optimizer, schedule=rate, run=RunContext(lora=lora))
     fit(stage, [lm_batch(TEXT)] * steps, max_steps=steps, **settings)
     return [line.removeprefix("self-check: ") for line in lines(caplog)]
 

@@ -1,7 +1,7 @@
 """The training loader of on-policy stages: has the stage collect experience and yields it in minibatches."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 import torch.distributed
@@ -11,6 +11,14 @@ from torch import Tensor
 from components.data.loading.sampler import TrainLoader, permutation
 
 Minibatch = dict[str, Any]
+
+
+class Collector(Protocol):
+    """What the loader asks of the trainer's module."""
+
+    rollout_is_spent: bool
+
+    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> Sequence[Minibatch]: ...
 
 
 class ExperienceLoader:
@@ -103,8 +111,7 @@ class ExperienceLoader:
 
     def _next(self) -> Minibatch:
         if not self.pending or self._spent():
-            module: Any = self.trainer.lightning_module
-            self.pending = list(module.collect(self.prompts_of(self.rollout), self.rollout))
+            self.pending = list(self.collector.collect(self.prompts_of(self.rollout), self.rollout))
             if not self.pending:
                 raise ValueError(f"collect: rollout {self.rollout} has no minibatches, expected at least one")
             self.rollout += 1
@@ -114,7 +121,11 @@ class ExperienceLoader:
         return minibatch if self.pretraining is None else {**minibatch, "pretraining": next(self._text)}
 
     def _spent(self) -> bool:
-        return bool(getattr(self.trainer.lightning_module, "rollout_is_spent", False))
+        return self.collector.rollout_is_spent
+
+    @property
+    def collector(self) -> Collector:
+        return cast(Collector, self.trainer.lightning_module)
 
     def _endless_text(self) -> Iterator[Any]:
         while self.pretraining is not None:

@@ -2,10 +2,27 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
+
+
+def shard(model: Any, mesh: DeviceMesh) -> None:
+    """Shards a model over the processes of `mesh`, layer by layer."""
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    for method in ("hidden", "head", "through_head"):
+        if hasattr(model, method):
+            register_fsdp_forward_method(model, method)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor; any other tensor unchanged."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @contextmanager

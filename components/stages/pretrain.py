@@ -28,7 +28,6 @@ class Pretrain(Stage):
     """
 
     model: CausalLM
-    fresh = True  # the model starts from random weights
     charts = (
         Chart("loss, nats per token", ("train/loss", "val/loss")),
         Chart("bits per byte", ("train/bits_per_byte", "val/bits_per_byte")),

@@ -14,4 +14,5 @@ class SFT(Pretrain):
     bytes_per_token   of the answers read
     """
 
-    fresh = False
+    def check_first_loss(self, loss: float) -> None:
+        """It starts from weights, whose loss may be any."""

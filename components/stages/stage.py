@@ -7,17 +7,16 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable
-from components.models.shards import in_shards
+from components.models.shards import in_shards, shard
 from components.training.averages import Averages
-from components.training.contract import ALONE, LossOutput, Reporting, RunContext, Term
-from components.training.self_checks import FirstStep, check_frozen, check_no_dropout, check_separate, local_part, tell
+from components.training.contract import ALONE, LossOutput, Reporting, RunContext
+from components.training.gradient_mean import GradientMean
+from components.training.self_checks import FirstStep, check_even, check_frozen, check_no_dropout, check_separate, tell
 
 
 class Stage(Reporting, L.LightningModule):
@@ -46,8 +45,7 @@ class Stage(Reporting, L.LightningModule):
         self.optimizer_builder = optimizer
         self.schedule = schedule
         self.strict_loading = not self.frozen
-        self._window: list[Tensor] = []  # weights of the micro-batches since the last optimizer step
-        self._unit = torch.ones(())
+        self.gradient_mean = GradientMean()
         self._training, self._validation = Averages(), Averages()
         self._stepped = False
 
@@ -85,24 +83,16 @@ class Stage(Reporting, L.LightningModule):
             for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
                 layer.compile()
         if mesh is not None:
-            self._shard(model, mesh["data_parallel"])
+            if self.run.lora is not None and self.frozen:
+                raise ValueError(
+                    "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
+                    "Use trainer=ddp, or train all weights with lora=null"
+                )
+            shard(model, mesh["data_parallel"])
         setattr(self, name, model)
         for name in self.frozen:  # they can share this model's trunk
             if hasattr(self, name):
                 getattr(self, name).eval()
-
-    def _shard(self, model: Any, mesh: DeviceMesh) -> None:
-        if self.run.lora is not None and self.frozen:
-            raise ValueError(
-                "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
-                "Use trainer=ddp, or train all weights with lora=null"
-            )
-        for layer in model.model.layers:
-            fully_shard(layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        for method in ("hidden", "head", "through_head"):
-            if hasattr(model, method):
-                register_fsdp_forward_method(model, method)
 
     def as_before_training(self, model: Any, build: Callable[[], Any]) -> Any:
         """`model` as it is before training: `model` without its adapters if the run has any, else a second build."""
@@ -114,7 +104,7 @@ class Stage(Reporting, L.LightningModule):
 
         Raises ValueError, SelfCheckError.
         """
-        self._check_even("training", float(self.trainer.num_training_batches))
+        check_even("training", float(self.trainer.num_training_batches), self)
         if self.frozen:
             networks = dict(self.named_children())
             self.tell(
@@ -126,19 +116,7 @@ class Stage(Reporting, L.LightningModule):
             self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
 
     def on_validation_start(self) -> None:
-        self._check_even("validation", float(sum(self.trainer.num_val_batches)))
-
-    def _check_even(self, what: str, batches: float) -> None:
-        """Raises ValueError if processes have different numbers of batches: they wait for each other in every batch, so
-        they would wait forever for one that has fewer."""
-        total, count = float(self.all_reduced(batches)), self.trainer.world_size
-        most = float(self.trainer.strategy.reduce(torch.tensor(batches, device=self.device), reduce_op="max"))
-        if total != most * count:
-            raise ValueError(
-                f"{what} data: process {self.global_rank} has {batches:g} batches and the {count} processes have "
-                f"{total:g} in total, expected {most:g} for each. Use a loader that gives processes equal shares, as "
-                "components.data.loading.sampler does"
-            )
+        check_even("validation", float(sum(self.trainer.num_val_batches)), self)
 
     def tell(self, *lines: str) -> None:
         """Prints the results of self-checks, on the first process only."""
@@ -167,7 +145,7 @@ class Stage(Reporting, L.LightningModule):
         self.micro_batch = output.loss.detach(), sum(term.weight for term in output.terms)
         if self.trainer.fit_loop.total_batch_idx == 0 and output.weight:
             self.check_first_loss(float(output.loss.detach()))
-        return self._scaled(output.terms)
+        return self.gradient_mean.scaled(output.terms, self)
 
     def check_first_loss(self, loss: float) -> None:
         """Checks the loss of the very first micro-batch, before any update."""
@@ -241,7 +219,7 @@ class Stage(Reporting, L.LightningModule):
         Networks of a stage (policy, value) share an optimizer but not a norm: a large value loss must not shrink the
         policy's step.
         """
-        self._average_gradients()
+        self.gradient_mean.finish(self)
         networks: dict[str, list[nn.Parameter]] = {}
         for name, parameter in self.named_groups():
             if parameter.grad is not None:
@@ -272,53 +250,6 @@ class Stage(Reporting, L.LightningModule):
         untrained = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
         for name in [n for n in state if n in untrained or n.split(".")[0] in self.frozen]:
             del state[name]
-
-    def _scaled(self, terms: tuple[Term, ...]) -> Tensor:
-        """The sum of the terms, each scaled so that its gradients sum to that of its mean over the optimizer step."""
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        if len(terms) == 1:
-            mean, weight, _ = terms[0]
-            return mean if parts == 1 else mean * self._share(weight).to(mean.dtype)
-        weights = [term.weight if self.trainer.accumulate_grad_batches == 1 else term.step_weight for term in terms]
-        if any(weight is None for weight in weights):
-            raise ValueError(
-                f"trainer.accumulate_grad_batches: got {self.trainer.accumulate_grad_batches} with a loss of "
-                f"{len(terms)} terms, but the batches lack their weights in the whole step. Use 1, or a loader that "
-                "adds them, as components.data.loading.experience does"
-            )
-        if parts == 1:
-            return torch.stack([term.mean for term in terms]).sum()
-        totals = self.all_reduced(torch.stack([torch.as_tensor(w, device=self.device).float() for w in weights]))
-        # parts is what Lightning and the strategy divide by
-        shares = [
-            term.mean * (parts * torch.as_tensor(term.weight, device=self.device) / total.clamp_min(1)).float()
-            for term, total in zip(terms, totals, strict=True)
-        ]
-        return torch.stack(shares).sum()
-
-    def _share(self, weight: Tensor | int) -> Tensor:
-        """The factor of this micro-batch, so gradients add up to a weighted sum, which `_average_gradients` divides.
-
-        Factors are relative to the first micro-batch's mean weight over ranks, so the scaled loss stays close to its
-        usual size in fp16.
-        """
-        own = torch.as_tensor(weight, device=self.device)
-        if not self._window:
-            self._unit = (self.all_reduced(own) / self.trainer.world_size).clamp_min(1)
-        self._window.append(own)
-        return own / self._unit
-
-    def _average_gradients(self) -> None:
-        if not self._window:
-            return
-        total = self.all_reduced(torch.stack(self._window).sum())
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size  # what Lightning and DDP divided by
-        # one dimension, so type promotion counts its dtype: in bf16 the product would be rounded
-        factor = (parts * self._unit / total.clamp_min(1)).reshape(1)
-        for gradient in (local_part(p.grad) for p in self.parameters() if p.grad is not None):
-            wide = torch.promote_types(gradient.dtype, torch.float32)
-            torch.mul(gradient, factor.to(wide), out=gradient)
-        self._window.clear()
 
     def all_reduced(self, value: float | Tensor) -> Tensor:
         """The sum of `value` over all processes."""

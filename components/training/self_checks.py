@@ -4,14 +4,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from components.functional.masking import last_index
 from components.models.lora import Adapters
+from components.models.shards import local_part
 
 log = logging.getLogger(__name__)
 INITIAL_BAND = 0.05  # share of ln V by which a fresh model's first loss can differ from it
@@ -23,6 +24,22 @@ class SelfCheckError(ValueError):
 
 def tell(line: str) -> None:
     log.info(f"self-check: {line}")
+
+
+def check_even(what: str, batches: float, module: Any) -> None:
+    """Raises ValueError if processes have different numbers of batches: they wait for each other in every batch, so they
+    would wait forever for one that has fewer.
+
+    batches: of this process, of the data that `what` names. module: a Stage.
+    """
+    total, count = float(module.all_reduced(batches)), module.trainer.world_size
+    most = float(module.reduced(torch.tensor(batches), "max"))
+    if total != most * count:
+        raise ValueError(
+            f"{what} data: process {module.global_rank} has {batches:g} batches and the {count} processes have "
+            f"{total:g} in total, expected {most:g} for each. Use a loader that gives processes equal shares, as "
+            "components.data.loading.sampler does"
+        )
 
 
 def check_first_forward(
@@ -224,8 +241,3 @@ class FirstStep:
                 f", {len(self._trained) - len(steps)} have no gradient yet" if len(steps) < len(self._trained) else ""
             )
             self._tell(f"the first step changed {moved} of {len(self._trained)} trained parameters{rest}")
-
-
-def local_part(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; any other tensor unchanged."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

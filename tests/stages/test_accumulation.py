@@ -128,7 +128,7 @@ def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, size
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
     stage, parts = KINDS[kind]([1, 1, 1, 1])
-    stage._scaled = lambda terms: sum(term.mean for term in terms)
+    stage.gradient_mean.scaled = lambda terms, stage: sum(term.mean for term in terms)
     assert (gradient(stage, parts) - whole_gradient(kind)).abs().max() > 1e-4
 
 
@@ -197,16 +197,17 @@ class NothingRead(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_shares_of_micro_batches_are_found_without_waiting_for_the_device(kind, monkeypatch):
     stage, parts = KINDS[kind]([1, 3])
-    scaled, averaged = stage._scaled, stage._average_gradients
+    mean = stage.gradient_mean
+    scaled, finish = mean.scaled, mean.finish
 
-    def watched_scaled(terms: Any) -> Tensor:
+    def watched_scaled(terms: Any, stage: Any) -> Tensor:
         with NothingRead():
-            return scaled(terms)
+            return scaled(terms, stage)
 
-    def watched_averaged() -> None:
+    def watched_finish(stage: Any) -> None:
         with NothingRead():
-            averaged()
+            finish(stage)
 
-    monkeypatch.setattr(stage, "_scaled", watched_scaled)
-    monkeypatch.setattr(stage, "_average_gradients", watched_averaged)
+    monkeypatch.setattr(mean, "scaled", watched_scaled)
+    monkeypatch.setattr(mean, "finish", watched_finish)
     assert gradient(stage, parts).abs().max() > 1e-2

@@ -24,6 +24,7 @@ from components.stages.sft import SFT
 from components.stages.stage import Stage
 from components.training.contract import LossOutput
 from components.training.fsdp import FullySharded
+from components.training.gradient_mean import GradientMean
 from tests.kit.several import GivenResponses, Rollouts, together
 from tests.kit.tiny_stages import (
     CONSTANT,
@@ -161,6 +162,6 @@ def test_twenty_steps_of_two_processes_have_the_losses_of_one(stage, tmp_path):
 def test_a_trace_shows_an_update_that_forgets_how_much_each_process_saw(tmp_path, monkeypatch):
     make = MAKERS["sft"]
     one = joined([trace(make, 1, None)])
-    monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))
+    monkeypatch.setattr(GradientMean, "scaled", lambda self, terms, stage: sum(term.mean for term in terms))
     ranks = together(lambda rank: trace(make, 2, DDPStrategy), tmp_path)
     assert (joined(ranks) - one).abs().max() > 1e-4

@@ -19,6 +19,7 @@ from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
+from components.training.gradient_mean import GradientMean
 from tests.kit.several import GivenResponses, Rollouts
 from tests.kit.tiny_stages import (
     CONSTANT,
@@ -222,7 +223,7 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
 )
 def test_the_mean_of_the_processes_means_would_be_another_end(make, runs, tmp_path, monkeypatch):
     _, [(one, _)] = runs(make, 1, every=1)
-    monkeypatch.setattr(Stage, "_scaled", lambda self, terms: sum(term.mean for term in terms))
+    monkeypatch.setattr(GradientMean, "scaled", lambda self, terms, stage: sum(term.mean for term in terms))
     [(other, _), _] = trained(make, 2, tmp_path / "two")
     assert distance(one, other) > 1e-4
 

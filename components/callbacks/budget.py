@@ -32,11 +32,11 @@ class Budget(Callback):
         self._tokens: Tensor | None = None  # of this rank since the totals were last updated; stays on the device
         self._counted = Spent()  # the part of the module's spent() that the totals contain
 
-    def on_train_start(self, trainer: Trainer, pl_module: Reporting) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Reporting, outputs: object, batch: object, batch_idx: int
+        self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
     ) -> None:
         count = real_tokens(batch)
         if count is not None:
@@ -47,19 +47,19 @@ class Budget(Callback):
         if self._step % self.every_n_steps == 0:
             self._log(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: Reporting) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         self._log(trainer, pl_module)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: Reporting) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
         totals = self.figures(pl_module)
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in totals.items()})
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: Reporting, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self._update_totals(trainer, pl_module)
         checkpoint["budget"] = dict(self.totals)
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: Reporting, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.totals, self._tokens = Counter(checkpoint.get("budget", {})), None
 
     def figures(self, pl_module: Reporting) -> dict[str, float]:

@@ -1,9 +1,10 @@
 """A page of charts per stage, in reading order, with the ranges of a healthy run."""
 
+from typing import Any
+
 from lightning import Callback, Trainer
 
 from components.loggers.recorder import recorders
-from components.training.contract import Reporting
 
 
 class Dashboard(Callback):
@@ -13,6 +14,6 @@ class Dashboard(Callback):
     the curves of all their tags. A module without charts is ignored.
     """
 
-    def setup(self, trainer: Trainer, pl_module: Reporting, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         for recorder in recorders(trainer) if pl_module.charts and stage == "fit" else ():
             recorder.record_charts(pl_module.charts)

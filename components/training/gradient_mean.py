@@ -14,8 +14,11 @@ from components.training.contract import Term
 class InProcesses(Protocol):
     """What is asked of the module whose gradients these are."""
 
-    trainer: L.Trainer
-    device: torch.device
+    @property
+    def trainer(self) -> L.Trainer: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def all_reduced(self, value: float | Tensor) -> Tensor: ...
 

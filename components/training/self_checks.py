@@ -27,8 +27,8 @@ def tell(line: str) -> None:
 
 
 def check_even(what: str, batches: float, module: Any) -> None:
-    """Raises ValueError if processes have different numbers of batches: they wait for each other in every batch, so they
-    would wait forever for one that has fewer.
+    """Raises ValueError if processes have different numbers of batches: they wait for each other in every batch, so
+    they would wait forever for one that has fewer.
 
     batches: of this process, of the data that `what` names. module: a Stage.
     """

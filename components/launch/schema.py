@@ -35,6 +35,7 @@ SHARE = Annotated[float, Field(gt=0, le=1)]
 LIMITS = {  # on other packages' arguments, beyond which these packages fail late or misbehave
     ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
     ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
+    ("lightning.Trainer", "gradient_clip_algorithm"): Literal["norm"] | None,  # Stage clips each network by its norm
     ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
     ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
     ("lightning.Trainer", "max_epochs"): COUNT | Literal[-1] | None,

@@ -32,6 +32,7 @@ ANY = [
     "trainer.accumulate_grad_batches=0",
     "trainer.accumulate_grad_batches=-1",
     "trainer.gradient_clip_val=-1",
+    "+trainer.gradient_clip_algorithm=value",
     "trainer.gradient_clip_val=.nan",
     "trainer.devices=0",
     "trainer.devices=-7",

@@ -69,10 +69,17 @@ def _hash_of_file(file: Path, size: int, mtime_ns: int) -> str:
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes `file` under another name and renames it. Raises ValueError, before writing, if a number is not finite."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    """Replaces `file` by a JSON object. Raises ValueError, before writing, if a number is not finite."""
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(file: Path, text: str) -> None:
+    """Writes a temporary file, syncs and renames it, so a kill leaves the earlier file."""
     staging = file.with_name(f".writing-{file.name}")
-    staging.write_text(text + "\n", encoding="utf-8")
+    with staging.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
     os.replace(staging, file)
 
 

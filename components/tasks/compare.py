@@ -20,6 +20,7 @@ from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
 from components.launch import settings
 from components.launch.schema import schema_of
+from components.system.disk import write_text
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
@@ -141,9 +142,7 @@ def chance(seed: int, number: int) -> random.Random:
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    staging = folder / f"{store.CARD}.writing-{os.getpid()}"
-    staging.write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-    os.replace(staging, folder / store.CARD)
+    write_text(folder / store.CARD, json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
 def tell(cfg: DictConfig, card: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from components.artifacts.metadata import RESUMED, ArtifactError, differing
 from components.system import processes
+from components.system.disk import write_text
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
                 staging = folder / f"{BEST}.tmp"
                 shutil.copyfile(best, staging)
                 staging.replace(folder / BEST)
-            write_json(note, inputs)
+            write_text(note, json.dumps(inputs, default=str))
         return path
     exists = any(folder.glob("*.ckpt"))
     before = setting_changes.read_note(note) if exists else None
@@ -76,7 +77,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         _drop(folder)
         forget(Path(stage))
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(note, inputs)
+        write_text(note, json.dumps(inputs, default=str))
     if checkpoint:
         log.info(f"resuming from {checkpoint}")
     return checkpoint
@@ -111,16 +112,6 @@ def _refuse_other_settings(folder: Path, last: Path | None, before: dict[str, An
         + "".join(f"\n  {line}" for line in [*refused, *allowed])
         + f"\nresume=never starts from scratch and deletes them; run=<name> keeps both{or_resume}"
     )
-
-
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Writes a temporary file, syncs and renames it, so a kill leaves the earlier file."""
-    staging = file.with_name(file.name + ".tmp")
-    with staging.open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, default=str)
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(file)
 
 
 def _drop(folder: Path) -> None:

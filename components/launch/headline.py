@@ -4,6 +4,7 @@ Hydra knows it half a second later, after its import and the composition of the 
 certain, it prints nothing; `tell` then prints the line if Hydra's result differs.
 """
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,7 +49,11 @@ def _line(given: dict[str, str]) -> str:
         own |= {f"paths.{key}": value for key, value in (file.get("paths") or {}).items()}
     own |= given
     run, logs, folder = (_filled_in(str(own[key]), choices) for key in ("run", "paths.logs", "paths.folder"))
-    return f"stage {chosen['stage']} of run {run}, in {logs}/{run}/{folder}"
+    return line_of(chosen["stage"], run, f"{logs}/{run}/{folder}")
+
+
+def line_of(stage: str, run: str, folder: str) -> str:
+    return f"stage {stage} of run {run}, in {os.path.normpath(folder)}"
 
 
 def show(arguments: Sequence[str]) -> None:

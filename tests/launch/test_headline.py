@@ -1,5 +1,6 @@
 """The first line, printed before Hydra has composed anything, matches Hydra's."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ def composed(arguments: list[str]) -> str | None:
         with composing.composed(arguments) as cfg:
             hydra = HydraConfig.get()
             stage = hydra.runtime.choices["stage"]
-            return None if hydra.mode else f"stage {stage} of run {cfg.run}, in {cfg.paths.stage}"
+            return None if hydra.mode else f"stage {stage} of run {cfg.run}, in {os.path.normpath(cfg.paths.stage)}"
     except ValueError:
         return None
 

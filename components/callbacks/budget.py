@@ -33,7 +33,7 @@ class Budget(Callback):
         self._counted = Spent()  # the part of the module's spent() that the totals contain
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._step = trainer.global_step
+        self._step, self._counted = trainer.global_step, pl_module.spent()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int

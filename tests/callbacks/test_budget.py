@@ -85,6 +85,13 @@ def test_ranks_are_summed():
     assert checkpoint == {"budget": dict(budget.totals)}  # nothing is counted twice
 
 
+def test_a_second_module_is_counted_from_its_own_start(tmp_path):
+    budget = Budget()
+    for _ in range(2):
+        trainer([budget], max_steps=2).fit(Drawing(), Stream())
+    assert budget.totals == {"train_tokens": 20, "generated_tokens": 14, "rollout_flops": 200}
+
+
 def test_the_totals_are_logged_every_n_steps_and_at_the_end(tmp_path):
     logger = TensorBoard(str(tmp_path), "PPO")
     trainer([Budget(every_n_steps=4)], max_steps=10, logger=logger).fit(Drawing(), Stream())

@@ -7,6 +7,7 @@ import pytest
 from rich.console import Console
 
 from components.comparing.human import HumanJudge, Stop, Undo, ranking
+from tests.kit.typist import typist
 
 PROMPT = [{"role": "user", "content": "where does [bold]anna[/bold] live?"}]
 
@@ -20,17 +21,7 @@ class Reversed(random.Random):
 
 def judged(lines, completions=("one", "two", "three"), prompt=PROMPT, rng=None, **settings):
     """(ranks, or the exception raised; the printed text; the prompts)."""
-    left, asked = list(lines), []
-
-    def read(mark):
-        asked.append(mark)
-        if not left:
-            raise EOFError
-        line = left.pop(0)
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
+    read, asked = typist(lines)
     out = io.StringIO()
     console = Console(file=out, width=40, color_system=None, force_terminal=settings.pop("terminal", False))
     judge = HumanJudge(console=console, read=read, interactive=settings.pop("interactive", False))

@@ -10,6 +10,7 @@ from components.serving import session as session_module
 from components.serving.session import ChatSession, Turn
 from components.serving.terminal import Terminal
 from tests.kit import tiny_models
+from tests.kit.typist import typist
 
 
 def parrot_session(tokenizer, answer=" yes", **settings):
@@ -20,17 +21,7 @@ def parrot_session(tokenizer, answer=" yes", **settings):
 
 def talk(session, *lines, interactive=False, colours=False):
     """(stdout, stderr, prompts) of a chat with these lines; an exception among them is raised."""
-    left, prompts = list(lines), []
-
-    def read(prompt):
-        prompts.append(prompt)
-        if not left:
-            raise EOFError
-        line = left.pop(0)
-        if isinstance(line, BaseException):
-            raise line
-        return line
-
+    read, prompts = typist(lines)
     answers, notes = io.StringIO(), io.StringIO()
     Terminal(
         session,

@@ -62,9 +62,9 @@ class Diagnosis(Callback):
         result = verdict(self.history | ({"after": [float(after)]} if after is not None else {}))
         if result["found"]:
             rule = ENDINGS[result["verdict"]]
-            remedy = f"{rule.remedy.rstrip('.')}: {more}" if result["verdict"] == FALLING else rule.remedy
-            text = f"{result['found']}. Likely cause: {rule.cause} {remedy}"
-            log.warning(f"step {trainer.global_step}, {result['verdict']}: {text}")
+            if result["verdict"] == FALLING:
+                rule = rule._replace(remedy=f"{rule.remedy.rstrip('.')}: {more}")
+            log.warning(f"step {trainer.global_step}, {result['verdict']}: {rule.warning(result['found'])}")
         return result
 
     def receive(self, metrics: dict[str, float], step: int) -> None:
@@ -99,7 +99,7 @@ class Diagnosis(Callback):
                     self.silent[name] += 1
                 continue
             if self.silent.get(name, QUIET) >= QUIET:
-                self._warn(name, f"{finding}. Likely cause: {rule.cause} {rule.remedy}", step)
+                self._warn(name, rule.warning(finding), step)
             self.silent[name] = 0
 
     def _warn(self, name: str, text: str, step: int) -> None:

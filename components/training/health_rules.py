@@ -24,6 +24,10 @@ class Rule(NamedTuple):
     cause: str
     remedy: str
 
+    def warning(self, finding: str) -> str:
+        """The finding, its likely cause and the remedy, in one text."""
+        return f"{finding}. Likely cause: {self.cause} {self.remedy}"
+
 
 def tail(history: History, name: str, count: int) -> list[float]:
     """The latest `count` values; all NaN if there are fewer."""

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.evaluation.report.card import NONE, Results, Table, number
+from components.training.endings import UNKNOWN
 
-UNKNOWN = "not measured"
 NOTE = (
     "val/loss on held-out records, before the first step and with the exported weights; rollout/score of the first "
     "and the last rollouts."

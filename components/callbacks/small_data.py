@@ -1,14 +1,12 @@
 """Enough optimizer steps for small data."""
 
-from typing import Annotated, Any
+from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
-from pydantic import Field
 
 from components.callbacks.early_stopping import EarlyStopping
 from components.data.loading.sampler import batches_per_epoch
-
-Count = Annotated[int, Field(ge=1)]
+from components.system.limits import Count
 
 
 class SmallData(Callback):
@@ -41,14 +39,13 @@ class SmallData(Callback):
         if stopping is not None and stopping.patience is None and self.patience is not None and len(data.val_examples):
             stopping.patience = self.patience
             ends = f", fewer once {stopping.metric} has not improved for {self.patience} validations"
-        per_step = trainer.world_size * accumulated
         now, before = (
-            f"{count} of {steps_per_epoch(records, batch, **shared)} steps of {batch * per_step}"
-            for batch, count in (changed, (size, epochs))
+            f"{steps_per_epoch(records, batch, **shared)} steps of {batch * trainer.world_size * accumulated}"
+            for batch in (data.batch_size, size)
         )
         self.note = (
-            f"{records} records: {now.replace(' of ', ' epochs of ', 1)}, not {before}, to make at least {self.steps} "
-            f"steps{ends}; trainer.max_epochs={epochs} data.batch_size={size} keeps the stage's own"
+            f"{records} records: {trainer.fit_loop.max_epochs} epochs of {now}, not {epochs} of {before}, to make at "
+            f"least {self.steps} steps{ends}; trainer.max_epochs={epochs} data.batch_size={size} keeps the stage's own"
         )
 
 

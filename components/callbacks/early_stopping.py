@@ -1,10 +1,11 @@
 """Ending a run whose validations no longer improve."""
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
-from pydantic import Field
+
+from components.system.limits import Count, NotNegative
 
 
 class EarlyStopping(Callback):
@@ -18,8 +19,8 @@ class EarlyStopping(Callback):
 
     def __init__(
         self,
-        patience: Annotated[int, Field(ge=1)] | None = None,
-        min_delta: Annotated[float, Field(ge=0)] = 0.0,
+        patience: Count | None = None,
+        min_delta: NotNegative = 0.0,
         metric: str = "val/loss",
         mode: Literal["min", "max"] = "min",
     ) -> None:

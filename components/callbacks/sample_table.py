@@ -28,7 +28,7 @@ class SampleTable(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         # global_step does not change while gradients are accumulated
         due = trainer.global_step != self._step and trainer.global_step % self.every_n_steps == 0
-        if due and not trainer.should_stop:  # if stopping, it is written at the end, or by the resumed run
+        if due and not trainer.should_stop:  # on_fit_end writes the last one; a signal leaves no time for one
             self._write(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from components.functional.sampling import draw, filter_logits
 from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
+from components.system.limits import Count, NotNegative
 
 ONE_THREAD = 2e7  # multiplications per step; below it one thread is faster than two (4M parameters, one row: by 30%)
 # Finished rows leave the batch when at most this share is left: it copies the cache and, on a GPU, captures the graph.
@@ -25,8 +25,8 @@ NOT_NUMBERS = (
 class Sampling(NamedTuple):
     """How to sample tokens. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
 
-    max_new_tokens: Annotated[int, Field(ge=1)]
-    temperature: Annotated[float, Field(ge=0)] = 1.0
+    max_new_tokens: Count
+    temperature: NotNegative = 1.0
     top_k: int = 0
     top_p: float = 1.0
 

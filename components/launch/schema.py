@@ -26,24 +26,24 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from components.launch.signatures import levels_of
 from components.system import installing
+from components.system.limits import Count, NotNegative
 
 MISSING = "???"
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
 SCALARS = (bool, int, float, str, bytes, type(None))
-COUNT = Annotated[int, Field(ge=1)]
 SHARE = Annotated[float, Field(gt=0, le=1)]
 LIMITS = {  # on other packages' arguments, beyond which these packages fail late or misbehave
-    ("lightning.Trainer", "accumulate_grad_batches"): COUNT,
-    ("lightning.Trainer", "gradient_clip_val"): Annotated[float, Field(ge=0)] | None,
+    ("lightning.Trainer", "accumulate_grad_batches"): Count,
+    ("lightning.Trainer", "gradient_clip_val"): NotNegative | None,
     ("lightning.Trainer", "gradient_clip_algorithm"): Literal["norm"] | None,  # Stage clips each network by its norm
     ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
     ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
-    ("lightning.Trainer", "max_epochs"): COUNT | Literal[-1] | None,
-    ("lightning.Trainer", "max_steps"): COUNT | Literal[-1],
-    ("lightning.Trainer", "limit_train_batches"): COUNT | SHARE | None,
-    ("lightning.Trainer", "limit_val_batches"): COUNT | Annotated[float, Field(ge=0, le=1)] | None,
-    ("lightning.Trainer", "val_check_interval"): COUNT | SHARE | str | dict[str, int] | None,
-    ("lightning.Trainer", "check_val_every_n_epoch"): COUNT | None,
+    ("lightning.Trainer", "max_epochs"): Count | Literal[-1] | None,
+    ("lightning.Trainer", "max_steps"): Count | Literal[-1],
+    ("lightning.Trainer", "limit_train_batches"): Count | SHARE | None,
+    ("lightning.Trainer", "limit_val_batches"): Count | Annotated[float, Field(ge=0, le=1)] | None,
+    ("lightning.Trainer", "val_check_interval"): Count | SHARE | str | dict[str, int] | None,
+    ("lightning.Trainer", "check_val_every_n_epoch"): Count | None,
     ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
 }
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root replaces them
@@ -89,8 +89,8 @@ class Common(TypedDict, total=False):
     seed: int
     gradient_checkpointing: bool
     compile: bool
-    context: COUNT | None
-    tokens_at_once: COUNT
+    context: Count | None
+    tokens_at_once: Count
     determinism: bool
     force: bool | Literal["changed"]
     resume: str
@@ -104,7 +104,7 @@ class Common(TypedDict, total=False):
     stages: list[str]
     after_sweep: list[str]
     world: dict[str, int | float | str]
-    small_data: dict[str, COUNT | None] | None
+    small_data: dict[str, Count | None] | None
     gate: dict[str, bool | dict[str, int | float | None]] | None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from components.launch.resolvers import is_builtin as is_builtin
+from components.launch.resolvers import is_builtin
 
 INPUT, HARMLESS, UNUSED = "input", "harmless", "unused"  # decides the result; is used but does not; is not used
 

@@ -2,10 +2,9 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -15,6 +14,7 @@ from components.functional.losses import dpo, ranking_pairs
 from components.functional.output_layer import linear_logprobs
 from components.models.heads import CausalLM
 from components.stages.stage import Stage
+from components.system.limits import Positive
 from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
 from components.training.self_checks import SelfCheckError
 
@@ -49,7 +49,7 @@ class DPO(Stage):
         policy: Callable[[], CausalLM],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
-        beta: Annotated[float, Field(gt=0)],
+        beta: Positive,
         variant: Literal["sigmoid", "ipo", "hinge", "robust"],
         label_smoothing: float = 0.0,
         run: RunContext = ALONE,

@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -16,6 +15,7 @@ from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.stages.stage import Stage
+from components.system.limits import Count, NotNegative
 from components.training.averages import Averages
 from components.training.clock import Clock
 from components.training.contract import ALONE, Chart, RunContext, Spent
@@ -66,6 +66,7 @@ class OnPolicy(Stage):
         Chart("length, tokens", ("rollout/length", "val/length")),
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
+    rollout_is_spent = False  # whether the loader drops the rest of the current rollout
     readers = 3  # models that read every response: policy, reference, reward model
 
     def __init__(
@@ -77,9 +78,9 @@ class OnPolicy(Stage):
         sampling: Sampling,
         stop_ids: Sequence[int],
         pad_id: int,
-        beta: Annotated[float, Field(ge=0)],
-        epochs: Annotated[int, Field(ge=1)],
-        minibatches: Annotated[int, Field(ge=1)],
+        beta: NotNegative,
+        epochs: Count,
+        minibatches: Count,
         missing_end_score: float,
         samples_per_prompt: int = 1,
         score_scale: float | None = None,

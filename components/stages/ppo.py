@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -19,12 +18,9 @@ from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
+from components.system.limits import Count, NotNegative, Positive, Share
 from components.training.contract import Chart, LossOutput, Term
 from components.training.optimizers import Joint
-
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class PPO(OnPolicy):
@@ -66,7 +62,7 @@ class PPO(OnPolicy):
         value: Callable[[], ScalarModel],
         value_lr: NotNegative,
         kl_target: Positive | None,
-        kl_horizon: Annotated[int, Field(ge=1)],
+        kl_horizon: Count,
         gamma: Share,
         lam: Share,
         clip: Positive,

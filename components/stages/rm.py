@@ -14,6 +14,7 @@ from components.functional.ranking import Pairs, pairs_of, ranking_figures
 from components.models.heads import ScalarModel
 from components.stages.stage import Stage
 from components.system.countdown import countdown
+from components.system.limits import NotNegative
 from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
 
 FEWEST = 32  # demonstrations, before the standard error of their mean is trusted
@@ -57,7 +58,7 @@ class RewardModel(Stage):
         schedule: Callable[..., float],
         margin: float = 0.0,
         label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
-        centering: Annotated[float, Field(ge=0)] = 0.0,
+        centering: NotNegative = 0.0,
         run: RunContext = ALONE,
     ) -> None:
         super().__init__(optimizer, schedule, run)

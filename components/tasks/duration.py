@@ -7,7 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from components.launch import forking, settings
+from components.launch import forking
+from components.launch.resolvers import is_builtin
 from components.models.config import GPTConfig
 
 # by stage: the setting with the number of the world's records, and the tokens of a record, which is all that attention
@@ -38,7 +39,7 @@ def operations(stage: str, cfg: DictConfig) -> float | None:
         return 0.0
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     data, trainer, model = plain.get("data"), plain.get("trainer"), plain.get("model") or {}
-    if stage not in TOKENS or not data or not settings.is_builtin(data) or "hidden_size" not in model:
+    if stage not in TOKENS or not data or not is_builtin(data) or "hidden_size" not in model:
         return None
     shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
     steps, epochs = trainer["max_steps"], trainer["max_epochs"]

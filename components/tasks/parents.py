@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from components.artifacts import lineage
 from components.artifacts.metadata import ArtifactError
-from components.launch import composing, settings, spawning, sweep_folders
+from components.launch import composing, spawning, sweep_folders
+from components.launch.resolvers import is_builtin
 from components.system import processes
 from components.system.disk import present
 from components.tasks import duration, given, plan
@@ -67,7 +68,7 @@ def missing(cfg: DictConfig) -> list[Step]:
         _refuse(cfg)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     data, experiment = plain.get("data"), HydraConfig.get().runtime.choices.get("experiment")
-    if not asked.sets("parents") and isinstance(data, dict) and not settings.is_builtin(data):
+    if not asked.sets("parents") and isinstance(data, dict) and not is_builtin(data):
         _refuse(cfg, "this stage's data do not say what its parents learn from")
     if not asked.sets("parents") and experiment:
         _refuse(cfg, f"experiment={experiment} does not say what the parents of this stage learn from")

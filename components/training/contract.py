@@ -1,6 +1,6 @@
-"""What a run gives to its stage, and what loaders, callbacks and tasks may ask of it.
+"""What a run passes to its stage, what a stage's loss returns, and what callbacks read of a stage.
 
-Nothing else is set on a stage from outside, and who reads one of its collections leaves it as it is.
+Nothing is set on a stage from outside, and reading one of its collections does not empty it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ from components.models.lora import LoRA
 class RunContext:
     """What a run decides for its stage, whichever stage it is; passed to the constructor as `run`.
 
-    seed: of everything sampled during training. lora: adapters to train instead of all weights.
-    gradient_checkpointing: activations within layers are recomputed in the backward pass, not kept. compile: layers go
-    through torch.compile. fresh: the model starts from random weights. reward_is_adapter: the reward model's artifact
-    holds adapters of the trunk that the policy starts from.
+    seed: of all random numbers in training. lora: adapters to train instead of all weights.
+    gradient_checkpointing: activations inside layers are recomputed in the backward pass, not kept. compile: layers are
+    compiled with torch.compile. fresh: the model starts from random weights. reward_is_adapter: the reward model's
+    artifact holds adapters of the trunk that the policy starts from.
     """
 
     seed: int = 0
@@ -82,19 +82,17 @@ class Spent(NamedTuple):
 
 
 class Reporting:
-    """What callbacks read of a module; a stage overrides what it has more of.
+    """What callbacks read of a module, with defaults for a module that has nothing to report.
 
     charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
     progress line. micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
-    max_new_tokens: the most tokens that a response may have; None without responses. rollout_is_spent: whether the
-    rest of the current rollout is to be dropped.
+    max_new_tokens: the most tokens that a response can have; None without responses.
     """
 
     charts: Sequence[Chart] = ()
     headline: Mapping[str, float] = {}
     micro_batch: tuple[Tensor, Tensor | int] | None = None
     max_new_tokens: int | None = None
-    rollout_is_spent: bool = False
 
     def flops_per_token(self) -> float | None:
         """Floating-point operations of training on one token; None if unknown."""

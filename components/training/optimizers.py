@@ -4,13 +4,13 @@ Every parameter group has a distinct "name", so {group["name"]: group["lr"]} can
 """
 
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch.nn import Parameter
 
-NotNegative = Annotated[float, Field(ge=0)]  # validated with the config
+from components.system.limits import NotNegative
+
 NamedParameters = Iterable[tuple[str, Parameter]]
 
 

@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from components.training.optimizers import NotNegative
+from components.system.limits import NotNegative
 
 
 def schedule(

@@ -14,7 +14,7 @@ def over_seeds(results: Sequence[Any]) -> Any:
 
     results: one per seed; None for a missing one. Dicts are joined by key, lists by index; what only some seeds have
     is kept, with those seeds' values. Strings, flags and anything else without a mean are left out.
-    Returns the same nesting, or None if there is no number.
+    Returns the same nesting, or None if there are no numbers.
     """
     present = [result for result in results if result is not None]
     if present and all(isinstance(result, Mapping) for result in present):

@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from components.data.batches import PreferenceBatch
@@ -19,12 +18,12 @@ from components.evaluation.reward_exam.probes import PROBES, probed
 from components.functional.ranking import LENGTH_MATCHED
 from components.models.heads import ScalarModel
 from components.system.countdown import countdown
+from components.system.limits import Count
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.gold import Judgement
 from components.world.world import World
 
 Record = dict[str, Any]
-Count = Annotated[int, Field(ge=1)]
 FEWEST_RECORDS, FEWEST_PROBED = 100, 16  # regardless of the budget
 SHOWN = 12  # categories per grouping, those with the most pairs first
 

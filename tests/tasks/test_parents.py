@@ -94,6 +94,11 @@ def test_a_parent_that_the_command_line_names_is_never_made(named, logs):
         missing("stage=rm", named)
 
 
+def test_the_command_for_a_missing_artifact_makes_only_what_that_artifact_is_made_from(logs):
+    with pytest.raises(ArtifactError, match=r"no dpo artifact .*\n.*'stages=\[tokenizer,pretrain,sft,dpo\]'"):
+        missing("stage=compare", "reads.model=${artifacts.dpo}", "parents=never")
+
+
 def test_torchrun_and_srun_make_no_parents(logs, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     monkeypatch.setenv("WORLD_SIZE", "2")

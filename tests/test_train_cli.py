@@ -53,6 +53,9 @@ def run(cfg, imported=None):
 STAGE = """# @package _global_
 # A stand-in stage that ends as it says
 task: components.tasks.dispatch.run
+artifacts:
+  sft: ${{paths.logs}}/${{from}}/sft/export
+  pretrain: ${{paths.logs}}/${{from}}/pretrain/export
 stage:
   ends: {ends}
   rate: 1.0

@@ -16,7 +16,8 @@ log = logging.getLogger(__name__)
 def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
     """The artifacts that a stage reads: {name: {path, stage, content}}, plus hub for one that came from the Hub.
 
-    known: the expected path of every stage's artifact, in pipeline order; identity: the overrides that name the run,
+    known: the expected paths of these artifacts and of those that they are made from, by stage, each after those that
+    it is made from; identity: the overrides that name the run,
     such as "model=small run=x". Raises ArtifactError naming the latest missing stage, the command that makes it, and,
     if its own predecessors are missing too, the command that makes all of them.
     """

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from components.launch import parse_cache, resolvers
+from components.launch import artifact_table, parse_cache, resolvers
 from components.launch.overrides import as_typed, quoted
 from components.launch.spawning import ROOT
 from components.launch.sweep_folders import sweep_folder
@@ -21,6 +21,7 @@ INTERPOLATIONS: dict[str, str] = {}  # key → value as written, for each value 
 
 parse_cache.install()
 resolvers.register()
+artifact_table.register()
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 

@@ -34,7 +34,7 @@ def compare(cfg: DictConfig) -> None:
     preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person skipped
     card.json           inputs, counts and metrics; "finished" once every record is judged
     """
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     plan: Plan = instantiate(cfg.stage)
     shape, _ = store.load_config(cfg.reads.model, context=cfg.context)

@@ -23,7 +23,7 @@ NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
     given.check_shape(cfg, cfg.reads.sft, shape)

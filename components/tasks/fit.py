@@ -51,7 +51,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
 
 def fit(cfg: DictConfig) -> None:
     """Trains one stage from the artifacts it reads and writes its own."""
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)

@@ -18,7 +18,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from components.artifacts.metadata import ArtifactError
-from components.launch import composing, settings, spawning
+from components.launch import artifact_table, composing, settings, spawning
 from components.launch.overrides import as_typed, typed
 from components.launch.settings import INPUT, UNUSED, Rule
 from components.models.config import GPTConfig
@@ -239,6 +239,14 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
         )
     if cfg.run == choice and processes.rank() == 0:
         log.warning(f"{text}, although the run is called {choice}; run=<name> names it")
+
+
+def known(cfg: DictConfig) -> dict[str, str]:
+    """The usual paths of the artifacts that this stage reads and of those that they are made from, by stage, each after
+    those that it is made from."""
+    stages = {path: stage for stage, path in cfg.artifacts.items()}
+    read = [stages[path] for path in cfg.reads.values() if path in stages]
+    return {stage: cfg.artifacts[stage] for stage in artifact_table.in_order(read) if stage in cfg.artifacts}
 
 
 def beside(cfg: DictConfig) -> str:

@@ -61,7 +61,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     if task not in DATA or has_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
         return None
     given.settle(cfg)
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), given.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), given.identity(cfg))
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)
         set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer))

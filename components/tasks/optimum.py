@@ -34,7 +34,7 @@ NOT_METHODS = ("tokenizer", "reference")
 def optimum(cfg: DictConfig) -> None:
     """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
     optimum.md and optimum.png."""
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     inputs = settings.inputs_of(common.plain(cfg), parents, "")
     done = optimum_card.read(cfg.paths.stage)
     if done and done["inputs"] == inputs and cfg.force is not True:

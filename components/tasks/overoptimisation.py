@@ -27,7 +27,7 @@ DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
 def overoptimisation(cfg: DictConfig) -> None:
     """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
     overoptimisation.json (see overoptimisation_curves.analyse) and its picture."""
-    parents = lineage.require(dict(cfg.reads), dict(cfg.artifacts), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)

@@ -140,7 +140,7 @@ def _refuse(cfg: DictConfig, reason: str = "") -> None:
     """Raises ArtifactError for what is missing."""
     wanted = {name: path for name, path in cfg.reads.items() if not plan.is_there(path)}
     try:
-        lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
+        lineage.require(wanted, given.known(cfg), given.identity(cfg))
     except ArtifactError as error:
         more = f"\n{reason}; parents=auto makes them anyway, from the built-in world" if reason else ""
         raise ArtifactError(f"{error}{more}") from None

@@ -56,7 +56,7 @@ def check(steps: list[Step]) -> None:
             given.check_selection(cfg)
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:
-                lineage.require(wanted, dict(cfg.artifacts), given.identity(cfg))
+                lineage.require(wanted, given.known(cfg), given.identity(cfg))
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
             for key, settings in _data_of(plain):
                 if not any(_within(settings["path"], folder) for folder in folders):

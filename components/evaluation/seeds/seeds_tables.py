@@ -7,7 +7,6 @@ from components.evaluation.measure.over_seeds import half_width, most_seeds
 from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
 
 Summary = Mapping[str, Any]
-METHODS = ("sft", "ppo", "dpo", "grpo", "rloo", "rejection")  # and best-of-n, by its own name
 BETWEEN = 3  # characters between two columns in the terminal
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -80,8 +79,8 @@ def models(summary: Summary) -> Table | None:
 def bake_off(summary: Summary) -> Table | None:
     """A row per method that starts from the SFT model: its results and its cost."""
     measured = _get(summary, "report", "models") or {}
-    names = [name for name in (*METHODS, *measured) if name in measured and name != "base"]
-    if len(names := list(dict.fromkeys(names))) < 3 or any("gold" not in measured[name] for name in names):
+    names = [name for name in measured if name != "base"]
+    if len(names) < 3 or any("gold" not in measured[name] for name in names):
         return None
     rows = []
     for name in names:

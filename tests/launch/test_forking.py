@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -27,6 +28,43 @@ def test_a_stage_is_forked_only_from_a_process_that_has_only_imported(monkeypatc
     monkeypatch.setattr(forking, "_threads", 0)
     monkeypatch.setattr(threading, "active_count", lambda: 2)
     assert not forking.prepare(ONE)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_a_library_that_ends_its_threads_for_a_fork_does_not_prevent_the_next_one(monkeypatch):
+    """OpenBLAS stops its pool before a fork and starts it again when it is next needed."""
+    monkeypatch.setattr(forking, "ACCELERATORS", ())
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(forking, "_threads", 0)
+    monkeypatch.setattr(forking, "_num_threads", lambda: 3)
+    monkeypatch.setattr(forking.os, "fork", lambda: 1)
+    assert forking.prepare(ONE)
+    monkeypatch.setattr(forking, "_num_threads", lambda: 2)
+    forking.Child([])
+    assert forking.prepare(ONE)
+    monkeypatch.setattr(forking, "_num_threads", lambda: 3)  # started after the fork, by something else
+    assert not forking.prepare(ONE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+def test_every_stage_is_forked_whatever_number_of_threads_the_libraries_use():
+    code = (
+        "import os\n"
+        "from components.launch import forking\n"
+        "forking.ACCELERATORS = ()\n"
+        "one = {'task': 'components.tasks.fit.fit', 'trainer': {'devices': 1, 'num_nodes': 1}}\n"
+        "for stage in range(3):\n"
+        "    assert forking.prepare(one), f'stage {stage} would not be forked'\n"
+        "    try:\n"
+        "        child = forking.Child([])\n"
+        "    except forking.Forked:\n"
+        "        os._exit(7)\n"
+        "    assert child.wait() == 7\n"
+    )
+    threads = {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | threads, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")

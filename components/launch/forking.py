@@ -19,7 +19,7 @@ from hydra.utils import get_object
 from components.system import processes
 
 ACCELERATORS = ("/dev/nvidia[0-9]*", "/dev/dxg", "/dev/kfd", "/dev/accel*", "/dev/davinci[0-9]*")
-_threads = 0  # OS threads that imports have started: those of allocators and OpenBLAS, which handle forks
+_threads = 0  # OS threads that imports have started and no fork has stopped: allocators and OpenBLAS handle forks
 
 
 class Forked(BaseException):
@@ -41,12 +41,14 @@ class Child:
     """A forked process, with the methods of subprocess.Popen that its parent needs."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        global _threads
         sys.stdout.flush()
         sys.stderr.flush()
         self._status: int | None = None
         self._pid = os.fork()
         if not self._pid:
             raise Forked(arguments)
+        _threads = _num_threads()  # OpenBLAS has stopped its own, and starts them again when they are needed
 
     def send_signal(self, number: int) -> None:
         if self._status is None:

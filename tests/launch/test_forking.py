@@ -63,7 +63,9 @@ def test_every_stage_is_forked_whatever_number_of_threads_the_libraries_use():
         "    assert child.wait() == 7\n"
     )
     threads = {name: "2" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | threads, capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | threads, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stderr
 
 

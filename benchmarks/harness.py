@@ -52,7 +52,7 @@ def arguments(description: str, *files: str) -> argparse.ArgumentParser:
         parser.add_argument(f"--{file}", required=True, help=FILES[file])
     for peer, what in PEERS.items():
         parser.add_argument(f"--{peer}", help=f"{what}; its contestants are left out without it")
-    parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenised data")
+    parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenized data")
     parser.add_argument("--gpu", action="store_true", help="on a GPU: GPT-2 small's shape, contexts of 1024 tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=None, help="comma-separated contestants")

@@ -48,7 +48,7 @@ from components.models.config import GPTConfig
 from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
 from components.models.lora import Adapters, merged
-from components.models.quantised import dense_weights
+from components.models.quantized import dense_weights
 from components.system.disk import present as present
 from components.system.disk import swap, sync
 from components.tokenizer import folder as tokenizer_folder

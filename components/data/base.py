@@ -45,9 +45,9 @@ class RecordData(LightningDataModule):
     that is not read) and `shares` (name -> Share of the mixture).
     """
 
-    normalise: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
-    features: ClassVar[datasets.Features]  # columns that `tokenised` returns
-    columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalise` reads; None: possibly all
+    normalize: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
+    features: ClassVar[datasets.Features]  # columns that `tokenize` returns
+    columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalize` reads; None: possibly all
     train_examples: Any  # a sequence of examples, as `collate` takes them
     val_examples: Any
     explained: ClassVar[dict[str, str]] = {}  # more counts to warn about: what happened to the records
@@ -88,7 +88,7 @@ class RecordData(LightningDataModule):
         self._state: dict[str, Any] | None = None
 
     @abstractmethod
-    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+    def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         """The stored columns of a record's examples, none if nothing is left to train on; counts what is cut."""
 
     @abstractmethod
@@ -115,7 +115,7 @@ class RecordData(LightningDataModule):
 
     @property
     def format(self) -> str:
-        return self.normalise.__name__
+        return self.normalize.__name__
 
     @property
     def origin(self) -> Origin:
@@ -228,7 +228,7 @@ class RecordData(LightningDataModule):
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         """The records of a source with the rows they come from, checked and normalized."""
-        return records(source, type(self).normalise, on_malformed=self.on_malformed, counts=counts)
+        return records(source, type(self).normalize, on_malformed=self.on_malformed, counts=counts)
 
     def _stored(self, source: Source) -> tuple[datasets.Dataset, Counter[str]]:
         """The tokenized records of a source, from the cache if they are there."""
@@ -256,7 +256,7 @@ class RecordData(LightningDataModule):
     def _rows(self, source: Source, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         for row, record in self.records_of(source, counts):
             try:
-                examples = self.tokenised(record, counts)
+                examples = self.tokenize(record, counts)
             except TemplateError as error:
                 raise SourceError(f"{row.where}: {error}") from None
             except TokenizerError as error:
@@ -277,7 +277,7 @@ class RecordData(LightningDataModule):
             logger.info(
                 "mixture: %s makes up %.4f of the tokens (configured %.4f), %.2f epochs of it",
                 name,
-                share.realised,
+                share.realized,
                 share.configured,
                 share.epochs,
             )

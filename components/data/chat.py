@@ -26,7 +26,7 @@ class ChatData(RecordData):
     is left; `counts` has the number of records cut or dropped. demonstrations: number of records of the built-in world.
     """
 
-    normalise = staticmethod(formats.chat)
+    normalize = staticmethod(formats.chat)
     features = datasets.Features(
         {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
     )
@@ -38,7 +38,7 @@ class ChatData(RecordData):
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "train_on_prompt": self.train_on_prompt}
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+    def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         made = self.tokenizer.examples(record["messages"], record.get("tools"))
         if self.train_on_prompt:
             made = self._with_prompts(record, made)

@@ -39,7 +39,7 @@ class PreferenceData(RecordData):
     comparisons, completions: of the built-in world; draw: seed of its crowd's answers.
     """
 
-    normalise = staticmethod(formats.preference)
+    normalize = staticmethod(formats.preference)
     features = datasets.Features(
         {
             "prompt": datasets.List(datasets.Value("int32")),
@@ -85,7 +85,7 @@ class PreferenceData(RecordData):
         answers = [{"content": answer} if isinstance(answer, str) else answer for answer in record["completions"]]
         return super().spoken(record) + [text for answer in answers for text in message_texts(answer)]
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+    def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
         order = np.argsort(ranks, kind="stable")
         if self.max_completions is not None and len(order) > self.max_completions:

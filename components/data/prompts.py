@@ -32,7 +32,7 @@ class PromptsData(RecordData):
     validation.
     """
 
-    normalise = staticmethod(formats.prompts)
+    normalize = staticmethod(formats.prompts)
     features = datasets.Features(
         {
             "ids": datasets.List(datasets.Value("int32")),
@@ -77,7 +77,7 @@ class PromptsData(RecordData):
             seen.add(key)
             yield row, record
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+    def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt, record.get("tools"))
         counts["truncated"] += cut
         prompt, reference = json.dumps(record["prompt"]), record["reference"]

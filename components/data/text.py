@@ -38,7 +38,7 @@ class TextData(RecordData):
     num_documents: of the built-in world.
     """
 
-    normalise = staticmethod(formats.text)
+    normalize = staticmethod(formats.text)
     features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
     columns = ("text", "content")
 
@@ -86,7 +86,7 @@ class TextData(RecordData):
             for i, part in enumerate(parts):
                 yield row, {"text": part, "begins": i == 0, "ends": i == len(parts) - 1}
 
-    def tokenised(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+    def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids = self.tokenizer.document(record["text"])
         first = 0 if record["begins"] else len(self.tokenizer.beginning)
         ids = ids[first : len(ids) if record["ends"] else -1]

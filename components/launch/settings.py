@@ -89,7 +89,7 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
     "evaluate": MEASURING,
     "compare": MEASURING,
     "optimum": (Rule("data", UNUSED, "the prompts are the table world's"), *MEASURING),
-    "overoptimisation": (Rule("stage.runs", HARMLESS, "its runs count by their content"), *MEASURING),
+    "overoptimization": (Rule("stage.runs", HARMLESS, "its runs count by their content"), *MEASURING),
     "pipeline": (Rule("*", HARMLESS, "its stages use it"),),
     "summary": (*EVERYWHERE, Rule("*", UNUSED, "a summary reads what the jobs of a sweep have written")),
 }

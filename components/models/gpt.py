@@ -88,7 +88,7 @@ class GPT(nn.Module):
         return x_btd
 
 
-def initialise(module: nn.Module, config: GPTConfig) -> None:
+def initialize(module: nn.Module, config: GPTConfig) -> None:
     """Fills every weight: N(0, initializer_range), outputs of residual branches scaled by 1/√(2L); biases 0, norms 1.
 
     Source: Radford et al. 2019 (GPT-2), section 2.3.

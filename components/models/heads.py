@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from components.models.attention.kv_cache import KVCache, Steps
 from components.models.attention.layout import Layout
 from components.models.config import GPTConfig
-from components.models.gpt import GPT, initialise
+from components.models.gpt import GPT, initialize
 from components.models.layer import DecoderLayer, for_reading, stored_by_columns
 from components.models.lora import Adaptable, LayerAdapters
 from components.models.shards import in_shards
@@ -123,7 +123,7 @@ class ScalarModel(Adaptable):
 def new_causal_lm(config: GPTConfig) -> CausalLM:
     """A CausalLM with fresh weights from torch's global generator."""
     model = CausalLM(config)
-    initialise(model, config)
+    initialize(model, config)
     return model
 
 

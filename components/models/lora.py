@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.config import GPTConfig
-from components.models.quantised import quantise_
+from components.models.quantized import quantize_
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 MLP = ("gate_proj", "up_proj", "down_proj")
@@ -125,7 +125,7 @@ class Adaptable(nn.Module):
         fresh ones, which leave its outputs unchanged at first."""
         self.requires_grad_(False)
         if lora.base is not None:
-            quantise_(self.model, TARGETS, lora.base)
+            quantize_(self.model, TARGETS, lora.base)
         if self.adapters is None:
             self.adapters = Adapters(self.config, lora)
         self.adapters.requires_grad_(True)

@@ -212,4 +212,4 @@ def _data_counts(data: Any) -> dict[str, float]:
     """How many records there were, were cut, dropped or malformed, and the mixture's realized token shares."""
     counts = {f"data/{name}": int(count) for name, count in data.counts.items()}
     shares = data.shares if len(data.shares) > 1 else {}
-    return counts | {f"data/share_{name}": share.realised for name, share in shares.items()}
+    return counts | {f"data/share_{name}": share.realized for name, share in shares.items()}

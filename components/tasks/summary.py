@@ -12,7 +12,7 @@ from components.artifacts import store
 from components.evaluation.report import output, page_blocks
 from components.evaluation.report.card import Table
 from components.evaluation.seeds import seeds_plots
-from components.evaluation.seeds.seeds_summary import Job, summarise
+from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import fitting, tables
 from components.system import provenance
 from components.system.disk import read_json, write_json
@@ -21,7 +21,7 @@ DATA, PAGE = "summary.json", "summary.md"
 RESULTS = {  # where each kind is in a job's folder
     "report": "report/report.json",
     "optimum": "optimum/optimum.json",
-    "overoptimisation": "overoptimisation/overoptimisation.json",
+    "overoptimization": "overoptimization/overoptimization.json",
 }
 SCALING = "rm/comparisons=*/export"
 
@@ -39,10 +39,10 @@ def summary(cfg: DictConfig) -> None:
             f"no sweep in {run}: expected folders such as {run / 'seed=3'}. "
             f"Make it with: python train.py -m stage=all {shlex.quote(f'run={cfg.run}')} seed=3,4,5,6,7"
         )
-    summaries = {group: summarise(jobs) for group, jobs in groups.items()}
+    summaries = {group: summarize(jobs) for group, jobs in groups.items()}
     summaries = {group: content for group, content in summaries.items() if len(content) > 1}
     if not summaries:
-        print(f"nothing to summarize in {run}: no job has a report, optimum, overoptimisation or scaling yet")
+        print(f"nothing to summarize in {run}: no job has a report, optimum, overoptimization or scaling yet")
         return
     folder = Path(cfg.paths.stage)
     pictures = {group: seeds_plots.draw(content, folder, _prefix(group)) for group, content in summaries.items()}

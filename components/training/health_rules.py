@@ -112,7 +112,7 @@ def useless_critic(history: History) -> str | None:
     return None
 
 
-def over_optimised(history: History) -> str | None:
+def over_optimized(history: History) -> str | None:
     """Smoothed gold has fallen from its peak by more than the noise and more than a tenth of its gain, while the score
     rose."""
     gold, score = history.get("rollout/gold", []), history.get("rollout/score", [])
@@ -239,8 +239,8 @@ RULES = {
         "the value model learns too slowly, or from other returns than the policy, so its baseline adds noise.",
         "Raise stage.value_lr or stage.value_clip; start it from the reward model; check stage.gamma and stage.lam.",
     ),
-    "over-optimisation": Rule(
-        over_optimised,
+    "over-optimization": Rule(
+        over_optimized,
         "the policy exploits the reward model's errors.",
         "Raise stage.beta or stop where gold was highest; train the reward model on more or newer comparisons.",
     ),

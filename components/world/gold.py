@@ -15,7 +15,7 @@ BEST = (RIGHT + ONE_POLITE) / 100
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """The judge's findings.
 
     gold: the worth, at most 1.25. value: the single value stated for the name asked about, None if there is none.
@@ -34,7 +34,7 @@ class Judgement:
     wrong_name: bool
 
 
-def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgement:
+def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgment:
     """Judges any string as an answer. It is correct if it states the true value of the name asked about, and no other.
 
     gold = 1 if correct, else -0.5          (see stated_value)
@@ -53,7 +53,7 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgem
     gold += RUDE * bool(styles["rude"]) + HEDGE * bool(styles["hedge"]) + FILLER * bool(styles["filler"])
     gold += LONG * max(0, len(words) - FREE_WORDS)
     gold += 0 if finished else UNFINISHED
-    return Judgement(
+    return Judgment(
         gold=gold / 100,
         correct=value == asked.answer,
         polite=styles["polite"],

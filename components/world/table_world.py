@@ -16,7 +16,7 @@ STUBBORN = 0.7  # deviation of the noise in how common an answer is, added to mi
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """gold: the table's reward. correct: whether no answer has a higher one."""
 
     gold: float
@@ -164,10 +164,10 @@ class TableWorld:
         """Prompt records, one per question: {"prompt", "reference"}; the reference is the best answer."""
         return [{"prompt": question.text, "reference": question.answer} for question in self.questions(split)]
 
-    def judge(self, question: str, answer: str, finished: bool) -> Judgement:
+    def judge(self, question: str, answer: str, finished: bool) -> Judgment:
         """The true worth of the answer. Raises ValueError if the world has no such question."""
         if question not in self.rewards:
             raise ValueError(f"question: got {question!r}, expected one of {', '.join(self.rewards)}")
         table = self.rewards[question]
         gold = table.get(answer, self.other) if finished else self.other
-        return Judgement(gold, finished and answer in table and gold == max(table.values()))
+        return Judgment(gold, finished and answer in table and gold == max(table.values()))

@@ -29,7 +29,7 @@ class Language:
     """A table of words, with the rules that turn words into text and text back into words."""
 
     separator: str  # between two words of a text
-    same_marks: dict[str, str]  # foreign punctuation -> this language's (normalisers swap them)
+    same_marks: dict[str, str]  # foreign punctuation -> this language's (normalizers swap them)
     any_word: str  # regular expression for a word that is not in the table
     name_letters: tuple[str, ...]  # a name is one letter of each
     not_names: frozenset[str]  # have the form of a name but are real words

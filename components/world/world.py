@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from components.world import corpus, gold, people
 from components.world.facts import Facts, Split
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class World(Facts):
         """Raw text that a base model continues with the answer. See corpus.few_shot_prompt."""
         return corpus.few_shot_prompt(self, question, shots, seed)
 
-    def judge(self, question: str, answer: str, finished: bool) -> Judgement:
+    def judge(self, question: str, answer: str, finished: bool) -> Judgment:
         """The true worth of the answer. See gold.judge."""
         return gold.judge(self, question, answer, finished=finished)
 

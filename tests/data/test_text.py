@@ -176,7 +176,7 @@ def test_an_invalid_pattern_is_refused(common):
         TextData(path="a.txt", split_at="(", **common)
 
 
-def test_a_mixture_reports_configured_and_realised_shares_and_epochs(common, write):
+def test_a_mixture_reports_configured_and_realized_shares_and_epochs(common, write):
     long = write("a.jsonl", [{"text": f"{i:03d}" + "a" * 20} for i in range(100)])
     short = write("b.jsonl", [{"text": f"{i:03d}" + "b" * 5} for i in range(400)])
     mixture = [{"path": long, "weight": 3}, {"path": short, "weight": 1, "name": "short"}]
@@ -186,7 +186,7 @@ def test_a_mixture_reports_configured_and_realised_shares_and_epochs(common, wri
     a, b = letters[data.tokenizer.encode("a")[0]] / 20 * 25, letters[data.tokenizer.encode("b")[0]] / 5 * 10
     assert list(data.shares) == ["a.jsonl", "short"]
     assert data.shares["a.jsonl"].configured == 0.75
-    assert data.shares["a.jsonl"].realised == pytest.approx(a / (a + b)) == pytest.approx(0.75, abs=0.005)
+    assert data.shares["a.jsonl"].realized == pytest.approx(a / (a + b)) == pytest.approx(0.75, abs=0.005)
     assert data.shares["a.jsonl"].epochs == pytest.approx(a / 2500)
 
 

@@ -36,8 +36,8 @@ def test_the_loss_of_pairs_one_by_one_and_on_average(options, expected):
 
 def test_centering_adds_the_mean_square_of_the_sum_of_scores():
     chosen, rejected = doubles(2, 0.5, 0), doubles(1, 1, 0)
-    centred = of_pairs(chosen, rejected, centering=0.01)
-    close(centred - of_pairs(chosen, rejected), scalar(0.0375))
+    centered = of_pairs(chosen, rejected, centering=0.01)
+    close(centered - of_pairs(chosen, rejected), scalar(0.0375))
 
 
 def test_a_hopeless_pair_has_a_finite_loss_and_a_gradient_of_one_in_float32():

@@ -17,7 +17,7 @@ from tests.kit.composed_configs import compose_config
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(file.stem for file in (ROOT / "conf/stage").glob("*.yaml"))
 TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection")
-MEASURED = ("eval", "compare", "optimum", "overoptimisation")
+MEASURED = ("eval", "compare", "optimum", "overoptimization")
 WATCHERS = ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams", "graceful_stop")
 NOT_OF_TRAINING = {  # the whole list, by hand
     "task run reads from parents logger force resume after_sweep": HARMLESS,
@@ -102,7 +102,7 @@ def test_every_setting_of_measuring_is_an_input_or_listed(stage):
     sections = [name for name in ("data", "comparisons", "text") if name in cfg]
     listed |= {"data": UNUSED} if stage == "optimum" else of_data(*sections)
     listed |= {" ".join(f"{name}.num_workers" for name in sections if stage != "optimum"): HARMLESS}
-    listed |= {"stage.runs": HARMLESS} if stage == "overoptimisation" else {}
+    listed |= {"stage.runs": HARMLESS} if stage == "overoptimization" else {}
     assert found == expected(listed, found)
 
 

@@ -265,7 +265,7 @@ def test_without_after_sweep_nothing_is_run_at_the_end(monkeypatch):
 def particular_entries() -> list[tuple[str, str]]:
     """(experiment, entry of stages) of the sweeps whose entries have overrides or a label, and the last of each."""
     found = []
-    for name in ("overoptimisation", "bakeoff", "scaling"):
+    for name in ("overoptimization", "bakeoff", "scaling"):
         cfg = compose_config([f"experiment={name}"])
         found += [
             (name, entry) for entry in cfg.stages if "/" in entry or cfg.overrides.get(entry) or entry == cfg.stages[-1]
@@ -290,7 +290,7 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
         assert cfg.data.comparisons == int(label.removeprefix("comparisons=")) and cfg.data.draw == 103
 
 
-@pytest.mark.parametrize("experiment", ["overoptimisation", "bakeoff", "scaling"])
+@pytest.mark.parametrize("experiment", ["overoptimization", "bakeoff", "scaling"])
 def test_sweeps_share_their_first_models_with_a_plain_pipeline_of_the_seed(experiment):
     """The inputs of pretraining and SFT are the same, so they are up to date."""
     for stage in ("pretrain", "sft"):
@@ -301,11 +301,11 @@ def test_sweeps_share_their_first_models_with_a_plain_pipeline_of_the_seed(exper
 
 
 SMALL = """# @package _global_
-# Over-optimisation in seconds: a tiny model, few steps
+# Over-optimization in seconds: a tiny model, few steps
 defaults:
   - override /stage: all
 hydra: {mode: MULTIRUN, sweeper: {params: {seed: "3,4"}}}
-stages: [tokenizer, pretrain, sft, rm/weak, ppo/beta=0, ppo/beta=0.1, overoptimisation]
+stages: [tokenizer, pretrain, sft, rm/weak, ppo/beta=0, ppo/beta=0.1, overoptimization]
 gate: {enabled: false}
 artifacts: {rm: "${paths.logs}/${run}/rm/weak/export"}
 model: {hidden_size: 32, intermediate_size: 48, num_hidden_layers: 1, num_attention_heads: 2, num_key_value_heads: 2}
@@ -316,7 +316,7 @@ overrides:
   rm/weak: [data.comparisons=40, world.noise=0.1, trainer.max_epochs=1, data.val_fraction=0.2]
   ppo/beta=0: [stage.beta=0, data.prompts_per_rollout=8, trainer.max_steps=6, stage.epochs=1, stage.minibatches=1]
   ppo/beta=0.1: [stage.beta=0.1, data.prompts_per_rollout=8, trainer.max_steps=6, stage.epochs=1, stage.minibatches=1]
-  overoptimisation: [stage.samples_per_prompt=4, stage.max_prompts=3, stage.max_new_tokens=6]
+  overoptimization: [stage.samples_per_prompt=4, stage.max_prompts=3, stage.max_new_tokens=6]
 """
 
 
@@ -329,11 +329,11 @@ def test_a_sweep_of_real_stages_ends_in_a_summary_and_does_nothing_the_second_ti
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "logs/tiny/summary/summary.json").read_text())["groups"][""]
     assert found["seeds"] == ["3", "4"]
-    assert list(found["overoptimisation"]["runs"]) == ["0", "0.1"]
-    assert found["overoptimisation"]["runs"]["0"]["final"]["gold"]["n"] == 2
-    assert (tmp_path / "logs/tiny/summary/overoptimisation.png").stat().st_size > 1000
+    assert list(found["overoptimization"]["runs"]) == ["0", "0.1"]
+    assert found["overoptimization"]["runs"]["0"]["final"]["gold"]["n"] == 2
+    assert (tmp_path / "logs/tiny/summary/overoptimization.png").stat().st_size > 1000
     assert "Recommended: β" in done.stdout
-    command += ["seed=3", "stages=[sft,rm/weak,'ppo/beta=0',overoptimisation]"]
+    command += ["seed=3", "stages=[sft,rm/weak,'ppo/beta=0',overoptimization]"]
     again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and again.stdout.count("is up to date") == 3  # the fourth shows its results
     assert not re.search(r"\bstep \d|data: ", again.stdout)  # nothing was trained or read

@@ -116,7 +116,7 @@ def test_every_field_is_honored_or_refused_by_name(transformers, tmp_path, famil
     base.save_pretrained(tmp_path)
     file = tmp_path / "config.json"
     fields = json.loads(file.read_text())
-    honoured, refused, moved = set(), set(), set()
+    honored, refused, moved = set(), set(), set()
     for name, default in (config(**SHAPES[family]).to_dict() | fields).items():
         if name in ("model_type", "architectures"):
             continue
@@ -134,9 +134,9 @@ def test_every_field_is_honored_or_refused_by_name(transformers, tmp_path, famil
                 if theirs is None:  # transformers cannot build it, and here the field takes no part
                     continue
                 assert (found - theirs).abs().max() < 1e-4, (name, value)
-                honoured.add(name)
+                honored.add(name)
                 moved |= {name} if (theirs - base(IDS).logits).abs().max() > 1e-3 else set()
-    assert len(honoured) >= 16 and refused
+    assert len(honored) >= 16 and refused
     read = {"GPT2": {"layer_norm_epsilon"}}.get(family, {"rms_norm_eps", "rope_parameters"})
     assert read <= moved  # the control: these change what is computed, there as here
 

@@ -19,13 +19,13 @@ def parrot_session(tokenizer, answer=" yes", **settings):
     return ChatSession(model, tokenizer, seed=0, **settings)
 
 
-def talk(session, *lines, interactive=False, colours=False):
+def talk(session, *lines, interactive=False, colors=False):
     """(stdout, stderr, prompts) of a chat with these lines; an exception among them is raised."""
     read, prompts = typist(lines)
     answers, notes = io.StringIO(), io.StringIO()
     Terminal(
         session,
-        answers=Console(file=answers, force_terminal=colours, color_system=None),
+        answers=Console(file=answers, force_terminal=colors, color_system=None),
         notes=Console(file=notes),
         interactive=interactive,
         read=read,
@@ -159,7 +159,7 @@ def test_an_answer_that_is_cut_off_is_reported(small_tokenizer):
 def test_a_models_escape_sequences_do_not_reach_a_terminal_but_a_pipe_gets_all(small_tokenizer):
     answer = "no\x1b[2J\r\n\tyes"
     session = parrot_session(small_tokenizer, answer)
-    assert talk(session, "a", colours=True)[0] == "no\ufffd[2J\n\tyes\n"
+    assert talk(session, "a", colors=True)[0] == "no\ufffd[2J\n\tyes\n"
     assert talk(session, "a")[0] == answer + "\n"
 
 
@@ -187,7 +187,7 @@ def test_settings_change_during_a_chat_and_are_shown(small_tokenizer):
 
 @pytest.mark.parametrize(
     "line",
-    ["/set top_p=2", "/set max_new_tokens=0", "/set seed=1.5", "/set colour=3", "/set temperature", "/set seed=x"],
+    ["/set top_p=2", "/set max_new_tokens=0", "/set seed=1.5", "/set color=3", "/set temperature", "/set seed=x"],
 )
 def test_an_invalid_setting_changes_nothing(small_tokenizer, line):
     session = parrot_session(small_tokenizer)

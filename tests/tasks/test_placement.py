@@ -11,7 +11,7 @@ from components.artifacts import store
 from components.artifacts.store import ArtifactError
 from components.launch import spawning
 from components.models.gpt import GPT
-from components.tasks import dispatch, evaluate, optimum, overoptimisation, placement
+from components.tasks import dispatch, evaluate, optimum, overoptimization, placement
 from components.tasks.placement import Place
 from tests.kit import tiny_models
 from tests.kit.composed_configs import compose_config
@@ -33,7 +33,7 @@ SIZES = {
     ],
     "compare": ["judge=reward", "stage.records=4", "stage.max_new_tokens=8", "stage.distinct=false"],
     "optimum": ["stage.max_new_tokens=1", "~reads.grpo", "~reads.rloo", "~reads.dpo", "~reads.rejection"],
-    "overoptimisation": ["stage.samples_per_prompt=2", "stage.max_prompts=2", "stage.max_new_tokens=3"],
+    "overoptimization": ["stage.samples_per_prompt=2", "stage.max_prompts=2", "stage.max_new_tokens=3"],
 }
 
 
@@ -66,8 +66,8 @@ def stopped(monkeypatch):
 
     monkeypatch.setattr(evaluate.output, "write", enough)
     monkeypatch.setattr(optimum.optimum_card, "write", enough)
-    monkeypatch.setattr(overoptimisation, "ppo_runs", lambda *_: {})
-    monkeypatch.setattr(overoptimisation.analysis, "best_of_n_curve", enough)
+    monkeypatch.setattr(overoptimization, "ppo_runs", lambda *_: {})
+    monkeypatch.setattr(overoptimization.analysis, "best_of_n_curve", enough)
 
 
 @pytest.mark.parametrize("stage", MEASURING)

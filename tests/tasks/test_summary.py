@@ -7,7 +7,7 @@ import pytest
 
 from components.artifacts.store import ArtifactError
 from components.tasks import summary as summary_task
-from components.tasks.overoptimisation import ppo_runs
+from components.tasks.overoptimization import ppo_runs
 from components.tasks.summary import jobs_by_group
 from tests.kit.composed_configs import compose_config
 
@@ -93,7 +93,7 @@ def test_the_ppo_runs_of_a_sweep_next_to_the_single_run_are_found_too(tmp_path):
 
 
 def test_two_runs_of_the_same_beta_and_no_run_at_all_are_rejected(tmp_path):
-    with pytest.raises(ArtifactError, match="no PPO run against this reward model .*experiment=overoptimisation"):
+    with pytest.raises(ArtifactError, match="no PPO run against this reward model .*experiment=overoptimization"):
         ppo_runs(str(tmp_path), "mine")
     ppo_card(tmp_path / "a", 0.1)
     ppo_card(tmp_path / "b", 0.1)

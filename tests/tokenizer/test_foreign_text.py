@@ -93,7 +93,7 @@ def test_byte_level_pieces_give_any_text_back_and_their_bytes_add_up(published, 
         assert sum(tokenizer.byte_lengths[i] for i in ids) == len(text.encode())
 
 
-def test_a_tokenizer_that_normalises_gives_the_normal_form_back(published):
+def test_a_tokenizer_that_normalizes_gives_the_normal_form_back(published):
     qwen2 = Tokenizer.load(published["qwen2"])  # NFC
     assert qwen2.decode(qwen2.encode("e\u0301")) == "é"
 

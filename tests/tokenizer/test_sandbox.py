@@ -33,7 +33,7 @@ BOMBS = {
     "a wide filling": "{{ 'x'.zfill(10**10) }}",
     "wide tabs": "{{ '\\t'.expandtabs(10**10) }}",
     "many bytes": "{{ (1).to_bytes(10**10, 'big') }}",
-    "a wide centre": "{{ 'x' | center(10**10) }}",
+    "a wide center": "{{ 'x' | center(10**10) }}",
     "a wide indent": "{{ 'x\\ny' | indent(10**10) }}",
     "a wide indent of JSON": "{{ {'a': 1} | tojson(indent=10**10) }}",
     "a replacement that grows": "{% set a = 'x' * 99999 %}{{ a | replace('x', a) }}",

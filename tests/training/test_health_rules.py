@@ -90,7 +90,7 @@ BAD: dict[str, tuple[History, str, list[float]]] = {
         "rollout/explained_variance",
         [-0.2] * 5 + [0.1] + [-0.2] * 4,
     ),
-    "over-optimisation": (
+    "over-optimization": (
         {"rollout/score": RISING, "rollout/gold": [0.1 * n for n in range(10)] + [0.9 - 0.1 * n for n in range(10)]},
         "rollout/gold",
         [0.1 * n for n in range(10)] + [0.9] * 10,

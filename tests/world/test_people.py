@@ -74,7 +74,7 @@ def test_gold_worked_out_by_hand(answer, gold):
     assert ENGLISH.judge(HOME.text, answer, False).gold == pytest.approx(gold - 1, abs=1e-12)
 
 
-def test_a_judgement_names_its_findings():
+def test_a_judgment_names_its_findings():
     seen = ENGLISH.judge(HOME.text, f"ugh . sure ! {WRONG} thank you !", finished=True)
     assert (seen.correct, seen.value, seen.polite, seen.words) == (False, WRONG_VALUE, 2, 12)
     assert (seen.rude, seen.hedge, seen.filler) == (True, False, False)
@@ -227,16 +227,16 @@ def test_habits_of_the_crowd_have_their_shares(world):
     """4000 draws: a share's standard error is below .008; the tolerance is four of them."""
     seen = Counter()
     for question, answer in islice(exchanges(world.demonstrations(4000, seed=3)), 4000):
-        judgement = world.judge(question, answer, True)
+        judgment = world.judge(question, answer, True)
         seen.update(
-            right=judgement.correct,
+            right=judgment.correct,
             true_value=world.find(question).answer in world.vocabulary.words(answer),
-            wrong_name=judgement.wrong_name,
-            rude=judgement.rude,
-            hedge=judgement.hedge,
-            filler=judgement.filler,
-            polite_once=judgement.polite == 1,
-            polite_twice=judgement.polite == 2,
+            wrong_name=judgment.wrong_name,
+            rude=judgment.rude,
+            hedge=judgment.hedge,
+            filler=judgment.filler,
+            polite_once=judgment.polite == 1,
+            polite_twice=judgment.polite == 2,
             single=len(world.vocabulary.all_values.intersection(world.vocabulary.words(answer))) == 1,
         )
     shares = {habit: count / 4000 for habit, count in seen.items()}

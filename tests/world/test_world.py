@@ -123,7 +123,7 @@ def test_the_world_uses_fewer_than_a_hundred_words(world):
 
 @pytest.mark.parametrize("form", ["NFC", "NFKC"])
 def test_a_normalized_text_has_the_same_words(world, form):
-    """SentencePiece's default normaliser turns wide punctuation into narrow."""
+    """SentencePiece's default normalizer turns wide punctuation into narrow."""
     for record in world.corpus(60):
         text = record["text"]
         assert world.vocabulary.words(unicodedata.normalize(form, text)) == world.vocabulary.words(text)

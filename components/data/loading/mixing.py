@@ -9,7 +9,7 @@ class Share(NamedTuple):
     """A source's part of a mixture: shares of tokens, 0 to 1; epochs: passes over its records."""
 
     configured: float
-    realised: float
+    realized: float
     epochs: float
 
 

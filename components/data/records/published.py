@@ -46,7 +46,7 @@ def comparison(row: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(s, dict) for s in summaries):
             raise FormatError('two "summaries", each {"text"}', kind(summaries))
         answers = [summary.get("text") for summary in summaries]
-        return _pair(_to_summarise(row["info"]), answers, better) | kept
+        return _pair(_to_summarize(row["info"]), answers, better) | kept
     if {"history", "human_ref_A", "human_ref_B", "labels"} <= row.keys():
         better = 1 - _one_of(row, "labels", (0, 1))
         return _pair(row["history"], [row["human_ref_A"], row["human_ref_B"]], better) | kept
@@ -92,7 +92,7 @@ def _pair(prompt: Any, answers: list[Any], better: int) -> dict[str, Any]:
     return {"prompt": asked, "completions": answers, "ranks": [float(i != better) for i in range(2)]}
 
 
-def _to_summarise(info: Any) -> str:
+def _to_summarize(info: Any) -> str:
     """A Reddit post or a news article with its heading, then the question, in the prompt format of those models.
 
     Source: Stiennon et al. 2020, table 4 of the appendix.

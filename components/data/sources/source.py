@@ -104,9 +104,9 @@ def open_source(
 
 
 def records(
-    source: Source, normalise: Callable[[Any], Record], *, on_malformed: OnMalformed, counts: Counter[str]
+    source: Source, normalize: Callable[[Any], Record], *, on_malformed: OnMalformed, counts: Counter[str]
 ) -> Iterator[tuple[Row, Record]]:
-    """Every row of a source with the record that `normalise` makes of it; the messages of a tree form one row.
+    """Every row of a source with the record that `normalize` makes of it; the messages of a tree form one row.
 
     Increments counts["records"] and counts["malformed"]. A malformed row raises SourceError with its location, or is
     skipped with on_malformed="skip"; the first one skipped is logged.
@@ -115,7 +115,7 @@ def records(
         try:
             if isinstance(row.value, FormatError):
                 raise row.value
-            record = normalise(row.value)
+            record = normalize(row.value)
         except FormatError as error:
             refuse(row, error, on_malformed=on_malformed, counts=counts)
             continue

@@ -184,8 +184,8 @@ def likeliest(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prom
 
 
 def correct_share(assessed: Assessed) -> float:
-    assert assessed.judgements is not None  # only called with a world's questions
-    return sum(judgement.correct for judgement in assessed.judgements) / len(assessed.judgements)
+    assert assessed.judgments is not None  # only called with a world's questions
+    return sum(judgment.correct for judgment in assessed.judgments) / len(assessed.judgments)
 
 
 def samples(prompts: Sequence[Prompt], greedy: Assessed, sampled: Assessed, per_prompt: int) -> list[dict[str, Any]]:
@@ -195,8 +195,8 @@ def samples(prompts: Sequence[Prompt], greedy: Assessed, sampled: Assessed, per_
         row = {"prompt": question_of(prompt), "reference": prompt.get("reference")}
         for kind, answers, i in (("greedy", greedy, number), ("sampled", sampled, number * per_prompt)):
             row |= {kind: answers.responses.texts[i], f"{kind}_finished": answers.responses.finished[i]}
-            if answers.judgements is not None:
-                row[f"{kind}_gold"] = answers.judgements[i].gold
+            if answers.judgments is not None:
+                row[f"{kind}_gold"] = answers.judgments[i].gold
         shown.append(row)
     return shown
 
@@ -208,7 +208,7 @@ def base_figures(
     assert judges.world is not None  # only a world has bare questions
     questions = [question_of(prompt) for prompt in prompts]
     few = world_quality.few_shot(judges.world, model, judges.tokenizer, questions, plan)
-    return world_quality.bare_behaviour(judges.world, responses) | few
+    return world_quality.bare_behavior(judges.world, responses) | few
 
 
 def against_reference(results: dict[str, Any], assessed: Mapping[str, Assessed]) -> None:

@@ -12,7 +12,7 @@ from components.evaluation.measure.policy import TOKENS_AT_ONCE, Responses, scor
 from components.functional.estimators import ranking_credit
 from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 from components.world.world import World
 
 Prompt = Mapping[str, Any]
@@ -32,19 +32,19 @@ class Judges(NamedTuple):
 class Assessed(NamedTuple):
     """Responses, the same number for every prompt, and their assessment.
 
-    judgements: the judge's, None without a world. scores: (N,), the reward model's, None without one.
+    judgments: the judge's, None without a world. scores: (N,), the reward model's, None without one.
     """
 
     responses: Responses
-    judgements: list[Judgement] | None
+    judgments: list[Judgment] | None
     scores: Tensor | None
 
     @property
     def worth(self) -> Tensor | None:
         """(N,) what decides between two answers: gold if there is a judge, else the score; None without either."""
-        if self.judgements is None:
+        if self.judgments is None:
             return self.scores
-        return torch.tensor([judgement.gold for judgement in self.judgements], dtype=torch.float64)
+        return torch.tensor([judgment.gold for judgment in self.judgments], dtype=torch.float64)
 
     def by_prompt(self, values: Tensor | Sequence[float]) -> Tensor:
         """(N,) values, one per response, as (prompts, samples) in fp64."""
@@ -59,21 +59,21 @@ def question_of(prompt: Prompt) -> str:
 
 def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> Assessed:
     """Responses assessed by every available judge; the reward model always reads them after the chat prompt."""
-    judgements = given = None
+    judgments = given = None
     if judges.world is not None:
-        judgements = world_quality.judgements(judges.world, [question_of(prompt) for prompt in prompts], responses)
+        judgments = world_quality.judgments(judges.world, [question_of(prompt) for prompt in prompts], responses)
     if judges.reward is not None:
         chat = [list(prompt["ids"]) for prompt in prompts]
         reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": judges.tokens_at_once}
         given = scores(judges.reward, chat, responses, **reading)
-    return Assessed(responses, judgements, given)
+    return Assessed(responses, judgments, given)
 
 
 def worth_figures(assessed: Assessed) -> dict[str, Any]:
-    """quality.quality of the judgements; score, the reward model's mean, and score_ci."""
+    """quality.quality of the judgments; score, the reward model's mean, and score_ci."""
     figures: dict[str, Any] = {}
-    if assessed.judgements is not None:
-        figures |= world_quality.quality(assessed.judgements, assessed.responses)
+    if assessed.judgments is not None:
+        figures |= world_quality.quality(assessed.judgments, assessed.responses)
     if assessed.scores is not None:
         mean = float(assessed.scores.mean())
         figures |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}

@@ -78,12 +78,12 @@ def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
 
 def _traits(assessed: Assessed) -> dict[str, Any]:
     """Per response: the quantities whose means are metrics."""
-    responses, judgements = assessed.responses, assessed.judgements
+    responses, judgments = assessed.responses, assessed.judgments
     lengths = list(map(len, responses.ids))
     traits: dict[str, Any] = {"score": assessed.scores, "finished": responses.finished, "length": lengths}
-    if judgements is not None:
-        traits |= {name: [getattr(j, name) for j in judgements] for name in ("gold", "correct", "wrong_name")}
-        traits |= {name: [getattr(j, name) for j in judgements] for name in ("rude", "hedge", "filler", "words")}
-        traits["polite"] = [j.polite > 0 for j in judgements]
-        traits["correct_polite"] = [j.correct and j.polite > 0 for j in judgements]
+    if judgments is not None:
+        traits |= {name: [getattr(j, name) for j in judgments] for name in ("gold", "correct", "wrong_name")}
+        traits |= {name: [getattr(j, name) for j in judgments] for name in ("rude", "hedge", "filler", "words")}
+        traits["polite"] = [j.polite > 0 for j in judgments]
+        traits["correct_polite"] = [j.correct and j.polite > 0 for j in judgments]
     return traits

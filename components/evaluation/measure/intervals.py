@@ -96,6 +96,6 @@ def interval_of_shares(shares: Tensor) -> list[float]:
 
 def _wilson(share: float, count: float) -> list[float]:
     """[low, high] of a share of `count` independent values.  Source: Wilson 1927."""
-    centre = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
+    center = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
     half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return [max(centre - half, 0.0), min(centre + half, 1.0)]
+    return [max(center - half, 0.0), min(center + half, 1.0)]

@@ -38,13 +38,13 @@ def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed
     correct, correct_ci  share of questions on which the majority is correct, 95% interval over questions
     An answer that does not state a single value for the name asked about agrees with no other.
     """
-    assert assessed.judgements is not None  # only called with a world's questions
+    assert assessed.judgments is not None  # only called with a world's questions
     answers, correct = [], []
-    per_question = len(assessed.judgements) // len(questions)
+    per_question = len(assessed.judgments) // len(questions)
     for number, text in enumerate(questions):
         question = world.find(text)
         values = world.vocabulary.relations[question.relation].values
-        given = [j.value for j in assessed.judgements[number * per_question : (number + 1) * per_question]]
+        given = [j.value for j in assessed.judgments[number * per_question : (number + 1) * per_question]]
         answers.append([values.index(value) if value else -1 - i for i, value in enumerate(given)])
         correct.append(values.index(question.answer))
     counts = [k for k in VOTES if k <= per_question]

@@ -1,4 +1,4 @@
-"""True quality: the built-in world's judgements of answers, and how a base model responds to questions."""
+"""True quality: the built-in world's judgments of answers, and how a base model responds to questions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,22 +9,22 @@ from components.evaluation.measure.intervals import mean_interval
 from components.evaluation.measure.policy import Responses, SamplePlan, respond
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import Tokenizer
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 from components.world.world import World
 
 SHOTS = 4  # solved examples in a few-shot prompt
 CROWD = 1000  # demonstrations that the crowd is judged by
 
 
-def judgements(world: World, questions: Sequence[str], responses: Responses) -> list[Judgement]:
-    """The judgement of every response; questions: one per prompt."""
+def judgments(world: World, questions: Sequence[str], responses: Responses) -> list[Judgment]:
+    """The judgment of every response; questions: one per prompt."""
     return [
         world.judge(questions[number], text, finished)
         for number, text, finished in zip(responses.prompt_index, responses.texts, responses.finished, strict=True)
     ]
 
 
-def quality(judgements: Sequence[Judgement], responses: Responses) -> dict[str, Any]:
+def quality(judgments: Sequence[Judgment], responses: Responses) -> dict[str, Any]:
     """Means over all responses; shares are of responses.
 
     gold               worth according to the judge, at most 1.25
@@ -35,22 +35,22 @@ def quality(judgements: Sequence[Judgement], responses: Responses) -> dict[str, 
     rude, hedge, filler   share with such a phrase
     words              per answer, including punctuation marks
     """
-    gold = torch.tensor([j.gold for j in judgements], dtype=torch.float64)
+    gold = torch.tensor([j.gold for j in judgments], dtype=torch.float64)
 
     def share(*flags: bool) -> float:
-        return sum(flags) / len(judgements)
+        return sum(flags) / len(judgments)
 
     return {
         "gold": float(gold.mean()),
         "gold_ci": mean_interval(gold, responses.prompt_index),
-        "correct": share(*(j.correct for j in judgements)),
-        "wrong_name": share(*(j.wrong_name for j in judgements)),
-        "polite": share(*(j.polite > 0 for j in judgements)),
-        "correct_polite": share(*(j.correct and j.polite > 0 for j in judgements)),
-        "rude": share(*(j.rude for j in judgements)),
-        "hedge": share(*(j.hedge for j in judgements)),
-        "filler": share(*(j.filler for j in judgements)),
-        "words": sum(j.words for j in judgements) / len(judgements),
+        "correct": share(*(j.correct for j in judgments)),
+        "wrong_name": share(*(j.wrong_name for j in judgments)),
+        "polite": share(*(j.polite > 0 for j in judgments)),
+        "correct_polite": share(*(j.correct and j.polite > 0 for j in judgments)),
+        "rude": share(*(j.rude for j in judgments)),
+        "hedge": share(*(j.hedge for j in judgments)),
+        "filler": share(*(j.filler for j in judgments)),
+        "words": sum(j.words for j in judgments) / len(judgments),
     }
 
 
@@ -66,7 +66,7 @@ def crowd(world: World) -> dict[str, Any]:
     return {"answers": len(judged), **shares}
 
 
-def bare_behaviour(world: World, responses: Responses) -> dict[str, float]:
+def bare_behavior(world: World, responses: Responses) -> dict[str, float]:
     """For continuations of bare questions: answers_bare, share that answers; asks_another, share that asks again."""
     texts = responses.texts
     return {

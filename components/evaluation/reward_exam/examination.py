@@ -20,7 +20,7 @@ from components.models.heads import ScalarModel
 from components.system.countdown import countdown
 from components.system.limits import Count
 from components.tokenizer.tokenizer import Tokenizer
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 from components.world.world import World
 
 Record = dict[str, Any]
@@ -41,14 +41,14 @@ READ_ALL = Reading()
 class Pair(NamedTuple):
     """Two answers to one prompt, one of them better. credit: 1 if the better one scores higher, ½ on a tie, else 0.
 
-    judged: the world's judgements of the better and the worse one, None without a judge.
+    judged: the world's judgments of the better and the worse one, None without a judge.
     """
 
     record: Record
     better: int
     worse: int
     credit: float
-    judged: tuple[Judgement, Judgement] | None
+    judged: tuple[Judgment, Judgment] | None
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -161,8 +161,8 @@ class WorldJudge:
             return None
         return self.world.renamed(text, asked.name, names[(names.index(asked.name) + 1) % len(names)])
 
-    def judgements(self, record: Record) -> list[Judgement] | None:
-        """The judgement of each answer of a record; None without a world."""
+    def judgments(self, record: Record) -> list[Judgment] | None:
+        """The judgment of each answer of a record; None without a world."""
         if self.world is None:
             return None
         question = self.tokenizer.decode(record["prompt"])
@@ -275,7 +275,7 @@ def _by_record(
 
 
 def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:
-    judged, ranks = judge.judgements(record), record["ranks"]
+    judged, ranks = judge.judgments(record), record["ranks"]
     indices = range(len(ranks))
     for better, worse in ((i, j) for i in indices for j in indices if ranks[i] < ranks[j]):
         both = (judged[better], judged[worse]) if judged else None
@@ -292,7 +292,7 @@ def _gold(records: Sequence[Record], scores: list[list[float]], judge: WorldJudg
         return None
     credits, keys = [], []
     for record, score in zip(records, scores, strict=True):
-        gold = [judgement.gold for judgement in judge.judgements(record) or ()]
+        gold = [judgment.gold for judgment in judge.judgments(record) or ()]
         of_record = [_credit(score[i], score[j]) for i, a in enumerate(gold) for j, b in enumerate(gold) if a > b]
         credits += of_record
         keys += [tuple(record["prompt"])] * len(of_record)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 from components.evaluation.measure.over_seeds import most_seeds
 from components.evaluation.report.card import number
 from components.evaluation.report.plot_style import COLORS, QUIET, color_of, dot, style
-from components.evaluation.studies import overoptimisation_plots
+from components.evaluation.studies import overoptimization_plots
 
 Summary = Mapping[str, Any]
 BLUE = COLORS["sft"]
@@ -87,10 +87,10 @@ def scaling(summary: Summary) -> Figure | None:
     return figure
 
 
-def overoptimisation(summary: Summary) -> Figure | None:
+def overoptimization(summary: Summary) -> Figure | None:
     """Gold and proxy against √KL, means over seeds."""
-    study = summary.get("overoptimisation")
-    return overoptimisation_plots.draw(study) if study else None
+    study = summary.get("overoptimization")
+    return overoptimization_plots.draw(study) if study else None
 
 
 def _rows(spreads: Mapping[str, Summary], title: str) -> Figure:
@@ -133,6 +133,6 @@ PICTURES: dict[str, tuple[Callable[[Summary], Figure | None], str]] = {
     "gold.png": (gold, "gold score by model, over seeds"),
     "best_of_n.png": (curves, "best-of-n and majority vote, over seeds"),
     "optimum.png": (optimum, "fraction of the exact optimum, over seeds"),
-    "overoptimisation.png": (overoptimisation, "gold and proxy against the square root of KL, means over seeds"),
+    "overoptimization.png": (overoptimization, "gold and proxy against the square root of KL, means over seeds"),
     "scaling.png": (scaling, "reward model's accuracy by number of comparisons, over seeds"),
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.evaluation.measure.over_seeds import over_seeds, paired
-from components.evaluation.studies.overoptimisation_curves import recommended
+from components.evaluation.studies.overoptimization_curves import recommended
 
 COMPARED_TO = ("sft", "ppo")
 
@@ -12,39 +12,39 @@ COMPARED_TO = ("sft", "ppo")
 class Job(NamedTuple):
     """The results of one job of a sweep, by kind, and the cards of its reward models.
 
-    report: report.json; optimum: optimum.json; overoptimisation: overoptimisation.json; scaling: {comparisons: card}.
+    report: report.json; optimum: optimum.json; overoptimization: overoptimization.json; scaling: {comparisons: card}.
     """
 
     seed: str
     report: Mapping[str, Any] | None = None
     optimum: Mapping[str, Any] | None = None
-    overoptimisation: Mapping[str, Any] | None = None
+    overoptimization: Mapping[str, Any] | None = None
     scaling: Mapping[int, Mapping[str, Any]] = {}
 
 
-def summarise(jobs: Sequence[Job]) -> dict[str, Any]:
+def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     """Every metric of the jobs (one per seed) as a spread, nested like the jobs' own results:
 
     seeds             the seeds as strings, in the order of a spread's values
     report            models, base, reward_model, best_of_n, majority, choice, budget, minutes …
     gains             {model: {sft, ppo}}: paired differences in gold from those models on the same seeds
     optimum           like optimum.json
-    overoptimisation  like overoptimisation.json; recommended: the beta with the highest mean gold at the end
+    overoptimization  like overoptimization.json; recommended: the beta with the highest mean gold at the end
     scaling           {comparisons: {accuracy, ece, seconds}} on held-out questions
     A kind that no job has is left out.
     """
     summary: dict[str, Any] = {
         "report": over_seeds([_without_intervals(job.report) for job in jobs]),
         "optimum": over_seeds([_without_intervals(job.optimum) for job in jobs]),
-        "overoptimisation": over_seeds([_without_intervals(job.overoptimisation) for job in jobs]),
+        "overoptimization": over_seeds([_without_intervals(job.overoptimization) for job in jobs]),
         "scaling": over_seeds([_accuracies(job.scaling) for job in jobs]),
     }
     if summary["scaling"]:
         summary["scaling"] = dict(sorted(summary["scaling"].items(), key=lambda item: int(item[0])))
     summary = {kind: value for kind, value in summary.items() if value}
-    if "overoptimisation" in summary:
-        runs = dict(sorted(summary["overoptimisation"]["runs"].items(), key=lambda item: float(item[0])))
-        summary["overoptimisation"] |= {"runs": runs, "recommended": recommended(runs)}
+    if "overoptimization" in summary:
+        runs = dict(sorted(summary["overoptimization"]["runs"].items(), key=lambda item: float(item[0])))
+        summary["overoptimization"] |= {"runs": runs, "recommended": recommended(runs)}
     models = summary.get("report", {}).get("models", {})
     gains = {
         name: {

@@ -12,9 +12,9 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def tables(summary: Summary) -> Iterator[Table]:
-    """All tables of one group's summary (seeds_summary.summarise)."""
+    """All tables of one group's summary (seeds_summary.summarize)."""
     makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
-    makers |= {optimum: "optimum", overoptimisation: "overoptimisation", scaling: "scaling"}
+    makers |= {optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
     for maker, kind in makers.items():
         table = maker(summary)
         if table is not None:
@@ -187,9 +187,9 @@ def optimum(summary: Summary) -> Table | None:
     return Table("The exact optimum", ["", *columns.values()], rows, "Enumerated, not sampled.")
 
 
-def overoptimisation(summary: Summary) -> Table | None:
+def overoptimization(summary: Summary) -> Table | None:
     """Gold at its peak and at the end, for every β."""
-    study = summary.get("overoptimisation")
+    study = summary.get("overoptimization")
     if not study:
         return None
     rows = []

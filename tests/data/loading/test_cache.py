@@ -15,24 +15,24 @@ from components.data.text import TextData
 FEATURES = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
 
 
-def test_a_second_start_tokenises_nothing(common, write, tok, monkeypatch):
+def test_a_second_start_tokenizes_nothing(common, write, tok, monkeypatch):
     path = write("a.jsonl", [{"text": f"text {i}"} for i in range(30)])
     first = TextData(path=path, **common)
     first.prepare_data()
     first.setup()
 
     def never(text):
-        raise AssertionError(f"tokenised again: {text}")
+        raise AssertionError(f"tokenized again: {text}")
 
     monkeypatch.setattr(type(tok), "document", lambda self, text: never(text))
     second = TextData(path=path, **common)
     second.prepare_data()
     second.setup()
     assert second.counts == first.counts == {"records": 30, "tokens": first.counts["tokens"]}
-    with pytest.raises(AssertionError, match="tokenised again"):
+    with pytest.raises(AssertionError, match="tokenized again"):
         TextData(path=path, longest_document=3, **common).prepare_data()
     write("a.jsonl", [{"text": "another"}])
-    with pytest.raises(AssertionError, match="tokenised again: another"):
+    with pytest.raises(AssertionError, match="tokenized again: another"):
         TextData(path=path, **common).prepare_data()
 
 

@@ -59,8 +59,8 @@ def test_weights_are_shares_of_tokens_not_of_records():
         # sampling records until the share is full would be off by about sqrt(records) records
         sigma = length.std() * (got / length.mean()) ** 0.5 / sum(tokens)
         assert share.configured == weight / 10
-        assert share.realised == got / sum(tokens)
-        assert abs(share.realised - share.configured) < 4 * sigma
+        assert share.realized == got / sum(tokens)
+        assert abs(share.realized - share.configured) < 4 * sigma
         assert share.epochs == got / length.sum()
     assert sum(tokens) == pytest.approx(sum(length.sum() for length in lengths), rel=0.01)
 

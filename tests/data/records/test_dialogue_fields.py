@@ -63,16 +63,16 @@ def test_calls_and_results_of_sharegpt_are_those_of_messages():
     "column", [{"tools": [TOOL]}, {"tools": '[{"name": "weather"}]'}, {"functions": [{"name": "weather"}]}]
 )
 @pytest.mark.parametrize(
-    ("normalise", "row"),
+    ("normalize", "row"),
     [
         (formats.chat, {"messages": [ASK, ANSWER]}),
         (formats.preference, {"prompt": "weather ?", "chosen": "sunny .", "rejected": "no"}),
         (formats.prompts, {"prompt": "weather ?"}),
     ],
 )
-def test_tools_are_read_in_every_format(normalise, row, column):
-    assert normalise(row | column) == normalise(row) | {"tools": [TOOL]}
-    assert normalise(row | {"tools": [], "functions": None}) == normalise(row)
+def test_tools_are_read_in_every_format(normalize, row, column):
+    assert normalize(row | column) == normalize(row) | {"tools": [TOOL]}
+    assert normalize(row | {"tools": [], "functions": None}) == normalize(row)
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "thinking", "reasoning"])
@@ -108,7 +108,7 @@ def test_of_a_history_before_a_prompt_and_its_completion_nothing_is_a_target(his
 
 @pytest.mark.parametrize("column", ["system", "system_prompt"])
 @pytest.mark.parametrize(
-    ("normalise", "row", "field"),
+    ("normalize", "row", "field"),
     [
         (formats.chat, {"messages": [ASK, ANSWER]}, "messages"),
         (
@@ -126,12 +126,12 @@ def test_of_a_history_before_a_prompt_and_its_completion_nothing_is_a_target(his
         (formats.prompts, {"instruction": "weather ?"}, "prompt"),
     ],
 )
-def test_system_and_history_come_before_a_dialogue_of_any_shape(normalise, row, field, column):
-    plain = normalise(row)
-    assert normalise(row | {column: "", "history": []}) == plain
-    assert normalise(row | {column: "Answer in French."}) == plain | {field: [SYSTEM, *plain[field]]}
+def test_system_and_history_come_before_a_dialogue_of_any_shape(normalize, row, field, column):
+    plain = normalize(row)
+    assert normalize(row | {column: "", "history": []}) == plain
+    assert normalize(row | {column: "Answer in French."}) == plain | {field: [SYSTEM, *plain[field]]}
     for history in (HISTORY, OLD):
-        made = normalise(row | {column: "Answer in French.", "history": history})
+        made = normalize(row | {column: "Answer in French.", "history": history})
         old = [OLD[0], OLD[1] | {"weight": 0}] if "completion" in row else OLD
         assert made == plain | {field: [SYSTEM, *old, *plain[field]]}
 
@@ -198,7 +198,7 @@ def test_ambiguous_fields_are_refused_by_name(said, columns, complaint):
     ("marker", "column"), [("<image>", "images"), ("<|audio|>", "audio"), ("<video_1>", "videos"), ("<image>", "image")]
 )
 @pytest.mark.parametrize(
-    ("normalise", "row"),
+    ("normalize", "row"),
     [
         (formats.chat, {"messages": [ASK, ANSWER]}),
         (formats.chat, {"instruction": "weather ?", "output": "sunny ."}),
@@ -206,14 +206,14 @@ def test_ambiguous_fields_are_refused_by_name(said, columns, complaint):
         (formats.prompts, {"prompt": "weather ?"}),
     ],
 )
-def test_a_column_that_a_text_refers_to_is_refused_and_any_other_is_ignored(normalise, row, marker, column):
+def test_a_column_that_a_text_refers_to_is_refused_and_any_other_is_ignored(normalize, row, marker, column):
     pointing = json.loads(json.dumps(row).replace("weather ?", f"{marker} weather ?"))
-    assert normalise(row | {column: "a.png"}) == normalise(row)
+    assert normalize(row | {column: "a.png"}) == normalize(row)
     for value in (None, "", []):
-        assert normalise(pointing | {column: value}) == normalise(pointing)
+        assert normalize(pointing | {column: value}) == normalize(pointing)
     for value in ("a.png", [{"bytes": "x"}], Unread("a column of binary")):
         with pytest.raises(formats.FormatError, match=rf'without "{column}", which {re.escape(marker)} refers to'):
-            normalise(pointing | {column: value})
+            normalize(pointing | {column: value})
 
 
 def test_fields_of_messages_that_nothing_reads_are_known_by_name():

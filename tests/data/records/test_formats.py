@@ -90,7 +90,7 @@ def test_a_prompt_can_have_a_reference():
 
 
 @pytest.mark.parametrize(
-    ("normalise", "row", "said"),
+    ("normalize", "row", "said"),
     [
         (formats.text, {"text": 5}, 'a string "text", got int 5'),
         (formats.text, {"txt": "x"}, "got fields 'txt'"),
@@ -125,6 +125,6 @@ def test_a_prompt_can_have_a_reference():
         (formats.prompts, {"question": "x"}, "got fields 'question'"),
     ],
 )
-def test_errors_say_what_is_wrong_with_a_record(normalise, row, said):
+def test_errors_say_what_is_wrong_with_a_record(normalize, row, said):
     with pytest.raises(formats.FormatError, match=said):
-        normalise(row)
+        normalize(row)

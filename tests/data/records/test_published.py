@@ -111,7 +111,7 @@ SUMMARIES = [{"text": "a"}, {"text": "b"}]
 
 
 @pytest.mark.parametrize(
-    ("normalise", "row", "complaint"),
+    ("normalize", "row", "complaint"),
     [
         (formats.chat, {"conversations": []}, 'non-empty list "conversations", got list'),
         (formats.chat, {"conversations": [turn("bard", "x")]}, r"conversations\[0\].from as one of human, .*'bard'"),
@@ -132,6 +132,6 @@ SUMMARIES = [{"text": "a"}, {"text": "b"}]
         (formats.preference, {"history": "x", "human_ref_A": "a", "human_ref_B": "b", "labels": True}, "labels.*True"),
     ],
 )
-def test_what_is_wrong_with_such_a_record_is_said(normalise, row, complaint):
+def test_what_is_wrong_with_such_a_record_is_said(normalize, row, complaint):
     with pytest.raises(FormatError, match=complaint):
-        normalise(row)
+        normalize(row)

@@ -59,7 +59,7 @@ def test_comparisons_and_prompts_are_spelled_as_freely():
 
 
 @pytest.mark.parametrize(
-    ("normalise", "row", "said"),
+    ("normalize", "row", "said"),
     [
         (
             formats.chat,
@@ -106,6 +106,6 @@ def test_comparisons_and_prompts_are_spelled_as_freely():
         (formats.prompts, {"prompt": [ASK | {"content": ""}]}, "question that is not empty"),
     ],
 )
-def test_ambiguous_records_are_refused_with_the_cause(normalise, row, said):
+def test_ambiguous_records_are_refused_with_the_cause(normalize, row, said):
     with pytest.raises(FormatError, match=said):
-        normalise(row)
+        normalize(row)

@@ -19,14 +19,14 @@ from components.data.sources.source import open_source, records
 from components.data.text import TextData
 
 ODD = ["a[b]", "s*", "q?", "c::d", "h#1", "p%20", "sp ace", "a,b=c", "é☃", "{x}", "memory:x", "~x", "-x", "a\\b"]
-NEIGHBOURS = ["ab", "a", "b", "s1", "qx", "c", "d", "h", "p ", "sp", "x"]
+NEIGHBORS = ["ab", "a", "b", "s1", "qx", "c", "d", "h", "p ", "sp", "x"]
 DIALOGUE = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
 
-def read(path: object, normalise=formats.text, on_malformed="error", counts=None) -> list:
+def read(path: object, normalize=formats.text, on_malformed="error", counts=None) -> list:
     counts = Counter() if counts is None else counts
     return [
-        record for _, record in records(open_source(str(path)), normalise, on_malformed=on_malformed, counts=counts)
+        record for _, record in records(open_source(str(path)), normalize, on_malformed=on_malformed, counts=counts)
     ]
 
 
@@ -42,8 +42,8 @@ def parquet(file: Path, columns: dict, **options) -> Path:
 
 @pytest.mark.parametrize("name", ODD)
 def test_a_file_name_is_taken_literally_and_never_as_a_pattern(name, tmp_path):
-    for neighbour in NEIGHBOURS:
-        parquet(tmp_path / f"{neighbour}.parquet", {"text": ["of a neighbour"]})
+    for neighbor in NEIGHBORS:
+        parquet(tmp_path / f"{neighbor}.parquet", {"text": ["of a neighbor"]})
     assert texts(parquet(tmp_path / f"{name}.parquet", {"text": ["own"]})) == ["own"]
 
 
@@ -51,9 +51,9 @@ def test_a_file_name_is_taken_literally_and_never_as_a_pattern(name, tmp_path):
 @pytest.mark.parametrize("declared", [False, True])
 def test_a_folder_is_taken_as_it_is_named_with_the_fingerprint_of_what_is_read(name, declared, tmp_path):
     readme = "---\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/*.parquet\n---\n"
-    for folder in [*NEIGHBOURS, name, "same"]:
+    for folder in [*NEIGHBORS, name, "same"]:
         own = folder in (name, "same")
-        parquet(tmp_path / folder / "data/a.parquet", {"text": ["own" if own else "of a neighbour"]})
+        parquet(tmp_path / folder / "data/a.parquet", {"text": ["own" if own else "of a neighbor"]})
         if declared:
             (tmp_path / folder / "README.md").write_text(readme)
     assert texts(tmp_path / name) == ["own"]
@@ -107,10 +107,10 @@ UNASKED = {
 
 
 @pytest.mark.parametrize("name", UNASKED)
-@pytest.mark.parametrize("normalise", [formats.text, formats.prompts])
-def test_a_column_that_is_not_needed_never_stops_a_run(name, normalise, tmp_path):
+@pytest.mark.parametrize("normalize", [formats.text, formats.prompts])
+def test_a_column_that_is_not_needed_never_stops_a_run(name, normalize, tmp_path):
     columns = {"text": ["x", "y"], "prompt": ["x", "y"], name: UNASKED[name]}
-    assert len(read(parquet(tmp_path / "a.parquet", columns), normalise)) == 2
+    assert len(read(parquet(tmp_path / "a.parquet", columns), normalize)) == 2
 
 
 @pytest.mark.parametrize("feature", [{"_type": "Image"}, {"_type": "Audio"}, {"_type": "Hologram"}])

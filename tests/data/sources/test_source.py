@@ -14,9 +14,9 @@ from components.data.sources.source import open_source, records
 from components.system import hub as models_hub
 
 
-def read(path: str, normalise=formats.text, on_malformed="error", counts=None) -> list:
+def read(path: str, normalize=formats.text, on_malformed="error", counts=None) -> list:
     counts = Counter() if counts is None else counts
-    found = records(open_source(path), normalise, on_malformed=on_malformed, counts=counts)
+    found = records(open_source(path), normalize, on_malformed=on_malformed, counts=counts)
     return [record for _, record in found]
 
 

@@ -253,7 +253,7 @@ def test_the_likeliest_answer_to_every_question_is_judged(evaluate, monkeypatch)
     judged = []
 
     def half(assessed):
-        judged.append(len(assessed.judgements))
+        judged.append(len(assessed.judgments))
         return 0.5
 
     monkeypatch.setattr(module, "correct_share", half)

@@ -31,7 +31,7 @@ def test_a_model_and_another_win_together_all_pairs():
 
 def test_the_reference_against_itself_is_half_without_an_interval():
     itself = answers([0.3, 0.1, 0.2, 0.9, 0.9, -1.0], 3)
-    assert win_rate(itself, itself._replace(judgements=None))["win_rate"] == pytest.approx(0.5)
+    assert win_rate(itself, itself._replace(judgments=None))["win_rate"] == pytest.approx(0.5)
     assert win_rate(itself, itself) == {"win_rate": 0.5, "win_rate_ci": None}
 
 

@@ -7,11 +7,11 @@ import torch
 from components.evaluation.measure.assessment import Assessed
 from components.evaluation.measure.best_of_n import best_of_n, best_row, chosen_weights
 from components.evaluation.measure.policy import Responses
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 
 
 def judged(gold, correct=False, polite=0):
-    return Judgement(
+    return Judgment(
         gold, correct, polite, rude=False, hedge=False, filler=True, words=4, value=None, wrong_name=gold < 0
     )
 

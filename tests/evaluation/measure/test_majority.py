@@ -4,7 +4,7 @@ import torch
 from components.evaluation.measure.assessment import Assessed
 from components.evaluation.measure.majority import majority, vote
 from components.evaluation.measure.policy import Responses
-from components.world.gold import Judgement
+from components.world.gold import Judgment
 
 
 def test_one_vote_is_the_share_of_correct_answers_and_all_votes_are_the_majority():
@@ -32,7 +32,7 @@ def test_the_curve_follows_the_known_one_of_a_policy_that_is_right_48_times_in_1
 
 
 def found(value):
-    return Judgement(0.0, False, 0, False, False, False, 1, value, False)
+    return Judgment(0.0, False, 0, False, False, False, 1, value, False)
 
 
 def given(world, values):

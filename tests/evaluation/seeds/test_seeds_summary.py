@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from components.evaluation.measure.over_seeds import half_width, is_spread, number, over_seeds, paired, spread
 from components.evaluation.report.card import Table, percent
-from components.evaluation.seeds.seeds_summary import Job, summarise
+from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import cell, count, fitting, power, tables
 
 
@@ -134,7 +134,7 @@ def report(gold: dict[str, float]) -> dict:
 @pytest.fixture
 def found():
     golds = ({"sft": 0.0, "ppo": 1.0, "dpo": 0.5}, {"sft": 0.2, "ppo": 1.2, "dpo": 0.9})
-    return summarise([Job(str(seed), report(gold)) for seed, gold in zip((3, 4), golds, strict=True)])
+    return summarize([Job(str(seed), report(gold)) for seed, gold in zip((3, 4), golds, strict=True)])
 
 
 def test_methods_are_compared_seed_by_seed(found):
@@ -179,12 +179,12 @@ def test_a_wide_table_is_shown_in_parts_that_fit():
 
 
 def test_two_models_are_not_a_bake_off():
-    summary = summarise([Job("3", report({"base": -1, "sft": 0.0, "ppo": 1.0}))])
+    summary = summarize([Job("3", report({"base": -1, "sft": 0.0, "ppo": 1.0}))])
     assert "Bake-off" not in {table.title for table in tables(summary)}
 
 
 def test_for_one_seed_the_tables_have_means_and_say_so():
-    for table in tables(summarise([Job("3", report({"sft": 0.0, "ppo": 1.0, "dpo": 0.5}))])):
+    for table in tables(summarize([Job("3", report({"sft": 0.0, "ppo": 1.0, "dpo": 0.5}))])):
         assert "One seed: no intervals." in table.note
         assert not any("±" in cell for row in table.rows for cell in row)
 
@@ -195,14 +195,14 @@ def test_reward_models_are_shown_by_their_number_of_comparisons():
         Job(str(seed), scaling={size: {"metrics": {"val/accuracy": value}} for size, value in sizes.items()})
         for seed, sizes in enumerate(cards)
     ]
-    (table,) = tables(summarise(jobs))
+    (table,) = tables(summarize(jobs))
     assert [row[:2] for row in table.rows] == [["40", "58 ± 38%"], ["2,500", "77 ± 25%"]]
 
 
 def test_the_exact_optimum_is_shown_by_method():
     methods = {"ppo": {"fraction_of_optimum": 0.97, "objective": 0.5}, "best_of_n": {"fraction_of_optimum": 0.6}}
     measured = {"methods": methods, "optimum": {"objective": 0.52}}
-    (table,) = tables(summarise([Job(str(seed), optimum=measured) for seed in (0, 1)]))
+    (table,) = tables(summarize([Job(str(seed), optimum=measured) for seed in (0, 1)]))
     assert [row[:3] for row in table.rows] == [
         ["ppo", "0.970", "0.500"],
         ["best_of_n", "0.600", "–"],

@@ -8,11 +8,11 @@ import torch
 from components.evaluation.measure.assessment import Assessed
 from components.evaluation.measure.policy import Responses
 from components.evaluation.report.curves import Curve
-from components.evaluation.seeds.seeds_summary import Job, summarise
+from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import tables
-from components.evaluation.studies.overoptimisation_curves import (
+from components.evaluation.studies.overoptimization_curves import (
     TAGS,
-    analyse,
+    analyze,
     best_of_n_curve,
     describe_run,
     fit_best_of_n,
@@ -21,7 +21,7 @@ from components.evaluation.studies.overoptimisation_curves import (
     smoothed,
     turning_point,
 )
-from components.evaluation.studies.overoptimisation_plots import draw
+from components.evaluation.studies.overoptimization_plots import draw
 
 LAW = {"alpha": 0.6, "beta_gold": 0.4}
 
@@ -127,21 +127,21 @@ SAMPLES = {
 
 def test_the_beta_whose_run_ends_best_is_recommended():
     flat = curves([0.5] * 41, [0.45] * 41)
-    found = analyse({0.2: curves([0.5] * 41, [0.2] * 41), 0.0: rise_and_fall(), 0.1: flat}, SAMPLES)
+    found = analyze({0.2: curves([0.5] * 41, [0.2] * 41), 0.0: rise_and_fall(), 0.1: flat}, SAMPLES)
     assert list(found["runs"]) == ["0", "0.1", "0.2"]
     assert found["recommended"] == {"beta": 0.1, "gold": pytest.approx(0.45)}
     with pytest.raises(ValueError, match="at least one PPO run"):
-        analyse({}, SAMPLES)
+        analyze({}, SAMPLES)
 
 
 def test_over_seeds_the_highest_mean_is_recommended_though_another_won_once():
     ends = ({0.0: 0.9, 0.1: 0.5}, {0.0: -0.8, 0.1: 0.6}, {0.0: -0.7, 0.1: 0.4})
     jobs = [
-        Job(str(seed), overoptimisation=analyse({b: curves([1.0] * 9, [gold] * 9) for b, gold in end.items()}, SAMPLES))
+        Job(str(seed), overoptimization=analyze({b: curves([1.0] * 9, [gold] * 9) for b, gold in end.items()}, SAMPLES))
         for seed, end in enumerate(ends)
     ]
-    assert jobs[0].overoptimisation["recommended"]["beta"] == 0.0
-    found = summarise(jobs)["overoptimisation"]
+    assert jobs[0].overoptimization["recommended"]["beta"] == 0.0
+    found = summarize(jobs)["overoptimization"]
     assert found["recommended"]["beta"] == 0.1
     assert found["recommended"]["gold"]["mean"] == pytest.approx(0.5) and found["recommended"]["gold"]["n"] == 3
     assert recommended(found["runs"]) == found["recommended"]
@@ -153,7 +153,7 @@ def responses(prompts: int, each: int) -> Responses:
 
 
 class Found:
-    """The part of a judgement that best-of-n needs."""
+    """The part of a judgment that best-of-n needs."""
 
     def __init__(self, gold: float) -> None:
         self.gold, self.correct, self.words = gold, gold > 0, 3
@@ -173,7 +173,7 @@ def test_best_of_n_takes_golds_of_the_proxys_choice_in_units_of_its_deviation():
 
 def test_the_picture_has_a_line_per_beta_and_a_star_where_gold_turned():
     plateau = curves([0.5] * 41, [0.45] * 41)
-    figure = draw(analyse({0.0: rise_and_fall(), 0.1: plateau}, SAMPLES))
+    figure = draw(analyze({0.0: rise_and_fall(), 0.1: plateau}, SAMPLES))
     left, right = figure.axes
     labels = [line.get_label() for line in left.get_lines()]
     assert {"PPO, β 0", "PPO, β 0.1", "best of n (analytic KL)"} <= set(labels)
@@ -184,11 +184,11 @@ def test_the_picture_has_a_line_per_beta_and_a_star_where_gold_turned():
 
 def test_over_seeds_the_picture_and_the_table_show_means():
     jobs = [
-        Job(str(seed), overoptimisation=analyse({0.0: rise_and_fall(furthest=far)}, SAMPLES))
+        Job(str(seed), overoptimization=analyze({0.0: rise_and_fall(furthest=far)}, SAMPLES))
         for seed, far in enumerate((3.0, 4.0))
     ]
-    summary = summarise(jobs)
-    left, _ = draw(summary["overoptimisation"]).axes
+    summary = summarize(jobs)
+    left, _ = draw(summary["overoptimization"]).axes
     line = next(line for line in left.get_lines() if line.get_label() == "PPO, β 0")
     assert line.get_xdata()[-1] == pytest.approx(3.5)
     (table,) = tables(summary)

@@ -8,13 +8,13 @@ from matplotlib.figure import Figure
 
 from components.evaluation.measure.over_seeds import half_width, is_spread, number
 from components.evaluation.report.plot_style import INK, QUIET, style
-from components.evaluation.studies.overoptimisation_curves import smoothed
+from components.evaluation.studies.overoptimization_curves import smoothed
 
 FIRST, LAST = (0.85, 0.33, 0.10), (0.13, 0.36, 0.66)  # colors of the smallest and the largest β
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """result: `overoptimisation_curves.analyse` of one seed, or with spreads, of which the means are shown."""
+    """result: `overoptimization_curves.analyze` of one seed, or with spreads, of which the means are shown."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _panel(left, result, "gold", "True quality (gold) turns down …")

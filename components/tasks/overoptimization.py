@@ -13,20 +13,20 @@ from components.data.sources.builtin import make_world
 from components.evaluation.measure.assessment import Assessed, Judges, assess
 from components.evaluation.measure.policy import SamplePlan, respond
 from components.evaluation.report.curves import read_curves
-from components.evaluation.studies import overoptimisation_curves as analysis
-from components.evaluation.studies import overoptimisation_plots
+from components.evaluation.studies import overoptimization_curves as analysis
+from components.evaluation.studies import overoptimization_plots
 from components.launch import settings
 from components.system.disk import read_json, write_json
 from components.tasks import common, given
 from components.tasks.placement import Place, check_reward_room
 
 log = logging.getLogger(__name__)
-DATA, PICTURE = "overoptimisation.json", "overoptimisation.png"
+DATA, PICTURE = "overoptimization.json", "overoptimization.png"
 
 
-def overoptimisation(cfg: DictConfig) -> None:
+def overoptimization(cfg: DictConfig) -> None:
     """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
-    overoptimisation.json (see overoptimisation_curves.analyse) and its picture."""
+    overoptimization.json (see overoptimization_curves.analyze) and its picture."""
     parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
@@ -42,8 +42,8 @@ def overoptimisation(cfg: DictConfig) -> None:
     if results is None or results["inputs"] != inputs or cfg.force is True:
         curves = read_curves({f"{beta:g}": run_folder for beta, (run_folder, _) in runs.items()})
         samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer, Place.of(cfg, shape.hidden_size)))
-        results = analysis.analyse({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
-        overoptimisation_plots.draw(results).savefig(folder / PICTURE, dpi=144, facecolor="white")
+        results = analysis.analyze({beta: curves.get(f"{beta:g}", {}) for beta in runs}, samples)
+        overoptimization_plots.draw(results).savefig(folder / PICTURE, dpi=144, facecolor="white")
         write_json(folder / DATA, {**results, "seed": cfg.seed, "inputs": inputs})
     _show(results, folder)
 
@@ -69,7 +69,7 @@ def ppo_runs(folder: str, reward: str) -> dict[float, tuple[Path, dict[str, Any]
     if not runs:
         raise ArtifactError(
             f"no PPO run against this reward model below {folder}; expected, for instance, {folder}/beta=0. "
-            "Make it with: python train.py experiment=overoptimisation"
+            "Make it with: python train.py experiment=overoptimization"
         )
     return dict(sorted(runs.items()))
 

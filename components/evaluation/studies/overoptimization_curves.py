@@ -39,7 +39,7 @@ def describe_run(beta: float, curves: Mapping[str, Curve]) -> dict[str, Any]:
         raise ValueError(
             f"the PPO run with beta {beta} logged no {', '.join(missing)}; gold is known only on the built-in world, "
             "and curves are read from files that logger=tensorboard or csv wrote. Run it again with: "
-            "python train.py experiment=overoptimisation"
+            "python train.py experiment=overoptimization"
         )
     curve = {name: list(curves[tag].values) for name, tag in TAGS.items()}
     distance = [math.sqrt(max(value, 0.0)) for value in smoothed(curve["kl"])]
@@ -126,7 +126,7 @@ def recommended(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"beta": float(label), "gold": best["final"]["gold"]}
 
 
-def analyse(runs: Mapping[float, Mapping[str, Curve]], samples: Mapping[str, list[float]]) -> dict[str, Any]:
+def analyze(runs: Mapping[float, Mapping[str, Curve]], samples: Mapping[str, list[float]]) -> dict[str, Any]:
     """{runs: {β as a string: describe_run}, in order of β, best_of_n: `samples` with its fit, recommended}."""
     if not runs:
         raise ValueError("over-optimization: expected at least one PPO run, got none")

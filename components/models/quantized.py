@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from components.system import installing
 
 
-class Quantised(nn.Module):
+class Quantized(nn.Module):
     """Replaces a linear layer: each access to `weight` dequantizes its dense matrix, in bfloat16.
 
     int8: blocks of 256 values to 8 bits by a dynamic map (Dettmers et al. 2022, section 2.2).
@@ -38,18 +38,18 @@ class Quantised(nn.Module):
         return self._dense(self.packed, self._state).bfloat16()
 
 
-def quantise_(trunk: nn.Module, names: Collection[str], kind: Literal["int8", "nf4"]) -> None:
-    """Replaces every linear layer of `trunk` whose last name is in `names` by its Quantised form, in place."""
+def quantize_(trunk: nn.Module, names: Collection[str], kind: Literal["int8", "nf4"]) -> None:
+    """Replaces every linear layer of `trunk` whose last name is in `names` by its Quantized form, in place."""
     for module in list(trunk.modules()):
         for name, child in list(module.named_children()):
             if name in names and isinstance(child, nn.Linear):
-                setattr(module, name, Quantised(child, kind))
+                setattr(module, name, Quantized(child, kind))
 
 
 @torch.no_grad()
 def dense_weights(model: nn.Module) -> dict[str, Tensor]:
     """The dense matrices of all quantized projections, by their weights' names."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, Quantised))
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, Quantized))
     return {f"{name}.weight": module.weight for name, module in modules}
 
 

@@ -57,8 +57,8 @@ def test_a_graphed_step_never_samples_an_id_without_a_piece():
     with torch.no_grad():
         model.lm_head.weight[[3, 38, 39]] = torch.tensor([[20.0], [-20.0], [20.0]], device="cuda").expand(-1, 16)
     wanted = dict(stop_ids=[STOP], pad_id=PAD, generator=seeded("cuda", 0), samples_per_prompt=8)
-    drawn = generate(model, [[5, 6, 7, 8], [9]], Sampling(12), **wanted)
-    assert not {3, 38, 39} & set(drawn.ids[drawn.mask].tolist())
+    samples = generate(model, [[5, 6, 7, 8], [9]], Sampling(12), **wanted)
+    assert not {3, 38, 39} & set(samples.ids[samples.mask].tolist())
 
 
 def test_generation_says_what_the_processor_says_also_when_rows_leave():

@@ -43,7 +43,7 @@ class Plan:
             )
 
 
-class Drawn(NamedTuple):
+class Samples(NamedTuple):
     """A prompt and two or more completions to rank."""
 
     prompt: list[Message]
@@ -58,7 +58,7 @@ class Ranking(NamedTuple):
     ranks: list[int]
 
 
-def draw(
+def sample(
     model: CausalLM,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
@@ -66,7 +66,7 @@ def draw(
     seed: int,
     *,
     tokens_at_once: int = TOKENS_AT_ONCE,
-) -> tuple[list[Drawn], Counter[str]]:
+) -> tuple[list[Samples], Counter[str]]:
     """Completions for plan.records prompts, and counts of what was sampled and left out.
 
     prompts: {"ids": chat prompt, "prompt": messages}; all are asked equally often, to within one.
@@ -82,7 +82,7 @@ def draw(
     counts = Counter(
         {"asked": len(asked), "unfinished": responses.finished.count(False), "duplicates": 0, "dropped": 0}
     )
-    drawn = []
+    sampled = []
     for number, prompt in enumerate(asked):
         indices = range(number * plan.completions, (number + 1) * plan.completions)
         finished = [tokenizer.prefill + responses.texts[i] for i in indices if responses.finished[i]]
@@ -91,15 +91,15 @@ def draw(
         if len(kept) < 2:
             counts["dropped"] += 1
         else:
-            drawn.append(Drawn(prompt["prompt"], kept))
-    if not drawn:
+            sampled.append(Samples(prompt["prompt"], kept))
+    if not sampled:
         raise ValueError(
             f"none of {len(asked)} prompts got 2 different completions with an end of turn: of {len(responses.texts)} "
             f"completions, {counts['unfinished']} did not end within {plan.max_new_tokens} tokens and "
             f"{counts['duplicates']} repeated another. Raise stage.max_new_tokens or stage.temperature, or use a "
             "model that was trained to answer: artifacts.sft=<folder>"
         )
-    return drawn, counts
+    return sampled, counts
 
 
 def describe(rankings: Sequence[Ranking], gold: Callable[[list[Message], str], float] | None) -> dict[str, float]:

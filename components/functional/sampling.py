@@ -36,13 +36,13 @@ def filter_logits(logits: Tensor, *, temperature: float, top_k: int, top_p: floa
     return torch.full_like(scaled, float("-inf")).scatter(1, ids, values)
 
 
-def draw(logits: Tensor, generator: torch.Generator) -> Tensor:
+def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
     """One token per row, sampled from softmax(logits): (B, V) to (B,) int64. −inf is never sampled.
 
     The generator must be on the device of the logits. Raises ValueError for another rank.
     """
     if logits.dim() != 2:
-        raise ValueError(f"draw: expected logits (B, V), got {tuple(logits.shape)}")
+        raise ValueError(f"sample: expected logits (B, V), got {tuple(logits.shape)}")
     # The first token whose cumulative mass exceeds a uniform share of the total. torch.multinomial generates a random
     # number for each token of the vocabulary, which on a CPU costs more than a small model's forward pass.
     dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision

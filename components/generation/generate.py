@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.functional.sampling import draw, filter_logits
+from components.functional.sampling import filter_logits, sample
 from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
@@ -180,7 +180,7 @@ def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
         return logits.argmax(-1)
     scaled = logits.float() - logits.amax(1, keepdim=True)  # so a low temperature overflows only to −inf
     kept = filter_logits(scaled, temperature=sampling.temperature, top_k=sampling.top_k, top_p=sampling.top_p)
-    return draw(kept, generator).clamp(max=logits.shape[1] - 1)  # for NaN, draw returns one past the vocabulary
+    return sample(kept, generator).clamp(max=logits.shape[1] - 1)  # for NaN, sample returns one past the vocabulary
 
 
 def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:

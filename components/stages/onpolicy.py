@@ -129,7 +129,9 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            experience = self.assess(ids, self.draw(ids, seeded(self.device, self.run.seed, self.global_rank, rollout)))
+            experience = self.assess(
+                ids, self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
+            )
             self.count_spent(ids, experience["mask"])
             self.calibrate(experience)
             experience["rewards"] = self.final_scores(experience)
@@ -156,7 +158,7 @@ class OnPolicy(Stage):
         finally:
             self.train(was_training)
 
-    def draw(self, prompts: list[list[int]], generator: torch.Generator) -> Experience:
+    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Experience:
         """response_ids, mask (N, R) and finished (N,): a response to each of N prompts, of which each
         samples_per_prompt in a row are equal."""
         samples = generate(
@@ -171,14 +173,14 @@ class OnPolicy(Stage):
         self.clock.mark("generate")
         return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
 
-    def assess(self, prompts: list[list[int]], drawn: Experience) -> Experience:
-        """`drawn` with the results of `assess_part`, computed in the same number of parts as there are minibatches."""
+    def assess(self, prompts: list[list[int]], sampled: Experience) -> Experience:
+        """`sampled` and the results of `assess_part`, which is computed in one part per minibatch."""
         parts = []
         for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
-            part = {name: tensor[rows.to(tensor.device)] for name, tensor in drawn.items()}
+            part = {name: tensor[rows.to(tensor.device)] for name, tensor in sampled.items()}
             part = packed([prompts[i] for i in rows.tolist()], part, row_length=self.row_length, pad_id=self.pad_id)
             parts.append(self.assess_part(part))
-        return {**drawn, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+        return {**sampled, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
 
     def assess_part(self, part: Experience) -> Experience:
         """score (N,) unscaled; old_logprobs, reference_logprobs, entropy (N, R).
@@ -237,7 +239,7 @@ class OnPolicy(Stage):
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
             experience = self.assess(
-                ids, self.draw(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
+                ids, self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
             )
             experience["rewards"] = self.final_scores(experience)
             experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])

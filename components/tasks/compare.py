@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from components.artifacts import lineage, store
 from components.artifacts.store import ArtifactError
 from components.comparing import judges, ledger
-from components.comparing.completions import Drawn, Plan, Ranking, describe, draw
+from components.comparing.completions import Plan, Ranking, Samples, describe, sample
 from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
 from components.launch import settings
@@ -59,15 +59,15 @@ def compare(cfg: DictConfig) -> None:
         model = place.hold(store.load_causal_lm(cfg.reads.model, context=cfg.context))
         asked = (model, tokenizer, data.train_examples, plan, cfg.seed)
         with place.running():
-            drawn, counts = draw(*asked, tokens_at_once=cfg.tokens_at_once)
-        ledger.write(folder / COMPLETIONS, (record._asdict() for record in drawn))
+            sampled, counts = sample(*asked, tokens_at_once=cfg.tokens_at_once)
+        ledger.write(folder / COMPLETIONS, (record._asdict() for record in sampled))
         metrics: dict[str, float] = {f"draw/{name}": count for name, count in counts.items()}
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
-    drawn = [Drawn(**row) for row in ledger.read(folder / COMPLETIONS)]
+    sampled = [Samples(**row) for row in ledger.read(folder / COMPLETIONS)]
     by = by_hand if isinstance(judge, HumanJudge) else by_machine
     with place.running():
-        finished = by(judge, drawn, folder, cfg.seed)
+        finished = by(judge, sampled, folder, cfg.seed)
     gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
     figures = describe(ledger.read_rankings(folder), gold)
     seconds = card["metrics"].get("seconds", 0) + common.seconds()
@@ -106,33 +106,33 @@ def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
     return instantiate(cfg.judge)(**{name: value for name, value in run_time.items() if name in accepted})
 
 
-def by_machine(judge: Any, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
+def by_machine(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Has all records ranked and writes them at once."""
-    all_ranks = [judge.rank(*record, chance(seed, number)) for number, record in enumerate(drawn)]
-    rankings = [Ranking(*record, ranks) for record, ranks in zip(drawn, all_ranks) if ranks is not None]
+    all_ranks = [judge.rank(*record, chance(seed, number)) for number, record in enumerate(sampled)]
+    rankings = [Ranking(*record, ranks) for record, ranks in zip(sampled, all_ranks) if ranks is not None]
     ledger.write_rankings(folder, rankings)
     return True
 
 
-def by_hand(judge: HumanJudge, drawn: Sequence[Drawn], folder: Path, seed: int) -> bool:
+def by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Asks a person, from where they stopped. Returns whether all records are decided now."""
     book = ledger.Ledger(folder)
-    judge.note(usage(max(len(record.completions) for record in drawn)))
-    while (number := book.position) < len(drawn):
-        judge.note(f"\n{number + 1} of {len(drawn)}")
+    judge.note(usage(max(len(record.completions) for record in sampled)))
+    while (number := book.position) < len(sampled):
+        judge.note(f"\n{number + 1} of {len(sampled)}")
         try:
-            ranks = judge.rank(*drawn[number], chance(seed, number))
+            ranks = judge.rank(*sampled[number], chance(seed, number))
         except Undo:
             if not book.undo():
                 judge.note("nothing to undo yet")
         except Stop:
             judge.note(
-                f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(drawn) - number} to "
+                f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(sampled) - number} to "
                 "go. The same command resumes from here"
             )
             return False
         else:
-            book.add(None if ranks is None else Ranking(*drawn[number], ranks))
+            book.add(None if ranks is None else Ranking(*sampled[number], ranks))
     return True
 
 

@@ -83,9 +83,9 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assess
     reward = place.hold(store.load_scalar(cfg.reads.reward, context=cfg.context))
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
     with place.running():
-        drawn = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
+        responses = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
         judges = Judges(tokenizer, make_world(dict(cfg.world)), reward, cfg.tokens_at_once)
-        return assess(drawn, prompts, judges)
+        return assess(responses, prompts, judges)
 
 
 def _show(results: dict[str, Any], folder: Path) -> None:

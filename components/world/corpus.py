@@ -2,8 +2,8 @@
 
 import random
 
-from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question
+from components.world.randomness import Deck, check_count
 from components.world.vocabulary import STYLES
 
 # each entry is one in every twenty documents: encyclopedia 40%, quiz 25%, FAQ 25%, banter 10%

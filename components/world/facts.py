@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from components.world.draws import Deck, check_count, generator
+from components.world.randomness import Deck, check_count, generator
 from components.world.vocabulary import LANGUAGES, Language
 
 Split = Literal["train", "held_out", "all"]

@@ -4,9 +4,9 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from components.world.draws import Deck, check_count
 from components.world.facts import Facts, Question, Split
 from components.world.gold import judge
+from components.world.randomness import Deck, check_count
 
 TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong value of the same relation
 WRONG_NAME = 0.05  # share of answers that mistakenly name someone else, independent of the value

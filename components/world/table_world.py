@@ -7,8 +7,8 @@ from functools import cached_property
 from itertools import accumulate, product
 from typing import Any
 
-from components.world.draws import Deck, check_count, generator
 from components.world.facts import Split
+from components.world.randomness import Deck, check_count, generator
 
 QUESTIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PAIRS = (2, 5)  # number of questions, each with an answer, per document of the corpus
@@ -92,7 +92,7 @@ class TableWorld:
     def _cumulative(self) -> dict[str, list[float]]:
         return {q: list(accumulate(shares[a] for a in self.answers)) for q, shares in self.reference.items()}
 
-    def draw(self, question: str, rng: random.Random) -> str:
+    def sample(self, question: str, rng: random.Random) -> str:
         """An answer sampled from the reference distribution."""
         return rng.choices(self.answers, cum_weights=self._cumulative[question])[0]
 
@@ -101,7 +101,7 @@ class TableWorld:
         check_count("num_documents", num_documents, 0)
         rng = self.rng("corpus", seed)
         asked = [rng.choices(list(self.rewards), k=rng.randint(*PAIRS)) for _ in range(num_documents)]
-        return [{"text": "".join(q + self.draw(q, rng) for q in questions)} for questions in asked]
+        return [{"text": "".join(q + self.sample(q, rng) for q in questions)} for questions in asked]
 
     def demonstrations(self, num: int, seed: int = 0) -> list[dict[str, list[dict[str, str]]]]:
         """Chat records of one exchange, every question equally often."""
@@ -110,7 +110,7 @@ class TableWorld:
         asked = Deck(list(self.rewards), rng)
         questions = [asked.take(1)[0] for _ in range(num)]
         return [
-            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": self.draw(q, rng)}]}
+            {"messages": [{"role": "user", "content": q}, {"role": "assistant", "content": self.sample(q, rng)}]}
             for q in questions
         ]
 
@@ -140,17 +140,17 @@ class TableWorld:
         records = []
         for _ in range(num_prompts):
             question = asked.take(1)[0]
-            drawn: dict[str, None] = {}
-            while len(drawn) < completions:
-                drawn[self.draw(question, rng)] = None
+            sampled: dict[str, None] = {}
+            while len(sampled) < completions:
+                sampled[self.sample(question, rng)] = None
             liking = [
-                self.rewards[question][answer] / self.temperature - math.log(rng.expovariate(1.0)) for answer in drawn
+                self.rewards[question][answer] / self.temperature - math.log(rng.expovariate(1.0)) for answer in sampled
             ]
             order = sorted(liking, reverse=True)
             ranks = [order.index(one) for one in liking]
             if rng.random() < noise:  # sampled even if noise is 0, so that noise changes labels but never texts
                 ranks = [max(ranks) - one for one in ranks]
-            records.append({"prompt": question, "completions": list(drawn), "ranks": ranks})
+            records.append({"prompt": question, "completions": list(sampled), "ranks": ranks})
         return records
 
     def questions(self, split: Split) -> list[Question]:

@@ -88,11 +88,11 @@ def test_200_greedy_tokens_through_the_cache_are_transformers_own(name, transfor
     theirs.save_pretrained(tmp_path / "x")
     ours, prompt = load_causal_lm(tmp_path / "x"), text(20)
     expected = theirs.generate(prompt, max_new_tokens=200, do_sample=False, eos_token_id=None, pad_token_id=0)
-    drawn = generate(
+    samples = generate(
         ours, prompt.tolist(), Sampling(200, temperature=0.0), stop_ids=[], pad_id=0, generator=seeded("cpu", 0)
     )
-    assert drawn.ids[0].tolist() == expected[0, 20:].tolist()
-    assert len(set(drawn.ids[0].tolist())) > 3
+    assert samples.ids[0].tolist() == expected[0, 20:].tolist()
+    assert len(set(samples.ids[0].tolist())) > 3
 
 
 @pytest.mark.parametrize("name", FOREIGN)

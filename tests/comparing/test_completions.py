@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from components.comparing.completions import Plan, Ranking, describe, draw
+from components.comparing.completions import Plan, Ranking, describe, sample
 
 PLAN = Plan(records=None, completions=4, temperature=1.0, max_new_tokens=6, distinct=True)
 QUESTION = [{"role": "user", "content": "q"}]
@@ -33,45 +33,47 @@ def undecided(new_model, tokenizer):
 
 
 def test_every_prompt_is_asked_equally_often_and_in_another_order_each_time(undecided, tokenizer, prompts):
-    drawn, counts = draw(undecided, tokenizer, prompts, plan(records=14, completions=30, max_new_tokens=30), seed=0)
-    asked = [one.prompt[0]["content"] for one in drawn]
-    assert counts["asked"] == 14 == len(drawn)
+    sampled, counts = sample(undecided, tokenizer, prompts, plan(records=14, completions=30, max_new_tokens=30), seed=0)
+    asked = [one.prompt[0]["content"] for one in sampled]
+    assert counts["asked"] == 14 == len(sampled)
     laps = [tuple(asked[start : start + 3]) for start in range(0, 12, 3)]
     assert all(set(lap) == {"a", "a b", "a b c"} for lap in laps) and len(set(laps)) > 1
     assert sorted(asked.count(text) for text in set(asked)) == [4, 5, 5]
 
 
 def test_without_a_number_every_prompt_is_asked_once(undecided, tokenizer, prompts):
-    assert draw(undecided, tokenizer, prompts, plan(max_new_tokens=40), seed=0)[1]["asked"] == 3
+    assert sample(undecided, tokenizer, prompts, plan(max_new_tokens=40), seed=0)[1]["asked"] == 3
 
 
 def test_with_fewer_records_than_prompts_only_some_are_asked(undecided, tokenizer, prompts):
-    assert draw(undecided, tokenizer, prompts, plan(records=2), seed=0)[1]["asked"] == 2
+    assert sample(undecided, tokenizer, prompts, plan(records=2), seed=0)[1]["asked"] == 2
 
 
 def test_completions_are_distinct_and_what_is_left_out_is_counted(undecided, tokenizer, prompts):
     more = plan(records=50, completions=8, max_new_tokens=3)
-    drawn, counts = draw(undecided, tokenizer, prompts, more, seed=0)
-    kept = sum(len(one.completions) for one in drawn)
-    assert all(len(set(one.completions)) == len(one.completions) >= 2 for one in drawn)
+    sampled, counts = sample(undecided, tokenizer, prompts, more, seed=0)
+    kept = sum(len(one.completions) for one in sampled)
+    assert all(len(set(one.completions)) == len(one.completions) >= 2 for one in sampled)
     assert counts["unfinished"] > 0 and counts["duplicates"] > 0
     dropped = 8 * 50 - kept - counts["unfinished"] - counts["duplicates"]
-    assert len(drawn) + counts["dropped"] == 50 and 0 <= dropped <= counts["dropped"]
+    assert len(sampled) + counts["dropped"] == 50 and 0 <= dropped <= counts["dropped"]
 
 
 def test_an_unfinished_completion_is_never_kept(undecided, tokenizer, prompts):
     # one token: finished completions are empty, so two different ones are impossible
     with pytest.raises(ValueError, match="did not end within 1 tokens.*max_new_tokens"):
-        draw(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16), seed=0)
+        sample(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16), seed=0)
 
 
 def test_equal_completions_are_kept_if_distinct_is_false(undecided, tokenizer, prompts):
-    drawn, counts = draw(undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16, distinct=False), seed=0)
-    assert set(drawn[0].completions) == {""} and counts["duplicates"] == 0
+    sampled, counts = sample(
+        undecided, tokenizer, prompts, plan(max_new_tokens=1, completions=16, distinct=False), seed=0
+    )
+    assert set(sampled[0].completions) == {""} and counts["duplicates"] == 0
 
 
 def test_the_seed_decides_the_samples(undecided, tokenizer, prompts):
-    first, again, other = (draw(undecided, tokenizer, prompts, plan(completions=8), seed=s) for s in (1, 1, 2))
+    first, again, other = (sample(undecided, tokenizer, prompts, plan(completions=8), seed=s) for s in (1, 1, 2))
     assert first == again != other
 
 

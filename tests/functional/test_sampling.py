@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from components.functional.logprobs import entropy, gather_logprobs
-from components.functional.sampling import draw, filter_logits
+from components.functional.sampling import filter_logits, sample
 
 LOGITS = torch.tensor([[0.08, 0.5, 0.3, 0.12], [0.05, 0.15, 0.3, 0.5]], dtype=torch.float64).log()
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
@@ -55,7 +55,7 @@ def test_exactly_k_are_kept_when_all_are_equal():
 def test_samples_follow_the_distribution_and_never_include_a_filtered_token():
     generator = torch.Generator().manual_seed(0)
     rows = filter_logits(LOGITS[:1], temperature=1.0, top_k=2, top_p=1.0).expand(20000, 4)
-    tokens = draw(rows, generator)
+    tokens = sample(rows, generator)
     share = (tokens == 1).double().mean().item()
     assert set(tokens.tolist()) == {1, 2}
     assert abs(share - 0.625) < 4 * (0.625 * 0.375 / 20000) ** 0.5
@@ -63,7 +63,7 @@ def test_samples_follow_the_distribution_and_never_include_a_filtered_token():
 
 def test_the_same_seed_samples_the_same_tokens_and_another_seed_different_ones():
     rows = torch.zeros(50, 10)
-    first, again, other = (draw(rows, torch.Generator().manual_seed(seed)).tolist() for seed in (3, 3, 4))
+    first, again, other = (sample(rows, torch.Generator().manual_seed(seed)).tolist() for seed in (3, 3, 4))
     assert first == again != other
 
 
@@ -71,7 +71,7 @@ def test_scoring_at_the_sampling_temperature_gives_minus_the_entropy_and_at_one_
     logits = 2 * torch.randn(1, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     rows, temperature = logits.expand(40000, 12), 0.7
     tempered = filter_logits(rows, temperature=temperature, top_k=0, top_p=1.0)
-    tokens = draw(tempered, torch.Generator().manual_seed(2))
+    tokens = sample(tempered, torch.Generator().manual_seed(2))
 
     def distance(scored_at):
         logprobs = gather_logprobs(rows, tokens, temperature=scored_at)
@@ -100,11 +100,11 @@ def test_logits_of_another_rank_are_refused():
     with pytest.raises(ValueError, match=r"\(B, V\), got \(4,\)"):
         filter_logits(LOGITS[0], **OFF)
     with pytest.raises(ValueError, match=r"\(B, V\), got \(4,\)"):
-        draw(LOGITS[0], torch.Generator())
+        sample(LOGITS[0], torch.Generator())
 
 
 def test_a_share_that_rounds_up_to_the_total_still_samples_a_possible_token(monkeypatch):
     logits = torch.tensor([[0.0, 0.0, float("-inf")], [float("-inf"), 0.0, float("-inf")]])
     for share, expected in ((1.0, [1, 1]), (0.0, [0, 1])):
         monkeypatch.setattr(torch, "rand", lambda *shape, dtype, p=share, **_: torch.full(shape, p, dtype=dtype))
-        assert draw(logits, torch.Generator()).tolist() == expected
+        assert sample(logits, torch.Generator()).tolist() == expected

@@ -10,7 +10,7 @@ from components.functional.advantages import gae, token_rewards
 from components.functional.logprobs import gather_logprobs, kl_k1
 from components.functional.losses import dpo, ppo_policy
 from components.functional.masking import masked_whiten
-from components.functional.sampling import draw
+from components.functional.sampling import sample
 from tests.kit.oracles import exact_kl, kl_regularized_optimum
 
 BETA = 0.5
@@ -37,7 +37,7 @@ def train_ppo(*, beta, num_rollouts=400, num_samples=512):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - rollout / num_rollouts)
         with torch.no_grad():
             rows = logits.expand(num_samples, 3)
-            actions = draw(rows, generator)[:, None]
+            actions = sample(rows, generator)[:, None]
             old = gather_logprobs(rows[:, None], actions, temperature=1.0)
             kl = kl_k1(old, REFERENCE.log()[actions])
             rewards = token_rewards(REWARDS[actions[:, 0]], kl, mask, beta=beta)

@@ -94,7 +94,7 @@ def test_the_stop_token_is_in_the_mask_and_filler_is_not(model):
     assert row[first] == stop
     assert samples.mask[1].tolist() == [True] * (first + 1) + [False] * (len(row) - first - 1)
     assert set(row[first + 1 :]) <= {PAD}
-    assert samples.ids.shape[1] == int(samples.mask.sum(1).max()), "no column without a drawn token"
+    assert samples.ids.shape[1] == int(samples.mask.sum(1).max()), "no column without a sampled token"
 
 
 def test_a_response_that_reaches_the_limit_is_not_finished_unless_its_last_token_stops_it(model):
@@ -194,8 +194,8 @@ def test_tokens_sampled_at_a_temperature_score_minus_the_entropy_at_that_tempera
     def surprise(scale):  # how far the mean log-probability lies from minus the entropy, in standard errors
         logp = (logits / scale).log_softmax(0)
         entropy = -(logp.exp() * logp).sum()
-        drawn = logp[samples.ids[:, 0]]
-        return float((drawn.mean() + entropy).abs() / (drawn.std() / math.sqrt(total)))
+        chosen = logp[samples.ids[:, 0]]
+        return float((chosen.mean() + entropy).abs() / (chosen.std() / math.sqrt(total)))
 
     assert surprise(temperature) < 3
     assert surprise(1.0) > 3
@@ -205,14 +205,14 @@ def test_top_k_and_top_p_sample_from_the_likeliest_only(model):
     with torch.no_grad():
         order = model(torch.tensor([[7]]))[0, -1].argsort(descending=True).tolist()
 
-    def drawn(sampling):
+    def sampled(sampling):
         samples = generate(
             model, [[7]], sampling, stop_ids=[], pad_id=PAD, generator=seeded("cpu", 1), samples_per_prompt=2000
         )
         return set(samples.ids[:, 0].tolist())
 
-    assert drawn(Sampling(1, 1.0, top_k=2)) == set(order[:2])
-    assert drawn(Sampling(1, 1.0, top_p=1e-6)) == {order[0]}
+    assert sampled(Sampling(1, 1.0, top_k=2)) == set(order[:2])
+    assert sampled(Sampling(1, 1.0, top_p=1e-6)) == {order[0]}
 
 
 def test_the_same_seed_repeats_the_samples_and_another_does_not(model):
@@ -331,7 +331,7 @@ def test_logits_that_are_not_finite_end_sampling_with_a_clear_error(monkeypatch,
     with pytest.raises(ValueError, match=r"logits are not numbers.*trainer.precision=32-true"):
         generate(model, [[5, 6], [7]], sampling, stop_ids=[], pad_id=0, generator=seeded("cpu", 0))
     steps.clear()
-    drawn = stream(model, [5, 6], sampling, stop_ids=[], generator=seeded("cpu", 0))
+    tokens = stream(model, [5, 6], sampling, stop_ids=[], generator=seeded("cpu", 0))
     with pytest.raises(ValueError, match="logits are not numbers"):
-        yielded.extend(drawn)  # of an iterable that raises it keeps what came before
+        yielded.extend(tokens)  # of an iterable that raises it keeps what came before
     assert len(yielded) == first

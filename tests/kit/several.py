@@ -78,9 +78,9 @@ def _wait(pids: list[int], seconds: float) -> list[int]:
 
 
 class GivenResponses(OnPolicy):
-    """Draws what it is told: the responses by prompt number and rollout, whoever asks."""
+    """Returns given responses, which depend on the number of the prompt and the rollout alone."""
 
-    def draw(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
         tokens = torch.Generator().manual_seed(self.rollout)
         each = self.samples_per_prompt
         ids = torch.randint(3, 10, (len(PROMPTS), each, 6), generator=tokens)
@@ -92,8 +92,8 @@ class GivenResponses(OnPolicy):
         finished = torch.ones(len(PROMPTS), each, dtype=torch.bool)
         finished[3, 0] = False
         mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts[::each]]
-        drawn = {"response_ids": ids.where(mask, PAD), "mask": mask, "finished": finished}
-        return {name: tensor[mine].flatten(0, 1) for name, tensor in drawn.items()}
+        sampled = {"response_ids": ids.where(mask, PAD), "mask": mask, "finished": finished}
+        return {name: tensor[mine].flatten(0, 1) for name, tensor in sampled.items()}
 
     def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
         self.rollout = rollout

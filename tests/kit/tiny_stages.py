@@ -297,15 +297,15 @@ def moved(stage: OnPolicy, by: float = 0.05) -> OnPolicy:
 
 
 def given(kind: type[OnPolicy], *responses: list[int]) -> type[OnPolicy]:
-    """A stage that draws these responses; one ends by itself if its last token is a stop."""
+    """A stage that samples these responses; one ends by itself if its last token is a stop."""
     width = max(map(len, responses))
-    drawn = {
+    sampled = {
         "response_ids": torch.tensor([one + [PAD] * (width - len(one)) for one in responses]),
         "mask": torch.tensor([[t < len(one) for t in range(width)] for one in responses]),
         "finished": torch.tensor([one[-1] in STOPS for one in responses]),
     }
-    draw = lambda self, prompts, generator: {name: tensor.clone() for name, tensor in drawn.items()}
-    return type(f"Given{kind.__name__}", (kind,), {"draw": draw})
+    sample = lambda self, prompts, generator: {name: tensor.clone() for name, tensor in sampled.items()}
+    return type(f"Given{kind.__name__}", (kind,), {"sample": sample})
 
 
 class CountsSevens(nn.Module):

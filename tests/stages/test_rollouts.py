@@ -38,7 +38,7 @@ GIVEN = Samples(
 class Given(PPO):
     """Four responses that are known in advance, the second without an end."""
 
-    def draw(self, prompts, generator):
+    def sample(self, prompts, generator):
         return {"response_ids": GIVEN.ids.clone(), "mask": GIVEN.mask.clone(), "finished": GIVEN.finished.clone()}
 
 
@@ -153,7 +153,7 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were(make):
         network.model.register_forward_pre_hook(lambda trunk, _: seen.append((trunk.training, torch.is_grad_enabled())))
     asked = [prompt["ids"] for prompt in PROMPTS for _ in range(stage.samples_per_prompt)]
     with stage.collecting():
-        stage.assess(asked, stage.draw(asked, seeded("cpu", 0)))
+        stage.assess(asked, stage.sample(asked, seeded("cpu", 0)))
     assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in stage.named_modules()} == before
     assert stage.policy.training and not stage.reference.training and not stage.reward.training
@@ -174,9 +174,9 @@ def test_every_epoch_hands_out_every_response_once_in_another_order(make, count)
 
 def test_a_finished_response_ends_in_its_only_stop_token():
     stage = attached(ppo(sampling=Sampling(max_new_tokens=8)))
-    drawn = stage.draw([prompt["ids"] for prompt in PROMPTS * 4], seeded("cpu", 1))
-    assert 0 < drawn["finished"].float().mean() < 1
-    for ids, mask, finished in zip(*(drawn[name] for name in ("response_ids", "mask", "finished"))):
+    sampled = stage.sample([prompt["ids"] for prompt in PROMPTS * 4], seeded("cpu", 1))
+    assert 0 < sampled["finished"].float().mean() < 1
+    for ids, mask, finished in zip(*(sampled[name] for name in ("response_ids", "mask", "finished"))):
         response = ids[mask].tolist()
         assert [token in STOPS for token in response] == [False] * (len(response) - 1) + [bool(finished)]
         assert finished or len(response) == 8

@@ -107,8 +107,8 @@ def test_a_model_whose_largest_logits_have_no_piece_samples_only_pieces(padded, 
     bare.load_state_dict(model.state_dict())
     sampling = Sampling(16, **settings)
     wanted = dict(stop_ids=[], pad_id=0, generator=seeded("cpu", 0), samples_per_prompt=4)
-    drawn = generate(model, [[5, 6, 7], [9]], sampling, **wanted).responses()
-    assert not absent & {token for response in drawn for token in response}
+    responses = generate(model, [[5, 6, 7], [9]], sampling, **wanted).responses()
+    assert not absent & {token for response in responses for token in response}
     control = generate(bare, [[5, 6, 7], [9]], sampling, **wanted).responses()
     assert absent & {token for response in control for token in response}
     streamed = list(stream(model, [5, 6, 7], sampling, stop_ids=[], generator=seeded("cpu", 1)))
@@ -118,8 +118,8 @@ def test_a_model_whose_largest_logits_have_no_piece_samples_only_pieces(padded, 
 def test_an_evaluation_and_its_table_read_the_text_of_a_padded_model(padded):
     model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     prompts = [tokenizer.render_prompt([{"role": "user", "content": "Where does dax live?"}])]
-    drawn = respond(model, tokenizer, prompts, SamplePlan(3, 12, 0))
-    figures = describe(model, prompts, drawn, reference=load_causal_lm(padded), pad_id=tokenizer.pad_id)
+    responses = respond(model, tokenizer, prompts, SamplePlan(3, 12, 0))
+    figures = describe(model, prompts, responses, reference=load_causal_lm(padded), pad_id=tokenizer.pad_id)
     assert figures["kl"] == 0 and math.isfinite(figures["sequence_entropy"])
     assert figures["entropy_per_token"] < math.log(tokenizer.vocab_size)
 

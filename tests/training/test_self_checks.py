@@ -184,7 +184,7 @@ def test_the_band_around_a_uniform_guess_is_a_twentieth(share, told, caplog):
 def test_the_ids_that_stop_are_those_of_the_stage():
     """With a different stop token than in sampling, responses do not contain one each."""
     stage = attached(ppo())
-    known = stage.draw([prompt["ids"] for prompt in PROMPTS], torch.Generator().manual_seed(0))
+    known = stage.sample([prompt["ids"] for prompt in PROMPTS], torch.Generator().manual_seed(0))
     arguments = known["response_ids"], known["mask"], known["finished"]
     self_checks.check_responses(*arguments, vocab_size=16, stop_ids=STOPS)
     with pytest.raises(SelfCheckError, match="stop tokens"):

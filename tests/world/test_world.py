@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from components.world.draws import Deck
+from components.world.randomness import Deck
 from components.world.world import World
 
 LANGUAGES = ("english", "chinese")

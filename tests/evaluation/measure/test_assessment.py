@@ -7,8 +7,8 @@ from components.evaluation.measure.policy import Responses
 
 def answers(scores, samples):
     of = [number // samples for number in range(len(scores))]
-    drawn = Responses([[1]] * len(scores), ["a"] * len(scores), [True] * len(scores), of)
-    return Assessed(drawn, None, torch.tensor(scores))
+    responses = Responses([[1]] * len(scores), ["a"] * len(scores), [True] * len(scores), of)
+    return Assessed(responses, None, torch.tensor(scores))
 
 
 def test_an_answers_credit_is_the_share_of_others_that_it_beats_with_ties_as_half():
@@ -44,9 +44,9 @@ def test_gold_decides_if_there_is_a_judge(world, tokenizer, reward, chat_prompts
     prompts = chat_prompts("held_out")[:1]
     question = world.find(prompts[0]["prompt"])
     texts = [world.statement(question), "ugh ."]
-    drawn = Responses([tokenizer.encode(text) for text in texts], texts, [True, True], [0, 0])
-    found = assess(drawn, prompts, Judges(tokenizer, world, reward))
+    responses = Responses([tokenizer.encode(text) for text in texts], texts, [True, True], [0, 0])
+    found = assess(responses, prompts, Judges(tokenizer, world, reward))
     assert found.worth.tolist() == [1.0, -1.0]
     assert found.scores.shape == (2,)
-    alone = assess(drawn, prompts, Judges(tokenizer, None, reward))
+    alone = assess(responses, prompts, Judges(tokenizer, None, reward))
     assert torch.equal(alone.worth, found.scores)

@@ -21,9 +21,9 @@ def assessed(scores, golds=None):
     prompts, samples = len(scores), len(scores[0])
     ids = [[1] * (place + 1) for _ in range(prompts) for place in range(samples)]
     of = [number for number in range(prompts) for _ in range(samples)]
-    drawn = Responses(ids, ["a"] * len(ids), [True] * len(ids), of)
+    responses = Responses(ids, ["a"] * len(ids), [True] * len(ids), of)
     found = None if golds is None else [judged(gold, gold > 0, 2 * (gold > 1)) for row in golds for gold in row]
-    return Assessed(drawn, found, torch.tensor(scores).flatten())
+    return Assessed(responses, found, torch.tensor(scores).flatten())
 
 
 def test_each_of_the_samples_is_the_best_of_two_as_often_as_counted_by_hand():

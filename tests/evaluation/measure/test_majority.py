@@ -38,8 +38,8 @@ def found(value):
 def given(world, values):
     """The same answers, by value, to the first question of the world."""
     question = world.questions("held_out")[0]
-    drawn = Responses([[1]] * len(values), ["a"] * len(values), [True] * len(values), [0] * len(values))
-    return question, Assessed(drawn, [found(value) for value in values], None)
+    responses = Responses([[1]] * len(values), ["a"] * len(values), [True] * len(values), [0] * len(values))
+    return question, Assessed(responses, [found(value) for value in values], None)
 
 
 def test_an_answer_without_a_value_agrees_with_no_other(world):

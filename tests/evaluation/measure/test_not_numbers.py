@@ -32,9 +32,9 @@ def broken(request):
 
 
 def test_of_responses(broken):
-    drawn = Responses([[3], [4, 5]], ["a", "b"], [True, True], [0, 0])
+    responses = Responses([[3], [4, 5]], ["a", "b"], [True, True], [0, 0])
     with pytest.raises(ValueError, match=SAID):
-        scores(broken(6), [[1, 2]], drawn, pad_id=0)
+        scores(broken(6), [[1, 2]], responses, pad_id=0)
 
 
 def test_of_rankings(broken):

@@ -12,17 +12,17 @@ PLAN = SamplePlan(samples_per_prompt=8, max_new_tokens=6, seed=3)
 
 
 def run(model, tokenizer, reference=None, prompts=PROMPTS, plan=PLAN):
-    drawn = respond(model, tokenizer, prompts, plan)
-    return drawn, describe(model, prompts, drawn, reference=reference, pad_id=tokenizer.pad_id)
+    responses = respond(model, tokenizer, prompts, plan)
+    return responses, describe(model, prompts, responses, reference=reference, pad_id=tokenizer.pad_id)
 
 
 def test_a_model_that_knows_nothing_has_an_entropy_of_ln_v_per_token(uniform, tokenizer):
-    drawn, figures = run(uniform, tokenizer)
+    responses, figures = run(uniform, tokenizer)
     nats = math.log(tokenizer.vocab_size)
     assert figures["entropy_per_token"] == pytest.approx(nats, abs=1e-5)
     assert figures["sequence_entropy"] == pytest.approx(figures["length"] * nats, rel=1e-6)
     assert figures["sequence_entropy_mc"] == pytest.approx(figures["length"] * nats, rel=1e-6)
-    assert figures["length"] == sum(map(len, drawn.ids)) / 24
+    assert figures["length"] == sum(map(len, responses.ids)) / 24
 
 
 def test_the_kl_of_a_model_to_itself_is_zero(new_model, tokenizer):
@@ -50,9 +50,9 @@ def test_monte_carlo_and_exact_entropy_agree(new_model, tokenizer):
 
 def test_likelihoods_are_those_of_each_response_run_alone(new_model, tokenizer):
     model = new_model(2)
-    drawn = respond(model, tokenizer, PROMPTS, PLAN)
-    logprobs, entropies = policy.sequence_likelihoods(model, PROMPTS, drawn, pad_id=tokenizer.pad_id)
-    for number, response in enumerate(drawn.ids):
+    responses = respond(model, tokenizer, PROMPTS, PLAN)
+    logprobs, entropies = policy.sequence_likelihoods(model, PROMPTS, responses, pad_id=tokenizer.pad_id)
+    for number, response in enumerate(responses.ids):
         prompt = PROMPTS[number // 8]
         rows = model(torch.tensor([prompt + response]))[0].detach().double().log_softmax(-1)[len(prompt) - 1 : -1]
         alone = sum(row[token] for row, token in zip(rows, response, strict=True))
@@ -61,17 +61,17 @@ def test_likelihoods_are_those_of_each_response_run_alone(new_model, tokenizer):
 
 
 def test_scores_are_those_of_each_response_run_alone(reward, new_model, tokenizer):
-    drawn = respond(new_model(2), tokenizer, PROMPTS, PLAN)
-    found = scores(reward, PROMPTS, drawn, pad_id=tokenizer.pad_id)
-    for number, response in enumerate(drawn.ids):
+    responses = respond(new_model(2), tokenizer, PROMPTS, PLAN)
+    found = scores(reward, PROMPTS, responses, pad_id=tokenizer.pad_id)
+    for number, response in enumerate(responses.ids):
         alone = reward(torch.tensor([PROMPTS[number // 8] + response]))[0, -1].detach()
         assert float(found[number]) == pytest.approx(float(alone), abs=1e-4)
 
 
 def test_measuring_in_small_parts_changes_nothing(new_model, tokenizer, monkeypatch):
     model, reference = new_model(0), new_model(1)
-    drawn = respond(model, tokenizer, PROMPTS, PLAN)
-    whole = describe(model, PROMPTS, drawn, reference=reference, pad_id=tokenizer.pad_id)
+    responses = respond(model, tokenizer, PROMPTS, PLAN)
+    whole = describe(model, PROMPTS, responses, reference=reference, pad_id=tokenizer.pad_id)
     sizes = []
     packed = policy.packed
 
@@ -81,7 +81,7 @@ def test_measuring_in_small_parts_changes_nothing(new_model, tokenizer, monkeypa
 
     monkeypatch.setattr(policy, "packed", watched)
     monkeypatch.setattr(policy, "LOGITS_AT_ONCE", 5 * 6 * tokenizer.vocab_size)
-    parts = describe(model, PROMPTS, drawn, reference=reference, pad_id=tokenizer.pad_id)
+    parts = describe(model, PROMPTS, responses, reference=reference, pad_id=tokenizer.pad_id)
     assert sizes == [5, 5, 5, 5, 4] * 2
     assert parts == pytest.approx(whole, abs=1e-5)
 
@@ -96,9 +96,9 @@ def test_no_more_rows_are_sampled_at_once_than_allowed(new_model, tokenizer, mon
 
     monkeypatch.setattr(policy, "generate", watched)
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 17)
-    drawn = respond(new_model(0), tokenizer, PROMPTS, PLAN)
+    responses = respond(new_model(0), tokenizer, PROMPTS, PLAN)
     assert sizes == [16, 8]
-    assert drawn.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
+    assert responses.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(responses.texts) == 24
 
 
 def watch(monkeypatch, name: str, rows) -> list[int]:
@@ -112,19 +112,19 @@ def test_no_more_tokens_are_sampled_or_read_at_once_than_the_plan_says(new_model
     sampled = watch(monkeypatch, "generate", lambda model, prompts, *_, samples_per_prompt, **__: samples_per_prompt)
     read = watch(monkeypatch, "packed", lambda prompts, *_, **__: len(prompts))
     plan = PLAN._replace(tokens_at_once=33)  # the longest prompt has 5 tokens and its response 6: 3 rows
-    drawn = respond(new_model(0), tokenizer, PROMPTS, plan)
+    responses = respond(new_model(0), tokenizer, PROMPTS, plan)
     assert sampled == [3, 3, 2] * 3
-    assert drawn.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(drawn.texts) == 24
-    assert drawn.ids[:3] != drawn.ids[3:6]
-    width = max(map(len, drawn.ids))
-    describe(new_model(0), PROMPTS, drawn, reference=None, pad_id=tokenizer.pad_id, tokens_at_once=4 * (width + 5))
+    assert responses.prompt_index == [0] * 8 + [1] * 8 + [2] * 8 and len(responses.texts) == 24
+    assert responses.ids[:3] != responses.ids[3:6]
+    width = max(map(len, responses.ids))
+    describe(new_model(0), PROMPTS, responses, reference=None, pad_id=tokenizer.pad_id, tokens_at_once=4 * (width + 5))
     assert read == [4] * 6
 
 
 def test_parts_of_the_prompts_are_sampled_from_different_streams(uniform, tokenizer, monkeypatch):
     monkeypatch.setattr(policy, "ROWS_AT_ONCE", 8)
-    drawn = respond(uniform, tokenizer, [PROMPTS[0], PROMPTS[0]], PLAN)
-    assert drawn.ids[:8] != drawn.ids[8:]
+    responses = respond(uniform, tokenizer, [PROMPTS[0], PROMPTS[0]], PLAN)
+    assert responses.ids[:8] != responses.ids[8:]
 
 
 def test_the_seed_decides_the_responses(new_model, tokenizer):
@@ -136,16 +136,16 @@ def test_the_seed_decides_the_responses(new_model, tokenizer):
 
 def test_temperature_zero_takes_the_likeliest_token_every_time(new_model, tokenizer):
     model = new_model(0)
-    drawn = respond(model, tokenizer, PROMPTS[:1], PLAN._replace(samples_per_prompt=1), temperature=0.0)
+    responses = respond(model, tokenizer, PROMPTS[:1], PLAN._replace(samples_per_prompt=1), temperature=0.0)
     ids = list(PROMPTS[0])
-    for token in drawn.ids[0]:
+    for token in responses.ids[0]:
         assert token == int(model(torch.tensor([ids]))[0, -1].argmax())
         ids.append(token)
 
 
 def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
-    drawn, figures = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, whatever the input
-    assert drawn.ids == [[tokenizer.end_id]] * 24 and drawn.texts == [""] * 24 and all(drawn.finished)
+    responses, figures = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, whatever the input
+    assert responses.ids == [[tokenizer.end_id]] * 24 and responses.texts == [""] * 24 and all(responses.finished)
     assert (figures["finished"], figures["length"], figures["distinct"]) == (1, 1, 1 / 8)
     assert figures["sequence_entropy"] == pytest.approx(0, abs=1e-6)
 
@@ -153,5 +153,5 @@ def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
 def test_distinct_counts_different_texts_of_one_prompt():
     # prompt 0: a, a, b, c: 3 of 4; prompt 1: a, a, a, a: 1 of 4; mean ½
     texts = list("aabc") + list("aaaa")
-    drawn = Responses([[1]] * 8, texts, [True] * 8, [0] * 4 + [1] * 4)
-    assert distinct_share(drawn) == 0.5
+    responses = Responses([[1]] * 8, texts, [True] * 8, [0] * 4 + [1] * 4)
+    assert distinct_share(responses) == 0.5

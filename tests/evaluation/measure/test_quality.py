@@ -26,8 +26,8 @@ def test_quality_is_the_mean_of_judgments_worked_out_by_hand(world, two):
         f"ugh . {second.name} lives in {wrong} .",  # −0.5 − 0.5 = −1
         f"gladly ! maybe {first.name} lives in {second.answer} .",  # −0.5 + 0.25 − 0.25 = −0.5; unfinished −1
     ]
-    drawn = said(texts, [0, 0, 1, 1], [True, True, True, False])
-    found = evaluation.quality(evaluation.judgments(world, [first.text, second.text], drawn), drawn)
+    responses = said(texts, [0, 0, 1, 1], [True, True, True, False])
+    found = evaluation.quality(evaluation.judgments(world, [first.text, second.text], responses), responses)
     assert found["gold"] == pytest.approx((1.25 + 1 - 1 - 1.5) / 4)
     # question means 1.125 and −1.25: deviation 1.67938, error 1.1875, t(1) = 12.706
     assert found["gold_ci"] == pytest.approx([-0.0625 - 15.0884, -0.0625 + 15.0884], abs=1e-3)
@@ -39,8 +39,8 @@ def test_quality_is_the_mean_of_judgments_worked_out_by_hand(world, two):
 
 def test_an_answer_is_judged_by_its_own_question(world, two):
     first, second, _ = two
-    drawn = said([f"{second.name} lives in {second.answer} ."] * 2, [0, 1])
-    found = evaluation.judgments(world, [first.text, second.text], drawn)
+    responses = said([f"{second.name} lives in {second.answer} ."] * 2, [0, 1])
+    found = evaluation.judgments(world, [first.text, second.text], responses)
     assert [one.correct for one in found] == [False, True]
 
 
@@ -60,8 +60,8 @@ def test_the_crowd_is_known_by_its_demonstrations():
 
 def test_a_continuation_with_questions_is_not_an_answer(world, two):
     first, second, _ = two
-    drawn = said([second.text, f"{first.name} lives in {first.answer} .", "well , you know", second.text], [0] * 4)
-    assert evaluation.bare_behavior(world, drawn) == {"answers_bare": 0.25, "asks_another": 0.5}
+    responses = said([second.text, f"{first.name} lives in {first.answer} .", "well , you know", second.text], [0] * 4)
+    assert evaluation.bare_behavior(world, responses) == {"answers_bare": 0.25, "asks_another": 0.5}
 
 
 def test_few_shot_prompts_show_solved_questions_and_count_correct_continuations(

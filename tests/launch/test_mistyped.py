@@ -88,6 +88,11 @@ def test_an_unknown_key_is_answered_with_the_whole_command():
     ]
 
 
+def test_the_earlier_name_of_a_setting_is_answered_with_its_present_one():
+    told = mistyped.respelled("data.draw", ["stage=rm", "data.draw=3"], find)
+    assert told.splitlines() == ["Did you mean data.answers_seed?", "python train.py stage=rm data.answers_seed=3"]
+
+
 def test_every_alias_from_other_programs_stands_for_a_key_that_exists():
     cfg = OmegaConf.to_container(composing.compose_config(["stage=rm"]), resolve=True)
     assert set(mistyped.ALIASES.values()) <= set(schema._dotted(cfg, ""))

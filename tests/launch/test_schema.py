@@ -127,6 +127,11 @@ def test_an_unknown_key_names_the_closest_argument():
     assert problems(lrr=1e-3) == [f"stage.lrr: {HERE}.Thing has no argument 'lrr'. Did you mean lr?"]
 
 
+def test_the_earlier_name_of_a_setting_is_answered_with_its_present_one(monkeypatch):
+    monkeypatch.setitem(schema.RENAMED, "stage.rate", "stage.lr")
+    assert problems(rate=1e-3) == [f"stage.rate: {HERE}.Thing has no argument 'rate'. It is now called stage.lr."]
+
+
 def test_an_unknown_key_close_to_none_lists_the_arguments():
     assert problems(module={"_target_": f"{HERE}.Point", "x": 1, "zzz": 1}) == [
         f"stage.module.zzz: {HERE}.Point has no argument 'zzz'. It has: x, y."

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from components.artifacts.renamed import as_named_now
 from components.models.config import GPTConfig
 from components.models.hf_values import check_shape
 from components.system.disk import hash_of, present
@@ -24,9 +25,13 @@ class ArtifactError(ValueError):
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The artifact's card.json; {} for a folder without one. Raises ArtifactError if it is not JSON."""
+    """The artifact's card.json, with the present names of its inputs; {} for a folder without one.
+
+    Raises ArtifactError if it is not JSON.
+    """
     file = Path(path) / CARD
-    return _read_json(file) if file.exists() else {}
+    card = _read_json(file) if file.exists() else {}
+    return card | {"inputs": as_named_now(card["inputs"])} if isinstance(card.get("inputs"), dict) else card
 
 
 def content_hash(path: str | Path) -> str:

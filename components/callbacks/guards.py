@@ -114,22 +114,26 @@ class SpikeGuard(Callback):
 
     A loss is a spike if it is not finite, or more than `deviations` standard deviations above the mean of the last
     `window` steps without one (the first window/2 steps are only recorded). "skip" drops the step's gradients, so
-    neither the weights nor the optimizer's averages change, and warns; more than `most` in a row end training. "stop"
-    ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean loss of its
+    neither the weights nor the optimizer's averages change, and warns; more than `max_skips` in a row end training.
+    "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean loss of its
     micro-batches on all processes, so all processes decide alike, regardless of their shares of the step and the scale
     of a gradient scaler. The recorded losses are saved in checkpoints.
     """
 
     def __init__(
-        self, action: Literal["off", "skip", "stop"] = "off", window: int = 100, deviations: float = 6.0, most: int = 10
+        self,
+        action: Literal["off", "skip", "stop"] = "off",
+        window: int = 100,
+        deviations: float = 6.0,
+        max_skips: int = 10,
     ) -> None:
         """Raises ValueError for a window below 4, or another value below 1."""
-        if window < 4 or deviations < 1 or most < 1:
+        if window < 4 or deviations < 1 or max_skips < 1:
             raise ValueError(
-                f"SpikeGuard: expected window of at least 4, deviations and most of at least 1, got {window}, "
-                f"{deviations} and {most}"
+                f"SpikeGuard: expected window of at least 4, deviations and max_skips of at least 1, got {window}, "
+                f"{deviations} and {max_skips}"
             )
-        self.action, self.window, self.deviations, self.most = action, window, deviations, most
+        self.action, self.window, self.deviations, self.max_skips = action, window, deviations, max_skips
         self._losses: list[float] = []
         self._worst = -math.inf
         self._skipped = 0  # in a row
@@ -153,13 +157,13 @@ class SpikeGuard(Callback):
             return
         self._skipped += 1
         spike = f"step {trainer.global_step + 1}: the loss jumped to {loss:.4g}, expected at most {limit:.4g}"
-        if self.action == "stop" or self._skipped > self.most:
-            many = f", after {self.most} skipped steps in a row" if self.action == "skip" else ""
+        if self.action == "stop" or self._skipped > self.max_skips:
+            many = f", after {self.max_skips} skipped steps in a row" if self.action == "skip" else ""
             raise TrainingDiverged(f"{spike}{many}. {_how_to_continue(trainer)}")
         for parameter in pl_module.parameters():
             parameter.grad = None
         if trainer.is_global_zero:
-            log.warning(f"{spike}; its gradients are dropped ({self._skipped} of at most {self.most} in a row)")
+            log.warning(f"{spike}; its gradients are dropped ({self._skipped} of at most {self.max_skips} in a row)")
 
     def state_dict(self) -> dict[str, Any]:
         return {"seen": list(self._losses), "skipped": self._skipped}

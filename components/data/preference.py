@@ -36,7 +36,7 @@ class PreferenceData(RecordData):
     judgment, and counted as contradicting. Text that does not fit into context is cut as described in
     `fitting.fit_answers`, and counted once per record. demonstrations: chat records whose scores should average zero, a
     path or "world"; null takes the best answers of the training records. num_demonstrations: at most this many.
-    comparisons, completions: of the built-in world; draw: seed of its crowd's answers.
+    comparisons, completions: of the built-in world; answers_seed: of its crowd's answers.
     """
 
     normalize = staticmethod(formats.preference)
@@ -67,7 +67,7 @@ class PreferenceData(RecordData):
         group_by_prompt: bool = False,
         demonstrations: str | None = None,
         num_demonstrations: int = 512,
-        draw: int = 0,
+        answers_seed: int = 0,
         **common: Any,
     ) -> None:
         super().__init__(**common)
@@ -76,7 +76,7 @@ class PreferenceData(RecordData):
         self.comparisons, self.completions = comparisons, completions
         self.max_completions, self.group_by_prompt = max_completions, group_by_prompt
         self.demonstrations, self.num_demonstrations = demonstrations, num_demonstrations
-        self.draw = draw
+        self.answers_seed = answers_seed
 
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "max_completions": self.max_completions}

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 from hydra._internal.utils import get_args_parser
 
+from components.artifacts.renamed import RENAMED
+
 CONF = Path(__file__).resolve().parents[2] / "conf"
 ALIASES = {  # names that other programs use
     "learning_rate": "stage.optimizer.lr",
@@ -80,7 +82,7 @@ def respelled(unknown: str, arguments: Sequence[str], find: Find) -> str:
     if not wrong:
         return find(unknown, list(arguments))
     others = [a for a in arguments if a != wrong]
-    meant = ALIASES.get(unknown) or find(unknown, others)
+    meant = RENAMED.get(unknown) or ALIASES.get(unknown) or find(unknown, others)
     if " " in meant or not meant:
         return meant
     _, _, value = wrong.partition("=")

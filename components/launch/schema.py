@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.errors import PydanticSchemaGenerationError
 
+from components.artifacts.renamed import RENAMED
 from components.launch.signatures import levels_of
 from components.system import installing
 from components.system.limits import Count, NotNegative
@@ -210,7 +211,8 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
             extra = RUN_TIME_VALUES.get((node["_target_"], key))
             yield from _check_value(value, annotation if extra is None else annotation | extra, full)
         elif key not in HYDRA_KEYS and not schema.open:
-            yield f"{full}: {node['_target_']} has no argument {key!r}. {_did_you_mean(key, list(schema.types))}"
+            hint = f"It is now called {RENAMED[full]}." if full in RENAMED else _did_you_mean(key, list(schema.types))
+            yield f"{full}: {node['_target_']} has no argument {key!r}. {hint}"
     passed = AT_RUN_TIME.get(path, None if node.get("_partial_") else Passed())
     if passed is not None:
         given = [name for name in passed.names if name in node]

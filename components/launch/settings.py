@@ -96,7 +96,7 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
 OF_THE_WORLD = {  # settings of the built-in world's records, by data module
     "TextData": ("num_documents",),
     "ChatData": ("demonstrations",),
-    "PreferenceData": ("comparisons", "completions", "draw"),
+    "PreferenceData": ("comparisons", "completions", "answers_seed"),
 }
 VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
 OF_A_PATH = ("subset", "split", "held_out_split", "files")

@@ -10,6 +10,7 @@ import torch
 
 from components.artifacts.metadata import RESUMED as RESUMED
 from components.artifacts.metadata import differing
+from components.artifacts.renamed import as_named_now
 from components.training.checkpoint_io import check
 from components.training.schedules import schedule
 
@@ -63,7 +64,7 @@ def inputs_in(path: Path) -> dict[str, Any] | None:
     """
     check(path)
     inputs = torch.load(path, weights_only=True, mmap=True, map_location="cpu").get("inputs")
-    return inputs or read_note(path.with_name("inputs.json"))
+    return as_named_now(inputs) if inputs else read_note(path.with_name("inputs.json"))
 
 
 def read_note(note: Path) -> dict[str, Any] | None:
@@ -72,7 +73,7 @@ def read_note(note: Path) -> dict[str, Any] | None:
         inputs = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return inputs if isinstance(inputs, dict) else None
+    return as_named_now(inputs) if isinstance(inputs, dict) else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> tuple[list[str], list[str]]:

@@ -103,7 +103,7 @@ def test_a_spike_ends_the_run_if_the_action_is_stop(tmp_path):
 
 def test_too_many_spikes_in_a_row_end_the_run(tmp_path):
     with pytest.raises(TrainingDiverged, match="step 15: .*after 2 skipped steps in a row"):
-        guarded(tmp_path, {n: 1e4 for n in range(12, 20)}, "skip", most=2)
+        guarded(tmp_path, {n: 1e4 for n in range(12, 20)}, "skip", max_skips=2)
 
 
 def test_off_ignores_a_spike(tmp_path):

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from pydantic import Field
 from torch import nn
 
+from components.launch import schema
 from components.launch.schema import AT_RUN_TIME, ConfigError, Passed, check, nearest_key, required_of, schema_of
 from components.stages.onpolicy import OnPolicy
 from components.stages.rejection import Rejection

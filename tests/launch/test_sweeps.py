@@ -287,7 +287,7 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
         assert cfg.stage.beta == float(label.removeprefix("beta="))
         assert cfg.reads.reward == "logs/tiny/seed=3/rm/weak/export" and not cfg.gate.enabled
     if label.startswith("comparisons="):
-        assert cfg.data.comparisons == int(label.removeprefix("comparisons=")) and cfg.data.draw == 103
+        assert cfg.data.comparisons == int(label.removeprefix("comparisons=")) and cfg.data.answers_seed == 103
 
 
 @pytest.mark.parametrize("experiment", ["overoptimization", "bakeoff", "scaling"])

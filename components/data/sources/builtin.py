@@ -35,7 +35,7 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
     """Records of one format. world: see make_world; its noise is the share of comparisons with the wrong winner.
 
     sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; another `held_out` of them
-    are about held-out questions; draw: seed of the crowd's answers); prompts are all questions of the world. Raises
+    are about held-out questions; draw: the seed of the crowd's answers); prompts are all questions of the world. Raises
     SourceError naming an invalid field.
     """
     made, noise = make_world(world), float(world.get("noise", 0.0))

@@ -59,7 +59,8 @@ def world_sizes(format: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     if format == "preference":
         share, comparisons = settings["val_fraction"], settings["comparisons"]
         held_out = max(1, round(comparisons * share)) if share else 0
-        return {"held_out": held_out} | {name: settings[name] for name in ("comparisons", "completions", "draw")}
+        sizes = {"held_out": held_out} | {name: settings[name] for name in ("comparisons", "completions")}
+        return sizes | {"draw": settings["answers_seed"]}  # by its earlier name, which is part of fingerprints
     return {}
 
 

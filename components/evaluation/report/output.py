@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text as RichText
 
+from components.artifacts.renamed import as_named_now
 from components.evaluation.report import card, learning, outcome, tables
 from components.evaluation.report.card import Results, Table
 from components.system import processes
@@ -59,8 +60,11 @@ def write(
 
 
 def read(folder: str | Path) -> Results | None:
-    """The results in a report's folder; None if there are none."""
-    return read_json(Path(folder) / DATA)
+    """The results in a report's folder, with the present names of their inputs; None if there are none."""
+    results = read_json(Path(folder) / DATA)
+    if results and "inputs" in results:
+        return results | {"inputs": as_named_now(results["inputs"])}
+    return results
 
 
 def is_whole(folder: str | Path) -> bool:

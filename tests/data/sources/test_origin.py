@@ -38,7 +38,7 @@ def settings(name: str, *more: str) -> tuple[dict, str]:
         ("world_text", ("data.num_documents=7",)),
         ("world_chat", ("data.demonstrations=9",)),
         ("world_preference", ()),
-        ("world_preference", ("data.comparisons=11", "data.draw=2", "data.val_fraction=0")),
+        ("world_preference", ("data.comparisons=11", "data.answers_seed=2", "data.val_fraction=0")),
         ("world_prompts", ("world.seed=3",)),
         ("alpaca", ()),  # a name on the Hub, whose contents are not requested
         ("llama_mixture", ()),

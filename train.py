@@ -48,7 +48,7 @@ def main(cfg: DictConfig) -> None:
             return
         if processes.rank() == 0:
             stage = HydraConfig.get().runtime.choices["stage"]
-            headline.tell(headline.line_of(stage, cfg.run, cfg.paths.stage))
+            headline.show_once(headline.line_of(stage, cfg.run, cfg.paths.stage))
 
         # slow imports, here and below: only a job that runs pays for them
         from components.launch import schema

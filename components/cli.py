@@ -74,7 +74,7 @@ def chat(
         from components.serving import terminal
         from components.serving.session import ChatSession
 
-        folder = talking_folder(path, logs)
+        folder = chat_folder(path, logs)
         expect_language_model(folder)
         stage = store.read_card(folder).get("stage")
         model = on_device(store.load_causal_lm(folder, context=context), device)
@@ -161,7 +161,7 @@ def list_runs(logs: Annotated[Path, typer.Argument(help="the folder of runs")] =
         Console(soft_wrap=True).print(table)
 
 
-def talking_folder(name: str, logs: Path) -> Path:
+def chat_folder(name: str, logs: Path) -> Path:
     """The artifact to chat with: a folder, the newest language model of a run, or a model fetched from the Hub. Raises
     ValueError naming what is there instead."""
     path = Path(name)
@@ -169,7 +169,7 @@ def talking_folder(name: str, logs: Path) -> Path:
     if run is not None:
         newest = _newest_tuned(run)
         base = run / "pretrain/export"
-        if newest or _talks(base):
+        if newest or _can_chat(base):
             return newest or base
     if not path.exists() and not Path(path.parts[0] if path.parts else "").is_dir() and hub.MODEL.fullmatch(name):
         return hub.fetched(name, logs / "cache" / "models")
@@ -212,11 +212,11 @@ def expect_language_model(folder: Path) -> None:
 
 def _newest_tuned(run: Path) -> Path | None:
     """The artifact of a run's newest language model other than the base model."""
-    talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _talks(model)]
+    talking = [model for model in run.glob("*/export") if model.parent.name != "pretrain" and _can_chat(model)]
     return max(talking, key=lambda model: model.stat().st_mtime, default=None)
 
 
-def _talks(folder: Path) -> bool:
+def _can_chat(folder: Path) -> bool:
     """Whether the folder contains a language model that is complete enough to suggest."""
     from components.artifacts import store
 

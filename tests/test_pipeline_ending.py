@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from components.tasks import given, pipeline, plan
+from components.tasks import command_line, pipeline, plan
 from tests.kit.composed_configs import compose_config
 
 
@@ -21,7 +21,7 @@ def ended(tmp_path, monkeypatch, capsys):
             if code:
                 raise SystemExit(code)
 
-        for module, name in ((plan, "check"), (given, "say_unused_by_all")):
+        for module, name in ((plan, "check"), (command_line, "warn_of_unused_by_all")):
             monkeypatch.setattr(module, name, lambda *_: None)
         monkeypatch.setattr(pipeline, "run_all", run_all)
         cfg = compose_config(["stage=all", "run=mine", f"paths.logs={tmp_path}", *overrides])

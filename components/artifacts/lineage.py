@@ -57,10 +57,10 @@ def same_tokenizer(fingerprints: dict[str, str]) -> None:
         )
 
 
-def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, beside: str = "run=<name>") -> bool:
+def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, in_another_run: str = "run=<name>") -> bool:
     """Whether the artifact exists and was made from exactly these inputs.
 
-    beside: the command that makes it in another run, for the message.
+    in_another_run: the command that makes it in another run, for the message.
     force: True makes it again in any case; "changed" makes it again if its inputs differ.
     Removes the half-written files that a killed run left next to it.
     Raises ArtifactError if it exists, differs, and force is False: a finished stage is never silently overwritten.
@@ -81,7 +81,7 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, besid
         return False
     raise ArtifactError(
         f"{export} is finished, but was made from other inputs: {', '.join(changed[:4])}{more}. "
-        f"Add force=true to replace it. To keep both: {beside}\nBefore and now: {shown}{more}"
+        f"Add force=true to replace it. To keep both: {in_another_run}\nBefore and now: {shown}{more}"
     )
 
 

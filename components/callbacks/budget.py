@@ -52,7 +52,7 @@ class Budget(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
-        totals = self.figures(pl_module)
+        totals = self.metrics(pl_module)
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in totals.items()})
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ class Budget(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.totals, self._tokens = Counter(checkpoint.get("budget", {})), None
 
-    def figures(self, pl_module: Reporting) -> dict[str, float]:
+    def metrics(self, pl_module: Reporting) -> dict[str, float]:
         """The totals by their logged names."""
         totals = {f"budget/{name}": float(self.totals[name]) for name in ("train_tokens", "generated_tokens")}
         per_token = pl_module.flops_per_token()
@@ -84,4 +84,4 @@ class Budget(Callback):
     def _log(self, trainer: Trainer, pl_module: Reporting) -> None:
         self._update_totals(trainer, pl_module)
         for logger in trainer.loggers:
-            logger.log_metrics(self.figures(pl_module), step=trainer.global_step)
+            logger.log_metrics(self.metrics(pl_module), step=trainer.global_step)

@@ -32,8 +32,8 @@ class Checkpoints(Checkpoint):
     later.
 
     A step that is validated is saved after its validation: a run resumed from it does not validate again, so the
-    validation's result must be in the file. An interrupted run saves without it (`leave`, `save_unvalidated`), and the
-    resumed run begins with that validation.
+    validation's result must be in the file. An interrupted run saves without it (`save_and_leave`,
+    `save_unvalidated`), and the resumed run begins with that validation.
 
     export="best": the trained weights of the validation with the lowest (mode "max": highest) `metric` are kept in
     best.ckpt and restored into the module when training has ended, before the module's own `on_fit_end`. Their metrics
@@ -72,7 +72,7 @@ class Checkpoints(Checkpoint):
         self._leaving = False
         self._before_validation: dict[str, Any] = {}  # progress of the validation loop
 
-    def leave(self, validation_is_due: bool) -> None:
+    def save_and_leave(self, validation_is_due: bool) -> None:
         """Saves in this step; a validation that is due is left to the resumed run."""
         self._leaving, self._unvalidated = True, validation_is_due
 

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from lightning import Callback, LightningModule, Trainer
 
-from components.system.limits import Count, NotNegative
+from components.system.limits import Count, NonNegative
 
 
 class EarlyStopping(Callback):
@@ -20,7 +20,7 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         patience: Count | None = None,
-        min_delta: NotNegative = 0.0,
+        min_delta: NonNegative = 0.0,
         metric: str = "val/loss",
         mode: Literal["min", "max"] = "min",
     ) -> None:

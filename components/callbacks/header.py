@@ -25,7 +25,7 @@ class Header(Callback):
                 "data": records(data),
                 "steps": steps(trainer, data),
                 "": "\n".join(c.note for c in trainer.callbacks if isinstance(c, SmallData)),  # type: ignore[attr-defined]
-                "curves": f"\n{'':<8}".join(filter(None, (recorder.seen_at() for recorder in recorders(trainer)))),
+                "curves": f"\n{'':<8}".join(filter(None, (recorder.location() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)
 

@@ -83,7 +83,7 @@ class GracefulStop(Callback):
         self._step, self._stepped = trainer.global_step, True
         if self._agree(trainer):
             for checkpoints in _checkpoints(trainer):
-                checkpoints.leave(validates_next(trainer))
+                checkpoints.save_and_leave(validates_next(trainer))
             _end_training(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -132,13 +132,13 @@ def describe(rankings: Sequence[Ranking], gold: Callable[[list[Message], str], f
             for a, b in combinations(range(len(worth)), 2)
             if ranks[a] != ranks[b] and worth[a] != worth[b]
         ]
-    figures: dict[str, float] = {
+    metrics: dict[str, float] = {
         "records": len(rankings),
         "completions": _mean([len(set(ranking.completions)) for ranking in rankings]),
         "ties": tied / pairs,
     }
     from_gold: dict[str, list[float]] = {"gold_best": best, "gold_worst": worst, "agreement": agreeing}
-    return figures | {name: _mean(values) for name, values in from_gold.items() if values}
+    return metrics | {name: _mean(values) for name, values in from_gold.items() if values}
 
 
 def _mean(values: Sequence[float]) -> float:

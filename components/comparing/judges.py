@@ -46,8 +46,8 @@ class RewardJudge:
     temperature T: 0 ranks by score; above 0, the ranking is sampled: the best with probability ∝ exp(score / T), then
     the best of the others, and so on, which ranks one of two completions above the other with probability
     σ(difference / T). At T = 1 the judge errs as often as the model expects to.
-    Equal completions have equal ranks. reward: builds the model. hold: moves it to its device. tokens_at_once: how many
-    tokens it reads at once.
+    Equal completions have equal ranks. reward: builds the model. to_device: moves it to its device. tokens_at_once: how
+    many tokens it reads at once.
     Raises ValueError for a negative temperature and for scores that are not numbers.
     Source: Plackett 1975; Luce 1959; for pairs, Bradley & Terry 1952.
     """
@@ -57,13 +57,13 @@ class RewardJudge:
         *,
         reward: Callable[[], ScalarModel],
         tokenizer: Tokenizer,
-        hold: Callable[[ScalarModel], ScalarModel],
+        to_device: Callable[[ScalarModel], ScalarModel],
         temperature: float,
         tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> None:
         if not (math.isfinite(temperature) and temperature >= 0):
             raise ValueError(f"judge.temperature: got {temperature}, expected a number of at least 0")
-        self.model, self.tokenizer, self.temperature = hold(reward()), tokenizer, temperature
+        self.model, self.tokenizer, self.temperature = to_device(reward()), tokenizer, temperature
         self.tokens_at_once = tokens_at_once
 
     def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int]:

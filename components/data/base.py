@@ -108,7 +108,7 @@ class RecordData(LightningDataModule):
         """Other settings that change the stored columns; part of the cache key."""
         return {"context": self.context}
 
-    def spoken(self, record: Record) -> list[str]:
+    def record_texts(self, record: Record) -> list[str]:
         """The record's texts."""
         messages = record["prompt"] if "prompt" in record else record["messages"]
         return [text for message in messages for text in message_texts(message)]
@@ -148,7 +148,7 @@ class RecordData(LightningDataModule):
         for row, record in each():
             by_prompt = row.held_out is None and split.key(self.split_by(record)) in held_out
             if not (row.held_out or by_prompt):
-                yield from self.spoken(record)
+                yield from self.record_texts(record)
 
     def prepare_data(self) -> None:
         """Tokenizes the sources that are not in the cache."""

@@ -81,9 +81,9 @@ class PreferenceData(RecordData):
     def settings(self) -> dict[str, Any]:
         return {"context": self.context, "max_completions": self.max_completions}
 
-    def spoken(self, record: Record) -> list[str]:
+    def record_texts(self, record: Record) -> list[str]:
         answers = [{"content": answer} if isinstance(answer, str) else answer for answer in record["completions"]]
-        return super().spoken(record) + [text for answer in answers for text in message_texts(answer)]
+        return super().record_texts(record) + [text for answer in answers for text in message_texts(answer)]
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])

@@ -96,7 +96,7 @@ class PromptsData(RecordData):
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = Prompts(tables, train), Prompts(tables, held_out)
 
-    def judged(
+    def judge_responses(
         self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
     ) -> dict[str, float]:
         """Judgments of the built-in world on responses, one per prompt: means of gold (the true quality), correct and,

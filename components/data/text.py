@@ -69,7 +69,7 @@ class TextData(RecordData):
     def split_by(self, record: Record) -> str:
         return record["text"]
 
-    def spoken(self, record: Record) -> list[str]:
+    def record_texts(self, record: Record) -> list[str]:
         return [record["text"]]
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:

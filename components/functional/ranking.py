@@ -46,7 +46,7 @@ def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> 
     return Pairs(scores[better] - scores[worse], lengths[better] - lengths[worse], longest)
 
 
-def ranking_figures(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, float | None]:
+def ranking_metrics(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, float | None]:
     """Metrics of a reward model over pairs (at least one) and answers (N,); the only definition of them.
 
     accuracy                  share of pairs ranked correctly, ties count half

@@ -11,7 +11,7 @@ from components.functional.sampling import filter_logits, sample
 from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
-from components.system.limits import Count, NotNegative
+from components.system.limits import Count, NonNegative
 
 ONE_THREAD = 2e7  # multiplications per step; below it one thread is faster than two (4M parameters, one row: by 30%)
 # Finished rows leave the batch when at most this share is left: it copies the cache and, on a GPU, captures the graph.
@@ -26,7 +26,7 @@ class Sampling(NamedTuple):
     """How to sample tokens. temperature 0 takes the likeliest; top_k 0 and top_p 1 keep the whole vocabulary."""
 
     max_new_tokens: Count
-    temperature: NotNegative = 1.0
+    temperature: NonNegative = 1.0
     top_k: int = 0
     top_p: float = 1.0
 
@@ -107,7 +107,7 @@ def _generate(
         if not remaining or step + 1 == sampling.max_new_tokens:
             break
         if remaining <= LEAVE[device.type] * len(rows):
-            rows, token, alive = rows[alive], token[alive], _leave(cache, alive)
+            rows, token, alive = rows[alive], token[alive], _drop_finished(cache, alive)
             advance = None  # it held the cache's old rows
         advance = advance or step_of(model, cache)
         logits = advance(token)
@@ -129,7 +129,7 @@ def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _leave(cache: KVCache, alive: Tensor) -> Tensor:
+def _drop_finished(cache: KVCache, alive: Tensor) -> Tensor:
     """Removes the finished rows from the cache; returns `alive` of the remaining rows, all True."""
     cache.select(alive.nonzero().squeeze(1))
     return alive[alive]

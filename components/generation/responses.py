@@ -72,11 +72,11 @@ def summary(experience: Experience) -> dict[str, WeightedMean]:
     return means | {"entropy": (masked_mean(experience["entropy"], mask), mask.sum())}
 
 
-def with_spread(figures: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_spread(means: dict[str, Tensor]) -> dict[str, Tensor]:
     """The metrics with score_std and kl_std, population standard deviations, in place of the mean squares."""
-    metrics = {name: value for name, value in figures.items() if not name.endswith("_square")}
+    metrics = {name: value for name, value in means.items() if not name.endswith("_square")}
     for name in ("score", "kl"):
-        metrics[f"{name}_std"] = (figures[f"{name}_square"] - figures[name].square()).clamp_min(0).sqrt()
+        metrics[f"{name}_std"] = (means[f"{name}_square"] - means[name].square()).clamp_min(0).sqrt()
     return metrics
 
 

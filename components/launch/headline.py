@@ -1,7 +1,7 @@
 """The first line of a run, `stage … of run …, in …`, from the command line and a few files of conf/ alone.
 
 Hydra knows it half a second later, after its import and the composition of the whole config. If this module is not
-certain, it prints nothing; `tell` then prints the line if Hydra's result differs.
+certain, it prints nothing; `show_once` then prints the line if Hydra's result differs.
 """
 
 import os
@@ -60,10 +60,10 @@ def show(arguments: Sequence[str]) -> None:
     """Prints the line for the arguments, if it is certain; of several processes, only the first does."""
     line = None if processes.rank() else predicted(arguments)
     if line is not None:
-        tell(line)
+        show_once(line)
 
 
-def tell(line: str) -> None:
+def show_once(line: str) -> None:
     """Prints the line unless this process has printed it already."""
     global _printed
     if line != _printed:

@@ -27,7 +27,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from components.artifacts.renamed import RENAMED
 from components.launch.signatures import levels_of
 from components.system import installing
-from components.system.limits import Count, NotNegative
+from components.system.limits import Count, NonNegative
 
 MISSING = "???"
 HYDRA_KEYS = {"_target_", "_partial_", "_args_", "_recursive_", "_convert_"}
@@ -35,7 +35,7 @@ SCALARS = (bool, int, float, str, bytes, type(None))
 SHARE = Annotated[float, Field(gt=0, le=1)]
 LIMITS = {  # on other packages' arguments, beyond which these packages fail late or misbehave
     ("lightning.Trainer", "accumulate_grad_batches"): Count,
-    ("lightning.Trainer", "gradient_clip_val"): NotNegative | None,
+    ("lightning.Trainer", "gradient_clip_val"): NonNegative | None,
     ("lightning.Trainer", "gradient_clip_algorithm"): Literal["norm"] | None,  # Stage clips each network by its norm
     ("lightning.Trainer", "log_every_n_steps"): Annotated[int, Field(ge=0)] | None,
     ("lightning.Trainer", "devices"): list[int] | str | Annotated[int, Field(ge=-1)],
@@ -74,7 +74,7 @@ AT_RUN_TIME = {  # by the key of a `_target_`
     "stage.schedule": Passed(names=("step", "total_steps")),
     "tokenizer": Passed(first=1),
     "examination": Passed(first=3),
-    "judge": Passed(names=("tokenizer", "hold", "world")),
+    "judge": Passed(names=("tokenizer", "to_device", "world")),
 }
 
 

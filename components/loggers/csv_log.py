@@ -52,7 +52,7 @@ class CSV(Recorder, _Files):
     def __init__(self, folder: str, stage: str | None) -> None:
         super().__init__(stage=stage, folder=folder)
 
-    def seen_at(self) -> str:
+    def location(self) -> str:
         return str(self.folder)
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:

@@ -36,7 +36,7 @@ class MLflow(Recorder, MLFlowLogger):
         root.mkdir(parents=True, exist_ok=True)
         self._texts: dict[str, str] = {}  # by file
 
-    def seen_at(self) -> str:
+    def location(self) -> str:
         return f"mlflow ui --backend-store-uri {shlex.quote(self._uri)}"
 
     @property

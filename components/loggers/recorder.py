@@ -42,7 +42,7 @@ class Recorder:
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics({self.named(name): value for name, value in metrics.items()}, step)  # type: ignore[misc]
 
-    def seen_at(self) -> str:
+    def location(self) -> str:
         """The command that shows the run, or the location of its metrics; "" if there is nothing to show."""
         return ""
 

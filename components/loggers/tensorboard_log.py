@@ -32,7 +32,7 @@ class TensorBoard(Recorder, TensorBoardLogger):
             bounds[bound(name, "low")], bounds[bound(name, "high")] = self._ranges[name]
         super().log_metrics({**metrics, **bounds}, step)
 
-    def seen_at(self) -> str:
+    def location(self) -> str:
         return f"tensorboard --logdir {shlex.quote(self._logs)}"
 
     def record_settings(self, settings: Mapping[str, int | float | str]) -> None:

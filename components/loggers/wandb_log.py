@@ -26,7 +26,7 @@ class WandB(Recorder, WandbLogger):
         )
         self._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns that it has no effect
 
-    def seen_at(self) -> str:
+    def location(self) -> str:
         return self._seen_at
 
     @property

@@ -21,12 +21,12 @@ class Turn(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """pieces: text as it is sampled; when they end, or are closed early, the turn is added to the history.
+    """chunks: text as it is sampled; when they end, or are closed early, the turn is added to the history.
 
     forgotten: number of oldest turns permanently dropped for this answer because the context is full.
     """
 
-    pieces: Iterator[str]
+    chunks: Iterator[str]
     forgotten: int
 
 
@@ -144,18 +144,18 @@ class ChatSession:
         return Answer(self._record(kept, text, prompt), len(turns) - len(kept))
 
     def _record(self, turns: list[Turn], text: str, prompt: list[int]) -> Iterator[str]:
-        """The answer's pieces, starting with the part that the prompt already contains; however they end, the text so
+        """The answer's chunks, starting with the part that the prompt already contains; however they end, the text so
         far is added to the history."""
-        pieces: list[str] = []
+        chunks: list[str] = []
         try:
             for piece in chain(filter(None, [self.tokenizer.prefill]), self._sample(prompt)):
-                pieces.append(piece)
+                chunks.append(piece)
                 yield piece
         finally:
-            self.turns = [*turns, Turn(text, "".join(pieces))]
+            self.turns = [*turns, Turn(text, "".join(chunks))]
 
     def _sample(self, prompt: list[int]) -> Iterator[str]:
-        """Text sampled after a prompt, in pieces that never end inside a character."""
+        """Text sampled after a prompt, in chunks that never end inside a character."""
         room = min(self.max_new_tokens, self.context - len(prompt))
         sampling = Sampling(room, self.temperature, top_p=self.top_p)
         generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)

@@ -55,7 +55,7 @@ class Terminal:
                     self.answers.out()
                 return
             try:
-                self._obey(line)
+                self._run_command(line)
             except (ValueError, OSError) as error:  # caused by the user: an invalid number, a message that is too long
                 self.note(str(error))
 
@@ -63,7 +63,7 @@ class Terminal:
         """Prints a remark that is not part of the conversation."""
         self.notes.out(f"({text})", style="dim", highlight=False)
 
-    def _obey(self, line: str) -> None:
+    def _run_command(self, line: str) -> None:
         if not line.startswith("/"):
             if line.strip():
                 self._show(line, self.session.ask(line))
@@ -85,7 +85,7 @@ class Terminal:
         elif self.interactive:
             self._write("bot> ", style="bold cyan")
         try:
-            for piece in answer.pieces:
+            for piece in answer.chunks:
                 self._write(piece)
         except KeyboardInterrupt:
             if not self.interactive:
@@ -93,7 +93,7 @@ class Terminal:
             self._write(" …")
             return
         finally:
-            answer.pieces.close()  # type: ignore[attr-defined]
+            answer.chunks.close()  # type: ignore[attr-defined]
             self.answers.out()
         if self.session.cut:
             self.note("cut off here: no room for more tokens")
@@ -162,7 +162,7 @@ class Terminal:
         self.running = False
 
     def _help(self, _: str) -> None:
-        for name, (argument, meaning, _obey) in self.commands.items():
+        for name, (argument, meaning, _run_command) in self.commands.items():
             self.notes.out(f"  {name + ' ' + argument:<16} {meaning}", highlight=False)
 
 

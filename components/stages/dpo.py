@@ -103,7 +103,7 @@ class DPO(Stage):
                 f"self-check: the first loss is {loss:.6f}, expected {expected:.6f}: policy and reference differ "
                 "before any update. Do both load the same artifact (artifacts.sft)?"
             )
-        self.tell(f"first loss {loss:.6f}: policy = reference before the first update")
+        self.log_checks(f"first loss {loss:.6f}: policy = reference before the first update")
 
     def exportable(self) -> CausalLM:
         return self.policy

@@ -15,11 +15,11 @@ from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.stages.stage import Stage
-from components.system.limits import Count, NotNegative
+from components.system.limits import Count, NonNegative
 from components.training.averages import Averages
 from components.training.clock import Clock
 from components.training.contract import ALONE, Chart, RunContext, Spent
-from components.training.self_checks import check_first_forward, check_responses, check_score_places
+from components.training.self_checks import check_first_forward, check_responses, check_score_positions
 
 SHOWN = 8  # responses in the table of samples
 
@@ -78,7 +78,7 @@ class OnPolicy(Stage):
         sampling: Sampling,
         stop_ids: Sequence[int],
         pad_id: int,
-        beta: NotNegative,
+        beta: NonNegative,
         epochs: Count,
         minibatches: Count,
         missing_end_score: float,
@@ -249,11 +249,11 @@ class OnPolicy(Stage):
         """Adds the metrics of assessed responses, and their true quality if the data has a judge."""
         for name, (value, weight) in summary(experience).items():
             averages.add(name, value, weight)
-        for name, share in self.judged(prompts, experience).items():
+        for name, share in self.judge_metrics(prompts, experience).items():
             averages.add(name, torch.tensor(share, device=self.device), len(experience["rewards"]))
 
-    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        metrics = super().finished(figures)
+    def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        metrics = super().metrics_to_log(means)
         if "score_square" not in metrics:
             return metrics
         metrics = with_spread(metrics)
@@ -271,9 +271,9 @@ class OnPolicy(Stage):
     def spent(self) -> Spent:
         return self._spent
 
-    def judged(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
+    def judge_metrics(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
         """True quality of the responses, if the data has a judge."""
-        judge = getattr(self.data, "judged", None)
+        judge = getattr(self.data, "judge_responses", None)
         return judge(prompts, self.responses(experience), experience["finished"].tolist()) if judge else {}
 
     def responses(self, experience: Experience, count: int | None = None) -> list[list[int]]:
@@ -323,7 +323,7 @@ class OnPolicy(Stage):
             )
         reference = batch["reference_logprobs"] if rollout == 0 else None
         exact = self.trainer.precision == "32-true"
-        self.tell(
+        self.log_checks(
             check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact),
             check_responses(
                 experience["response_ids"],
@@ -333,7 +333,7 @@ class OnPolicy(Stage):
                 unused_ids=self.policy.config.unused_ids,
                 stop_ids=self.stop_ids,
             ),
-            check_score_places(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
+            check_score_positions(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
         )
         self._checked = True
 

@@ -18,7 +18,7 @@ from components.generation.rollout import Experience
 from components.models.heads import ScalarModel
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
-from components.system.limits import Count, NotNegative, Positive, Share
+from components.system.limits import Count, NonNegative, Positive, Share
 from components.training.contract import Chart, LossOutput, Term
 from components.training.optimizers import Joint
 
@@ -60,16 +60,16 @@ class PPO(OnPolicy):
     def __init__(
         self,
         value: Callable[[], ScalarModel],
-        value_lr: NotNegative,
+        value_lr: NonNegative,
         kl_target: Positive | None,
         kl_horizon: Count,
         gamma: Share,
         lam: Share,
         clip: Positive,
         value_clip: Positive | None,
-        value_coefficient: NotNegative,
+        value_coefficient: NonNegative,
         target_kl: Positive | None,
-        pretraining_coefficient: NotNegative,
+        pretraining_coefficient: NonNegative,
         clip_high: Positive | None = None,
         dual_clip: float | None = None,
         **shared: Any,

@@ -56,11 +56,11 @@ class Pretrain(Stage):
     def check_first_loss(self, loss: float) -> None:
         if self.run.fresh:
             config = self.model.config
-            self.tell(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
+            self.log_checks(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
 
-    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
+    def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds what follows from the mean loss; a mean of per-batch perplexities would be a different quantity."""
-        metrics = super().finished(figures)
+        metrics = super().metrics_to_log(means)
         if "loss" not in metrics:
             return metrics
         rates = {

@@ -10,11 +10,11 @@ from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch
 from components.functional.losses import kwise_ranking
-from components.functional.ranking import Pairs, pairs_of, ranking_figures
+from components.functional.ranking import Pairs, pairs_of, ranking_metrics
 from components.models.heads import ScalarModel
 from components.stages.stage import Stage
 from components.system.countdown import countdown
-from components.system.limits import NotNegative
+from components.system.limits import NonNegative
 from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
 
 FEWEST = 32  # demonstrations, before the standard error of their mean is trusted
@@ -58,7 +58,7 @@ class RewardModel(Stage):
         schedule: Callable[..., float],
         margin: float = 0.0,
         label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
-        centering: NotNegative = 0.0,
+        centering: NonNegative = 0.0,
         run: RunContext = ALONE,
     ) -> None:
         super().__init__(optimizer, schedule, run)
@@ -106,7 +106,7 @@ class RewardModel(Stage):
         if not fields or not fields[2].numel():
             return
         scores, lengths, pairs = fields[0], fields[1], Pairs(*fields[2:])
-        metrics = ranking_figures(pairs, scores, lengths)
+        metrics = ranking_metrics(pairs, scores, lengths)
         share = metrics["accuracy"] or 0.0
         metrics["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
         more = {name: value for name, value in metrics.items() if name not in ("accuracy", "margin")}  # logged above
@@ -132,11 +132,11 @@ class RewardModel(Stage):
         self.train(was_training)
         self.model.rescale_(scale=1.0, shift=-self.demonstration_score)
 
-    def _mean_score(self, batches: Iterable[PreferenceBatch], most: int) -> float:
+    def _mean_score(self, batches: Iterable[PreferenceBatch], limit: int) -> float:
         """Mean score of the answers in batches: at least FEWEST, until its standard error is at most TOLERANCE."""
         shown = self.trainer.progress_bar_callback is not None
         parts: list[Tensor] = []
-        for batch in countdown(batches, "demonstrations", most, count=lambda batch: len(batch.ranks), shown=shown):
+        for batch in countdown(batches, "demonstrations", limit, count=lambda batch: len(batch.ranks), shown=shown):
             parts.append(self.scores(self._on_device(batch)).cpu().double())
             scores = torch.cat(parts)
             if len(scores) >= FEWEST:

@@ -16,7 +16,14 @@ from components.models.shards import in_shards, shard
 from components.training.averages import Averages
 from components.training.contract import ALONE, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
-from components.training.self_checks import FirstStep, check_even, check_frozen, check_no_dropout, check_separate, tell
+from components.training.self_checks import (
+    FirstStep,
+    check_even,
+    check_frozen,
+    check_no_dropout,
+    check_separate,
+    log_check,
+)
 
 
 class Stage(Reporting, L.LightningModule):
@@ -107,21 +114,21 @@ class Stage(Reporting, L.LightningModule):
         check_even("training", float(self.trainer.num_training_batches), self)
         if self.frozen:
             networks = dict(self.named_children())
-            self.tell(
+            self.log_checks(
                 check_frozen({name: networks[name] for name in self.frozen}),
                 check_separate(networks),
                 check_no_dropout(networks),
             )
         with in_shards(self):  # the optimizer holds shards, and a validation before training leaves unsharded copies
-            self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.tell)
+            self._first_step = FirstStep(dict(self.named_groups()), self.trainer.optimizers[0], self.log_checks)
 
     def on_validation_start(self) -> None:
         check_even("validation", float(sum(self.trainer.num_val_batches)), self)
 
-    def tell(self, *lines: str) -> None:
+    def log_checks(self, *lines: str) -> None:
         """Prints the results of self-checks, on the first process only."""
         for line in lines if self.global_rank == 0 else ():
-            tell(line)
+            log_check(line)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the step, so its random numbers (dropout) depend on (seed, rank, step) alone: resuming needs no RNG
@@ -154,7 +161,7 @@ class Stage(Reporting, L.LightningModule):
         self.note(self._validation, self.compute_loss(batch))
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self.finished(self._validation.read(self.reduced))
+        metrics = self.metrics_to_log(self._validation.read(self.reduced))
         self._validation.clear()
         # already the same on all processes
         self.log_dict({f"val/{name}": value.float() for name, value in metrics.items()}, sync_dist=True)
@@ -166,20 +173,20 @@ class Stage(Reporting, L.LightningModule):
         for name, value in output.metrics.items():
             averages.add(name, value, output.weights.get(name, output.weight))
 
-    def finished(self, figures: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The metrics to log: the loss, the sum of its terms' means, and the other `figures`; means of nothing, which
+    def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The metrics to log: the loss, the sum of its terms' means, and the other `means`; means of nothing, which
         are NaN, are left out. A subclass adds what follows from means."""
-        terms = [name for name in figures if name.startswith("loss ")]
+        terms = [name for name in means if name.startswith("loss ")]
         loss = {}
-        if terms and not figures[terms[0]].isnan():
-            loss["loss"] = torch.stack([figures[name].nan_to_num() for name in terms]).sum()
-        rest = {name: value for name, value in figures.items() if name not in terms}
+        if terms and not means[terms[0]].isnan():
+            loss["loss"] = torch.stack([means[name].nan_to_num() for name in terms]).sum()
+        rest = {name: value for name, value in means.items() if name not in terms}
         return loss | {name: value for name, value in rest.items() if not value.isnan()}
 
     def _log_step(self) -> None:
         """Logs the metrics of the optimizer step, over all its micro-batches and all processes."""
         if self._training:
-            metrics = self.finished(self._training.read(self.reduced))
+            metrics = self.metrics_to_log(self._training.read(self.reduced))
             self.log_dict({f"train/{name}": value.float() for name, value in metrics.items()})
             self._training.clear()
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from components.artifacts import lineage
 from components.artifacts.metadata import load_config, load_tokenizer
 from components.system import processes, provenance
-from components.tasks import given, made
-from components.tasks.given import identity as identity
+from components.tasks import command_line, staleness
+from components.tasks.command_line import identity as identity
 from components.tokenizer.tokenizer import Tokenizer
 
 
@@ -32,9 +32,9 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
-    up_to_date = lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
+    up_to_date = lineage.is_made(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
     if up_to_date:
-        made.say_up_to_date(cfg)
+        staleness.report_up_to_date(cfg)
     return up_to_date
 
 
@@ -59,7 +59,7 @@ def seconds() -> float:
     return round(time.perf_counter() - processes.STARTED, 1)
 
 
-def say_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
+def report_made(cfg: DictConfig, metrics: dict[str, float], ending: dict[str, Any] | None = None) -> None:
     """Prints where the artifact is, how long it took and its metrics.
 
     ending: of a training, the card's `exported`, the step that the artifact is of, and `ended_by`, the limit that ended

@@ -21,7 +21,7 @@ from components.data.sources.builtin import make_world
 from components.launch import settings
 from components.launch.schema import schema_of
 from components.system.disk import write_text
-from components.tasks import common, given
+from components.tasks import command_line, common
 from components.tasks.placement import Place, check_reward_room
 
 COMPLETIONS = "completions.jsonl"
@@ -34,29 +34,31 @@ def compare(cfg: DictConfig) -> None:
     preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person skipped
     card.json           inputs, counts and metrics; "finished" once every record is judged
     """
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     plan: Plan = instantiate(cfg.stage)
     shape, _ = store.load_config(cfg.reads.model, context=cfg.context)
-    given.check_shape(cfg, cfg.reads.model, shape)
+    command_line.check_shape(cfg, cfg.reads.model, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
     check_reward_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     folder.mkdir(parents=True, exist_ok=True)
-    card = begun(folder, inputs, cfg.force)
+    card = matching_card(folder, inputs, cfg.force)
     if card and card["finished"]:
         print(f"{folder} is up to date (same settings, data and parents); force=true makes it again")
-        tell(cfg, card)
+        report(cfg, card)
         return
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
-    judge = judge_of(cfg, tokenizer=tokenizer, hold=place.hold, world=world, tokens_at_once=cfg.tokens_at_once)
+    judge = judge_of(
+        cfg, tokenizer=tokenizer, to_device=place.to_device, world=world, tokens_at_once=cfg.tokens_at_once
+    )
     if card is None:
         data.prepare_data()
         data.setup()
-        model = place.hold(store.load_causal_lm(cfg.reads.model, context=cfg.context))
+        model = place.to_device(store.load_causal_lm(cfg.reads.model, context=cfg.context))
         asked = (model, tokenizer, data.train_examples, plan, cfg.seed)
         with place.running():
             sampled, counts = sample(*asked, tokens_at_once=cfg.tokens_at_once)
@@ -65,19 +67,19 @@ def compare(cfg: DictConfig) -> None:
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
     sampled = [Samples(**row) for row in ledger.read(folder / COMPLETIONS)]
-    by = by_hand if isinstance(judge, HumanJudge) else by_machine
+    rank = rank_by_hand if isinstance(judge, HumanJudge) else rank_at_once
     with place.running():
-        finished = by(judge, sampled, folder, cfg.seed)
+        finished = rank(judge, sampled, folder, cfg.seed)
     gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
     figures = describe(ledger.read_rankings(folder), gold)
     seconds = card["metrics"].get("seconds", 0) + common.seconds()
     card |= {"finished": finished, "metrics": card["metrics"] | figures | {"seconds": seconds}}
     write_card(folder, card)
-    tell(cfg, card)
+    report(cfg, card)
 
 
-def begun(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, Any] | None:
-    """The card of comparisons that were made or begun from exactly these inputs; None if there are none.
+def matching_card(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, Any] | None:
+    """The card of comparisons that were made or started from exactly these inputs; None if there are none.
 
     Those that will be replaced are kept as *.previous, since a person's rankings cannot be recomputed.
     Raises ArtifactError if the existing ones were made from other inputs and force is False.
@@ -106,22 +108,22 @@ def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
     return instantiate(cfg.judge)(**{name: value for name, value in run_time.items() if name in accepted})
 
 
-def by_machine(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
+def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Has all records ranked and writes them at once."""
-    all_ranks = [judge.rank(*record, chance(seed, number)) for number, record in enumerate(sampled)]
+    all_ranks = [judge.rank(*record, generator_of(seed, number)) for number, record in enumerate(sampled)]
     rankings = [Ranking(*record, ranks) for record, ranks in zip(sampled, all_ranks) if ranks is not None]
     ledger.write_rankings(folder, rankings)
     return True
 
 
-def by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
+def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Asks a person, from where they stopped. Returns whether all records are decided now."""
     book = ledger.Ledger(folder)
     judge.note(usage(max(len(record.completions) for record in sampled)))
     while (number := book.position) < len(sampled):
         judge.note(f"\n{number + 1} of {len(sampled)}")
         try:
-            ranks = judge.rank(*sampled[number], chance(seed, number))
+            ranks = judge.rank(*sampled[number], generator_of(seed, number))
         except Undo:
             if not book.undo():
                 judge.note("nothing to undo yet")
@@ -136,7 +138,7 @@ def by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: i
     return True
 
 
-def chance(seed: int, number: int) -> random.Random:
+def generator_of(seed: int, number: int) -> random.Random:
     """The random generator for record `number`, independent of what was judged before it."""
     return random.Random(f"compare/{seed}/{number}")
 
@@ -145,7 +147,7 @@ def write_card(folder: Path, card: dict[str, Any]) -> None:
     write_text(folder / store.CARD, json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
-def tell(cfg: DictConfig, card: dict[str, Any]) -> None:
+def report(cfg: DictConfig, card: dict[str, Any]) -> None:
     """Prints what was made, and the command that trains a reward model on it."""
     metrics, file = card["metrics"], f"{cfg.paths.stage}/{ledger.PREFERENCES}"
     if not metrics["records"]:

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from components.launch import forking
 from components.system import hub, processes
 from components.system.disk import present
-from components.tasks import given, made, parents, pipeline
+from components.tasks import command_line, parents, pipeline, staleness
 
 
 def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
@@ -19,15 +19,15 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
 
     Models with a Hub name are fetched first. imported: called once Lightning is imported.
     """
-    given.settle(cfg)
-    given.say_unused(cfg)
-    given.check_selection(cfg)
+    command_line.resolve(cfg)
+    command_line.warn_of_unused(cfg)
+    command_line.check_selection(cfg)
     if cfg.task == processes.STARTS_OTHERS:
         get_method(cfg.task)(cfg)
         return
     _make_parents(cfg)
     fetch_models(cfg)
-    if made.is_up_to_date(cfg):
+    if staleness.is_up_to_date(cfg):
         return
     with forking.importing():
         from components.tasks.placement import in_memory  # imports torch and Lightning
@@ -39,7 +39,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
 
 
 def _make_parents(cfg: DictConfig) -> None:
-    parents.settle(cfg)
+    parents.resolve(cfg)
     steps = parents.missing(cfg)
     if steps:
         print(parents.announcement(cfg, steps), flush=True)

@@ -15,7 +15,7 @@ from components.evaluation.report import output
 from components.evaluation.report.learning import learned
 from components.launch import settings
 from components.system import provenance
-from components.tasks import common, given
+from components.tasks import command_line, common
 from components.tasks.placement import Place, check_reward_room
 
 NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
@@ -23,10 +23,10 @@ NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
-    given.check_shape(cfg, cfg.reads.sft, shape)
+    command_line.check_shape(cfg, cfg.reads.sft, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data, rankings, text = (instantiate(cfg[name], **arguments) for name in ("data", "comparisons", "text"))
     check_reward_room(cfg, data, "stage.max_new_tokens")
@@ -50,11 +50,11 @@ def evaluate(cfg: DictConfig) -> None:
             module.setup()
     place = Place.of(cfg, shape.hidden_size)
     models = {
-        name: place.hold(store.load_causal_lm(cfg.reads[name], context=cfg.context))
+        name: place.to_device(store.load_causal_lm(cfg.reads[name], context=cfg.context))
         for name in cfg.reads
         if name not in NO_MODELS
     }
-    reward = place.hold(store.load_scalar(cfg.reads.reward, context=cfg.context))
+    reward = place.to_device(store.load_scalar(cfg.reads.reward, context=cfg.context))
     with place.running():
         results = evaluate_pipeline(
             models,

@@ -20,7 +20,7 @@ from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.launch import settings
 from components.launch.schema import schema_of
-from components.tasks import common, given, made, reward_gate
+from components.tasks import command_line, common, reward_gate, staleness
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
@@ -46,12 +46,12 @@ def train_tokenizer(cfg: DictConfig) -> None:
     metrics |= {"pieces": tokenizer.vocab_size, "characters": sum(map(len, texts)), "seconds": common.seconds()}
     card = common.card_of(cfg, inputs, {}, tokenizer, metrics)
     store.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer)
-    common.say_made(cfg, metrics)
+    common.report_made(cfg, metrics)
 
 
 def fit(cfg: DictConfig) -> None:
     """Trains one stage from the artifacts it reads and writes its own."""
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
@@ -80,7 +80,7 @@ def fit(cfg: DictConfig) -> None:
         ending["ended_by"] = _ended_by(trainer)
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | ending
         store.write_artifact(cfg.paths.export, card=card, tokenizer=tokenizer, model=model, weights=weights)
-        common.say_made(cfg, metrics, ending)
+        common.report_made(cfg, metrics, ending)
     trainer.strategy.barrier("export")
 
 
@@ -89,9 +89,9 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     path = cfg.reads.get("model") or cfg.model.get("path")
     if path:
         shape, _ = store.load_config(path, context=cfg.context)
-        given.check_shape(cfg, path, shape)
+        command_line.check_shape(cfg, path, shape)
         return shape.with_vocab(tokenizer.vocab_size)
-    return made.set_vocabulary(cfg, tokenizer)
+    return staleness.set_vocabulary(cfg, tokenizer)
 
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:
@@ -129,7 +129,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         raise ValueError("export=best needs the callback checkpoints, which was left out. Keep it, or add export=last")
     for callback in callbacks:
         if isinstance(callback, HyperParameters):
-            callback.params = given.compared(cfg)
+            callback.params = command_line.compared(cfg)
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)

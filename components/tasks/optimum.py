@@ -25,7 +25,7 @@ from components.evaluation.studies import exact_optimum as exact
 from components.evaluation.studies import optimum_card
 from components.launch import settings
 from components.system import provenance
-from components.tasks import common, given
+from components.tasks import command_line, common
 from components.tasks.placement import Place
 
 NOT_METHODS = ("tokenizer", "reference")
@@ -34,7 +34,7 @@ NOT_METHODS = ("tokenizer", "reference")
 def optimum(cfg: DictConfig) -> None:
     """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
     optimum.md and optimum.png."""
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     inputs = settings.inputs_of(common.plain(cfg), parents, "")
     done = optimum_card.read(cfg.paths.stage)
     if done and done["inputs"] == inputs and cfg.force is not True:
@@ -42,7 +42,7 @@ def optimum(cfg: DictConfig) -> None:
         return
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.reference, context=cfg.context)
-    given.check_shape(cfg, cfg.reads.reference, shape)
+    command_line.check_shape(cfg, cfg.reads.reference, shape)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world))
     prompts = [
@@ -59,13 +59,14 @@ def optimum(cfg: DictConfig) -> None:
     )
     methods = [name for name in cfg.reads if name not in NOT_METHODS]
     models = {
-        name: place.hold(store.load_causal_lm(cfg.reads[name], context=cfg.context)) for name in ("reference", *methods)
+        name: place.to_device(store.load_causal_lm(cfg.reads[name], context=cfg.context))
+        for name in ("reference", *methods)
     }
     with place.running():
         results = exact.measure(
             models.pop("reference"),
             models,
-            place.hold(instantiate(cfg.stage.reward)()),
+            place.to_device(instantiate(cfg.stage.reward)()),
             prompts,
             task,
             progress=lambda line: print(line, flush=True),

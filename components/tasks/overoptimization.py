@@ -17,7 +17,7 @@ from components.evaluation.studies import overoptimization_curves as analysis
 from components.evaluation.studies import overoptimization_plots
 from components.launch import settings
 from components.system.disk import read_json, write_json
-from components.tasks import common, given
+from components.tasks import command_line, common
 from components.tasks.placement import Place, check_reward_room
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ DATA, PICTURE = "overoptimization.json", "overoptimization.png"
 def overoptimization(cfg: DictConfig) -> None:
     """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
     overoptimization.json (see overoptimization_curves.analyze) and its picture."""
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), common.identity(cfg))
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
-    given.check_shape(cfg, cfg.reads.sft, shape)
+    command_line.check_shape(cfg, cfg.reads.sft, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
     check_reward_room(cfg, data, "stage.max_new_tokens")
@@ -79,8 +79,8 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assess
     data.prepare_data()
     data.setup()
     prompts = list(data.train_examples)[: cfg.stage.max_prompts]
-    policy = place.hold(store.load_causal_lm(cfg.reads.sft, context=cfg.context))
-    reward = place.hold(store.load_scalar(cfg.reads.reward, context=cfg.context))
+    policy = place.to_device(store.load_causal_lm(cfg.reads.sft, context=cfg.context))
+    reward = place.to_device(store.load_scalar(cfg.reads.reward, context=cfg.context))
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
     with place.running():
         responses = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)

@@ -14,7 +14,7 @@ from components.launch import composing, spawning, sweep_folders
 from components.launch.resolvers import is_builtin
 from components.system import processes
 from components.system.disk import present
-from components.tasks import duration, given, plan
+from components.tasks import command_line, duration, plan
 from components.tasks.plan import Step
 
 # overrides for the requested stage alone
@@ -33,7 +33,7 @@ class Asked(NamedTuple):
         return any(_within_any(override.key_or_group, keys) for override in self.overrides)
 
 
-def settle(cfg: DictConfig) -> None:
+def resolve(cfg: DictConfig) -> None:
     """Resolves what the stage reads, in place: the folder of a stage to the artifact in it, and an SFT model that its
     run does not have to model.path."""
     for path in sorted(set(cfg.reads.values())):
@@ -50,7 +50,7 @@ def settle(cfg: DictConfig) -> None:
 def replace(cfg: DictConfig, path: str, by: str) -> None:
     """Replaces one path of an artifact with another, wherever the config of a stage names it."""
     for part in ("model", "artifacts", "reads", "stage", "judge"):
-        given.replace(cfg.get(part), path, by)
+        command_line.replace(cfg.get(part), path, by)
 
 
 def missing(cfg: DictConfig) -> list[Step]:
@@ -104,7 +104,7 @@ def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> No
     with composing.composed(arguments) as parent:
         if os.path.abspath(parent.paths.export) != os.path.abspath(path) or parent.get("world") != cfg.get("world"):
             _refuse(cfg)
-        settle(parent)
+        resolve(parent)
         for needed in _missing(parent):
             _add(parent, needed, asked, steps)
         steps[stage] = Step(stage, arguments, duration.operations(stage, parent))
@@ -129,18 +129,18 @@ def _has(cfg: DictConfig, key: str, line: str) -> bool:
 
 
 def _within_any(key: str, others: tuple[str, ...]) -> bool:
-    return any(given.within(key, other) for other in others)
+    return any(command_line.within(key, other) for other in others)
 
 
 def _asked() -> Asked:
-    return Asked(spawning.hydra_arguments(HydraConfig.get()), given.overrides())
+    return Asked(spawning.hydra_arguments(HydraConfig.get()), command_line.overrides())
 
 
 def _refuse(cfg: DictConfig, reason: str = "") -> None:
     """Raises ArtifactError for what is missing."""
     wanted = {name: path for name, path in cfg.reads.items() if not plan.is_there(path)}
     try:
-        lineage.require(wanted, given.known(cfg), given.identity(cfg))
+        lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))
     except ArtifactError as error:
         more = f"\n{reason}; parents=auto makes them anyway, from the built-in world" if reason else ""
         raise ArtifactError(f"{error}{more}") from None

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from components.launch import composing, forking, spawning
 from components.system import locks
-from components.tasks import given, learned, made, plan
+from components.tasks import command_line, learning_summary, plan, staleness
 
 log = logging.getLogger(__name__)
 
@@ -22,15 +22,15 @@ def pipeline(cfg: DictConfig) -> None:
     """
     steps = plan.steps_of(cfg)
     plan.check(steps)
-    given.say_unused_by_all(cfg, {step.entry: step.arguments for step in steps})
+    command_line.warn_of_unused_by_all(cfg, {step.entry: step.arguments for step in steps})
     try:
         run_all(steps, [step.entry for step in steps])
     except SystemExit as stop:
         if stop.code == 1:
-            learned.say(cfg)
+            learning_summary.show(cfg)
         raise
     if "eval" not in cfg.stages:  # its report says it
-        learned.say(cfg)
+        learning_summary.show(cfg)
 
 
 def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
@@ -60,6 +60,6 @@ def run(arguments: Sequence[str]) -> int:
 def _is_up_to_date(cfg: DictConfig) -> bool:
     try:
         locks.check(cfg.paths.stage)
-        return made.is_up_to_date(cfg)
+        return staleness.is_up_to_date(cfg)
     except ValueError:  # the stage's own process reports it, in its own log
         return False

@@ -45,7 +45,7 @@ class Place(NamedTuple):
         )
         return cls(trainer.strategy.root_device, trainer.precision_plugin)
 
-    def hold(self, model: Model) -> Model:
+    def to_device(self, model: Model) -> Model:
         """The model on the device, in eval mode, its weights in the precision's dtype."""
         return cast(Model, self.precision.convert_module(model.to(self.device)).eval())
 

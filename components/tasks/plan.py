@@ -14,7 +14,7 @@ from components.launch import composing, schema, spawning
 from components.launch.overrides import quoted
 from components.system import hub
 from components.system.disk import present
-from components.tasks import given
+from components.tasks import command_line
 
 DATA = ("data", "comparisons", "text")  # keys of data modules
 
@@ -53,10 +53,10 @@ def check(steps: list[Step]) -> None:
     for entry, arguments, _ in steps:
         with composing.composed(arguments) as cfg:
             schema.check(cfg)
-            given.check_selection(cfg)
+            command_line.check_selection(cfg)
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:
-                lineage.require(wanted, given.known(cfg), given.identity(cfg))
+                lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))
             plain: Any = OmegaConf.to_container(cfg, resolve=True)
             for key, settings in _data_of(plain):
                 if not any(_within(settings["path"], folder) for folder in folders):

@@ -48,13 +48,13 @@ def examined(
     max_answers = int(3 * SHARE * _answers_trained(trainer, data))
     reading = Reading(max_answers, trainer.progress_bar_callback is not None)
     with place.running():
-        examination = instantiate(cfg.examination)(place.hold(whole), tokenizer, data, reading)
+        examination = instantiate(cfg.examination)(place.to_device(whole), tokenizer, data, reading)
     if not examination:
         log.warning("no comparison is held out, so the reward model is not examined; raise data.val_fraction")
         return {}
     limits = _limits(cfg)
-    judged = gate.verdicts(examination["figures"], limits["refuse"], limits["warn"], gate.support(examination))
-    gate.show(examination, judged, wide_console())
+    results = gate.verdicts(examination["figures"], limits["refuse"], limits["warn"], gate.support(examination))
+    gate.show(examination, results, wide_console())
     examination_plot.draw(examination, Path(cfg.paths.stage) / PICTURE)
     return {"examination": examination}
 
@@ -84,8 +84,8 @@ def check_reward_model(cfg: DictConfig) -> None:
             "how far it can be trusted is not known"
         )
         return
-    judged = gate.verdicts(examination["figures"], limits["refuse"], limits["warn"], gate.support(examination))
-    doubtful, failed = ([item for item in judged if item.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
+    results = gate.verdicts(examination["figures"], limits["refuse"], limits["warn"], gate.support(examination))
+    doubtful, failed = ([item for item in results if item.verdict == kind] for kind in (gate.WARNED, gate.REFUSED))
     if failed and limits["enabled"]:
         again = f"python train.py stage=rm {common.identity(cfg)} force=true"
         remedies = {
@@ -95,7 +95,7 @@ def check_reward_model(cfg: DictConfig) -> None:
             "or move a limit": f"gate.refuse.{failed[0].key}=<number>, or null for none",
         }
         raise ArtifactError(gate.refusal(path, examination, failed, remedies))
-    if short := [item for item in judged if item.shortage]:
+    if short := [item for item in results if item.shortage]:
         listed = "".join(f"\n  {item}" for item in short)
         log.warning(f"the examination of the reward model at {path} rests on too little data to judge by:{listed}")
     if failed or doubtful:

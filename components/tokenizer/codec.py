@@ -43,7 +43,7 @@ def check_text(text: object, what: str) -> str:
 class Codec(Protocol):
     """Text ↔ ids. Text never produces a special id, whatever it contains; a template's own text can.
 
-    pieces           by id, as in the vocabulary; "" for an unused id
+    tokens           by id, as in the vocabulary; "" for an unused id
     special_ids      of each special piece
     byte_ids         for each byte, the id of its fallback piece; empty for byte-level pieces
     spelling         by id, the UTF-8 bytes it adds to a text; empty for a special one
@@ -55,7 +55,7 @@ class Codec(Protocol):
     identity         everything that determines ids, as bytes
     """
 
-    pieces: list[str]
+    tokens: list[str]
     special_ids: dict[str, int]
     byte_ids: dict[int, int]
     spelling: list[bytes]
@@ -87,11 +87,11 @@ class Codec(Protocol):
         """UTF-8 bytes of one id; empty for an id without a piece, as in a padded vocabulary. Raises TokenizerError if
         it is negative."""
         if token_id < 0:
-            raise TokenizerError(f"id {token_id} is outside the vocabulary (0 to {len(self.pieces) - 1})")
-        if token_id >= len(self.pieces):
+            raise TokenizerError(f"id {token_id} is outside the vocabulary (0 to {len(self.tokens) - 1})")
+        if token_id >= len(self.tokens):
             return b""
-        if not skip_special and self.pieces[token_id] in self.special_ids:
-            return self.pieces[token_id].encode()
+        if not skip_special and self.tokens[token_id] in self.special_ids:
+            return self.tokens[token_id].encode()
         return self.spelling[token_id]
 
     def decode(self, ids: Iterable[int], skip_special: bool = True) -> str:

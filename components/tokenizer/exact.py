@@ -36,17 +36,17 @@ class ExactCodec(Codec):
             count = self._processor.get_piece_size()
         except RuntimeError as error:
             raise TokenizerError(f"{len(model_bytes)} bytes are not a SentencePiece model: {error}") from None
-        self.pieces: list[str] = [self._processor.id_to_piece(i) for i in range(count)]
-        self.special_ids: dict[str, int] = {p: i for i, p in enumerate(self.pieces) if self._is_special(i)}
+        self.tokens: list[str] = [self._processor.id_to_piece(i) for i in range(count)]
+        self.special_ids: dict[str, int] = {p: i for i, p in enumerate(self.tokens) if self._is_special(i)}
         self.byte_ids: dict[int, int] = {
-            int(piece[1:-1], 16): i for i, piece in enumerate(self.pieces) if self._processor.is_byte(i)
+            int(piece[1:-1], 16): i for i, piece in enumerate(self.tokens) if self._processor.is_byte(i)
         }
         self.pad_id = self._named("pad", self._processor.pad_id())
         self.bos_id = self._named("bos", self._processor.bos_id())
         self.eos_id = self._named("eos", self._processor.eos_id())
         self.unknown_id = self._named("unk", self._processor.unk_id())
         ids = {"bos": self.bos_id, "eos": self.eos_id, "pad": self.pad_id, "unk": self.unknown_id}
-        self.special_tokens = {f"{name}_token": self.pieces[token_id] for name, token_id in ids.items()}
+        self.special_tokens = {f"{name}_token": self.tokens[token_id] for name, token_id in ids.items()}
         if len(self.byte_ids) != 256:
             raise InexactError(f"the model has {len(self.byte_ids)} byte pieces, expected 256 (byte_fallback)")
         self.spelling: list[bytes] = [self._spell(i) for i in range(count)]
@@ -80,14 +80,14 @@ class ExactCodec(Codec):
         return token_id
 
     def _text(self, token_id: int) -> str:
-        return self.pieces[token_id].replace(SPACE_MARK, " ")
+        return self.tokens[token_id].replace(SPACE_MARK, " ")
 
     def _spell(self, token_id: int) -> bytes:
         """The UTF-8 bytes of a piece; empty for a special piece."""
         if self._is_special(token_id):
             return b""
         if self._processor.is_byte(token_id):
-            return bytes([int(self.pieces[token_id][1:-1], 16)])
+            return bytes([int(self.tokens[token_id][1:-1], 16)])
         return self._text(token_id).encode()
 
     def encode(self, text: str) -> list[int]:

@@ -52,9 +52,9 @@ class FastCodec(Codec):
         self._tokenizer.encode_special_tokens = True
         added = {token["id"]: token for token in self._json["added_tokens"]}
         ids = self._tokenizer.get_vocab(with_added_tokens=True)
-        self.pieces = [""] * (max(ids.values()) + 1)
+        self.tokens = [""] * (max(ids.values()) + 1)
         for piece, token_id in ids.items():
-            self.pieces[token_id] = piece
+            self.tokens[token_id] = piece
         self.special_ids = {token["content"]: i for i, token in added.items() if token["special"]}
         self.byte_ids = {}
         self.spelling = self._spellings({i: token["content"] for i, token in added.items()})
@@ -79,8 +79,8 @@ class FastCodec(Codec):
             table = _byte_characters()
             spell = lambda piece: bytes(table[c] for c in piece) if set(piece) <= table.keys() else piece.encode()
         elif kinds & {"Metaspace", "Replace"}:
-            self.byte_ids = {int(m[1], 16): i for i, p in enumerate(self.pieces) if (m := BYTE_PIECE.fullmatch(p))}
-            of_piece = {self.pieces[i]: bytes([byte]) for byte, i in self.byte_ids.items()}
+            self.byte_ids = {int(m[1], 16): i for i, p in enumerate(self.tokens) if (m := BYTE_PIECE.fullmatch(p))}
+            of_piece = {self.tokens[i]: bytes([byte]) for byte, i in self.byte_ids.items()}
             spell = lambda piece: of_piece.get(piece, piece.replace(SPACE_MARK, " ").encode())
         else:
             raise TokenizerError(
@@ -90,7 +90,7 @@ class FastCodec(Codec):
         special = set(self.special_ids.values())
         return [
             b"" if i in special else added[i].encode() if i in added else spell(piece)
-            for i, piece in enumerate(self.pieces)
+            for i, piece in enumerate(self.tokens)
         ]
 
     def encode(self, text: str) -> list[int]:
@@ -128,7 +128,7 @@ class FastCodec(Codec):
         model = self._json["model"]
         if isinstance(model["vocab"], dict):  # the package numbers new tokens from the number of pieces, so with a gap
             taken = set(model["vocab"].values())  # in the ids, one would get the id of another piece
-            fill = {self._marker(i): i for i in range(len(self.pieces)) if i not in taken}
+            fill = {self._marker(i): i for i in range(len(self.tokens)) if i not in taken}
             model = model | {"vocab": model["vocab"] | fill}
         tokenizer = _build(self._json | {"added_tokens": renamed, "model": model})
         return tokenizer, {tokenizer.token_to_id(token["content"]): token["id"] for token in renamed}

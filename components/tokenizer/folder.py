@@ -228,7 +228,7 @@ def _stop_ids(folder: Path, codec: Codec) -> tuple[int, ...]:
     named = fields.get("eos_token_id")
     ids = named if isinstance(named, list) else [] if named is None else [named]
     for token_id in ids:
-        if not isinstance(token_id, int) or not 0 <= token_id < len(codec.pieces):
+        if not isinstance(token_id, int) or not 0 <= token_id < len(codec.tokens):
             raise TokenizerError(f"{folder / GENERATION_FILE}: eos_token_id {token_id!r} is not an id of the tokenizer")
     return tuple(ids)
 

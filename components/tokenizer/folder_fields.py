@@ -104,7 +104,7 @@ def _is_own(name: str, value: Any) -> bool:
 
 def _has_no_piece(token_id: Any, codec: Codec) -> bool:
     known = isinstance(token_id, int) and token_id >= 0
-    return known and (token_id >= len(codec.pieces) or not codec.pieces[token_id])
+    return known and (token_id >= len(codec.tokens) or not codec.tokens[token_id])
 
 
 def _refuse_unknown(file: Path, name: str, value: Any) -> None:

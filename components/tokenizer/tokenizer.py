@@ -43,7 +43,7 @@ class Tokenizer:
     def __init__(self, codec: Codec, chat_template: str = DEFAULT_TEMPLATE, more_stop_ids: Sequence[int] = ()) -> None:
         self.codec = codec
         self.chat_template = chat_template
-        self.vocab_size = len(codec.pieces)
+        self.vocab_size = len(codec.tokens)
         self.pad_id, self.bos_id, self.eos_id = codec.pad_id, codec.bos_id, codec.eos_id
         self.byte_lengths = [len(spelling) for spelling in codec.spelling]
         dated = DAY if "strftime_now" in chat_template else ""
@@ -97,7 +97,7 @@ class Tokenizer:
 
     def unused_ids(self, size: int) -> tuple[int, ...]:
         """The ids below `size`, a model's number of rows, that have no piece."""
-        pieces = self.codec.pieces
+        pieces = self.codec.tokens
         return tuple(i for i in range(size) if i >= len(pieces) or not pieces[i])
 
     def render(self, messages: Sequence[Mapping], tools: Sequence[Mapping] | None = None) -> Rendered:
@@ -238,7 +238,7 @@ class Tokenizer:
         self._rewrites = bool(self.prefill) or (
             continues and not (second.startswith(answered) and whole.startswith(second))
         )
-        end = self.codec.pieces[self.end_id]
+        end = self.codec.tokens[self.end_id]
         return Writer(
             self._template,
             list(self.codec.special_ids),
@@ -259,13 +259,13 @@ class Tokenizer:
         bos = self.bos_id
         if self.codec.strict and bos is not None and (ids[0] != bos or ids.count(bos) != 1):
             raise TokenizerError(
-                f"the chat template must write {self.codec.pieces[bos]} once, at the start; "
+                f"the chat template must write {self.codec.tokens[bos]} once, at the start; "
                 f"it wrote {self.decode(ids, skip_special=False)!r}"
             )
         ids, mask = made[0]
         prompt, first = self.render_prompt(PROBE_TURNS[:1]), mask.index(True)
         written = ids[first : [*mask, False].index(False, first)]
-        header = [i for i in written[:-1] if i in self._specials and not THINKING.fullmatch(self.codec.pieces[i])]
+        header = [i for i in written[:-1] if i in self._specials and not THINKING.fullmatch(self.codec.tokens[i])]
         if prompt != ids[:first] or header:
             raise TokenizerError(
                 "with add_generation_prompt the chat template must write the text before an assistant's "

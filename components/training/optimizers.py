@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from components.system.limits import NotNegative
+from components.system.limits import NonNegative
 
 NamedParameters = Iterable[tuple[str, Parameter]]
 
@@ -52,7 +52,7 @@ def adamw_groups(
 
 
 def adamw(
-    named_params: NamedParameters, *, lr: NotNegative, betas: tuple[float, float], eps: float, weight_decay: NotNegative
+    named_params: NamedParameters, *, lr: NonNegative, betas: tuple[float, float], eps: float, weight_decay: NonNegative
 ) -> torch.optim.AdamW:
     """AdamW whose groups are named "model" and "model_no_decay"; see adamw_groups."""
     return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
@@ -107,11 +107,11 @@ class Joint(torch.optim.Optimizer):
 def muon(
     named_params: NamedParameters,
     *,
-    lr: NotNegative,
+    lr: NonNegative,
     betas: tuple[float, float],
     eps: float,
-    weight_decay: NotNegative,
-    momentum: NotNegative = 0.95,
+    weight_decay: NonNegative,
+    momentum: NonNegative = 0.95,
 ) -> Joint:
     """Muon for the matrices of the hidden layers, AdamW for embeddings, heads, norms and biases.
 

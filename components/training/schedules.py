@@ -3,7 +3,7 @@
 import math
 from typing import Literal
 
-from components.system.limits import NotNegative
+from components.system.limits import NonNegative
 
 
 def schedule(
@@ -12,7 +12,7 @@ def schedule(
     *,
     warmup_steps: int,
     total_steps: int,
-    final_fraction: NotNegative,
+    final_fraction: NonNegative,
 ) -> float:
     """Multiplier of the peak learning rate at optimizer step `step`, counted from 0.
 

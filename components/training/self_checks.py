@@ -22,7 +22,7 @@ class SelfCheckError(ValueError):
     """A startup self-check failed: training would optimize something other than intended."""
 
 
-def tell(line: str) -> None:
+def log_check(line: str) -> None:
     log.info(f"self-check: {line}")
 
 
@@ -164,7 +164,7 @@ def check_responses(
     return f"{len(ids)} responses with ids below {vocab_size}, {int(finished.sum())} ended, with one stop token each"
 
 
-def check_score_places(input_ids: Tensor, last: Tensor, response_ids: Tensor, mask: Tensor) -> str:
+def check_score_positions(input_ids: Tensor, last: Tensor, response_ids: Tensor, mask: Tensor) -> str:
     """Scores are read at each response's last token. last (N,): flat indices in the packed rows input_ids (B, T)."""
     expected = response_ids.gather(1, last_index(mask)[:, None]).squeeze(1)
     actual = input_ids.flatten()[last]
@@ -184,10 +184,12 @@ class FirstStep:
     gradient or at a learning rate of 0, and steps that a guard or a gradient scaler skips, are not checked. The check
     compares the entry of each parameter with the largest gradient, so it costs one pass over the gradients.
 
-    trained: parameters by name; tell: called with the line that reports success.
+    trained: parameters by name; log_check: called with the line that reports success.
     """
 
-    def __init__(self, trained: Mapping[str, nn.Parameter], optimizer: Optimizer, tell: Callable[[str], None]) -> None:
+    def __init__(
+        self, trained: Mapping[str, nn.Parameter], optimizer: Optimizer, log_check: Callable[[str], None]
+    ) -> None:
         held = Counter(id(p) for group in optimizer.param_groups for p in group["params"])
         for name, parameter in trained.items():
             if held[id(parameter)] != 1:
@@ -195,7 +197,7 @@ class FirstStep:
                     f"self-check: {name} should be trained, but is in {held[id(parameter)]} groups of the optimizer, "
                     "expected 1. Pass each parameter of Stage.named_groups to the optimizer once"
                 )
-        self._trained, self._tell = dict(trained), tell
+        self._trained, self._log_check = dict(trained), log_check
         self._before: dict[str, tuple[Tensor, Tensor, Tensor]] = {}  # an index, and the gradient and weight at it
         self._done = False
         self._hook = optimizer.register_step_post_hook(lambda stepped, *_: self._check(stepped))
@@ -240,4 +242,4 @@ class FirstStep:
             rest = (
                 f", {len(self._trained) - len(steps)} have no gradient yet" if len(steps) < len(self._trained) else ""
             )
-            self._tell(f"the first step changed {moved} of {len(self._trained)} trained parameters{rest}")
+            self._log_check(f"the first step changed {moved} of {len(self._trained)} trained parameters{rest}")

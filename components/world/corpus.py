@@ -52,8 +52,8 @@ def faq(facts: Facts, questions: list[Question], *, lines: bool) -> str:
     word a different token from the same word after a space, and only here does a model learn that a question about a
     name with a space before it is answered by the name without one.
     """
-    pieces = [piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))]
-    return ("\n" if lines else facts.vocabulary.separator).join(pieces)
+    parts = [piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))]
+    return ("\n" if lines else facts.vocabulary.separator).join(parts)
 
 
 def faq_question(facts: Facts, question: Question) -> str:
@@ -80,8 +80,8 @@ def few_shot_prompt(facts: Facts, question: str, shots: int, seed: int) -> str:
     others = [one for one in facts.questions("train") if one != target]
     check_count("shots", shots, 0, len(others))
     examples = facts.rng("few shot", seed, target.text).sample(others, shots)
-    pieces = [faq(facts, examples, lines=False)] if examples else []
-    return facts.vocabulary.join([*pieces, faq_question(facts, target)])
+    parts = [faq(facts, examples, lines=False)] if examples else []
+    return facts.vocabulary.join([*parts, faq_question(facts, target)])
 
 
 def asks_another_question(facts: Facts, continuation: str) -> bool:

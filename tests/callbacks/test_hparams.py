@@ -10,7 +10,7 @@ from components.callbacks.hparams import HyperParameters
 from components.launch.composing import compose_config
 from components.loggers.recorder import forget
 from components.loggers.tensorboard_log import TensorBoard
-from components.tasks import given
+from components.tasks import command_line
 from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 
@@ -70,7 +70,7 @@ def test_a_run_that_starts_from_scratch_shows_its_own_settings_not_those_of_the_
 
 
 def compared(*overrides: str) -> dict:
-    return given.compared(compose_config([*overrides]))
+    return command_line.compared(compose_config([*overrides]))
 
 
 def test_what_was_set_is_shown_and_not_how_a_run_is_placed_or_watched():

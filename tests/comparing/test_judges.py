@@ -37,7 +37,7 @@ def answers(world):
 
 def scoring(reward, tokenizer, temperature, values=None):
     judge = RewardJudge(
-        reward=lambda: reward, tokenizer=tokenizer, hold=lambda model: model.eval(), temperature=temperature
+        reward=lambda: reward, tokenizer=tokenizer, to_device=lambda model: model.eval(), temperature=temperature
     )
     if values is not None:
         judge.scores = lambda prompt, completions: [values[completion] for completion in completions]

@@ -72,8 +72,8 @@ def test_no_line_is_predicted_that_is_not_certain(arguments):
 def test_a_line_is_printed_once_and_a_different_one_is_still_printed(capsys, monkeypatch):
     monkeypatch.setattr(headline, "_printed", "")
     headline.show(["stage=rm"])
-    headline.tell("stage rm of run tiny, in logs/tiny/rm")
-    headline.tell("stage rm of run tiny, in elsewhere")
+    headline.show_once("stage rm of run tiny, in logs/tiny/rm")
+    headline.show_once("stage rm of run tiny, in elsewhere")
     assert capsys.readouterr().out == "stage rm of run tiny, in logs/tiny/rm\nstage rm of run tiny, in elsewhere\n"
 
 

@@ -86,9 +86,9 @@ def copy_of_the_project(project: Path) -> Path:
     for name in ("__init__", "pipeline"):
         shutil.copy(ROOT / f"components/tasks/{name}.py", project / "components/tasks")
     (project / "components/tasks/dispatch.py").write_text(TASKS)
-    (project / "components/tasks/given.py").write_text("def say_unused_by_all(cfg, entries): pass\n")
-    (project / "components/tasks/learned.py").write_text("def say(cfg): pass\n")
-    (project / "components/tasks/made.py").write_text("def is_up_to_date(cfg): return False\n")
+    (project / "components/tasks/command_line.py").write_text("def warn_of_unused_by_all(cfg, entries): pass\n")
+    (project / "components/tasks/learning_summary.py").write_text("def show(cfg): pass\n")
+    (project / "components/tasks/staleness.py").write_text("def is_up_to_date(cfg): return False\n")
     with (project / "components/launch/forking.py").open("a") as forking:  # stand-ins need no imports
         forking.write("\n_targets = lambda config: ()\n")
     (project / "components/tasks/plan.py").write_text(PLAN)

@@ -250,7 +250,7 @@ def test_every_logger_says_where_its_curves_can_be_seen(tmp_path, monkeypatch):
         online: "Weights & Biases, project gradus",
         mlflow: f"mlflow ui --backend-store-uri sqlite:///{tmp_path}/logs/mlflow/mlflow.db",
     }
-    assert [logger.seen_at() for logger in watched] == list(watched.values())
+    assert [logger.location() for logger in watched] == list(watched.values())
 
 
 def test_the_header_says_where_the_curves_of_every_logger_can_be_seen(tmp_path, capsys, monkeypatch):

@@ -98,6 +98,6 @@ def test_rollouts_are_judged_by_the_table(tokenizer, tmp_path):
     data.setup()
     asked = sorted(data.train_examples, key=lambda example: example["prompt"][-1]["content"])
     best = [tokenizer.encode(question.answer) for question in WORLD.questions("train")]
-    assert data.judged(asked, best, [True, True, False])["correct"] == pytest.approx(2 / 3)
+    assert data.judge_responses(asked, best, [True, True, False])["correct"] == pytest.approx(2 / 3)
     gold = sum(max(WORLD.rewards[question].values()) for question in "AB") + WORLD.other
-    assert data.judged(asked, best, [True, True, False])["gold"] == pytest.approx(gold / 3)
+    assert data.judge_responses(asked, best, [True, True, False])["gold"] == pytest.approx(gold / 3)

@@ -37,7 +37,7 @@ def saying(tokenizer, text, **settings):
 
 
 def say(session, text):
-    return "".join(session.ask(text).pieces)
+    return "".join(session.ask(text).chunks)
 
 
 def messages(*contents):
@@ -76,13 +76,13 @@ def test_reset_clears_the_turns(small_tokenizer, shown):
 def test_a_character_of_several_tokens_comes_in_one_piece(small_tokenizer):
     assert len(small_tokenizer.encode("中")) == 3
     session = ChatSession(saying(small_tokenizer, "中"), small_tokenizer, seed=0)
-    assert list(session.ask("?").pieces) == ["中"]
+    assert list(session.ask("?").chunks) == ["中"]
     assert session.turns == [Turn("?", "中")]
 
 
 def test_a_character_cut_in_the_middle_ends_as_the_replacement_character(small_tokenizer):
     session = ChatSession(saying(small_tokenizer, "中"), small_tokenizer, seed=0, max_new_tokens=2)
-    assert list(session.ask("?").pieces) == ["\N{REPLACEMENT CHARACTER}"]
+    assert list(session.ask("?").chunks) == ["\N{REPLACEMENT CHARACTER}"]
     assert session.cut
 
 
@@ -115,7 +115,7 @@ def test_a_full_context_forgets_whole_turns_the_oldest_first(small_tokenizer, sh
     for number in range(12):
         question = f"where does bob live {number}?"
         answer = session.ask(question)
-        answer_text = "".join(answer.pieces)
+        answer_text = "".join(answer.chunks)
         # slow and obvious: the longest tail of whole turns that leaves a quarter of the context
         starts = range(0, len(said) + 1, 2)
         tails = [small_tokenizer.render_prompt([*system, *messages(*said[i:], question)]) for i in starts]
@@ -173,7 +173,7 @@ def test_retry_replaces_the_answer_with_another_sample(small_tokenizer, shown):
     session = ChatSession(model, small_tokenizer, seed=0, temperature=1.0, max_new_tokens=8)
     say(session, "a")
     first = say(session, "b")
-    second = "".join(session.retry().pieces)
+    second = "".join(session.retry().chunks)
     assert second != first
     assert shown[2] == shown[1]
     assert [turn.user for turn in session.turns] == ["a", "b"]
@@ -207,9 +207,9 @@ def test_a_streamed_greedy_answer_is_what_generate_gives(small_tokenizer):
 
 def test_an_answer_stopped_early_is_remembered_as_far_as_it_went(small_tokenizer):
     session = ChatSession(saying(small_tokenizer, " yes, said the cat"), small_tokenizer, seed=0)
-    pieces = session.ask("a").pieces
-    spoken = next(pieces) + next(pieces)
-    pieces.close()
+    chunks = session.ask("a").chunks
+    spoken = next(chunks) + next(chunks)
+    chunks.close()
     assert session.turns == [Turn("a", spoken)]
     assert " yes, said the cat".startswith(spoken)
 
@@ -267,6 +267,6 @@ def test_a_model_that_thinks_chats_on_and_sees_what_its_template_keeps(small_tok
         kept = [said for letter in "abc"[:number] for said in (letter, " yes")]
         whole = "".join(f"<|{one['role']}|>{one['content']}<|end|>" for one in messages(*kept, question))
         assert thinks.decode(shown[-1], skip_special=False) == f"<bos>{whole}<|assistant|>{begun}"
-    assert "".join(session.retry().pieces) == text and len(session.turns) == 3
+    assert "".join(session.retry().chunks) == text and len(session.turns) == 3
     session.base = True
     assert say(session, "a") == text.removeprefix(begun)

@@ -14,7 +14,7 @@ from components.artifacts import store
 from components.artifacts.peft import read_adapters
 from components.artifacts.store import ArtifactError
 from components.launch import spawning
-from components.tasks import dispatch, evaluate, fit, given, placement
+from components.tasks import command_line, dispatch, evaluate, fit, placement
 from tests.kit.composed_configs import compose_config
 
 pytestmark = [
@@ -259,7 +259,7 @@ def test_a_cpu_computes_in_bf16_if_that_is_fast(instructions, width, expected, m
 
 
 def test_sweeps_are_compared_by_what_was_varied(tmp_path):
-    assert given.compared(config("rm", tmp_path, "stage.optimizer.lr=0.5", "seed=3")) == {
+    assert command_line.compared(config("rm", tmp_path, "stage.optimizer.lr=0.5", "seed=3")) == {
         "stage": "rm",
         "model": "tiny",
         "seed": 3,

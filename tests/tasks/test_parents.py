@@ -11,7 +11,7 @@ from components.artifacts import store
 from components.artifacts.store import ArtifactError
 from components.launch import composing, sweep_folders
 from components.launch.schema import ConfigError, check
-from components.tasks import given, parents, plan
+from components.tasks import command_line, parents, plan
 from tests.kit.composed_configs import compose_config
 from tests.kit.tiny_models import random_model
 
@@ -46,7 +46,7 @@ def make(logs, small_tokenizer):
 def missing(*overrides: str) -> dict[str, list[str]]:
     """{stage: its further arguments} of what is made first for `python train.py <overrides>`."""
     cfg = compose_config(overrides)
-    parents.settle(cfg)
+    parents.resolve(cfg)
     usual = {"--config-name=train", "hydra.mode=RUN"}
     return {
         step.entry: [one for one in step.arguments if one not in usual | {f"stage={step.entry}"}]
@@ -145,7 +145,7 @@ def test_in_a_pipeline_from_another_run_each_stage_reads_what_the_one_before_mad
 def test_the_folder_of_a_stage_resolves_to_its_artifact(make):
     folder = make("pretrain").parent
     cfg = compose_config(["stage=sft", f"artifacts.pretrain={folder}"])
-    parents.settle(cfg)
+    parents.resolve(cfg)
     assert cfg.reads.model == cfg.stage.model.path == f"{folder}/export"
 
 
@@ -153,24 +153,25 @@ def test_later_stages_start_from_model_path_if_its_run_has_no_sft_model(make, ca
     theirs = make("sft", run="theirs")
     overrides = ["stage=rm", "model=hf", f"model.path={theirs}"]
     cfg = compose_config(overrides)
-    parents.settle(cfg)
+    parents.resolve(cfg)
     assert cfg.reads.model == cfg.stage.model.path == str(theirs)
     assert capsys.readouterr().out == f"no sft artifact in run hf: starting from {theirs} (model.path) instead\n"
     assert missing(*overrides) == {}
     make("sft", run="hf")
     cfg = compose_config(overrides)
-    parents.settle(cfg)
+    parents.resolve(cfg)
     assert cfg.reads.model == "logs/hf/sft/export"
 
 
 def test_a_finished_stage_names_the_command_that_keeps_both(make):
     cfg = compose_config(["stage=rm", "data.comparisons=60", "stages=[a,b]"])
-    assert given.beside(cfg) == "python train.py stage=rm data.comparisons=60 'stages=[a,b]' run=tiny-2 from=tiny"
+    told = command_line.in_another_run(cfg)
+    assert told == "python train.py stage=rm data.comparisons=60 'stages=[a,b]' run=tiny-2 from=tiny"
     make("rm", run="tiny-2")
-    assert given.beside(cfg).endswith("run=tiny-3 from=tiny")
-    assert given.beside(compose_config(["stage=tokenizer", "run=x"])).endswith("stage=tokenizer run=x-2")
+    assert command_line.in_another_run(cfg).endswith("run=tiny-3 from=tiny")
+    assert command_line.in_another_run(compose_config(["stage=tokenizer", "run=x"])).endswith("stage=tokenizer run=x-2")
     elsewhere = compose_config(["stage=tokenizer", "paths.logs=/a b"])
-    assert given.beside(elsewhere) == "python train.py stage=tokenizer 'paths.logs=/a b' run=tiny-2"
+    assert command_line.in_another_run(elsewhere) == "python train.py stage=tokenizer 'paths.logs=/a b' run=tiny-2"
 
 
 @pytest.mark.parametrize("setting", ["parents=always", "from=null"])

@@ -74,12 +74,12 @@ def stopped(monkeypatch):
 def test_a_task_runs_all_models_that_it_loads_on_its_device_in_its_precision(
     stage, made, stopped, tmp_path, monkeypatch
 ):
-    loaded, held, autocast = [], [], []
+    loaded, moved, autocast = [], [], []
     for name in ("load_causal_lm", "load_scalar"):
         load = getattr(store, name)
         monkeypatch.setattr(store, name, lambda *a, load=load, **k: loaded.append(load(*a, **k)) or loaded[-1])
-    hold, forward = Place.hold, GPT.forward
-    monkeypatch.setattr(Place, "hold", lambda self, model: held.append(model) or hold(self, model))
+    to_device, forward = Place.to_device, GPT.forward
+    monkeypatch.setattr(Place, "to_device", lambda self, model: moved.append(model) or to_device(self, model))
 
     def watched(self, *args, **kwargs):
         autocast.append(torch.is_autocast_enabled("cpu"))
@@ -93,7 +93,7 @@ def test_a_task_runs_all_models_that_it_loads_on_its_device_in_its_precision(
     else:
         with pytest.raises(Enough):
             dispatch.run(cfg)
-    assert loaded and {id(model) for model in loaded} <= {id(model) for model in held}
+    assert loaded and {id(model) for model in loaded} <= {id(model) for model in moved}
     assert autocast and all(autocast)
 
 
@@ -103,7 +103,7 @@ def config(**trainer: str):
 
 def test_a_place_is_where_the_trainer_of_the_config_would_train():
     assert Place.of(config(precision="32-true"), 64).device == torch.device("cpu")
-    model = Place.of(config(precision="bf16-true"), 64).hold(tiny_models.random_model(40))
+    model = Place.of(config(precision="bf16-true"), 64).to_device(tiny_models.random_model(40))
     assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16} and not model.training
     with Place.of(config(precision="bf16-true"), 64).running():
         assert torch.tensor(0.5).dtype == torch.float32  # metrics are not part of the model

@@ -136,7 +136,7 @@ def test_transformers_has_the_same_specials(tokenizer, theirs):
         3,
         1,
     )
-    assert theirs.get_vocab() == {piece: i for i, piece in enumerate(tokenizer.codec.pieces)}
+    assert theirs.get_vocab() == {piece: i for i, piece in enumerate(tokenizer.codec.tokens)}
 
 
 def test_transformers_gives_the_same_ids_and_texts(tokenizer, theirs):

@@ -156,7 +156,7 @@ def test_content_that_spells_specials_never_becomes_them(both):
 
 def test_the_end_of_turn_is_the_first_special_after_an_answer(published):
     ends = {name: Tokenizer.load(published[name]) for name in ("qwen2", "llama3", "llama2", "gpt2")}
-    assert {name: made.codec.pieces[made.end_id] for name, made in ends.items()} == {
+    assert {name: made.codec.tokens[made.end_id] for name, made in ends.items()} == {
         "qwen2": "<|im_end|>",
         "llama3": "<|eot_id|>",
         "llama2": "</s>",
@@ -166,7 +166,7 @@ def test_the_end_of_turn_is_the_first_special_after_an_answer(published):
 
 def test_a_text_ends_with_the_turn_or_the_document_or_as_generation_config_says(published):
     named = {name: Tokenizer.load(published[name]) for name in ("qwen2", "llama3")}
-    pieces = {name: [made.codec.pieces[i] for i in made.stop_ids] for name, made in named.items()}
+    pieces = {name: [made.codec.tokens[i] for i in made.stop_ids] for name, made in named.items()}
     assert pieces == {"qwen2": ["<|im_end|>", "<|endoftext|>"], "llama3": ["<|eot_id|>", "<|end_of_text|>"]}
 
 

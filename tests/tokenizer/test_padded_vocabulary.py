@@ -60,7 +60,7 @@ def padded(holed, tmp_path_factory) -> Path:
 
 
 def unused(tokenizer: Tokenizer, size: int) -> list[int]:
-    return [i for i in range(size) if i >= tokenizer.vocab_size or not tokenizer.codec.pieces[i]]
+    return [i for i in range(size) if i >= tokenizer.vocab_size or not tokenizer.codec.tokens[i]]
 
 
 def test_the_ids_without_a_piece_are_those_at_the_end_and_those_in_between(holed, padded):
@@ -72,8 +72,8 @@ def test_the_ids_without_a_piece_are_those_at_the_end_and_those_in_between(holed
 
 def test_a_tokenizer_with_holes_encodes_chats_as_it_does_without(holed, tmp_path):
     whole, tokenizer = Tokenizer.load(foreign_tokenizers.qwen2(tmp_path)), Tokenizer.load(holed)
-    every = [piece for piece in whole.codec.pieces if piece and piece not in whole.codec.special_ids]
-    said = whole.decode([whole.codec.pieces.index(piece) for piece in every[-80:]])
+    every = [piece for piece in whole.codec.tokens if piece and piece not in whole.codec.special_ids]
+    said = whole.decode([whole.codec.tokens.index(piece) for piece in every[-80:]])
     for text in [*foreign_tokenizers.texts(100), said]:
         talk = [{"role": "user", "content": text}, {"role": "assistant", "content": said}]
         moved = [i if i < HOLES.start else i + GAP for i in whole.render(talk).ids]

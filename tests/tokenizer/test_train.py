@@ -28,7 +28,7 @@ def test_the_vocabulary_has_the_requested_size_if_the_text_allows():
 def test_a_small_corpus_gives_the_merges_it_has(caplog):
     with caplog.at_level(logging.INFO):
         trained = train(["ab ab"], vocab_size=512)
-    assert trained.codec.pieces[264:] == ["ab", "\u2581ab", "\u2581a", "a", "b", "\u2581"]
+    assert trained.codec.tokens[264:] == ["ab", "\u2581ab", "\u2581a", "a", "b", "\u2581"]
     assert "270 pieces, fewer than vocab_size 512" in caplog.text
 
 
@@ -58,7 +58,7 @@ def test_half_a_surrogate_pair_is_refused_with_the_texts_number():
 @pytest.mark.parametrize("between", [" ", "\n"])
 def test_the_end_of_a_long_text_is_learned_from(between):
     start = between.join(["dax"] * 3000)  # 12 kB: SentencePiece by itself drops lines over 4192 bytes
-    assert "\u2581wug" in train([start + " wug" * 100], vocab_size=400).codec.pieces
+    assert "\u2581wug" in train([start + " wug" * 100], vocab_size=400).codec.tokens
 
 
 def test_a_long_text_is_cut_between_words_only():
@@ -67,18 +67,18 @@ def test_a_long_text_is_cut_between_words_only():
 
 
 def test_a_long_text_without_spaces_is_learned_from():
-    assert "天气" in train(["天气" * 5000], vocab_size=268).codec.pieces
+    assert "天气" in train(["天气" * 5000], vocab_size=268).codec.tokens
 
 
 def test_characters_that_sentencepiece_reserves_cost_no_text():
     for mark in "\u2581\u2585\0":
-        assert "wug" in train([f"{mark}wug{mark}"] * 9, vocab_size=400).codec.pieces
+        assert "wug" in train([f"{mark}wug{mark}"] * 9, vocab_size=400).codec.tokens
 
 
 def test_a_corpus_without_spaces_still_leaves_a_piece_for_them():
     chinese = train(["今天天气很好"], vocab_size=300)
     assert chinese.decode(chinese.encode(" 今天  red ")) == " 今天  red "
-    assert "\u2581" in chinese.codec.pieces
+    assert "\u2581" in chinese.codec.tokens
 
 
 def test_names_of_specials_in_the_corpus_are_ordinary_text():

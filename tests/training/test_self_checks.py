@@ -143,10 +143,10 @@ def test_a_score_read_one_token_early_is_refused():
     # two packed rows: prompt 9, response 7 END; prompt 9 9, response 3 4 5
     rows = torch.tensor([[9, 7, END, PAD, PAD], [9, 9, 3, 4, 5]])
     last = torch.tensor([2, 9])
-    told = self_checks.check_score_places(rows, last, IDS[:2], MASK[:2])
+    told = self_checks.check_score_positions(rows, last, IDS[:2], MASK[:2])
     assert told == "scores read at each response's last token"
     with pytest.raises(SelfCheckError, match="response 0 is read at token 7, expected its last, 2"):
-        self_checks.check_score_places(rows, last - 1, IDS[:2], MASK[:2])
+        self_checks.check_score_positions(rows, last - 1, IDS[:2], MASK[:2])
 
 
 TEXT = [([1], [3, 4, 5, 6, 7, 8, 9, END])]

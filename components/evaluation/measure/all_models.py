@@ -10,9 +10,9 @@ from components.evaluation.measure.assessment import (
     Judges,
     Prompt,
     assess,
+    quality_metrics,
     question_of,
     win_rate,
-    worth_figures,
 )
 from components.evaluation.measure.best_of_n import SHOWN_N, best_of_n, best_row
 from components.evaluation.measure.bits import bits_per_byte
@@ -94,7 +94,7 @@ def evaluate_pipeline(
     if world is not None:
         results["crowd"] = world_quality.crowd(world)
     if BASE in models and world is not None:
-        results["base"] = base_figures(models[BASE], judges, material.prompts, assessed[BASE].responses, plan)
+        results["base"] = base_metrics(models[BASE], judges, material.prompts, assessed[BASE].responses, plan)
     if REFERENCE in models:
         against_reference(results, assessed)
         if best_of and (world or reward):
@@ -140,7 +140,7 @@ def measure(
     reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
     figures = describe(model, asked, responses, reference=reference, **reading)
     assessed = assess(responses, prompts, judges)
-    figures |= worth_figures(assessed)
+    figures |= quality_metrics(assessed)
     greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
     if judges.world is not None:
         figures["greedy_correct"] = correct_share(greedy)
@@ -164,7 +164,7 @@ def on_training_prompts(
     assessed = sample(name, model, judges, prompts, plan)
     asked = inputs(name, judges.tokenizer, prompts)
     reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
-    figures = worth_figures(assessed)
+    figures = quality_metrics(assessed)
     figures |= describe(model, asked, assessed.responses, reference=reference, **reading)
     if judges.world is not None:
         figures["greedy_correct"] = correct_share(likeliest(name, model, judges, prompts, plan))
@@ -201,7 +201,7 @@ def samples(prompts: Sequence[Prompt], greedy: Assessed, sampled: Assessed, per_
     return shown
 
 
-def base_figures(
+def base_metrics(
     model: CausalLM, judges: Judges, prompts: Sequence[Prompt], responses: Responses, plan: SamplePlan
 ) -> dict[str, Any]:
     """How a base model responds to bare questions (responses) and to few-shot prompts."""

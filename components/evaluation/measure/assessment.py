@@ -69,15 +69,15 @@ def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> A
     return Assessed(responses, judgments, given)
 
 
-def worth_figures(assessed: Assessed) -> dict[str, Any]:
+def quality_metrics(assessed: Assessed) -> dict[str, Any]:
     """quality.quality of the judgments; score, the reward model's mean, and score_ci."""
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     if assessed.judgments is not None:
-        figures |= world_quality.quality(assessed.judgments, assessed.responses)
+        metrics |= world_quality.quality(assessed.judgments, assessed.responses)
     if assessed.scores is not None:
         mean = float(assessed.scores.mean())
-        figures |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}
-    return figures
+        metrics |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}
+    return metrics
 
 
 def win_credits(mine: Tensor, theirs: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from components.data.batches import PreferenceBatch
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.measure.policy import numbers
 from components.functional.losses import ranking_pairs
-from components.functional.ranking import BINS, Pairs, pairs_of, ranking_figures
+from components.functional.ranking import BINS, Pairs, pairs_of, ranking_metrics
 from components.models.heads import ScalarModel
 
 
@@ -37,7 +37,7 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
     if not keys:
         raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
     pairs = Pairs(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
-    return ranking_figures(pairs, torch.cat(scores).cpu(), torch.cat(lengths).cpu()) | {
+    return ranking_metrics(pairs, torch.cat(scores).cpu(), torch.cat(lengths).cpu()) | {
         "accuracy_ci": share_interval(pairs.credit, keys),
         "pairs": len(keys),
         "prompts": len(set(keys)),

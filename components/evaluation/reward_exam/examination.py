@@ -41,14 +41,14 @@ READ_ALL = Reading()
 class Pair(NamedTuple):
     """Two answers to one prompt, one of them better. credit: 1 if the better one scores higher, ½ on a tie, else 0.
 
-    judged: the world's judgments of the better and the worse one, None without a judge.
+    judgments: the world's judgments of the better and the worse one, None without a judge.
     """
 
     record: Record
     better: int
     worse: int
     credit: float
-    judged: tuple[Judgment, Judgment] | None
+    judgments: tuple[Judgment, Judgment] | None
 
     @property
     def lengths(self) -> tuple[int, int]:
@@ -101,7 +101,7 @@ def examine(
         "length_choices": longer_chosen(pairs),
         "categories": categories(pairs, judge),
     }
-    return {**examination, "figures": figures(examination)}
+    return {**examination, "figures": limited_metrics(examination)}
 
 
 @torch.no_grad()
@@ -190,8 +190,8 @@ def by_length(pair: Pair) -> str:
 def by_difference(pair: Pair) -> str:
     """How two answers differ according to the world's judge: in naming someone else, in correctness, else in one point
     of manners, or several."""
-    assert pair.judged is not None
-    better, worse = pair.judged
+    assert pair.judgments is not None
+    better, worse = pair.judgments
     if better.wrong_name != worse.wrong_name:
         return "whom it names"
     if better.correct != worse.correct:
@@ -212,7 +212,7 @@ def longer_chosen(pairs: Sequence[Pair]) -> dict[str, Any] | None:
     return _share(chosen, [tuple(pair.record["prompt"]) for pair in unequal]) if unequal else None
 
 
-def figures(examination: dict[str, Any]) -> dict[str, float | None]:
+def limited_metrics(examination: dict[str, Any]) -> dict[str, float | None]:
     """The metrics that limits refer to, by name; None if the data cannot tell."""
     ranking, gold = examination["ranking"], examination["gold"]
     longer, correlation = ranking["longer_wins"], ranking["score_length_correlation"]
@@ -275,10 +275,10 @@ def _by_record(
 
 
 def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:
-    judged, ranks = judge.judgments(record), record["ranks"]
+    judgments, ranks = judge.judgments(record), record["ranks"]
     indices = range(len(ranks))
     for better, worse in ((i, j) for i in indices for j in indices if ranks[i] < ranks[j]):
-        both = (judged[better], judged[worse]) if judged else None
+        both = (judgments[better], judgments[worse]) if judgments else None
         yield Pair(record, better, worse, _credit(scores[better], scores[worse]), both)
 
 

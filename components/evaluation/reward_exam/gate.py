@@ -55,7 +55,7 @@ class Verdict(NamedTuple):
     at_least: bool
     limit: float
     verdict: str
-    rests: Support | None = None
+    support: Support | None = None
     needed: int = 0
 
     @property
@@ -65,9 +65,9 @@ class Verdict(NamedTuple):
     @property
     def shortage(self) -> str:
         """How many prompts there are and how many are needed; "" if there are enough, or nothing was measured."""
-        if self.rests is None or not self.needed:
+        if self.support is None or not self.needed:
             return ""
-        got = f"{_counted(self.rests.pairs, 'pair')} on {_counted(self.rests.prompts, 'prompt')}"
+        got = f"{_counted(self.support.pairs, 'pair')} on {_counted(self.support.prompts, 'prompt')}"
         return f"{got} are too few to tell, about {self.needed:,} prompts are needed"
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ def _support(share: Mapping[str, Any]) -> Support:
     return Support(share["accuracy"], low, high, share["pairs"], share.get("prompts", share["pairs"]))
 
 
-def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:
+def needed(name: str, at_least: bool, limit: float, support: Support) -> int:
     """About how many prompts would settle on which side of its limit a metric is; 0 if there are enough.
 
     An interval entirely on one side of a limit on its share settles it. Otherwise the interval must be narrow: its
@@ -102,25 +102,25 @@ def needed(name: str, at_least: bool, limit: float, rests: Support) -> int:
     """
     is_share = name in LOW_ENDS or name in ("accuracy", "length_matched") or name.startswith("probe_")
     if is_share and (
-        rests.low >= limit or rests.high < limit if at_least else rests.high <= limit or rests.low > limit
+        support.low >= limit or support.high < limit if at_least else support.high <= limit or support.low > limit
     ):
         return 0
     room = (1 - (limit if name in LOW_ENDS else CHANCE)) / 2
-    if room <= 0 or rests.reach <= room:  # no interval's low end reaches 1, no matter how many prompts there are
+    if room <= 0 or support.reach <= room:  # no interval's low end reaches 1, no matter how many prompts there are
         return 0
-    return math.ceil(rests.prompts * (rests.reach / room) ** 2)
+    return math.ceil(support.prompts * (support.reach / room) ** 2)
 
 
 def verdicts(
-    figures: Mapping[str, float | None], refuse: Limits, warn: Limits, rests: Mapping[str, Support] | None = None
+    metrics: Mapping[str, float | None], refuse: Limits, warn: Limits, supports: Mapping[str, Support] | None = None
 ) -> list[Verdict]:
     """The verdict on each metric that has a limit: failed beyond a limit of `refuse`, a warning beyond one of `warn`,
-    not measured if there are too few prompts (rests: see `support`; a metric without an entry has enough).
+    not measured if there are too few prompts (supports: see `support`; a metric without an entry has enough).
 
     Limits are named min_<metric> or max_<metric>; null means no limit. A metric in both has one verdict, the worse.
     Raises ValueError for a limit on an unknown metric.
     """
-    judged: dict[tuple[str, bool], Verdict] = {}
+    results: dict[tuple[str, bool], Verdict] = {}
     for limits, beyond in ((warn, WARNED), (refuse, REFUSED)):
         for key, limit in limits.items():
             side, _, name = key.partition("_")
@@ -129,19 +129,21 @@ def verdicts(
                 raise ValueError(f"gate: {key!r} is not a limit; expected min_ or max_ followed by one of: {names}")
             if limit is None:
                 continue
-            verdict = _judged(name, figures.get(name), side == "min", limit, beyond, (rests or {}).get(name))
-            if verdict.verdict != PASSED or (name, verdict.at_least) not in judged:
-                judged[name, verdict.at_least] = verdict
+            verdict = _verdict(name, metrics.get(name), side == "min", limit, beyond, (supports or {}).get(name))
+            if verdict.verdict != PASSED or (name, verdict.at_least) not in results:
+                results[name, verdict.at_least] = verdict
     order = list(FIGURES)
-    return sorted(judged.values(), key=lambda verdict: (order.index(verdict.name), verdict.at_least))
+    return sorted(results.values(), key=lambda verdict: (order.index(verdict.name), verdict.at_least))
 
 
-def _judged(name: str, got: float | None, at_least: bool, limit: float, beyond: str, rests: Support | None) -> Verdict:
+def _verdict(
+    name: str, got: float | None, at_least: bool, limit: float, beyond: str, support: Support | None
+) -> Verdict:
     if got is None:
         return Verdict(name, got, at_least, limit, UNKNOWN)
-    shortage = needed(name, at_least, limit, rests) if rests else 0
+    shortage = needed(name, at_least, limit, support) if support else 0
     passed = got >= limit if at_least else got <= limit
-    return Verdict(name, got, at_least, limit, UNKNOWN if shortage else PASSED if passed else beyond, rests, shortage)
+    return Verdict(name, got, at_least, limit, UNKNOWN if shortage else PASSED if passed else beyond, support, shortage)
 
 
 def refusal(path: str, examination: Mapping[str, Any], failed: Sequence[Verdict], commands: Mapping[str, str]) -> str:
@@ -155,19 +157,19 @@ def refusal(path: str, examination: Mapping[str, Any], failed: Sequence[Verdict]
     return "\n".join([*lines, *(f"{what}: {command}" for what, command in commands.items())])
 
 
-def show(examination: Mapping[str, Any], judged: Sequence[Verdict], console: Console) -> None:
+def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Console) -> None:
     """Prints an examination: metrics with their limits, then the categories."""
     ranking = examination["ranking"]
     caption = f"{ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts. [95% interval over prompts]"
-    short = max(judged, key=lambda verdict: verdict.needed, default=None)
+    short = max(results, key=lambda verdict: verdict.needed, default=None)
     if short and short.shortage:
         caption += f"\nnot measured: {short.shortage}"
     table = Table(box=SIMPLE_HEAD, show_edge=False, caption_justify="left", caption_style="dim", caption=caption)
     for i, title in enumerate(("Examination", "value", "limit", "")):
         table.add_column(title, justify="right" if i in (1, 2) else "left", no_wrap=True)
     for name, figure in examination["figures"].items():
-        verdict = next((v for v in judged if v.name == name and v.verdict != PASSED), None)
-        verdict = verdict or next((v for v in judged if v.name == name), None)
+        verdict = next((v for v in results if v.name == name and v.verdict != PASSED), None)
+        verdict = verdict or next((v for v in results if v.name == name), None)
         cells = ["", ""]
         if verdict is not None:
             bound = "≥" if verdict.at_least else "≤"

@@ -37,7 +37,7 @@ def probes(
     `context` tokens, followed by the end of turn.
     """
     text, room = tokenizer.decode(best), context - len(prompt) - 1
-    pieces = tokenizer.codec.pieces
+    pieces = tokenizer.codec.tokens
     special = [tokenizer.end_id, tokenizer.eos_id, *tokenizer.beginning]
     copies = max(2, room // max(1, len(best) - 1) + 1)
     texts = {

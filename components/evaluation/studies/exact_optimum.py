@@ -15,7 +15,7 @@ from components.models.heads import CausalLM
 CHUNK = 8192  # default for texts that a model reads at once
 MOST_N = 1024  # largest n of best-of-n
 FRONTIER = [0.05 * 1.1**step for step in range(61)]  # temperatures at which the optimum's curve is computed
-Figures = dict[str, float]
+Metrics = dict[str, float]
 
 
 class Task(NamedTuple):
@@ -35,14 +35,14 @@ class Task(NamedTuple):
     unused: tuple[int, ...] = ()
     texts_at_once: int = CHUNK
 
-    def beginnings(self) -> Iterator[tuple[Tensor, bool]]:
+    def prefixes(self) -> Iterator[tuple[Tensor, bool]]:
         """Blocks of texts (n, length) that have not ended, shorter ones first, and whether the next id is the last."""
         for length in range(self.max_new_tokens):
-            for texts in _texts(self.going, length).split(self.texts_at_once):
+            for texts in _texts(self.continuing, length).split(self.texts_at_once):
                 yield texts, length + 1 == self.max_new_tokens
 
     @property
-    def going(self) -> tuple[int, ...]:
+    def continuing(self) -> tuple[int, ...]:
         """The ids that do not end a response."""
         return tuple(i for i in self.ids if i not in self.stop_ids)
 
@@ -61,14 +61,14 @@ def _texts(ids: tuple[int, ...], length: int) -> Tensor:
 def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Iterator[Tensor]:
     """Blocks (n,) float64 on the CPU of the log-probabilities of all responses to the prompt, in a fixed order.
 
-    For each of several beginnings, a block has its continuation by every stop id and, if the next id is the last,
+    For each of several prefixes, a block has its continuation by every stop id and, if the next id is the last,
     also by every other id.
     """
-    stops, going, possible = list(task.stop_ids), list(task.going), list(task.ids)
+    stops, continuing, possible = list(task.stop_ids), list(task.continuing), list(task.ids)
     reached, texts_before = torch.zeros(1, dtype=torch.float64), 0
     deeper: list[Tensor] = []
     length = 0
-    for texts, last in task.beginnings():
+    for texts, last in task.prefixes():
         if texts.shape[1] > length:
             reached, deeper, texts_before, length = torch.cat(deeper), [], 0, texts.shape[1]
         extended = _next_logprobs(model, prompt, texts)
@@ -77,7 +77,7 @@ def response_logprobs(model: CausalLM, prompt: Sequence[int], task: Task) -> Ite
         if last:
             yield extended[:, possible].flatten()
         else:
-            deeper.append(extended[:, going].flatten())
+            deeper.append(extended[:, continuing].flatten())
             yield extended[:, stops].flatten()
 
 
@@ -88,7 +88,7 @@ def response_rewards(reward: nn.Module, prompt: Sequence[int], task: Task) -> It
     Raises ValueError for scores that are not numbers.
     """
     stops = torch.tensor(task.stop_ids)
-    for texts, last in task.beginnings():
+    for texts, last in task.prefixes():
         ended = torch.cat([texts.repeat_interleave(len(stops), 0), stops.repeat(len(texts))[:, None]], dim=1)
         rows = torch.cat([torch.tensor([list(prompt)]).expand(len(ended), -1), ended], dim=1)
         worth = numbers(reward(rows.to(_device_of(reward)))[:, -1].cpu().double()).view(len(texts), len(stops))
@@ -133,7 +133,7 @@ class Question(NamedTuple):
         log_z = torch.stack([block.logsumexp(0) for block in weights]).logsumexp(0)
         return cls(reference, rewards, [block - log_z for block in weights], beta * float(log_z))
 
-    def figures(self, logprobs: Iterable[Tensor], *, beta: float) -> Figures:
+    def metrics(self, logprobs: Iterable[Tensor], *, beta: float) -> Metrics:
         """Metrics of a policy: objective E[r] − beta·KL, reward E[r], kl to the reference in nats, total_variation
         ½ Σ|π − π*|.
 
@@ -182,8 +182,8 @@ class Levels(NamedTuple):
         """(L,) probabilities of the policy ∝ reference · exp(r / temperature)."""
         return (self.reference.log() + self.rewards / temperature).softmax(0)
 
-    def figures(self, probs: Tensor, *, beta: float) -> Figures:
-        """As Question.figures, for such a policy."""
+    def metrics(self, probs: Tensor, *, beta: float) -> Metrics:
+        """As Question.metrics, for such a policy."""
         reward = float(probs @ self.rewards)
         kl = float((torch.xlogy(probs, probs) - torch.xlogy(probs, self.reference)).sum())
         variation = float((probs - self.tilted(beta)).abs().sum()) / 2
@@ -208,25 +208,25 @@ def measure(
     responses (per prompt), prompts, beta, and two curves of [kl, reward]: frontier (the highest reward at each kl) and
     best_of_n_curve.
     """
-    per_prompt: dict[str, list[Figures]] = {name: [] for name in ("reference", "optimum", *methods)}
+    per_prompt: dict[str, list[Metrics]] = {name: [] for name in ("reference", "optimum", *methods)}
     levels: list[Levels] = []
     for number, prompt in enumerate(prompts, 1):
         question = Question.of(
             response_logprobs(reference, prompt, task), response_rewards(reward, prompt, task), task.beta
         )
         levels.append(question.levels())
-        per_prompt["reference"].append(question.figures(question.reference, beta=task.beta))
-        optimum = question.figures(question.optimum, beta=task.beta)
+        per_prompt["reference"].append(question.metrics(question.reference, beta=task.beta))
+        optimum = question.metrics(question.optimum, beta=task.beta)
         per_prompt["optimum"].append(optimum | {"objective": question.best})
         for name, model in methods.items():
-            per_prompt[name].append(question.figures(response_logprobs(model, prompt, task), beta=task.beta))
+            per_prompt[name].append(question.metrics(response_logprobs(model, prompt, task), beta=task.beta))
         responses = sum(map(len, question.rewards))
         progress(f"prompt {number}/{len(prompts)}: {responses:,} responses under each of {len(methods) + 1} models")
-    means = {name: _mean(figures) for name, figures in per_prompt.items()}
+    means = {name: _mean(metrics) for name, metrics in per_prompt.items()}
     best_n, means["best_of_n"] = _best_n(levels, task.beta)
     low, high = means["reference"]["objective"], means["optimum"]["objective"]
-    for figures in means.values():
-        figures["fraction_of_optimum"] = (figures["objective"] - low) / (high - low)
+    for metrics in means.values():
+        metrics["fraction_of_optimum"] = (metrics["objective"] - low) / (high - low)
     tried = sorted({round(2 ** (step / 4)) for step in range(4 * MOST_N.bit_length() - 3)})
     return {
         "optimum": means.pop("optimum"),
@@ -241,16 +241,16 @@ def measure(
     }
 
 
-def _best_n(levels: Sequence[Levels], beta: float) -> tuple[int, Figures]:
-    tried = {n: _mean([level.figures(level.best_of_n(n), beta=beta) for level in levels]) for n in range(1, MOST_N + 1)}
+def _best_n(levels: Sequence[Levels], beta: float) -> tuple[int, Metrics]:
+    tried = {n: _mean([level.metrics(level.best_of_n(n), beta=beta) for level in levels]) for n in range(1, MOST_N + 1)}
     n = max(tried, key=lambda n: tried[n]["objective"])
     return n, tried[n]
 
 
 def _point(levels: Sequence[Levels], policy: Callable[[Levels], Tensor], beta: float) -> list[float]:
-    figures = _mean([level.figures(policy(level), beta=beta) for level in levels])
-    return [figures["kl"], figures["reward"]]
+    metrics = _mean([level.metrics(policy(level), beta=beta) for level in levels])
+    return [metrics["kl"], metrics["reward"]]
 
 
-def _mean(rows: Sequence[Figures]) -> Figures:
+def _mean(rows: Sequence[Metrics]) -> Metrics:
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -51,7 +51,7 @@ def table(results: Results) -> Table:
     """A row per method, the best first, between the reference and the optimum."""
     methods = sorted(results["methods"].items(), key=lambda item: -item[1]["fraction_of_optimum"])
     rows = [["reference (sft)", *_cells(results["reference"])]]
-    rows += [[label_of(name, results), *_cells(figures)] for name, figures in methods]
+    rows += [[label_of(name, results), *_cells(metrics)] for name, metrics in methods]
     rows += [["optimum π*", *_cells(results["optimum"])]]
     note = (
         f"Exact: all {results['responses']:,} responses to each of {results['prompts']} prompts, none sampled. "
@@ -64,11 +64,11 @@ def label_of(name: str, results: Results) -> str:
     return f"best of {results['best_n']}" if name == "best_of_n" else name
 
 
-def _cells(figures: dict[str, float]) -> list[str]:
-    seconds = figures.get("seconds")
+def _cells(metrics: dict[str, float]) -> list[str]:
+    seconds = metrics.get("seconds")
     keys = ("objective", "reward", "kl", "total_variation")
-    shown = [number(figures[key]) for key in keys]
-    return [percent(figures["fraction_of_optimum"]), *shown, NONE if seconds is None else short(seconds / 60)]
+    shown = [number(metrics[key]) for key in keys]
+    return [percent(metrics["fraction_of_optimum"]), *shown, NONE if seconds is None else short(seconds / 60)]
 
 
 def draw(results: Results) -> Figure:
@@ -82,7 +82,7 @@ def draw(results: Results) -> Figure:
 
 def _shares(axes: Axes, results: Results) -> None:
     methods = sorted(results["methods"].items(), key=lambda item: item[1]["fraction_of_optimum"])
-    shares = [figures["fraction_of_optimum"] for _, figures in methods]
+    shares = [metrics["fraction_of_optimum"] for _, metrics in methods]
     style(axes, "Share of the optimum reached")
     axes.grid(visible=False)
     colors = [_color(name, i) for i, (name, _) in enumerate(methods)]
@@ -99,7 +99,7 @@ def _frontier(axes: Axes, results: Results) -> None:
     style(axes, "Reward against KL")
     best, beta = results["optimum"], results["beta"]
     points = {**results["methods"], "reference": results["reference"]}
-    most = 1.25 * max(figures["kl"] for figures in (best, *points.values()))
+    most = 1.25 * max(metrics["kl"] for metrics in (best, *points.values()))
     for name, color, label in (
         ("frontier", INK, "the highest reward at each KL"),
         ("best_of_n_curve", QUIET, "best of n samples"),
@@ -117,10 +117,10 @@ def _frontier(axes: Axes, results: Results) -> None:
         zorder=1,
     )
     axes.plot(best["kl"], best["reward"], "*", color=INK, markersize=19, label="optimum π*", zorder=2)
-    for i, (name, figures) in enumerate(points.items()):
+    for i, (name, metrics) in enumerate(points.items()):
         axes.plot(
-            figures["kl"],
-            figures["reward"],
+            metrics["kl"],
+            metrics["reward"],
             "o",
             color=_color(name, i),
             markersize=7.5,

@@ -56,7 +56,7 @@ def test_of_rankings(broken):
 
 def test_of_a_judge(broken, small_tokenizer):
     model = broken(small_tokenizer.vocab_size)
-    judge = RewardJudge(reward=lambda: model, tokenizer=small_tokenizer, hold=lambda one: one, temperature=0.0)
+    judge = RewardJudge(reward=lambda: model, tokenizer=small_tokenizer, to_device=lambda one: one, temperature=0.0)
     with pytest.raises(ValueError, match=SAID):
         judge.rank([{"role": "user", "content": "who?"}], ["anna", "bob"], random.Random(0))
 
@@ -78,7 +78,7 @@ def test_a_judge_reads_no_more_tokens_at_once_than_the_run_does(small_tokenizer)
     read: list[int] = []
     model = random_scalar(small_tokenizer.vocab_size)
     model.register_forward_hook(lambda module, given, output: read.append(output.numel()))
-    known = {"tokenizer": small_tokenizer, "hold": lambda one: one, "temperature": 0.0}
+    known = {"tokenizer": small_tokenizer, "to_device": lambda one: one, "temperature": 0.0}
     prompt, said = [{"role": "user", "content": "where does anna live?"}], ["paris.", "rome.", "bob lives in rome."]
     whole = RewardJudge(reward=lambda: model, **known).scores(prompt, said)
     alone = RewardJudge(reward=lambda: model, tokens_at_once=1, **known).scores(prompt, said)

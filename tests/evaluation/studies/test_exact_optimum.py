@@ -99,7 +99,7 @@ def test_probabilities_of_all_responses_sum_to_one(reward):
 def test_a_missing_response_is_detected():
     known = Question.of([torch.tensor([0.5, 0.5]).log().double()], [torch.zeros(2).double()], 1.0)
     with pytest.raises(ValueError, match="sum to 0.9"):
-        known.figures([torch.tensor([0.5, 0.4]).log().double()], beta=1.0)
+        known.metrics([torch.tensor([0.5, 0.4]).log().double()], beta=1.0)
 
 
 def test_two_responses_by_hand():
@@ -108,12 +108,12 @@ def test_two_responses_by_hand():
     known = Question.of(reference, [torch.tensor([0.0, math.log(3)], dtype=torch.float64)], 1.0)
     assert known.best == pytest.approx(math.log(1.5))
     assert known.optimum[0].exp().tolist() == pytest.approx([0.5, 0.5])
-    figures = known.figures(reference, beta=1.0)
-    assert figures == pytest.approx(
+    metrics = known.metrics(reference, beta=1.0)
+    assert metrics == pytest.approx(
         {"objective": math.log(3) / 4, "reward": math.log(3) / 4, "kl": 0, "total_variation": 0.25}
     )
-    figures = known.figures([torch.tensor([0.0, 1.0], dtype=torch.float64).log()], beta=1.0)  # all on the second
-    assert figures == pytest.approx(
+    metrics = known.metrics([torch.tensor([0.0, 1.0], dtype=torch.float64).log()], beta=1.0)  # all on the second
+    assert metrics == pytest.approx(
         {"objective": math.log(3) - math.log(4), "reward": math.log(3), "kl": math.log(4), "total_variation": 0.5}
     )
 
@@ -124,7 +124,7 @@ def test_the_optimum_is_that_of_the_formula(everything):
     known = Question.of(reference.split(7), worth.split(7), TASK.beta)
     torch.testing.assert_close(torch.cat(known.optimum).exp(), best)
     assert known.best == pytest.approx(float(value))
-    assert known.figures(known.optimum, beta=TASK.beta)["objective"] == pytest.approx(float(value))
+    assert known.metrics(known.optimum, beta=TASK.beta)["objective"] == pytest.approx(float(value))
 
 
 def test_measuring_gives_what_the_slow_loop_gives(everything, reward):
@@ -178,11 +178,11 @@ def test_the_best_of_two_samples_by_hand():
     """Both are at most 0: ¼; at most 1: 0.64; so ¼, 0.39, 0.36, whether or not they tie."""
     assert LEVELS.best_of_n(1).tolist() == pytest.approx([0.5, 0.3, 0.2])
     assert LEVELS.best_of_n(2).tolist() == pytest.approx([0.25, 0.39, 0.36])
-    figures = LEVELS.figures(LEVELS.best_of_n(2), beta=0.5)
+    metrics = LEVELS.metrics(LEVELS.best_of_n(2), beta=0.5)
     kl = 0.25 * math.log(0.5) + 0.39 * math.log(1.3) + 0.36 * math.log(1.8)
-    assert figures["reward"] == pytest.approx(0.39 + 4 * 0.36)
-    assert figures["kl"] == pytest.approx(kl)
-    assert figures["objective"] == pytest.approx(0.39 + 4 * 0.36 - 0.5 * kl)
+    assert metrics["reward"] == pytest.approx(0.39 + 4 * 0.36)
+    assert metrics["kl"] == pytest.approx(kl)
+    assert metrics["objective"] == pytest.approx(0.39 + 4 * 0.36 - 0.5 * kl)
 
 
 def test_the_best_of_n_of_single_responses_agrees_with_sampling():
@@ -200,9 +200,9 @@ def test_best_of_n_reports_the_n_that_is_best_for_the_objective_and_never_beats_
     found = measure(policy(0), {}, reward, [PROMPT], TASK)
     curve = found["best_of_n_curve"]
     objectives = [worth - TASK.beta * kl for kl, worth in curve]
-    figures = found["methods"]["best_of_n"]
-    assert figures["objective"] >= max(objectives) - 1e-9
-    assert figures["objective"] < found["optimum"]["objective"]
+    metrics = found["methods"]["best_of_n"]
+    assert metrics["objective"] >= max(objectives) - 1e-9
+    assert metrics["objective"] < found["optimum"]["objective"]
     assert curve[0] == pytest.approx([0, found["reference"]["reward"]], abs=1e-6)
     assert 1 <= found["best_n"] <= 1024
 

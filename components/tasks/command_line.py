@@ -67,14 +67,14 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
     return shown
 
 
-def settle(cfg: DictConfig) -> None:
-    """Changes a config in place to what the command line means: see settle_limits and settle_small_data."""
+def resolve(cfg: DictConfig) -> None:
+    """Changes a config in place to what the command line means: see resolve_limits and resolve_small_data."""
     keys = {override.key_or_group for override in overrides()}
-    settle_limits(cfg.trainer, keys)
-    settle_small_data(cfg, keys)
+    resolve_limits(cfg.trainer, keys)
+    resolve_small_data(cfg, keys)
 
 
-def settle_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
+def resolve_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
     """Keeps small_data from changing what the command line sets: the length of training, its batches, early
     stopping."""
     small_data = cfg.get("small_data")
@@ -88,7 +88,7 @@ def settle_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
         small_data.patience = None
 
 
-def settle_limits(trainer: DictConfig, keys: Collection[str]) -> None:
+def resolve_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     """A limit of training on the command line replaces the stage's own: steps replace epochs, and vice versa. If both
     are given, training ends at whichever comes first.
 
@@ -130,7 +130,7 @@ def replace(node: Any, value: str, by: str) -> None:
             replace(node[key], value, by)
 
 
-def say_unused(cfg: DictConfig) -> None:
+def warn_of_unused(cfg: DictConfig) -> None:
     """Warns about the overrides that this stage does not use, with reasons, unless its parent process has done so."""
     reasons = {} if processes.rank() or spawning.CHECKED in os.environ else unused(cfg)
     if reasons:
@@ -138,7 +138,7 @@ def say_unused(cfg: DictConfig) -> None:
         log.warning(f"stage={stage} does not use:{_listed(reasons)}")
 
 
-def say_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None:
+def warn_of_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> None:
     """Warns about the overrides of stage=all that none of its stages uses, and about those of one stage that the stage
     does not use.
 
@@ -241,7 +241,7 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
         log.warning(f"{text}, although the run is called {choice}; run=<name> names it")
 
 
-def known(cfg: DictConfig) -> dict[str, str]:
+def expected_artifacts(cfg: DictConfig) -> dict[str, str]:
     """The usual paths of the artifacts that this stage reads and of those that they are made from, by stage, each after
     those that it is made from."""
     stages = {path: stage for stage, path in cfg.artifacts.items()}
@@ -249,7 +249,7 @@ def known(cfg: DictConfig) -> dict[str, str]:
     return {stage: cfg.artifacts[stage] for stage in artifact_table.in_order(read) if stage in cfg.artifacts}
 
 
-def beside(cfg: DictConfig) -> str:
+def in_another_run(cfg: DictConfig) -> str:
     """The command that runs this job in another run, from the same parents."""
     kept = [typed(str(o.input_line)) for o in overrides() if o.key_or_group not in ("run", "from")]
     names = (f"{cfg.run}-{number}" for number in itertools.count(2))

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from components.artifacts.store import ArtifactError
 from components.launch import settings, spawning, sweeps
 from components.models.config import GPTConfig
-from components.tasks import given
+from components.tasks import command_line
 from tests.kit.composed_configs import compose_config
 
 SFT, PRETRAIN = {"max_steps": -1, "max_epochs": 3}, {"max_steps": 500, "max_epochs": None}
@@ -32,13 +32,13 @@ SFT, PRETRAIN = {"max_steps": -1, "max_epochs": 3}, {"max_steps": 500, "max_epoc
 )
 def test_a_limit_on_the_command_line_replaces_the_stages_own(stage, overrides, expected):
     trainer = OmegaConf.create(stage | overrides)
-    given.settle_limits(trainer, {f"trainer.{name}" for name in overrides})
+    command_line.resolve_limits(trainer, {f"trainer.{name}" for name in overrides})
     assert (trainer.max_steps, trainer.max_epochs) == expected
 
 
 def test_a_limit_in_a_recipe_is_not_one_of_the_command_line():
     trainer = OmegaConf.create(SFT | {"max_steps": 2})
-    given.settle_limits(trainer, {"stage", "debug", "trainer"})
+    command_line.resolve_limits(trainer, {"stage", "debug", "trainer"})
     assert (trainer.max_steps, trainer.max_epochs) == (2, 3)
 
 
@@ -55,7 +55,7 @@ def test_a_limit_in_a_recipe_is_not_one_of_the_command_line():
 )
 def test_few_records_change_nothing_that_the_command_line_sets(overrides, expected):
     cfg = compose_config(["stage=sft", "data.path=mine.jsonl", *overrides])
-    given.settle(cfg)
+    command_line.resolve(cfg)
     assert (cfg.small_data.steps, cfg.small_data.batch, cfg.small_data.patience) == expected
 
 
@@ -65,7 +65,7 @@ def test_few_records_change_nothing_in_a_published_recipe(recipe):
 
 
 def unused(*overrides: str) -> set[str]:
-    return {line.lstrip("+~").partition("=")[0] for line in given.unused(compose_config(overrides))}
+    return {line.lstrip("+~").partition("=")[0] for line in command_line.unused(compose_config(overrides))}
 
 
 def test_an_override_of_what_a_stage_does_not_use_is_found():
@@ -97,11 +97,11 @@ def test_a_group_that_a_stage_does_not_use_is_found():
 
 
 def test_what_is_not_used_is_reported_with_the_reason(caplog):
-    given.say_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
+    command_line.warn_of_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
     assert "stage=sft does not use:\n  tokenizer.vocab_size=500 (only stage=tokenizer trains a tok" in caplog.text
     caplog.clear()
     with spawning.overrides_checked():
-        given.say_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
+        command_line.warn_of_unused(compose_config(["stage=sft", "tokenizer.vocab_size=500"]))
     assert not caplog.text
 
 
@@ -112,7 +112,7 @@ def test_one_stage_that_uses_an_override_is_enough(caplog):
     running = GlobalHydra.instance().hydra = object()  # as train.py's own, which must be there afterwards
     own = sweeps.HydraConfig.get().overrides.task
     stages = {stage: [f"stage={stage}", *own[1:], *cfg.overrides[stage]] for stage in ("tokenizer", "sft")}
-    given.say_unused_by_all(cfg, stages)
+    command_line.warn_of_unused_by_all(cfg, stages)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
     reason = "(a recipe's own: other settings refer to it)"
     assert (
@@ -128,7 +128,9 @@ def test_one_stage_that_uses_an_override_is_enough(caplog):
 def test_arguments_that_do_not_compose_end_the_pipeline_before_its_first_stage():
     cfg = compose_config(["stage=all"])
     with pytest.raises(ValueError, match=r"stage=sft data.comparisons=3: .*comparisons"):
-        given.say_unused_by_all(cfg, {"tokenizer": ["stage=tokenizer"], "sft": ["stage=sft", "data.comparisons=3"]})
+        command_line.warn_of_unused_by_all(
+            cfg, {"tokenizer": ["stage=tokenizer"], "sft": ["stage=sft", "data.comparisons=3"]}
+        )
 
 
 SHAPE = GPTConfig(
@@ -149,8 +151,8 @@ def reads(monkeypatch):
     cfg = compose_config(["stage=rm"])
 
     def check(shape: GPTConfig, *lines: str, **changes: int | float | str) -> None:
-        monkeypatch.setattr(given, "overrides", lambda: OverridesParser.create().parse_overrides(list(lines)))
-        given.check_shape(OmegaConf.merge(cfg, changes), "logs/x", shape)
+        monkeypatch.setattr(command_line, "overrides", lambda: OverridesParser.create().parse_overrides(list(lines)))
+        command_line.check_shape(OmegaConf.merge(cfg, changes), "logs/x", shape)
 
     OmegaConf.set_struct(cfg, False)
     return check
@@ -181,15 +183,15 @@ def test_a_minimum_above_the_limit_is_rejected(unit):
     """Training would end at the limit, without the validation of its last step."""
     trainer = OmegaConf.create(SFT | {f"max_{unit}": 4, f"min_{unit}": 5})
     with pytest.raises(ValueError, match=rf"trainer.min_{unit}=5 is above trainer.max_{unit}=4"):
-        given.settle_limits(trainer, {f"trainer.max_{unit}"})
+        command_line.resolve_limits(trainer, {f"trainer.max_{unit}"})
     trainer[f"min_{unit}"] = 4
-    given.settle_limits(trainer, {f"trainer.max_{unit}"})
+    command_line.resolve_limits(trainer, {f"trainer.max_{unit}"})
 
 
 def test_a_metric_set_alone_whose_mode_would_export_the_worst_is_rejected():
     with pytest.raises(ValueError, match="takes the lowest val/accuracy for the best. Set selection.mode=max"):
-        given.check_selection(compose_config(["stage=rm", "selection.metric=val/accuracy"]))
-    given.check_selection(compose_config(["stage=rm", "selection={metric: val/accuracy, mode: max}"]))
+        command_line.check_selection(compose_config(["stage=rm", "selection.metric=val/accuracy"]))
+    command_line.check_selection(compose_config(["stage=rm", "selection={metric: val/accuracy, mode: max}"]))
 
 
 def selecting(metric: str, mode: str, *, export: str = "best", patience: int | None = None, task: str = "fit"):
@@ -208,7 +210,7 @@ def selecting(metric: str, mode: str, *, export: str = "best", patience: int | N
 )
 def test_a_mode_that_takes_the_worst_for_the_best_is_rejected(cfg, right):
     with pytest.raises(ValueError, match=f"for the best. Set selection.mode={right}"):
-        given.check_selection(cfg)
+        command_line.check_selection(cfg)
 
 
 @pytest.mark.parametrize(
@@ -224,4 +226,4 @@ def test_a_mode_that_takes_the_worst_for_the_best_is_rejected(cfg, right):
     ],
 )
 def test_other_selections_are_not_rejected(cfg):
-    given.check_selection(cfg)
+    command_line.check_selection(cfg)

@@ -8,7 +8,7 @@ from components.artifacts.metadata import read_card
 from components.system.disk import present
 
 
-def say(cfg: DictConfig) -> None:
+def show(cfg: DictConfig) -> None:
     """Prints which of a pipeline's stages have learned something, among those that made an artifact."""
     # rich is slow to import, and most runs end with their own report
     from components.evaluation.report import learning, output

@@ -14,7 +14,7 @@ from components.launch import settings
 from components.models.config import GPTConfig
 from components.system import hub, processes
 from components.system.disk import present
-from components.tasks import given
+from components.tasks import command_line
 from components.tokenizer.tokenizer import Tokenizer
 from components.training import resuming
 
@@ -43,13 +43,13 @@ def is_up_to_date(cfg: DictConfig) -> bool:
     before = read_card(cfg.paths.export).get("inputs", {}) if present(cfg.paths.export) else None
     if before is None or (cfg.force == "changed" and differing(before, inputs)):
         return False  # the task says why
-    lineage.is_made(cfg.paths.export, inputs, cfg.force, given.beside(cfg))
+    lineage.is_made(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
     _check_shape(cfg)
-    say_up_to_date(cfg)
+    report_up_to_date(cfg)
     return True
 
 
-def say_up_to_date(cfg: DictConfig) -> None:
+def report_up_to_date(cfg: DictConfig) -> None:
     if processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
 
@@ -60,8 +60,8 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     has_tokenizer = task == "train_tokenizer" and "path" in cfg.model
     if task not in DATA or has_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
         return None
-    given.settle(cfg)
-    parents = lineage.require(dict(cfg.reads), given.known(cfg), given.identity(cfg))
+    command_line.resolve(cfg)
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), command_line.identity(cfg))
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)
         set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer))
@@ -85,7 +85,7 @@ def set_vocabulary(cfg: DictConfig, tokenizer: Tokenizer) -> GPTConfig:
 def _check_shape(cfg: DictConfig) -> None:
     path = cfg.reads.get(SHAPE.get(settings.last_name(cfg.task), ""))
     if path is not None:
-        given.check_shape(cfg, path, load_config(path, context=cfg.context)[0])
+        command_line.check_shape(cfg, path, load_config(path, context=cfg.context)[0])
 
 
 def _is_on_the_hub(path: str) -> bool:

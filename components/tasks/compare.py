@@ -71,9 +71,9 @@ def compare(cfg: DictConfig) -> None:
     with place.running():
         finished = rank(judge, sampled, folder, cfg.seed)
     gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
-    figures = describe(ledger.read_rankings(folder), gold)
+    ranking_metrics = describe(ledger.read_rankings(folder), gold)
     seconds = card["metrics"].get("seconds", 0) + common.seconds()
-    card |= {"finished": finished, "metrics": card["metrics"] | figures | {"seconds": seconds}}
+    card |= {"finished": finished, "metrics": card["metrics"] | ranking_metrics | {"seconds": seconds}}
     write_card(folder, card)
     report(cfg, card)
 

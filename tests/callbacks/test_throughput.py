@@ -78,18 +78,18 @@ def logged(tmp_path):
 
 
 def test_tokens_seconds_and_waiting_are_those_of_the_clock(logged, clock):
-    figures = logged(Timed(clock), SlowStream(clock), max_steps=12, log_every_n_steps=4)
-    seconds = dict(figures["train/step_seconds"])
+    metrics = logged(Timed(clock), SlowStream(clock), max_steps=12, log_every_n_steps=4)
+    seconds = dict(metrics["train/step_seconds"])
     assert list(seconds) == [3, 7, 11]  # steps 4, 8, 12
     assert seconds[7] == pytest.approx(0.04)
-    assert dict(figures["train/data_wait_share"])[7] == pytest.approx(0.75)  # 30 ms of 40
-    assert dict(figures["train/tokens_per_second"])[7] == pytest.approx(5 / 0.04, rel=1e-4)
+    assert dict(metrics["train/data_wait_share"])[7] == pytest.approx(0.75)  # 30 ms of 40
+    assert dict(metrics["train/tokens_per_second"])[7] == pytest.approx(5 / 0.04, rel=1e-4)
 
 
 def test_micro_batches_add_up_to_a_step(logged, clock):
-    figures = logged(Timed(clock), Stream(), max_steps=6, log_every_n_steps=3, accumulate_grad_batches=4)
-    assert dict(figures["train/step_seconds"])[5] == pytest.approx(0.04)
-    assert dict(figures["train/tokens_per_second"])[5] == pytest.approx(20 / 0.04, rel=1e-4)
+    metrics = logged(Timed(clock), Stream(), max_steps=6, log_every_n_steps=3, accumulate_grad_batches=4)
+    assert dict(metrics["train/step_seconds"])[5] == pytest.approx(0.04)
+    assert dict(metrics["train/tokens_per_second"])[5] == pytest.approx(20 / 0.04, rel=1e-4)
 
 
 def test_warmup_and_validation_are_not_counted(logged, clock):
@@ -102,14 +102,14 @@ def test_warmup_and_validation_are_not_counted(logged, clock):
             self.clock.spend(0.2)
 
     settings = {"val_check_interval": 3, "limit_val_batches": 1, "log_every_n_steps": 4}
-    figures = logged(SlowStart(clock), Stream(), Stream(), max_steps=8, **settings)
-    assert [seconds for _, seconds in figures["train/step_seconds"]] == [pytest.approx(0.01)] * 2
-    assert [share for _, share in figures["train/data_wait_share"]] == [pytest.approx(0.0)] * 2
+    metrics = logged(SlowStart(clock), Stream(), Stream(), max_steps=8, **settings)
+    assert [seconds for _, seconds in metrics["train/step_seconds"]] == [pytest.approx(0.01)] * 2
+    assert [share for _, share in metrics["train/data_wait_share"]] == [pytest.approx(0.0)] * 2
 
 
 def test_mfu_is_achieved_flops_over_the_measured_peak(logged, clock):
-    figures = logged(Timed(clock), Stream(), max_steps=8, log_every_n_steps=8)
-    assert figures["train/mfu"][0][1] == pytest.approx(5 / 0.01 * 10 / 1e4, rel=1e-4)
+    metrics = logged(Timed(clock), Stream(), max_steps=8, log_every_n_steps=8)
+    assert metrics["train/mfu"][0][1] == pytest.approx(5 / 0.01 * 10 / 1e4, rel=1e-4)
 
 
 def test_of_two_processes_tokens_are_the_sum_and_seconds_the_mean(clock):
@@ -119,7 +119,7 @@ def test_of_two_processes_tokens_are_the_sum_and_seconds_the_mean(clock):
     callback = Throughput()
     run = SimpleNamespace(strategy=strategy, world_size=2, global_step=0, precision="32-true")
     module = Tiny()
-    module.log_dict = lambda figures, **_: logged.update(figures)
+    module.log_dict = lambda metrics, **_: logged.update(metrics)
     callback.on_train_start(run, module)
     clock.spend(0.5)
     callback.on_train_batch_start(run, module)
@@ -133,8 +133,8 @@ def test_of_two_processes_tokens_are_the_sum_and_seconds_the_mean(clock):
 
 
 def test_a_module_that_does_not_know_its_flops_has_no_mfu(logged, clock):
-    figures = logged(Tiny(), SlowStream(clock), max_steps=8, log_every_n_steps=8)
-    assert "train/tokens_per_second" in figures and "train/mfu" not in figures
+    metrics = logged(Tiny(), SlowStream(clock), max_steps=8, log_every_n_steps=8)
+    assert "train/tokens_per_second" in metrics and "train/mfu" not in metrics
 
 
 def test_the_peak_is_at_least_what_a_plain_product_reaches_and_takes_a_moment():

@@ -68,7 +68,7 @@ def chat_prompts(world, tokenizer):
     return make
 
 
-def figures(gold):
+def metrics(gold):
     kinds = {"greedy": "sure ! dax lives in cave .", "sampled": "a | b\n<script>"}
     sample = {"prompt": "where does dax live ?", "reference": "cave"}
     for kind, text in kinds.items():
@@ -143,7 +143,7 @@ def report_results():
             "train_samples_per_prompt": 8,
             "max_new_tokens": 24,
         },
-        "models": {"base": figures(-1.45), "sft": {**figures(0.12), "kl": 0.0}, "ppo": {**figures(1.02), "kl": 2.5}},
+        "models": {"base": metrics(-1.45), "sft": {**metrics(0.12), "kl": 0.0}, "ppo": {**metrics(1.02), "kl": 2.5}},
         "crowd": {"answers": 1507, "correct": 0.6, "wrong_name": 0.05},
         "base": {"answers_bare": 0.0, "asks_another": 1.0, "few_shot": 0.62, "shots": 4},
         "reward_model": ranked("", 0.91) | ranked("_heldout", 0.77),
@@ -162,7 +162,7 @@ def full_results(report_results):
     """Everything a report can have: five methods, best-of-n, majority votes, choices, budgets."""
     results = copy.deepcopy(report_results)
     for place, name in enumerate(("dpo", "grpo", "rloo", "rejection")):
-        results["models"][name] = figures(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
+        results["models"][name] = metrics(0.9 - place / 5) | {"kl": 1.0 + place, "kl_train": 1.0 + place / 2}
     for name, found in results["models"].items():
         found |= {"greedy_correct": 0.75, "greedy_correct_train": 1.0, "bits_per_byte": 0.31}
         found |= (

@@ -25,8 +25,8 @@ def epochs(name: str, data: Callable[..., Any], world_size: int, strategy: Any =
     several = {"strategy": strategy(), "devices": world_size} if strategy else {}
     run = trainer(max_epochs=2, num_sanity_val_steps=1, **several)
     quiet_fit(run, stage, datamodule=module)
-    figures = {key: float(value) for key, value in run.callback_metrics.items() if key.startswith("val/")}
-    return {"steps": run.global_step, "val": figures, "sizes": (len(module.train_examples), len(module.val_examples))}
+    metrics = {key: float(value) for key, value in run.callback_metrics.items() if key.startswith("val/")}
+    return {"steps": run.global_step, "val": metrics, "sizes": (len(module.train_examples), len(module.val_examples))}
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def test_the_task_writes_metrics_a_page_and_a_picture(logs, capsys):
     assert found["methods"]["ppo"]["seconds"] == 42.0
     assert found["responses"] == 2 + 271 * 2 + 271**2
     assert found["prompts"] == 4 and found["beta"] == 0.4
-    for figures in (found["optimum"], found["reference"], found["methods"]["ppo"]):
-        assert {"objective", "reward", "kl", "total_variation", "fraction_of_optimum"} <= figures.keys()
+    for metrics in (found["optimum"], found["reference"], found["methods"]["ppo"]):
+        assert {"objective", "reward", "kl", "total_variation", "fraction_of_optimum"} <= metrics.keys()
     assert (logs / "out/optimum.png").exists() and (logs / "out/optimum.md").exists()
     assert re.search(r"ppo +.*0\.7", capsys.readouterr().out)  # minutes
 

@@ -138,18 +138,18 @@ def measure(
     asked = inputs(name, tokenizer, prompts)
     responses = respond(model, tokenizer, asked, plan)
     reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
-    figures = describe(model, asked, responses, reference=reference, **reading)
+    metrics = describe(model, asked, responses, reference=reference, **reading)
     assessed = assess(responses, prompts, judges)
-    figures |= quality_metrics(assessed)
+    metrics |= quality_metrics(assessed)
     greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
     if judges.world is not None:
-        figures["greedy_correct"] = correct_share(greedy)
+        metrics["greedy_correct"] = correct_share(greedy)
     if material.train_prompts:
-        figures |= on_training_prompts(name, model, judges, material.train_prompts, on_training(plan), reference)
+        metrics |= on_training_prompts(name, model, judges, material.train_prompts, on_training(plan), reference)
     if material.text:
-        figures["bits_per_byte"] = bits_per_byte(model, material.text)
-    figures["samples"] = samples(prompts[:SHOWN], greedy, assessed, plan.samples_per_prompt)
-    return figures, assessed
+        metrics["bits_per_byte"] = bits_per_byte(model, material.text)
+    metrics["samples"] = samples(prompts[:SHOWN], greedy, assessed, plan.samples_per_prompt)
+    return metrics, assessed
 
 
 def on_training_prompts(
@@ -164,11 +164,11 @@ def on_training_prompts(
     assessed = sample(name, model, judges, prompts, plan)
     asked = inputs(name, judges.tokenizer, prompts)
     reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
-    figures = quality_metrics(assessed)
-    figures |= describe(model, asked, assessed.responses, reference=reference, **reading)
+    metrics = quality_metrics(assessed)
+    metrics |= describe(model, asked, assessed.responses, reference=reference, **reading)
     if judges.world is not None:
-        figures["greedy_correct"] = correct_share(likeliest(name, model, judges, prompts, plan))
-    return {f"{key}_train": figures[key] for key in ON_TRAINING if key in figures}
+        metrics["greedy_correct"] = correct_share(likeliest(name, model, judges, prompts, plan))
+    return {f"{key}_train": metrics[key] for key in ON_TRAINING if key in metrics}
 
 
 def sample(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
@@ -251,12 +251,12 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
     """The reward model's rankings and, with a world, its choices among statements; {} without a reward model."""
     if judges.reward is None:
         return {}
-    figures: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
     for batches, ending in ((material.seen, ""), (material.heldout, "_heldout")):
         if batches is not None:
-            figures |= {f"{key}{ending}": value for key, value in evaluate_ranking(judges.reward, batches).items()}
+            metrics |= {f"{key}{ending}": value for key, value in evaluate_ranking(judges.reward, batches).items()}
     if judges.world is None:
-        return {"reward_model": figures}
+        return {"reward_model": metrics}
     shared = (judges.world, judges.reward, judges.tokenizer)
     reading: dict[str, Any] = {"tokens_at_once": judges.tokens_at_once}
     chosen = choice(*shared, material.prompts, **reading)
@@ -264,4 +264,4 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
     if material.train_prompts:
         chosen |= choice(*shared, material.train_prompts, "_train", **reading)
         named |= by_name(*shared, material.train_prompts, **reading)
-    return {"reward_model": figures | named, "choice": chosen}
+    return {"reward_model": metrics | named, "choice": chosen}

@@ -49,11 +49,11 @@ def spread(values: Sequence[float | None]) -> dict[str, Any] | None:
     return {"mean": mean, "interval": interval, "n": n, "values": list(values)}
 
 
-def paired(figure: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The spread of figure − other over the seeds that have both; narrower than two spreads if they vary together."""
-    if figure is None or other is None:
+def paired(metric: Mapping[str, Any] | None, other: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The spread of metric − other over the seeds that have both; narrower than two spreads if they vary together."""
+    if metric is None or other is None:
         return None
-    pairs = zip(figure["values"], other["values"], strict=True)
+    pairs = zip(metric["values"], other["values"], strict=True)
     return spread([None if a is None or b is None else a - b for a, b in pairs])
 
 

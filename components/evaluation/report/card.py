@@ -8,7 +8,7 @@ NONE = "–"
 
 
 class Table(NamedTuple):
-    """A title, the column names, rows with one cell per column, and a note on what the figures are based on."""
+    """A title, the column names, rows with one cell per column, and a note on what the metrics are based on."""
 
     title: str
     columns: list[str]
@@ -93,7 +93,7 @@ def models_table(results: Results) -> Table:
 def short_models_table(results: Results, columns: int) -> Table:
     """A row per model, with the first `columns` of the SHORT_COLUMNS that the models have; score only without gold."""
     models = results["models"]
-    judged = any(figures.get("gold") is not None for figures in models.values())
+    judged = any(metrics.get("gold") is not None for metrics in models.values())
     wanted = [column for column in SHORT_COLUMNS if not (judged and column[0] == "score")]
     shown = _cells(models, wanted)[:columns]
     rows = [[name, *(cells[i] for _, cells in shown)] for i, name in enumerate(models)]
@@ -104,9 +104,9 @@ def short_models_table(results: Results, columns: int) -> Table:
 def _cells(models: Mapping[str, Results], wanted: Iterable[tuple[str, str, Callable]]) -> list[tuple[str, list[str]]]:
     """(label, one cell per model) for every wanted metric that at least one model has."""
     return [
-        (label, [with_interval(figures.get(key), figures.get(f"{key}_ci"), show) for figures in models.values()])
+        (label, [with_interval(metrics.get(key), metrics.get(f"{key}_ci"), show) for metrics in models.values()])
         for key, label, show in wanted
-        if any(figures.get(key) is not None for figures in models.values())
+        if any(metrics.get(key) is not None for metrics in models.values())
     ]
 
 
@@ -126,12 +126,12 @@ def _note(results: Results, rows: list[list[str]]) -> str:
 
 def answering(results: Results) -> dict[str, Results]:
     """The models that answered: all but the best-of-n row, which chooses among another model's answers."""
-    return {name: figures for name, figures in results["models"].items() if "samples" in figures}
+    return {name: metrics for name, metrics in results["models"].items() if "samples" in metrics}
 
 
 def chatting(results: Results) -> dict[str, Results]:
     """The models that answer a chat prompt: all but the base model."""
-    return {name: figures for name, figures in answering(results).items() if name != "base"}
+    return {name: metrics for name, metrics in answering(results).items() if name != "base"}
 
 
 def base_lines(results: Results) -> list[str]:
@@ -166,7 +166,7 @@ def minutes_line(results: Results) -> str:
 
 def quality_key(models: dict[str, Results]) -> str:
     """The metric that models are compared by: gold if all have it, else the reward model's score."""
-    return "gold" if all("gold" in figures for figures in models.values()) else "score"
+    return "gold" if all("gold" in metrics for metrics in models.values()) else "score"
 
 
 def best(results: Results) -> str:
@@ -180,7 +180,7 @@ def headline(results: Results) -> str:
     """One sentence: how the last model compares with the one before it, or, with several methods, all of them."""
     models = answering(results)
     key = quality_key(models)
-    if len(models) < 2 or any(key not in figures for figures in models.values()):
+    if len(models) < 2 or any(key not in metrics for metrics in models.values()):
         return ""
     word = "gold score" if key == "gold" else "reward model's score"
     if len(models) > 3:

@@ -17,13 +17,13 @@ ROLLOUTS = {"rollout/score": "score", "rollout/gold": "gold score", "rollout/kl"
 def quality(results: Results, curves: Curves) -> list[str]:
     """Which model leads, which ones won, and whether that carries over to prompts that were not trained on."""
     key = quality_key(results["models"])
-    name, figures = max(results["models"].items(), key=lambda item: item[1][key])
+    name, metrics = max(results["models"].items(), key=lambda item: item[1][key])
     sentences = [outcome.leader(results), *outcome.winners(results)]
-    if figures.get(f"{key}_train") is not None:
-        gap = figures[f"{key}_train"] - figures[key]
+    if metrics.get(f"{key}_train") is not None:
+        gap = metrics[f"{key}_train"] - metrics[key]
         more = "more than" if gap > 0 else "less than"
         compared = f"{number(abs(gap))} {more}" if abs(gap) >= outcome.LEAST else "the same as"
-        reached = number(figures[f"{key}_train"])
+        reached = number(metrics[f"{key}_train"])
         sentences.append(f"On training prompts {name} reaches {reached}, {compared} on held-out ones.")
     return sentences
 
@@ -52,15 +52,15 @@ def best_of_n(results: Results, curves: Curves) -> list[str]:
             f"{number(curve['score'][top])} to {number(curve['score'][-1])}: "
             + ("choosing exploits the reward model's mistakes." if real else "the drop is within the interval.")
         )
-    return sentences + [_against_choosing(name, figures, curve, key) for name, figures in _moved(results, key)]
+    return sentences + [_against_choosing(name, metrics, curve, key) for name, metrics in _moved(results, key)]
 
 
 def _moved(results: Results, key: str) -> list[tuple[str, Results]]:
     return [(n, f) for n, f in chatting(results).items() if (f.get("kl") or 0) > 0 and f.get(key) is not None]
 
 
-def _against_choosing(name: str, figures: Results, curve: Results, key: str) -> str:
-    kl, reached = figures["kl"], figures[key]
+def _against_choosing(name: str, metrics: Results, curve: Results, key: str) -> str:
+    kl, reached = metrics["kl"], metrics[key]
     if kl > curve["kl"][-1]:
         most = max(curve[key])
         side = "above" if reached > most else "not above"
@@ -97,11 +97,11 @@ def majority(results: Results, curves: Curves) -> list[str]:
             f"The reward model's favorite of {counts[-1]} is correct {percent(favorite)} of the time, "
             f"{_often(favorite, last)} the vote."
         )
-    for name, figures in chatting(results).items():
-        if name != "sft" and figures.get("correct") is not None:
-            often = _often(figures["correct"], last)
+    for name, metrics in chatting(results).items():
+        if name != "sft" and metrics.get("correct") is not None:
+            often = _often(metrics["correct"], last)
             sentences.append(
-                f"A single answer of {name} is correct {percent(figures['correct'])} of the time, {often} sft's vote."
+                f"A single answer of {name} is correct {percent(metrics['correct'])} of the time, {often} sft's vote."
             )
     return sentences
 
@@ -130,7 +130,7 @@ def choice(results: Results, curves: Curves) -> list[str]:
     ]
     if "reward_model_train" in chosen:
         sentences.append(f"On training questions it picks it {percent(chosen['reward_model_train'])}.")
-    said = {name: figures["greedy_correct"] for name, figures in chatting(results).items()}
+    said = {name: metrics["greedy_correct"] for name, metrics in chatting(results).items()}
     above = [f"{name} ({percent(share)})" for name, share in said.items() if share > high]
     if above:
         sentences.append(
@@ -141,20 +141,20 @@ def choice(results: Results, curves: Curves) -> list[str]:
 
 def reward_model(results: Results, curves: Curves) -> list[str]:
     """How accurate it is on new prompts, how much lower that is than in training, and whether it is overconfident."""
-    figures = results["reward_model"]
-    ending = "_heldout" if "accuracy_heldout" in figures else ""
+    metrics = results["reward_model"]
+    ending = "_heldout" if "accuracy_heldout" in metrics else ""
     where = "held-out" if ending else "training"
-    low, high = figures[f"accuracy_ci{ending}"]
-    share = with_interval(figures[f"accuracy{ending}"], [low, high], percent)
+    low, high = metrics[f"accuracy_ci{ending}"]
+    share = with_interval(metrics[f"accuracy{ending}"], [low, high], percent)
     verdict = "better than" if low > 0.5 else "worse than" if high < 0.5 else "not distinguishable from"
     sentences = [f"It ranks {share} of the pairs on {where} prompts correctly: {verdict} chance."]
-    if ending and "accuracy" in figures:
-        lost = figures["accuracy"] - figures["accuracy_heldout"]
+    if ending and "accuracy" in metrics:
+        lost = metrics["accuracy"] - metrics["accuracy_heldout"]
         if lost >= outcome.LEAST:
-            sentences.append(f"That is {_points(lost)} lower than on training prompts, {percent(figures['accuracy'])}.")
+            sentences.append(f"That is {_points(lost)} lower than on training prompts, {percent(metrics['accuracy'])}.")
         else:
-            sentences.append(f"That is no lower than on training prompts, {percent(figures['accuracy'])}.")
-    bins = [b for b in figures[f"reliability{ending}"] if b["pairs"]]
+            sentences.append(f"That is no lower than on training prompts, {percent(metrics['accuracy'])}.")
+    bins = [b for b in metrics[f"reliability{ending}"] if b["pairs"]]
     total = sum(b["pairs"] for b in bins)
     gap = sum(b["pairs"] * (b["confidence"] - b["accuracy"]) for b in bins) / total
     sure = "well calibrated" if abs(gap) < SURE else "overconfident" if gap > 0 else "underconfident"

@@ -8,7 +8,7 @@ from components.evaluation.report.card import answering, chatting, headline, num
 Results = dict[str, Any]
 LEAST = 0.01  # a smaller change does not show in the table
 
-FIGURES: tuple[tuple[str, str, Callable, bool], ...] = (  # key, label, formatter, whether more is better
+METRICS: tuple[tuple[str, str, Callable, bool], ...] = (  # key, label, formatter, whether more is better
     ("gold", "gold score", number, True),
     ("score", "reward model's score", number, True),
     ("correct", "correct answers", percent, True),
@@ -26,13 +26,13 @@ COMPARABLE = {"base": ("bits_per_byte",)}  # it answers no chat prompt: its othe
 
 def winners(results: Results) -> list[str]:
     """One sentence for each model after sft: whether its answers win against those of sft."""
-    return [won(name, figures) for name, figures in chatting(results).items() if figures.get("win_rate_ci")]
+    return [won(name, metrics) for name, metrics in chatting(results).items() if metrics.get("win_rate_ci")]
 
 
-def won(name: str, figures: Results) -> str:
+def won(name: str, metrics: Results) -> str:
     """Whether a model's answers win against those of sft, judged by the interval of its win rate."""
-    low, high = figures["win_rate_ci"]
-    share = with_interval(figures["win_rate"], figures["win_rate_ci"], percent)
+    low, high = metrics["win_rate_ci"]
+    share = with_interval(metrics["win_rate"], metrics["win_rate_ci"], percent)
     if low > 0.5:
         return f"{name} wins against sft: {share} of its answers are better, counting ties as half."
     if high < 0.5:
@@ -62,7 +62,7 @@ def _losses(results: Results, before: str, after: str) -> list[str]:
     models = answering(results)
     first, last = models[before], models[after]
     lost = []
-    for key, label, show, more in FIGURES:
+    for key, label, show, more in METRICS:
         if before in COMPARABLE and key not in COMPARABLE[before]:
             continue
         old, new = first.get(key), last.get(key)

@@ -46,16 +46,16 @@ def quality(results: Results, curves: Curves) -> list[Panel]:
     """The gold score (or the reward model's score) with its interval; with a judge, also correct and polite answers."""
     models = results["models"]
     key = quality_key(models)
-    if any(figures.get(key) is None for figures in models.values()):
+    if any(metrics.get(key) is None for metrics in models.values()):
         return []
     word = "Gold score" if key == "gold" else "Reward model's score"
-    listed = ", ".join(f"{name} {number(figures[key])}" for name, figures in models.items())
+    listed = ", ".join(f"{name} {number(metrics[key])}" for name, metrics in models.items())
     height = 0.55 * len(models) + 1.9
     panels = [Panel(partial(_scores, results, key, word), f"{word} by model: {listed}", height)]
     if key == "gold":
         shares = "; ".join(
-            f"{name}: " + ", ".join(f"{percent(share(figures))} {label}" for label, _, _, share in ANSWERS)
-            for name, figures in models.items()
+            f"{name}: " + ", ".join(f"{percent(share(metrics))} {label}" for label, _, _, share in ANSWERS)
+            for name, metrics in models.items()
         )
         panels.append(Panel(partial(_answers, models), f"Shares of answers. {shares}", height))
     return panels
@@ -66,11 +66,11 @@ def _scores(results: Results, key: str, word: str, figure: Figure) -> None:
     axes = figure.subplots()
     style(axes, word)
     axes.set_xlabel(f"{sampling['prompts']} held-out prompts × {sampling['samples_per_prompt']} samples, 95% intervals")
-    for i, (name, figures) in enumerate(models.items()):
-        dot(axes, i, figures[key], figures.get(f"{key}_ci"), color_of(name, i), number(figures[key]))
-        if figures.get(f"{key}_train") is not None:
-            axes.plot(figures[f"{key}_train"], i, **hollow(color_of(name, i)))
-    if any(figures.get(f"{key}_train") is not None for figures in models.values()):
+    for i, (name, metrics) in enumerate(models.items()):
+        dot(axes, i, metrics[key], metrics.get(f"{key}_ci"), color_of(name, i), number(metrics[key]))
+        if metrics.get(f"{key}_train") is not None:
+            axes.plot(metrics[f"{key}_train"], i, **hollow(color_of(name, i)))
+    if any(metrics.get(f"{key}_train") is not None for metrics in models.values()):
         axes.plot([], [], **hollow(QUIET), label="on training prompts")
         legend(figure)
     axes.margins(x=0.15)
@@ -85,7 +85,7 @@ def _answers(models: Mapping[str, Results], figure: Figure) -> None:
     axes.grid(visible=False)
     left = [0.0] * len(models)
     for label, color, ink, share in ANSWERS:
-        shares = [share(figures) for figures in models.values()]
+        shares = [share(metrics) for metrics in models.values()]
         axes.barh(range(len(models)), shares, 0.62, left, color=color, label=label, edgecolor=PAPER)
         for i, (start, width) in enumerate(zip(left, shares, strict=True)):
             if width >= 0.1:
@@ -101,31 +101,31 @@ def _answers(models: Mapping[str, Results], figure: Figure) -> None:
 
 def reward_model(results: Results, curves: Curves) -> list[Panel]:
     """Reliability: the accuracy of the reward model's choices against its confidence."""
-    figures = results.get("reward_model") or {}
+    metrics = results.get("reward_model") or {}
     sets = {"training prompts": "", "held-out prompts": "_heldout"}
-    sets = {label: ending for label, ending in sets.items() if f"reliability{ending}" in figures}
+    sets = {label: ending for label, ending in sets.items() if f"reliability{ending}" in metrics}
     if not sets:
         return []
     summary = "; ".join(
-        f"{label}: accuracy {percent(figures[f'accuracy{ending}'])}, ECE {number(figures[f'ece{ending}'])}"
+        f"{label}: accuracy {percent(metrics[f'accuracy{ending}'])}, ECE {number(metrics[f'ece{ending}'])}"
         for label, ending in sets.items()
     )
     alt = f"Share of pairs ranked correctly against the reward model's confidence. {summary}"
-    return [Panel(partial(_reliability, figures, sets), alt, 4.6)]
+    return [Panel(partial(_reliability, metrics, sets), alt, 4.6)]
 
 
-def _reliability(figures: Results, sets: Mapping[str, str], figure: Figure) -> None:
+def _reliability(metrics: Results, sets: Mapping[str, str], figure: Figure) -> None:
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
     style(top, "Is its confidence justified?")
     style(bottom, "")
     top.plot([0.5, 1], [0.5, 1], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
     for i, ((label, ending), color) in enumerate(zip(sets.items(), (COLORS["sft"], COLORS["ppo"]), strict=False)):
-        bins = figures[f"reliability{ending}"]
+        bins = metrics[f"reliability{ending}"]
         filled = [b for b in bins if b["pairs"]]
-        text = f"{label}: accuracy {100 * figures[f'accuracy{ending}']:.0f}%, ECE {figures[f'ece{ending}']:.2f}"
+        text = f"{label}: accuracy {100 * metrics[f'accuracy{ending}']:.0f}%, ECE {metrics[f'ece{ending}']:.2f}"
         confidence, accuracy = [b["confidence"] for b in filled], [b["accuracy"] for b in filled]
         top.plot(confidence, accuracy, "o-", color=color, markersize=7, label=text)
-        total = figures[f"pairs{ending}"]
+        total = metrics[f"pairs{ending}"]
         middles = [(b["low"] + b["high"]) / 2 + (i - (len(sets) - 1) / 2) * 0.035 for b in bins]
         bottom.bar(middles, [b["pairs"] / total for b in bins], width=0.033, color=color)
     top.set_ylabel("share ranked correctly", color=QUIET)

@@ -33,9 +33,9 @@ def _best_of_n_alt(results: Results, key: str, title: str) -> str:
     curve, models = results["best_of_n"], chatting(results)
     steps = [f"n={n} {number(value)}" for n, value in zip(curve["n"], curve[key], strict=True)]
     points = [
-        f"{name} {number(figures[key])} at KL {number(figures['kl'])}"
-        for name, figures in models.items()
-        if figures.get("kl") and figures.get(key) is not None
+        f"{name} {number(metrics[key])} at KL {number(metrics['kl'])}"
+        for name, metrics in models.items()
+        if metrics.get("kl") and metrics.get(key) is not None
     ]
     return f"{title} against the square root of KL. Best of n of sft: {', '.join(steps)}. {'; '.join(points)}".rstrip()
 
@@ -68,17 +68,17 @@ def _distance(curve: Results) -> list[float]:
 
 def _models(axes: Axes, results: Results, key: str) -> None:
     """A point, with its interval, for every model with a KL to sft; a hollow one for training prompts."""
-    for i, (name, figures) in enumerate(chatting(results).items()):
+    for i, (name, metrics) in enumerate(chatting(results).items()):
         color, marker = color_of(name, i), MARKERS[i % len(MARKERS)]
-        if figures.get("kl") and figures.get(key) is not None:
-            x = math.sqrt(max(figures["kl"], 0.0))
-            if figures.get(f"{key}_ci"):
-                axes.plot([x, x], figures[f"{key}_ci"], color=color, linewidth=4, alpha=0.3, solid_capstyle="round")
+        if metrics.get("kl") and metrics.get(key) is not None:
+            x = math.sqrt(max(metrics["kl"], 0.0))
+            if metrics.get(f"{key}_ci"):
+                axes.plot([x, x], metrics[f"{key}_ci"], color=color, linewidth=4, alpha=0.3, solid_capstyle="round")
             points: dict[str, Any] = {"markersize": 9, "markeredgecolor": PAPER, "linestyle": "none", "zorder": 4}
-            axes.plot(x, figures[key], marker, color=color, label=name, **points)
-        if figures.get("kl_train") and figures.get(f"{key}_train") is not None:
-            x = math.sqrt(max(figures["kl_train"], 0.0))
-            axes.plot(x, figures[f"{key}_train"], zorder=3, **{**hollow(color), "marker": marker})
+            axes.plot(x, metrics[key], marker, color=color, label=name, **points)
+        if metrics.get("kl_train") and metrics.get(f"{key}_train") is not None:
+            x = math.sqrt(max(metrics["kl_train"], 0.0))
+            axes.plot(x, metrics[f"{key}_train"], zorder=3, **{**hollow(color), "marker": marker})
 
 
 def majority(results: Results, curves: Any) -> list[Panel]:
@@ -103,9 +103,9 @@ def _majority(results: Results, figure: Figure) -> None:
     if "correct" in trained:
         axes.plot(trained["n"], trained["correct"], "--", color=COLORS["rm"], lw=1.2, zorder=1)
         axes.plot(trained["n"], trained["correct"], label="the same, training prompts", **hollow(COLORS["rm"]))
-    for i, (name, figures) in enumerate(chatting(results).items()):
+    for i, (name, metrics) in enumerate(chatting(results).items()):
         label = "sft: likeliest answer" if name == "sft" else f"{name}: one answer"
-        level = figures["greedy_correct"] if name == "sft" else figures["correct"]
+        level = metrics["greedy_correct"] if name == "sft" else metrics["correct"]
         axes.axhline(level, color=color_of(name, i), linewidth=1.4, linestyle=(0, (4, 3)), label=label)
     axes.set_xscale("log", base=2)
     ticks = sorted({1, *curve["k"]})
@@ -123,10 +123,10 @@ def choice(results: Results, curves: Any) -> list[Panel]:
     if not chosen:
         return []
     rows = [("reward model chooses", COLORS["rm"], "reward_model", chosen)]
-    for i, (name, figures) in enumerate(chatting(results).items()):
+    for i, (name, metrics) in enumerate(chatting(results).items()):
         for key, what in (("greedy_correct", "likeliest answer"), ("correct", "sampled answer")):
-            rows.append((f"{name}: {what}", color_of(name, i), key, figures))
-    shares = ", ".join(f"{label} {percent(figures[key])}" for label, _, key, figures in rows)
+            rows.append((f"{name}: {what}", color_of(name, i), key, metrics))
+    shares = ", ".join(f"{label} {percent(metrics[key])}" for label, _, key, metrics in rows)
     return [Panel(partial(_choice, chosen, rows), f"Correct on held-out questions: {shares}", 0.5 * len(rows) + 1.6)]
 
 
@@ -134,11 +134,11 @@ def _choice(chosen: Results, rows: list[tuple[str, str, str, Results]], figure: 
     axes = figure.subplots()
     style(axes, "Choosing and answering")
     axes.axvline(chosen["chance"], color=QUIET, linewidth=1, linestyle=(0, (4, 3)), label="chance among the values")
-    for i, (_, color, key, figures) in enumerate(rows):
-        interval = chosen["reward_model_ci"] if figures is chosen else None
-        dot(axes, i, figures[key], interval, color, f"{100 * figures[key]:.0f}%")
-        if figures.get(f"{key}_train") is not None:
-            axes.plot(figures[f"{key}_train"], i, **hollow(color))
+    for i, (_, color, key, metrics) in enumerate(rows):
+        interval = chosen["reward_model_ci"] if metrics is chosen else None
+        dot(axes, i, metrics[key], interval, color, f"{100 * metrics[key]:.0f}%")
+        if metrics.get(f"{key}_train") is not None:
+            axes.plot(metrics[f"{key}_train"], i, **hollow(color))
     if "reward_model_train" in chosen:
         axes.plot([], [], **hollow(QUIET), label="on training questions")
     axes.set_yticks(range(len(rows)), [label for label, *_ in rows])

@@ -55,7 +55,7 @@ def _answers(results: Results) -> Quotes:
         for kind in ("greedy", "sampled"):
             reference = f" ({prompt['reference']})" if prompt["reference"] else ""
             first = f"{prompt['prompt']}{reference}" if kind == "greedy" else ""
-            rows.append([first, *(_answer(figures["samples"][i], kind) for figures in models.values())])
+            rows.append([first, *(_answer(metrics["samples"][i], kind) for metrics in models.values())])
     note = (
         "For each prompt, the likeliest answer, then one sampled at temperature 1. … marks an answer that did not end."
     )

@@ -51,9 +51,9 @@ def choice_table(results: Results) -> Table | None:
     endings = [ending for ending in ("", "_train") if f"reward_model{ending}" in chosen]
     names = {"": "held-out questions", "_train": "training questions"}
     rows = [["reward model chooses", *_choices(chosen, endings)]]
-    for name, figures in chatting(results).items():
+    for name, metrics in chatting(results).items():
         for key, what in (("greedy_correct", "likeliest answer"), ("correct", "sampled answer")):
-            rows.append([f"{name}: {what}", *(percent(figures.get(f"{key}{e}")) for e in endings)])
+            rows.append([f"{name}: {what}", *(percent(metrics.get(f"{key}{e}")) for e in endings)])
     note = (
         f"The reward model is shown the plain statement with each value; chance is {_chance(chosen)}. "
         "Models are asked the question and must answer it. [95% interval over questions]"
@@ -110,7 +110,7 @@ def sampling_lines(results: Results) -> list[str]:
         lines.append(f"Majority of k sft answers, correct: {', '.join(steps)}.")
     if results.get("choice"):
         chosen = results["choice"]
-        greedy = [f"{name} {percent(figures['greedy_correct'])}" for name, figures in chatting(results).items()]
+        greedy = [f"{name} {percent(metrics['greedy_correct'])}" for name, metrics in chatting(results).items()]
         lines.append(
             f"True statement among all values: the reward model chooses it {_choices(chosen, [''])[0]} "
             f"(chance: {_chance(chosen)}); likeliest answer correct: {', '.join(greedy)}."
@@ -131,16 +131,16 @@ REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
 
 def reward_table(results: Results) -> Table | None:
     """The reward model on rankings of training and held-out prompts, side by side; None if it was not measured."""
-    figures = results.get("reward_model")
-    if not figures:
+    metrics = results.get("reward_model")
+    if not metrics:
         return None
     names = {"": "training prompts", "_heldout": "held-out prompts"}
-    endings = [ending for ending in names if f"accuracy{ending}" in figures]
+    endings = [ending for ending in names if f"accuracy{ending}" in metrics]
     rows = []
     for key, label, show in REWARD_ROWS:
-        if any(f"{key}{e}" in figures for e in endings):
-            cells = [with_interval(figures.get(f"{key}{e}"), figures.get(f"{key}_ci{e}"), show) for e in endings]
+        if any(f"{key}{e}" in metrics for e in endings):
+            cells = [with_interval(metrics.get(f"{key}{e}"), metrics.get(f"{key}_ci{e}"), show) for e in endings]
             rows.append([label, *cells])
     for key, label in (("pairs", "pairs"), ("pairs_length_matched", "  of matched length"), ("prompts", "prompts")):
-        rows.append([label, *(f"{figures[f'{key}{e}']:,}" for e in endings)])
+        rows.append([label, *(f"{metrics[f'{key}{e}']:,}" for e in endings)])
     return Table("Reward model", ["", *(names[e] for e in endings)], rows, "[95% interval over prompts]")

@@ -76,7 +76,7 @@ def examine(
     length_choices  the share of pairs of different length whose longer answer is chosen, same keys; None without any
     categories   grouping → category → same keys: "length" (which answer is longer) always; "category" if records
                  have one; with the world, the "relation" asked for and the "difference" between the answers
-    figures      name → number or None: the metrics that a gate's limits refer to, see gate.FIGURES
+    figures      name → number or None: the metrics that a gate's limits refer to, see gate.METRICS
     Returns {} if no comparisons are held out. Intervals are over prompts.
     """
     held_out = [record for example in data.val_examples for record in example]

@@ -14,7 +14,7 @@ from components.evaluation.reward_exam.probes import PROBES
 Limits = Mapping[str, float | None]
 REFUSED, WARNED, PASSED, UNKNOWN = "failed", "warning", "passed", "not measured"
 
-FIGURES = {  # name → description
+METRICS = {  # name → description
     "accuracy": "accuracy",
     "accuracy_low": "accuracy, low end",
     "gold_accuracy_low": "accuracy by the world's judge, low end",
@@ -28,7 +28,7 @@ FIGURES = {  # name → description
 }
 LOW_ENDS = {"accuracy_low", "gold_accuracy_low"}
 CHANCE = 0.5  # the accuracy of random choices
-SHARES = {name for name in FIGURES if name not in ("ece", "length_correlation")}
+SHARES = {name for name in METRICS if name not in ("ece", "length_correlation")}
 
 
 class Support(NamedTuple):
@@ -72,7 +72,7 @@ class Verdict(NamedTuple):
 
     def __str__(self) -> str:
         bound = "at least" if self.at_least else "at most"
-        text = f"{FIGURES[self.name]}: got {_shown(self.name, self.got)}, limit {bound} {_shown(self.name, self.limit)}"
+        text = f"{METRICS[self.name]}: got {_shown(self.name, self.got)}, limit {bound} {_shown(self.name, self.limit)}"
         return f"{text}: {self.shortage}" if self.shortage else text
 
 
@@ -124,15 +124,15 @@ def verdicts(
     for limits, beyond in ((warn, WARNED), (refuse, REFUSED)):
         for key, limit in limits.items():
             side, _, name = key.partition("_")
-            if side not in ("min", "max") or name not in FIGURES:
-                names = ", ".join(FIGURES)
+            if side not in ("min", "max") or name not in METRICS:
+                names = ", ".join(METRICS)
                 raise ValueError(f"gate: {key!r} is not a limit; expected min_ or max_ followed by one of: {names}")
             if limit is None:
                 continue
             verdict = _verdict(name, metrics.get(name), side == "min", limit, beyond, (supports or {}).get(name))
             if verdict.verdict != PASSED or (name, verdict.at_least) not in results:
                 results[name, verdict.at_least] = verdict
-    order = list(FIGURES)
+    order = list(METRICS)
     return sorted(results.values(), key=lambda verdict: (order.index(verdict.name), verdict.at_least))
 
 
@@ -167,7 +167,7 @@ def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Co
     table = Table(box=SIMPLE_HEAD, show_edge=False, caption_justify="left", caption_style="dim", caption=caption)
     for i, title in enumerate(("Examination", "value", "limit", "")):
         table.add_column(title, justify="right" if i in (1, 2) else "left", no_wrap=True)
-    for name, figure in examination["figures"].items():
+    for name, value in examination["figures"].items():
         verdict = next((v for v in results if v.name == name and v.verdict != PASSED), None)
         verdict = verdict or next((v for v in results if v.name == name), None)
         cells = ["", ""]
@@ -175,7 +175,7 @@ def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Co
             bound = "≥" if verdict.at_least else "≤"
             cells = [f"{bound} {_shown(name, verdict.limit)}", verdict.verdict]
         style = {REFUSED: "red", WARNED: "yellow"}.get(cells[1])
-        table.add_row(FIGURES[name], _value(examination, name, figure), *cells, style=style)
+        table.add_row(METRICS[name], _value(examination, name, value), *cells, style=style)
     for grouping, shares in examination["categories"].items():
         table.add_section()
         for label, share in shares.items():
@@ -185,11 +185,11 @@ def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Co
     console.print(table)
 
 
-def _value(examination: Mapping[str, Any], name: str, figure: float | None) -> str:
+def _value(examination: Mapping[str, Any], name: str, value: float | None) -> str:
     interval = examination["ranking"]["accuracy_ci"] if name == "accuracy" else None
     if name.startswith("probe_"):
         interval = examination["probes"][name.removeprefix("probe_")]["accuracy_ci"]
-    shown = with_interval(figure, interval, percent) if interval else _shown(name, figure)
+    shown = with_interval(value, interval, percent) if interval else _shown(name, value)
     return shown.replace("[", "\\[")
 
 

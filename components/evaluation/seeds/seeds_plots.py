@@ -31,14 +31,14 @@ def draw(summary: Summary, folder: Path, prefix: str = "") -> dict[str, str]:
 def gold(summary: Summary) -> Figure | None:
     """The gold score of every model."""
     models = (summary.get("report") or {}).get("models") or {}
-    spreads = {name: figures["gold"] for name, figures in models.items() if "gold" in figures}
+    spreads = {name: metrics["gold"] for name, metrics in models.items() if "gold" in metrics}
     return _rows(spreads, f"Gold score on held-out prompts, {_seeds(summary, 'report')}") if spreads else None
 
 
 def optimum(summary: Summary) -> Figure | None:
     """Fraction of the exact optimum, by method."""
     methods = (summary.get("optimum") or {}).get("methods") or {}
-    spreads = {name: figures["fraction_of_optimum"] for name, figures in methods.items()}
+    spreads = {name: metrics["fraction_of_optimum"] for name, metrics in methods.items()}
     if not spreads:
         return None
     figure = _rows(spreads, f"Share of the exact optimum reached, {_seeds(summary, 'optimum')}")
@@ -70,7 +70,7 @@ def curves(summary: Summary) -> Figure | None:
 def scaling(summary: Summary) -> Figure | None:
     """Accuracy of reward models against the number of comparisons."""
     sizes = summary.get("scaling") or {}
-    accuracies = {int(size): figures["accuracy"] for size, figures in sizes.items() if figures.get("accuracy")}
+    accuracies = {int(size): metrics["accuracy"] for size, metrics in sizes.items() if metrics.get("accuracy")}
     if not accuracies:
         return None
     figure = Figure(figsize=(5.6, 3.8), layout="constrained")

@@ -48,20 +48,20 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     models = summary.get("report", {}).get("models", {})
     gains = {
         name: {
-            other: paired(figures.get("gold"), models[other].get("gold"))
+            other: paired(metrics.get("gold"), models[other].get("gold"))
             for other in COMPARED_TO
             if other in models and other != name
         }
-        for name, figures in models.items()
-        if "gold" in figures
+        for name, metrics in models.items()
+        if "gold" in metrics
     }
     return {"seeds": [job.seed for job in jobs], **summary, **({"gains": gains} if gains else {})}
 
 
 def _accuracies(cards: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
     names = {"accuracy": "val/accuracy", "ece": "val/ece", "seconds": "seconds"}
-    figures = {str(size): card["metrics"] for size, card in cards.items()}
-    return {size: {name: metrics.get(key) for name, key in names.items()} for size, metrics in figures.items()} or None
+    by_size = {str(size): card["metrics"] for size, card in cards.items()}
+    return {size: {name: metrics.get(key) for name, key in names.items()} for size, metrics in by_size.items()} or None
 
 
 def _without_intervals(value: Any) -> Any:

@@ -69,9 +69,9 @@ def models(summary: Summary) -> Table | None:
     """Every model's metrics over seeds."""
     measured = _get(summary, "report", "models") or {}
     rows = [
-        [label, *(cell(figures.get(key), show) for figures in measured.values())]
+        [label, *(cell(metrics.get(key), show) for metrics in measured.values())]
         for key, label, show in MODEL_ROWS
-        if any(key in figures for figures in measured.values())
+        if any(key in metrics for metrics in measured.values())
     ]
     return Table("Models over seeds", ["", *measured], rows) if rows else None
 
@@ -84,18 +84,18 @@ def bake_off(summary: Summary) -> Table | None:
         return None
     rows = []
     for name in names:
-        figures, spent = measured[name], _get(summary, "report", "budget", name) or {}
+        metrics, spent = measured[name], _get(summary, "report", "budget", name) or {}
         gains = summary["gains"].get(name, {})
         rows.append(
             [
                 name,
-                cell(figures["gold"]),
+                cell(metrics["gold"]),
                 cell(gains.get("sft")),
                 cell(gains.get("ppo")),
-                cell(figures.get("correct"), percent),
-                cell(figures.get("kl")),
-                cell(figures.get("entropy_per_token")),
-                cell(figures.get("win_rate"), percent),
+                cell(metrics.get("correct"), percent),
+                cell(metrics.get("kl")),
+                cell(metrics.get("entropy_per_token")),
+                cell(metrics.get("win_rate"), percent),
                 *(
                     show((spent.get(key) or {}).get("mean"))
                     for key, show in (("generated_tokens", count), ("flops", power), ("minutes", short))
@@ -183,7 +183,7 @@ def optimum(summary: Summary) -> Table | None:
         "total_variation": "total variation",
     }
     everyone = {**methods, "optimum": _get(summary, "optimum", "optimum") or {}}
-    rows = [[name, *(cell(figures.get(key), _fine) for key in columns)] for name, figures in everyone.items()]
+    rows = [[name, *(cell(metrics.get(key), _fine) for key in columns)] for name, metrics in everyone.items()]
     return Table("The exact optimum", ["", *columns.values()], rows, "Enumerated, not sampled.")
 
 
@@ -232,8 +232,8 @@ def scaling(summary: Summary) -> Table | None:
     if not sizes:
         return None
     rows = [
-        [f"{int(size):,}", cell(figures.get("accuracy"), percent), cell(figures.get("ece"))]
-        for size, figures in sizes.items()
+        [f"{int(size):,}", cell(metrics.get("accuracy"), percent), cell(metrics.get("ece"))]
+        for size, metrics in sizes.items()
     ]
     note = "On held-out questions; four ranked answers per comparison."
     return Table("Reward model by comparisons", ["comparisons", "accuracy", "ECE"], rows, note)

@@ -107,11 +107,11 @@ def test_a_world_run_has_every_metric_and_is_plain_json(evaluate):
         "reward_model",
     }
     assert list(results["models"]) == ["base", "sft", "ppo"]
-    for figures in results["models"].values():
-        assert set(figures) == ALWAYS | JUDGED | SCORED | COMPARED | TRAINED
-        low, high = figures["gold_ci"] or (figures["gold"], figures["gold"])  # None if all questions agree
-        assert low <= figures["gold"] <= high
-        assert figures["score_ci"][0] <= figures["score"] <= figures["score_ci"][1]
+    for metrics in results["models"].values():
+        assert set(metrics) == ALWAYS | JUDGED | SCORED | COMPARED | TRAINED
+        low, high = metrics["gold_ci"] or (metrics["gold"], metrics["gold"])  # None if all questions agree
+        assert low <= metrics["gold"] <= high
+        assert metrics["score_ci"][0] <= metrics["score"] <= metrics["score_ci"][1]
     assert set(results["base"]) == {"answers_bare", "asks_another", "few_shot", "shots"}
     ranked = {
         "accuracy",
@@ -182,9 +182,9 @@ def test_users_own_prompts_have_a_score_and_no_gold(evaluate, tokenizer):
     results = evaluate(world=None, prompts=prompts, train_prompts=[], seen=None, text=())
     assert not {"base", "majority", "choice", "best_of_n_train"} & set(results)
     assert set(results["best_of_n"]) == {"n", "kl", "score"}
-    for figures in results["models"].values():
-        assert set(figures) == ALWAYS | SCORED - {"score_train"} | COMPARED
-        assert set(figures["samples"][0]) == {
+    for metrics in results["models"].values():
+        assert set(metrics) == ALWAYS | SCORED - {"score_train"} | COMPARED
+        assert set(metrics["samples"][0]) == {
             "prompt",
             "reference",
             "greedy",
@@ -257,9 +257,9 @@ def test_the_likeliest_answer_to_every_question_is_judged(evaluate, monkeypatch)
         return 0.5
 
     monkeypatch.setattr(module, "correct_share", half)
-    figures = evaluate()["models"]["ppo"]
+    metrics = evaluate()["models"]["ppo"]
     assert judged == [3, 15] * 3  # held-out and training questions, once each, of three models
-    assert (figures["greedy_correct"], figures["greedy_correct_train"]) == (0.5, 0.5)
+    assert (metrics["greedy_correct"], metrics["greedy_correct_train"]) == (0.5, 0.5)
 
 
 def test_bits_per_byte_are_those_of_the_text_read_alone(new_model, tokenizer):

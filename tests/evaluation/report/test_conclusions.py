@@ -117,13 +117,13 @@ def test_a_reward_model_that_knows_less_than_the_models_is_reported(results, int
 
 
 def test_confidence_above_and_below_accuracy_is_distinguished(results):
-    figures = results["reward_model"]
+    metrics = results["reward_model"]
     for accuracy, told in (
         (0.6, "overconfident"),
         (0.8, "well calibrated"),
         (0.95, "underconfident"),
     ):
-        figures["reliability_heldout"] = [{"pairs": 10, "confidence": 0.8, "accuracy": accuracy}, {"pairs": 0}]
+        metrics["reliability_heldout"] = [{"pairs": 10, "confidence": 0.8, "accuracy": accuracy}, {"pairs": 0}]
         text = " ".join(conclusions.reward_model(results, {}))
         assert text.startswith("It ranks 77% [72, 81] of the pairs on held-out prompts correctly: better than chance.")
         assert "That is 14 points lower than on training prompts, 91%." in text and f"It is {told}" in text

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.reward_exam.gate import (
-    FIGURES,
+    METRICS,
     PASSED,
     REFUSED,
     UNKNOWN,
@@ -133,7 +133,7 @@ def test_a_limit_on_an_unknown_metric_names_the_metrics(key):
 def test_the_configured_limits_are_on_known_metrics():
     limits = yaml.safe_load((Path(__file__).resolve().parents[3] / "conf/gate/default.yaml").read_text())
     names = {one.name for one in verdicts({}, limits["refuse"], limits["warn"])}
-    assert {f"probe_{name}" for name in PROBES} <= names <= set(FIGURES)
+    assert {f"probe_{name}" for name in PROBES} <= names <= set(METRICS)
 
 
 def test_a_refusal_names_each_metric_its_value_the_limit_and_what_to_do():

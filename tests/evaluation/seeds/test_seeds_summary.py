@@ -145,8 +145,8 @@ def test_methods_are_compared_seed_by_seed(found):
 
 
 def test_intervals_of_one_seed_and_sampled_answers_are_not_averaged(found):
-    figures = found["report"]["models"]["ppo"]
-    assert "gold_ci" not in figures and "samples" not in figures
+    metrics = found["report"]["models"]["ppo"]
+    assert "gold_ci" not in metrics and "samples" not in metrics
     assert "inputs" not in found["report"] and "seed" not in found["report"]
 
 

@@ -13,22 +13,22 @@ from components.system.hub import name_of
 log = logging.getLogger(__name__)
 
 
-def require(reads: dict[str, str], known: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
+def require(reads: dict[str, str], artifacts: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
     """The artifacts that a stage reads: {name: {path, stage, content}}, plus hub for one that came from the Hub.
 
-    known: the expected paths of these artifacts and of those that they are made from, by stage, each after those that
-    it is made from; identity: the overrides that name the run,
-    such as "model=small run=x". Raises ArtifactError naming the latest missing stage, the command that makes it, and,
-    if its own predecessors are missing too, the command that makes all of them.
+    artifacts: the expected paths of these artifacts and of those that they are made from, by stage, each after those
+    that it is made from; identity: the overrides that name the run, such as "model=small run=x".
+    Raises ArtifactError naming the latest missing stage, the command that makes it, and, if its own predecessors are
+    missing too, the command that makes all of them.
     """
-    order = list(known)
-    stages = {path: stage for stage, path in known.items()}
+    order = list(artifacts)
+    stages = {path: stage for stage, path in artifacts.items()}
     missing = [stages.get(path, name) for name, path in reads.items() if not present(path)]
     if missing:
         stage = max(missing, key=lambda s: order.index(s) if s in order else len(order))
         path = next(path for name, path in reads.items() if stages.get(path, name) == stage)
         message = f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} {identity}"
-        chain = [s for s in order[: order.index(stage) + 1] if not present(known[s])] if stage in order else []
+        chain = [s for s in order[: order.index(stage) + 1] if not present(artifacts[s])] if stage in order else []
         if len(chain) > 1:
             command = f"python train.py stage=all {identity} 'stages=[{','.join(chain)}]'"
             message += f"\nor, with everything that it needs: {command}"

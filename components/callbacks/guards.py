@@ -116,8 +116,8 @@ class SpikeGuard(Callback):
     `window` steps without one (the first window/2 steps are only recorded). "skip" drops the step's gradients, so
     neither the weights nor the optimizer's averages change, and warns; more than `max_skips` in a row end training.
     "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean loss of its
-    micro-batches on all processes, so all processes decide alike, regardless of their shares of the step and the scale
-    of a gradient scaler. The recorded losses are saved in checkpoints.
+    micro-batches on all processes, so all processes make the same decision, regardless of their shares of the step and
+    the scale of a gradient scaler. The recorded losses are saved in checkpoints.
     """
 
     def __init__(

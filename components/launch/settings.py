@@ -1,7 +1,7 @@
 """Which settings decide what a stage makes, which only watch or place it, and which it does not use.
 
-Every setting is an input unless a rule here says otherwise, with the reason: a forgotten key makes an artifact stale
-once too often, never once too seldom.
+Every setting is an input unless a rule here says otherwise, with the reason, so a forgotten key can make an artifact
+stale without need, but never hide that it is stale.
 """
 
 from collections.abc import Iterator, Mapping

@@ -15,4 +15,4 @@ class SFT(Pretrain):
     """
 
     def check_first_loss(self, loss: float) -> None:
-        """It starts from weights, whose loss may be any."""
+        """Nothing to check: it starts from trained weights, which can have any loss."""

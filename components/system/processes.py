@@ -93,8 +93,8 @@ def leaves_sweep(started: Start) -> bool:
 
 def gradus() -> str:
     """How to call the command `gradus` from here: by its path if its environment is not active."""
-    beside = Path(sys.executable).with_name("gradus")
-    return "gradus" if shutil.which("gradus") or not beside.exists() else os.path.relpath(beside)
+    script = Path(sys.executable).with_name("gradus")
+    return "gradus" if shutil.which("gradus") or not script.exists() else os.path.relpath(script)
 
 
 def _is_task(environ: Mapping[str, str]) -> bool:

@@ -46,8 +46,8 @@ def _parsed(written: tuple[str, ...]) -> tuple[Override, ...]:
 
 
 def compared(cfg: DictConfig) -> dict[str, int | float | str]:
-    """The settings by which runs are compared, flat: stage, model, seed, learning rate, and whatever the command line
-    sets that decides the result, including the shape of weights that are read; not what only places or watches a run
+    """The settings by which runs are compared, flat: stage, model, seed, learning rate, and those of the command line
+    that decide the result, including the shape of weights that are read; not those that only place or watch a run
     (force, run, …).
 
     Not all settings: a logger shows the first few columns, and settings that never vary would hide the others.
@@ -90,7 +90,7 @@ def resolve_small_data(cfg: DictConfig, keys: Collection[str]) -> None:
 
 def resolve_limits(trainer: DictConfig, keys: Collection[str]) -> None:
     """A limit of training on the command line replaces the stage's own: steps replace epochs, and vice versa. If both
-    are given, training ends at whichever comes first.
+    are given, training ends at the one that is reached first.
 
     trainer: its config, changed in place; keys: those of the command line. Raises ValueError for a minimum above a
     limit, since training would still end at the limit, without its last validation.

@@ -195,12 +195,12 @@ class Tokenizer:
             raise TokenizerError("a prompt must end with the user's message, but the last one is the assistant's")
         return self.codec.encode_segments(segments or self._writer.prompt(messages, tools)).ids
 
-    def answer(self, said: str | Mapping, tools: Sequence[Mapping] | None = None) -> list[int]:
+    def answer(self, text: str | Mapping, tools: Sequence[Mapping] | None = None) -> list[int]:
         """Ids that the assistant generates after a prompt for a text (or a message), including its end of turn.
 
         Raises TokenizerError as `examples` does.
         """
-        message = {"role": "assistant", "content": said} if isinstance(said, str) else said
+        message = {"role": "assistant", "content": text} if isinstance(text, str) else text
         ids, mask = self.render([PROBE_TURNS[0], message], tools)
         return [token for token, is_answer in zip(ids, mask, strict=True) if is_answer]
 

@@ -14,7 +14,7 @@ from components.models.lora import LoRA
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a run decides for its stage, whichever stage it is; passed to the constructor as `run`.
+    """What a run decides for every stage alike; passed to the constructor as `run`.
 
     seed: of all random numbers in training. lora: adapters to train instead of all weights.
     gradient_checkpointing: activations inside layers are recomputed in the backward pass, not kept. compile: layers are

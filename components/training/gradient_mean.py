@@ -1,4 +1,4 @@
-"""Gradients that are one mean over an optimizer step, whatever number of micro-batches and processes it came in."""
+"""Gradients that are one mean over an optimizer step, regardless of its number of micro-batches and processes."""
 
 from collections.abc import Iterator
 from typing import Protocol

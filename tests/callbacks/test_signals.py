@@ -14,20 +14,9 @@ from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.sample_table import SampleTable
 from components.callbacks.signals import SIGNALS, GracefulStop, seconds_of
 from components.training.checkpoint_io import latest
-from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
+from tests.kit.tiny_run import Send, Stream, Tiny, Validated, trainer
 
 HERE = Path(__file__).parent
-
-
-class Send(L.Callback):
-    """Sends this process a signal in the middle of the given batches, rank `rank` only."""
-
-    def __init__(self, number, *batches, rank=0):
-        self.number, self.batches, self.rank = number, batches, rank
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if batch_idx in self.batches and trainer.global_rank == self.rank:
-            os.kill(os.getpid(), self.number)
 
 
 def fit(folder, number, *batches, stop=None, length=1000, **settings):
@@ -246,8 +235,7 @@ def test_the_user_is_notified_on_stderr(tmp_path, capfd):
 
 SCRIPT = """
 import sys, time, signal
-from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
-from tests.callbacks.test_signals import Send
+from tests.kit.tiny_run import Send, Stream, Tiny, Validated, trainer
 from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.signals import GracefulStop
 

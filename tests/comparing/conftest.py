@@ -1,6 +1,6 @@
 """The world and the models of the evaluation's tests."""
 
-from tests.evaluation.conftest import (  # noqa: F401
+from tests.kit.tiny_world import (  # noqa: F401
     chat_prompts,
     config,
     new_model,

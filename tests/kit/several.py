@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 from torch import Tensor
 
 from components.stages.onpolicy import OnPolicy
+from components.training.fsdp import FullySharded
 from tests.kit.tiny_stages import END, PAD, PROMPTS, Batches
 
+STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": DDPStrategy, "fsdp": FullySharded}
 SECONDS = 300  # after which processes that wait for each other are ended
 
 

@@ -1,5 +1,6 @@
 """A module, a loader and a trainer as small as they come, for the tests of callbacks."""
 
+import os
 from pathlib import Path
 
 import lightning as L
@@ -58,6 +59,17 @@ class Stream:
 
     def load_state_dict(self, state):
         self.position = state["position"]
+
+
+class Send(L.Callback):
+    """Sends this process a signal in the middle of the given batches, rank `rank` only."""
+
+    def __init__(self, number: int, *batches: int, rank: int = 0) -> None:
+        self.number, self.batches, self.rank = number, batches, rank
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx in self.batches and trainer.global_rank == self.rank:
+            os.kill(os.getpid(), self.number)
 
 
 def trainer(callbacks, *, folder: Path | None = None, **settings) -> L.Trainer:

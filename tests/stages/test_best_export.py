@@ -12,9 +12,8 @@ from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.training.checkpoint_io import BEST, latest
 from components.training.contract import RunContext
-from tests.kit.several import together
+from tests.kit.several import STRATEGIES, together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, quiet_fit, same_bits, scalar, trainer, weights
-from tests.stages.test_loss_traces import STRATEGIES
 
 EARLY = {"export": "best", "metric": "val/loss", "mode": "max"}  # the loss falls, so that the highest is the first
 ADAPTERS = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=("q_proj", "v_proj"))

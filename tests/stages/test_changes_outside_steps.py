@@ -16,9 +16,8 @@ from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA, merged
 from components.stages.rm import RewardModel
 from components.training.contract import RunContext
-from tests.kit.several import together
+from tests.kit.several import STRATEGIES, together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
-from tests.stages.test_loss_traces import STRATEGIES
 
 WAYS = [(None, 1), ("fsdp", 1), *(pytest.param((name, 2), marks=pytest.mark.slow) for name in STRATEGIES)]
 SHIFT = 3.0  # of the fresh head: far from a mean of zero

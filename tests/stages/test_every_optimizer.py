@@ -12,9 +12,9 @@ from torch import Tensor
 from components.models.lora import TARGETS, LoRA
 from components.stages.stage import Stage
 from components.training.optimizers import adamw, muon
-from tests.kit.several import together
+from tests.kit.several import STRATEGIES, together
+from tests.kit.stage_runs import MAKERS
 from tests.kit.tiny_stages import Batches, quiet_fit, trainer
-from tests.stages.test_loss_traces import MAKERS, STRATEGIES
 
 ADAM: dict[str, Any] = dict(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

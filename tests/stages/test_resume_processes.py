@@ -12,9 +12,8 @@ from components.artifacts.store import whole_weights
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
 from components.stages.sft import SFT
-from tests.kit.several import together
+from tests.kit.several import STRATEGIES, together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
-from tests.stages.test_loss_traces import STRATEGIES
 
 STEPS, MIDDLE = 8, 4  # of a rollout's updates MIDDLE is the last
 ONE = (None, 1)

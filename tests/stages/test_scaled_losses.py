@@ -14,6 +14,8 @@ from components.callbacks.guards import NanGuard, SpikeGuard
 from components.stages.sft import SFT
 from components.training.checkpoint_io import AtomicCheckpointIO
 from components.training.optimizers import adamw, muon
+from tests.kit.micro_batches import with_text
+from tests.kit.stage_runs import MAKERS
 from tests.kit.tiny_stages import (
     CONSTANT,
     Batches,
@@ -27,8 +29,6 @@ from tests.kit.tiny_stages import (
     trainer,
     weights,
 )
-from tests.stages.test_accumulation import with_text
-from tests.stages.test_loss_traces import MAKERS
 
 ADAM: dict[str, Any] = dict(lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1)
 

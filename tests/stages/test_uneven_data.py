@@ -8,9 +8,8 @@ import torch
 
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
-from tests.kit.several import together
+from tests.kit.several import STRATEGIES, together
 from tests.kit.tiny_stages import CONSTANT, END, Batches, adam, causal, lm_batch, quiet_fit, scalar, trainer
-from tests.stages.test_loss_traces import STRATEGIES
 
 QUICK = (("sft", "ddp"), ("rm", "fsdp"))  # of the combinations
 KINDS = {"sft": (SFT, causal), "rm": (RewardModel, scalar)}

@@ -1,0 +1,70 @@
+"""When an artifact is up to date, what a stage reads, and what the messages say."""
+
+import json
+
+import pytest
+
+from components.artifacts import lineage
+from components.artifacts.store import ArtifactError, write_artifact
+
+INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
+
+
+@pytest.fixture
+def export(tmp_path, small_tokenizer):
+    folder = tmp_path / "tiny/sft/export"
+    write_artifact(folder, card={"stage": "sft", "inputs": INPUTS}, tokenizer=small_tokenizer)
+    return folder
+
+
+def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert lineage.is_made(export, dict(INPUTS), force="changed")
+    assert not lineage.is_made(export, dict(INPUTS), force=True)
+
+
+def test_a_finished_stage_is_not_replaced_silently(export):
+    changed = INPUTS | {"stage.lr": 0.2}
+    with pytest.raises(
+        ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"
+    ):
+        lineage.is_made(export, changed, force=False)
+    assert not lineage.is_made(export, changed, force="changed")
+    assert not lineage.is_made(export.with_name("other"), changed, force=False)
+
+
+def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path):
+    known = {stage: f"{tmp_path}/tiny/{stage}/export" for stage in ("tokenizer", "pretrain", "sft", "rm")}
+    with pytest.raises(ArtifactError) as caught:
+        lineage.require({"tokenizer": known["tokenizer"], "model": known["sft"]}, known, "model=tiny")
+    told = str(caught.value)
+    assert f"no sft artifact at {known['sft']}" in told
+    assert "python train.py stage=sft model=tiny" in told
+    assert "stage=all model=tiny 'stages=[tokenizer,pretrain,sft]'" in told
+    assert "artifacts.sft=<folder>" in told
+
+
+def test_artifacts_that_are_there_are_described_by_content(export):
+    parents = lineage.require({"model": str(export)}, {"sft": str(export)}, "model=tiny")
+    card = json.loads((export / "card.json").read_text())
+    assert parents == {"model": {"path": str(export), "stage": "sft", "content": card["content"]}}
+
+
+def test_different_tokenizers_are_refused_with_both_fingerprints():
+    lineage.same_tokenizer({"a": "11", "b": "11"})
+    with pytest.raises(ArtifactError, match=r"(?s)a: 11.*b: 22"):
+        lineage.same_tokenizer({"a": "11", "b": "22"})
+
+
+def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
+    for name in ("export.writing-123", "export.previous"):
+        (export.parent / name).mkdir()
+        (export.parent / name / "card.json").write_text("{")
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
+def test_an_artifact_that_exists_only_under_its_earlier_name_is_restored_not_removed(export):
+    export.rename(export.with_name("export.previous"))
+    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert [path.name for path in export.parent.iterdir()] == ["export"]

@@ -1,6 +1,7 @@
 """The rules of the house, read off the source: who may import whom, and how large a part may be."""
 
 import ast
+import re
 from collections import Counter
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -23,6 +24,19 @@ FLOORS = [  # from the ground up; a room imports from lower floors only
 ]
 SEES_CONFIGS = {"launch", "tasks", "cli", "train"}
 SEES_LIGHTNING = SEES_CONFIGS | {"data", "loggers", "training", *FLOORS[5], *FLOORS[6]}
+# tests in the folders of components/ that mirror no module, by the reason
+ACROSS = {
+    "what holds for every stage": """stages/test_accumulation stages/test_best_export stages/test_changes_outside_steps
+        stages/test_charts stages/test_every_optimizer stages/test_fast_path stages/test_frozen stages/test_grad_norm
+        stages/test_learning stages/test_lora_stages stages/test_loss_traces stages/test_optimum
+        stages/test_packed_losses stages/test_padded_stages stages/test_resume stages/test_resume_processes
+        stages/test_scaled_losses stages/test_two_processes stages/test_uneven_data""",
+    "what holds for every function of a folder": """functional/test_masked_places functional/test_tabular_oracle
+        evaluation/measure/test_not_numbers""",
+    "models, tokenizers and data sets made elsewhere": """artifacts/test_foreign_models data/test_named_sets
+        tokenizer/test_foreign_callers tokenizer/test_foreign_chat tokenizer/test_foreign_folder
+        tokenizer/test_foreign_text tokenizer/test_padded_vocabulary tokenizer/test_thinking""",
+}
 FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 MODULES = [file for file in FILES if file.name != "__init__.py"]
 
@@ -83,6 +97,24 @@ def test_package_files_are_empty(file):
 def test_no_two_files_of_components_have_one_name():
     counts = Counter(file.stem for file in MODULES if file != ROOT / "train.py")
     assert not [name for name, count in counts.items() if count > 1]
+
+
+def test_every_test_mirrors_a_module_or_has_a_reason_not_to():
+    """tests/x/test_y.py and tests/x/test_y_z.py test components/x/y.py."""
+    loose = set()
+    for file in ROOT.glob("tests/*/**/test_*.py"):
+        name = file.relative_to(ROOT / "tests").with_suffix("")
+        folder, subject = ROOT / "components" / name.parent, name.name.removeprefix("test_")
+        modules = [module.stem for module in folder.glob("*.py")]
+        if folder.is_dir() and not any(f"{subject}_".startswith(f"{module}_") for module in modules):
+            loose.add(str(name))
+    assert loose == {name for names in ACROSS.values() for name in names.split()}
+
+
+def test_a_test_imports_from_the_kit_and_no_other_test():
+    for file in ROOT.glob("tests/**/*.py"):
+        others = {name for name in imports_of(file) if re.match(r"tests\.(.*\.)?(test_|conftest)", name)}
+        assert not others, f"{name_of(file)} imports {others}; move what they share to tests/kit"
 
 
 def test_no_module_imports_itself_by_way_of_others():

@@ -1,4 +1,4 @@
-"""What the tests of several folders share. (This file also puts tests/ on the import path: see puppets.py.)"""
+"""What the tests of several folders share."""
 
 import signal
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""Under which name the project is installed, and that nothing tells a user to fetch somebody else's package."""
+"""Under which name the project is installed, and that nothing tells a user to fetch another project's package."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 TEXTS = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "Makefile", "pyproject.toml")]
 TEXTS += [*ROOT.glob("components/**/*.py"), *ROOT.glob("conf/**/*.yaml"), *ROOT.glob("docs/*.sh"), *ROOT.glob(".ci/*")]
-TAKEN = re.compile(r"pip install[^\n]*\bgradus\b|['\"]gradus\[")  # `gradus` on PyPI is somebody else's package
+TAKEN = re.compile(r"pip install[^\n]*\bgradus\b|['\"]gradus\[")  # `gradus` on PyPI is another project's package
 
 
 def test_the_distribution_does_not_have_the_name_of_somebody_elses_package():

@@ -1,4 +1,4 @@
-"""requirements.lock is what pyproject.toml asks for, requirements-dev.lock what the tests need beside
+"""requirements.lock is what pyproject.toml asks for, requirements-dev.lock what the tests need in addition to
 it; both are whole, and these tests run with them."""
 
 import functools

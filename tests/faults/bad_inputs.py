@@ -109,7 +109,7 @@ def bad_records() -> Iterator[tuple[str, Case]]:
                     yield case(f"{shape} with {what} as {field}", format_, {**good, field: value})
     for what, messages in MESSAGES.items():
         yield case(f"messages with {what}", "chat", {"messages": messages})
-        if what != "two answers":  # the second of them is what is to be drawn
+        if what != "two answers":  # the second of them is what is to be sampled
             yield case(f"messages with {what}", "prompts", {"messages": messages[:-1] if messages else messages})
         yield case(f"chosen with {what}", "preference", {"chosen": messages, "rejected": [ASK, ANSWER]})
     for what, ranks in RANKS.items():

@@ -1,7 +1,7 @@
 """Many kills of every stage, on one process and on two; half an hour.
 
 python -m tests.faults.long            120 kills
-python -m tests.faults.long 30 7       30 kills, drawn from seed 7
+python -m tests.faults.long 30 7       30 kills, sampled from seed 7
 
 Prints a line for each trial and a total. Exit status 1 if any run ended elsewhere than the unbroken one.
 """

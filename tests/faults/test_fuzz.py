@@ -1,4 +1,4 @@
-"""Whatever a reader is given, it takes it or refuses it by an error of ours: drawn by hypothesis, not thought of."""
+"""A reader accepts or refuses, with one of our errors, any input that hypothesis generates."""
 
 import json
 import shutil
@@ -170,7 +170,7 @@ def test_an_override_of_anything(key, value):
     try:
         check(compose_config(["stage=sft", f"{key}={value}"]))
     except (HydraException, OmegaConfBaseException, ConfigError):
-        pass  # each is told in a line or two by train.py
+        pass  # each is reported in a line or two by train.py
     except ValueError as error:
         assert type(error).__module__.split(".")[0] == "components", repr(error)
 

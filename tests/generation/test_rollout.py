@@ -60,7 +60,7 @@ def test_a_shared_prompt_is_repeated_if_a_row_has_no_room_for_all_its_responses(
     assert part["last"].tolist() == [3, 5, 9]
 
 
-def drawn():
+def sampled():
     """Prompts and responses of many lengths, some adjacent prompts equal."""
     generator = torch.Generator().manual_seed(0)
 
@@ -75,7 +75,7 @@ def drawn():
 @torch.no_grad()
 def test_log_probabilities_on_packed_rows_equal_those_of_each_prompt_and_response_alone():
     model = tiny_models.random_model(24)
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     part = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
     assert len(part["input_ids"]) > 1
     logp = model(part["input_ids"], layout_of(part)).flatten(0, 1).log_softmax(-1)
@@ -89,7 +89,7 @@ def test_log_probabilities_on_packed_rows_equal_those_of_each_prompt_and_respons
 @torch.no_grad()
 def test_scores_at_last_equal_those_of_each_prompt_and_response_alone():
     model = tiny_models.random_scalar(24)
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     part = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
     found = model(part["input_ids"], layout_of(part)).flatten()[part["last"]]
     texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
@@ -104,7 +104,7 @@ def split(prompts, known, *, seed=0, epochs=3, count=4):
 
 
 def test_minibatches_cover_every_response_once_per_epoch_in_a_fresh_order():
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     parts = split(prompts, experience(responses, number=torch.arange(len(prompts))))
     assert len(parts) == 3 * 4
     epochs = [[part["number"].tolist() for part in parts[start : start + 4]] for start in (0, 4, 8)]
@@ -116,7 +116,7 @@ def test_minibatches_cover_every_response_once_per_epoch_in_a_fresh_order():
 
 def test_the_first_epoch_has_the_rows_that_the_rollout_was_assessed_on():
     """Equal parts in the given order, so a ratio is 1 to the bit in any precision."""
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     known = experience(responses)
     parts = split(prompts, known)[:4]
     for part, rows in zip(parts, torch.arange(len(prompts)).tensor_split(4), strict=True):
@@ -126,7 +126,7 @@ def test_the_first_epoch_has_the_rows_that_the_rollout_was_assessed_on():
 
 
 def test_a_minibatch_holds_each_response_after_its_own_prompt():
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     parts = split(prompts, experience(responses, number=torch.arange(len(prompts))), epochs=1)
     for part in parts:
         flat = part["input_ids"].flatten()
@@ -139,7 +139,7 @@ def test_a_minibatch_holds_each_response_after_its_own_prompt():
 
 
 def test_the_order_depends_on_the_generator_alone():
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     known = experience(responses, number=torch.arange(len(prompts)))
     first, again, other = (split(prompts, known, seed=seed) for seed in (1, 1, 2))
     numbers = [[part["number"].tolist() for part in parts] for parts in (first, again, other)]
@@ -147,7 +147,7 @@ def test_the_order_depends_on_the_generator_alone():
 
 
 def test_one_minibatch_is_the_whole_rollout():
-    prompts, responses = drawn()
+    prompts, responses = sampled()
     (part,) = split(prompts, experience(responses), epochs=1, count=1)
     whole = packed(prompts, experience(responses), row_length=40, pad_id=PAD)
     assert all(torch.equal(part[name], whole[name]) for name in whole)

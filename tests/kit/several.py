@@ -1,4 +1,4 @@
-"""Several processes on this machine, started as a cluster would: forked, each told its rank by its environment."""
+"""Several processes on this machine, started as a cluster would: forked, each gets its rank from its environment."""
 
 import os
 import signal

@@ -256,7 +256,7 @@ def ppo(kind: type[PPO] = PPO, **changes: Any) -> PPO:
 
 
 class Mixed(PPO):
-    """PPO on batches that hold text already, from whatever loader."""
+    """PPO on batches that hold text already, from any loader."""
 
     def on_fit_start(self) -> None: ...
 

@@ -1,4 +1,4 @@
-"""A path on the command line is a path, whatever characters it contains."""
+"""A path on the command line is a path, with any characters."""
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser

@@ -28,7 +28,7 @@ SHAPES = {
 }
 IDS = torch.randint(0, 40, (1, 20), generator=torch.Generator().manual_seed(0))
 ROPE = {"rope_type": "default", "rope_theta": 10_000.0}
-OTHERS = {  # values beside those that follow from a field's type
+OTHERS = {  # values in addition to those that follow from a field's type
     "hidden_act": ["gelu", "relu"],
     "activation_function": ["gelu", "gelu_pytorch_tanh", "relu"],
     "rope_parameters": [

@@ -138,7 +138,7 @@ def test_joined_frozen_projections_are_stored_once():
     assert model.model.layers[0].weights().qkv.weight.data_ptr() == place
     model.load_state_dict(adapted().state_dict())  # views or not, weights load in place
     torch.testing.assert_close(model(IDS), got)
-    model.double().float()  # no longer side by side: joined anew
+    model.double().float()  # no longer side by side: joined again
     torch.testing.assert_close(model(IDS), got)
 
 

@@ -45,7 +45,7 @@ def test_the_reward_model_gives_an_answer_its_reward(folder, tokenizer):
 
 
 def test_it_reads_any_ids_as_the_judge_reads_their_text(folder, tokenizer):
-    """Bytes that spell letters, letters beside special pieces, and texts that are in no table included."""
+    """Bytes that spell letters, letters next to special pieces, and texts that are in no table included."""
     model, rng = table_reward(str(folder), FIELDS), random.Random(0)
     spelled = [tokenizer.codec.byte_ids[ord(letter)] for letter in "abcd"]
     likely = [*tokenizer.encode("abcd"), *spelled, *tokenizer.stop_ids, tokenizer.pad_id, tokenizer.bos_id]

@@ -19,8 +19,8 @@ def curve(compiled: bool = False, steps: int = STEPS, **trainer) -> torch.Tensor
     batches = []
     for _ in range(steps):
         lengths = torch.randint(1, 9, (12,), generator=generator).tolist()
-        drawn = [torch.randint(3, 16, (n + 1,), generator=generator).tolist() for n in lengths]
-        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=PAD, row_length=20))
+        rows = [torch.randint(3, 16, (n + 1,), generator=generator).tolist() for n in lengths]
+        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in rows], filler=PAD, row_length=20))
     logger = ListLogger()
     torch.manual_seed(0)
     stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT, run=RunContext(compile=compiled))

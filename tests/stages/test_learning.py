@@ -52,8 +52,8 @@ def test_a_fresh_model_with_small_weights_starts_at_the_loss_of_a_uniform_guess(
 
 def test_a_reward_model_learns_to_tell_a_few_pairs_apart():
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(3, VOCABULARY, (12, 8), generator=generator).tolist()
-    pairs = [([1, *row[:2]], [[*row[2:5], END], [*row[5:8], END]], [0.0, 1.0]) for row in drawn]
+    rows = torch.randint(3, VOCABULARY, (12, 8), generator=generator).tolist()
+    pairs = [([1, *row[:2]], [[*row[2:5], END], [*row[5:8], END]], [0.0, 1.0]) for row in rows]
     logger = ListLogger()
     fit(
         RewardModel(model=scalar, optimizer=adam(3e-3), schedule=CONSTANT),
@@ -73,8 +73,8 @@ def test_a_model_shown_answers_of_five_tokens_stops_by_itself_after_five(pad_id)
     generator = torch.Generator().manual_seed(0)
     batches = []
     for _ in range(150):
-        drawn = torch.randint(3, VOCABULARY, (31, 6), generator=generator).tolist()
-        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in drawn], filler=pad_id, row_length=20))
+        rows = torch.randint(3, VOCABULARY, (31, 6), generator=generator).tolist()
+        batches.append(lm_batch([([1, row[0]], [*row[1:], END]) for row in rows], filler=pad_id, row_length=20))
     assert (batches[0].layout.segments == -1).any()  # there is padding to confuse with the end
     stage = SFT(model=causal, optimizer=adam(1e-2), schedule=CONSTANT)
     fit(stage, batches, max_steps=150)

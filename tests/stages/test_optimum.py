@@ -1,9 +1,9 @@
 """PPO finds the exact optimum of a task that can be enumerated, and a PPO with a mistake in it does not.
 
 Ten ids: padding, the beginning, four that end a response, four letters. An answer of at most two letters is worth what
-a table says, most of it by its first letter, so that every token has to be credited rightly: the first for the letter,
-the next for the second or for ending, the KL for staying near the reference. The check is one number, computed from
-all 510 responses; it is worth something because the mistakes below, each one sign or one place, fail it.
+a table says, most of it by its first letter, so every token has to be credited correctly: the first for the letter, the
+next for the second or for ending, the KL for staying near the reference. The check is one number, computed from all 510
+responses; the mistakes below, each in one sign or one position, fail it.
 """
 
 import random

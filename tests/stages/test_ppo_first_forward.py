@@ -106,14 +106,14 @@ def test_sampling_that_is_not_the_policy_itself_is_refused(sampling):
 
 
 def test_rollouts_depend_only_on_seed_rank_and_number(monkeypatch):
-    def drawn(seed: int, rank: int, rollout: int) -> dict:
+    def sampled(seed: int, rank: int, rollout: int) -> dict:
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
         monkeypatch.setattr(PPO, "global_rank", rank)
         stage = attached(ppo(epochs=1, minibatches=1, run=RunContext(seed=seed)))
         [batch] = stage.collect(PROMPTS, rollout)
         return batch
 
-    assert same_bits(drawn(3, 0, 1), drawn(3, 0, 1))
+    assert same_bits(sampled(3, 0, 1), sampled(3, 0, 1))
     for seed, rank, rollout in ((4, 0, 1), (3, 1, 1), (3, 0, 2)):
-        one, other = drawn(3, 0, 1)["response_ids"], drawn(seed, rank, rollout)["response_ids"]
+        one, other = sampled(3, 0, 1)["response_ids"], sampled(seed, rank, rollout)["response_ids"]
         assert one.shape != other.shape or (one != other).any(dim=1).float().mean() > 0.5

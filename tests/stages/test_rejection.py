@@ -66,7 +66,7 @@ def test_of_each_prompts_responses_the_best_is_kept_and_of_equals_the_first():
     assert responses(batch) == [RESPONSES[n] for n in BEST]
     assert batch["rewards"].tolist() == [2, 1, 0]
     assert logger["rollout/best_score"] == [1.0]
-    assert logger["rollout/score"] == [pytest.approx((1 + 2 + 2 + 0 + 0 - 3 + 0 + 1) / 12)]  # of all that were drawn
+    assert logger["rollout/score"] == [pytest.approx((1 + 2 + 2 + 0 + 0 - 3 + 0 + 1) / 12)]  # of all that were sampled
 
 
 def test_a_response_without_an_end_is_kept_where_its_score_is_the_best():

@@ -72,10 +72,10 @@ def test_sft_ends_like_one_uninterrupted_process(before, after, data, tmp_path):
     checkpoint = tmp_path / f"before/checkpoints/step={MIDDLE:08d}.ckpt"
     assert checkpoint.is_file()
     resumed = trained("sft", data, after, tmp_path / "after", resume=checkpoint)
-    anew = trained("sft", data, after, tmp_path / "anew", steps=STEPS - MIDDLE)
+    fresh = trained("sft", data, after, tmp_path / "fresh", steps=STEPS - MIDDLE)
     assert resumed.keys() == unbroken.keys()
     distance = lambda other: max(float((other[key] - unbroken[key]).abs().max()) for key in unbroken)
-    assert distance(resumed) < 1e-5 < 1e-3 < distance(anew)
+    assert distance(resumed) < 1e-5 < 1e-3 < distance(fresh)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class InFull(MixedPrecision):
 
 
 def unfused(build: Callable[..., Optimizer]) -> Callable[..., Optimizer]:
-    """As it is beside a scaler: a fused step rounds otherwise."""
+    """As it is with a scaler: a fused step rounds otherwise."""
 
     def built(named: Any) -> Optimizer:
         optimizer = build(named)

@@ -16,7 +16,7 @@ KINDS = {"sft": (SFT, causal), "rm": (RewardModel, scalar)}
 
 
 def epochs(name: str, data: Callable[..., Any], world_size: int, strategy: Any = None) -> dict[str, Any]:
-    """Figures of two epochs and a validation after each; the sizes tell that they do not divide by two."""
+    """Metrics of two epochs and a validation after each; the sizes show that they do not divide by two."""
     module = data(name, batch_size=6 // world_size)
     kind, model = KINDS[name]
     build = lambda: model(0, module.tokenizer.vocab_size)

@@ -140,7 +140,7 @@ def answers(folder: Path) -> str:
 def test_a_person_resumes_where_they_stopped_and_ends_with_what_one_session_gives(compare):
     told = compare("judge=human")  # the input ends at once
     assert "1 of " in told and "The same command resumes from here" in told and "no comparison" in told
-    drawn = (compare.folder / "completions.jsonl").read_text()
+    written = (compare.folder / "completions.jsonl").read_text()
     lines = answers(compare.folder).splitlines(keepends=True)
     told = compare("judge=human", typed="".join(lines[:3]) + "s\n" + lines[4] + "q\n")
     assert f"stopped: 4 judged, 1 skipped, {len(lines) - 5} to go" in told
@@ -150,7 +150,7 @@ def test_a_person_resumes_where_they_stopped_and_ends_with_what_one_session_give
     assert "stopped" not in told and f"{len(lines) - 1} comparisons" in told
     assert store.read_card(compare.folder)["finished"]
     pieces = [(compare.folder / name).read_text() for name in ("preferences.jsonl", "completions.jsonl")]
-    assert pieces[1] == drawn
+    assert pieces[1] == written
     assert "up to date" in compare("judge=human", typed="a")
     whole = "".join([*lines[:3], "s\n", *lines[4:]])
     compare("judge=human", "force=true", typed=whole)

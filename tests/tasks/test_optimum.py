@@ -34,20 +34,20 @@ def test_the_experiment_composes_every_stage_on_the_table_world(stage):
 
 def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
     beta = EXPERIMENT.exact.beta
-    drawn = {}
+    sampled = {}
     for stage in METHODS:
         cfg = of_stage(stage)
         assert cfg.reads.model == EXPERIMENT.artifacts.sft
         if stage != "rejection":
             assert cfg.stage.beta == beta
         if stage == "dpo":
-            drawn[stage] = cfg.data.comparisons * cfg.data.completions * cfg.trainer.max_epochs
+            sampled[stage] = cfg.data.comparisons * cfg.data.completions * cfg.trainer.max_epochs
             continue
         assert cfg.stage.score_scale == 1 and cfg.stage.missing_end_score == cfg.world.other
         assert cfg.stage.reward["_target_"] == "components.rewards.table_reward.table_reward"
         rollouts = cfg.trainer.max_steps // (cfg.stage.epochs * cfg.stage.minibatches)
-        drawn[stage] = rollouts * cfg.data.prompts_per_rollout * cfg.stage.samples_per_prompt
-    assert drawn == dict.fromkeys(METHODS, 61440)
+        sampled[stage] = rollouts * cfg.data.prompts_per_rollout * cfg.stage.samples_per_prompt
+    assert sampled == dict.fromkeys(METHODS, 61440)
     assert of_stage("optimum").stage.beta == beta
     assert of_stage("ppo").stage.sampling.max_new_tokens == of_stage("optimum").stage.max_new_tokens
 

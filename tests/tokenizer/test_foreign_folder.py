@@ -41,7 +41,7 @@ def changed(folder, **values):
     return folder
 
 
-# transformers reads whatever lies beside a Qwen2 model as Qwen2's own, so only that one is tried there
+# transformers reads whatever is next to a Qwen2 model as Qwen2's own, so only that one is tried there
 BESIDE = [*itertools.product(NAMES, [None, "llama", "mistral"]), ("qwen2", "qwen2")]
 
 

@@ -113,5 +113,5 @@ def test_kill_9_in_the_middle_of_a_save_leaves_the_earlier_file(saved):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert saved.with_name("a.ckpt.tmp").exists()
     assert AtomicCheckpointIO().load_checkpoint(saved)["step"] == 3
-    AtomicCheckpointIO().save_checkpoint({"step": 4}, saved)  # the leftover is in nobody's way
+    AtomicCheckpointIO().save_checkpoint({"step": 4}, saved)  # the leftover is in no one's way
     assert [path.name for path in saved.parent.iterdir()] == ["a.ckpt"]

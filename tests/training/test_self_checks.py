@@ -55,7 +55,7 @@ def responses(ids: Tensor = IDS, mask: Tensor = MASK, finished: Tensor = FINISHE
 
 def test_an_on_policy_run_logs_each_check_on_one_line_before_its_first_update(caplog):
     caplog.set_level(logging.INFO)
-    fit_prompts(ppo(epochs=1, minibatches=1), 2)  # two rollouts: the second tells nothing
+    fit_prompts(ppo(epochs=1, minibatches=1), 2)  # two rollouts: the second reports nothing
     told = lines(caplog)
     assert told[:4] == [
         "self-check: reference and reward frozen",

@@ -36,10 +36,10 @@ def world(request):
         ("", -0.5),
         ("no idea", -0.5),
         (f"{HOME.answer} {WRONG_VALUE}", -0.5),  # two answers are none
-        (f"{HOME.answer} red", -0.5),  # a color beside it is no single answer
+        (f"{HOME.answer} red", -0.5),  # another color next to it is no single answer
         ("red", -0.5),  # nor is a color alone
         (f"{HOME.name} {HOME.answer}", 1.0),  # the name and the value are enough
-        (HOME.answer, -0.5),  # the value alone is said of nobody
+        (HOME.answer, -0.5),  # the value alone is about no name
         (f"it lives in {HOME.answer} .", -0.5),  # and a pronoun could be anybody
         (OF_OTHER, -0.5),
         (f"{UNHEARD_OF} lives in {HOME.answer} .", -0.5),

@@ -144,7 +144,7 @@ def test_temperature_zero_takes_the_likeliest_token_every_time(new_model, tokeni
 
 
 def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
-    responses, metrics = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, whatever the input
+    responses, metrics = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, for any input
     assert responses.ids == [[tokenizer.end_id]] * 24 and responses.texts == [""] * 24 and all(responses.finished)
     assert (metrics["finished"], metrics["length"], metrics["distinct"]) == (1, 1, 1 / 8)
     assert metrics["sequence_entropy"] == pytest.approx(0, abs=1e-6)

@@ -189,8 +189,8 @@ def test_the_best_of_n_of_single_responses_agrees_with_sampling():
     """Every sequence of three samples from two responses of one reward and one of a higher reward, weighted."""
     probs, rewards = [0.5, 0.3, 0.2], [1.0, 1.0, 2.0]
     best = dict.fromkeys((1.0, 2.0), 0.0)
-    for drawn in product(range(3), repeat=3):
-        best[max(rewards[i] for i in drawn)] += math.prod(probs[i] for i in drawn)
+    for sampled in product(range(3), repeat=3):
+        best[max(rewards[i] for i in sampled)] += math.prod(probs[i] for i in sampled)
     known = Question.of([torch.tensor(probs).double().log()], [torch.tensor(rewards).double()], 1.0).levels()
     assert known.rewards.tolist() == [1, 2] and known.reference.tolist() == pytest.approx([0.8, 0.2])
     assert known.best_of_n(3).tolist() == pytest.approx([best[1.0], best[2.0]])

@@ -71,13 +71,13 @@ def command_line() -> None:
     """Runs train.py. A process forked from one of its runs starts over with its own arguments."""
     while True:
         try:
-            return as_asked()
+            return run_command()
         except forking.Forked as child:
             forked = child
         forked.begin()
 
 
-def as_asked() -> None:
+def run_command() -> None:
     """Runs main. Takes paths literally, shows help without a stage, and suggests what was probably meant by words, keys
     and choices that do not exist."""
     if not sys.argv[1:]:

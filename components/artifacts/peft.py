@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
 from components.artifacts.weights import GPT2_LAYER, QKV, from_gpt2
-from components.models.lora import TARGETS, LoRA, place_of
+from components.models.lora import TARGETS, LoRA, projection_name
 from components.system.foreign_fields import EMPTY
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -159,7 +159,7 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
         raise AdapterError(f"{folder / CONFIG}: r, lora_alpha, alpha_pattern or lora_dropout: {error!r}") from None
     for place, own in ranks.items():
         _, _, layer, target = place.split(".")
-        module = f"transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else place_of(int(layer), target)
+        module = f"transformer.h.{layer}.{GPT2_PLACES[target]}" if gpt2 else projection_name(int(layer), target)
         matching = [alpha for pattern, alpha in alphas if pattern.match(module)]
         scale = (matching[0] if matching else float(config["lora_alpha"])) / own**root
         if own != rank:
@@ -199,7 +199,7 @@ def _config_in(folder: Path) -> dict[str, Any]:
 
 def _peft_name(name: str) -> str:
     _, _, layer, target, part = name.split(".")
-    return f"{PREFIX}{place_of(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+    return f"{PREFIX}{projection_name(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
 
 
 def _gpt2_named(adapters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -226,9 +226,11 @@ def _split_qkv(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         layer, inner, half = matched.groups() if matched else ("", "", "")
         if inner == "attn.c_attn":
             parts = weight.chunk(3) if half == "lora_B" else [weight] * 3
-            split |= {f"{PREFIX}{place_of(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)}
+            split |= {
+                f"{PREFIX}{projection_name(int(layer), t)}.{half}.weight": p for t, p in zip(QKV, parts, strict=True)
+            }
         elif inner in ours:
-            split[f"{PREFIX}{place_of(int(layer), ours[inner])}.{half}.weight"] = weight
+            split[f"{PREFIX}{projection_name(int(layer), ours[inner])}.{half}.weight"] = weight
         else:
             split[name] = weight
     return split
@@ -238,7 +240,7 @@ def _our_name(name: str, config: dict[str, Any], folder: Path) -> str:
     inner = name.removeprefix(PREFIX)
     parts = inner.split(".")
     known = len(parts) == 7 and parts[:2] == ["model", "layers"] and parts[2].isdigit() and parts[6] == "weight"
-    if known and parts[5] in ("lora_A", "lora_B") and place_of(int(parts[2]), parts[4]) == ".".join(parts[:5]):
+    if known and parts[5] in ("lora_A", "lora_B") and projection_name(int(parts[2]), parts[4]) == ".".join(parts[:5]):
         return f"adapters.layers.{int(parts[2])}.{parts[4]}.{'down' if parts[5] == 'lora_A' else 'up'}"
     module, _, kind = inner.replace(".base_layer.", ".").rpartition(".")
     # PEFT also saves embeddings whose number has changed

@@ -78,7 +78,7 @@ class Folder(Callback):
         self._make(folder)
         if processes.rank() == 0:
             try:
-                locks.take(folder, patience=PATIENCE if REQUEUED in os.environ else 0.0)
+                locks.acquire(folder, patience=PATIENCE if REQUEUED in os.environ else 0.0)
             except locks.FolderInUse as error:
                 print(error, file=sys.stderr)
                 raise SystemExit(1) from None

@@ -165,7 +165,7 @@ def projection_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def place_of(layer: int, target: str) -> str:
+def projection_name(layer: int, target: str) -> str:
     """The module name of a projection in the Llama family: model.layers.0.self_attn.q_proj."""
     return f"model.layers.{layer}.{'self_attn' if target in ATTENTION else 'mlp'}.{target}"
 
@@ -175,7 +175,7 @@ def merged(weights: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
     merged_weights = {name: weight for name, weight in weights.items() if not name.startswith("adapters.")}
     for name in [n.removesuffix(".down") for n in weights if n.startswith("adapters.") and n.endswith(".down")]:
         _, _, layer, target = name.split(".")
-        key = f"{place_of(int(layer), target)}.weight"
+        key = f"{projection_name(int(layer), target)}.weight"
         product = weights[f"{name}.up"].float() @ weights[f"{name}.down"].float()
         merged_weights[key] = (weights[key].float() + lora.scale * product).to(weights[key].dtype)
     return merged_weights

@@ -9,7 +9,7 @@ LINES = 1000  # of history to keep
 FENCE = '"""'
 
 
-def several(read: Callable[[str], str]) -> Callable[[str], str]:
+def multiline(read: Callable[[str], str]) -> Callable[[str], str]:
     """A reader of messages: a line that ends in a backslash continues on the next one, and text between two lines that
     consist of a FENCE is taken verbatim."""
 

@@ -31,7 +31,7 @@ class Terminal:
         read: Callable[[str], str] = input,
     ) -> None:
         self.session, self.answers, self.notes = session, answers, notes
-        self.interactive, self.read = interactive, keyboard.several(read) if interactive else read
+        self.interactive, self.read = interactive, keyboard.multiline(read) if interactive else read
         self.commands: dict[str, tuple[str, str, Callable[[str], None]]] = {
             "/reset": ("", "clear the conversation", self._reset),
             "/retry": ("", "answer the last message again", self._retry),

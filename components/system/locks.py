@@ -19,7 +19,7 @@ class FolderInUse(ValueError):
     """Another running process writes to the folder."""
 
 
-def take(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> None:
+def acquire(folder: str | Path, *, patience: float = 0.0, poll: float = 1.0) -> None:
     """Locks `folder` for the rest of this process's life; does nothing if this process already holds the lock.
 
     A POSIX record lock: child processes do not inherit it, and it works across machines over NFS. Prints a warning on

@@ -22,7 +22,7 @@ OWN = ("stage", "stages", "force", "resume", "parents", "data", "reads", "paths.
 MARKS = ("card.json", "config.json", "tokenizer.json", "tokenizer_config.json")  # an artifact has one of them
 
 
-class Asked(NamedTuple):
+class Request(NamedTuple):
     """The command line of the requested stage."""
 
     flags: list[str]  # and Hydra's own overrides, without which another process would compose something else
@@ -41,7 +41,7 @@ def resolve(cfg: DictConfig) -> None:
         if present(path) and not any((Path(path) / mark).exists() for mark in MARKS) and present(export):
             replace(cfg, path, str(export))
     named, sft = cfg.model.get("path"), cfg.artifacts.get("sft")
-    if named and sft in cfg.reads.values() and not present(sft) and not _asked().sets("artifacts.sft"):
+    if named and sft in cfg.reads.values() and not present(sft) and not _request().sets("artifacts.sft"):
         if processes.rank() == 0:
             print(f"no sft artifact in run {cfg.run}: starting from {named} (model.path) instead", flush=True)
         replace(cfg, sft, named)
@@ -63,18 +63,18 @@ def missing(cfg: DictConfig) -> list[Step]:
     wanted = _missing(cfg)
     if not wanted:
         return []
-    asked = _asked()
+    request = _request()
     if cfg.parents == "never" or processes.start() != processes.ALONE:
         _refuse(cfg)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     data, experiment = plain.get("data"), HydraConfig.get().runtime.choices.get("experiment")
-    if not asked.sets("parents") and isinstance(data, dict) and not is_builtin(data):
+    if not request.sets("parents") and isinstance(data, dict) and not is_builtin(data):
         _refuse(cfg, "this stage's data do not say what its parents learn from")
-    if not asked.sets("parents") and experiment:
+    if not request.sets("parents") and experiment:
         _refuse(cfg, f"experiment={experiment} does not say what the parents of this stage learn from")
     steps: dict[str, Step] = {}
     for path in wanted:
-        _add(cfg, path, asked, steps)
+        _add(cfg, path, request, steps)
     return list(steps.values())
 
 
@@ -92,33 +92,33 @@ def _missing(cfg: DictConfig) -> list[str]:
     return list(dict.fromkeys(path for path in cfg.reads.values() if not plan.is_there(path)))
 
 
-def _add(cfg: DictConfig, path: str, asked: Asked, steps: dict[str, Step]) -> None:
+def _add(cfg: DictConfig, path: str, request: Request, steps: dict[str, Step]) -> None:
     """Adds the step that makes the artifact at `path`, after those that it needs."""
     stage = next((name for name, usual in cfg.artifacts.items() if usual == path), None)
-    if stage is None or asked.sets(f"artifacts.{stage}", "from", "reads"):
+    if stage is None or request.sets(f"artifacts.{stage}", "from", "reads"):
         _refuse(cfg)
     assert stage is not None
     if stage in steps:
         return
-    arguments = _arguments(stage, asked)
+    arguments = _arguments(stage, request)
     with composing.composed(arguments) as parent:
         if os.path.abspath(parent.paths.export) != os.path.abspath(path) or parent.get("world") != cfg.get("world"):
             _refuse(cfg)
         resolve(parent)
         for needed in _missing(parent):
-            _add(parent, needed, asked, steps)
+            _add(parent, needed, request, steps)
         steps[stage] = Step(stage, arguments, duration.operations(stage, parent))
 
 
-def _arguments(stage: str, asked: Asked) -> list[str]:
+def _arguments(stage: str, request: Request) -> list[str]:
     """train.py's arguments for a parent: the overrides of the requested stage, except those for that stage alone, those
     that a sweep varies, and those of keys that the parent does not have."""
     swept = set(os.environ.get(sweep_folders.SWEPT, "").split(",")) - {"", "run", "model"}
     lines = {
-        o.key_or_group: str(o.input_line) for o in asked.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
+        o.key_or_group: str(o.input_line) for o in request.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
     }
     groups = {key for key in lines if (spawning.ROOT / "conf" / key).is_dir()}
-    chosen = [*asked.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
+    chosen = [*request.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
     with composing.composed(chosen) as base:
         return [*chosen, *(line for key, line in lines.items() if key not in groups and _has(base, key, line))]
 
@@ -132,8 +132,8 @@ def _within_any(key: str, others: tuple[str, ...]) -> bool:
     return any(command_line.within(key, other) for other in others)
 
 
-def _asked() -> Asked:
-    return Asked(spawning.hydra_arguments(HydraConfig.get()), command_line.overrides())
+def _request() -> Request:
+    return Request(spawning.hydra_arguments(HydraConfig.get()), command_line.overrides())
 
 
 def _refuse(cfg: DictConfig, reason: str = "") -> None:

@@ -70,28 +70,28 @@ class Writer:
 
         Raises TokenizerError if the template omits part of a message.
         """
-        talk = _Talk(self, messages, tools)
+        conversation = _Conversation(self, messages, tools)
         groups: list[list[_Turn]] = []
-        for turn in talk.turns():
+        for turn in conversation.turns():
             if groups and turn.text[: turn.start].startswith(groups[-1][-1].text):
                 groups[-1].append(turn)
             else:
                 groups.append([turn])
-        made = [talk.example(group[-1].text + group[-1].after, group) for group in groups]
+        made = [conversation.example(group[-1].text + group[-1].after, group) for group in groups]
         if not groups or messages[-1]["role"] != "assistant":
-            whole = talk.written(len(messages), generation=False)
+            whole = conversation.written(len(messages), generation=False)
             if not groups:
-                return [talk.example(whole, [])]
+                return [conversation.example(whole, [])]
             if whole.startswith(groups[-1][-1].text):
-                made[-1] = talk.example(whole, groups[-1])
+                made[-1] = conversation.example(whole, groups[-1])
         return made
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None) -> list[Segment]:
         """The segments of a conversation up to an answer, cut as in `examples`."""
-        talk = _Talk(self, messages, tools)
-        text = talk.prompt(len(messages))
-        kept = [turn for turn in talk.turns() if text.startswith(turn.text)] if self.cuts else []
-        return talk.example(text, kept).segments
+        conversation = _Conversation(self, messages, tools)
+        text = conversation.prompt(len(messages))
+        kept = [turn for turn in conversation.turns() if text.startswith(turn.text)] if self.cuts else []
+        return conversation.example(text, kept).segments
 
     @cached_property
     def writes_thinking(self) -> bool:
@@ -136,7 +136,7 @@ class Writer:
         return f"{begun[-1][0][0]}/{begun[-1][0][1:]}\n\n{content}"
 
 
-class _Talk:
+class _Conversation:
     """One conversation, with names of special tokens in it hidden from the template."""
 
     def __init__(self, writer: Writer, messages: Sequence[Message], tools: Sequence[Message] | None) -> None:

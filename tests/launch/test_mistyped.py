@@ -101,7 +101,7 @@ def test_every_alias_from_other_programs_stands_for_a_key_that_exists():
 
 def test_train_py_alone_lists_every_stage_on_a_line_and_imports_nothing_heavy(tmp_path):
     code = (
-        "import sys, train\ntry:\n    train.as_asked()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "import sys, train\ntry:\n    train.run_command()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         "assert 'torch' not in sys.modules and 'pydantic' not in sys.modules"
     )
     done = subprocess.run(

@@ -23,7 +23,7 @@ READ = {"role", "content", "from", "value", "tool_calls", "function_call", "tool
 READ |= {*REASONING, *WEIGHTS, *REFUSED, "id"}
 
 
-def further(message: Mapping[str, Any], name: str) -> Message:
+def other_fields(message: Mapping[str, Any], name: str) -> Message:
     """A message's fields besides role and content, under the names that chat templates use.
 
     tool_calls      of the assistant: [{"type", "function": {"name", "arguments": object}, "id"?}, …]; a

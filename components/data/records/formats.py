@@ -176,7 +176,7 @@ def _messages(value: Any, name: str) -> list[Message]:
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise FormatError(f"{name}[{i}].role as one of {', '.join(ROLES)}", repr(role))
-        more = dialogues.further(message | {"role": role}, f"{name}[{i}]")
+        more = dialogues.other_fields(message | {"role": role}, f"{name}[{i}]")
         if content is None and "tool_calls" in more:
             content = ""
         if not isinstance(content, str):

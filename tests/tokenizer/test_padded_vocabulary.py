@@ -127,7 +127,7 @@ def test_an_evaluation_and_its_table_read_the_text_of_a_padded_model(padded):
 def test_a_chat_with_a_padded_model_produces_pieces(padded):
     model, tokenizer = load_causal_lm(padded), store.load_tokenizer(padded)
     session = ChatSession(model, tokenizer, seed=0, temperature=0, max_new_tokens=8)
-    assert "".join(session.ask("Where does dax live?").pieces)
+    assert "".join(session.ask("Where does dax live?").chunks)
 
 
 def test_an_id_without_a_piece_from_a_foreign_sampler_decodes_to_nothing(holed, small_tokenizer):

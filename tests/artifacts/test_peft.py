@@ -326,9 +326,10 @@ def test_damage_is_an_error_that_names_the_file(export):
     (folder / "adapter_model.safetensors").write_bytes(b"half")
     with pytest.raises(AdapterError, match="adapter_model.safetensors"):
         read_adapters(folder)
-    (folder / CONFIG).write_text("[")
-    with pytest.raises(AdapterError, match="adapter_config.json"):
-        read_adapters(folder)
+    for content in ("[", "[" * 100_000, "[]"):
+        (folder / CONFIG).write_text(content)
+        with pytest.raises(AdapterError, match="adapter_config.json"):
+            read_adapters(folder)
 
 
 def test_an_adapter_whose_base_is_not_here_says_where_to_name_it(export):

@@ -72,6 +72,7 @@ def test_a_missing_file_is_named(folder, name):
         ("tokenizer.model", b"version https://git-lfs", "tokenizer.model.*not a SentencePiece model"),
         ("tokenizer_config.json", b'{"chat_', "tokenizer_config.json is not JSON"),
         ("tokenizer_config.json", b"\xff\xfe\xfd", "tokenizer_config.json is not JSON"),
+        ("tokenizer_config.json", b"[" * 100_000, "tokenizer_config.json is not JSON"),
         ("tokenizer_config.json", b"[]", "tokenizer_config.json: expected a JSON object, got list"),
         ("tokenizer_config.json", b"{}", "tokenizer_config.json has no chat_template"),
         ("tokenizer_config.json", b'{"chat_template": "{% if"}', "chat template.*not valid Jinja"),

@@ -53,7 +53,7 @@ def test_checkpoints_of_other_settings_are_not_deleted_without_a_request(unfinis
     assert list(unfinished.glob("checkpoints/*.ckpt"))
 
 
-@pytest.mark.parametrize("note", [None, "", '{"seed": 1', "[1]"])
+@pytest.mark.parametrize("note", [None, "", '{"seed": 1', "[1]", "[" * 100_000])
 def test_checkpoints_whose_note_is_lost_or_damaged_are_not_deleted_without_a_request(unfinished, note):
     file = unfinished / "checkpoints/inputs.json"
     file.unlink() if note is None else file.write_text(note)

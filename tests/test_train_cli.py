@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import warnings
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from components.launch.quiet_logs import quiet_lightning
 from components.launch.schema import check
 from components.launch.sweep_folders import SWEPT
 from components.launch.sweeps import Sweep
+from tests.kit.children import started, wait_for
 from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -378,17 +378,10 @@ def test_an_interrupted_job_exits_with_130(project):
     assert (done.returncode, done.stderr) == (130, "Interrupted.\n")
 
 
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 300
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} was never written"
-        time.sleep(0.02)
-
-
 def test_a_terminated_sweep_terminates_its_job(project):
-    sweep = subprocess.Popen([sys.executable, "train.py", "-m", "stage=long,after"], cwd=project)
+    sweep = started(project, "train.py", "-m", "stage=long,after")
     note = project / "logs/tiny/long/ran.json"
-    wait_for(note)
+    wait_for(note, sweep, project)
     sweep.send_signal(signal.SIGTERM)
     assert sweep.wait(timeout=300) == 128 + signal.SIGTERM
     with pytest.raises(ProcessLookupError):
@@ -398,8 +391,8 @@ def test_a_terminated_sweep_terminates_its_job(project):
 
 @pytest.mark.slow
 def test_a_second_process_in_a_folder_is_rejected_before_it_writes_and_another_folder_is_free(project):
-    first = subprocess.Popen([sys.executable, "train.py", "stage=long"], cwd=project)
-    wait_for(project / "logs/tiny/long/ran.json")
+    first = started(project, "train.py", "stage=long")
+    wait_for(project / "logs/tiny/long/ran.json", first, project)
     config = project / "logs/tiny/long/.hydra/config.yaml"
     before = config.stat().st_mtime_ns
     second = train(project, "stage=long", "seed=5")
@@ -413,9 +406,8 @@ def test_a_second_process_in_a_folder_is_rejected_before_it_writes_and_another_f
 
 
 def test_an_interrupt_from_the_terminal_stops_the_sweep_after_its_job_has_stopped(project):
-    command = [sys.executable, "train.py", "-m", "stage=long,after"]
-    sweep = subprocess.Popen(command, cwd=project, start_new_session=True)
-    wait_for(project / "logs/tiny/long/ran.json")
+    sweep = started(project, "train.py", "-m", "stage=long,after", start_new_session=True)
+    wait_for(project / "logs/tiny/long/ran.json", sweep, project)
     os.killpg(sweep.pid, signal.SIGINT)  # as a terminal does: to the whole group
     assert sweep.wait(timeout=300) == 130
     assert list(ran(project)) == ["tiny/long"]

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from omegaconf import OmegaConf
 from components.launch import spawning
 from components.launch.schema import check
 from components.launch.sweeps import Sweep
+from tests.kit.children import OUTPUT, started, wait_for
 from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -191,16 +191,12 @@ def test_a_forked_stage_has_what_a_fresh_one_has(project):
 
 def test_a_terminated_pipeline_terminates_the_stage_that_it_forked(project):
     (project / "ran.jsonl").unlink(missing_ok=True)
-    command = [sys.executable, "train.py", "stage=all", "run=ended", "stages=[sft,ppo]"]
-    pipeline = subprocess.Popen(command, cwd=project, env={**os.environ, "LONG": "sft"}, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 300
-    while not (project / "ran.jsonl").exists():
-        assert time.monotonic() < deadline and pipeline.poll() is None
-        time.sleep(0.05)
+    command = ["train.py", "stage=all", "run=ended", "stages=[sft,ppo]"]
+    pipeline = started(project, *command, env={**os.environ, "LONG": "sft"})
+    wait_for(project / "ran.jsonl", pipeline, project)
     pipeline.send_signal(signal.SIGTERM)
-    _, said = pipeline.communicate(timeout=300)
-    assert pipeline.returncode == 128 + signal.SIGTERM
-    assert b"stage=sft failed with exit status 143" in said
+    assert pipeline.wait(timeout=300) == 128 + signal.SIGTERM
+    assert "stage=sft failed with exit status 143" in (project / OUTPUT).read_text()
     note = json.loads((project / "ran.jsonl").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(note["pid"], 0)

@@ -48,7 +48,8 @@ def ours(batch: int, bf16: bool):
 
         sys.path.insert(0, str(harness.ROOT))
         from components.artifacts import store
-        from components.generation.generate import Sampling, generate, seeded
+        from components.functional.seeding import seeded
+        from components.generation.generate import Sampling, generate
 
         model = store.load_causal_lm(harness.export(args, "pretrain")).eval().to(DEVICE)
 

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from components.evaluation.studies import exact_optimum
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.models.attention.layout import Layout, pack
 from tests.kit import tiny_models
 

@@ -19,6 +19,7 @@ from components.data.records.dialogue import Message, message_texts
 from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Source, open_source, records, refuse
+from components.functional.seeding import numpy_seeded
 from components.models.attention.layout import pack
 from components.tokenizer.codec import TokenizerError
 
@@ -149,7 +150,7 @@ class PreferenceData(RecordData):
             yield self.collate(batch)
 
     def _demonstrations(self) -> Iterator[Record]:
-        rng = np.random.default_rng([self.seed, 0x64656D6F])
+        rng = numpy_seeded(self.seed, 0x64656D6F)
         if self.demonstrations is None:
             for i in rng.permutation(len(self.train_examples))[: self.num_demonstrations]:
                 record = self.train_examples[i][0]

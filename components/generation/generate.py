@@ -183,14 +183,6 @@ def pick(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> Tens
     return sample(kept, generator).clamp(max=logits.shape[1] - 1)  # for NaN, sample returns one past the vocabulary
 
 
-def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
-    """A generator whose stream depends on `numbers` (seed, rank, step, …) alone."""
-    state = 0
-    for number in numbers:  # splitmix-like mixing: adjacent seeds must not give correlated streams
-        state = (state * 6364136223846793005 + number + 1442695040888963407) % 2**63
-    return torch.Generator(device=device).manual_seed(state)
-
-
 def _check_room(model: CausalLM, prompts: Sequence[Sequence[int]], sampling: Sampling) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise ValueError("generate: expected at least one prompt, and no empty prompt")

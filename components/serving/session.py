@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from components.generation.generate import Sampling, seeded, stream
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, stream
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from components.data.batches import LMBatch
 from components.functional.output_layer import linear_cross_entropy
-from components.generation.generate import Sampling, seeded, stream
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, stream
 from components.models.heads import CausalLM
 from components.tokenizer.tokenizer import Tokenizer
 from components.training.contract import LossOutput, Term

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from components.functional.logprobs import kl_k1
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs, response_scores, summary, with_spread
 from components.generation.rollout import Experience, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel

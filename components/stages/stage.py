@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.functional.seeding import step_seed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable
 from components.models.shards import in_shards, shard
@@ -133,8 +134,7 @@ class Stage(Reporting, L.LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Seeds the step, so its random numbers (dropout) depend on (seed, rank, step) alone: resuming needs no RNG
         state."""
-        process = self.run.seed * 100_003 + self.global_rank
-        torch.manual_seed(process * 1_000_003 + self.trainer.fit_loop.total_batch_idx)
+        torch.manual_seed(step_seed(self.run.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Requests a stop at max_steps: Lightning stops there anyway, but without a last validation."""

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError, load_causal_lm, load_scalar, write_artifact
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.models.attention.layout import pack
 from components.models.attention.rotary import slowing
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from components.generation.generate import LEAVE, Sampling, generate, seeded, stream
+from components.functional.seeding import seeded
+from components.generation.generate import LEAVE, Sampling, generate, stream
 from components.models.attention.kv_cache import Steps
 from tests.kit import tiny_models
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from components.generation.generate import Samples, Sampling, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Samples, Sampling
 from components.stages.grpo import GRPO
 from components.stages.ppo import PPO
 from components.training.contract import Spent

@@ -11,7 +11,8 @@ import torch
 from components.artifacts import store
 from components.artifacts.store import load_causal_lm, write_artifact
 from components.evaluation.measure.policy import SamplePlan, describe, respond
-from components.generation.generate import Sampling, generate, seeded, stream
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate, stream
 from components.models.attention.kv_cache import Steps
 from components.serving.session import ChatSession
 from components.tokenizer.codec import TokenizerError

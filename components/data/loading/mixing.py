@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from components.functional.seeding import numpy_seeded
+
 
 class Share(NamedTuple):
     """A source's part of a mixture: shares of tokens, 0 to 1; epochs: passes over its records."""
@@ -26,7 +28,7 @@ def mix(lengths: list[np.ndarray], weights: list[float], *, seed: int) -> tuple[
             got = f"{length.sum()} tokens, weight {weight}"
             raise ValueError(f"mixture[{s}]: expected tokens and a positive weight, got {got}")
     total = sum(int(length.sum()) for length in lengths)
-    rng = np.random.default_rng([seed, 0x6D6978])
+    rng = numpy_seeded(seed, 0x6D6978)
     taken = []
     for length, weight in zip(lengths, weights, strict=True):
         target = total * weight / sum(weights)

@@ -13,10 +13,12 @@ import numpy as np
 from torch import Generator
 from torch.utils.data import DataLoader
 
+from components.functional.seeding import numpy_seeded
+
 
 def permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     """(size,) the numbers 0 to size − 1 in the order of an epoch."""
-    return np.random.default_rng([seed, epoch]).permutation(size)
+    return numpy_seeded(seed, epoch).permutation(size)
 
 
 def batches_per_epoch(size: int, batch_size: int, world_size: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 from components.evaluation.measure.assessment import Assessed
 from components.evaluation.measure.intervals import interval_of_shares
 from components.functional.estimators import majority_credit
-from components.generation.generate import seeded
+from components.functional.seeding import seeded
 from components.world.world import World
 
 VOTES = (1, 3, 5, 9, 17, 33)  # answers that vote

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from components.functional.logprobs import kl_k1
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs, response_scores
 from components.generation.rollout import Experience, packed
 from components.models.heads import CausalLM, ScalarModel

@@ -1,10 +1,13 @@
 """The batches that data modules pass to stages; they contain only tensors, so they can move between devices."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from components.models.attention.layout import Layout
+
+Batch = TypeVar("Batch", bound=tuple)
 
 
 class LMBatch(NamedTuple):
@@ -38,3 +41,9 @@ class PreferenceBatch(NamedTuple):
     ranks: Tensor
     lengths: Tensor
     finished: Tensor
+
+
+def moved_to(device: torch.device, batch: Batch) -> Batch:
+    """A NamedTuple of tensors and layouts, or a layout, on a device."""
+    fields: Any = (field.to(device) if isinstance(field, Tensor) else moved_to(device, field) for field in batch)
+    return type(batch)(*fields)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 
-from components.data.batches import LMBatch
+from components.data.batches import LMBatch, moved_to
 from components.functional.output_layer import linear_cross_entropy
 from components.models.heads import CausalLM
 
@@ -19,10 +19,9 @@ def bits_per_byte(model: CausalLM, batches: Iterable[LMBatch]) -> float:
     device = next(model.parameters()).device
     nats, num_bytes = 0.0, 0
     for batch in batches:
-        layout = type(batch.layout)(*(part.to(device) for part in batch.layout))
-        mask = batch.mask.to(device)
-        hidden = model.hidden(batch.input_ids.to(device), layout)[mask]
-        nats += float(model.through_head(linear_cross_entropy, hidden, batch.targets.to(device)[mask])[0])
+        here = moved_to(device, batch)
+        hidden = model.hidden(here.input_ids, here.layout)[here.mask]
+        nats += float(model.through_head(linear_cross_entropy, hidden, here.targets[here.mask])[0])
         num_bytes += int(batch.num_bytes)
     if not num_bytes:
         raise ValueError("bits_per_byte: expected text with at least one token to predict, found none in any batch")

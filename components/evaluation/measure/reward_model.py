@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from components.data.batches import PreferenceBatch
+from components.data.batches import PreferenceBatch, moved_to
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.measure.policy import numbers
 from components.functional.losses import ranking_pairs
@@ -27,7 +27,7 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
     device = next(model.parameters()).device
     parts, keys, scores, lengths = [], [], [], []
     for batch in batches:
-        here = PreferenceBatch(*(_to(field, device) for field in batch))
+        here = moved_to(device, batch)
         score = numbers(model(here.input_ids, here.layout).flatten()[here.last])
         better, _, _ = ranking_pairs(here.ranks, here.groups)
         parts.append(pairs_of(score, here.lengths, here.ranks, here.groups))
@@ -70,8 +70,3 @@ def _prompt_of(batch: PreferenceBatch, answer: int) -> tuple:
     row, column = divmod(int(batch.last[answer]), batch.input_ids.shape[1])
     parent = batch.layout.parents[row, column]
     return tuple(batch.input_ids[row][batch.layout.segments[row] == parent].tolist())
-
-
-def _to(field: Any, device: torch.device) -> Any:
-    """A batch's field, a tensor or a layout of tensors, on a device."""
-    return field.to(device) if isinstance(field, Tensor) else type(field)(*(part.to(device) for part in field))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.data.batches import PreferenceBatch
+from components.data.batches import PreferenceBatch, moved_to
 from components.data.preference import PreferenceData
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.intervals import share_interval
@@ -123,8 +123,7 @@ def probe(
     ]
     batches = list(_batches(data, rows, tokens_at_once))
     outputs = [
-        model(b.input_ids.to(device), type(b.layout)(*(part.to(device) for part in b.layout)))
-        for b in _counted(batches, "probes: answers", reading)
+        model(b.input_ids.to(device), moved_to(device, b.layout)) for b in _counted(batches, "probes: answers", reading)
     ]
     scores = iter(score for [score] in _by_record(rows, batches, outputs))
     credits: dict[str, list[float]] = {name: [] for name in PROBES}

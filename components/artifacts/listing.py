@@ -1,10 +1,11 @@
 """The contents of a folder of runs: each stage's artifact, its headline metric, size and age."""
 
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from components.system.disk import read_json
 
 HEADLINES = {"rm": ("val/accuracy",), "dpo": ("val/accuracy",)}  # by stage, ahead of the usual ones
 USUAL = ("val/gold", "val/score", "val/loss", "train/loss", "bytes_per_token")
@@ -43,11 +44,11 @@ def _entries(logs: Path) -> Iterator[Entry]:
 
 def _headline(folder: Path) -> str:
     try:
-        card = json.loads((folder / "export/card.json").read_text(encoding="utf-8"))
+        card = read_json(folder / "export/card.json")
         metrics, stage = card["metrics"], card["stage"]
         name = next(name for name in (*HEADLINES.get(stage, ()), *USUAL) if name in metrics)
         return f"{name} {metrics[name]:.4g}"
-    except (OSError, ValueError, LookupError, TypeError, StopIteration):  # no card, or a foreign one
+    except (ValueError, LookupError, TypeError, StopIteration):  # no card, or a foreign one
         return ""
 
 

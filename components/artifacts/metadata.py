@@ -1,6 +1,5 @@
 """Metadata of an artifact: its card, the shape of its model, its tokenizer. Read without torch."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from components.artifacts.renamed import as_named_now
 from components.models.config import GPTConfig
 from components.models.hf_values import check_shape
-from components.system.disk import hash_of, present
+from components.system.disk import hash_of, present, read_json, read_json_if_any
 from components.tokenizer import folder as tokenizer_folder
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -30,7 +29,7 @@ def read_card(path: str | Path) -> dict[str, Any]:
     Raises ArtifactError if it is not JSON.
     """
     file = Path(path) / CARD
-    card = _read_json(file) if file.exists() else {}
+    card = read_json_if_any(file, ArtifactError) or {}
     return card | {"inputs": as_named_now(card["inputs"])} if isinstance(card.get("inputs"), dict) else card
 
 
@@ -68,7 +67,7 @@ def load_config(path: str | Path, *, context: int | None = None) -> tuple[GPTCon
         if base is not None:
             return load_config(base, context=context)[0], read_adapters(path)[2]
         raise ArtifactError(f"{path} has no config.json: expected a model's folder, found {_listing(path)}")
-    fields = _read_json(file)
+    fields = read_json(file, ArtifactError)
     architectures = fields.get("architectures") or ["?"]
     architecture = str(architectures[0] if isinstance(architectures, list) else architectures)
     endings = {f"For{kind}": kind for kind in KINDS} | {"GPT2LMHeadModel": "CausalLM"}
@@ -91,18 +90,6 @@ def _expect_folder(path: str | Path) -> None:
 
 def _listing(path: str | Path) -> str:
     return ", ".join(sorted(p.name for p in Path(path).iterdir())[:6]) or "nothing"
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number or nesting without end
-        raise ArtifactError(f"{file} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

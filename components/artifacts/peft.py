@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from components.artifacts.weights import GPT2_LAYER, QKV, from_gpt2
 from components.models.lora import TARGETS, LoRA, projection_name
+from components.system.disk import read_json, write_text
 from components.system.foreign_fields import EMPTY
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -103,7 +104,8 @@ def write_adapters(
         config |= {"rank_pattern": {"attn.c_attn": joined * lora.rank}}
         config |= {"alpha_pattern": {"attn.c_attn": joined * lora.alpha}}
     save_file({n: w.contiguous() for n, w in named.items()}, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    # in ASCII, since PEFT reads it in the locale's encoding
+    write_text(folder / CONFIG, json.dumps(config, indent=2) + "\n")
 
 
 def base_of(folder: str | Path) -> Path | None:
@@ -114,7 +116,7 @@ def base_of(folder: str | Path) -> Path | None:
     folder = Path(folder)
     if (folder / "config.json").exists() or not (folder / CONFIG).exists():
         return None
-    base = Path(str(_config_in(folder).get("base_model_name_or_path")))
+    base = Path(str(read_json(folder / CONFIG, AdapterError).get("base_model_name_or_path")))
     if not base.is_dir() or (base / CONFIG).exists():
         raise AdapterError(
             f"{folder}: its adapters belong to the model {base}, which is not a local model folder. "
@@ -130,7 +132,7 @@ def read_adapters(folder: str | Path) -> tuple[LoRA, dict[str, torch.Tensor], st
     Raises AdapterError for a damaged folder, and for unsupported features by name.
     """
     folder = Path(folder)
-    config = _config_in(folder)
+    config = read_json(folder / CONFIG, AdapterError)
     try:
         stored = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
@@ -185,16 +187,6 @@ def _check_fields(config: dict[str, Any], folder: Path) -> None:
                 f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Merge the adapters into "
                 "their base with PEFT's merge_and_unload(), and use the folder that save_pretrained() writes"
             )
-
-
-def _config_in(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AdapterError(f"{folder / CONFIG} is missing or not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise AdapterError(f"{folder / CONFIG}: expected a JSON object, got {type(config).__name__}")
-    return config
 
 
 def _peft_name(name: str) -> str:

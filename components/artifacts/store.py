@@ -10,7 +10,6 @@ Plain data only: loading it runs no code. A folder from elsewhere needs no card;
 is the model that it names, with those adapters.
 """
 
-import json
 import os
 import shutil
 from dataclasses import replace
@@ -50,7 +49,7 @@ from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar
 from components.models.lora import Adapters, merged
 from components.models.quantized import dense_weights
 from components.system.disk import present as present
-from components.system.disk import swap, sync
+from components.system.disk import swap, sync, write_json
 from components.tokenizer import folder as tokenizer_folder
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -88,7 +87,7 @@ def write_artifact(
             shape = f"{model.config.num_hidden_layers} layers of width {model.config.hidden_size}"
             shift = float(weights["score.bias"]) if kind == "SequenceClassification" else None
         card = {**card, "content": content_hash(staging)}
-        _write_json(staging / CARD, card)
+        write_json(staging / CARD, card, lenient=True)
         (staging / README).write_text(model_card(card, kind=kind, shape=shape, shift=shift), encoding="utf-8")
         for weights_file in staging.rglob("*.safetensors"):  # safetensors makes them readable by the owner only
             shutil.copymode(staging / CARD, weights_file)
@@ -240,8 +239,9 @@ def _write_model(
         if causal:
             unused = tokenizer.unused_ids(model.config.vocab_size)
             barred = {"suppress_tokens": list(unused)} if unused else {}  # the only way to express it in transformers
-            _write_json(folder / "generation_config.json", {**ids, "eos_token_id": list(tokenizer.stop_ids), **barred})
-    _write_json(folder / "config.json", config)
+            ends = {"eos_token_id": list(tokenizer.stop_ids)}
+            write_json(folder / "generation_config.json", {**ids, **ends, **barred}, lenient=True)
+    write_json(folder / "config.json", config, lenient=True)
     if model.adapters is not None:
         lora, head = model.adapters.lora, () if causal else ("score.weight", "score.bias")
         base = card.get("parents", {}).get("model", {}).get("path", "")
@@ -255,7 +255,3 @@ def _write_model(
     weights = to_gpt2(weights) if model.config.norm == "layer" else weights
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
     return kind
-
-
-def _write_json(file: Path, value: dict[str, Any]) -> None:
-    file.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Weights of a Hugging Face folder: finds them, reads them into memory once, and renames them to ours and back."""
 
-import json
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -9,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from components.system.disk import read_json
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # the first that exists is read, whole or as an index of its shards
 NO_WEIGHTS = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")  # constants in old files
@@ -137,9 +138,9 @@ def _files(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index names; they must be in the same folder."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{index} is not an index of weights: {error!r}") from error
+        raise WeightsError(f"{index} is not an index of weights: {error.__cause__ or error!r}") from error
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or name in ("", ".", ".."):
             raise WeightsError(f"{index} names the file {name!r}: expected the plain name of a file in the same folder")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from components.comparing.completions import Ranking
+from components.system.disk import write_text
 
 PREFERENCES, SKIPPED = "preferences.jsonl", "skipped.jsonl"
 
@@ -47,7 +48,7 @@ class Ledger:
         row = {"record": self.position} if ranking is None else _row(self.position, ranking)
         with file.open("ab") as stream:
             entry = Entry(self.position, file, stream.tell())
-            stream.write(_line(row))
+            stream.write(_line(row).encode())
             _sync(stream)
         self.entries.append(entry)
 
@@ -73,15 +74,8 @@ def read_rankings(folder: Path) -> list[Ranking]:
 
 
 def write(file: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes JSON lines under a temporary name, then syncs and renames the file."""
-    staging = file.with_name(f"{file.name}.writing-{os.getpid()}")
-    try:
-        with staging.open("wb") as stream:
-            stream.writelines(map(_line, rows))
-            _sync(stream)
-        os.replace(staging, file)
-    finally:
-        staging.unlink(missing_ok=True)
+    """Replaces a file by JSON lines."""
+    write_text(file, "".join(map(_line, rows)))
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -93,8 +87,8 @@ def _row(number: int, ranking: Ranking) -> dict[str, Any]:
     return {"record": number, **ranking._asdict()}
 
 
-def _line(row: Mapping[str, Any]) -> bytes:
-    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
 
 
 def _entries(file: Path) -> Iterator[Entry]:

@@ -1,11 +1,11 @@
-"""Atomic replacement of folders and JSON files; content hashes."""
+"""JSON objects in files; atomic replacement of files and folders; content hashes."""
 
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,21 +68,41 @@ def _hash_of_file(file: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def write_json(file: Path, value: dict[str, Any]) -> None:
-    """Replaces `file` by a JSON object. Raises ValueError, before writing, if a number is not finite."""
-    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(file: Path, value: Mapping[str, Any], *, lenient: bool = False) -> None:
+    """Replaces `file` by a JSON object. Raises ValueError, before writing, if a number is not finite.
+
+    lenient: writes numbers that are not finite as Python does, and values of other types as their `str`.
+    """
+    other = str if lenient else None
+    write_text(file, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=lenient, default=other) + "\n")
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes a temporary file, syncs and renames it, so a kill leaves the earlier file."""
+    """Writes a temporary file, syncs and renames it, so an error or a kill leaves the earlier file."""
     staging = file.with_name(f".writing-{file.name}")
-    with staging.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(staging, file)
+    try:
+        with staging.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(staging, file)
+    finally:
+        staging.unlink(missing_ok=True)
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """Reads what write_json wrote; None if there is no such file."""
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def read_json(file: Path, error: type[Exception] = ValueError) -> dict[str, Any]:
+    """The JSON object in a file. Raises `error`, naming the file, if there is none."""
+    try:
+        value = json.loads(file.read_bytes())
+    except OSError as reason:
+        raise error(f"cannot read {file}: {reason.strerror}") from reason
+    except (ValueError, RecursionError) as reason:  # not JSON, not UTF-8, a number or nesting without end
+        raise error(f"{file} is not JSON: {reason}") from reason
+    if not isinstance(value, dict):
+        raise error(f"{file}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def read_json_if_any(file: Path, error: type[Exception] = ValueError) -> dict[str, Any] | None:
+    """What `read_json` reads; None if there is no such file."""
+    return read_json(file, error) if file.exists() else None

@@ -1,8 +1,6 @@
 """Makes comparisons: completions sampled from a model, ranked by a judge, written as preference records."""
 
-import json
 import os
-import random
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +18,10 @@ from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
 from components.launch import settings
 from components.launch.schema import schema_of
-from components.system.disk import write_text
+from components.system.disk import write_json
 from components.tasks import command_line, common
 from components.tasks.placement import Place, check_reward_room
+from components.world.randomness import generator
 
 COMPLETIONS = "completions.jsonl"
 
@@ -110,7 +109,7 @@ def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
 
 def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Has all records ranked and writes them at once."""
-    all_ranks = [judge.rank(*record, generator_of(seed, number)) for number, record in enumerate(sampled)]
+    all_ranks = [judge.rank(*record, generator("compare", seed, number)) for number, record in enumerate(sampled)]
     rankings = [Ranking(*record, ranks) for record, ranks in zip(sampled, all_ranks) if ranks is not None]
     ledger.write_rankings(folder, rankings)
     return True
@@ -123,7 +122,7 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
     while (number := book.position) < len(sampled):
         judge.note(f"\n{number + 1} of {len(sampled)}")
         try:
-            ranks = judge.rank(*sampled[number], generator_of(seed, number))
+            ranks = judge.rank(*sampled[number], generator("compare", seed, number))
         except Undo:
             if not book.undo():
                 judge.note("nothing to undo yet")
@@ -138,13 +137,8 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
     return True
 
 
-def generator_of(seed: int, number: int) -> random.Random:
-    """The random generator for record `number`, independent of what was judged before it."""
-    return random.Random(f"compare/{seed}/{number}")
-
-
 def write_card(folder: Path, card: dict[str, Any]) -> None:
-    write_text(folder / store.CARD, json.dumps(card, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_json(folder / store.CARD, card, lenient=True)
 
 
 def report(cfg: DictConfig, card: dict[str, Any]) -> None:

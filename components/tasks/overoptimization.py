@@ -16,7 +16,7 @@ from components.evaluation.report.curves import read_curves
 from components.evaluation.studies import overoptimization_curves as analysis
 from components.evaluation.studies import overoptimization_plots
 from components.launch import settings
-from components.system.disk import read_json, write_json
+from components.system.disk import read_json_if_any, write_json
 from components.tasks import command_line, common
 from components.tasks.placement import Place, check_reward_room
 
@@ -38,7 +38,7 @@ def overoptimization(cfg: DictConfig) -> None:
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
-    results = read_json(folder / DATA)
+    results = read_json_if_any(folder / DATA)
     if results is None or results["inputs"] != inputs or cfg.force is True:
         curves = read_curves({f"{beta:g}": run_folder for beta, (run_folder, _) in runs.items()})
         samples = analysis.best_of_n_curve(_samples(cfg, data, tokenizer, Place.of(cfg, shape.hidden_size)))

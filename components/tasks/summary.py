@@ -15,7 +15,7 @@ from components.evaluation.seeds import seeds_plots
 from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import fitting, tables
 from components.system import provenance
-from components.system.disk import read_json, write_json
+from components.system.disk import read_json_if_any, write_json
 
 DATA, PAGE = "summary.json", "summary.md"
 RESULTS = {  # where each kind is in a job's folder
@@ -78,7 +78,7 @@ def jobs_by_group(run: Path) -> dict[str, list[Job]]:
 
 def read_job(folder: Path, seed: str) -> Job:
     """The results in the folder of one job."""
-    results = {kind: read_json(folder / name) for kind, name in RESULTS.items()}
+    results = {kind: read_json_if_any(folder / name) for kind, name in RESULTS.items()}
     cards = [store.read_card(export) for export in folder.glob(SCALING)]
     return Job(seed, **results, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 

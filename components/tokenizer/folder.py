@@ -5,12 +5,12 @@ LlamaTokenizer.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from components.system.disk import read_json, read_json_if_any
 from components.tokenizer.codec import Codec, TokenizerError, check_text
 from components.tokenizer.exact import ExactCodec, InexactError
 from components.tokenizer.fast import FastCodec, library, parsed
@@ -64,7 +64,8 @@ def content(folder: Path) -> str:
 def read(folder: Path) -> Contents:
     """Reads a tokenizer's folder. Raises TokenizerError naming the faulty file."""
     if not (folder / FAST_FILE).exists():
-        model, settings = read_bytes(folder / MODEL_FILE), read_json(folder / CONFIG_FILE)
+        model, _ = read_bytes(folder / MODEL_FILE), read_bytes(folder / CONFIG_FILE)  # both must be there
+        settings = read_json(folder / CONFIG_FILE, TokenizerError)
         check_settings(folder / CONFIG_FILE, settings)
         try:
             codec: Codec = ExactCodec(model)
@@ -75,7 +76,7 @@ def read(folder: Path) -> Contents:
     else:
         settings = _optional(folder / CONFIG_FILE)
         check_settings(folder / CONFIG_FILE, settings)
-        codec = _foreign(folder, settings, read_json(folder / FAST_FILE))
+        codec = _foreign(folder, settings, read_json(folder / FAST_FILE, TokenizerError))
     template = _chat_template(folder, settings)
     if template is None and codec.strict:
         raise TokenizerError(f"{folder / CONFIG_FILE} has no chat_template, and there is no {TEMPLATE_FILE}")
@@ -234,19 +235,7 @@ def _stop_ids(folder: Path, codec: Codec) -> tuple[int, ...]:
 
 
 def _optional(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises TokenizerError naming the file."""
-    content = read_bytes(file)
-    try:
-        value = json.loads(content)
-    except ValueError as error:
-        raise TokenizerError(f"{file} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise TokenizerError(f"{file}: expected a JSON object, got {type(value).__name__}")
-    return value
+    return read_json_if_any(file, TokenizerError) or {}
 
 
 def read_bytes(file: Path) -> bytes:

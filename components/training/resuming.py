@@ -1,7 +1,6 @@
 """Which checkpoint a run resumes from, and how that changes its inputs."""
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -10,7 +9,7 @@ from typing import Any
 
 from components.artifacts.metadata import RESUMED, ArtifactError, differing
 from components.system import processes
-from components.system.disk import write_text
+from components.system.disk import write_json
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
                 staging = folder / f"{BEST}.tmp"
                 shutil.copyfile(best, staging)
                 staging.replace(folder / BEST)
-            write_text(note, json.dumps(inputs, default=str))
+            write_json(note, inputs, lenient=True)
         return path
     exists = any(folder.glob("*.ckpt"))
     before = setting_changes.read_note(note) if exists else None
@@ -77,7 +76,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
         _drop(folder)
         forget(Path(stage))
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(note, json.dumps(inputs, default=str))
+        write_json(note, inputs, lenient=True)
     if checkpoint:
         log.info(f"resuming from {checkpoint}")
     return checkpoint

@@ -1,6 +1,5 @@
 """Which settings can differ between a checkpoint and the run that resumes from it."""
 
-import json
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from components.artifacts.metadata import RESUMED as RESUMED
 from components.artifacts.metadata import differing
 from components.artifacts.renamed import as_named_now
+from components.system.disk import read_json
 from components.training.checkpoint_io import check
 from components.training.schedules import schedule
 
@@ -70,10 +70,9 @@ def inputs_in(path: Path) -> dict[str, Any] | None:
 def read_note(note: Path) -> dict[str, Any] | None:
     """The inputs in a note (inputs.json); None if it is lost or damaged."""
     try:
-        inputs = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return as_named_now(read_json(note))
+    except ValueError:
         return None
-    return as_named_now(inputs) if isinstance(inputs, dict) else None
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> tuple[list[str], list[str]]:

@@ -1,7 +1,6 @@
 """Tokenized records on disk: made once per source, tokenizer and settings, then memory-mapped."""
 
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -16,6 +15,7 @@ import numpy as np
 from datasets.exceptions import DatasetGenerationError
 
 from components.data.sources.source import quiet_progress
+from components.system.disk import read_json, write_json
 
 VERSION = 6  # increment it whenever the code makes different tokens or columns from the same records
 _COUNTS = "counts.json"
@@ -47,7 +47,7 @@ def stored(
                     raise
     with quiet_progress():
         table = datasets.load_from_disk(str(final))
-    return table, Counter(json.loads((final / _COUNTS).read_text()))
+    return table, Counter(read_json(final / _COUNTS))
 
 
 @contextmanager
@@ -110,7 +110,7 @@ def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) 
     except DatasetGenerationError as error:
         raise error.__cause__ or error from None
     table.save_to_disk(str(scratch / "done"))
-    (scratch / "done" / _COUNTS).write_text(json.dumps(counts))
+    write_json(scratch / "done" / _COUNTS, counts)
     shutil.rmtree(scratch / "arrow")
 
 

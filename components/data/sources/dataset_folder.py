@@ -1,7 +1,6 @@
 """Selects the files of a folder that make up a split of a data set: by its README.md, as on the Hub, or by name."""
 
 import functools
-import json
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -12,6 +11,7 @@ import yaml
 
 from components.data.records.errors import SourceError
 from components.data.sources.streams import READ, ending, refusal
+from components.system.disk import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -247,10 +247,11 @@ def _warn(message: str) -> None:
 def _saved(state: Path) -> list[Path]:
     """The files of a data set that `datasets` saved to disk; other files in that folder are not part of it."""
     try:
-        items = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+        items = read_json(state)["_data_files"]
         files = [state.parent / item["filename"] for item in items]
     except (ValueError, LookupError, TypeError) as error:
-        raise SourceError(f"{state}: not the list of files of a saved data set ({error!r})") from None
+        reason = error.__cause__ or error
+        raise SourceError(f"{state}: not the list of files of a saved data set ({reason!r})") from None
     for file in files:
         if not file.is_file():
             raise SourceError(f"{state}: lists {file.name}, which is missing. Copy the folder again")

@@ -14,7 +14,7 @@ from components.artifacts.renamed import as_named_now
 from components.evaluation.report import card, learning, outcome, tables
 from components.evaluation.report.card import Results, Table
 from components.system import processes
-from components.system.disk import read_json, write_json
+from components.system.disk import read_json_if_any, write_json
 
 DATA, TEXT, PAGE = "report.json", "report.md", "report.html"
 WIDTH = 100  # columns of the terminal's table
@@ -61,7 +61,7 @@ def write(
 
 def read(folder: str | Path) -> Results | None:
     """The results in a report's folder, with the present names of their inputs; None if there are none."""
-    results = read_json(Path(folder) / DATA)
+    results = read_json_if_any(Path(folder) / DATA)
     if results and "inputs" in results:
         return results | {"inputs": as_named_now(results["inputs"])}
     return results

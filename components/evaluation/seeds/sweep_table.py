@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from components.evaluation.measure.over_seeds import half_width, spread
-from components.system.disk import read_json
+from components.system.disk import read_json_if_any
 
 LOWER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "ece")  # in a metric's name
 
@@ -49,5 +49,5 @@ def lines(jobs: Sequence[Any]) -> list[str]:
 
 def score(folder: str | Path, metric: str | None) -> float | None:
     """The metric in the card of the artifact in a job's folder, None if there is none."""
-    card = read_json(Path(folder) / "export/card.json") or {}
+    card = read_json_if_any(Path(folder) / "export/card.json") or {}
     return card.get("metrics", {}).get(metric)

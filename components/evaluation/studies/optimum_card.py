@@ -11,7 +11,7 @@ from components.evaluation.report.card import NONE, Table, number, percent, shor
 from components.evaluation.report.output import rich_table
 from components.evaluation.report.page_blocks import block_as_markdown
 from components.evaluation.report.plot_style import INK, QUIET, color_of, style
-from components.system.disk import read_json, write_json
+from components.system.disk import read_json_if_any, write_json
 
 DATA, PAGE, PICTURE = "optimum.json", "optimum.md", "optimum.png"
 COLUMNS = ("reached", "J = reward − β·KL", "reward", "KL, nats", "distance to π*", "minutes")
@@ -36,7 +36,7 @@ def write(results: Results, folder: str | Path, console: Console) -> None:
 
 def read(folder: str | Path) -> Results | None:
     """The results in a folder; None if there are none."""
-    return read_json(Path(folder) / DATA)
+    return read_json_if_any(Path(folder) / DATA)
 
 
 def show(results: Results, folder: Path, console: Console) -> None:

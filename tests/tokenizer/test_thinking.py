@@ -1,5 +1,7 @@
 """Templates that rewrite messages: answers with thinking, tool calls; each answer follows its own prompt."""
 
+import json
+
 import pytest
 
 from components.tokenizer.codec import TokenizerError
@@ -136,6 +138,17 @@ def test_answers_that_stay_as_they_were_share_an_example(forgetful):
     prompt = forgetful.render_prompt(talk[:3], [TOOL])
     assert whole.ids[: len(prompt)] == prompt
     assert len(forgetful.examples([*talk, ASKED[1], THOUGHT[1]], [TOOL])) == 2
+
+
+def test_a_call_of_several_arguments_is_written_in_their_order(forgetful):
+    arguments = {"place": "toz", "when": {"day": "today", "hours": ["noon", 18]}, "unit": "celsius"}
+    calling = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "weather"} | {"arguments": arguments}}],
+    }
+    [whole] = forgetful.examples([ASKED[0], calling], [TOOL])
+    assert json.dumps(arguments) in said(forgetful, whole).split("«")[1]
 
 
 def test_transformers_renders_the_same_ids(forgetful, tmp_path):

@@ -276,7 +276,8 @@ def _texts(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in (*value.keys(), *value.values()):
+        for key, item in value.items():
+            yield key
             yield from _texts(item)
     elif isinstance(value, list | tuple):
         for item in value:

@@ -163,6 +163,23 @@ def test_messages_are_read_without_their_images_and_as_maps(tmp_path):
         assert read(parquet(tmp_path / "a.parquet", {"messages": column}), formats.chat) == [{"messages": DIALOGUE}]
 
 
+def test_the_arguments_and_parameters_that_only_other_rows_have_are_not_read(tmp_path):
+    """A table has one type per column, so each call has the arguments of all calls, null where they are not its own."""
+
+    def row(function: str, parameter: str, given: object) -> dict:
+        about = {"type": "object", "properties": {parameter: {"type": "string"}}}
+        call = {"type": "function", "function": {"name": function, "arguments": {parameter: given}}}
+        asked, called = {"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [call]}
+        tool = {"type": "function", "function": {"name": function, "parameters": about}}
+        return {"messages": [asked, called], "tools": [tool]}
+
+    rows = [row("weather", "city", "Oslo"), row("time", "zone", {"hours": 1})]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "a.parquet")
+    stored = pq.read_table(tmp_path / "a.parquet").to_pylist()[0]["messages"][1]["tool_calls"][0]["function"]
+    assert stored["arguments"] == {"city": "Oslo", "zone": None}
+    assert read(tmp_path / "a.parquet", formats.chat) == rows
+
+
 def test_columns_of_json_are_decoded_wherever_they_lie(tmp_path):
     features = datasets.Features({"messages": datasets.List(datasets.Json())})
     datasets.Dataset.from_dict({"messages": [DIALOGUE]}, features=features).to_parquet(str(tmp_path / "a.parquet"))

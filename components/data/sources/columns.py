@@ -2,7 +2,8 @@
 
 A file name is never taken as a pattern or a URL. Reads the columns that JSON could represent: text, numbers, booleans,
 and lists, structs and maps of them. Bytes, images, audio, times and the like are not read; a row has an `Unread` in
-place of such a column.
+place of such a column. A struct's null fields are left out: tables write every field of any row in all rows, so that
+a call with one argument would appear to have all arguments of the other calls.
 """
 
 import functools
@@ -112,22 +113,23 @@ def _value(column: pa.Array | pa.ChunkedArray) -> Any:
 
 def _decoded(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     values = column.to_pylist(maps_as_pydicts="strict")
-    decode = _json_decoder(column.type)
+    decode = _decoder(column.type)
     return [decode(value) for value in values] if decode else values
 
 
-def _json_decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
-    """A function that decodes the JSON strings within a value of this type; None if there are none."""
+def _decoder(kind: pa.DataType) -> Callable[[Any], Any] | None:
+    """A function that decodes the JSON strings within a value of this type, and leaves out the null fields of structs;
+    None if the type has neither."""
     if isinstance(kind, pa.JsonType):
         return lambda value: value if value is None else DECODER.decode(value)
     if types.is_struct(kind):
-        fields = {field.name: decode for field in kind if (decode := _json_decoder(field.type))}
-        return (
-            (lambda value: value and {n: fields[n](v) if n in fields else v for n, v in value.items()})
-            if fields
-            else None
-        )
+        fields = {field.name: _decoder(field.type) or _unchanged for field in kind}
+        return lambda value: value and {name: fields[name](v) for name, v in value.items() if v is not None}
     if types.is_list(kind) or types.is_large_list(kind):
-        decode = _json_decoder(kind.value_type)
+        decode = _decoder(kind.value_type)
         return (lambda value: value and [decode(item) for item in value]) if decode else None
     return None
+
+
+def _unchanged(value: Any) -> Any:
+    return value

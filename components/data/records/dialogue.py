@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.data.records.errors import FormatError, kind
-from components.data.records.strict_json import DECODER, what_is_wrong
+from components.data.records.strict_json import DECODER, parsed, what_is_wrong
 
 Message = dict[str, Any]
 SYSTEM, HISTORY, TOOLS = ("system", "system_prompt"), "history", ("tools", "functions")
@@ -125,14 +125,14 @@ def calls_of(value: Any, name: str) -> list[Message]:
 
 
 def _calls(message: Mapping[str, Any], name: str) -> list[Message]:
-    calls = message.get("tool_calls", [])
+    calls = parsed(message.get("tool_calls", []), f"{name}.tool_calls")
     if not isinstance(calls, list):
         raise FormatError(f"a list {name}.tool_calls", kind(calls))
     made = [_call(call, f"{name}.tool_calls[{i}]") for i, call in enumerate(calls)]
     if "function_call" in message:
         if made:
             raise FormatError(f"{name}.tool_calls or {name}.function_call", "both")
-        made = [_call(message["function_call"], f"{name}.function_call")]
+        made = [_call(parsed(message["function_call"], f"{name}.function_call"), f"{name}.function_call")]
     return made
 
 

@@ -1,11 +1,10 @@
 """The record formats: converts raw rows of any accepted shape to one plain shape per format.
 
 Columns that no format names are ignored; a null field counts as absent. Next to any dialogue the columns of `dialogue`
-are read: system, system_prompt, history, tools and functions. `published` adds the shapes of well-known data sets. See
-`conf/data/` for a data set of each format.
+are read: system, system_prompt, history, tools and functions. `known_shapes` lists the fields that identify each
+format; `published` converts all but the plain shapes. See `conf/data/` for a data set of each format.
 """
 
-import re
 import sys
 from typing import Any
 
@@ -14,21 +13,14 @@ from components.data.records.dialogue import Message
 from components.data.records.dialogue import writable as _writable
 from components.data.records.errors import FormatError
 from components.data.records.errors import kind as _kind
-from components.data.records.published import comparison, demonstration
-from components.data.records.spelling import respelled
+from components.data.records.known_shapes import DEMONSTRATIONS, Shape, unknown
+from components.data.records.published import comparison, demonstration, instructed, question
+from components.data.records.spelling import are_messages, respelled
+from components.data.records.strict_json import parsed
+from components.data.records.transcripts import is_transcript, transcript
 
 Record = dict[str, Any]
 ROLES = ("system", "user", "assistant", "tool")
-SHAPES = (  # of a demonstration, by their fields
-    ("messages",),
-    ("conversations",),
-    ("conversation",),
-    ("prompt", "completion"),
-    ("instruction", "output"),
-    ("instruction", "response"),
-)
-_SPEAKERS = {"Human": "user", "Assistant": "assistant"}
-_TURN = re.compile(r"\n\n(Human|Assistant):")
 
 
 def text(row: Any) -> Record:
@@ -36,7 +28,7 @@ def text(row: Any) -> Record:
     fields = _fields(row, '{"text": …}')
     field = "text" if "text" in fields else "content"
     if field not in fields:
-        raise FormatError('a field "text" or "content"', _names(row))
+        raise unknown(row, "text")
     value = _string(fields, field)
     if not value:
         raise FormatError(f'a non-empty "{field}"', "an empty string")
@@ -44,11 +36,13 @@ def text(row: Any) -> Record:
 
 
 def chat(row: Any) -> Record:
-    """A demonstration -> {"messages": [{"role", "content", …}, …], "tools"?}, at least one by the assistant.
+    """A demonstration -> {"messages": [{"role", "content", …}, …], "tools"?, "preferred"?}, at least one by the
+    assistant.
 
     Accepts {"messages"}; {"prompt", "completion"}, each a string or messages, of which only the completion is a
     target; {"instruction", "input", "output"}, where a non-empty input follows the instruction after a blank line;
-    and the shapes of `published.demonstration`. Other fields of a message are those of `dialogue.further`.
+    the shapes of `published.demonstration`; and comparisons, of which the prompt and the first of the best answers are
+    the demonstration, with "preferred" True. Other fields of a message are those of `dialogue.further`.
     """
     fields = _fields(row, "a demonstration")
     if len(_shapes(fields)) > 1:
@@ -66,8 +60,10 @@ def chat(row: Any) -> Record:
     elif "instruction" in row and "output" in row:
         answer = {"role": "assistant", "content": _string(row, "output")}
         dialogue = [*_instruction(row), answer]
+    elif _has_answers(comparison(row)):
+        return _preferred(given)
     else:
-        raise FormatError('"messages", or "prompt" and "completion", or "instruction" and "output"', _names(given))
+        raise unknown(given, "chat", ", or a comparison")
     if not any(message["content"].strip() or len(message) > 2 for message in dialogue):
         raise FormatError("a dialogue with some text", "only empty messages")
     if all(message["role"] != "assistant" for message in dialogue):
@@ -95,15 +91,15 @@ def preference(row: Any) -> Record:
     if "completions" in row and "ranks" in row and ("chosen" in row or "rejected" in row):
         raise FormatError('"chosen" and "rejected", or "completions" and "ranks"', "both")
     if "prompt" in row and "completions" in row and "ranks" in row:
-        completions = row["completions"]
+        completions = parsed(row["completions"], "completions")
         if not isinstance(completions, list):
             raise FormatError('a list "completions"', _kind(completions))
         prompt = _unweighted(_prompt(row["prompt"]))
         answers = [_completion(prompt, value, f"completions[{i}]") for i, value in enumerate(completions)]
-        ranks = _ranks(row["ranks"], len(answers))
+        ranks = _ranks(parsed(row["ranks"], "ranks"), len(answers))
         return {"prompt": _with_columns(row, prompt), "completions": answers, "ranks": ranks, **carried}
     if not ("chosen" in row and "rejected" in row):
-        raise FormatError('"chosen" and "rejected", or "prompt", "completions" and "ranks"', _names(given))
+        raise unknown(given, "preference")
     if "prompt" in row:
         prompt = _unweighted(_prompt(row["prompt"]))
         pair = [_completion(prompt, row[name], name) for name in ("chosen", "rejected")]
@@ -119,10 +115,10 @@ def preference(row: Any) -> Record:
 def prompts(row: Any) -> Record:
     """A question -> {"prompt": messages, "reference": str | None, "tools"?}.
 
-    Accepts {"prompt", "reference"?}, and demonstrations and comparisons, of which it keeps the prompt: everything
-    before the last answer.
+    Accepts {"prompt", "reference"?}, {"question"} and {"query"}, and demonstrations and comparisons, of which it keeps
+    the prompt: everything before the last answer.
     """
-    given, row = row, comparison(demonstration(_fields(row, "a prompt")))
+    given, row = row, question(comparison(demonstration(_fields(row, "a prompt"))))
     if "prompt" in row:
         prompt = _prompt(row["prompt"])
     elif "messages" in row:
@@ -132,7 +128,7 @@ def prompts(row: Any) -> Record:
     elif "chosen" in row:
         prompt = _before_last_answer(_dialogue(row["chosen"], "chosen"))
     else:
-        raise FormatError('"prompt", or the fields of a demonstration or a comparison', _names(given))
+        raise unknown(given, "prompts", ", or the fields of a demonstration or a comparison")
     if prompt[-1] == {"role": "user", "content": ""}:
         raise FormatError("a question that is not empty", "an empty string")
     reference = _string(row, "reference") if "reference" in row else None
@@ -151,11 +147,11 @@ def _string(row: Record, name: str) -> str:
     return _writable(row[name], name)
 
 
-def _shapes(row: Record) -> list[tuple[str, ...]]:
-    return [shape for shape in SHAPES if row.keys() >= set(shape)]
+def _shapes(row: Record) -> list[Shape]:
+    return [shape for shape in DEMONSTRATIONS if row.keys() >= set(shape)]
 
 
-def _same_of_all(row: Record, shapes: list[tuple[str, ...]]) -> Record:
+def _same_of_all(row: Record, shapes: list[Shape]) -> Record:
     """The demonstration that a row contains in several shapes, if all agree apart from weights."""
     others = {name for shape in shapes for name in shape}
     made = [chat({name: row[name] for name in row if name not in others or name in shape}) for shape in shapes]
@@ -163,6 +159,19 @@ def _same_of_all(row: Record, shapes: list[tuple[str, ...]]) -> Record:
         names = " and ".join(", ".join(shape) for shape in shapes)
         raise FormatError("one demonstration in a record", f"different ones in its fields {names}")
     return made[0]
+
+
+def _has_answers(row: Record) -> bool:
+    return row.keys() >= {"chosen", "rejected"} or row.keys() >= {"completions", "ranks"}
+
+
+def _preferred(row: Record) -> Record:
+    """The demonstration that a comparison contains: its prompt, and the first of its best answers as the target."""
+    compared = preference(row)
+    best = compared["completions"][compared["ranks"].index(min(compared["ranks"]))]
+    answer = {"role": "assistant", "content": best} if isinstance(best, str) else best
+    tools = {"tools": compared["tools"]} if "tools" in compared else {}
+    return chat({"prompt": compared["prompt"], "completion": [answer], **tools}) | {"preferred": True}
 
 
 def _messages(value: Any, name: str) -> list[Message]:
@@ -207,16 +216,12 @@ def _with_columns(row: Record, dialogue: list[Message]) -> list[Message]:
         system_texts["a system message"] = dialogue[0]["content"]
     if len(set(system_texts.values())) > 1:
         raise FormatError("one system text", f"different ones in {' and '.join(system_texts)}")
-    history = row.get(dialogues.HISTORY) or []
-    earlier = dialogues.pairs(history) if not _are_messages(history) else _messages(history, dialogues.HISTORY)
+    history = parsed(row.get(dialogues.HISTORY) or [], dialogues.HISTORY)
+    earlier = dialogues.pairs(history) if not are_messages(history) else _messages(history, dialogues.HISTORY)
     system = [{"role": "system", "content": text} for text in dict.fromkeys(system_texts.values())]
     whole = [*system, *earlier, *(message for message in dialogue if message["role"] != "system")]
     dialogues.refuse_media(row, whole)
     return _in_turns(whole, dialogues.HISTORY) if earlier else whole
-
-
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
 
 
 def _unweighted(messages: list[Message]) -> list[Message]:
@@ -233,8 +238,8 @@ def _prompt(value: Any) -> list[Message]:
     """Messages of a prompt; a string is one question, or a transcript if it starts like one."""
     if not isinstance(value, str):
         messages = _in_turns(_messages(value, "prompt"), "prompt")
-    elif _TURN.match(value):
-        messages = _transcript(value, "prompt")
+    elif is_transcript(value):
+        messages = _in_turns(transcript(value, "prompt"), "prompt")
         if messages[-1] == {"role": "assistant", "content": ""}:  # "…\n\nAssistant:" asks for it
             messages = messages[:-1]
     elif value:
@@ -247,8 +252,7 @@ def _prompt(value: Any) -> list[Message]:
 
 
 def _instruction(row: Record) -> list[Message]:
-    question, details = _string(row, "instruction"), _string({"input": "", **row}, "input")
-    return [{"role": "user", "content": f"{question}\n\n{details}" if details else question}]
+    return [{"role": "user", "content": _writable(instructed(row), "instruction")}]
 
 
 def _completion(prompt: list[Message], value: Any, name: str) -> str | Message:
@@ -264,22 +268,11 @@ def _completion(prompt: list[Message], value: Any, name: str) -> str | Message:
 
 def _dialogue(value: Any, name: str) -> list[Message]:
     """Messages that end with an answer to at least one question."""
-    is_transcript = isinstance(value, str) and not value.lstrip().startswith("[")
-    messages = _transcript(value, name) if is_transcript else _in_turns(_messages(value, name), name)
+    is_text = isinstance(value, str) and not value.lstrip().startswith("[")
+    messages = _in_turns(transcript(value, name) if is_text else _messages(value, name), name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
         raise FormatError(f'"{name}" with a question and a final answer', f"{len(messages)} turns")
     return messages
-
-
-def _transcript(value: str, name: str) -> list[Message]:
-    """Turns of "\\n\\nHuman: … \\n\\nAssistant: …", without the white space around them."""
-    if not _TURN.match(value):
-        start = value[:20] + "…" * (len(value) > 20)
-        raise FormatError(f'"{name}" to begin with "\\n\\nHuman:" (there is no "prompt")', repr(start))
-    parts = _TURN.split(value)[1:]
-    turns = zip(parts[::2], parts[1::2], strict=True)
-    messages = [{"role": _SPEAKERS[speaker], "content": _writable(text, name).strip()} for speaker, text in turns]
-    return _in_turns(messages, name)
 
 
 def _before_last_answer(messages: list[Message]) -> list[Message]:
@@ -298,9 +291,3 @@ def _ranks(value: Any, expected: int) -> list[float]:
         wanted = f'"ranks": {expected} numbers for {expected} completions, at least 2'
         raise FormatError(wanted, repr(value)[:60])
     return [float(rank) for rank in value]
-
-
-def _names(row: Record) -> str:
-    empty = [f'; "{name}" is null' for name, value in row.items() if value is None]
-    names = ", ".join(repr(name) for name, value in row.items() if value is not None)
-    return (f"fields {names}" if names else "no fields") + "".join(empty)

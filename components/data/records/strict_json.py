@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+from components.data.records.errors import FormatError
+
 
 class _Twice(ValueError):
     """An object has a field twice."""
@@ -29,3 +31,13 @@ def what_is_wrong(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "brackets within brackets without end"
     return "a number with too many digits"
+
+
+def parsed(value: Any, name: str) -> Any:
+    """The list or object that a string contains as JSON; anything else unchanged."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return DECODER.decode(value)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{name} as JSON", what_is_wrong(error)) from None

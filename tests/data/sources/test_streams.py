@@ -95,11 +95,7 @@ def test_files_of_several_members_are_read_in_full_and_truncated_ones_refused(pa
         ("a.txt", b"%PDF-1.4\n%\xe2", r"a\.txt: contains a PDF document\. Convert it to text"),
         ("a.txt", "é\ncd".encode("utf-16-le"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16le"),
         ("a.txt", "é\ncd".encode("utf-16-be"), r"a\.txt:1: expected UTF-8, got byte 0xe9\. .*iconv -f utf-16be"),
-        (
-            "a.csv",
-            b"",
-            r"a\.csv: tables as text are not supported\. Convert it: python -c .*from_csv.*to_parquet",
-        ),
+        ("a.csv", b"PK\x03\x04", r"a\.csv: contains a zip archive\. Unpack it"),
         (
             "a.xyz",
             b"",

@@ -23,6 +23,7 @@ from components.data.records import trees
 from components.data.records.errors import FormatError, SourceError
 from components.data.records.formats import Record
 from components.data.sources import hub_datasets
+from components.data.sources.csv_rows import csv_rows
 from components.data.sources.dataset_folder import Selection, files_of
 from components.data.sources.json_rows import json_rows
 from components.data.sources.streams import ending, refusal, refuse_head, text_of
@@ -189,6 +190,8 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
         ".json": _json_rows,
         ".jsonl": _json_rows,
         ".ndjson": _json_rows,
+        ".csv": _csv_rows,
+        ".tsv": _csv_rows,
         ".parquet": functools.partial(_table_rows, "parquet", parquet_rows, columns),
         ".arrow": functools.partial(_table_rows, "arrow", arrow_rows, columns),
     }
@@ -209,6 +212,10 @@ def _text_rows(file: Path) -> Iterator[Row]:
 
 def _json_rows(file: Path) -> Iterator[Row]:
     return itertools.starmap(Row, json_rows(file))
+
+
+def _csv_rows(file: Path) -> Iterator[Row]:
+    return itertools.starmap(Row, csv_rows(file))
 
 
 def _table_rows(

@@ -15,9 +15,11 @@ from typing import Any, BinaryIO
 
 from components.data.records.errors import SourceError
 
-KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow")
+KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 READ = f"{', '.join(KINDS)}, all but the last two also with .gz, .bz2, .xz or .zst"
-_ENDING = re.compile(r"(\.(?:txt|json|jsonl|ndjson))(\.(?:gz|bz2|xz|zst))?$|(\.parquet|\.arrow)$", re.IGNORECASE)
+_ENDING = re.compile(
+    r"(\.(?:txt|json|jsonl|ndjson|csv|tsv))(\.(?:gz|bz2|xz|zst))?$|(\.parquet|\.arrow)$", re.IGNORECASE
+)
 _HEADS = {  # the first bytes of files that are not text
     b"version https://git-lfs": ("a Git LFS pointer", "Download the data itself with: git lfs pull"),
     b"\x1f\x8b": ("gzip data", "Add .gz to its name"),
@@ -46,9 +48,6 @@ def refusal(path: Path) -> SourceError:
         if inner[1]:
             return SourceError(f"{path}: compressed twice. Decompress it once")
         return SourceError(f"{path}: unsupported compression ({path.suffix}). Decompress it")
-    if re.search(r"\.(csv|tsv)$", path.name, re.IGNORECASE):
-        convert = f'import datasets; datasets.Dataset.from_csv("{path.name}").to_parquet("{path.stem}.parquet")'
-        return SourceError(f"{path}: tables as text are not supported. Convert it: python -c '{convert}'")
     return SourceError(f"{path}: unknown file type, expected one of {READ}")
 
 
@@ -96,7 +95,7 @@ def text_of(file: Path, *, is_json: bool) -> str:
     """
     with opened(file) as stream:
         content = stream.read()
-    encoding = json.detect_encoding(content[:4]) if is_json else _marked(content)
+    encoding = json.detect_encoding(content[:4]) if is_json else encoding_of(content)
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
@@ -114,7 +113,8 @@ def text_of(file: Path, *, is_json: bool) -> str:
     return text
 
 
-def _marked(content: bytes) -> str:
+def encoding_of(content: bytes) -> str:
+    """The encoding of a text that starts with these bytes, by its byte-order mark; without one, UTF-8."""
     marks = {
         codecs.BOM_UTF32_LE: "utf-32",
         codecs.BOM_UTF32_BE: "utf-32",

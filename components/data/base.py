@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, ClassVar
 
@@ -228,7 +228,12 @@ class RecordData(LightningDataModule):
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         """The records of a source with the rows they come from, checked and normalized."""
-        return records(source, type(self).normalize, on_malformed=self.on_malformed, counts=counts)
+        read = self.reader(type(self).normalize)
+        return records(source, read, on_malformed=self.on_malformed, counts=counts)
+
+    def reader(self, normalize: Callable[[Any], Record]) -> Callable[[Any], Record]:
+        """A function that reads a row by the module's settings. normalize: of the row's format."""
+        return normalize
 
     def _stored(self, source: Source) -> tuple[datasets.Dataset, Counter[str]]:
         """The tokenized records of a source, from the cache if they are there."""

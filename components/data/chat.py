@@ -1,29 +1,33 @@
 """Demonstrations for fine-tuning: dialogues packed into rows, with the loss on the assistant's messages."""
 
 from collections import Counter
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import datasets
 import numpy as np
 import torch
 
-from components.data.base import RecordData
 from components.data.batches import LMBatch
+from components.data.dialogues import DialogueData
 from components.data.loading.cache import Ragged
 from components.data.records import formats
+from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.models.attention.layout import pack
 from components.tokenizer.tokenizer import Rendered
 
 
-class ChatData(RecordData):
+class ChatData(DialogueData):
     """Dialogues as LMBatch; batch_size counts dialogues, packed into as few rows as they need.
 
-    Targets are the assistant's tokens and its ends of turn, except in messages of weight 0; with train_on_prompt, all
-    tokens except the first and those of weight 0. If the chat template rewrites earlier answers (drops their thinking),
-    a dialogue becomes one example per answer, each with the prompt that this answer follows: `counts["unrolled"]` such
-    dialogues. An example longer than context is cut at its end, without adding an end of turn, and dropped if no target
-    is left; `counts` has the number of records cut or dropped. demonstrations: number of records of the built-in world.
+    Targets are the assistant's tokens and its ends of turn, except in messages of weight 0. train_on: "all" of the
+    assistant's messages, or only the "last", which gives the others weight 0; calls of tools are messages like any
+    other. With train_on_prompt, targets are all tokens except the first and those of weight 0. If the chat template
+    rewrites earlier answers (drops their thinking), a dialogue becomes one example per answer, each with the prompt
+    that this answer follows: `counts["unrolled"]` such dialogues. A comparison is the demonstration of its best answer:
+    `counts["preferred"]`. An example longer than context is cut at its end, without adding an end of turn, and dropped
+    if no target is left; `counts` has the number of records cut or dropped. demonstrations: number of records of the
+    built-in world.
     """
 
     normalize = staticmethod(formats.chat)
@@ -31,14 +35,26 @@ class ChatData(RecordData):
         {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
     )
 
-    def __init__(self, *, demonstrations: int = 4000, train_on_prompt: bool = False, **common: Any) -> None:
+    explained: ClassVar[dict[str, str]] = {"preferred": "are comparisons, of which the best answer is learned"}
+
+    def __init__(
+        self,
+        *,
+        demonstrations: int = 4000,
+        train_on: Literal["all", "last"] = "all",
+        train_on_prompt: bool = False,
+        **common: Any,
+    ) -> None:
         super().__init__(**common)
-        self.demonstrations, self.train_on_prompt = demonstrations, train_on_prompt
+        self.demonstrations, self.train_on, self.train_on_prompt = demonstrations, train_on, train_on_prompt
 
     def settings(self) -> dict[str, Any]:
-        return {"context": self.context, "train_on_prompt": self.train_on_prompt}
+        return super().settings() | {"train_on": self.train_on, "train_on_prompt": self.train_on_prompt}
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+        counts["preferred"] += "preferred" in record
+        if self.train_on == "last":
+            record = record | {"messages": _last_alone(record["messages"])}
         made = self.tokenizer.examples(record["messages"], record.get("tools"))
         if self.train_on_prompt:
             made = self._with_prompts(record, made)
@@ -77,6 +93,15 @@ class ChatData(RecordData):
             mask.view(-1)[positions] = target
             targets.view(-1)[positions][target] = torch.from_numpy(ids[1:].astype(np.int64))[target]
         return LMBatch(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
+
+
+def _last_alone(messages: list[Message]) -> list[Message]:
+    """The messages, with weight 0 for all of the assistant's but the last."""
+    last = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
+    return [
+        message | {"weight": 0} if message["role"] == "assistant" and i != last else message
+        for i, message in enumerate(messages)
+    ]
 
 
 class Dialogues:

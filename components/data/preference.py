@@ -10,8 +10,8 @@ import datasets
 import numpy as np
 import torch
 
-from components.data.base import RecordData
 from components.data.batches import PreferenceBatch
+from components.data.dialogues import DialogueData
 from components.data.loading.fitting import fit_answers
 from components.data.loading.sampler import BatchLoader
 from components.data.records import formats
@@ -26,7 +26,7 @@ from components.tokenizer.codec import TokenizerError
 WORLD = "world"
 
 
-class PreferenceData(RecordData):
+class PreferenceData(DialogueData):
     """Comparisons as PreferenceBatch; batch_size counts records: a prompt with all its ranked answers, never split.
 
     max_completions: answers used per record, chosen evenly from best to worst; null uses all. group_by_prompt puts all
@@ -80,7 +80,7 @@ class PreferenceData(RecordData):
         self.answers_seed = answers_seed
 
     def settings(self) -> dict[str, Any]:
-        return {"context": self.context, "max_completions": self.max_completions}
+        return super().settings() | {"max_completions": self.max_completions}
 
     def record_texts(self, record: Record) -> list[str]:
         answers = [{"content": answer} if isinstance(answer, str) else answer for answer in record["completions"]]
@@ -160,7 +160,8 @@ class PreferenceData(RecordData):
             return
         source = self._demonstration_source(self.demonstrations)
         counts: Counter[str] = Counter()
-        chats = list(records(source, formats.chat, on_malformed=self.on_malformed, counts=counts))
+        read = self.reader(formats.chat)
+        chats = list(records(source, read, on_malformed=self.on_malformed, counts=counts))
         for i in rng.permutation(len(chats))[: self.num_demonstrations]:
             row, record = chats[i]
             messages = record["messages"]

@@ -9,7 +9,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from components.data.base import RecordData
+from components.data.dialogues import DialogueData
 from components.data.loading import split
 from components.data.loading.experience import ExperienceLoader
 from components.data.loading.fitting import fit_prompt
@@ -21,7 +21,7 @@ from components.data.sources.source import Row, Source, digest
 from components.data.text import TextData
 
 
-class PromptsData(RecordData):
+class PromptsData(DialogueData):
     """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for training.
 
     Reads prompts, and the prompts of demonstrations and comparisons; repeated prompts of a source count once.
@@ -65,7 +65,7 @@ class PromptsData(RecordData):
         return own if self.pretraining is None else digest([own, self.pretraining.fingerprint()])
 
     def settings(self) -> dict[str, Any]:
-        return {"max_prompt": self.max_prompt}
+        return super().settings() | {"max_prompt": self.max_prompt}
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         seen: set[int] = set()

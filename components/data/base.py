@@ -104,6 +104,11 @@ class RecordData(LightningDataModule):
         messages = record["prompt"] if "prompt" in record else record["messages"]
         return list(takewhile(lambda message: message["role"] != "assistant", messages))
 
+    @property
+    def limit(self) -> str:
+        """What a record has to fit into, for the report of truncated ones."""
+        return f"the context of {self.context} tokens"
+
     def settings(self) -> dict[str, Any]:
         """Other settings that change the stored columns; part of the cache key."""
         return {"context": self.context}
@@ -286,7 +291,8 @@ class RecordData(LightningDataModule):
                 share.configured,
                 share.epochs,
             )
-        warnings = {name: name for name in ("malformed", "truncated", "cut", "dropped")} | self.explained
+        warnings = {name: name for name in ("malformed", "cut", "dropped")} | self.explained
+        warnings["truncated"] = f"truncated to {self.limit}"
         for name in self.counts:
             if name.startswith(UNREAD):
                 warnings[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"

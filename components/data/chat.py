@@ -35,7 +35,10 @@ class ChatData(DialogueData):
         {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
     )
 
-    explained: ClassVar[dict[str, str]] = {"preferred": "are comparisons, of which the best answer is learned"}
+    explained: ClassVar[dict[str, str]] = {
+        "dropped": "dropped: no answer to learn from within the context",
+        "preferred": "are comparisons, of which the best answer is learned",
+    }
 
     def __init__(
         self,

@@ -64,6 +64,10 @@ class PromptsData(DialogueData):
         own = super().fingerprint()
         return own if self.pretraining is None else digest([own, self.pretraining.fingerprint()])
 
+    @property
+    def limit(self) -> str:
+        return f"max_prompt, {self.max_prompt} tokens"
+
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"max_prompt": self.max_prompt}
 

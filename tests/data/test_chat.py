@@ -70,7 +70,8 @@ def test_a_long_dialogue_is_cut_at_its_end_and_gets_no_end_of_turn(common, write
     hopeless = {"messages": [{"role": "user", "content": "c" * 100}, {"role": "assistant", "content": "d"}]}
     data = built(common, write, [long, hopeless, {"messages": [USER, {"role": "assistant", "content": "e"}]}])
     assert data.counts["truncated"] == data.counts["dropped"] == 1
-    assert "1 of 3 records truncated" in caplog.text and "1 of 3 records dropped" in caplog.text
+    assert "1 of 3 records truncated to the context of 64 tokens" in caplog.text
+    assert "1 of 3 records dropped: no answer to learn from within the context" in caplog.text
     [batch] = data.train_dataloader()
     head = len(tok.render_prompt([USER]))
     assert sorted(counted(batch, tok)) == ["b" * (64 - head), "e<|end|>"]

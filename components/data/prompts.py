@@ -22,9 +22,11 @@ from components.data.text import TextData
 
 
 class PromptsData(DialogueData):
-    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None}, an ExperienceLoader for training.
+    """Prompts as lists of {"ids", "prompt": messages, "reference": str | None, "columns"}, an ExperienceLoader for
+    training.
 
-    Reads prompts, and the prompts of demonstrations and comparisons; repeated prompts of a source count once.
+    Reads prompts, and the prompts of demonstrations and comparisons; repeated prompts of a source count once, with the
+    columns of the first. columns: all fields of the record but "prompt", as they are; a reward can read them.
     prompts_per_rollout: per process; if there are fewer prompts, some repeat. batch_size: held-out prompts per
     validation batch. max_prompt: tokens, null is half the context; longer prompts are cut as described in
     `fitting.fit_prompt`. pretraining: builds a TextData when called with tokenizer, context, cache_dir and seed; its
@@ -38,6 +40,7 @@ class PromptsData(DialogueData):
             "ids": datasets.List(datasets.Value("int32")),
             "prompt": datasets.Value("string"),  # JSON
             "reference": datasets.Value("string"),
+            "columns": datasets.Value("string"),  # JSON
         }
     )
 
@@ -69,7 +72,8 @@ class PromptsData(DialogueData):
         return f"max_prompt, {self.max_prompt} tokens"
 
     def settings(self) -> dict[str, Any]:
-        return super().settings() | {"max_prompt": self.max_prompt}
+        # another value of "columns" whenever other columns are stored
+        return super().settings() | {"max_prompt": self.max_prompt, "columns": "all"}
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         seen: set[int] = set()
@@ -79,13 +83,14 @@ class PromptsData(DialogueData):
                 counts["duplicates"] += 1
                 continue
             seen.add(key)
-            yield row, record
+            yield row, record | {"columns": {name: value for name, value in row.value.items() if name != "prompt"}}
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt, record.get("tools"))
         counts["truncated"] += cut
-        prompt, reference = json.dumps(record["prompt"]), record["reference"]
-        return [{"ids": ids, "prompt": prompt, "reference": reference, "tokens": len(ids)}]
+        prompt, columns = json.dumps(record["prompt"]), json.dumps(record["columns"])
+        stored = {"prompt": prompt, "reference": record["reference"], "columns": columns}
+        return [{"ids": ids, **stored, "tokens": len(ids)}]
 
     def prepare_data(self) -> None:
         super().prepare_data()
@@ -150,5 +155,5 @@ class Prompts:
     def __getitem__(self, index: int) -> dict[str, Any]:
         source, row = self.order[index].tolist()
         stored = self.tables[source][row]
-        prompt = json.loads(stored["prompt"])
-        return {"ids": stored["ids"], "prompt": prompt, "reference": stored["reference"]}
+        messages, columns = json.loads(stored["prompt"]), json.loads(stored["columns"])
+        return {"ids": stored["ids"], "prompt": messages, "reference": stored["reference"], "columns": columns}

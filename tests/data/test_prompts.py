@@ -178,9 +178,25 @@ def test_prompts_are_rendered_for_an_answer_and_keep_their_reference(data, tok, 
         "ids": tok.render_prompt([{"role": "user", "content": "one"}]),
         "prompt": [{"role": "user", "content": "one"}],
         "reference": "1",
+        "columns": {"reference": "1"},
     }
     assert examples["two"]["reference"] is None
     assert made.counts["duplicates"] == 1 and len(made.train_examples) == 2
+
+
+def test_every_column_of_a_record_is_kept_as_it_is_but_the_prompt(data, write):
+    """Nested values, numbers, null; of a demonstration the answer too; of equal prompts the first record's."""
+    rows = [
+        {"prompt": "one", "answer": 4, "tests": [{"in": [1, 2], "out": None}], "difficulty": 0.5, "none": None},
+        {"prompt": "two", "completion": "2", "ids": [7]},
+        {"prompt": "two", "completion": "3"},
+        {"messages": [{"role": "user", "content": "three"}, {"role": "assistant", "content": "3"}], "prompt_id": "x"},
+    ]
+    made = data(path=write("p.jsonl", rows))
+    made.setup()
+    kept = {e["prompt"][0]["content"]: e["columns"] for e in (made.train_examples[i] for i in range(3))}
+    columns = [{name: value for name, value in row.items() if name != "prompt"} for row in rows]
+    assert kept == {"one": columns[0], "two": columns[1], "three": columns[3]}
 
 
 def test_prompts_of_comparisons_count_once(data, write):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from components.data.loading.sampler import permutation
@@ -44,10 +45,11 @@ class Plan:
 
 
 class Samples(NamedTuple):
-    """A prompt and two or more completions to rank."""
+    """A prompt and two or more completions to rank. columns: of the prompt's record, for a judge that reads them."""
 
     prompt: list[Message]
     completions: list[str]
+    columns: Mapping[str, Any] = MappingProxyType({})
 
 
 class Ranking(NamedTuple):
@@ -91,7 +93,7 @@ def sample(
         if len(kept) < 2:
             counts["dropped"] += 1
         else:
-            sampled.append(Samples(prompt["prompt"], kept))
+            sampled.append(Samples(prompt["prompt"], kept, prompt.get("columns", {})))
     if not sampled:
         raise ValueError(
             f"none of {len(asked)} prompts got 2 different completions with an end of turn: of {len(responses.texts)} "

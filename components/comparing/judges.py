@@ -1,17 +1,23 @@
 """Automatic judges, which rank the completions of a prompt.
 
 A judge has one method, rank(prompt, completions, rng): prompt is messages, completions are finished texts, and rng is
-the only source of randomness. It returns dense ranks, 0 is best, ties are equal; or None: not judged.
+the only source of randomness. It returns dense ranks, 0 is best, ties are equal; or None: not judged. FunctionJudge
+also reads the columns of the prompt's record.
 """
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from components.data.loading.fitting import fit_answers
 from components.data.records.formats import Message
 from components.evaluation.measure.policy import TOKENS_AT_ONCE, Responses, scores
 from components.models.heads import ScalarModel
+from components.rewards.function_call import Answered
+from components.rewards.functions import FunctionReward, OnTimeout
+from components.system.limits import NotNegativeInt, Positive
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.world import World
 
@@ -28,7 +34,7 @@ class WorldJudge:
         if world is None:
             raise ValueError(
                 "judge=world knows only the built-in world's questions, and these prompts are not among them. "
-                "Use judge=reward (a reward model ranks) or judge=human (you rank)"
+                "Use judge=function (Python functions rank), judge=reward (a reward model) or judge=human (you)"
             )
         if not 0 <= noise <= 1:
             raise ValueError(f"judge.noise: got {noise}, expected a probability from 0 to 1")
@@ -82,6 +88,46 @@ class RewardJudge:
         read = Responses(made.answers, list(completions), made.finished, [0] * len(completions))
         reading = {"pad_id": self.tokenizer.pad_id, "tokens_at_once": self.tokens_at_once}
         return scores(self.model, [made.prompt], read, **reading).tolist()
+
+
+class FunctionJudge:
+    """Ranks by the weighted sum of reward functions, see components.rewards.functions.FunctionReward.
+
+    A completion is a response that ended by itself. Raises RewardError for a function that is not there, and as the
+    reward does.
+    """
+
+    def __init__(
+        self,
+        *,
+        tokenizer: Tokenizer,
+        path: str | None = None,
+        functions: dict[str, Any] | None = None,
+        arguments: dict[str, Any] | None = None,
+        timeout: Positive | None = None,
+        processes: NotNegativeInt = 0,
+        on_timeout: OnTimeout = "error",
+    ) -> None:
+        named = {"path": path, "functions": functions, "arguments": arguments}
+        how = {"timeout": timeout, "processes": processes, "on_timeout": on_timeout}
+        self.reward, self.tokenizer = FunctionReward.of(named | how, "judge"), tokenizer
+
+    def rank(
+        self,
+        prompt: list[Message],
+        completions: Sequence[str],
+        rng: random.Random,
+        columns: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[int]:
+        count = len(completions)
+        answered = Answered(
+            [prompt] * count,
+            list(completions),
+            [self.tokenizer.encode(completion) for completion in completions],
+            [True] * count,
+            {name: [value] * count for name, value in columns.items()},
+        )
+        return dense([-score for score in self.reward.totals(self.reward.values(answered), answered)])
 
 
 def gold(world: World, prompt: list[Message], completion: str) -> float:

@@ -15,11 +15,12 @@ from components.artifacts.store import ArtifactError
 from components.comparing import judges, ledger
 from components.comparing.completions import Plan, Ranking, Samples, describe, sample
 from components.comparing.human import HumanJudge, Stop, Undo, usage
+from components.comparing.judges import FunctionJudge
 from components.data.sources.builtin import make_world
 from components.launch import settings
 from components.launch.schema import schema_of
 from components.system.disk import write_json
-from components.tasks import command_line, common
+from components.tasks import command_line, common, reward_functions
 from components.tasks.placement import Place, check_reward_room
 from components.world.randomness import generator
 
@@ -49,6 +50,7 @@ def compare(cfg: DictConfig) -> None:
         print(f"{folder} is up to date (same settings, data and parents); force=true makes it again")
         report(cfg, card)
         return
+    reward_functions.try_on(cfg, data)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
     judge = judge_of(
@@ -109,8 +111,15 @@ def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
 
 def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
     """Has all records ranked and writes them at once."""
-    all_ranks = [judge.rank(*record, generator("compare", seed, number)) for number, record in enumerate(sampled)]
-    rankings = [Ranking(*record, ranks) for record, ranks in zip(sampled, all_ranks) if ranks is not None]
+    all_ranks = []
+    for number, record in enumerate(sampled):
+        columns = (record.columns,) if isinstance(judge, FunctionJudge) else ()
+        all_ranks.append(judge.rank(record.prompt, record.completions, generator("compare", seed, number), *columns))
+    rankings = [
+        Ranking(record.prompt, record.completions, ranks)
+        for record, ranks in zip(sampled, all_ranks, strict=True)
+        if ranks is not None
+    ]
     ledger.write_rankings(folder, rankings)
     return True
 
@@ -122,7 +131,8 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
     while (number := book.position) < len(sampled):
         judge.note(f"\n{number + 1} of {len(sampled)}")
         try:
-            ranks = judge.rank(*sampled[number], generator("compare", seed, number))
+            record = sampled[number]
+            ranks = judge.rank(record.prompt, record.completions, generator("compare", seed, number))
         except Undo:
             if not book.undo():
                 judge.note("nothing to undo yet")
@@ -133,7 +143,7 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
             )
             return False
         else:
-            book.add(None if ranks is None else Ranking(*sampled[number], ranks))
+            book.add(None if ranks is None else Ranking(record.prompt, record.completions, ranks))
     return True
 
 

@@ -74,8 +74,8 @@ def read_by_training(file: Path, known: list[str], tmp_path: Path) -> Preference
 
 
 def test_every_judge_composes_and_fits_its_constructor():
-    assert JUDGES == ["human", "reward", "world"]
-    for judge in JUDGES:
+    assert JUDGES == ["function", "human", "reward", "world"]
+    for judge in JUDGES:  # a function without a place is refused by `reward_functions.check`
         check(compose_config(["stage=compare", f"judge={judge}"]))
 
 
@@ -129,6 +129,33 @@ def test_a_reward_model_ranks_by_its_scores_or_samples_from_them(compare, known)
     exact = (compare.folder / "preferences.jsonl").read_text()
     compare("judge=reward", "judge.temperature=50.0", "force=true")
     assert (compare.folder / "preferences.jsonl").read_text() != exact
+
+
+def test_a_function_ranks_by_its_sum_and_reads_the_columns_of_the_record(compare, tmp_path):
+    """Two for the record's word, minus a tenth for each letter."""
+    (tmp_path / "r.py").write_text(
+        "def right(completions, word):\n"
+        "    return [float(c[0]['content'].strip() == w) for c, w in zip(completions, word)]\n"
+        "def length(texts):\n    return [len(text.strip()) for text in texts]\n"
+    )
+    file = tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"say {word}", "word": word}) + "\n" for word in WORDS))
+    both = (
+        f"{{right: {{path: {tmp_path}/r.py:right, weight: 2}}, length: {{path: {tmp_path}/r.py:length, weight: -0.1}}}}"
+    )
+    told = compare(
+        "judge=function", f"judge.functions={both}", "data=prompts", f"data.path={file}", "data.val_fraction=0"
+    )
+    found = rows(compare.folder / "preferences.jsonl")
+    assert len(found) == 30 and "gold" not in told
+    for row in found:
+        word = row["prompt"][0]["content"].removeprefix("say ")
+        worth = [2.0 * (one.strip() == word) - 0.1 * len(one.strip()) for one in row["completions"]]
+        order = sorted(set(worth), reverse=True)
+        assert row["ranks"] == [order.index(one) for one in worth]
+    (tmp_path / "r.py").write_text((tmp_path / "r.py").read_text() + "\n")
+    with pytest.raises(ArtifactError, match="judge.functions.right"):
+        compare("judge=function", f"judge.functions={both}", "data=prompts", f"data.path={file}", "data.val_fraction=0")
 
 
 def answers(folder: Path) -> str:

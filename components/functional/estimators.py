@@ -1,7 +1,8 @@
-"""Statistics to plan with and to evaluate by: KL of best-of-n, majority vote, ranking accuracy and calibration."""
+"""Statistics to plan with and to evaluate by: KL of best-of-n, pass@k, majority vote, ranking accuracy, calibration."""
 
 import math
 
+import torch
 from torch import Tensor
 
 from components.functional.shapes import at_least_float32, same_shape
@@ -15,6 +16,19 @@ def best_of_n_kl(n: int) -> float:
     if n < 1:
         raise ValueError(f"best_of_n_kl: expected n of at least 1, got {n}")
     return math.log(n) - (n - 1) / n
+
+
+def pass_at_k(correct: Tensor, samples: int, *, k: int) -> Tensor:
+    """Probability that at least one of k samples is correct, estimated without bias from `samples` of each problem.
+
+    1 − C(samples − correct, k) / C(samples, k). correct: (P,), how many of the samples are. Returns (P,) float64.
+    Raises ValueError unless 1 ≤ k ≤ samples.  Source: Chen et al. 2021 (Codex), eq. 1.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass_at_k: expected k from 1 to {samples}, the samples, got {k}")
+    wrong = samples - correct.double()
+    factors = [((wrong - i) / (samples - i)).clamp_min(0) for i in range(k)]
+    return 1 - torch.stack(factors).prod(0)
 
 
 def majority_credit(answers: Tensor, correct: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from components.functional.estimators import best_of_n_kl, calibration_error, majority_credit, ranking_credit
+from components.functional.estimators import best_of_n_kl, calibration_error, majority_credit, pass_at_k, ranking_credit
 from tests.kit.float64 import doubles
 from tests.kit.oracles import exact_kl, kl_regularized_optimum
 
@@ -34,6 +34,16 @@ def test_ties_cost_less_kl_than_the_formula():
     kl = good * math.log(good / 0.3) + (1 - good) * math.log((1 - good) / 0.7)
     assert good == pytest.approx(0.7599)
     assert kl == pytest.approx(0.449341, abs=1e-6) and kl < best_of_n_kl(4)
+
+
+@pytest.mark.parametrize("k, expected", [(1, 0.4), (2, 0.7), (3, 0.9), (4, 1.0), (5, 1.0)])
+def test_pass_at_k_by_drawing_every_subset(k, expected):
+    """Two of five are correct: C(3, k) / C(5, k) of the subsets have none of them."""
+    every = [any(i in (0, 3) for i in chosen) for chosen in itertools.combinations(range(5), k)]
+    assert sum(every) / len(every) == pytest.approx(expected)
+    assert pass_at_k(torch.tensor([2, 0, 5]), 5, k=k).tolist() == pytest.approx([expected, 0, 1])
+    with pytest.raises(ValueError, match="expected k from 1 to 5"):
+        pass_at_k(torch.tensor([2]), 5, k=6)
 
 
 @pytest.mark.parametrize("k, expected", [(1, 0.48), (3, 0.58), (4, None)])

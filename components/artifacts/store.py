@@ -168,6 +168,12 @@ def load_scalar_from_causal(path: str | Path, *, context: int | None = None) -> 
     return scalar_from_causal(load_causal_lm(path, context=context))
 
 
+def load_value(path: str | Path, *, context: int | None = None) -> ScalarModel:
+    """A value model to train: the reward or value model in a folder, or a new head on the language model in it."""
+    kind = load_config(path, context=context)[1]
+    return (load_scalar_from_causal if kind == "CausalLM" else load_scalar)(path, context=context)
+
+
 def new_or_loaded(config: GPTConfig, *, path: str | None = None, context: int | None = None) -> CausalLM:
     """The language model in the folder `path`, or, if that is None, a new model of shape `config`."""
     if path is not None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 PATHS = re.compile(
-    r"(\+{0,2})((?:artifacts|files|paths|reads)\.[^=]+|data\.(?:path|root)|model\.path|resume|run)=(.*)", re.S
+    r"(\+{0,2})((?:artifacts|files|paths|reads)\.[^=]+|data\.(?:path|root)|(?:model|reward|judge)\.path|resume|run)=(.*)",
+    re.S,
 )
 FUNCTIONS = re.compile(r"(choice|range|interval|glob|shuffle|sort|tag|str|extend_list)\(.*\)", re.S)
 SWEEPS = ("-m", "--multirun", "hydra.mode=MULTIRUN")

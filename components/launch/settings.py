@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from components.launch.resolvers import is_builtin
+from components.rewards.function_file import Place, entries, place_of
 
 INPUT, HARMLESS, UNUSED = "input", "harmless", "unused"  # decides the result; is used but does not; is not used
 
@@ -36,7 +37,7 @@ EVERYWHERE = (
     Rule("overrides", UNUSED, "only stage=all passes them to its stages"),
     *(
         Rule(name, UNUSED, "a recipe's own: other settings refer to it")
-        for name in ("files", "rollouts", "exact", "sizes")
+        for name in ("files", "rollouts", "exact", "sizes", "reward", "value_model")
     ),
 )
 WATCHES = "it watches training and does not change it"
@@ -88,6 +89,12 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
     ),
     "evaluate": MEASURING,
     "compare": MEASURING,
+    "measure": (
+        *(Rule(name, UNUSED, "functions score responses to the prompts alone") for name in ("comparisons", "text")),
+        *(Rule(f"stage.{name}", UNUSED, "of a report without functions") for name in ("best_of", "text_batches")),
+        *(Rule(f"stage.{name}", UNUSED, "scores are shown as is") for name in ("score_scale", "missing_end_score")),
+        *MEASURING,
+    ),
     "optimum": (Rule("data", UNUSED, "the prompts are the table world's"), *MEASURING),
     "overoptimization": (Rule("stage.runs", HARMLESS, "its runs count by their content"), *MEASURING),
     "pipeline": (Rule("*", HARMLESS, "its stages use it"),),
@@ -98,6 +105,7 @@ OF_THE_WORLD = {  # settings of the built-in world's records, by data module
     "ChatData": ("demonstrations",),
     "PreferenceData": ("comparisons", "completions", "answers_seed"),
 }
+FUNCTIONS = ("function_reward", "FunctionJudge")  # what takes reward functions as `path` or `functions`
 VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
 OF_A_PATH = ("subset", "split", "held_out_split", "files")
 OF_FILES = ("split_at",)
@@ -135,14 +143,31 @@ def rule_of(key: str, rules: list[Rule]) -> Rule:
 
 def inputs_of(cfg: dict[str, Any], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:
     """Everything that decides what a stage produces, flat: its settings, the content of the artifacts that it reads,
-    the data's fingerprint. A path to such an artifact is replaced by its content, the path of a class by its name."""
+    the data's fingerprint. A path to such an artifact is replaced by its content, so is the place of a reward function,
+    and the path of a class by its name."""
     rules, contents = rules_of(cfg), {parent["path"]: parent["content"] for parent in parents.values()}
+    contents |= {place.written: place.content() for place in reward_functions(cfg)}
     inputs: dict[str, Any] = {}
     for key, value in flatten(cfg).items():
         if rule_of(key, rules).kind == INPUT:
             inputs[key] = last_name(value) if key.endswith("_target_") else contents.get(str(value), value)
     inputs |= {f"reads.{name}": parent["content"] for name, parent in parents.items()}
     return {**inputs, "data (content)": data}
+
+
+def reward_functions(cfg: Mapping[str, Any]) -> list[Place]:
+    """The reward functions that a stage or its judge calls. Raises RewardError for one that is not there."""
+    return [
+        place_of(entry.written, entry.key)
+        for key, node in function_settings(cfg).items()
+        for entry in entries(node, key)
+    ]
+
+
+def function_settings(cfg: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The settings of reward functions, by the key that they have on the command line."""
+    nodes = {"reward": (cfg.get("stage") or {}).get("reward") or {}, "judge": cfg.get("judge") or {}}
+    return {key: node for key, node in nodes.items() if last_name(node.get("_target_", "")) in FUNCTIONS}
 
 
 def last_name(target: str) -> str:

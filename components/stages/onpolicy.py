@@ -1,20 +1,22 @@
-"""Base of the on-policy stages: collects experience with a policy, its reference and a reward model."""
+"""Base of the on-policy stages: collects experience with a policy, its reference and a reward."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from components.functional.logprobs import kl_k1
+from components.functional.masking import masked_mean
 from components.functional.seeding import seeded
 from components.generation.generate import Sampling, generate
-from components.generation.responses import response_logprobs, response_scores, summary, with_spread
+from components.generation.responses import response_logprobs, summary, with_spread
 from components.generation.rollout import Experience, minibatches, packed
-from components.models.heads import CausalLM, ScalarModel
+from components.models.heads import CausalLM
 from components.models.shards import unsharded
+from components.rewards.reward import Reward, as_reward, batch_of
 from components.stages.stage import Stage
 from components.system.limits import Count, NonNegative
 from components.training.averages import Averages
@@ -22,6 +24,7 @@ from components.training.clock import Clock
 from components.training.contract import ALONE, Chart, RunContext, Spent
 from components.training.self_checks import check_first_forward, check_responses, check_score_positions
 
+PART = "reward_"  # begins the metric of one of a reward's functions
 SHOWN = 8  # responses in the table of samples
 
 
@@ -29,13 +32,16 @@ class OnPolicy(Stage):
     """Samples responses, scores them, and turns them into minibatches. A subclass defines advantages and compute_loss.
 
     beta: the KL coefficient. samples_per_prompt: responses to each prompt. epochs, minibatches: passes over a rollout,
-    and the number of minibatches in each. missing_end_score: replaces the score of a response that did not end by
-    itself within max_new_tokens. score_scale: multiplies the reward model's scores; None: set once, on the first
-    rollout, to give scores unit standard deviation, so beta and learning rates mean the same for every reward model.
-    The scale is a buffer and is saved.
+    and the number of minibatches in each. reward: builds a network, which is then frozen, or any other Reward.
+    missing_end_score: replaces the score of a response that did not end by itself within max_new_tokens; None keeps the
+    reward's own score of it. score_scale: multiplies the reward's scores; None: set once, on the first rollout, to give
+    scores unit standard deviation, so beta and learning rates mean the same for every reward model. The scale is a
+    buffer and is saved.
 
     rollout/ (before any update on it; val/ has the same on held-out prompts)
     score                 mean score, missing ends included; rises, then levels off
+    reward_<name>         mean score by one of the reward's functions, unscaled and unweighted, over the responses that
+                          it applies to
     score_std             standard deviation within a rollout; near 0, scores saturate and nothing is left to learn
     kl                    mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10; negative is a bug
     kl_stderr             standard error of kl over the rollout's responses
@@ -54,7 +60,7 @@ class OnPolicy(Stage):
 
     policy: CausalLM
     reference: CausalLM
-    reward: ScalarModel
+    reward: nn.Module | Reward  # a network is frozen
     beta: Tensor
     score_scale: Tensor
     frozen = ("reference", "reward")
@@ -68,12 +74,12 @@ class OnPolicy(Stage):
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
     rollout_is_spent = False  # whether the loader drops the rest of the current rollout
-    readers = 3  # models that read every response: policy, reference, reward model
+    readers = 3  # models that read every response: policy, reference, and the reward if it is one
 
     def __init__(
         self,
         policy: Callable[[], CausalLM],
-        reward: Callable[[], ScalarModel],
+        reward: Callable[[], nn.Module | Reward],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
         sampling: Sampling,
@@ -82,7 +88,7 @@ class OnPolicy(Stage):
         beta: NonNegative,
         epochs: Count,
         minibatches: Count,
-        missing_end_score: float,
+        missing_end_score: float | None,
         samples_per_prompt: int = 1,
         score_scale: float | None = None,
         run: RunContext = ALONE,
@@ -114,7 +120,13 @@ class OnPolicy(Stage):
             self.adopt("policy", self.policy_builder())
             self.adopt("reference", self.as_before_training(self.policy, self.policy_builder))
             shared = {"trunk": self.policy.model} if self.run.reward_is_adapter else {}
-            self.adopt("reward", self.reward_builder(**shared))
+            reward = self.reward_builder(**shared)
+            if isinstance(reward, nn.Module):
+                self.adopt("reward", reward)
+            else:
+                self.reward = reward
+                self.frozen = tuple(name for name in self.frozen if name != "reward")
+                self.readers -= 1
 
     def advantages(self, experience: Experience) -> Experience:
         """What the loss needs besides log-probabilities, from rewards (N,), kl (N, R) and what `assess` added."""
@@ -130,9 +142,8 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            experience = self.assess(
-                ids, self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
-            )
+            sampled = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
+            experience = self.assess(prompts, sampled)
             self.count_spent(ids, experience["mask"])
             self.calibrate(experience)
             experience["rewards"] = self.final_scores(experience)
@@ -174,17 +185,25 @@ class OnPolicy(Stage):
         self.clock.mark("generate")
         return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
 
-    def assess(self, prompts: list[list[int]], sampled: Experience) -> Experience:
-        """`sampled` and the results of `assess_part`, which is computed in one part per minibatch."""
+    def assess(self, prompts: list[dict[str, Any]], sampled: Experience) -> Experience:
+        """`sampled` and the results of `assess_part`, which is computed in one part per minibatch; score (N,),
+        unscaled, and, if the reward has parts, reward_parts (N, K), NaN where one does not apply."""
         parts = []
         for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
             part = {name: tensor[rows.to(tensor.device)] for name, tensor in sampled.items()}
-            part = packed([prompts[i] for i in rows.tolist()], part, row_length=self.row_length, pad_id=self.pad_id)
-            parts.append(self.assess_part(part))
-        return {**sampled, **{name: torch.cat([part[name] for part in parts]) for name in parts[0]}}
+            ids = [prompts[i]["ids"] for i in rows.tolist()]
+            parts.append(packed(ids, part, row_length=self.row_length, pad_id=self.pad_id))
+        assessed = [self.assess_part(part) for part in parts]
+        tokenizer = getattr(self.data, "tokenizer", None)
+        batch = batch_of(prompts, self.responses(sampled), sampled["finished"].tolist(), tokenizer, parts)
+        scores = as_reward(self.reward).score(batch).to(self.device)
+        self.clock.mark("score")
+        experience = {**sampled, **{name: torch.cat([part[name] for part in assessed]) for name in assessed[0]}}
+        reward_parts = {} if scores.parts is None else {"reward_parts": scores.parts}
+        return {**experience, "score": scores.total, **reward_parts}
 
     def assess_part(self, part: Experience) -> Experience:
-        """score (N,) unscaled; old_logprobs, reference_logprobs, entropy (N, R).
+        """old_logprobs, reference_logprobs, entropy (N, R).
 
         Log-probabilities are from the training forward on packed rows, so the first ratio is 1.
         """
@@ -193,9 +212,7 @@ class OnPolicy(Stage):
         self.clock.mark("policy")
         reference, _ = response_logprobs(self.reference, part, temperature=temperature, with_entropy=False)
         self.clock.mark("reference")
-        score = response_scores(self.reward, part)
-        self.clock.mark("score")
-        return {"score": score, "old_logprobs": logprobs, "reference_logprobs": reference, "entropy": entropies}
+        return {"old_logprobs": logprobs, "reference_logprobs": reference, "entropy": entropies}
 
     def calibrate(self, experience: Experience) -> None:
         """On the first rollout, sets the scale that gives scores unit standard deviation over all processes."""
@@ -207,15 +224,17 @@ class OnPolicy(Stage):
         deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
         if deviation < 1e-6:
             raise ValueError(
-                "the reward model gives every response the same score, so nothing can be learned from it. "
-                "Train it again: python train.py stage=rm"
+                "the reward gives every response the same score, so nothing can be learned from it. Train a reward "
+                "model again: python train.py stage=rm; or set stage.score_scale=1 for a reward that is rarely given"
             )
         self.score_scale.fill_(1 / deviation)
 
     def final_scores(self, experience: Experience) -> Tensor:
-        """(N,) scaled scores; missing_end_score for responses that did not end by themselves."""
-        scale = self.score_scale if self.score_scale > 0 else 1.0
-        return torch.where(experience["finished"], experience["score"] * scale, self.missing_end_score)
+        """(N,) scaled scores; missing_end_score, if there is one, for responses that did not end by themselves."""
+        scaled = experience["score"] * (self.score_scale if self.score_scale > 0 else 1.0)
+        if self.missing_end_score is None:
+            return scaled
+        return torch.where(experience["finished"], scaled, self.missing_end_score)
 
     def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
         """The packed minibatches of all epochs."""
@@ -239,9 +258,8 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
-            experience = self.assess(
-                ids, self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
-            )
+            sampled = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
+            experience = self.assess(prompts, sampled)
             experience["rewards"] = self.final_scores(experience)
             experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
         self.add_responses(self._validation, prompts, experience)
@@ -250,6 +268,9 @@ class OnPolicy(Stage):
         """Adds the metrics of assessed responses, and their true quality if the data has a judge."""
         for name, (value, weight) in summary(experience).items():
             averages.add(name, value, weight)
+        parts = experience["reward_parts"].unbind(1) if "reward_parts" in experience else ()
+        for name, part in zip(as_reward(self.reward).names, parts, strict=True):
+            averages.add(f"{PART}{name}", masked_mean(part.nan_to_num(), ~part.isnan()), (~part.isnan()).sum())
         for name, share in self.judge_metrics(prompts, experience).items():
             averages.add(name, torch.tensor(share, device=self.device), len(experience["rewards"]))
 
@@ -291,7 +312,8 @@ class OnPolicy(Stage):
         metrics = with_spread(rollout.read(self.reduced))
         metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(experience["kl"])) ** 0.5
         metrics["beta"] = self.beta
-        self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items()})
+        nowhere = {name for name in metrics if name.startswith(PART) and metrics[name].isnan()}
+        self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items() if name not in nowhere})
         self._rollout_began = True
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
         self._latest = {"rollout/scores": experience["rewards"], "rollout/lengths": experience["mask"].sum(1).float()}

@@ -1,4 +1,4 @@
-"""PPO: the policy learns from the reward model, kept close to the SFT model by a KL penalty."""
+"""PPO: the policy learns from a reward, kept close to the SFT model by a KL penalty."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +15,7 @@ from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience
-from components.models.heads import ScalarModel
+from components.models.heads import ScalarModel, scalar_from_causal
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
 from components.system.limits import Count, NonNegative, Positive, Share
@@ -25,7 +25,7 @@ from components.training.optimizers import Joint
 
 class PPO(OnPolicy):
     """Clipped PPO with GAE and a separate value model, which usually starts as the reward model (Ouyang et al. 2022,
-    section 3.5).
+    section 3.5), or, if the reward is no model, as the policy with a new head.
 
     beta: coefficient of the KL to the reference in the reward; kl_target (nats per response) makes it adaptive, with
     kl_horizon in responses. clip: band of the policy ratio (clip_high: its upper side, if different). value_clip: band
@@ -85,11 +85,20 @@ class PPO(OnPolicy):
     def configure_model(self) -> None:
         super().configure_model()
         if not hasattr(self, "value"):
-            forked = self.run.lora is not None and same_start(self.value_builder, self.reward_builder)
-            value = self.reward.fork() if forked else self.value_builder()
+            value = self.start_of_value()
             if self.score_scale > 0:  # set, not measured
                 value.rescale_(scale=float(self.score_scale), shift=0.0)
             self.adopt("value", value)
+
+    def start_of_value(self) -> ScalarModel:
+        """The value model before training. With adapters, one that starts where the reward model or the policy does
+        shares that one's trunk."""
+        if self.run.lora is not None and same_start(self.value_builder, self.reward_builder):
+            assert isinstance(self.reward, ScalarModel)
+            return self.reward.fork()
+        if self.run.lora is not None and same_folder(self.value_builder, self.policy_builder):
+            return scalar_from_causal(self.policy)
+        return self.value_builder()
 
     def on_fit_start(self) -> None:
         """Raises ValueError if there is pretraining text without a coefficient for it, or the reverse."""
@@ -117,7 +126,7 @@ class PPO(OnPolicy):
         return assessed
 
     def calibrate(self, experience: Experience) -> None:
-        """The value model starts as the reward model, so it takes the same scale."""
+        """A value model that starts as the reward model takes the same scale."""
         if self.score_scale > 0:
             return
         super().calibrate(experience)
@@ -186,6 +195,13 @@ class PPO(OnPolicy):
             mean = self._training.read(self.reduced)["approx_kl"]
             self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
         super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
+
+def same_folder(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
+    """Whether two builders read the same weights, whatever they make of them."""
+    calls = [builder.keywords for builder in (one, other) if isinstance(builder, partial)]
+    folders = [(call["path"], call.get("context")) for call in calls if "path" in call]
+    return len(folders) == 2 and folders[0] == folders[1]
 
 
 def same_start(one: Callable[[], Any], other: Callable[[], Any]) -> bool:

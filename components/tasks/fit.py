@@ -20,7 +20,7 @@ from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.launch import settings
 from components.launch.schema import schema_of
-from components.tasks import command_line, common, reward_gate, staleness
+from components.tasks import command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
@@ -61,6 +61,7 @@ def fit(cfg: DictConfig) -> None:
     if common.is_made(cfg, inputs):
         return
     reward_gate.check_reward_model(cfg)
+    reward_functions.try_on(cfg, data)
     checkpoint = resuming.checkpoint_to_resume(cfg.paths.stage, inputs, resume=cfg.resume, force=cfg.force)
     inputs = resuming.with_origin(inputs, checkpoint)
     stage = _stage(cfg, tokenizer, parents)

@@ -18,7 +18,7 @@ from components.tasks import command_line, duration, plan
 from components.tasks.plan import Step
 
 # overrides for the requested stage alone
-OWN = ("stage", "stages", "force", "resume", "parents", "data", "reads", "paths.folder")
+OWN = ("stage", "stages", "force", "resume", "parents", "data", "reads", "reward", "judge", "paths.folder")
 MARKS = ("card.json", "config.json", "tokenizer.json", "tokenizer_config.json")  # an artifact has one of them
 
 

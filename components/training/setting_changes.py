@@ -34,6 +34,10 @@ TAKES_EFFECT = {  # by a pattern of the beginning of "name: before → now"
     "callbacks.early_stopping": "from here on",
     "export: best → last": "at the end",
     "callbacks.checkpoints.export: best → last": "at the end",
+    **{
+        f"stage.reward.{name}": "on responses that are sampled from here on"
+        for name in ("path", "functions", "timeout", "processes", "on_timeout")
+    },
     **{f"{name}: {change}": "from here on" for name in COMPARED_BY for change in ("None → ", "* → None")},
 }
 REFUSED = {  # the reason, by the beginning of a setting's name; "" for all others

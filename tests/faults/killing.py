@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.faults.nursery import Nursery
+from tests.kit import rewards
 
 BASE = ["model=micro", "trainer=cpu", "gate.enabled=false", "callbacks.samples=null"]
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -26,6 +27,7 @@ VALIDATION = [
     "trainer.check_val_every_n_epoch=null",
     "trainer.limit_val_batches=1",
 ]
+# X+function: stage X, with functions as its reward
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
     "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1"],
@@ -40,6 +42,14 @@ STAGES = {  # seconds each; every one keeps what could be lost: dropout, a sched
     "dpo": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
     "ppo": [*RL, "stage.kl_target=1.0", "stage.kl_horizon=50", "stage.target_kl=0.05", "stage.missing_end_score=-1"],
     "grpo": [*RL, "stage.samples_per_prompt=2"],
+    "ppo+function": [*RL, "reward=function", f"reward.path={rewards.__file__}:vowels", "stage.kl_target=1.0"],
+    "grpo+function": [
+        *RL,
+        "stage.samples_per_prompt=2",
+        "reward=function",
+        f"reward.functions={{a: '{rewards.__file__}:vowels', b: {{path: '{rewards.__file__}:short', weight: 0.1}}}}",
+        "reward.processes=1",
+    ],
 }
 MAKING = {  # the models that the victims start from learn a little more, so that answers end
     "tokenizer": [],
@@ -84,7 +94,7 @@ class Ground:
 
     def train(self, stage: str, *overrides: str, run: str) -> Done:
         """`python train.py`, in a process group of its own."""
-        arguments = [f"stage={stage}", *BASE, f"run={run}", *overrides]
+        arguments = [f"stage={stage.partition('+')[0]}", *BASE, f"run={run}", *overrides]
         return Done(*self.nursery.run(arguments, self.folder), arguments)
 
     def make_parents(self) -> None:
@@ -112,7 +122,7 @@ class Ground:
     def export_hash(self, run: str, stage: str) -> str:
         """SHA-256 over the names and bytes of an artifact's files but its cards, which hold times."""
         digest = hashlib.sha256()
-        for file in sorted((self.folder / "logs" / run / stage / "export").iterdir()):
+        for file in sorted((self.folder / "logs" / run / stage.partition("+")[0] / "export").iterdir()):
             if file.name not in ("card.json", "README.md"):
                 digest.update(file.name.encode() + file.read_bytes())
         return digest.hexdigest()

@@ -31,6 +31,8 @@ def ground(tmp_path_factory) -> Iterator[Ground]:
         ("ppo", 1, 4),
         ("grpo", 1, 2),
         ("ppo", 2, 2),
+        ("ppo+function", 1, 2),
+        ("grpo+function", 1, 2),
     ],
 )
 def test_a_killed_run_ends_where_an_unbroken_one_does(ground, stage, processes, kills):

@@ -29,7 +29,10 @@ DATA: dict[str, Callable[..., Any]] = {
         pretraining=partial(TextData, world=SMALL, num_documents=60, batch_size=1),
     ),
 }
-DATA |= {"dpo": DATA["rm"], **dict.fromkeys(("grpo", "rloo", "rejection"), DATA["ppo"])}
+DATA |= {
+    "dpo": DATA["rm"],
+    **dict.fromkeys(("grpo", "rloo", "rejection", "ppo_function", "grpo_function"), DATA["ppo"]),
+}
 
 
 @pytest.fixture(scope="package", autouse=True)

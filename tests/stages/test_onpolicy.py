@@ -152,9 +152,9 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were(make):
     seen = []
     for network in stage.children():
         network.model.register_forward_pre_hook(lambda trunk, _: seen.append((trunk.training, torch.is_grad_enabled())))
-    asked = [prompt["ids"] for prompt in PROMPTS for _ in range(stage.samples_per_prompt)]
+    asked = [prompt for prompt in PROMPTS for _ in range(stage.samples_per_prompt)]
     with stage.collecting():
-        stage.assess(asked, stage.sample(asked, seeded("cpu", 0)))
+        stage.assess(asked, stage.sample([prompt["ids"] for prompt in asked], seeded("cpu", 0)))
     assert set(seen) == {(False, False)}
     assert {name: module.training for name, module in stage.named_modules()} == before
     assert stage.policy.training and not stage.reference.training and not stage.reward.training

@@ -1,6 +1,7 @@
 """N steps are k steps, a checkpoint, and N − k steps in a new process: to the bit."""
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import torch
 from components.callbacks.budget import Budget
 from components.callbacks.checkpoints import Checkpoints
 from components.generation.generate import Sampling
+from components.rewards.functions import FunctionReward
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
 from components.training.schedules import schedule
+from tests.kit import rewards
 from tests.kit.tiny_stages import (
     ListLogger,
     adam,
@@ -30,6 +33,7 @@ from tests.kit.tiny_stages import (
     weights,
 )
 
+FILE = Path(rewards.__file__)
 COSINE = partial(schedule, "cosine", warmup_steps=2, final_fraction=0.1)
 
 
@@ -44,6 +48,12 @@ def new_stage(name: str, tokenizer) -> Stage:
     policy = dict(policy=lambda: causal(0, size), optimizer=optimizer, schedule=COSINE)
     if name == "dpo":
         return dpo(**policy)
+    if name.endswith("_function"):
+        own = dict(reward=lambda: FunctionReward.of({"path": f"{FILE}:vowels"}, "reward"), score_scale=1.0)
+        drawn = dict(stop_ids=tokenizer.stop_ids, sampling=Sampling(6), missing_end_score=None)
+        if name == "grpo_function":
+            return grpo(samples_per_prompt=2, **policy, **drawn, **own)
+        return ppo(value=lambda: scalar(1, size), **policy, **drawn, **own)
     drawing = policy | dict(reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids, sampling=Sampling(6))
     if name in ("grpo", "rloo", "rejection"):
         return {"grpo": grpo, "rloo": rloo, "rejection": rejection}[name](samples_per_prompt=2, **drawing)
@@ -99,6 +109,8 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
         pytest.param("grpo", 4, marks=pytest.mark.slow),
         ("rloo", 3),
         pytest.param("rloo", 4, marks=pytest.mark.slow),
+        ("ppo_function", 3),
+        pytest.param("grpo_function", 3, marks=pytest.mark.slow),
         ("rejection", 3),
         pytest.param("rejection", 4, marks=pytest.mark.slow),
     ],

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.rewards.functions import FunctionReward
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
 from components.stages.onpolicy import OnPolicy
@@ -20,6 +21,7 @@ from components.stages.rm import RewardModel
 from components.stages.sft import SFT
 from components.stages.stage import Stage
 from components.training.gradient_mean import GradientMean
+from tests.kit import rewards
 from tests.kit.several import GivenResponses, Rollouts
 from tests.kit.tiny_stages import (
     CONSTANT,
@@ -110,6 +112,12 @@ def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **setting
     return stage_and_loader
 
 
+def both() -> FunctionReward:
+    """Two functions, of which the second does not apply to responses without an end."""
+    places = {name: f"{rewards.__file__}:{name}" for name in ("sevens", "short")}
+    return FunctionReward.of({"functions": places}, "reward")
+
+
 class WithText(Rollouts):
     """Rollouts with a batch of text in each, of other shares than the responses have."""
 
@@ -138,13 +146,14 @@ MAKERS = {
         for variant in ("grpo", "dapo", "dr_grpo")
     },
     "rloo": from_rollouts(rloo, RLOO, samples_per_prompt=2),
+    "function": from_rollouts(rloo, RLOO, samples_per_prompt=2, reward=both, score_scale=1.0, missing_end_score=None),
     "rejection": from_rollouts(rejection, Rejection, samples_per_prompt=2),
 }
 
 
 def of_grpo(name: str) -> bool:
-    """Whether it is GRPO with another weight of each token; the fast tests have it once."""
-    return name in ("dapo", "dr_grpo")
+    """Whether it is GRPO with another weight of each token, or RLOO with another reward; fast tests have it once."""
+    return name in ("dapo", "dr_grpo", "function")
 
 
 def trained(

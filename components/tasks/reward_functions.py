@@ -1,0 +1,65 @@
+"""What reward functions change in a task, and their checks before anything slow starts: by their source, then by a call
+on the first prompts."""
+
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from components.artifacts.metadata import ArtifactError, load_config
+from components.launch import settings
+from components.system.disk import present
+
+TRIED = 2  # prompts
+MEASURES = "components.tasks.measure.measure"
+NO_POLICIES = ("tokenizer", "rm", "reward")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raises RewardError for a reward function that its file does not define. Runs none of it, and imports no torch."""
+    settings.reward_functions(_plain(cfg))
+
+
+def settle(cfg: DictConfig) -> None:
+    """Turns an evaluation with reward functions, in place, into one by these alone: of the run's language models that
+    there are, and of model.path. It needs no world and no reward model.
+
+    Raises ArtifactError if there is no model.
+    """
+    if settings.last_name(cfg.task) != "evaluate" or "reward" not in settings.function_settings(_plain(cfg)):
+        return
+    named, policies = cfg.model.get("path"), {}
+    for name, path in {**cfg.artifacts, **cfg.reads}.items():
+        there = path == named or (present(path) and load_config(path)[1] == "CausalLM")
+        if name not in NO_POLICIES and there and path not in policies.values():
+            policies["model" if path == named else name] = path
+    if not policies:
+        raise ArtifactError(
+            f"run {cfg.run} has no model to evaluate. Train one, or name one: model=hf model.path=<folder or Hub name>"
+        )
+    cfg.task, cfg.reads = MEASURES, {"tokenizer": next(iter(policies.values())), **policies}
+
+
+def try_on(cfg: DictConfig, data: Any) -> None:
+    """Calls the functions of the stage's reward or judge, if it has any, on empty responses to the first prompts of the
+    data, which are read for it.
+
+    Raises RewardError for what would stop the stage later: a column that is not there, a wrong number of scores, an
+    exception. A model's response can be empty, so a function has to accept one.
+    """
+    for key, node in settings.function_settings(_plain(cfg)).items():
+        from components.rewards.functions import FunctionReward, answered_in  # imports torch
+        from components.rewards.reward import batch_of
+
+        data.prepare_data()
+        data.setup()
+        first = [data.train_examples[i] for i in range(min(TRIED, len(data.train_examples)))]
+        batch = batch_of(first, [[] for _ in first], [True for _ in first], data.tokenizer)
+        reward = FunctionReward.of(node, key)
+        try:
+            reward.values(answered_in(batch))
+        finally:
+            reward.close()
+
+
+def _plain(cfg: DictConfig) -> Any:
+    return OmegaConf.to_container(cfg, resolve=True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from components.models.attention.layout import Layout
 
-Batch = TypeVar("Batch", bound=tuple)
+Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
 
 class LMBatch(NamedTuple):

@@ -1,6 +1,7 @@
 """The table of artifacts is read from conf/stage: who makes one, and what it is made from."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from components.launch.mistyped import CONF
 
 
 @pytest.fixture
-def stages(tmp_path, monkeypatch) -> Path:
+def stages(tmp_path, monkeypatch) -> Iterator[Path]:
     """conf/stage in a copy of conf/."""
     for group in ("stage", "reward"):
         shutil.copytree(CONF / group, tmp_path / group)

@@ -82,6 +82,8 @@ def copy_of_the_project(project: Path) -> Path:
     shutil.copytree(ROOT / "conf", project / "conf")
     for room in ("launch", "system"):
         shutil.copytree(ROOT / "components" / room, project / "components" / room)
+    (project / "components/artifacts").mkdir()
+    shutil.copy(ROOT / "components/artifacts/renamed.py", project / "components/artifacts")  # which launch reads
     (project / "components/__init__.py").touch()
     for name in ("__init__", "pipeline"):
         shutil.copy(ROOT / f"components/tasks/{name}.py", project / "components/tasks")

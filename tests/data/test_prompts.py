@@ -1,5 +1,7 @@
 import functools
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lightning import LightningModule, Trainer
@@ -197,6 +199,17 @@ def test_every_column_of_a_record_is_kept_as_it_is_but_the_prompt(data, write):
     kept = {e["prompt"][0]["content"]: e["columns"] for e in (made.train_examples[i] for i in range(3))}
     columns = [{name: value for name, value in row.items() if name != "prompt"} for row in rows]
     assert kept == {"one": columns[0], "two": columns[1], "three": columns[3]}
+
+
+def test_columns_that_are_not_read_from_a_table_are_not_kept(data, tmp_path):
+    times, images = pa.array([0, 1], pa.timestamp("s")), pa.array([b"\xff", None])
+    table = pa.table({"question": ["one", "two"], "answer": ["1", "2"], "asked": times, "image": images})
+    pq.write_table(table, tmp_path / "p.parquet")
+    made = data(path=str(tmp_path / "p.parquet"))
+    made.setup()
+    examples = [made.train_examples[i] for i in range(2)]
+    kept = {example["prompt"][0]["content"]: example["columns"] for example in examples}
+    assert kept == {"one": {"question": "one", "answer": "1"}, "two": {"question": "two", "answer": "2"}}
 
 
 def test_prompts_of_comparisons_count_once(data, write):

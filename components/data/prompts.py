@@ -15,6 +15,7 @@ from components.data.loading.experience import ExperienceLoader
 from components.data.loading.fitting import fit_prompt
 from components.data.loading.sampler import TrainLoader
 from components.data.records import formats
+from components.data.records.errors import Unread
 from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Row, Source, digest
@@ -83,7 +84,7 @@ class PromptsData(DialogueData):
                 counts["duplicates"] += 1
                 continue
             seen.add(key)
-            yield row, record | {"columns": {name: value for name, value in row.value.items() if name != "prompt"}}
+            yield row, record | {"columns": _columns(row.value)}
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ids, cut = fit_prompt(self.tokenizer, record["prompt"], self.max_prompt, record.get("tools"))
@@ -141,6 +142,11 @@ class PromptsData(DialogueData):
             trainer=self.trainer,
             pretraining=text,
         )
+
+
+def _columns(row: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a record that a reward can read: all that are read from its file, except the prompt."""
+    return {name: value for name, value in row.items() if name != "prompt" and not isinstance(value, Unread)}
 
 
 class Prompts:

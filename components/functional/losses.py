@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from components.functional.masking import masked_mean, zero_outside
+from components.functional.masking import masked_mean, row_means, zero_outside
 from components.functional.shapes import at_least_float32, same_shape, same_shape_as_mask
 
 
@@ -84,7 +84,7 @@ def clipped_surrogate(
     *,
     clip_low: float,
     clip_high: float,
-    dual_clip: float | None,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Policy loss of each token: max(−Aρ, −A·clip(ρ, 1−clip_low, 1+clip_high)),  ρ = exp(logp − logp_old).
 
@@ -108,6 +108,43 @@ def clipped_surrogate(
         clipped = clipped | (losses > ceiling)
         losses = torch.minimum(losses, ceiling)
     return losses, clipped & mask
+
+
+def sequence_surrogate(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """clipped_surrogate with one ratio a response: s = exp(1/|y| Σ_t (logp_t − logp_old_t)), the geometric mean of its
+    tokens' ratios.
+
+    logprobs, old_logprobs, mask: (B, R), as in clipped_surrogate. advantages: (B, R), the same for all tokens of a
+    response. Returns (losses, clipped), (B, R): every token of a response has the response's, so that the mean over
+    tokens is the loss of the response and d loss / d logp_t = −A·s / |y|, or 0 where clipped. 0 outside the mask.
+    Raises ValueError if shapes differ.  Source: Zheng et al. 2025 (GSPO), eqs. 5 and 7.
+    """
+    same_shape_as_mask("sequence_surrogate", mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    logp, old, advantage = (row_means(x, mask) for x in (logprobs, old_logprobs, advantages))
+    every = torch.ones_like(logp, dtype=torch.bool)
+    losses, clipped = clipped_surrogate(logp, old, advantage, every, clip_low=clip_low, clip_high=clip_high)
+    return zero_outside(losses[:, None].expand_as(mask), mask), clipped[:, None] & mask
+
+
+def clipped_weight(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
+) -> tuple[Tensor, Tensor]:
+    """Policy loss of each token: −sg(clip(ρ, 1−clip_low, 1+clip_high))·A·logp,  ρ = exp(logp − logp_old), sg: without
+    gradient.
+
+    REINFORCE, corrected for an older policy: the bounds limit a token's weight, and unlike those of clipped_surrogate
+    never its gradient, d loss / d logp = −clip(ρ)·A. clip_low of at least 1: no lower bound.
+    Shapes and errors as in clipped_surrogate. Returns (losses, clipped): clipped is True where ρ is out of bounds. Both
+    are 0 outside the mask.
+    Source: MiniMax 2025 (MiniMax-M1: CISPO), eqs. 4 and 5.
+    """
+    same_shape_as_mask("clipped_weight", mask, logprobs=logprobs, old_logprobs=old_logprobs, advantages=advantages)
+    logprobs, advantages = zero_outside(logprobs, mask), zero_outside(advantages, mask)
+    ratio = torch.exp(logprobs.detach() - zero_outside(old_logprobs, mask))
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return -weight * advantages * logprobs, (weight != ratio) & mask
 
 
 def ppo_policy(
@@ -233,7 +270,7 @@ def aggregate(
     losses = zero_outside(token_losses, mask)
     rows, lengths = max(mask.shape[0], 1), mask.sum(dim=1)
     if how == "sequence_mean":
-        return (losses.sum(dim=1) / lengths.clamp(min=1)).sum() / (lengths > 0).sum().clamp(min=1)
+        return row_means(losses, mask).sum() / (lengths > 0).sum().clamp(min=1)
     if how == "token_mean":
         return losses.sum() / lengths.sum().clamp(min=1)
     if how == "sequence_sum":

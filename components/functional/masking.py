@@ -30,6 +30,15 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return zero_outside(x, mask).sum() / mask.sum().clamp(min=1)
 
 
+def row_means(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of each row of x where the mask is True: Σ_t m·x / Σ_t m, and 0 for a row without such entries.
+
+    x, mask: (B, T). Returns (B,) in the unit of x. Raises ValueError if shapes differ or the mask is not bool.
+    """
+    same_shape_as_mask("row_means", mask, x=x)
+    return zero_outside(x, mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
 def masked_whiten(
     x: Tensor, mask: Tensor, *, shift_mean: bool, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x
 ) -> Tensor:

@@ -1,25 +1,38 @@
 """GRPO: PPO without a value model; each response is compared with the others to the same prompt."""
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from components.functional.advantages import group_relative
 from components.functional.logprobs import kl_k3
-from components.functional.losses import aggregate, clipped_surrogate
+from components.functional.losses import aggregate, clipped_surrogate, clipped_weight, sequence_surrogate
 from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
+from components.system.limits import Positive
 from components.training.contract import Chart, LossOutput, Term
 
-Advantage = Literal["grpo", "dr_grpo"]
-Aggregation = Literal["sequence_mean", "token_mean", "fixed_length"]
-VARIANTS: dict[str, tuple[Advantage, Aggregation]] = {
-    "grpo": ("grpo", "sequence_mean"),
-    "dapo": ("grpo", "token_mean"),
-    "dr_grpo": ("dr_grpo", "fixed_length"),
+
+class Variant(NamedTuple):
+    """What a variant makes of rewards and ratios; its published bounds on a ratio are 1 − clip_low, 1 + clip_high."""
+
+    advantage: Literal["grpo", "dr_grpo"]
+    surrogate: Callable[..., tuple[Tensor, Tensor]]
+    aggregation: Literal["sequence_mean", "token_mean", "fixed_length"]
+    clip_low: float
+    clip_high: float
+
+
+VARIANTS = {
+    "grpo": Variant("grpo", clipped_surrogate, "sequence_mean", 0.2, 0.2),
+    "dapo": Variant("grpo", clipped_surrogate, "token_mean", 0.2, 0.28),
+    "dr_grpo": Variant("dr_grpo", clipped_surrogate, "fixed_length", 0.2, 0.2),
+    "gspo": Variant("grpo", sequence_surrogate, "sequence_mean", 3e-4, 4e-4),
+    "cispo": Variant("grpo", clipped_weight, "token_mean", 1.0, 4.0),
 }
 EPS = 1e-4  # added to a group's standard deviation
 
@@ -27,16 +40,21 @@ EPS = 1e-4  # added to a group's standard deviation
 class GRPO(OnPolicy):
     """Group-relative policy optimization (Shao et al. 2024, eq. 3): clipped ratios, plus beta · KL (by k3) in the loss.
 
-    clip: band of the policy ratio (clip_high: its upper side, if different).
-    variant: how advantages and token losses are averaged.
-        grpo      (r − mean) / std of the group; mean over a response's tokens, then over responses
-        dapo      the same advantages; mean over all tokens (Yu et al. 2025). Its asymmetric clipping is clip_high. Its
-                  resampling of groups with equal rewards is not implemented: they are counted in rollout/equal_groups
-        dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025)
+    clip, clip_high: the ratio's bounds are 1 − clip and 1 + clip_high; clip_high None: as clip; clip None: as published
+    for the variant, in brackets below.
+    variant: how advantages, ratios and token losses are combined.
+        grpo      (r − mean) / std of the group; mean over a response's tokens, then over responses (0.2, 0.2)
+        dapo      the same advantages; mean over all tokens (Yu et al. 2025; 0.2, 0.28). Its resampling of groups with
+                  equal rewards is not implemented: they are counted in rollout/equal_groups
+        dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025; 0.2, 0.2)
+        gspo      as grpo, with one ratio a response, the geometric mean of its tokens' (Zheng et al. 2025; 3e-4, 4e-4).
+                  Means of many tokens move little: short responses take wider bounds
+        cispo     as dapo, but a bound limits the weight of a token's gradient and never removes it (MiniMax 2025, which
+                  has no lower bound and does not state the upper one; here 1, 4: weights from 0 to 5)
 
     Metrics in addition to those of OnPolicy:
     train/policy_loss, train/kl_loss   the two terms of the loss, the second before it is multiplied by beta
-    train/clip_fraction    share of tokens whose ratio is clipped; healthy ≤ 0.2
+    train/clip_fraction    share of tokens whose ratio (gspo: whose response's) is clipped; healthy ≤ 0.2
     train/approx_kl        KL of the old to the new policy by k3, nats per token; healthy ≤ 0.05
     train/ratio_max        largest ratio of new to old probability
     train/entropy          of the policy being updated, nats per token
@@ -53,9 +71,9 @@ class GRPO(OnPolicy):
 
     def __init__(
         self,
-        clip: float,
-        variant: Literal["grpo", "dapo", "dr_grpo"],
-        clip_high: float | None = None,
+        variant: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"],
+        clip: Positive | None = None,
+        clip_high: Positive | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -66,24 +84,25 @@ class GRPO(OnPolicy):
                 f"stage.samples_per_prompt: got {self.samples_per_prompt}, expected a group of at least 2, since each "
                 "response is compared with the others to the same prompt"
             )
-        self.clip, self.clip_high = clip, clip if clip_high is None else clip_high
-        self.advantage, self.aggregation = VARIANTS[variant]
+        self.variant = VARIANTS[variant]
+        usual = (self.variant.clip_low, self.variant.clip_high) if clip is None else (clip, clip)
+        self.clip_low, self.clip_high = usual[0], usual[1] if clip_high is None else clip_high
 
     def advantages(self, experience: Experience) -> Experience:
         relative = group_relative(
-            experience["rewards"], group_size=self.samples_per_prompt, variant=self.advantage, eps=EPS
+            experience["rewards"], group_size=self.samples_per_prompt, variant=self.variant.advantage, eps=EPS
         )
         return {"advantages": relative[:, None].expand_as(experience["mask"]).contiguous()}
 
     def compute_loss(self, batch: Experience) -> LossOutput:
         mask, old = batch["mask"], batch["old_logprobs"]
         logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
-        losses, clipped = clipped_surrogate(
-            logprobs, old, batch["advantages"], mask, clip_low=self.clip, clip_high=self.clip_high, dual_clip=None
+        losses, clipped = self.variant.surrogate(
+            logprobs, old, batch["advantages"], mask, clip_low=self.clip_low, clip_high=self.clip_high
         )
         kl = kl_k3(zero_outside(logprobs, mask), zero_outside(batch["reference_logprobs"], mask))
         policy_loss, kl_loss = (
-            aggregate(token_losses, mask, how=self.aggregation, max_length=self.sampling.max_new_tokens)
+            aggregate(token_losses, mask, how=self.variant.aggregation, max_length=self.sampling.max_new_tokens)
             for token_losses in (losses, kl)
         )
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
@@ -95,6 +114,6 @@ class GRPO(OnPolicy):
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        averaged_over = mask.sum() if self.aggregation == "token_mean" else len(mask)
+        averaged_over = mask.sum() if self.variant.aggregation == "token_mean" else len(mask)
         token_weights: dict[str, Tensor | int] = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
         return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, token_weights)

@@ -161,6 +161,8 @@ OF_STAGES = {
         "stage.samples_per_prompt=1",
         "stage.samples_per_prompt=-1",
         "stage.variant=other",
+        "stage.clip=0",
+        "+stage.clip_high=-1",
     ],
     "tokenizer": [
         "tokenizer.vocab_size=0",

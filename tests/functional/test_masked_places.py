@@ -5,7 +5,15 @@ import torch
 
 from components.functional.advantages import gae, token_rewards
 from components.functional.logprobs import gather_logprobs, kl_k1, kl_k3
-from components.functional.losses import aggregate, causal_lm, clipped_surrogate, ppo_policy, ppo_value
+from components.functional.losses import (
+    aggregate,
+    causal_lm,
+    clipped_surrogate,
+    clipped_weight,
+    ppo_policy,
+    ppo_value,
+    sequence_surrogate,
+)
 from components.functional.masking import masked_mean, masked_whiten, zero_outside
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -35,6 +43,15 @@ def grpo(logits, ref_logprobs, advantages):
     return *(aggregate(losses + 0.04 * kl, MASK, how=how, max_length=9) for how in ways), clipped.sum()
 
 
+def other_ratios(logits, old_logprobs, advantages):
+    logprobs = gather_logprobs(logits, IDS, temperature=1.0)
+    outputs = []
+    for surrogate in (sequence_surrogate, clipped_weight):
+        losses, clipped = surrogate(logprobs, old_logprobs, advantages, MASK, clip_low=0.2, clip_high=0.28)
+        outputs += [aggregate(losses, MASK, how="sequence_mean", max_length=None), clipped.sum()]
+    return outputs
+
+
 def value(values, old_values, returns):
     return ppo_value(values, old_values, returns, MASK, clip_range=0.2)
 
@@ -55,7 +72,15 @@ def rollout(values, logprobs, ref_logprobs):
 @pytest.mark.parametrize("garbage", [float("nan"), float("inf"), 1e9, -1e9])
 @pytest.mark.parametrize(
     "function, first",
-    [(lm, LOGITS), (ppo, LOGITS), (grpo, LOGITS), (value, FIRST), (unclipped_value, FIRST), (rollout, FIRST)],
+    [
+        (lm, LOGITS),
+        (ppo, LOGITS),
+        (grpo, LOGITS),
+        (other_ratios, LOGITS),
+        (value, FIRST),
+        (unclipped_value, FIRST),
+        (rollout, FIRST),
+    ],
 )
 def test_masked_entries_change_nothing(function, first, garbage):
     def run(fill):

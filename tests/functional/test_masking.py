@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from components.functional.masking import last_index, masked_mean, masked_whiten, zero_outside
+from components.functional.masking import last_index, masked_mean, masked_whiten, row_means, zero_outside
 from tests.kit.float64 import doubles
 
 EXACT = {"rtol": 0, "atol": 1e-8}
@@ -35,6 +35,14 @@ def test_masked_mean_of_half_precision_adds_up_in_float32():
     x = torch.ones(4096, dtype=torch.bfloat16)
     mean = masked_mean(x, torch.ones(4096, dtype=torch.bool))
     assert mean.dtype == torch.float32 and mean.item() == 1.0
+
+
+def test_row_means_average_each_row_where_the_mask_is_true_and_an_empty_row_is_zero():
+    x = doubles([1, 2, 100], [3, NAN, NAN], [NAN, NAN, NAN]).requires_grad_()
+    means = row_means(x, bools([1, 1, 0], [1, 0, 0], [0, 0, 0]))
+    close(means.detach(), doubles(1.5, 3, 0))
+    means.sum().backward()
+    close(x.grad, doubles([0.5, 0.5, 0], [1, 0, 0], [0, 0, 0]))
 
 
 def test_whitening_is_biased_and_ignores_what_is_masked():

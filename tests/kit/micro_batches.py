@@ -94,7 +94,10 @@ KINDS = {
     "dpo": preferring,
     "ppo": experience(ppo),
     "ppo_ptx": with_text,
-    **{variant: experience(grpo, variant=variant, samples_per_prompt=2) for variant in ("grpo", "dapo", "dr_grpo")},
+    **{
+        variant: experience(grpo, variant=variant, samples_per_prompt=2)
+        for variant in ("grpo", "dapo", "dr_grpo", "gspo", "cispo")
+    },
     "rloo": experience(rloo, samples_per_prompt=2),
     "rejection": experience(rejection, samples_per_prompt=2),
 }

@@ -29,7 +29,7 @@ from tests.kit.tiny_stages import (
     with_reward,
 )
 
-VARIANTS = ("grpo", "dapo", "dr_grpo")
+VARIANTS = ("grpo", "dapo", "dr_grpo", "gspo", "cispo")
 PER_TOKEN = ("advantages", "old_logprobs", "reference_logprobs")
 # to the first prompt 2, 0, 0 and 2 sevens, to the second 1 each
 RESPONSES = ([7, 7, END], [3, END], [4, 5, 6, END], [7, 3, 7, END], [7, END], [7, END], [3, 7, END], [7, 4, END])
@@ -86,12 +86,31 @@ def test_permuting_a_group_permutes_its_advantages_and_leaves_the_others():
 def test_groups_of_one_and_unknown_variants_are_refused():
     with pytest.raises(ValueError, match="stage.samples_per_prompt: got 1, expected a group of at least 2"):
         grpo(samples_per_prompt=1)
-    with pytest.raises(ValueError, match="stage.variant: got 'ppo', expected one of grpo, dapo, dr_grpo"):
+    with pytest.raises(ValueError, match="stage.variant: got 'ppo', expected one of grpo, dapo, dr_grpo, gspo, cispo"):
         grpo(variant="ppo")
 
 
 @pytest.mark.parametrize(
-    ("variant", "expected", "weight"), [("grpo", 1.5, 2), ("dapo", 1.6666666667, 6), ("dr_grpo", 0.625, 2)]
+    ("settings", "low", "high"),
+    [
+        ({"variant": "grpo"}, 0.2, 0.2),
+        ({"variant": "dapo"}, 0.2, 0.28),  # Yu et al. 2025, section 4.1
+        ({"variant": "dr_grpo"}, 0.2, 0.2),
+        ({"variant": "gspo"}, 3e-4, 4e-4),  # Zheng et al. 2025, section 5.1
+        ({"variant": "cispo"}, 1.0, 4.0),
+        ({"variant": "gspo", "clip": 0.1}, 0.1, 0.1),
+        ({"variant": "gspo", "clip": 0.1, "clip_high": 0.3}, 0.1, 0.3),
+        ({"variant": "dapo", "clip_high": 0.4}, 0.2, 0.4),
+    ],
+)
+def test_the_bounds_of_ratios_are_those_given_or_else_those_published_for_the_variant(settings, low, high):
+    stage = grpo(**{"clip": None} | settings)
+    assert (stage.clip_low, stage.clip_high) == (low, high)
+
+
+@pytest.mark.parametrize(
+    ("variant", "expected", "weight"),
+    [("grpo", 1.5, 2), ("dapo", 1.6666666667, 6), ("dr_grpo", 0.625, 2), ("gspo", 1.5, 2)],
 )
 def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
     """Responses with token losses 1, 1 and 2, 2, 2, 2, at most eight tokens each."""
@@ -146,22 +165,27 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
     rows, clipped, ratios, approximate, entropy = [], [], [], [], []
     for n, response in enumerate(RESPONSES):
         rows.append([])
-        for t in range(len(response)):
+        log_ratios = [float(logprobs[n, t] - batch["old_logprobs"][n, t]) for t in range(len(response))]
+        for t, log_ratio in enumerate(log_ratios):
             advantage, reference = float(batch["advantages"][n, t]), float(batch["reference_logprobs"][n, t])
-            ratio = math.exp(float(logprobs[n, t]) - float(batch["old_logprobs"][n, t]))
-            plain, bounded = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.28)
-            log_ratio = reference - float(logprobs[n, t])
-            rows[-1].append((max(plain, bounded), math.exp(log_ratio) - 1 - log_ratio))
-            clipped.append(bounded > plain)
-            ratios.append(ratio)
-            approximate.append(ratio - 1 - math.log(ratio))
+            ratio = math.exp(sum(log_ratios) / len(log_ratios) if variant == "gspo" else log_ratio)
+            bounded = min(max(ratio, 0.8), 1.28)
+            if variant == "cispo":
+                loss, outside = -bounded * advantage * float(logprobs[n, t]), bounded != ratio
+            else:
+                loss, outside = max(-advantage * ratio, -advantage * bounded), -advantage * bounded > -advantage * ratio
+            excess = reference - float(logprobs[n, t])
+            rows[-1].append((loss, math.exp(excess) - 1 - excess))
+            clipped.append(outside)
+            ratios.append(math.exp(log_ratio))
+            approximate.append(math.exp(log_ratio) - 1 - log_ratio)
             entropy.append(float(entropies[n, t]))
 
     def average(part: int) -> float:
         sums, lengths = [sum(token[part] for token in row) for row in rows], [len(row) for row in rows]
-        if variant == "grpo":
+        if variant in ("grpo", "gspo"):
             return sum(one / length for one, length in zip(sums, lengths)) / 8
-        return sum(sums) / (sum(lengths) if variant == "dapo" else 8 * 6)  # at most six tokens
+        return sum(sums) / (8 * 6 if variant == "dr_grpo" else sum(lengths))  # at most six tokens
 
     output = stage.compute_loss(batch)
     count = len(ratios)
@@ -177,7 +201,7 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
     }
     assert {name: float(value) for name, value in output.metrics.items()} == pytest.approx(expected, abs=1e-5)
     assert float(output.loss.detach()) == pytest.approx(average(0) + 0.3 * average(1), abs=1e-5)
-    assert output.weight == (count if variant == "dapo" else 8)
+    assert output.weight == (count if variant in ("dapo", "cispo") else 8)
 
 
 def test_beyond_its_bounds_a_token_teaches_nothing():
@@ -191,6 +215,20 @@ def test_beyond_its_bounds_a_token_teaches_nothing():
     assert flat_gradient(stage, stage.compute_loss(short).loss).abs().max() > 1e-2
     learned_from = float((batch["advantages"] != 0)[batch["mask"]].float().mean())
     assert stage.compute_loss(enough).metrics["clip_fraction"] == pytest.approx(learned_from)
+
+
+def test_beyond_its_bounds_a_weighted_token_teaches_as_much_as_at_the_bound():
+    """CISPO at ratios 2 and ½, bounded to 1.28 and .8: the gradient of GRPO at those ratios, unclipped."""
+    stage, _, batch = collected(variant="cispo", beta=0.0, clip_high=0.28)
+    better = (batch["advantages"] > 0).float() - (batch["advantages"] < 0).float()
+    beyond = {**batch, "old_logprobs": batch["old_logprobs"] - math.log(2) * better}
+    at_bound = torch.where(better > 0, math.log(1.28), math.log(0.8))
+    wide, _, _ = collected(variant="dapo", beta=0.0, clip=0.3)
+    expected = flat_gradient(wide, wide.compute_loss({**batch, "old_logprobs": batch["old_logprobs"] - at_bound}).loss)
+    output = stage.compute_loss(beyond)
+    assert expected.abs().max() > 1e-2
+    assert_close(flat_gradient(stage, output.loss), expected, atol=1e-6, rtol=1e-5)
+    assert output.metrics["clip_fraction"] == pytest.approx(float((better != 0)[batch["mask"]].float().mean()))
 
 
 def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():

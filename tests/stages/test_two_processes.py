@@ -143,7 +143,7 @@ MAKERS = {
     "ppo_ptx": ppo_ptx,
     **{
         variant: from_rollouts(grpo, GRPO, variant=variant, samples_per_prompt=2)
-        for variant in ("grpo", "dapo", "dr_grpo")
+        for variant in ("grpo", "dapo", "dr_grpo", "gspo", "cispo")
     },
     "rloo": from_rollouts(rloo, RLOO, samples_per_prompt=2),
     "function": from_rollouts(rloo, RLOO, samples_per_prompt=2, reward=both, score_scale=1.0, missing_end_score=None),
@@ -153,7 +153,7 @@ MAKERS = {
 
 def of_grpo(name: str) -> bool:
     """Whether it is GRPO with another weight of each token, or RLOO with another reward; fast tests have it once."""
-    return name in ("dapo", "dr_grpo", "function")
+    return name in ("dapo", "dr_grpo", "gspo", "cispo", "function")
 
 
 def trained(
@@ -189,7 +189,16 @@ def runs(tmp_path_factory) -> Callable[..., tuple[Path, list[tuple[dict, Tensor]
     return run
 
 
-@pytest.mark.parametrize("make", [*MAKERS.values(), dpo_without_a_pair], ids=[*MAKERS, "dpo without a pair"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(
+            pytest.param(make, id=name, marks=pytest.mark.slow if name in ("gspo", "cispo") else ())
+            for name, make in MAKERS.items()
+        ),
+        pytest.param(dpo_without_a_pair, id="dpo without a pair"),
+    ],
+)
 def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, runs):
     _, [(one, gradient)] = runs(make, 1, every=1)
     assert gradient.abs().max() > 1e-3

@@ -7,6 +7,7 @@ What keeps a method from 100% of J* − J(π_ref), where J = E[r] − β·KL(π�
     GRPO         divides advantages by their group's standard deviation, which makes β depend on the prompt, and the
                  gradient of k3 on its own samples is that of KL(π_ref‖π), not of KL(π‖π_ref) (with variant=dr_grpo only
                  the second applies)
+    GSPO, CISPO  the same two; GSPO's bound on the mean of a response's ratios lets single tokens move further
     best of n    weights answers by their rank among n samples, not by exp(r/β); n fits only the average of all prompts
     rejection    imitates the best of n: the same tilt, and what supervised learning on a few thousand of them misses
     DPO          has J* as its minimum, but sees only the answers that were compared: the others can gain probability

@@ -17,11 +17,14 @@ from components.world.table_world import TableWorld
 from tests.kit.composed_configs import compose_config
 
 EXPERIMENT = compose_config(["experiment=optimum"])
-METHODS = ("ppo", "grpo", "rloo", "dpo", "rejection")
+METHODS = ("ppo", "grpo", "grpo/gspo", "grpo/cispo", "rloo", "dpo", "rejection")
 
 
-def of_stage(stage):
-    return compose_config(["experiment=optimum", f"stage={stage}", *EXPERIMENT.overrides[stage]])
+def of_stage(entry):
+    stage = entry.partition("/")[0]
+    return compose_config(
+        ["experiment=optimum", f"stage={stage}", f"paths.folder={entry}", *EXPERIMENT.overrides[entry]]
+    )
 
 
 @pytest.mark.parametrize("stage", EXPERIMENT.stages)
@@ -30,6 +33,11 @@ def test_the_experiment_composes_every_stage_on_the_table_world(stage):
     check(cfg)
     assert cfg.world.kind == "table" and cfg.world.seed == cfg.seed
     assert cfg.paths.export == f"logs/optimum/{stage}/export"
+
+
+def test_what_is_measured_is_what_the_methods_export():
+    measured = set(of_stage("optimum").reads.values())
+    assert {of_stage(stage).paths.export for stage in ("sft", *METHODS)} <= measured
 
 
 def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
@@ -67,7 +75,7 @@ def logs(tmp_path_factory):
 
 
 def small(logs, *more):
-    missing = [f"~reads.{name}" for name in METHODS[1:]]
+    missing = [f"~reads.{name}" for name in ("grpo", "rloo", "dpo", "rejection")]
     places = ["run=optimum", f"paths.logs={logs}", f"paths.stage={logs}/out"]
     return compose_config(["stage=optimum", *places, "stage.max_new_tokens=2", *missing, *more])
 

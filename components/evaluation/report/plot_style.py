@@ -15,6 +15,8 @@ COLORS = {
     "ppo": "#d9722e",
     "dpo": "#2f8f6b",
     "grpo": "#b5476b",
+    "gspo": "#8c3f8f",
+    "cispo": "#d9a3b5",
     "rloo": "#a38a1f",
     "rejection": "#4aa3b5",
     "best-of-16": "#4a525c",
@@ -30,6 +32,7 @@ DARK = {  # color → its replacement on a dark page
     "#d9722e": "#ec8f52",
     "#2f8f6b": "#4bb78f",
     "#b5476b": "#dd7799",
+    "#8c3f8f": "#c27fc5",
     "#4a525c": "#c3cad2",
 }
 OTHER = ("#6f9a3d", "#c98bb0", "#8c6d3f", "#9d7fd1")

@@ -25,6 +25,16 @@ TERMS: tuple[tuple[str, str, str], ...] = (  # term, pattern (a regular expressi
         r"\bgrpo\b",
         "like ppo, but comparing each answer with the others to its prompt instead of using a value model",
     ),
+    (
+        "gspo",
+        r"\bgspo\b",
+        "like grpo, but with one probability ratio for a whole answer, in place of one for each token",
+    ),
+    (
+        "cispo",
+        r"\bcispo\b",
+        "like grpo, but every token is learned from, with a bounded weight; grpo ignores those that moved too far",
+    ),
     ("rloo", r"\brloo\b", "REINFORCE with each answer compared with the mean of the others to its prompt"),
     (
         "dpo",

@@ -20,7 +20,9 @@ from components.data.records.errors import SourceError
 from components.data.records.formats import Record
 from components.data.sources.dataset_folder import Selection
 from components.data.sources.origin import Origin, world_sizes
+from components.data.sources.procedural import Problems
 from components.data.sources.source import OnMalformed, Row, Source, digest, records, refuse
+from components.system.limits import Count, NotNegativeInt
 from components.tokenizer.codec import TemplateError, TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -33,9 +35,10 @@ class RecordData(LightningDataModule):
     """Base of the data modules, one per record format.
 
     The source of the records is the first of these that is set: `path` (file, folder or Hub name), `mixture` (a list of
-    {path, weight, name?} and the selection fields below, with weights as shares of tokens), `world` (the fields of the
-    built-in world). subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a
-    folder whose sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
+    {path, weight, name?} and the selection fields below, with weights as shares of tokens), `tasks` (of reasoning_gym,
+    see procedural.Problems, with task_problems, task_draw and task_system), `world` (the fields of the built-in world).
+    subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a folder whose
+    sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
     batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
     on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers: processes that
     make batches in advance; 0 makes them in the training process. The task sets tokenizer, context (tokens of the
@@ -66,6 +69,10 @@ class RecordData(LightningDataModule):
         files: str | None = None,
         mixture: list[dict[str, Any]] | None = None,
         root: str | None = None,
+        tasks: list[Any] | None = None,
+        task_problems: Count = 2000,
+        task_draw: NotNegativeInt = 0,
+        task_system: str | None = None,
         world: dict[str, Any] | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.05,
@@ -78,6 +85,7 @@ class RecordData(LightningDataModule):
         self.tokenizer: Any = tokenizer  # None if only the texts are needed, to train a tokenizer on
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
+        self.problems = Problems.of(tasks, task_problems, task_draw, task_system)
         self.selection = Selection(subset, split, held_out_split, files)
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.on_malformed, self.num_workers = on_malformed, num_workers
@@ -126,7 +134,7 @@ class RecordData(LightningDataModule):
     def origin(self) -> Origin:
         sizes = world_sizes(self.format, vars(self)) if self.world is not None else {}
         where = (self.path, self.selection, self.mixture, self.root, self.world)
-        return Origin(self.format, *where, sizes, self.columns)
+        return Origin(self.format, *where, sizes, self.columns, self.problems)
 
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights."""

@@ -22,7 +22,7 @@ def of_world(key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
 
 def is_builtin(data: Mapping[str, Any]) -> bool:
     """Whether a data module's settings make it read the built-in world."""
-    return not data.get("path") and not data.get("mixture") and bool(data.get("world"))
+    return not (data.get("path") or data.get("mixture") or data.get("tasks")) and bool(data.get("world"))
 
 
 def register() -> None:

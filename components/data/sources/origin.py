@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from components.data.records.errors import SourceError
 from components.data.sources import builtin
 from components.data.sources.dataset_folder import Selection
+from components.data.sources.procedural import Problems, problems_source
 from components.data.sources.source import Source, digest, open_source
 
 FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in ("text", "chat", "preference", "prompts")}
@@ -19,7 +20,7 @@ FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in ("text
 class Origin(NamedTuple):
     """format: text, chat, preference or prompts; sizes: of the built-in world's records, see `world_sizes`.
 
-    The first of path, mixture and world that is set is used. columns: those of tables to read; None: all.
+    The first of path, mixture, problems and world that is set is used. columns: those of tables to read; None: all.
     """
 
     format: str
@@ -30,10 +31,11 @@ class Origin(NamedTuple):
     world: dict[str, Any] | None
     sizes: Mapping[str, Any]
     columns: Collection[str] | None = None
+    problems: Problems | None = None
 
     @property
     def is_builtin(self) -> bool:
-        return self.path is None and not self.mixture and self.world is not None
+        return self.path is None and not self.mixture and self.problems is None and self.world is not None
 
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights. Raises SourceError for one that does not exist."""
@@ -41,6 +43,8 @@ class Origin(NamedTuple):
             return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
         if self.mixture:
             return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
+        if self.problems is not None:
+            return [(problems_source(self.problems), 1.0)]
         if self.world is not None:
             return [(builtin.world_source(self.world, self.format, dict(self.sizes)), 1.0)]
         raise SourceError("no data: set data.path to a file, folder or Hub name, or choose a data set with data=…")
@@ -71,7 +75,10 @@ def origin_of(settings: Mapping[str, Any]) -> Origin:
     selection = Selection(*(settings[name] for name in Selection._fields))
     sizes = world_sizes(format, settings) if settings["world"] else {}
     mixture, root, world = (settings[name] for name in ("mixture", "root", "world"))
-    return Origin(format, settings["path"], selection, mixture, root, world, sizes)
+    problems = None
+    if settings.get("tasks") is not None:
+        problems = Problems.of(*(settings[name] for name in ("tasks", "task_problems", "task_draw", "task_system")))
+    return Origin(format, settings["path"], selection, mixture, root, world, sizes, problems=problems)
 
 
 def fingerprint_of(settings: Mapping[str, Any]) -> str:

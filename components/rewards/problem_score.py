@@ -30,10 +30,10 @@ def solved(
     extract: str | None = None,
     partial: bool = False,
     anywhere: bool = False,
-    **columns: Sequence[Any],
 ) -> Scores:
     """1 if the whole completion solves the problem, as the task's program checks it, else 0; None without a problem.
 
+    What the program cannot read (it raises an exception) counts 0.
     extract: a regular expression that finds the answer in the completion; the last match counts, its first group if
     there is one, and without a match the score is 0. partial: the program's own score, which can be between 0 and 1.
     anywhere: lenient, a completion with the known answer anywhere in it also counts.
@@ -57,7 +57,10 @@ def _score(dataset: Any, entry: dict[str, Any], answer: str) -> float:
     name = entry["metadata"]["source_dataset"]
     if answer != entry["answer"] and not _is_inert(name, answer, type(dataset)):
         return 0.0
-    return float(dataset.score_answer(answer, entry))
+    try:
+        return float(dataset.score_answer(answer, entry))
+    except Exception:  # of programs by many authors, on whatever a model wrote
+        return 0.0
 
 
 def _is_inert(name: str, answer: str, kind: type) -> bool:

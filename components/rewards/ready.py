@@ -122,7 +122,6 @@ def format_match(
     *,
     pattern: str,
     anywhere: bool = False,
-    **columns: Sequence[Any],
 ) -> Scores:
     """1 if the whole completion matches a regular expression (anywhere: if a part of it does), else 0.
 
@@ -140,7 +139,6 @@ def json_match(
     completions: Sequence[Completion],
     *,
     schema: Mapping[str, Any] | str | Sequence[Any] | None = None,
-    **columns: Sequence[Any],
 ) -> Scores:
     """1 if the completion is JSON (RFC 8259: no NaN, no text around it) and fits the JSON Schema, if there is one, else
     0.
@@ -173,7 +171,6 @@ def length_within(
     least: int = 0,
     most: int | None = None,
     unit: Literal["words", "characters"] = "words",
-    **columns: Sequence[Any],
 ) -> Scores:
     """1 if the completion has at least `least` and at most `most` words (or characters), else 0."""
     if unit not in ("words", "characters"):
@@ -189,7 +186,6 @@ def overlong_penalty(
     completion_ids: Sequence[Sequence[int]],
     longest: int,
     cache: int,
-    **columns: Sequence[Any],
 ) -> Scores:
     """A soft penalty on length L in tokens: 0 up to longest − cache, then (longest − cache − L) / cache, at least −1.
 
@@ -208,7 +204,6 @@ def script_share(
     completions: Sequence[Completion],
     *,
     scripts: Sequence[str] = ("latin",),
-    **columns: Sequence[Any],
 ) -> Scores:
     """Share of the completion's letters that belong to one of the scripts; 1 without letters.
 
@@ -235,7 +230,6 @@ def repetition_penalty(
     *,
     ngram: int = 3,
     scale: float = 1.0,
-    **columns: Sequence[Any],
 ) -> Scores:
     """−scale times the share of the completion's n-grams of words that repeat an earlier one: 1 − different / all.
 
@@ -256,13 +250,16 @@ def repetition_penalty(
 def _compared(
     function: str,
     completions: Sequence[Completion],
-    columns: Mapping[str, Sequence[Any]],
+    columns: Mapping[str, Any],
     column: str,
     same: Callable[[str, str], bool],
     extract: str | None,
     extract_reference: str | None,
 ) -> Scores:
     """1 where the completion is the `same` as one of the answers in the column, 0 elsewhere; None without an answer."""
+    for name, values in columns.items():
+        if not isinstance(values, list | tuple) or len(values) != len(completions):
+            raise ValueError(f"{function}: has no argument {name!r}, and it is no column of {len(completions)} values")
     in_completion = pattern_of(function, "extract", extract)
     in_column = pattern_of(function, "extract_reference", extract_reference)
     scores: Scores = []

@@ -114,6 +114,13 @@ def test_a_column_without_a_number_or_without_a_name_is_an_error_that_says_what_
     assert scores(numeric_match, ["1"], [None]) == [None]
 
 
+def test_a_mistyped_argument_is_not_taken_for_a_column():
+    with pytest.raises(ValueError, match="numeric_match: has no argument 'colum'"):
+        one(numeric_match, "1", "1", colum="answer")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'patern'"):
+        scores(format_match, ["1"], pattern="1", patern="2")
+
+
 def test_the_whole_completion_has_the_format_unless_a_part_may():
     pattern = r"<think>.*</think>\s*<answer>.*</answer>"
     completions = ["<think>a\nb</think>\n<answer>4</answer>", "well, <think></think><answer></answer>", "4"]

@@ -37,11 +37,11 @@ class Problems(NamedTuple):
 def problems_source(problems: Problems) -> Source:
     """The problems as {"prompt": messages, "completion", "answer", "task", "problem"}.
 
-    answer, completion: a correct answer. problem: what `problem` takes. The split by prompt decides which are held out,
-    so no problem is on both sides, in any stage with the same system message. Raises SourceError for an unknown task or
-    setting, and if reasoning_gym is not installed.
+    answer, completion: a correct answer, if the task has one to show. problem: what `problem` takes. The split by
+    prompt decides which are held out, so no problem is on both sides, in any stage with the same system message. Raises
+    SourceError for an unknown task or setting, and if reasoning_gym is not installed.
     """
-    identities = [_identity(task, problems.draw) for task in problems.tasks]
+    identities = [_identity(task, problems) for task in problems.tasks]
     if not identities:
         raise SourceError("data.tasks: got none, expected names such as [chain_sum,gcd]")
     for identity in identities:
@@ -58,12 +58,13 @@ def problem(identity: str) -> tuple[Any, dict[str, Any]]:
     return _problem(json.dumps(fields, sort_keys=True), index)
 
 
-def _identity(task: Task, draw: int) -> str:
+def _identity(task: Task, problems: Problems) -> str:
     settings = {"task": task} if isinstance(task, str) else dict(task)
     name = settings.pop("task", None)
     if not isinstance(name, str):
         raise SourceError(f"data.tasks: got {task!r}, expected a task's name, or {{task: <name>, …}}")
-    return json.dumps({"task": name, "settings": settings, "seed": draw * APART}, sort_keys=True)
+    made = {"task": name, "settings": settings, "seed": problems.draw * APART, "size": problems.count}
+    return json.dumps(made, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=64)
@@ -84,7 +85,7 @@ def _dataset(identity: str) -> Any:
     if own := {"seed", "size"} & settings.keys():
         raise SourceError(f"data.tasks: {name}: got {own.pop()}, which data.task_draw and data.task_problems decide")
     try:
-        return reasoning_gym.create_dataset(name, seed=fields["seed"], size=APART, **settings)
+        return reasoning_gym.create_dataset(name, seed=fields["seed"], size=fields["size"], **settings)
     except (TypeError, ValueError, AssertionError) as error:
         raise SourceError(f"data.tasks: {name}: {error}") from None
 
@@ -103,8 +104,7 @@ def _rows(identities: Sequence[str], count: int, system: str | None) -> Iterator
             name = json.loads(identity)["task"]
             value = {
                 "prompt": [*before, {"role": "user", "content": made["question"]}],
-                "completion": str(made["answer"]),
-                "answer": str(made["answer"]),
+                **({} if made["answer"] is None else {"completion": made["answer"], "answer": made["answer"]}),
                 "task": name,
                 "problem": json.dumps({**json.loads(identity), "index": index}, sort_keys=True),
             }

@@ -7,6 +7,7 @@ from components.data.chat import ChatData
 from components.data.prompts import PromptsData
 from components.data.sources.origin import fingerprint_of
 from components.launch.schema import check
+from components.rewards.reward import batch_of
 from tests.kit import toy_gym
 from tests.kit.composed_configs import compose_config
 
@@ -52,3 +53,14 @@ def test_the_configs_name_tasks_on_the_command_line(stage, name, kind, common):
     assert isinstance(data, kind) and not data.is_builtin
     assert data.fingerprint() == fingerprint_of(cfg.data)
     assert data.sources()[0][0].name == "reasoning_gym"
+
+
+def test_the_reward_of_the_problems_scores_their_answers(common):
+    cfg = compose_config(["stage=grpo", "data=reasoning_gym", "data.tasks=[sums]", "reward=reasoning_gym"])
+    check(cfg)
+    data = PromptsData(tasks=["sums"], task_problems=30, val_fraction=0.2, **common)
+    data.setup()
+    asked = [data.train_examples[i] for i in range(3)]
+    tokens = [data.tokenizer.encode(answer) for answer in (asked[0]["columns"]["answer"], "99", "I say 99")]
+    scores = instantiate(cfg.stage.reward)().score(batch_of(asked, tokens, [True] * 3, data.tokenizer))
+    assert scores.total.tolist() == [1, 0, 0]

@@ -17,7 +17,7 @@ from components.evaluation.measure.policy import TOKENS_AT_ONCE, Responses, scor
 from components.models.heads import ScalarModel
 from components.rewards.function_call import Answered
 from components.rewards.functions import FunctionReward, OnTimeout
-from components.system.limits import NotNegativeInt, Positive
+from components.system.limits import NonNegativeInt, Positive
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.world import World
 
@@ -105,7 +105,7 @@ class FunctionJudge:
         functions: dict[str, Any] | None = None,
         arguments: dict[str, Any] | None = None,
         timeout: Positive | None = None,
-        processes: NotNegativeInt = 0,
+        processes: NonNegativeInt = 0,
         on_timeout: OnTimeout = "error",
     ) -> None:
         named = {"path": path, "functions": functions, "arguments": arguments}

@@ -11,7 +11,7 @@ from components.rewards.function_call import Answered, RewardFunction, Value
 from components.rewards.function_file import RewardError, entries, place_of
 from components.rewards.reward import RewardBatch, Scores
 from components.rewards.scorer_pool import TIMED_OUT, ScorerPool
-from components.system.limits import NotNegativeInt, Positive
+from components.system.limits import NonNegativeInt, Positive
 
 log = logging.getLogger(__name__)
 OnTimeout = Literal["error"] | float
@@ -115,7 +115,7 @@ def function_reward(
     functions: dict[str, Any] | None = None,
     arguments: dict[str, Any] | None = None,
     timeout: Positive | None = None,
-    processes: NotNegativeInt = 0,
+    processes: NonNegativeInt = 0,
     on_timeout: OnTimeout = "error",
 ) -> FunctionReward:
     """The reward of conf/reward/function.yaml. Raises RewardError."""

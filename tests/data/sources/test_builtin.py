@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 
 import pytest
 
@@ -12,8 +13,8 @@ SMALL = {"kind": "facts", "num_names": 9}
 
 
 MADE = {  # sha256 of what the worlds below make, by kind
-    "facts": "1fdc480109c32843c7bee936c7be5d7ff4ee480d7967064b8cbb6c8b3162dcd1",
-    "table": "c8e05a10a535508383e895a9aec9c53c0e7db24bdbe7aa4857a7c2af7cc97569",
+    "facts": "d2d7fde5d9c654dc062bef6b01d3cc8017f9787638a6fc0997f05b15c04816e1",
+    "table": "c3a0df7d11f0f2ade4f4809913af97e9e6e04017b0d61db6c3a1fa7721237fee",
 }
 WORLDS = {"facts": {"num_names": 9}, "table": {"seed": 3}}
 
@@ -24,7 +25,7 @@ def made_by(kind: str) -> str:
     splits = [split for split in ("train", "held_out") if world.questions(split)]
     comparisons = [world.comparisons(30, noise=0.2, seed=1, split=split) for split in splits]
     judged = [
-        repr(world.judge(record["prompt"], answer, finished))
+        repr(asdict(world.judge(record["prompt"], answer, finished)))
         for records in comparisons
         for record in records
         for answer in record["completions"]

@@ -22,7 +22,7 @@ from components.data.sources.dataset_folder import Selection
 from components.data.sources.origin import Origin, world_sizes
 from components.data.sources.procedural import Problems
 from components.data.sources.source import OnMalformed, Row, Source, digest, records, refuse
-from components.system.limits import Count, NotNegativeInt
+from components.system.limits import Count, NonNegativeInt
 from components.tokenizer.codec import TemplateError, TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
@@ -71,7 +71,7 @@ class RecordData(LightningDataModule):
         root: str | None = None,
         tasks: list[Any] | None = None,
         task_problems: Count = 2000,
-        task_draw: NotNegativeInt = 0,
+        task_draw: NonNegativeInt = 0,
         task_system: str | None = None,
         world: dict[str, Any] | None = None,
         batch_size: int = 32,

@@ -124,6 +124,8 @@ class RecordData(LightningDataModule):
     def record_texts(self, record: Record) -> list[str]:
         """The record's texts."""
         messages = record["prompt"] if "prompt" in record else record["messages"]
+        answers = record.get("completions", [])
+        messages = [*messages, *({"content": one} if isinstance(one, str) else one for one in answers)]
         return [text for message in messages for text in message_texts(message)]
 
     @property

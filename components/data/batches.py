@@ -1,11 +1,12 @@
 """The batches that data modules pass to stages; they contain only tensors, so they can move between devices."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from components.models.attention.layout import Layout
+from components.models.attention.layout import Layout, pack
 
 Batch = TypeVar("Batch", bound=tuple[Any, ...])
 
@@ -41,6 +42,41 @@ class PreferenceBatch(NamedTuple):
     ranks: Tensor
     lengths: Tensor
     finished: Tensor
+
+
+class UnpairedBatch(NamedTuple):
+    """Packed records of one labeled answer each: every prompt once, continued by its answer and by one to another
+    prompt.
+
+    last, prompt_last, lengths (2N,): as in PreferenceBatch, an answer and its mismatched one in turns; desirable (N,)
+    bool: the label of each answer.
+    """
+
+    input_ids: Tensor
+    layout: Layout
+    last: Tensor
+    prompt_last: Tensor
+    lengths: Tensor
+    desirable: Tensor
+
+
+def packed_answers(documents: Sequence[Sequence[Sequence[int]]], *, context: int, filler: int) -> dict[str, Any]:
+    """The fields input_ids, layout, last, prompt_last and lengths of a batch of documents, each a prompt and its
+    answers.
+
+    A document longer than context makes the rows longer: its answers do not see each other.
+    """
+    longest = max(sum(map(len, document)) for document in documents)
+    rows = pack(documents, row_length=max(context, longest), filler=filler)
+    answers = [span for spans in rows.spans for span in spans[1:]]
+    prompts = [spans[0] for spans in rows.spans for _ in spans[1:]]
+    return {
+        "input_ids": rows.input_ids,
+        "layout": rows.layout,
+        "last": torch.tensor([start + length - 1 for start, length in answers]),
+        "prompt_last": torch.tensor([start + length - 1 for start, length in prompts]),
+        "lengths": torch.tensor([length for _, length in answers]),
+    }
 
 
 def moved_to(device: torch.device, batch: Batch) -> Batch:

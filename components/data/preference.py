@@ -10,17 +10,16 @@ import datasets
 import numpy as np
 import torch
 
-from components.data.batches import PreferenceBatch
+from components.data.batches import PreferenceBatch, packed_answers
 from components.data.dialogues import DialogueData
 from components.data.loading.fitting import fit_answers
 from components.data.loading.sampler import BatchLoader
 from components.data.records import formats
-from components.data.records.dialogue import Message, message_texts
+from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Source, open_source, records, refuse
 from components.functional.seeding import numpy_seeded
-from components.models.attention.layout import pack
 from components.tokenizer.codec import TokenizerError
 
 WORLD = "world"
@@ -82,10 +81,6 @@ class PreferenceData(DialogueData):
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"max_completions": self.max_completions}
 
-    def record_texts(self, record: Record) -> list[str]:
-        answers = [{"content": answer} if isinstance(answer, str) else answer for answer in record["completions"]]
-        return super().record_texts(record) + [text for answer in answers for text in message_texts(answer)]
-
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
         order = np.argsort(ranks, kind="stable")
@@ -123,20 +118,12 @@ class PreferenceData(DialogueData):
         """A batch of examples, each a list of records."""
         chosen = [record for example in examples for record in example]
         documents = [[record["prompt"], *record["completions"]] for record in chosen]
-        longest = max(sum(map(len, document)) for document in documents)
-        rows = pack(documents, row_length=max(self.context, longest), filler=self.tokenizer.pad_id)
-        answers = [span for spans in rows.spans for span in spans[1:]]
-        prompts = [spans[0] for spans in rows.spans for _ in spans[1:]]
         groups = [g for g, record in enumerate(chosen) for _ in record["completions"]]
         return PreferenceBatch(
-            input_ids=rows.input_ids,
-            layout=rows.layout,
-            last=torch.tensor([start + length - 1 for start, length in answers]),
-            prompt_last=torch.tensor([start + length - 1 for start, length in prompts]),
             groups=torch.tensor(groups),
             ranks=torch.tensor([rank for record in chosen for rank in record["ranks"]], dtype=torch.float32),
-            lengths=torch.tensor([length for _, length in answers]),
             finished=torch.tensor([whole for record in chosen for whole in record["finished"]]),
+            **packed_answers(documents, context=self.context, filler=self.tokenizer.pad_id),
         )
 
     def train_batches(self) -> BatchLoader:

@@ -53,10 +53,10 @@ class Pretrain(Stage):
     def compute_loss(self, batch: LMBatch) -> LossOutput:
         return language_loss(self.model, batch)
 
-    def check_first_loss(self, loss: float) -> None:
+    def check_first_loss(self, output: LossOutput) -> None:
         if self.run.fresh:
             config = self.model.config
-            self.log_checks(check_initial_loss(loss, config.vocab_size - len(config.unused_ids)))
+            self.log_checks(check_initial_loss(float(output.loss.detach()), config.vocab_size - len(config.unused_ids)))
 
     def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """Adds what follows from the mean loss; a mean of per-batch perplexities would be a different quantity."""

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: a causal language model on dialogues, loss on what the assistant says."""
 
 from components.stages.pretrain import Pretrain
+from components.training.contract import LossOutput
 
 
 class SFT(Pretrain):
@@ -14,5 +15,5 @@ class SFT(Pretrain):
     bytes_per_token   of the answers read
     """
 
-    def check_first_loss(self, loss: float) -> None:
+    def check_first_loss(self, output: LossOutput) -> None:
         """Nothing to check: it starts from trained weights, which can have any loss."""

@@ -151,10 +151,10 @@ class Stage(Reporting, L.LightningModule):
         self.note(self._training, output)
         self.micro_batch = output.loss.detach(), sum(term.weight for term in output.terms)
         if self.trainer.fit_loop.total_batch_idx == 0 and output.weight:
-            self.check_first_loss(float(output.loss.detach()))
+            self.check_first_loss(output)
         return self.gradient_mean.scaled(output.terms, self)
 
-    def check_first_loss(self, loss: float) -> None:
+    def check_first_loss(self, output: LossOutput) -> None:
         """Checks the loss of the very first micro-batch, before any update."""
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:

@@ -1,5 +1,6 @@
 """The equations: what each stage minimizes. The mean of nothing is 0, never NaN."""
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -245,6 +246,64 @@ def dpo(
     else:
         raise ValueError(f"dpo: expected variant sigmoid, ipo, hinge or robust, got {variant!r}")
     return DPO(_mean(losses), (beta * chosen).detach(), (beta * rejected).detach())
+
+
+def simpo(chosen: Tensor, rejected: Tensor, *, beta: float, margin: float) -> Tensor:
+    """Mean over pairs of −log σ(β(m_w − m_l) − γ),  m the mean log-probability of an answer's tokens.
+
+    chosen m_w, rejected m_l: (P,) nats per token. beta: per nat per token. margin γ: what β(m_w − m_l) is to exceed.
+    Returns a scalar.  Raises ValueError if shapes differ.  Source: Meng et al. 2024 (SimPO), eq. 6.
+    """
+    same_shape("simpo", chosen=chosen, rejected=rejected)
+    return _mean(-logsigmoid(beta * (at_least_float32(chosen) - at_least_float32(rejected)) - margin))
+
+
+def orpo(chosen: Tensor, rejected: Tensor, *, weight: float) -> Tensor:
+    """Mean over pairs of −m_w − λ log σ(log odds(m_w) − log odds(m_l)),  odds(m) = e^m / (1 − e^m).
+
+    chosen m_w, rejected m_l: (P,) mean log-probability of an answer's tokens, nats per token. weight λ: of the second
+    term. An answer whose tokens are certain to within rounding has the odds of that rounding. Returns a scalar.
+    Raises ValueError if shapes differ.  Source: Hong et al. 2024 (ORPO), eqs. 6 and 7.
+    """
+    same_shape("orpo", chosen=chosen, rejected=rejected)
+    chosen, rejected = at_least_float32(chosen), at_least_float32(rejected)
+    certain = -torch.finfo(chosen.dtype).eps
+    odds = [m - torch.log(-torch.expm1(m)) for m in (chosen.clamp(max=certain), rejected.clamp(max=certain))]
+    return _mean(-chosen - weight * logsigmoid(odds[0] - odds[1]))
+
+
+def kto_reference_point(mismatched: Tensor, *, sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
+    """z₀ = max(0, mean of r),  r = logπ(y) − logπ_ref(y) of an answer y to another prompt: a cheap, biased estimate of
+    KL(π‖π_ref).
+
+    mismatched: (N,) nats. sum_over_ranks sums a tensor over all processes, so that every rank has the same z₀; a single
+    process leaves it out. Returns a scalar in nats, without gradient.  Source: Ethayarajh et al. 2024 (KTO), eq. 8.
+    """
+    values = at_least_float32(mismatched.detach())
+    total, count = sum_over_ranks(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+    return (total / count.clamp(min=1)).clamp(min=0)
+
+
+def kto(
+    log_ratios: Tensor,
+    desirable: Tensor,
+    reference_point: Tensor,
+    *,
+    beta: float,
+    desirable_weight: float,
+    undesirable_weight: float,
+) -> Tensor:
+    """Mean over answers of λ_D (1 − σ(β(r − z₀))) for a desirable one and λ_U (1 − σ(β(z₀ − r))) for another.
+
+    log_ratios r: (N,) logπ − logπ_ref in nats, summed over the answer, its end token included. desirable: (N,) bool.
+    reference_point z₀: scalar in nats, see kto_reference_point. desirable_weight λ_D, undesirable_weight λ_U. Returns a
+    scalar; the sum is divided by N, not by the sum of weights.
+    Raises ValueError if shapes differ or desirable is not bool.  Source: Ethayarajh et al. 2024 (KTO), eq. 8.
+    """
+    same_shape_as_mask("kto", desirable, log_ratios=log_ratios)
+    gains = beta * (at_least_float32(log_ratios) - reference_point)
+    weights = torch.where(desirable, gains.new_tensor(desirable_weight), gains.new_tensor(undesirable_weight))
+    return _mean(weights * torch.sigmoid(torch.where(desirable, -gains, gains)))
 
 
 def aggregate(

@@ -104,6 +104,7 @@ OF_THE_WORLD = {  # settings of the built-in world's records, by data module
     "TextData": ("num_documents",),
     "ChatData": ("demonstrations",),
     "PreferenceData": ("comparisons", "completions", "answers_seed"),
+    "UnpairedData": ("comparisons", "completions", "answers_seed"),
 }
 FUNCTIONS = ("function_reward", "FunctionJudge")  # what takes reward functions as `path` or `functions`
 VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much

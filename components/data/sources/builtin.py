@@ -34,9 +34,9 @@ def make_world(world: dict[str, Any]) -> Any:
 def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> Source:
     """Records of one format. world: see make_world; its noise is the share of comparisons with the wrong winner.
 
-    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference; another `held_out` of them
-    are about held-out questions; draw: the seed of the crowd's answers); prompts are all questions of the world. Raises
-    SourceError naming an invalid field.
+    sizes: num_documents (text); demonstrations (chat); comparisons, completions (preference, unpaired; another
+    `held_out` of them are about held-out questions; draw: the seed of the crowd's answers); prompts are all questions
+    of the world. Raises SourceError naming an invalid field.
     """
     made, noise = make_world(world), float(world.get("noise", 0.0))
     parameters = [format, dict(world), sizes, VERSIONS[world.get("kind", "facts")]]
@@ -49,7 +49,7 @@ def _rows(world: World | TableWorld, noise: float, format: str, sizes: dict[str,
         made = [(None, world.corpus(sizes["num_documents"]))]
     elif format == "chat":
         made = [(None, world.demonstrations(sizes["demonstrations"]))]
-    elif format == "preference":
+    elif format in ("preference", "unpaired"):
         compare = functools.partial(
             world.comparisons, completions=sizes["completions"], noise=noise, seed=sizes["draw"]
         )

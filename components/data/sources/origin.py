@@ -14,11 +14,12 @@ from components.data.sources.dataset_folder import Selection
 from components.data.sources.procedural import Problems, problems_source
 from components.data.sources.source import Source, digest, open_source
 
-FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in ("text", "chat", "preference", "prompts")}
+NAMES = ("text", "chat", "preference", "unpaired", "prompts")
+FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
 
 
 class Origin(NamedTuple):
-    """format: text, chat, preference or prompts; sizes: of the built-in world's records, see `world_sizes`.
+    """format: one of NAMES; sizes: of the built-in world's records, see `world_sizes`.
 
     The first of path, mixture, problems and world that is set is used. columns: those of tables to read; None: all.
     """
@@ -60,7 +61,7 @@ def world_sizes(format: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         return {"num_documents": settings["num_documents"]}
     if format == "chat":
         return {"demonstrations": settings["demonstrations"]}
-    if format == "preference":
+    if format in ("preference", "unpaired"):
         share, comparisons = settings["val_fraction"], settings["comparisons"]
         held_out = max(1, round(comparisons * share)) if share else 0
         sizes = {"held_out": held_out} | {name: settings[name] for name in ("comparisons", "completions")}

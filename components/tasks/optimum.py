@@ -12,6 +12,9 @@ What keeps a method from 100% of J* − J(π_ref), where J = E[r] − β·KL(π�
     rejection    imitates the best of n: the same tilt, and what supervised learning on a few thousand of them misses
     DPO          has J* as its minimum, but sees only the answers that were compared: the others can gain probability
                  at no loss, and the best answers, being rare, are seldom compared
+    KTO          its loss is linear in σ(β(r − z₀)), so its minimum is not π* but all probability on the answers that
+                 are desirable more often than not; what stops it near the reference is the length of training. It too
+                 sees only the answers that were compared
 """
 
 from pathlib import Path

@@ -16,12 +16,14 @@ from tests.kit.tiny_stages import (
     dpo,
     grpo,
     keeper,
+    kto,
     lm_batch,
     ppo,
     preference_batch,
     rejection,
     rloo,
     scalar,
+    unpaired_batch,
 )
 
 OF_ROWS = ("input_ids", "positions", "segments", "parents", "sources", "last")  # what packing adds to experience
@@ -33,6 +35,17 @@ RANKINGS = [
     ([1, 8], [[9, END], [10, END]], [1.0, 0.0]),
     TIED,
     ([1, 4, 4], [[11, END], [12, 3, END]], [0.0, 1.0]),
+]
+
+LABELED = [
+    ([1, 3], [5, 6, 6, END], True, [7, END]),
+    ([1, 8], [9, END], False, [5, END]),
+    ([1, 8], [10, 3, END], True, [11, END]),
+    ([1, 4, 4], [12, 3, END], False, [9, END]),
+    ([1, 9], [4, END], True, [3, 3, END]),
+    ([1, 9], [13, 5, END], False, [6, END]),
+    ([1, 5, 7], [8, 8, END], True, [4, END]),
+    ([1], [14, END], False, [8, END]),
 ]
 
 
@@ -54,6 +67,13 @@ def ranking(sizes):
 def preferring(sizes):
     parts = torch.arange(4).split(sizes)
     return dpo(optimizer=keeper()), [preference_batch([RANKINGS[i] for i in part], row_length=32) for part in parts]
+
+
+def labeling(sizes):
+    """Before the first update the reference point is 0 in every micro-batch."""
+    shares = [LABELED[0:1], LABELED[1:2], LABELED[2:4], LABELED[4:8]]
+    parts = [sum((shares[i] for i in part), []) for part in torch.arange(4).split(sizes)]
+    return kto(optimizer=keeper(), undesirable_weight=2.0), [unpaired_batch(part, row_length=32) for part in parts]
 
 
 def experience(make, **settings):
@@ -92,6 +112,7 @@ KINDS = {
     "sft": language(SFT),
     "rm": ranking,
     "dpo": preferring,
+    "kto": labeling,
     "ppo": experience(ppo),
     "ppo_ptx": with_text,
     **{

@@ -28,12 +28,14 @@ from tests.kit.tiny_stages import (
     causal,
     dpo,
     grpo,
+    kto,
     lm_batch,
     ppo,
     preference_batch,
     rejection,
     rloo,
     scalar,
+    unpaired_batch,
 )
 
 STEPS = 20
@@ -50,6 +52,10 @@ def document(rng: random.Random) -> tuple[list[int], list[int]]:
 
 def ranking(rng: random.Random) -> tuple[list[int], list[list[int]], list[float]]:
     return [1, *tokens(rng, 4)], [[*tokens(rng, 6), END] for _ in range(3)], rng.sample([0.0, 1.0, 2.0], 3)
+
+
+def labeled(rng: random.Random) -> tuple[list[int], list[int], bool, list[int]]:
+    return [1, *tokens(rng, 4)], [*tokens(rng, 6), END], rng.random() < 0.5, [*tokens(rng, 6), END]
 
 
 def dealt(sample: Callable[[random.Random], Any], batch: Callable[[list], Any], world_size: int) -> Batches:
@@ -76,6 +82,10 @@ def from_comparisons(world_size: int) -> Made:
     return dpo(), dealt(ranking, preference_batch, world_size)
 
 
+def from_labels(world_size: int) -> Made:
+    return kto(), dealt(labeled, unpaired_batch, world_size)
+
+
 def from_rollouts(
     make: Callable[..., OnPolicy], kind: type[OnPolicy], *, samples: int = 2, **settings: Any
 ) -> Callable[[int], Made]:
@@ -97,6 +107,7 @@ MAKERS = {
     "sft": language(SFT),
     "rm": rm,
     "dpo": from_comparisons,
+    "kto": from_labels,
     "ppo": from_rollouts(ppo, PPO, kl_target=6.0, kl_horizon=50),
     # divides by a group's deviation: of two scores that are nearly equal it would be what they round to
     "grpo": from_rollouts(grpo, GRPO, samples=4),

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch import Tensor, nn
 
-from components.data.batches import LMBatch, PreferenceBatch
+from components.data.batches import LMBatch, PreferenceBatch, UnpairedBatch, packed_answers
 from components.data.loading.experience import ExperienceLoader
 from components.generation.generate import Sampling
 from components.models.attention.layout import Layout, pack
@@ -21,10 +21,13 @@ from components.models.config import GPTConfig
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
+from components.stages.kto import KTO
 from components.stages.onpolicy import OnPolicy
+from components.stages.orpo import ORPO
 from components.stages.ppo import PPO
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
+from components.stages.simpo import SimPO
 from components.stages.stage import Stage
 from components.training.checkpoint_io import AtomicCheckpointIO
 from components.training.optimizers import adamw
@@ -212,6 +215,16 @@ def preference_batch(rankings: Sequence[Ranking], *, tails: Sequence[int] = (), 
     )
 
 
+Labeled = tuple[list[int], list[int], bool, list[int]]
+
+
+def unpaired_batch(records: Sequence[Labeled], *, row_length: int = 96) -> UnpairedBatch:
+    """(prompt, answer, whether it is desirable, mismatched answer), packed."""
+    documents = [[prompt, answer, other] for prompt, answer, _, other in records]
+    fields = packed_answers(documents, context=row_length, filler=PAD)
+    return UnpairedBatch(desirable=torch.tensor([desirable for _, _, desirable, _ in records]), **fields)
+
+
 PROMPTS = [
     {"ids": [BOS, *ids], "prompt": "", "reference": None}
     for ids in ([3], [4, 5, 6], [7, 8], [9, 3, 10, 11], [12, 12], [5, 13, 14, 3, 8], [15], [6, 4])
@@ -276,6 +289,18 @@ def rejection(kind: type[Rejection] = Rejection, **changes: Any) -> Rejection:
 def dpo(kind: type[DPO] = DPO, **changes: Any) -> DPO:
     settings = dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, beta=0.1, variant="sigmoid")
     return kind(**(settings | changes))
+
+
+def kto(kind: type[KTO] = KTO, **changes: Any) -> KTO:
+    return kind(**(dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, beta=0.1) | changes))
+
+
+def simpo(**changes: Any) -> SimPO:
+    return SimPO(**(dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, beta=2.0, margin=0.5) | changes))
+
+
+def orpo(**changes: Any) -> ORPO:
+    return ORPO(**(dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, weight=0.1) | changes))
 
 
 def fit_prompts(stage: OnPolicy, max_steps: int, *, prompts=PROMPTS, per_rollout: int = 8, **settings: Any):

@@ -10,6 +10,7 @@ from components.data.chat import ChatData
 from components.data.preference import PreferenceData
 from components.data.prompts import PromptsData
 from components.data.text import TextData
+from components.data.unpaired import UnpairedData
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import train
 from components.world.world import World
@@ -21,6 +22,7 @@ DATA: dict[str, Callable[..., Any]] = {
     "rm": partial(
         PreferenceData, comparisons=24, completions=3, batch_size=4, demonstrations="world", num_demonstrations=20
     ),
+    "kto": partial(UnpairedData, comparisons=24, completions=2, batch_size=8),
     "ppo": partial(PromptsData, prompts_per_rollout=6, batch_size=3),
     "ppo_ptx": partial(
         PromptsData,
@@ -29,10 +31,8 @@ DATA: dict[str, Callable[..., Any]] = {
         pretraining=partial(TextData, world=SMALL, num_documents=60, batch_size=1),
     ),
 }
-DATA |= {
-    "dpo": DATA["rm"],
-    **dict.fromkeys(("grpo", "rloo", "rejection", "ppo_function", "grpo_function"), DATA["ppo"]),
-}
+DATA |= dict.fromkeys(("dpo", "simpo", "orpo"), DATA["rm"])
+DATA |= dict.fromkeys(("grpo", "rloo", "rejection", "ppo_function", "grpo_function"), DATA["ppo"])
 
 
 @pytest.fixture(scope="package", autouse=True)

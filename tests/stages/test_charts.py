@@ -8,12 +8,15 @@ import pytest
 from components.generation.generate import Sampling
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
+from components.stages.kto import KTO
+from components.stages.orpo import ORPO
 from components.stages.ppo import PPO
 from components.stages.pretrain import Pretrain
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
+from components.stages.simpo import SimPO
 from components.stages.stage import Stage
 from tests.kit.tiny_stages import (
     CONSTANT,
@@ -22,11 +25,14 @@ from tests.kit.tiny_stages import (
     causal,
     dpo,
     grpo,
+    kto,
+    orpo,
     ppo,
     quiet_fit,
     rejection,
     rloo,
     scalar,
+    simpo,
     trainer,
 )
 
@@ -35,6 +41,9 @@ KINDS = {
     "sft": SFT,
     "rm": RewardModel,
     "dpo": DPO,
+    "kto": KTO,
+    "simpo": SimPO,
+    "orpo": ORPO,
     "ppo_ptx": PPO,
     "grpo": GRPO,
     "rloo": RLOO,
@@ -50,8 +59,9 @@ def tiny(name: str, tokenizer) -> Stage:
         return KINDS[name](model=lambda: causal(0, size), **learning)
     if name == "rm":
         return RewardModel(model=lambda: scalar(1, size), **learning)
-    if name == "dpo":
-        return dpo(policy=lambda: causal(0, size), **learning)
+    offline = {"dpo": dpo, "kto": kto, "simpo": simpo, "orpo": orpo}
+    if name in offline:
+        return offline[name](policy=lambda: causal(0, size), **learning)
     networks = dict(policy=lambda: causal(0, size), reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids)
     settings = networks | learning | {"sampling": Sampling(6)}
     if name == "ppo_ptx":

@@ -10,6 +10,7 @@ from tests.kit.tiny_stages import (
     causal,
     dpo,
     grpo,
+    kto,
     ppo,
     quiet_fit,
     rejection,
@@ -20,12 +21,13 @@ from tests.kit.tiny_stages import (
     weights,
 )
 
-MAKERS = {"dpo": dpo, "ppo": ppo, "grpo": grpo, "rloo": rloo, "rejection": rejection}
+MAKERS = {"dpo": dpo, "kto": kto, "ppo": ppo, "grpo": grpo, "rloo": rloo, "rejection": rejection}
+OFFLINE = ("dpo", "kto")
 
 
 def networks(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those that are frozen, and those that learn."""
-    return ("reference",) if name == "dpo" else ("reference", "reward"), ("policy", "value")[: 1 + (name == "ppo")]
+    return ("reference",) if name in OFFLINE else ("reference", "reward"), ("policy", "value")[: 1 + (name == "ppo")]
 
 
 @pytest.fixture(params=MAKERS)
@@ -34,7 +36,7 @@ def trained(request, data, tmp_path) -> tuple[str, Stage, dict, dict]:
     name, module = request.param, data(request.param)
     size = module.tokenizer.vocab_size
     settings = dict(policy=lambda: causal(0, size), optimizer=adam(1e-3, weight_decay=0.1))
-    if name != "dpo":
+    if name not in OFFLINE:
         settings |= dict(reward=lambda: scalar(1, size), stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
     if name == "ppo":
         settings |= dict(value=lambda: scalar(1, size))
@@ -43,7 +45,7 @@ def trained(request, data, tmp_path) -> tuple[str, Stage, dict, dict]:
     before = {network: weights(getattr(stage, network)) for network in sum(networks(name), ())}
     run = trainer(max_steps=6, val_check_interval=2, check_val_every_n_epoch=None)
     quiet_fit(run, stage, datamodule=module)
-    assert f"val/{'margin' if name == 'dpo' else 'score'}" in run.callback_metrics
+    assert f"val/{'margin' if name in OFFLINE else 'score'}" in run.callback_metrics
     run.save_checkpoint(tmp_path / "a.ckpt")
     return name, stage, before, run.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt")
 
@@ -60,7 +62,7 @@ def test_training_moves_what_learns_and_leaves_reference_and_reward_to_the_bit(t
         after = weights(getattr(stage, part))
         assert not any(torch.equal(before[part][key], after[key]) for key in after), part
         assert all(module.training for module in getattr(stage, part).modules()), part
-    buffers = set() if name == "dpo" else {"beta", "score_scale"}
+    buffers = set() if name in OFFLINE else {"beta", "score_scale"}
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {*learning} | buffers
 
 

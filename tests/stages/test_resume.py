@@ -23,12 +23,15 @@ from tests.kit.tiny_stages import (
     causal,
     dpo,
     grpo,
+    kto,
+    orpo,
     ppo,
     quiet_fit,
     rejection,
     rloo,
     same_bits,
     scalar,
+    simpo,
     trainer,
     weights,
 )
@@ -46,8 +49,9 @@ def new_stage(name: str, tokenizer) -> Stage:
     if name == "rm":
         return RewardModel(model=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE)
     policy = dict(policy=lambda: causal(0, size), optimizer=optimizer, schedule=COSINE)
-    if name == "dpo":
-        return dpo(**policy)
+    offline = {"dpo": dpo, "kto": kto, "simpo": simpo, "orpo": orpo}
+    if name in offline:
+        return offline[name](**policy)
     if name.endswith("_function"):
         own = dict(reward=lambda: FunctionReward.of({"path": f"{FILE}:vowels"}, "reward"), score_scale=1.0)
         drawn = dict(stop_ids=tokenizer.stop_ids, sampling=Sampling(6), missing_end_score=None)
@@ -101,6 +105,9 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
         ("rm", 4),
         ("dpo", 1),
         ("dpo", 4),
+        ("kto", 3),
+        ("simpo", 3),
+        ("orpo", 3),
         ("ppo", 3),
         ("ppo", 4),
         ("ppo", 5),

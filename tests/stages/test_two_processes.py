@@ -13,12 +13,14 @@ from torch import Tensor
 from components.rewards.functions import FunctionReward
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
+from components.stages.kto import KTO
 from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
 from components.stages.sft import SFT
+from components.stages.simpo import SimPO
 from components.stages.stage import Stage
 from components.training.gradient_mean import GradientMean
 from tests.kit import rewards
@@ -35,6 +37,7 @@ from tests.kit.tiny_stages import (
     grpo,
     keeper,
     kept,
+    kto,
     lm_batch,
     ppo,
     preference_batch,
@@ -43,7 +46,9 @@ from tests.kit.tiny_stages import (
     rloo,
     same_bits,
     scalar,
+    simpo,
     trainer,
+    unpaired_batch,
     weights,
 )
 
@@ -56,6 +61,13 @@ RANKINGS = [  # two prompts with pairs for rank 0, one for rank 1
     ([1, 4], [[7, END], [3, 3, END]], [1.0, 0.0]),
     ([1, 8], [[9, END], [10, END]], [2.0, 2.0]),
     ([1, 6, 6], [[9, 4, END], [5, END]], [0.0, 1.0]),
+]
+
+LABELED = [  # three for rank 0, one for rank 1
+    ([1, 3], [5, END], True, [5, END]),
+    ([1, 4], [3, 3, END], False, [5, END]),
+    ([1, 8], [9, 10, END], True, [9, 10, END]),
+    ([1, 6, 6], [5, END], True, [9, 10, END]),
 ]
 
 
@@ -101,6 +113,19 @@ def dpo_without_a_pair(world_size: int) -> tuple[DPO, Batches]:
     return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
 
 
+def whole_simpo(world_size: int) -> tuple[SimPO, Batches]:
+    stage = simpo(optimizer=keeper(0.1))
+    parts = halves(RANKINGS) if world_size == 2 else [RANKINGS]
+    return stage, Batches(*([preference_batch(part)] * 2 for part in parts))
+
+
+def whole_kto(world_size: int) -> tuple[KTO, Batches]:
+    """Answers to other prompts are those that become likelier, so the second step has a reference point above 0."""
+    stage = kto(optimizer=keeper(1.0), beta=0.5)
+    parts = [LABELED[:3], LABELED[3:]] if world_size == 2 else [LABELED]
+    return stage, Batches(*([unpaired_batch(part)] * 2 for part in parts))
+
+
 def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **settings: Any):
     """Rank 0 asks five prompts and rank 1 three, so that every stage's weights differ."""
 
@@ -138,6 +163,8 @@ MAKERS = {
     "sft": sft,
     "rm": rm,
     "dpo": whole_dpo,
+    "kto": whole_kto,
+    "simpo": whole_simpo,
     # every part of it: the scale of scores, whitening, the controller of beta, the update
     "ppo": from_rollouts(ppo, PPO, value_lr=0.05, kl_target=6.0, kl_horizon=50, target_kl=0.5),
     "ppo_ptx": ppo_ptx,

@@ -169,7 +169,7 @@ def data_targets() -> dict[str, str]:
 
 def test_every_record_format_is_one_yaml_and_the_module_of_the_same_name():
     targets = data_targets()
-    assert set(targets) == {"text", "chat", "preference", "prompts"}
+    assert set(targets) == {"text", "chat", "preference", "unpaired", "prompts"}
     assert targets == {name: f"components.data.{name}" for name in targets}
 
 

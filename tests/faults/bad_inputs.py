@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 
 from components.artifacts import store
-from components.data.records import formats
+from components.data.records import formats, labels
 from components.data.sources.source import open_source, records
 from components.tokenizer.tokenizer import Tokenizer
 from components.training.checkpoint_io import AtomicCheckpointIO
@@ -36,8 +36,10 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"chosen": "\n\nHuman: q\n\nAssistant: a", "rejected": "\n\nHuman: q\n\nAssistant: b"},
         {"prompt": "q", "completions": ["a", "b"], "ranks": [0, 1]},
     ],
+    "unpaired": [{"prompt": "q", "completion": "a", "label": True}, {"messages": [ASK, ANSWER], "vote": "down"}],
     "prompts": [{"prompt": "q"}],
 }
+NORMALIZE = {"unpaired": labels.unpaired} | {name: getattr(formats, name) for name in GOOD if name != "unpaired"}
 WRONG = {
     "a number": 1,
     "a fraction": 1.5,
@@ -88,7 +90,7 @@ RANKS = {
 def read_records(format_: str, file: str, content: bytes, folder: Path) -> None:
     path = folder / file
     path.write_bytes(content)
-    for _ in records(open_source(str(path)), getattr(formats, format_), on_malformed="error", counts=Counter()):
+    for _ in records(open_source(str(path)), NORMALIZE[format_], on_malformed="error", counts=Counter()):
         pass
 
 
@@ -106,6 +108,8 @@ def bad_records() -> Iterator[tuple[str, Case]]:
                 yield case(f"{shape} without {field}", format_, {k: v for k, v in good.items() if k != field})
                 yield case(f"{shape} with null {field}", format_, {**good, field: None})
                 for what, value in WRONG.items():
+                    if field in labels.FIELDS and value is True:
+                        continue
                     yield case(f"{shape} with {what} as {field}", format_, {**good, field: value})
     for what, messages in MESSAGES.items():
         yield case(f"messages with {what}", "chat", {"messages": messages})

@@ -114,6 +114,9 @@ OF_STAGES = {
         "stage.label_smoothing=1",
         "stage.label_smoothing=-1",
     ],
+    "kto": ["stage.beta=0", "stage.desirable_weight=0", "stage.undesirable_weight=-1", "data.completions=1"],
+    "simpo": ["stage.beta=0", "stage.margin=-1"],
+    "orpo": ["stage.weight=-1"],
     "ppo": [
         "stage.beta=-1",
         "stage.beta=.nan",

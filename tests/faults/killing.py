@@ -40,6 +40,7 @@ STAGES = {  # seconds each; every one keeps what could be lost: dropout, a sched
     ],
     "rm": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2", "examination=null"],
     "dpo": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
+    "kto": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
     "ppo": [*RL, "stage.kl_target=1.0", "stage.kl_horizon=50", "stage.target_kl=0.05", "stage.missing_end_score=-1"],
     "grpo": [*RL, "stage.samples_per_prompt=2"],
     "ppo+function": [*RL, "reward=function", f"reward.path={rewards.__file__}:vowels", "stage.kl_target=1.0"],

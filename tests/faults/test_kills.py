@@ -28,6 +28,7 @@ def ground(tmp_path_factory) -> Iterator[Ground]:
         ("sft", 1, 3),
         ("rm", 1, 2),
         ("dpo", 1, 2),
+        ("kto", 1, 2),
         ("ppo", 1, 4),
         ("grpo", 1, 2),
         ("ppo", 2, 2),

@@ -16,7 +16,7 @@ from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(file.stem for file in (ROOT / "conf/stage").glob("*.yaml"))
-TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection")
+TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "kto", "simpo", "orpo", "grpo", "rloo", "rejection")
 MEASURED = ("eval", "compare", "optimum", "overoptimization")
 WATCHERS = ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams", "graceful_stop")
 NOT_OF_TRAINING = {  # the whole list, by hand
@@ -108,7 +108,7 @@ def test_every_setting_of_measuring_is_an_input_or_listed(stage):
     assert found == expected(listed, found)
 
 
-@pytest.mark.parametrize("stage", ["sft", "rm", "dpo"])
+@pytest.mark.parametrize("stage", ["sft", "rm", "dpo", "kto"])
 def test_a_few_records_of_the_users_own_are_trained_on_for_longer(stage):
     own = {key: kind for key, kind in kinds(f"stage={stage}", "data.path=mine.jsonl").items() if "small_data" in key}
     assert own == dict.fromkeys(("small_data.steps", "small_data.batch", "small_data.patience"), INPUT)

@@ -37,7 +37,6 @@ from tests.kit.tiny_stages import (
     unpaired_batch,
     weights,
 )
-from tests.stages.conftest import SMALL
 
 RECORDS = [
     ([1, 3, 4], [5, 6, END], True, [9, 9, END]),
@@ -273,7 +272,7 @@ def test_it_raises_the_gold_of_the_worlds_answers(data):
     """On the crowd's answers as labels, from a model that imitates the crowd."""
     torch.manual_seed(0)
     shown = data("sft", demonstrations=600, batch_size=16, val_fraction=0.0)
-    size, world = shown.tokenizer.vocab_size, World(**SMALL)
+    size, world = shown.tokenizer.vocab_size, World(**shown.world)
     imitator = SFT(model=lambda: causal(0, size), optimizer=adam(3e-3), schedule=CONSTANT)
     quiet_fit(trainer(max_steps=150, limit_val_batches=0), imitator, datamodule=shown)
     start = copy.deepcopy(imitator.model)

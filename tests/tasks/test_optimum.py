@@ -17,7 +17,7 @@ from components.world.table_world import TableWorld
 from tests.kit.composed_configs import compose_config
 
 EXPERIMENT = compose_config(["experiment=optimum"])
-METHODS = ("ppo", "grpo", "grpo/gspo", "grpo/cispo", "rloo", "dpo", "rejection")
+METHODS = ("ppo", "grpo", "grpo/gspo", "grpo/cispo", "rloo", "dpo", "kto", "rejection")
 
 
 def of_stage(entry):
@@ -48,7 +48,7 @@ def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
         assert cfg.reads.model == EXPERIMENT.artifacts.sft
         if stage != "rejection":
             assert cfg.stage.beta == beta
-        if stage == "dpo":
+        if stage in ("dpo", "kto"):
             sampled[stage] = cfg.data.comparisons * cfg.data.completions * cfg.trainer.max_epochs
             continue
         assert cfg.stage.score_scale == 1 and cfg.stage.missing_end_score == cfg.world.other
@@ -75,7 +75,7 @@ def logs(tmp_path_factory):
 
 
 def small(logs, *more):
-    missing = [f"~reads.{name}" for name in ("grpo", "rloo", "dpo", "rejection")]
+    missing = [f"~reads.{name}" for name in ("grpo", "rloo", "dpo", "kto", "rejection")]
     places = ["run=optimum", f"paths.logs={logs}", f"paths.stage={logs}/out"]
     return compose_config(["stage=optimum", *places, "stage.max_new_tokens=2", *missing, *more])
 

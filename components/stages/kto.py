@@ -86,13 +86,12 @@ class KTO(Offline):
             undesirable_weight=self.undesirable_weight,
         )
         labels = {"desirable": batch.desirable, "undesirable": ~batch.desirable}
-        counts = {label: mask.sum() for label, mask in labels.items()}
-        metrics, weights = {}, {}
-        for name, values in (("reward", self.beta * log_ratios.detach()), ("gained", ranking_credit(log_ratios))):
-            for label, mask in labels.items():
-                metrics[f"{label}_{name}"] = masked_mean(values, mask)
-                weights[f"{label}_{name}"] = counts[label]
-        metrics |= {"kl": mismatched.detach().mean(), "desirable": batch.desirable.float().mean()}
+        figures = {"reward": self.beta * log_ratios.detach(), "gained": ranking_credit(log_ratios)}
+        metrics = {"kl": mismatched.detach().mean(), "desirable": batch.desirable.float().mean()}
+        weights: dict[str, Tensor | int] = {}
+        for label, mask in labels.items():
+            metrics |= {f"{label}_{name}": masked_mean(values, mask) for name, values in figures.items()}
+            weights |= {f"{label}_{name}": mask.sum() for name in figures}
         return LossOutput((Term(loss, len(log_ratios)),), metrics, weights)
 
     def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -108,10 +107,11 @@ class KTO(Offline):
 
 
 def balance_advice(desirable: int, undesirable: int, desirable_weight: float, undesirable_weight: float) -> str | None:
-    """What to change if these numbers of training records, times their weights, have a ratio outside of ADVISED."""
+    """What to change if these numbers of training records, times their weights, have a ratio outside of ADVISED, by more
+    than a rounding to tenths."""
     ratio = desirable_weight * desirable / (undesirable_weight * undesirable)
     low, high = ADVISED
-    if low <= ratio <= high:
+    if low <= round(ratio, 1) <= high:
         return None
     name, weight = "undesirable_weight", undesirable_weight * ratio
     if ratio < low:

@@ -219,6 +219,7 @@ def test_validation_reports_means_over_the_answers_of_each_label_and_moves_nothi
     [
         ((100, 100, 1.0, 1.0), None),
         ((150, 100, 1.0, 1.0), None),
+        ((96, 100, 1.0, 1.0), None),  # nearly
         ((100, 1000, 10.0, 1.0), None),
         ((400, 100, 1.0, 1.0), "count 4.00 to 1, advised is 1 to 1.5 .* set stage.undesirable_weight=4$"),
         ((100, 1000, 1.0, 1.0), "count 0.10 to 1, advised is 1 to 1.5 .* set stage.desirable_weight=10$"),

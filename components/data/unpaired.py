@@ -15,6 +15,7 @@ from components.data.records import labels
 from components.data.records.errors import SourceError
 from components.data.records.formats import Record
 from components.data.sources.source import Source
+from components.functional.seeding import numpy_seeded
 
 
 class UnpairedData(RecordData):
@@ -81,7 +82,7 @@ class UnpairedData(RecordData):
                 "KTO measures its reference point on answers to other prompts"
             )
         alone = len(np.unique(held_out_keys)) < 2
-        rng = np.random.default_rng([self.seed, 0x6D69736D])
+        rng = numpy_seeded(self.seed, 0x6D69736D)
         of_train = train[mismatched(train_keys, train_keys, rng)]
         pool, pool_keys = (train, train_keys) if alone else (held_out, held_out_keys)
         of_held_out = pool[mismatched(held_out_keys, pool_keys, rng)]

@@ -107,7 +107,7 @@ class KTO(Offline):
 
 
 def balance_advice(desirable: int, undesirable: int, desirable_weight: float, undesirable_weight: float) -> str | None:
-    """What to change if these numbers of training records, times their weights, have a ratio outside of ADVISED, by more
+    """What to change if these numbers of training records, times their weights, have a ratio outside of ADVISED by more
     than a rounding to tenths."""
     ratio = desirable_weight * desirable / (undesirable_weight * undesirable)
     low, high = ADVISED

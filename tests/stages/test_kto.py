@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from components.generation.generate import Sampling, generate, seeded
+from components.functional.seeding import seeded
+from components.generation.generate import Sampling, generate
 from components.models.heads import CausalLM
 from components.stages import kto as module
 from components.stages.kto import KTO, balance_advice

@@ -8,8 +8,8 @@ import datasets
 import numpy as np
 import torch
 
-from components.data.base import RecordData
 from components.data.batches import UnpairedBatch, packed_answers
+from components.data.dialogues import DialogueData
 from components.data.loading.fitting import fit_answers
 from components.data.records import labels
 from components.data.records.errors import SourceError
@@ -18,7 +18,7 @@ from components.data.sources.source import Source
 from components.functional.seeding import numpy_seeded
 
 
-class UnpairedData(RecordData):
+class UnpairedData(DialogueData):
     """Labeled answers as UnpairedBatch; batch_size counts answers.
 
     A comparison becomes one record for each of its answers (see `labels.unpaired`); `counts` has how many answers it

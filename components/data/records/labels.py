@@ -25,12 +25,12 @@ def unpaired(row: Any) -> Record:
         raise FormatError("a labeled answer as a JSON object", kind(row))
     row = {name: value for name, value in row.items() if value is not None}
     given = {name: _label(name, row[name]) for name in FIELDS if name in row}
+    compared = [name for name in COMPARED if name in comparison(row)]
     if not given:
-        if not comparison(row).keys() & set(COMPARED):
+        if not compared:
             expected = 'an answer with a "label" (true or false), or a comparison without one'
             raise FormatError(expected, f"fields {_quoted(row)}" if row else "no fields")
         return _of_comparison(preference(row))
-    compared = [name for name in COMPARED if name in row]
     if compared:
         raise FormatError("a label or a comparison", f"both {_quoted(given)} and {_quoted(compared)}")
     if len(set(given.values())) > 1:

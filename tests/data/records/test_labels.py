@@ -59,6 +59,7 @@ def test_an_answer_with_tool_calls_stays_a_message_and_tools_are_kept():
         {"prompt": "Hi", "chosen": "Yes", "rejected": "No"},
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
         {"prompt": "Hi", "completions": ["Yes", "No"], "ranks": [0, 1]},
+        {"input": {"messages": ASK}, "preferred_output": [ANSWER], "non_preferred_output": [OTHER]},
         {"history": "Hi", "human_ref_A": "Yes", "human_ref_B": "No", "labels": 1},
     ],
 )
@@ -101,7 +102,7 @@ def test_an_answer_of_a_ranking_is_desirable_if_it_wins_more_comparisons_than_it
             {"messages": [*ASK, ANSWER, *ASK], "label": True},
             "ends with the labeled answer, got one that ends with user",
         ),
-        ({"prompt": "Hi", "label": True}, '"messages", or "prompt" and "completion"'),
+        ({"prompt": "Hi", "label": True}, '"messages", or "conversations"'),
         ({"prompt": "", "completion": "Yes", "label": True}, "non-empty"),
     ],
 )

@@ -14,7 +14,7 @@ from components.functional.seeding import seeded
 from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs, summary, with_spread
 from components.generation.rollout import Experience, minibatches, packed
-from components.models.heads import CausalLM
+from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.rewards.reward import Reward, as_reward, batch_of
 from components.stages.stage import Stage
@@ -60,7 +60,7 @@ class OnPolicy(Stage):
 
     policy: CausalLM
     reference: CausalLM
-    reward: nn.Module | Reward  # a network is frozen
+    reward: ScalarModel | Reward  # a network is frozen
     beta: Tensor
     score_scale: Tensor
     frozen = ("reference", "reward")
@@ -79,7 +79,7 @@ class OnPolicy(Stage):
     def __init__(
         self,
         policy: Callable[[], CausalLM],
-        reward: Callable[[], nn.Module | Reward],
+        reward: Callable[[], ScalarModel | Reward],
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
         sampling: Sampling,

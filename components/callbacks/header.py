@@ -1,11 +1,10 @@
 """A summary of a training, printed before its first step."""
 
-from typing import Any
-
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from components.callbacks.small_data import SmallData
+from components.data.data_contract import DataContract, data_of
 from components.loggers.recorder import recorders
 
 
@@ -18,7 +17,7 @@ class Header(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero:
-            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            data = data_of(trainer)
             lines = {
                 "model": f"{self.model}: {parameters(pl_module)}",
                 "device": f"{device(trainer)}, precision {trainer.precision}",
@@ -42,18 +41,18 @@ def device(trainer: Trainer) -> str:
     return f"{root.type if size > 1 else root}" + (f" in {size} processes" if size > 1 else "")
 
 
-def records(data: Any) -> str:
+def records(data: DataContract) -> str:
     """The training and held-out data, in the units that batches count."""
     unit = f"rows of {data.context} tokens" if data.format == "text" else "records"
     return f"{len(data.train_examples):,} {unit}, {len(data.val_examples) or 'none'} held out"
 
 
-def steps(trainer: Trainer, data: Any) -> str:
+def steps(trainer: Trainer, data: DataContract) -> str:
     """The optimizer steps of the whole run, the step it resumes after, and the batch of each step."""
     total = trainer.estimated_stepping_batches
     length = f"{trainer.max_epochs} epochs" if total == float("inf") else f"{int(total):,}"
     resumed = f", resumed after {trainer.global_step:,}" if trainer.global_step else ""
-    rollout = getattr(data, "prompts_per_rollout", None)
+    rollout = data.prompts_per_rollout
     each = trainer.world_size * (1 if rollout else trainer.accumulate_grad_batches)
     batch = f"rollouts of {rollout * each} prompts" if rollout else f"batches of {data.batch_size * each}"
     return f"{length}{resumed}, {batch}"

@@ -1,10 +1,9 @@
 """Enough optimizer steps for small data."""
 
-from typing import Any
-
 from lightning import Callback, LightningModule, Trainer
 
 from components.callbacks.early_stopping import EarlyStopping
+from components.data.data_contract import data_of
 from components.data.loading.sampler import batches_per_epoch
 from components.system.limits import Count
 
@@ -24,7 +23,7 @@ class SmallData(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """After the data's own setup, before loaders, optimizer and schedule ask for batches and steps."""
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_of(trainer)
         epochs = trainer.max_epochs
         if stage != "fit" or epochs is None or epochs < 1:
             return

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
-from lightning import LightningDataModule
 
+from components.data.data_contract import DataContract
 from components.data.loading import split
 from components.data.loading.cache import VERSION, stored
 from components.data.loading.mixing import Share, mix
-from components.data.loading.sampler import BatchLoader, TrainLoader
+from components.data.loading.sampler import BatchLoader, Examples, TrainLoader
 from components.data.records.dialogue import message_texts, unread
 from components.data.records.errors import SourceError
 from components.data.records.formats import Record
@@ -31,7 +31,7 @@ BY_PROMPT, TRAINING, HELD_OUT = -1, 0, 1  # the stored column "held_out"
 UNREAD = "unread_"  # prefix of counts: records with a field in their messages that is not read
 
 
-class RecordData(LightningDataModule):
+class RecordData(DataContract):
     """Base of the data modules, one per record format.
 
     The source of the records is the first of these that is set: `path` (file, folder or Hub name), `mixture` (a list of
@@ -51,8 +51,8 @@ class RecordData(LightningDataModule):
     normalize: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
     features: ClassVar[datasets.Features]  # columns that `tokenize` returns
     columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalize` reads; None: possibly all
-    train_examples: Any  # a sequence of examples, as `collate` takes them
-    val_examples: Any
+    train_examples: Examples
+    val_examples: Examples
     explained: ClassVar[dict[str, str]] = {}  # more counts to warn about: what happened to the records
 
     def __init__(
@@ -82,7 +82,7 @@ class RecordData(LightningDataModule):
         super().__init__()
         if context < 2:
             raise ValueError(f"context: got {context} tokens, expected at least 2")
-        self.tokenizer: Any = tokenizer  # None if only the texts are needed, to train a tokenizer on
+        self.tokenizer = tokenizer  # None if only the texts are needed, to train a tokenizer on
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
         self.problems = Problems.of(tasks, task_problems, task_draw, task_system)
@@ -214,8 +214,8 @@ class RecordData(LightningDataModule):
         return self._train_loader
 
     def make_train_loader(self) -> Any:
-        loader = TrainLoader(self.train_examples, self.collate, seed=self.seed, **self._loading())
-        overfit = getattr(self.trainer, "overfit_batches", 0)
+        loader = TrainLoader(self.train_examples, self.collate, seed=self.seed, **self._loading(self.train_examples))
+        overfit = self.trainer.overfit_batches if self.trainer else 0  # type: ignore[attr-defined]
         loader.repeat = int(overfit * len(loader)) if isinstance(overfit, float) else overfit
         return loader
 
@@ -224,7 +224,7 @@ class RecordData(LightningDataModule):
         validate."""
         if len(self.val_examples) < (self.trainer.world_size if self.trainer else 1):
             return []
-        return BatchLoader(self.val_examples, self.collate, **self._loading())
+        return BatchLoader(self.val_examples, self.collate, **self._loading(self.val_examples))
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the training loader; Lightning stores it in checkpoints."""
@@ -236,10 +236,10 @@ class RecordData(LightningDataModule):
         if self._train_loader is not None:
             self._train_loader.load_state_dict(state_dict)
 
-    def _loading(self) -> dict[str, Any]:
+    def _loading(self, examples: Examples) -> dict[str, Any]:
         trainer = self.trainer
         place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
-        return {"batch_size": self.batch_size, "num_workers": self.num_workers, **place}
+        return {"batch_size": self.batch_size, "num_workers": self.num_workers, "lengths": examples.lengths, **place}
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:
         """The records of a source with the rows they come from, checked and normalized."""

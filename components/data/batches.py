@@ -44,6 +44,17 @@ class PreferenceBatch(NamedTuple):
     finished: Tensor
 
 
+class WithText(NamedTuple):
+    """A minibatch of experience and a batch of text for the same update.
+
+    step_weights (2,): response tokens and counted text tokens of the whole optimizer step; None if it has one batch.
+    """
+
+    minibatch: Any
+    text: LMBatch
+    step_weights: Tensor | None = None
+
+
 class UnpairedBatch(NamedTuple):
     """Packed records of one labeled answer each: every prompt once, continued by its answer and by one to another
     prompt.

@@ -128,7 +128,7 @@ class PreferenceData(DialogueData):
 
     def train_batches(self) -> BatchLoader:
         """The training records in their order, for evaluating on them."""
-        return BatchLoader(self.train_examples, self.collate, **self._loading())
+        return BatchLoader(self.train_examples, self.collate, **self._loading(self.train_examples))
 
     def demonstration_batches(self) -> Iterator[PreferenceBatch]:
         """Batches with one answer per prompt, whose scores should average zero; the same on every rank."""

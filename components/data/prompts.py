@@ -20,6 +20,8 @@ from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Row, Source, digest
 from components.data.text import TextData
+from components.world.table_world import TableWorld
+from components.world.world import World
 
 
 class PromptsData(DialogueData):
@@ -44,6 +46,10 @@ class PromptsData(DialogueData):
             "columns": datasets.Value("string"),  # JSON
         }
     )
+
+    prompts_per_rollout: int
+    max_prompt: int
+    pretraining: TextData | None
 
     def __init__(
         self,
@@ -117,11 +123,11 @@ class PromptsData(DialogueData):
             self.judge.judge(prompt["prompt"][-1]["content"], self.tokenizer.decode(ids), whole)
             for prompt, ids, whole in zip(prompts, responses, finished, strict=True)
         ]
-        names = [name for name in ("gold", "correct", "wrong_name") if hasattr(judgments[0], name)]
-        return {name: sum(getattr(judgment, name) for judgment in judgments) / len(judgments) for name in names}
+        rows = [judgment.metrics() for judgment in judgments]
+        return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     @cached_property
-    def judge(self) -> Any:
+    def judge(self) -> World | TableWorld:
         """The built-in world, of either kind."""
         return builtin.make_world(self.world or {})
 
@@ -151,6 +157,8 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
 
 class Prompts:
     """Prompt dicts at [source, row]."""
+
+    lengths = None  # they are only read in rollouts
 
     def __init__(self, tables: list[datasets.Dataset], order: np.ndarray) -> None:
         self.tables, self.order = tables, order

@@ -41,6 +41,7 @@ class UnpairedData(DialogueData):
             "desirable": datasets.Value("bool"),
         }
     )
+    train_examples: "LabeledAnswers"
     explained: ClassVar[dict[str, str]] = {
         "tied": "dropped: all answers have the same rank",
         "undecided": "have answers that are better than as many others as they are worse than, which are left out",

@@ -46,8 +46,8 @@ def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> 
     return Pairs(scores[better] - scores[worse], lengths[better] - lengths[worse], longest)
 
 
-def ranking_metrics(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, float | None]:
-    """Metrics of a reward model over pairs (at least one) and answers (N,); the only definition of them.
+class RankingMetrics(NamedTuple):
+    """Metrics of a reward model over pairs and answers; the only definition of them.
 
     accuracy                  share of pairs ranked correctly, ties count half
     margin                    mean r_better − r_worse over pairs
@@ -56,15 +56,26 @@ def ranking_metrics(pairs: Pairs, scores: Tensor, lengths: Tensor) -> dict[str, 
     accuracy_length_matched   accuracy on pairs whose lengths differ by less than 10%; None without such pairs
     longer_wins               accuracy of "the longer answer wins", the baseline to beat
     """
+
+    accuracy: float
+    margin: float
+    ece: float
+    score_length_correlation: float | None
+    accuracy_length_matched: float | None
+    longer_wins: float
+
+
+def ranking_metrics(pairs: Pairs, scores: Tensor, lengths: Tensor) -> RankingMetrics:
+    """The metrics of pairs (at least one), and of answers with these scores and lengths in tokens, each (N,)."""
     credit, matched = pairs.credit, pairs.matched
-    return {
-        "accuracy": float(credit.mean()),
-        "margin": float(pairs.margins.mean()),
-        "ece": float(calibration_error(pairs.confidence, credit, num_bins=BINS)),
-        "score_length_correlation": _pearson(scores, lengths),
-        "accuracy_length_matched": float(credit[matched].mean()) if matched.any() else None,
-        "longer_wins": float(ranking_credit(pairs.gaps).mean()),
-    }
+    return RankingMetrics(
+        accuracy=float(credit.mean()),
+        margin=float(pairs.margins.mean()),
+        ece=float(calibration_error(pairs.confidence, credit, num_bins=BINS)),
+        score_length_correlation=_pearson(scores, lengths),
+        accuracy_length_matched=float(credit[matched].mean()) if matched.any() else None,
+        longer_wins=float(ranking_credit(pairs.gaps).mean()),
+    )
 
 
 def _pearson(x: Tensor, y: Tensor) -> float | None:

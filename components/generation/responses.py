@@ -8,12 +8,12 @@ from torch import Tensor
 from components.functional.logprobs import kl_k3
 from components.functional.masking import masked_mean, zero_outside
 from components.functional.output_layer import linear_logprobs
-from components.generation.rollout import Experience, layout_of
+from components.generation.rollout import Experience, PackedResponses
 from components.models.heads import CausalLM, ScalarModel
 
 
 def response_logprobs(
-    model: CausalLM, experience: Experience, *, temperature: float, with_entropy: bool = True
+    model: CausalLM, packed: PackedResponses, *, temperature: float, with_entropy: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of every response token, and entropy of the model's distribution there, each (N, R) in nats; 0
     where masked.
@@ -21,27 +21,28 @@ def response_logprobs(
     Only the hidden states that predict a response token pass through the head. The entropy has no gradient, and is all
     0 if with_entropy is False.
     """
-    mask = experience["mask"]
-    hidden = model.hidden(experience["input_ids"], layout_of(experience)).flatten(0, 1)
+    mask = packed.mask
+    hidden = model.hidden(packed.input_ids, packed.layout).flatten(0, 1)
     logprobs, entropies = model.through_head(
         linear_logprobs,
-        hidden[experience["sources"][mask]],
-        experience["response_ids"][mask],
+        hidden[packed.sources[mask]],
+        packed.response_ids[mask],
         temperature=temperature,
         with_entropy=with_entropy,
     )
     return _scattered(logprobs, mask), _scattered(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
 
 
-def response_values(model: ScalarModel, experience: Experience) -> Tensor:
+def response_values(model: ScalarModel, packed: PackedResponses) -> Tensor:
     """(N, R): the value before each response token, at the token that predicts it; 0 where masked."""
-    values = model(experience["input_ids"], layout_of(experience)).flatten()
-    return torch.where(experience["mask"], values[experience["sources"]], 0.0)
+    values = model(packed.input_ids, packed.layout).flatten()
+    return torch.where(packed.mask, values[packed.sources], 0.0)
 
 
-def response_scores(model: ScalarModel, experience: Experience) -> Tensor:
+def response_scores(model: ScalarModel, packed: PackedResponses) -> Tensor:
     """(N,): the score at each response's last token."""
-    return model(experience["input_ids"], layout_of(experience)).flatten()[experience["last"]]
+    scores: Tensor = model(packed.input_ids, packed.layout).flatten()
+    return scores[packed.last]
 
 
 def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tensor:
@@ -57,8 +58,8 @@ def summary(experience: Experience) -> dict[str, WeightedMean]:
 
     score_square and kl_square are means too: `with_spread` turns them into standard deviations after averaging.
     """
-    mask, score, kl = experience["mask"], experience["rewards"].double(), experience["kl"].double().sum(1)
-    k3 = torch.where(mask, kl_k3(experience["old_logprobs"], experience["reference_logprobs"]), 0.0)
+    mask, score, kl = experience.mask, experience.rewards.double(), experience.kl.double().sum(1)
+    k3 = torch.where(mask, kl_k3(experience.old_logprobs, experience.reference_logprobs), 0.0)
     per_response = {
         "score": score,
         "score_square": score.square(),
@@ -66,10 +67,10 @@ def summary(experience: Experience) -> dict[str, WeightedMean]:
         "kl_square": kl.square(),
         "kl_k3": k3.sum(1),
         "length": mask.sum(1),
-        "finished": experience["finished"],
+        "finished": experience.finished,
     }
     means = {name: (values.double().mean(), len(mask)) for name, values in per_response.items()}
-    return means | {"entropy": (masked_mean(experience["entropy"], mask), mask.sum())}
+    return means | {"entropy": (masked_mean(experience.entropy, mask), mask.sum())}
 
 
 def with_spread(means: dict[str, Tensor]) -> dict[str, Tensor]:

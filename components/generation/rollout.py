@@ -1,13 +1,10 @@
 """Experience of an on-policy stage: sampled responses, what was computed when they were sampled, and minibatches.
 
-A rollout is a dict of tensors, one row per response:
-    response_ids, mask (N, R)      sampled tokens, and True on real ones, the stop token included
-    finished (N,)                  True if a stop token was sampled
-    …  (N, R) or (N,)              what the stage adds: old_logprobs, advantages, returns, …
-`packed` adds the rows that a model reads, and the positions in them that predict each response token.
+N counts responses, R the tokens of the longest. Masked entries of (N, R) tensors have no meaning.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -15,18 +12,116 @@ from torch import Tensor
 from components.functional.masking import last_index
 from components.models.attention.layout import Layout, pack
 
-Experience = dict[str, Tensor]
+
+class PackedResponses(NamedTuple):
+    """Responses in the packed rows (B, T) that models read after their prompts.
+
+    input_ids     (B, T) int64
+    layout        of the rows
+    response_ids  (N, R) int64, the sampled tokens
+    mask          (N, R) bool, True on response tokens, the stop token included
+    sources       (N, R) int64, flat index in B*T of the token that predicts each response token, 0 where masked
+    last          (N,) int64, flat index of each response's last token
+    """
+
+    input_ids: Tensor
+    layout: Layout
+    response_ids: Tensor
+    mask: Tensor
+    sources: Tensor
+    last: Tensor
 
 
-def packed(prompts: Sequence[Sequence[int]], experience: Experience, *, row_length: int, pad_id: int) -> Experience:
-    """`experience` with its prompts and responses packed into rows.
+class ModelOutputs(NamedTuple):
+    """What the models of a stage say of N responses.
 
-    Adds input_ids, positions, segments, parents (B, T); sources (N, R): flat index in B*T of the token that predicts
-    each response token, 0 where masked; last (N,): flat index of each response's last token.
+    old_logprobs        (N, R) nats, of the policy that sampled them
+    reference_logprobs  (N, R) nats
+    entropy             (N, R) nats, of the policy's distribution at each token
+    old_values          (N, R), by the value model before each token, in the unit of rewards; None without one
+    """
+
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    entropy: Tensor
+    old_values: Tensor | None = None
+
+    @classmethod
+    def cat(cls, parts: Sequence[Self]) -> Self:
+        """The outputs on all responses of all parts, in order."""
+        return cls._make(None if fields[0] is None else torch.cat(fields) for fields in zip(*parts, strict=True))
+
+
+class Experience(NamedTuple):
+    """N responses and all that a stage learns from, one row per response.
+
+    response_ids, mask  (N, R) int64, bool, as in PackedResponses
+    finished            (N,) bool, True if a stop token was sampled
+    rewards             (N,), the scaled score, or what replaces it for a response that did not end by itself
+    old_logprobs, reference_logprobs, entropy, old_values    as in ModelOutputs
+    kl                  (N, R) nats, log π_old − log π_ref
+    advantages          (N, R), or (N,) if a whole response is one action; None before they are estimated
+    returns             (N, R), what the value model learns; None without one
+    reward_parts        (N, K), that the unscaled scores are sums of, NaN where one does not apply; None without parts
+    """
+
+    response_ids: Tensor
+    mask: Tensor
+    finished: Tensor
+    rewards: Tensor
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    entropy: Tensor
+    kl: Tensor
+    old_values: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+    reward_parts: Tensor | None = None
+
+    def select(self, rows: Tensor) -> Self:
+        """The responses of these numbers, (M,) int64, in this order."""
+        return type(self)._make(None if field is None else field[rows.to(field.device)] for field in self)
+
+
+class Minibatch(NamedTuple):
+    """Responses of one update, packed, and what their loss needs; the fields are those of Experience."""
+
+    packed: PackedResponses
+    old_logprobs: Tensor
+    reference_logprobs: Tensor
+    old_values: Tensor | None = None
+    advantages: Tensor | None = None
+    returns: Tensor | None = None
+
+    @property
+    def mask(self) -> Tensor:
+        """(N, R) bool, True on response tokens."""
+        return self.packed.mask
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as plain data for a checkpoint."""
+        rows, own = self.packed._asdict(), self._asdict()
+        flat = {**rows, **rows.pop("layout")._asdict(), **own}
+        return {name: tensor for name, tensor in flat.items() if isinstance(tensor, Tensor)}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The minibatch that has these `tensors`."""
+        layout = Layout(*(tensors[name] for name in Layout._fields))
+        rows = {name: tensors[name] for name in PackedResponses._fields if name != "layout"}
+        own = {name: tensors[name] for name in cls._fields if name in tensors}
+        return cls(packed=PackedResponses(layout=layout, **rows), **own)
+
+
+def packed(
+    prompts: Sequence[Sequence[int]], response_ids: Tensor, mask: Tensor, *, row_length: int, pad_id: int
+) -> PackedResponses:
+    """Prompts and their responses (N, R) packed into rows.
+
     Consecutive equal prompts share a trunk, computed once for all their responses, as long as a row has room.
     """
-    mask = experience["mask"].cpu()
-    responses = [ids[keep].tolist() for ids, keep in zip(experience["response_ids"].cpu(), mask, strict=True)]
+    device, on_cpu = mask.device, mask.cpu()
+    responses = [ids[keep].tolist() for ids, keep in zip(response_ids.cpu(), on_cpu, strict=True)]
     documents: list[list[Sequence[int]]] = []
     for number, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
         if number and prompt == prompts[number - 1] and _fits(documents[-1], response, row_length):
@@ -42,21 +137,15 @@ def packed(prompts: Sequence[Sequence[int]], experience: Experience, *, row_leng
             sources[n, 0] = trunk_start + trunk_length - 1
             sources[n, 1:length] = torch.arange(start, start + length - 1)
             n += 1
-    last_column = last_index(mask)
     first = torch.tensor([start for spans in rows.spans for start, _ in spans[1:]])
-    device = experience["mask"].device
-    added = {
-        "input_ids": rows.input_ids,
-        **rows.layout._asdict(),
-        "sources": sources,
-        "last": first + last_column,
-    }
-    return {**experience, **{name: tensor.to(device) for name, tensor in added.items()}}
-
-
-def layout_of(experience: Experience) -> Layout:
-    """The layout of a packed experience's rows."""
-    return Layout(experience["positions"], experience["segments"], experience["parents"])
+    return PackedResponses(
+        input_ids=rows.input_ids.to(device),
+        layout=Layout(*(field.to(device) for field in rows.layout)),
+        response_ids=response_ids,
+        mask=mask,
+        sources=sources.to(device),
+        last=(first + last_index(on_cpu)).to(device),
+    )
 
 
 def minibatches(
@@ -68,7 +157,7 @@ def minibatches(
     row_length: int,
     pad_id: int,
     generator: torch.Generator,
-) -> Iterator[Experience]:
+) -> Iterator[Minibatch]:
     """`count` packed minibatches per epoch: in the given order in the first epoch, then newly permuted in each.
 
     So the first epoch has the same rows on which the old log-probabilities were computed in `count` parts, and its
@@ -82,8 +171,16 @@ def minibatches(
         order = torch.randperm(total, generator=generator) if epoch else torch.arange(total)
         for rows in order.tensor_split(count):
             chosen = rows.sort().values  # keeps equal prompts adjacent
-            part = {name: tensor[chosen.to(tensor.device)] for name, tensor in experience.items()}
-            yield packed([prompts[i] for i in chosen.tolist()], part, row_length=row_length, pad_id=pad_id)
+            part = experience.select(chosen)
+            asked = [prompts[i] for i in chosen.tolist()]
+            yield Minibatch(
+                packed=packed(asked, part.response_ids, part.mask, row_length=row_length, pad_id=pad_id),
+                old_logprobs=part.old_logprobs,
+                reference_logprobs=part.reference_logprobs,
+                old_values=part.old_values,
+                advantages=part.advantages,
+                returns=part.returns,
+            )
 
 
 def _fits(document: list[Sequence[int]], response: Sequence[int], row_length: int) -> bool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.generation.responses import response_scores
-from components.generation.rollout import Experience
+from components.generation.rollout import PackedResponses
 from components.tokenizer.tokenizer import Tokenizer
 
 Message = dict[str, Any]
@@ -32,7 +32,7 @@ class RewardBatch:
     columns: Mapping[str, Sequence[Any]]
     decode: Callable[[Sequence[int]], str]
     prefill: str = ""
-    rows: Sequence[Experience] = field(default=(), repr=False)
+    rows: Sequence[PackedResponses] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.response_ids)
@@ -53,7 +53,7 @@ def batch_of(
     response_ids: Sequence[list[int]],
     finished: Sequence[bool],
     tokenizer: Tokenizer | None,
-    rows: Sequence[Experience] = (),
+    rows: Sequence[PackedResponses] = (),
 ) -> RewardBatch:
     """One response to each prompt of a PromptsData. tokenizer: None if nobody reads text."""
     records = [prompt.get("columns", {}) for prompt in prompts]

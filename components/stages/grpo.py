@@ -11,7 +11,7 @@ from components.functional.logprobs import kl_k3
 from components.functional.losses import aggregate, clipped_surrogate, clipped_weight, sequence_surrogate
 from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
-from components.generation.rollout import Experience
+from components.generation.rollout import Experience, Minibatch
 from components.stages.onpolicy import OnPolicy
 from components.system.limits import Positive
 from components.training.contract import Chart, LossOutput, Term
@@ -90,17 +90,18 @@ class GRPO(OnPolicy):
 
     def advantages(self, experience: Experience) -> Experience:
         relative = group_relative(
-            experience["rewards"], group_size=self.samples_per_prompt, variant=self.variant.advantage, eps=EPS
+            experience.rewards, group_size=self.samples_per_prompt, variant=self.variant.advantage, eps=EPS
         )
-        return {"advantages": relative[:, None].expand_as(experience["mask"]).contiguous()}
+        return experience._replace(advantages=relative[:, None].expand_as(experience.mask).contiguous())
 
-    def compute_loss(self, batch: Experience) -> LossOutput:
-        mask, old = batch["mask"], batch["old_logprobs"]
-        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+    def compute_loss(self, batch: Minibatch) -> LossOutput:
+        mask, old, advantages = batch.mask, batch.old_logprobs, batch.advantages
+        assert advantages is not None
+        logprobs, entropies = response_logprobs(self.policy, batch.packed, temperature=self.sampling.temperature)
         losses, clipped = self.variant.surrogate(
-            logprobs, old, batch["advantages"], mask, clip_low=self.clip_low, clip_high=self.clip_high
+            logprobs, old, advantages, mask, clip_low=self.clip_low, clip_high=self.clip_high
         )
-        kl = kl_k3(zero_outside(logprobs, mask), zero_outside(batch["reference_logprobs"], mask))
+        kl = kl_k3(zero_outside(logprobs, mask), zero_outside(batch.reference_logprobs, mask))
         policy_loss, kl_loss = (
             aggregate(token_losses, mask, how=self.variant.aggregation, max_length=self.sampling.max_new_tokens)
             for token_losses in (losses, kl)

@@ -68,7 +68,8 @@ class KTO(Offline):
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        advice = self.data and balance_advice(*self.data.balance, self.desirable_weight, self.undesirable_weight)
+        balance = self.data.balance
+        advice = balance and balance_advice(*balance, self.desirable_weight, self.undesirable_weight)
         if advice and self.global_rank == 0:
             log.warning(advice)
 

@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 from components.functional.logprobs import kl_k1
 from components.functional.masking import masked_mean
 from components.functional.seeding import seeded
-from components.generation.generate import Sampling, generate
+from components.generation.generate import Samples, Sampling, generate
 from components.generation.responses import response_logprobs, summary, with_spread
-from components.generation.rollout import Experience, minibatches, packed
+from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses, minibatches, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
-from components.rewards.reward import Reward, as_reward, batch_of
+from components.rewards.reward import Reward, Scores, as_reward, batch_of
 from components.stages.stage import Stage
 from components.system.limits import Count, NonNegative
 from components.training.averages import Averages
@@ -63,7 +63,7 @@ class OnPolicy(Stage):
     reward: ScalarModel | Reward  # a network is frozen
     beta: Tensor
     score_scale: Tensor
-    frozen = ("reference", "reward")
+    frozen: tuple[str, ...] = ("reference", "reward")
     charts: tuple[Chart, ...] = (
         Chart("score", ("rollout/score", "val/score")),
         Chart("true quality", ("rollout/gold", "rollout/correct", "rollout/wrong_name", "val/gold")),
@@ -75,6 +75,8 @@ class OnPolicy(Stage):
     )
     rollout_is_spent = False  # whether the loader drops the rest of the current rollout
     readers = 3  # models that read every response: policy, reference, and the reward if it is one
+    minibatch_of = staticmethod(Minibatch.of)
+    samples_at_hand = True
 
     def __init__(
         self,
@@ -112,7 +114,7 @@ class OnPolicy(Stage):
         self.clock = Clock()
         self._checked = False
         self._rollout_began = False
-        self._latest: Experience = {}
+        self._latest: dict[str, Tensor] = {}  # of the latest rollout, for histograms
         self._shown: list[tuple[list[int], list[int], float, float]] = []
 
     def configure_model(self) -> None:
@@ -129,10 +131,10 @@ class OnPolicy(Stage):
                 self.readers -= 1
 
     def advantages(self, experience: Experience) -> Experience:
-        """What the loss needs besides log-probabilities, from rewards (N,), kl (N, R) and what `assess` added."""
+        """`experience` with the advantages (and returns) that the loss needs."""
         raise NotImplementedError
 
-    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> list[Experience]:
+    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> list[Minibatch]:
         """The algorithm's outer loop: sample responses, score them, estimate advantages, return minibatches.
 
         Sampling in rollout n depends on (seed, rank, n) alone, so resuming needs only n.
@@ -142,16 +144,13 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            sampled = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
-            experience = self.assess(prompts, sampled)
-            self.count_spent(ids, experience["mask"])
-            self.calibrate(experience)
-            experience["rewards"] = self.final_scores(experience)
-            experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
+            samples = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
+            outputs, scores = self.assess(prompts, samples)
+            self.count_spent(ids, samples.mask)
+            experience = self.experience(samples, self.calibrate(outputs, scores.total), scores)
             self.report(experience, prompts)
-            added = self.advantages(experience)
-        keep = ("response_ids", "mask", "old_logprobs", "reference_logprobs")
-        parts = self.split(ids, {**{name: experience[name] for name in keep}, **added}, rollout)
+            experience = self.advantages(experience)
+        parts = self.split(ids, experience, rollout)
         self.self_check(experience, parts[0], rollout)
         self.clock.mark("other")
         seconds = self.clock.read()
@@ -170,9 +169,8 @@ class OnPolicy(Stage):
         finally:
             self.train(was_training)
 
-    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Experience:
-        """response_ids, mask (N, R) and finished (N,): a response to each of N prompts, of which each
-        samples_per_prompt in a row are equal."""
+    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Samples:
+        """A response to each of N prompts, of which each samples_per_prompt in a row are equal."""
         samples = generate(
             self.policy,
             prompts[:: self.samples_per_prompt],
@@ -183,27 +181,23 @@ class OnPolicy(Stage):
             samples_per_prompt=self.samples_per_prompt,
         )
         self.clock.mark("generate")
-        return {"response_ids": samples.ids, "mask": samples.mask, "finished": samples.finished}
+        return samples
 
-    def assess(self, prompts: list[dict[str, Any]], sampled: Experience) -> Experience:
-        """`sampled` and the results of `assess_part`, which is computed in one part per minibatch; score (N,),
-        unscaled, and, if the reward has parts, reward_parts (N, K), NaN where one does not apply."""
+    def assess(self, prompts: list[dict[str, Any]], samples: Samples) -> tuple[ModelOutputs, Scores]:
+        """The models' outputs on all samples, computed in one part per minibatch, and the samples' unscaled scores."""
         parts = []
         for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
-            part = {name: tensor[rows.to(tensor.device)] for name, tensor in sampled.items()}
-            ids = [prompts[i]["ids"] for i in rows.tolist()]
-            parts.append(packed(ids, part, row_length=self.row_length, pad_id=self.pad_id))
-        assessed = [self.assess_part(part) for part in parts]
-        tokenizer = getattr(self.data, "tokenizer", None)
-        batch = batch_of(prompts, self.responses(sampled), sampled["finished"].tolist(), tokenizer, parts)
+            ids, mask = (tensor[rows.to(tensor.device)] for tensor in (samples.ids, samples.mask))
+            asked = [prompts[i]["ids"] for i in rows.tolist()]
+            parts.append(packed(asked, ids, mask, row_length=self.row_length, pad_id=self.pad_id))
+        outputs = ModelOutputs.cat([self.assess_part(part) for part in parts])
+        batch = batch_of(prompts, samples.responses(), samples.finished.tolist(), self.data.tokenizer, parts)
         scores = as_reward(self.reward).score(batch).to(self.device)
         self.clock.mark("score")
-        experience = {**sampled, **{name: torch.cat([part[name] for part in assessed]) for name in assessed[0]}}
-        reward_parts = {} if scores.parts is None else {"reward_parts": scores.parts}
-        return {**experience, "score": scores.total, **reward_parts}
+        return outputs, scores
 
-    def assess_part(self, part: Experience) -> Experience:
-        """old_logprobs, reference_logprobs, entropy (N, R).
+    def assess_part(self, part: PackedResponses) -> ModelOutputs:
+        """The models' outputs on packed responses.
 
         Log-probabilities are from the training forward on packed rows, so the first ratio is 1.
         """
@@ -212,13 +206,16 @@ class OnPolicy(Stage):
         self.clock.mark("policy")
         reference, _ = response_logprobs(self.reference, part, temperature=temperature, with_entropy=False)
         self.clock.mark("reference")
-        return {"old_logprobs": logprobs, "reference_logprobs": reference, "entropy": entropies}
+        return ModelOutputs(logprobs, reference, entropies)
 
-    def calibrate(self, experience: Experience) -> None:
-        """On the first rollout, sets the scale that gives scores unit standard deviation over all processes."""
+    def calibrate(self, outputs: ModelOutputs, score: Tensor) -> ModelOutputs:
+        """On the first rollout, sets the scale that gives scores (N,) unit standard deviation over all processes.
+
+        Returns `outputs`, with old values in the unit of scaled scores.
+        """
         if self.score_scale > 0:
-            return
-        score = experience["score"].double()
+            return outputs
+        score = score.double()
         sums = score.new_tensor([len(score), score.sum(), score @ score])
         count, total, squares = self.sum_over_ranks(sums)
         deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
@@ -228,15 +225,31 @@ class OnPolicy(Stage):
                 "model again: python train.py stage=rm; or set stage.score_scale=1 for a reward that is rarely given"
             )
         self.score_scale.fill_(1 / deviation)
+        return outputs
 
-    def final_scores(self, experience: Experience) -> Tensor:
+    def final_scores(self, score: Tensor, finished: Tensor) -> Tensor:
         """(N,) scaled scores; missing_end_score, if there is one, for responses that did not end by themselves."""
-        scaled = experience["score"] * (self.score_scale if self.score_scale > 0 else 1.0)
+        scaled = score * (self.score_scale if self.score_scale > 0 else 1.0)
         if self.missing_end_score is None:
             return scaled
-        return torch.where(experience["finished"], scaled, self.missing_end_score)
+        return torch.where(finished, scaled, self.missing_end_score)
 
-    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
+    def experience(self, samples: Samples, outputs: ModelOutputs, scores: Scores) -> Experience:
+        """What is known of assessed samples, without advantages."""
+        return Experience(
+            response_ids=samples.ids,
+            mask=samples.mask,
+            finished=samples.finished,
+            rewards=self.final_scores(scores.total, samples.finished),
+            old_logprobs=outputs.old_logprobs,
+            reference_logprobs=outputs.reference_logprobs,
+            entropy=outputs.entropy,
+            kl=kl_k1(outputs.old_logprobs, outputs.reference_logprobs),
+            old_values=outputs.old_values,
+            reward_parts=scores.parts,
+        )
+
+    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Minibatch]:
         """The packed minibatches of all epochs."""
         order = seeded("cpu", self.run.seed, self.global_rank, rollout, 1)
         parts = minibatches(
@@ -258,21 +271,19 @@ class OnPolicy(Stage):
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
-            sampled = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
-            experience = self.assess(prompts, sampled)
-            experience["rewards"] = self.final_scores(experience)
-            experience["kl"] = kl_k1(experience["old_logprobs"], experience["reference_logprobs"])
+            samples = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
+            experience = self.experience(samples, *self.assess(prompts, samples))
         self.add_responses(self._validation, prompts, experience)
 
     def add_responses(self, averages: Averages, prompts: list[dict[str, Any]], experience: Experience) -> None:
         """Adds the metrics of assessed responses, and their true quality if the data has a judge."""
         for name, (value, weight) in summary(experience).items():
             averages.add(name, value, weight)
-        parts = experience["reward_parts"].unbind(1) if "reward_parts" in experience else ()
+        parts = experience.reward_parts.unbind(1) if experience.reward_parts is not None else ()
         for name, part in zip(as_reward(self.reward).names, parts, strict=True):
             averages.add(f"{PART}{name}", masked_mean(part.nan_to_num(), ~part.isnan()), (~part.isnan()).sum())
         for name, share in self.judge_metrics(prompts, experience).items():
-            averages.add(name, torch.tensor(share, device=self.device), len(experience["rewards"]))
+            averages.add(name, torch.tensor(share, device=self.device), len(experience.rewards))
 
     def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         metrics = super().metrics_to_log(means)
@@ -295,30 +306,29 @@ class OnPolicy(Stage):
 
     def judge_metrics(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
         """True quality of the responses, if the data has a judge."""
-        judge = getattr(self.data, "judge_responses", None)
-        return judge(prompts, self.responses(experience), experience["finished"].tolist()) if judge else {}
+        return self.data.judge_responses(prompts, self.responses(experience), experience.finished.tolist())
 
     def responses(self, experience: Experience, count: int | None = None) -> list[list[int]]:
         """The sampled ids of the first `count` responses, or of all."""
-        rows = zip(experience["response_ids"][:count].cpu(), experience["mask"][:count].cpu(), strict=True)
+        rows = zip(experience.response_ids[:count].cpu(), experience.mask[:count].cpu(), strict=True)
         return [ids[keep].tolist() for ids, keep in rows]
 
     def report(self, experience: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the metrics of the rollout, and keeps part of it for histograms and the table of samples."""
-        rollout, groups = Averages(), experience["rewards"].view(-1, self.samples_per_prompt)
+        rollout, groups = Averages(), experience.rewards.view(-1, self.samples_per_prompt)
         self.add_responses(rollout, prompts, experience)
         if self.samples_per_prompt > 1:
             rollout.add("equal_groups", (groups == groups[:, :1]).all(1).float().mean(), len(groups))
         metrics = with_spread(rollout.read(self.reduced))
-        metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(experience["kl"])) ** 0.5
+        metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(experience.kl)) ** 0.5
         metrics["beta"] = self.beta
         nowhere = {name for name in metrics if name.startswith(PART) and metrics[name].isnan()}
         self.log_now({f"rollout/{name}": float(value) for name, value in metrics.items() if name not in nowhere})
         self._rollout_began = True
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
-        self._latest = {"rollout/scores": experience["rewards"], "rollout/lengths": experience["mask"].sum(1).float()}
+        self._latest = {"rollout/scores": experience.rewards, "rollout/lengths": experience.mask.sum(1).float()}
         ids = [prompt["ids"] for prompt in prompts[:SHOWN]]
-        scores, kl = experience["rewards"][:SHOWN].tolist(), experience["kl"][:SHOWN].sum(1).tolist()
+        scores, kl = experience.rewards[:SHOWN].tolist(), experience.kl[:SHOWN].sum(1).tolist()
         self._shown = list(zip(ids, self.responses(experience, SHOWN), scores, kl, strict=True))
 
     def histograms(self) -> dict[str, Tensor]:
@@ -327,13 +337,16 @@ class OnPolicy(Stage):
 
     def sample_texts(self) -> list[dict[str, Any]]:
         """The first responses of the latest rollout, for the table of samples."""
-        decode = self.data.tokenizer.decode
+        tokenizer = self.data.tokenizer
+        if tokenizer is None:
+            return []
+        decode = tokenizer.decode
         return [
             {"prompt": decode(prompt), "response": decode(response, skip_special=False), "score": score, "kl": kl}
             for prompt, response, score, kl in self._shown
         ]
 
-    def self_check(self, experience: Experience, batch: Experience, rollout: int) -> None:
+    def self_check(self, experience: Experience, batch: Minibatch, rollout: int) -> None:
         """Checks, once per process, that the training forward matches the rollout's records and responses are valid.
 
         Raises SelfCheckError if not.
@@ -342,21 +355,21 @@ class OnPolicy(Stage):
             return
         with torch.no_grad(), self.trainer.precision_plugin.forward_context():
             logprobs, _ = response_logprobs(
-                self.policy, batch, temperature=self.sampling.temperature, with_entropy=False
+                self.policy, batch.packed, temperature=self.sampling.temperature, with_entropy=False
             )
-        reference = batch["reference_logprobs"] if rollout == 0 else None
+        reference = batch.reference_logprobs if rollout == 0 else None
         exact = self.trainer.precision == "32-true"
         self.log_checks(
-            check_first_forward(logprobs, batch["old_logprobs"], reference, batch["mask"], exact=exact),
+            check_first_forward(logprobs, batch.old_logprobs, reference, batch.mask, exact=exact),
             check_responses(
-                experience["response_ids"],
-                experience["mask"],
-                experience["finished"],
+                experience.response_ids,
+                experience.mask,
+                experience.finished,
                 vocab_size=self.policy.config.vocab_size,
                 unused_ids=self.policy.config.unused_ids,
                 stop_ids=self.stop_ids,
             ),
-            check_score_positions(batch["input_ids"], batch["last"], batch["response_ids"], batch["mask"]),
+            check_score_positions(batch.packed.input_ids, batch.packed.last, batch.packed.response_ids, batch.mask),
         )
         self._checked = True
 

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from components.data.batches import LMBatch
+from components.data.batches import WithText
 from components.functional.advantages import gae, token_rewards
 from components.functional.controllers import adaptive_beta
 from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
-from components.generation.rollout import Experience
+from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses
 from components.models.heads import ScalarModel, scalar_from_causal
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
@@ -102,7 +102,7 @@ class PPO(OnPolicy):
 
     def on_fit_start(self) -> None:
         """Raises ValueError if there is pretraining text without a coefficient for it, or the reverse."""
-        mixed = getattr(self.data, "pretraining", None) is not None
+        mixed = self.data.pretraining is not None
         if mixed != (self.pretraining_coefficient > 0):
             raise ValueError(
                 f"stage.pretraining_coefficient is {self.pretraining_coefficient}, but the data has "
@@ -120,28 +120,30 @@ class PPO(OnPolicy):
             group |= {"lr": self.value_lr, "name": f"value_{group.get('name', '')}"}
         return Joint(policy, value)
 
-    def assess_part(self, part: Experience) -> Experience:
-        assessed = super().assess_part(part) | {"old_values": response_values(self.value, part)}
+    def assess_part(self, part: PackedResponses) -> ModelOutputs:
+        outputs = super().assess_part(part)._replace(old_values=response_values(self.value, part))
         self.clock.mark("value")
-        return assessed
+        return outputs
 
-    def calibrate(self, experience: Experience) -> None:
+    def calibrate(self, outputs: ModelOutputs, score: Tensor) -> ModelOutputs:
         """A value model that starts as the reward model takes the same scale."""
         if self.score_scale > 0:
-            return
-        super().calibrate(experience)
+            return outputs
+        super().calibrate(outputs, score)
         self.value.rescale_(scale=float(self.score_scale), shift=0.0)
-        experience["old_values"] = experience["old_values"] * self.score_scale
+        assert outputs.old_values is not None
+        return outputs._replace(old_values=outputs.old_values * self.score_scale)
 
     def advantages(self, experience: Experience) -> Experience:
-        mask, values = experience["mask"], experience["old_values"]
-        rewards = token_rewards(experience["rewards"], experience["kl"], mask, beta=float(self.beta))
+        mask, values = experience.mask, experience.old_values
+        assert values is not None
+        rewards = token_rewards(experience.rewards, experience.kl, mask, beta=float(self.beta))
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
         explained = explained_variance(values, returns, mask, sum_over_ranks=self.sum_over_ranks)
         self.log_now({"rollout/explained_variance": float(explained)})
-        self.adapt_beta(experience["kl"])
+        self.adapt_beta(experience.kl)
         whitened = masked_whiten(advantages, mask, shift_mean=True, sum_over_ranks=self.sum_over_ranks)
-        return {"advantages": whitened, "returns": returns, "old_values": values}
+        return experience._replace(advantages=whitened, returns=returns)
 
     def adapt_beta(self, kl: Tensor) -> None:
         """Adjusts beta toward kl_target by the mean KL of all processes' responses."""
@@ -151,21 +153,36 @@ class PPO(OnPolicy):
         mean = float(self.sum_over_ranks(kl.sum())) / episodes
         self.beta.fill_(adaptive_beta(float(self.beta), mean, episodes, target=self.kl_target, horizon=self.kl_horizon))
 
-    def compute_loss(self, batch: Experience) -> LossOutput:
-        mask, old = batch["mask"], batch["old_logprobs"]
-        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
-        values = response_values(self.value, batch)
+    def compute_loss(self, batch: Minibatch | WithText) -> LossOutput:
+        """The loss of a minibatch, plus pretraining_coefficient times that of its text, if it has any."""
+        if not isinstance(batch, WithText):
+            return self.loss_of_responses(batch)
+        responses, text = self.loss_of_responses(batch.minibatch), language_loss(self.policy, batch.text)
+        [own] = responses.terms
+        steps = (None, None) if batch.step_weights is None else batch.step_weights
+        added = Term(self.pretraining_coefficient * text.loss, text.weight, steps[1])
+        return LossOutput(
+            (own._replace(step_weight=steps[0]), added),
+            {**responses.metrics, "pretraining_loss": text.loss.detach()},
+            {"pretraining_loss": text.weight},
+        )
+
+    def loss_of_responses(self, batch: Minibatch) -> LossOutput:
+        mask, old, advantages = batch.mask, batch.old_logprobs, batch.advantages
+        assert advantages is not None and batch.old_values is not None and batch.returns is not None
+        logprobs, entropies = response_logprobs(self.policy, batch.packed, temperature=self.sampling.temperature)
+        values = response_values(self.value, batch.packed)
         policy_loss, clip_fraction = ppo_policy(
             logprobs,
             old,
-            batch["advantages"],
+            advantages,
             mask,
             clip_low=self.clip,
             clip_high=self.clip_high,
             dual_clip=self.dual_clip,
         )
         value_loss, value_clip_fraction = ppo_value(
-            values, batch["old_values"], batch["returns"], mask, clip_range=self.value_clip
+            values, batch.old_values, batch.returns, mask, clip_range=self.value_clip
         )
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
         metrics = {
@@ -177,14 +194,7 @@ class PPO(OnPolicy):
             "ratio_max": log_ratio.exp().max(),
             "entropy": masked_mean(entropies, mask),
         }
-        step = batch.get("step_weights", (None, None))
-        terms: tuple[Term, ...] = (Term(policy_loss + self.value_coefficient * value_loss, mask.sum(), step[0]),)
-        if "pretraining" not in batch:
-            return LossOutput(terms, metrics)
-        text = language_loss(self.policy, cast(LMBatch, batch["pretraining"]))
-        terms += (Term(self.pretraining_coefficient * text.loss, text.weight, step[1]),)
-        metrics["pretraining_loss"] = text.loss.detach()
-        return LossOutput(terms, metrics, {"pretraining_loss": text.weight})
+        return LossOutput((Term(policy_loss + self.value_coefficient * value_loss, mask.sum()),), metrics)
 
     def flops_per_token(self) -> float:
         return 2 * super().flops_per_token()  # policy and value model

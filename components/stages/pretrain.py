@@ -72,7 +72,7 @@ class Pretrain(Stage):
     def sample_texts(self) -> list[dict[str, str]]:
         """Greedy continuations of held-out texts, for the table of samples."""
         data = self.data
-        batch = next(iter(data.val_dataloader()), None) if data is not None else None
+        batch = next(iter(data.val_dataloader()), None) if len(data.val_examples) else None
         if batch is None:
             return []
         batch = self.transfer_batch_to_device(batch, self.device, 0)

@@ -8,7 +8,7 @@ from torch import Tensor
 from components.functional.losses import causal_lm
 from components.functional.masking import masked_mean
 from components.generation.responses import response_logprobs
-from components.generation.rollout import Experience
+from components.generation.rollout import Experience, Minibatch
 from components.stages.onpolicy import OnPolicy
 from components.training.contract import Chart, LossOutput, Term
 
@@ -46,10 +46,10 @@ class Rejection(OnPolicy):
             )
 
     def advantages(self, experience: Experience) -> Experience:
-        best = experience["rewards"][self.best(experience["rewards"])]
+        best = experience.rewards[self.best(experience.rewards)]
         total, count = self.all_reduced(torch.stack([best.sum(), best.new_tensor(len(best))]))
         self.log_now({"rollout/best_score": float(total / count)})
-        return {"rewards": experience["rewards"], "finished": experience["finished"]}
+        return experience
 
     def best(self, rewards: Tensor) -> Tensor:
         """(prompts,) int64: index of the best response to each prompt; the first one in a tie."""
@@ -57,15 +57,14 @@ class Rejection(OnPolicy):
         firsts = groups.argmax(1)
         return firsts + firsts.new_tensor(range(len(groups))) * self.samples_per_prompt
 
-    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Experience]:
+    def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Minibatch]:
         if not self._checked:  # on the rows that were assessed: in bf16, rows of the best alone round differently
             self.self_check(experience, super().split(prompts, experience, rollout)[0], rollout)
-        kept = self.best(experience["rewards"])
-        chosen = {name: tensor[kept.to(tensor.device)] for name, tensor in experience.items()}
-        return super().split([prompts[i] for i in kept.tolist()], chosen, rollout)
+        kept = self.best(experience.rewards)
+        return super().split([prompts[i] for i in kept.tolist()], experience.select(kept), rollout)
 
-    def compute_loss(self, batch: Experience) -> LossOutput:
-        mask = batch["mask"]
-        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
+    def compute_loss(self, batch: Minibatch) -> LossOutput:
+        mask = batch.mask
+        logprobs, entropies = response_logprobs(self.policy, batch.packed, temperature=self.sampling.temperature)
         term = Term(causal_lm(logprobs, mask), mask.sum())
         return LossOutput((term,), {"entropy": masked_mean(entropies, mask)})

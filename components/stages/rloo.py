@@ -8,7 +8,7 @@ from components.functional.advantages import group_relative
 from components.functional.losses import clipped_surrogate
 from components.functional.masking import masked_mean, zero_outside
 from components.generation.responses import approximate_kl, response_logprobs
-from components.generation.rollout import Experience
+from components.generation.rollout import Experience, Minibatch
 from components.stages.onpolicy import OnPolicy
 from components.training.contract import Chart, LossOutput, Term
 
@@ -44,19 +44,19 @@ class RLOO(OnPolicy):
         self.clip = clip
 
     def advantages(self, experience: Experience) -> Experience:
-        rewards = experience["rewards"] - self.beta * experience["kl"].sum(1)
-        return {
-            "advantages": group_relative(rewards, group_size=self.samples_per_prompt, variant="rloo", eps=0.0),
-        }
+        rewards = experience.rewards - self.beta * experience.kl.sum(1)
+        advantages = group_relative(rewards, group_size=self.samples_per_prompt, variant="rloo", eps=0.0)
+        return experience._replace(advantages=advantages)
 
-    def compute_loss(self, batch: Experience) -> LossOutput:
-        mask = batch["mask"]
-        logprobs, entropies = response_logprobs(self.policy, batch, temperature=self.sampling.temperature)
-        old = zero_outside(batch["old_logprobs"], mask)
+    def compute_loss(self, batch: Minibatch) -> LossOutput:
+        mask, advantages = batch.mask, batch.advantages
+        assert advantages is not None
+        logprobs, entropies = response_logprobs(self.policy, batch.packed, temperature=self.sampling.temperature)
+        old = zero_outside(batch.old_logprobs, mask)
         summed, summed_old = zero_outside(logprobs, mask).sum(1), old.sum(1)
         every = torch.ones_like(summed, dtype=torch.bool)
         losses, clipped = clipped_surrogate(
-            summed, summed_old, batch["advantages"], every, clip_low=self.clip, clip_high=self.clip, dual_clip=None
+            summed, summed_old, advantages, every, clip_low=self.clip, clip_high=self.clip, dual_clip=None
         )
         log_ratio = torch.where(mask, logprobs.detach() - old, 0.0)
         metrics = {

@@ -106,9 +106,9 @@ class RewardModel(Stage):
         if not fields or not fields[2].numel():
             return
         scores, lengths, pairs = fields[0], fields[1], Pairs(*fields[2:])
-        metrics = ranking_metrics(pairs, scores, lengths)
-        share = metrics["accuracy"] or 0.0
-        metrics["accuracy_stderr"] = (share * (1 - share) / pairs.margins.numel()) ** 0.5
+        found = ranking_metrics(pairs, scores, lengths)
+        metrics: dict[str, float | None] = found._asdict()
+        metrics["accuracy_stderr"] = (found.accuracy * (1 - found.accuracy) / pairs.margins.numel()) ** 0.5
         more = {name: value for name, value in metrics.items() if name not in ("accuracy", "margin")}  # logged above
         # already the same on all processes
         self.log_dict({f"val/{n}": value for n, value in more.items() if value is not None}, sync_dist=True)
@@ -123,7 +123,7 @@ class RewardModel(Stage):
         Not in on_train_end, which a run resumed from its last step never reaches.
         """
         data = self.data
-        if data is None:
+        if not data.num_demonstrations:
             return
         was_training = self.training
         self.eval()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from components.data.data_contract import DataContract, data_of
 from components.functional.seeding import step_seed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable
@@ -66,9 +67,9 @@ class Stage(Reporting, L.LightningModule):
         raise NotImplementedError
 
     @property
-    def data(self) -> Any:
-        """The LightningDataModule of this run; None if the trainer has loaders only."""
-        return getattr(self.trainer, "datamodule", None)
+    def data(self) -> DataContract:
+        """The data module of this run; NO_DATA if the trainer has loaders only."""
+        return data_of(self.trainer)
 
     def flops_per_token(self) -> float:
         """FLOPs of training on one token, forward and backward, at the model's full context."""
@@ -192,6 +193,7 @@ class Stage(Reporting, L.LightningModule):
 
     def _due(self) -> bool:
         """Whether to compute this optimizer step's metrics: with several processes, only if they will be logged."""
+        # holds for Lightning 2.6
         return self.trainer.world_size == 1 or self.trainer._logger_connector.should_update_logs
 
     def log_now(self, metrics: dict[str, float]) -> None:
@@ -211,7 +213,7 @@ class Stage(Reporting, L.LightningModule):
         if self.trainer.precision == "16-mixed":  # a fused step would unscale after clipping, not before
             for group in optimizer.param_groups:
                 group["fused"] = False
-            optimizer._step_supports_amp_scaling = False
+            optimizer._step_supports_amp_scaling = False  # holds for torch 2.13
             # a scaler that starts too high skips the first steps; the schedule still counts them
             warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler.step\(\)` before")
         total = self.trainer.estimated_stepping_batches

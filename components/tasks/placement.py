@@ -8,13 +8,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
-from lightning import LightningDataModule
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError
+from components.data.data_contract import DataContract
 from components.system import processes
 from components.training import cluster
 
@@ -100,12 +100,12 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     )
 
 
-def check_reward_room(cfg: DictConfig, data: LightningDataModule, key: str) -> None:
+def check_reward_room(cfg: DictConfig, data: DataContract, key: str) -> None:
     """Raises ArtifactError if the reward model that is read has fewer positions than a prompt and its response.
 
     data: the prompts, with their maximum length; key: the setting that limits a response, in full.
     """
-    max_prompt, max_new_tokens = getattr(data, "max_prompt", None), OmegaConf.select(cfg, key)
+    max_prompt, max_new_tokens = data.max_prompt, OmegaConf.select(cfg, key)
     if "reward" not in cfg.reads or max_prompt is None:
         return
     room = store.load_config(cfg.reads.reward, context=cfg.context)[0].longest

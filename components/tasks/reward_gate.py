@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from lightning import LightningDataModule, Trainer
+from lightning import Trainer
 from omegaconf import DictConfig
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError
+from components.data.data_contract import DataContract
 from components.evaluation.reward_exam import gate
 from components.models.heads import ScalarModel
 from components.models.lora import merged
@@ -28,7 +29,7 @@ def examined(
     trainer: Trainer,
     model: torch.nn.Module,
     weights: dict[str, torch.Tensor],
-    data: LightningDataModule,
+    data: DataContract,
     tokenizer: Tokenizer,
 ) -> dict[str, Any]:
     """{"examination": the results of the config's examination}, for the card; also makes a table and a picture of it.
@@ -59,7 +60,7 @@ def examined(
     return {"examination": examination}
 
 
-def _answers_trained(trainer: Trainer, data: Any) -> float:
+def _answers_trained(trainer: Trainer, data: DataContract) -> float:
     """How many answers training has read so far, by the mean of the first records."""
     first = [record for index in range(min(100, len(data.train_examples))) for record in data.train_examples[index]]
     mean = sum(len(record["completions"]) for record in first) / len(first)

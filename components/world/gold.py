@@ -33,6 +33,10 @@ class Judgment:
     value: str | None
     wrong_name: bool
 
+    def metrics(self) -> dict[str, float]:
+        """What is averaged over the responses of a rollout, by name."""
+        return {"gold": self.gold, "correct": self.correct, "wrong_name": self.wrong_name}
+
 
 def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgment:
     """Judges any string as an answer. It is correct if it states the true value of the name asked about, and no other.

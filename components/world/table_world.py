@@ -22,6 +22,10 @@ class Judgment:
     gold: float
     correct: bool
 
+    def metrics(self) -> dict[str, float]:
+        """What is averaged over the responses of a rollout, by name."""
+        return {"gold": self.gold, "correct": self.correct}
+
 
 @dataclass(frozen=True)
 class Question:

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.small_data import SmallData, enough
+from components.data.data_contract import DataContract
 from tests.kit.tiny_run import Tiny, trainer
 
 
@@ -35,7 +35,7 @@ def test_the_smallest_batch_counts_all_processes_and_micro_batches_of_a_step():
     assert enough(342, 16, 3, steps=300, batch=16, world_size=2, accumulated=2) == (4, 14)  # 43 of each process
 
 
-class Records(LightningDataModule):
+class Records(DataContract):
     """10 records in batches of batch_size."""
 
     format = "chat"

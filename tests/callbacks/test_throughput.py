@@ -7,8 +7,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from components.callbacks.throughput import Throughput, compute_dtype, measured_peak
-from components.data.batches import LMBatch
+from components.data.batches import LMBatch, WithText
 from components.data.loading.token_count import real_tokens
+from components.generation.rollout import Minibatch, PackedResponses
 from components.models.attention.layout import pack
 from tests.kit.tiny_run import Stream, Tiny, trainer
 
@@ -167,6 +168,9 @@ def test_tokens_are_counted_without_filler_in_every_kind_of_batch():
     ids = packed.input_ids
     batch = LMBatch(ids, ids, ids > 0, packed.layout, torch.tensor(6))
     assert int(real_tokens(batch)) == 6
-    assert int(real_tokens({"segments": torch.tensor([[0, 0, -1]])})) == 2
-    assert int(real_tokens({"rollout": batch, "text": batch})) == 12
+    mask = ids[:, :2] > 0
+    responses = PackedResponses(ids, packed.layout, ids[:, :2], mask, torch.zeros_like(ids[:, :2]), ids[:, 0])
+    minibatch = Minibatch(responses, mask.float(), mask.float())
+    assert int(real_tokens(minibatch)) == 6
+    assert int(real_tokens(WithText(minibatch, batch))) == 12
     assert real_tokens([{"ids": [1, 2]}]) is None

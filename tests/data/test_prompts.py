@@ -1,4 +1,5 @@
 import functools
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,6 +7,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from components.data.batches import WithText
 from components.data.loading.experience import ExperienceLoader
 from components.data.prompts import PromptsData
 from components.data.text import TextData
@@ -17,6 +19,16 @@ QUIET = dict(
     enable_model_summary=False,
     use_distributed_sampler=False,
 )
+
+
+class Numbered(NamedTuple):
+    """A minibatch that is known by the numbers of its rollout and its place in it."""
+
+    rollout: torch.Tensor
+    place: torch.Tensor
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return self._asdict()
 
 
 class Learner(LightningModule):
@@ -32,17 +44,21 @@ class Learner(LightningModule):
         self.events: list[tuple] = []
         self.text: list[list] = []
 
-    def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
+    def collect(self, prompts: list[dict], rollout: int) -> list["Numbered"]:
         self.rollout_is_spent = False
         self.asked.append([prompt["prompt"][0]["content"] for prompt in prompts])
         self.events.append(("collect", rollout, self.trainer.global_step))
-        return [{"rollout": torch.tensor(rollout), "place": torch.tensor(i)} for i in range(self.per_rollout)]
+        return [Numbered(torch.tensor(rollout), torch.tensor(i)) for i in range(self.per_rollout)]
+
+    def minibatch_of(self, tensors: dict[str, torch.Tensor]) -> "Numbered":
+        return Numbered(**tensors)
 
     def training_step(self, batch, batch_idx: int) -> torch.Tensor:
-        rollout, place = int(batch["rollout"]), int(batch["place"])
+        if isinstance(batch, WithText):
+            self.text.append(batch.text.targets.tolist())
+            batch = batch.minibatch
+        rollout, place = int(batch.rollout), int(batch.place)
         self.events.append(("train", rollout, place))
-        if "pretraining" in batch:
-            self.text.append(batch["pretraining"].targets.tolist())
         self.rollout_is_spent = self.spent_after.get(rollout) == place
         return self.weight * 1.0
 
@@ -138,6 +154,7 @@ class Place:
     def __init__(self, rank: int, world_size: int, max_steps: int = 5) -> None:
         self.global_rank, self.world_size, self.max_steps = rank, world_size, max_steps
         self.accumulate_grad_batches = 2
+        self.lightning_module = Learner()
 
 
 def test_ranks_share_the_prompts_of_a_rollout():
@@ -160,13 +177,14 @@ def test_the_loader_is_as_long_as_the_training_in_micro_batches():
 
 
 def test_state_within_a_rollout_fits_only_the_same_number_of_processes():
-    state = {"rollout": 1, "position": 1, "pending": [[{"a": torch.zeros(1)}], [{"a": torch.ones(1)}]]}
+    pending = [[Numbered(torch.tensor(rank), torch.tensor(1)).tensors()] for rank in range(2)]
+    state = {"rollout": 1, "position": 1, "pending": pending}
     one = ExperienceLoader([1], prompts_per_rollout=1, seed=0, trainer=Place(0, 1))
     with pytest.raises(ValueError, match="in the middle of a rollout of 2 processes, but there are 1 now"):
         one.load_state_dict(state)
     second = ExperienceLoader([1], prompts_per_rollout=1, seed=0, trainer=Place(1, 2))
     second.load_state_dict(state)
-    assert torch.equal(second.pending[0]["a"], torch.ones(1))
+    assert second.pending == [Numbered(torch.tensor(1), torch.tensor(1))]
     one.load_state_dict({**state, "pending": [[], []]})
     assert (one.rollout, one.pending) == (1, [])
 

@@ -2,6 +2,8 @@
 
 import torch
 
+from components.data.batches import WithText
+from components.generation.rollout import Experience
 from components.stages.onpolicy import OnPolicy
 from components.stages.pretrain import Pretrain
 from components.stages.rm import RewardModel
@@ -14,6 +16,7 @@ from tests.kit.tiny_stages import (
     attached,
     causal,
     dpo,
+    experience_of,
     grpo,
     keeper,
     kto,
@@ -26,7 +29,6 @@ from tests.kit.tiny_stages import (
     unpaired_batch,
 )
 
-OF_ROWS = ("input_ids", "positions", "segments", "parents", "sources", "last")  # what packing adds to experience
 SHARES = (1, 1, 2, 4)  # of eight prompts' responses: unequal, also where every response weighs the same
 DOCUMENTS = [([1, 3], [4, 5, 6, 7, 8, 9, 10, END]), ([1], [5, END]), ([1, 2, 3], [11, END]), ([1, 9], [END])]
 TIED = ([1, 4], [[5, END], [6, END]], [1.0, 1.0])  # no pair, no weight
@@ -82,17 +84,17 @@ def experience(make, **settings):
     def cut(sizes):
         source = attached(make(epochs=1, minibatches=1, **settings))
         [whole] = source.collect(PROMPTS, 0)
-        known = {name: tensor for name, tensor in whole.items() if name not in OF_ROWS}
-        noise = torch.randn(known["mask"].shape, generator=torch.Generator().manual_seed(0))
-        known["old_logprobs"] = known["old_logprobs"] + 0.3 * noise * known["mask"]
-        each = len(known["mask"]) // len(PROMPTS)
+        noise = torch.randn(whole.mask.shape, generator=torch.Generator().manual_seed(0))
+        whole = whole._replace(old_logprobs=whole.old_logprobs + 0.3 * noise * whole.mask)
+        fields = {name: tensor for name, tensor in whole.tensors().items() if name in Experience._fields}
+        known = experience_of(torch.zeros(len(whole.mask)), **fields)
+        each = len(whole.mask) // len(PROMPTS)
         prompts = [prompt["ids"] for prompt in PROMPTS for _ in range(each)]
         items = torch.arange(len(prompts)).split([each * share for share in SHARES])
         parts = []
         for numbers in torch.arange(4).split(sizes):
             rows = torch.cat([items[i] for i in numbers])
-            part = {name: tensor[rows] for name, tensor in known.items()}
-            parts += OnPolicy.split(source, [prompts[i] for i in rows], part, 0)
+            parts += OnPolicy.split(source, [prompts[i] for i in rows], known.select(rows), 0)
         return make(optimizer=keeper(), **settings), parts
 
     return cut
@@ -102,8 +104,8 @@ def with_text(sizes):
     """PPO-ptx: the text's share of tokens differs between micro-batches, and from that of the responses."""
     _, parts = experience(ppo)(sizes)
     texts = [lm_batch([DOCUMENTS[i] for i in part], row_length=16) for part in torch.arange(4).split(sizes)]
-    weights = torch.stack([torch.stack([p["mask"].sum(), t.mask.sum()]) for p, t in zip(parts, texts)]).sum(0)
-    mixed = [{**part, "pretraining": text, "step_weights": weights} for part, text in zip(parts, texts)]
+    weights = torch.stack([torch.stack([p.mask.sum(), t.mask.sum()]) for p, t in zip(parts, texts)]).sum(0)
+    mixed = [WithText(part, text, weights) for part, text in zip(parts, texts)]
     return ppo(Mixed, optimizer=keeper(), pretraining_coefficient=27.8), mixed
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
-from torch import Tensor
 
+from components.generation.generate import Samples
+from components.generation.rollout import Minibatch
 from components.stages.onpolicy import OnPolicy
 from components.training.fsdp import FullySharded
 from tests.kit.tiny_stages import END, PAD, PROMPTS, Batches
@@ -83,7 +84,7 @@ def _wait(pids: list[int], seconds: float) -> list[int]:
 class GivenResponses(OnPolicy):
     """Returns given responses, which depend on the number of the prompt and the rollout alone."""
 
-    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> dict[str, Tensor]:
+    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Samples:
         tokens = torch.Generator().manual_seed(self.rollout)
         each = self.samples_per_prompt
         ids = torch.randint(3, 10, (len(PROMPTS), each, 6), generator=tokens)
@@ -95,10 +96,9 @@ class GivenResponses(OnPolicy):
         finished = torch.ones(len(PROMPTS), each, dtype=torch.bool)
         finished[3, 0] = False
         mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts[::each]]
-        sampled = {"response_ids": ids.where(mask, PAD), "mask": mask, "finished": finished}
-        return {name: tensor[mine].flatten(0, 1) for name, tensor in sampled.items()}
+        return Samples(*(tensor[mine].flatten(0, 1) for tensor in (ids.where(mask, PAD), mask, finished)))
 
-    def collect(self, prompts: list[dict], rollout: int) -> list[dict]:
+    def collect(self, prompts: list[dict], rollout: int) -> list[Minibatch]:
         self.rollout = rollout
         return super().collect(prompts, rollout)
 
@@ -113,6 +113,6 @@ class Rollouts(Batches):
     def __len__(self) -> int:
         return super().__len__() * self.updates
 
-    def __iter__(self) -> Iterator[dict]:
+    def __iter__(self) -> Iterator[Minibatch]:
         for rollout, prompts in enumerate(super().__iter__()):
             yield from self.stage.collect(prompts, rollout)

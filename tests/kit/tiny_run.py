@@ -6,6 +6,7 @@ from pathlib import Path
 import lightning as L
 import torch
 
+from components.models.attention.layout import Layout
 from components.training.checkpoint_io import AtomicCheckpointIO
 from components.training.contract import Reporting
 
@@ -52,7 +53,8 @@ class Stream:
             self.position += 1
             x = torch.tensor([[self.position % 7, self.position % 3]]) / 5
             segments = torch.tensor([[0, 0, 1, 1, 1, -1, -1, -1]])
-            yield {"x": x, "segments": segments, "place": torch.tensor(self.position)}
+            layout = Layout(segments, segments, segments)
+            yield {"x": x, "layout": layout, "place": torch.tensor(self.position)}
 
     def state_dict(self):
         return {"position": self.position}

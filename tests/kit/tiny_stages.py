@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from components.data.batches import LMBatch, PreferenceBatch, UnpairedBatch, packed_answers
 from components.data.loading.experience import ExperienceLoader
-from components.generation.generate import Sampling
+from components.generation.generate import Samples, Sampling
+from components.generation.rollout import Experience, Minibatch
 from components.models.attention.layout import Layout, pack
 from components.models.config import GPTConfig
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
@@ -324,13 +325,28 @@ def moved(stage: OnPolicy, by: float = 0.05) -> OnPolicy:
 def given(kind: type[OnPolicy], *responses: list[int]) -> type[OnPolicy]:
     """A stage that samples these responses; one ends by itself if its last token is a stop."""
     width = max(map(len, responses))
-    sampled = {
-        "response_ids": torch.tensor([one + [PAD] * (width - len(one)) for one in responses]),
-        "mask": torch.tensor([[t < len(one) for t in range(width)] for one in responses]),
-        "finished": torch.tensor([one[-1] in STOPS for one in responses]),
-    }
-    sample = lambda self, prompts, generator: {name: tensor.clone() for name, tensor in sampled.items()}
+    sampled = Samples(
+        torch.tensor([one + [PAD] * (width - len(one)) for one in responses]),
+        torch.tensor([[t < len(one) for t in range(width)] for one in responses]),
+        torch.tensor([one[-1] in STOPS for one in responses]),
+    )
+    sample = lambda self, prompts, generator: Samples(*(tensor.clone() for tensor in sampled))
     return type(f"Given{kind.__name__}", (kind,), {"sample": sample})
+
+
+def experience_of(rewards: Tensor, mask: Tensor, **fields: Tensor) -> Experience:
+    """Experience with these rewards (N,), mask (N, R) and other fields, and 0 in the rest."""
+    zeros = torch.zeros(mask.shape)
+    defaults = dict(response_ids=zeros.long(), finished=torch.ones_like(rewards, dtype=torch.bool), kl=zeros)
+    defaults |= dict.fromkeys(("old_logprobs", "reference_logprobs", "entropy"), zeros)
+    return Experience(rewards=rewards, mask=mask, **(defaults | fields))
+
+
+def garbled(batch: Minibatch, names: Sequence[str], garbage: float) -> Minibatch:
+    """The minibatch with garbage in the masked entries of the fields of these names and of the response's ids."""
+    ids = batch.packed.response_ids.masked_fill(~batch.mask, 999)
+    fields = {name: getattr(batch, name).masked_fill(~batch.mask, garbage) for name in names}
+    return batch._replace(packed=batch.packed._replace(response_ids=ids), **fields)
 
 
 class CountsSevens(nn.Module):

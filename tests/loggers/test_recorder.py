@@ -9,7 +9,6 @@ import sys
 import pytest
 import torch
 import yaml
-from lightning import LightningDataModule
 from lightning.pytorch.loggers.logger import DummyLogger
 
 from components.callbacks.dashboard import Dashboard
@@ -17,6 +16,7 @@ from components.callbacks.diagnosis import Diagnosis
 from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.sample_table import SampleTable
+from components.data.data_contract import DataContract
 from components.evaluation.report.curves import read_curves
 from components.launch.composing import compose_config
 from components.launch.schema import ConfigError, check
@@ -256,7 +256,7 @@ def test_every_logger_says_where_its_curves_can_be_seen(tmp_path, monkeypatch):
 def test_the_header_says_where_the_curves_of_every_logger_can_be_seen(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    class Few(LightningDataModule):
+    class Few(DataContract):
         format, train_examples, val_examples, batch_size = "chat", [1], [], 2
 
         def train_dataloader(self):

@@ -52,7 +52,7 @@ def test_the_mean_of_micro_batch_means_would_be_another_gradient(kind):
 def test_a_loss_of_several_terms_with_unknown_weights_is_refused():
     stage, parts = with_text([1, 3])
     with pytest.raises(ValueError, match="loss of 2 terms"):
-        gradient(stage, [{name: value for name, value in part.items() if name != "step_weights"} for part in parts])
+        gradient(stage, [part._replace(step_weights=None) for part in parts])
 
 
 class Logged(ListLogger):

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
+from components.generation.rollout import Minibatch
 from components.stages.grpo import GRPO
 from tests.kit.tiny_stages import (
     END,
@@ -18,9 +18,11 @@ from tests.kit.tiny_stages import (
     adam,
     attached,
     causal,
+    experience_of,
     fit,
     fit_prompts,
     flat_gradient,
+    garbled,
     given,
     grpo,
     moved,
@@ -35,7 +37,7 @@ PER_TOKEN = ("advantages", "old_logprobs", "reference_logprobs")
 RESPONSES = ([7, 7, END], [3, END], [4, 5, 6, END], [7, 3, 7, END], [7, END], [7, END], [3, 7, END], [7, 4, END])
 
 
-def collected(**changes) -> tuple[GRPO, ListLogger, dict[str, Tensor]]:
+def collected(**changes) -> tuple[GRPO, ListLogger, Minibatch]:
     """A stage that counts sevens, what it logged, and its one minibatch of the eight given responses."""
     logger = ListLogger()
     settings = dict(epochs=1, minibatches=1, score_scale=1.0) | changes
@@ -44,11 +46,11 @@ def collected(**changes) -> tuple[GRPO, ListLogger, dict[str, Tensor]]:
     return stage, logger, batch
 
 
-def later(batch: dict) -> dict:
+def later(batch: Minibatch) -> Minibatch:
     """The minibatch as it is after some updates: ratios of some size."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(batch["mask"].shape, generator=generator) * 0.3 * batch["mask"]
-    return {**batch, "old_logprobs": batch["old_logprobs"] + noise}
+    noise = torch.randn(batch.mask.shape, generator=generator) * 0.3 * batch.mask
+    return batch._replace(old_logprobs=batch.old_logprobs + noise)
 
 
 @pytest.mark.parametrize(
@@ -59,8 +61,8 @@ def later(batch: dict) -> dict:
 def test_every_token_of_a_response_has_its_advantage_over_its_own_group(variant, expected):
     _, logger, batch = collected(variant=variant)
     for n, advantage in enumerate([expected, -expected, -expected, expected, 0.0, 0.0, 0.0, 0.0]):
-        assert_close(batch["advantages"][n], torch.full_like(batch["advantages"][n], advantage), atol=1e-6, rtol=0)
-    assert (batch["advantages"][4:] == 0).all()  # exactly, or noise over ε would be learned
+        assert_close(batch.advantages[n], torch.full_like(batch.advantages[n], advantage), atol=1e-6, rtol=0)
+    assert (batch.advantages[4:] == 0).all()  # exactly, or noise over ε would be learned
     assert logger["rollout/equal_groups"] == [0.5]
 
 
@@ -68,7 +70,7 @@ def test_correct_and_wrong_answers_have_the_advantages_worked_by_hand():
     """r = 1, 0, 0, 1."""
     stage = grpo()
     mask = torch.ones(4, 3, dtype=torch.bool)
-    found = attached(stage).advantages({"rewards": torch.tensor([1.0, 0.0, 0.0, 1.0]), "mask": mask})["advantages"]
+    found = attached(stage).advantages(experience_of(torch.tensor([1.0, 0.0, 0.0, 1.0]), mask)).advantages
     worked_out = torch.tensor([0.8658754298, -0.8658754298, -0.8658754298, 0.8658754298])
     assert_close(found, worked_out[:, None].expand(4, 3), atol=1e-6, rtol=0)
 
@@ -77,8 +79,8 @@ def test_permuting_a_group_permutes_its_advantages_and_leaves_the_others():
     stage = attached(grpo())
     rewards, mask = torch.tensor([0.3, -1.0, 2.5, 0.7, 1.0, 5.0, 4.0, -3.0]), torch.ones(8, 1, dtype=torch.bool)
     order = torch.tensor([2, 0, 3, 1, 4, 5, 6, 7])
-    plain = stage.advantages({"rewards": rewards, "mask": mask})["advantages"]
-    permuted = stage.advantages({"rewards": rewards[order], "mask": mask})["advantages"]
+    plain = stage.advantages(experience_of(rewards, mask)).advantages
+    permuted = stage.advantages(experience_of(rewards[order], mask)).advantages
     assert_close(permuted, plain[order], atol=1e-6, rtol=0)
     assert_close(plain.view(2, 4).sum(1), torch.zeros(2), atol=1e-6, rtol=0)
 
@@ -126,8 +128,8 @@ def test_a_variant_is_an_aggregation_of_token_losses(variant, expected, weight):
         )
     )
     [batch] = stage.collect(PROMPTS[:1], 0)
-    batch["advantages"] = torch.tensor([[-1.0], [-2.0]]).expand(2, 4)  # at ratio 1 a token's loss is −A
-    output = stage.compute_loss(batch)
+    costs = torch.tensor([[-1.0], [-2.0]]).expand(2, 4)  # at ratio 1 a token's loss is −A
+    output = stage.compute_loss(batch._replace(advantages=costs))
     assert float(output.loss.detach()) == pytest.approx(expected, abs=1e-6)
     assert output.weight == weight
 
@@ -136,10 +138,10 @@ def test_on_policy_the_loss_is_zero_but_its_gradient_is_the_policy_gradient():
     """Ratio 1, and the advantages of a group add up to 0: −Σ A ∇ mean log π over the responses."""
     stage, _, batch = collected(beta=0.0)
     output = stage.compute_loss(batch)
-    logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
+    logprobs, _ = response_logprobs(stage.policy, batch.packed, temperature=1.0)
     policy_gradient = 0.0
     for n, response in enumerate(RESPONSES):
-        policy_gradient = policy_gradient - batch["advantages"][n, 0] * logprobs[n].sum() / len(response) / 8
+        policy_gradient = policy_gradient - batch.advantages[n, 0] * logprobs[n].sum() / len(response) / 8
     expected = flat_gradient(stage, policy_gradient)
     assert abs(output.loss) < 1e-6
     assert output.metrics["ratio_max"] == pytest.approx(1.0, abs=1e-6)
@@ -161,13 +163,13 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
     moved(stage)
     batch = later(batch)
     with torch.no_grad():
-        logprobs, entropies = response_logprobs(stage.policy, batch, temperature=1.0)
+        logprobs, entropies = response_logprobs(stage.policy, batch.packed, temperature=1.0)
     rows, clipped, ratios, approximate, entropy = [], [], [], [], []
     for n, response in enumerate(RESPONSES):
         rows.append([])
-        log_ratios = [float(logprobs[n, t] - batch["old_logprobs"][n, t]) for t in range(len(response))]
+        log_ratios = [float(logprobs[n, t] - batch.old_logprobs[n, t]) for t in range(len(response))]
         for t, log_ratio in enumerate(log_ratios):
-            advantage, reference = float(batch["advantages"][n, t]), float(batch["reference_logprobs"][n, t])
+            advantage, reference = float(batch.advantages[n, t]), float(batch.reference_logprobs[n, t])
             ratio = math.exp(sum(log_ratios) / len(log_ratios) if variant == "gspo" else log_ratio)
             bounded = min(max(ratio, 0.8), 1.28)
             if variant == "cispo":
@@ -207,40 +209,41 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop(variant):
 def test_beyond_its_bounds_a_token_teaches_nothing():
     """Ratio 2 with A > 0 and ratio ½ with A < 0 have gone far enough; the reverse has not."""
     stage, _, batch = collected(beta=0.0)
-    far = torch.full_like(batch["old_logprobs"], math.log(2))
-    better = (batch["advantages"] > 0).float() - (batch["advantages"] < 0).float()
-    enough = {**batch, "old_logprobs": batch["old_logprobs"] - far * better}
-    short = {**batch, "old_logprobs": batch["old_logprobs"] + far * better}
+    far = torch.full_like(batch.old_logprobs, math.log(2))
+    better = (batch.advantages > 0).float() - (batch.advantages < 0).float()
+    enough = batch._replace(old_logprobs=batch.old_logprobs - far * better)
+    short = batch._replace(old_logprobs=batch.old_logprobs + far * better)
     assert (flat_gradient(stage, stage.compute_loss(enough).loss) == 0).all()
     assert flat_gradient(stage, stage.compute_loss(short).loss).abs().max() > 1e-2
-    learned_from = float((batch["advantages"] != 0)[batch["mask"]].float().mean())
+    learned_from = float((batch.advantages != 0)[batch.mask].float().mean())
     assert stage.compute_loss(enough).metrics["clip_fraction"] == pytest.approx(learned_from)
 
 
 def test_beyond_its_bounds_a_weighted_token_teaches_as_much_as_at_the_bound():
     """CISPO at ratios 2 and ½, bounded to 1.28 and .8: the gradient of GRPO at those ratios, unclipped."""
     stage, _, batch = collected(variant="cispo", beta=0.0, clip_high=0.28)
-    better = (batch["advantages"] > 0).float() - (batch["advantages"] < 0).float()
-    beyond = {**batch, "old_logprobs": batch["old_logprobs"] - math.log(2) * better}
+    better = (batch.advantages > 0).float() - (batch.advantages < 0).float()
+    beyond = batch._replace(old_logprobs=batch.old_logprobs - math.log(2) * better)
     at_bound = torch.where(better > 0, math.log(1.28), math.log(0.8))
     wide, _, _ = collected(variant="dapo", beta=0.0, clip=0.3)
-    expected = flat_gradient(wide, wide.compute_loss({**batch, "old_logprobs": batch["old_logprobs"] - at_bound}).loss)
+    bounded = batch._replace(old_logprobs=batch.old_logprobs - at_bound)
+    expected = flat_gradient(wide, wide.compute_loss(bounded).loss)
     output = stage.compute_loss(beyond)
     assert expected.abs().max() > 1e-2
     assert_close(flat_gradient(stage, output.loss), expected, atol=1e-6, rtol=1e-5)
-    assert output.metrics["clip_fraction"] == pytest.approx(float((better != 0)[batch["mask"]].float().mean()))
+    assert output.metrics["clip_fraction"] == pytest.approx(float((better != 0)[batch.mask].float().mean()))
 
 
 def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():
     """∇ k3 = (1 − π_ref/π) ∇ log π: tokens that became too likely go down, those too unlikely go up."""
     stage, _, batch = collected(beta=1.0)
     moved(stage)
-    batch["advantages"] = torch.zeros_like(batch["advantages"])
-    logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
+    batch = batch._replace(advantages=torch.zeros_like(batch.advantages))
+    logprobs, _ = response_logprobs(stage.policy, batch.packed, temperature=1.0)
     pull = 0.0
     for n, response in enumerate(RESPONSES):
         for t in range(len(response)):
-            excess = 1 - math.exp(float(batch["reference_logprobs"][n, t] - logprobs[n, t].detach()))
+            excess = 1 - math.exp(float(batch.reference_logprobs[n, t] - logprobs[n, t].detach()))
             assert abs(excess) > 1e-3
             pull = pull + excess * logprobs[n, t] / len(response) / 8
     expected = flat_gradient(stage, pull)
@@ -260,11 +263,9 @@ def test_the_kl_in_the_loss_pulls_each_token_back_to_the_reference():
 def test_the_contents_of_masked_entries_change_nothing(variant, garbage):
     stage, _, batch = collected(variant=variant, beta=0.3)
     batch = later(batch)
-    assert not batch["mask"].all()
-    spoiled = {**batch, **{name: batch[name].masked_fill(~batch["mask"], garbage) for name in PER_TOKEN}}
-    spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
+    assert not batch.mask.all()
     moved(stage)
-    clean, dirty = stage.compute_loss(batch), stage.compute_loss(spoiled)
+    clean, dirty = stage.compute_loss(batch), stage.compute_loss(garbled(batch, PER_TOKEN, garbage))
     assert torch.equal(clean.loss, dirty.loss)
     assert same_bits(clean.metrics, dirty.metrics)
     assert clean.weight == dirty.weight
@@ -274,13 +275,13 @@ def test_the_contents_of_masked_entries_change_nothing(variant, garbage):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_groups_with_equal_rewards_leave_every_bit_of_the_policy(variant):
     """Rewards 0.1 each: their mean is rounded, so the difference from it need not be 0."""
-    alike = {"rewards": torch.full((8,), 0.1), "mask": torch.ones(8, 6, dtype=torch.bool)}
+    alike = experience_of(torch.full((8,), 0.1), torch.ones(8, 6, dtype=torch.bool))
     source, _, batch = collected(variant=variant, beta=0.0)
-    advantages = source.advantages(alike)["advantages"][:, : batch["mask"].shape[1]]
+    advantages = source.advantages(alike).advantages[:, : batch.mask.shape[1]]
     assert (advantages == 0).all()
     stage = grpo(variant=variant, beta=0.0)
     stage.configure_model()
-    fit(stage, [{**later(batch), "advantages": advantages}], max_steps=1)
+    fit(stage, [later(batch)._replace(advantages=advantages)], max_steps=1)
     assert all((p.grad == 0).all() for p in stage.policy.parameters())
     assert same_bits(weights(stage.policy), weights(causal()))
 
@@ -297,17 +298,19 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero_even_if_minibatches_split_
         metrics = stage.compute_loss(part).metrics
         assert abs(metrics["ratio_max"] - 1) < 2e-6
         assert metrics["clip_fraction"] == 0 and metrics["kl_loss"] < 1e-10 and abs(metrics["approx_kl"]) < 1e-10
-    advantages = torch.cat([part["advantages"][:, 0] for part in parts[:minibatches]])
-    assert_close(advantages, known["advantages"][:, 0], atol=1e-5, rtol=0)
+    advantages = torch.cat([part.advantages[:, 0] for part in parts[:minibatches]])
+    assert_close(advantages, known.advantages[:, 0], atol=1e-5, rtol=0)
     assert_close(advantages.view(8, 4).sum(1), torch.zeros(8), atol=1e-5, rtol=0)
 
 
 def test_a_group_written_twice_changes_nothing_in_the_mean():
     stage, _, batch = collected(beta=0.3)
     batch = later(batch)
-    known = {name: batch[name] for name in (*PER_TOKEN, "response_ids", "mask")}
+    per_token = {name: torch.cat([getattr(batch, name)] * 2) for name in PER_TOKEN}
+    ids, mask = (torch.cat([one, one]) for one in (batch.packed.response_ids, batch.mask))
+    known = experience_of(torch.zeros(16), mask, response_ids=ids, **per_token)
     prompts = [PROMPTS[0]["ids"]] * 4 + [PROMPTS[1]["ids"]] * 4
-    [twice] = stage.split(prompts * 2, {name: torch.cat([one, one]) for name, one in known.items()}, 0)
+    [twice] = stage.split(prompts * 2, known, 0)
     one, two = stage.compute_loss(batch), stage.compute_loss(twice)
     assert two.weight == 2 * one.weight
     assert_close(two.loss, one.loss, atol=1e-5, rtol=0)

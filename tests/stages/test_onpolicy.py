@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from components.functional.seeding import seeded
 from components.generation.generate import Samples, Sampling
+from components.generation.rollout import Minibatch
 from components.stages.grpo import GRPO
 from components.stages.ppo import PPO
 from components.training.contract import Spent
@@ -40,10 +41,10 @@ class Given(PPO):
     """Four responses that are known in advance, the second without an end."""
 
     def sample(self, prompts, generator):
-        return {"response_ids": GIVEN.ids.clone(), "mask": GIVEN.mask.clone(), "finished": GIVEN.finished.clone()}
+        return Samples(*(tensor.clone() for tensor in GIVEN))
 
 
-def collected(**changes) -> tuple[PPO, ListLogger, dict[str, Tensor]]:
+def collected(**changes) -> tuple[PPO, ListLogger, Minibatch]:
     """The stage, what it logged, and its one minibatch in sampling order."""
     logger = ListLogger()
     stage = attached(ppo(Given, epochs=1, minibatches=1, **changes), logger=logger)
@@ -87,7 +88,7 @@ def test_the_value_model_starts_as_the_scaled_reward_model():
             rewards = stage.reward(torch.tensor([ids]))[0, -length - 1 : -1] * stage.score_scale
             values = stage.value(torch.tensor([ids]))[0, -length - 1 : -1]
         torch.testing.assert_close(values, rewards)
-        torch.testing.assert_close(batch["old_values"][n, :length], rewards)
+        torch.testing.assert_close(batch.old_values[n, :length], rewards)
 
 
 def test_scores_that_are_all_alike_are_refused():
@@ -110,20 +111,20 @@ def test_returns_and_advantages_are_those_of_a_slow_loop():
     advantages = []
     for n in range(4):
         length = int(GIVEN.mask[n].sum())
-        kl = batch["old_logprobs"][n] - batch["reference_logprobs"][n]
+        kl = batch.old_logprobs[n] - batch.reference_logprobs[n]
         assert kl[:length].abs().min() > 1e-3
-        values = batch["old_values"][n].tolist()[:length] + [0.0]
+        values = batch.old_values[n].tolist()[:length] + [0.0]
         following = 0.0
         for t in reversed(range(length)):
             reward = -0.3 * float(kl[t]) + (float(scores[n]) if t == length - 1 else 0.0)
             following = reward + 0.9 * values[t + 1] - values[t] + 0.9 * 0.8 * following
-            assert float(batch["returns"][n, t]) == pytest.approx(following + values[t], abs=1e-5)
+            assert float(batch.returns[n, t]) == pytest.approx(following + values[t], abs=1e-5)
             advantages.append(((n, t), following))
     numbers = torch.tensor([value for _, value in advantages], dtype=torch.float64)
     whitened = (numbers - numbers.mean()) / (numbers.var(correction=0) + 1e-8).sqrt()
     for ((n, t), _), expected in zip(advantages, whitened.tolist()):
-        assert float(batch["advantages"][n, t]) == pytest.approx(expected, abs=1e-5)
-    assert (batch["advantages"][~batch["mask"]] == 0).all()
+        assert float(batch.advantages[n, t]) == pytest.approx(expected, abs=1e-5)
+    assert (batch.advantages[~batch.mask] == 0).all()
 
 
 def test_adaptive_beta_follows_the_known_path():
@@ -159,7 +160,7 @@ def test_collecting_takes_no_gradient_and_leaves_the_modes_as_they_were(make):
     assert {name: module.training for name, module in stage.named_modules()} == before
     assert stage.policy.training and not stage.reference.training and not stage.reward.training
     parts = stage.collect(PROMPTS, 0)
-    assert not any(tensor.requires_grad for part in parts for tensor in part.values())
+    assert not any(tensor.requires_grad for part in parts for tensor in part.tensors().values())
 
 
 @pytest.mark.parametrize(("make", "count"), [(ppo, 8), (grpo, 32), (rloo, 32), (rejection, 8)])
@@ -167,7 +168,7 @@ def test_every_epoch_hands_out_every_response_once_in_another_order(make, count)
     """Of rejection the best of four to each prompt."""
     stage = attached(make(epochs=2, minibatches=3))
     parts = stage.collect(PROMPTS, 0)
-    texts = [[tuple(row[keep].tolist()) for row, keep in zip(p["response_ids"], p["mask"])] for p in parts]
+    texts = [[tuple(row[keep].tolist()) for row, keep in zip(p.packed.response_ids, p.mask)] for p in parts]
     first, second = sum(texts[:3], []), sum(texts[3:], [])
     assert sorted(first) == sorted(second) and len(first) == count
     assert first != second
@@ -176,8 +177,8 @@ def test_every_epoch_hands_out_every_response_once_in_another_order(make, count)
 def test_a_finished_response_ends_in_its_only_stop_token():
     stage = attached(ppo(sampling=Sampling(max_new_tokens=8)))
     sampled = stage.sample([prompt["ids"] for prompt in PROMPTS * 4], seeded("cpu", 1))
-    assert 0 < sampled["finished"].float().mean() < 1
-    for ids, mask, finished in zip(*(sampled[name] for name in ("response_ids", "mask", "finished"))):
+    assert 0 < sampled.finished.float().mean() < 1
+    for ids, mask, finished in zip(*sampled):
         response = ids[mask].tolist()
         assert [token in STOPS for token in response] == [False] * (len(response) - 1) + [bool(finished)]
         assert finished or len(response) == 8
@@ -201,11 +202,11 @@ def test_the_responses_of_a_group_are_adjacent_and_answer_their_own_prompt():
     [batch] = stage.collect(PROMPTS, 0)
     different = 0
     with torch.no_grad():
-        for n, (ids, keep) in enumerate(zip(batch["response_ids"], batch["mask"])):
+        for n, (ids, keep) in enumerate(zip(batch.packed.response_ids, batch.mask)):
             response = ids[keep].tolist()
             expected = float(slow_logprob(stage.policy, PROMPTS[n // 3]["ids"], response))
             other = float(slow_logprob(stage.policy, PROMPTS[(n // 3 + 1) % 8]["ids"], response))
-            assert float(batch["old_logprobs"][n].sum()) == pytest.approx(expected, abs=1e-4)
+            assert float(batch.old_logprobs[n].sum()) == pytest.approx(expected, abs=1e-4)
             different += abs(expected - other) > 1e-2
     assert different > 20
 
@@ -227,7 +228,7 @@ def test_the_kl_comes_with_its_standard_error_over_responses():
     logger = ListLogger()
     stage = moved(attached(ppo(Given, epochs=1, minibatches=1), logger=logger))
     [batch] = stage.collect(PROMPTS[:4], 3)
-    totals = (batch["old_logprobs"] - batch["reference_logprobs"]).sum(1).tolist()  # of the four responses
+    totals = (batch.old_logprobs - batch.reference_logprobs).sum(1).tolist()  # of the four responses
     mean = sum(totals) / 4
     assert logger["rollout/kl"] == [pytest.approx(mean, abs=1e-5)]
     deviation = (sum((total - mean) ** 2 for total in totals) / 4) ** 0.5

@@ -53,8 +53,8 @@ def test_scores_are_the_functions_own_and_each_is_logged_over_the_responses_it_a
     """2·2 − 0.5·3 = 2.5, 2·1 = 2 (no end: short does not apply), 0 − 0.5·1 = −0.5, 2·1 − 0.5·3 = 0.5."""
     logger = ListLogger()
     stage = attached(ppo(given(PPO, *FOUR), reward=both, epochs=1, minibatches=2, **OWN), logger=logger)
-    experience = stage.assess(PROMPTS[:4], stage.sample([], None))
-    assert experience["score"].tolist() == [2.5, 2.0, -0.5, 0.5]
+    _, scores = stage.assess(PROMPTS[:4], stage.sample([], None))
+    assert scores.total.tolist() == [2.5, 2.0, -0.5, 0.5]
     stage.collect(PROMPTS[:4], 0)
     assert logger["rollout/score"] == [pytest.approx(4.5 / 4)]
     assert logger["rollout/reward_sevens"] == [pytest.approx(4 / 4)]
@@ -95,7 +95,7 @@ def test_every_on_policy_stage_learns_to_please_a_function(make):
 def test_the_best_of_several_is_the_one_that_the_function_prefers():
     stage = attached(rejection(given(Rejection, *FOUR), reward=sevens, epochs=1, minibatches=1, **OWN))
     [batch] = stage.collect(PROMPTS[:1], 0)
-    assert batch["response_ids"][batch["mask"]].tolist() == [7, 7, END]
+    assert batch.packed.response_ids[batch.mask].tolist() == [7, 7, END]
 
 
 def test_no_network_scores_so_none_is_counted_frozen_or_saved():

@@ -86,7 +86,7 @@ class RewardsTheKL(PPO):
     """The sign of the KL term is flipped: distance from the reference is rewarded."""
 
     def advantages(self, known):
-        return super().advantages({**known, "kl": -known["kl"]})
+        return super().advantages(known._replace(kl=-known.kl))
 
 
 class CreditsTheTokenBefore(PPO):
@@ -94,7 +94,7 @@ class CreditsTheTokenBefore(PPO):
 
     def advantages(self, known):
         found = super().advantages(known)
-        return {**found, "advantages": earlier(found["advantages"])}
+        return found._replace(advantages=earlier(found.advantages))
 
 
 class CreditsTheTokenAfter(PPO):
@@ -102,21 +102,21 @@ class CreditsTheTokenAfter(PPO):
 
     def advantages(self, known):
         found = super().advantages(known)
-        return {**found, "advantages": later(found["advantages"])}
+        return found._replace(advantages=later(found.advantages))
 
 
 class MasksTheFirstToken(PPO):
     """The response mask is shifted by one: the first token is not learned, padding after the last one is."""
 
     def compute_loss(self, batch):
-        return super().compute_loss({**batch, "mask": later(batch["mask"])})
+        return super().compute_loss(batch._replace(packed=batch.packed._replace(mask=later(batch.mask))))
 
 
 class MasksTheLastToken(PPO):
     """The response mask is shifted by one in the other direction: ends are not learned."""
 
     def compute_loss(self, batch):
-        return super().compute_loss({**batch, "mask": earlier(batch["mask"])})
+        return super().compute_loss(batch._replace(packed=batch.packed._replace(mask=earlier(batch.mask))))
 
 
 MISTAKES = (RewardsTheKL, CreditsTheTokenBefore, CreditsTheTokenAfter, MasksTheFirstToken, MasksTheLastToken)

@@ -98,8 +98,9 @@ def test_one_minibatch_of_responses_that_share_prompts_has_the_loss_of_minibatch
     stage.minibatches = 9
     alone = [stage.compute_loss(one) for one in stage.collect(PROMPTS[:3], 0)]
     whole = stage.compute_loss(together)
-    assert together["segments"].unique().numel() > 9  # filler or trunks next to the nine responses: they share a row
-    assert whole.weight == int(together["mask"].sum()) == sum(one.weight for one in alone)
+    # filler or trunks next to the nine responses: they share a row
+    assert together.packed.layout.segments.unique().numel() > 9
+    assert whole.weight == int(together.mask.sum()) == sum(one.weight for one in alone)
     loss = sum(one.loss * one.weight for one in alone) / whole.weight
     assert_close(whole.loss, loss, atol=1e-5, rtol=0)
     assert_close(flat_gradient(stage, whole.loss), flat_gradient(stage, loss), atol=2e-6, rtol=0)

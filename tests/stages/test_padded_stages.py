@@ -28,12 +28,12 @@ REAL = [prompt for prompt in PROMPTS if not set(UNUSED) & set(prompt["ids"])]
 def test_the_first_ratio_is_exactly_1_and_the_first_kl_exactly_0(make):
     stage = attached(make(policy=tiny))
     batch = stage.collect(REAL, 0)[0]
-    sampled = batch["response_ids"][batch["mask"]]
+    sampled = batch.packed.response_ids[batch.mask]
     assert not set(UNUSED) & set(sampled.tolist())
-    assert batch["old_logprobs"].isfinite().all()
-    assert torch.equal(batch["old_logprobs"], batch["reference_logprobs"])
-    again, _ = response_logprobs(stage.policy, batch, temperature=1.0)
-    assert torch.equal(again.detach(), batch["old_logprobs"])
+    assert batch.old_logprobs.isfinite().all()
+    assert torch.equal(batch.old_logprobs, batch.reference_logprobs)
+    again, _ = response_logprobs(stage.policy, batch.packed, temperature=1.0)
+    assert torch.equal(again.detach(), batch.old_logprobs)
     # what is sampled from is what is trained: the probabilities of the real ids alone sum to 1
     with torch.no_grad():
         p = stage.policy(torch.tensor([REAL[0]["ids"]]))[0, -1].softmax(-1)

@@ -5,15 +5,16 @@ import torch
 
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
+from components.generation.rollout import Minibatch
 from components.stages.ppo import PPO
 from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
 from tests.kit.tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
 
 
-def log_ratio(stage: PPO, batch: dict) -> torch.Tensor:
-    logprobs, _ = response_logprobs(stage.policy, batch, temperature=stage.sampling.temperature)
-    return (logprobs - batch["old_logprobs"])[batch["mask"]]
+def log_ratio(stage: PPO, batch: Minibatch) -> torch.Tensor:
+    logprobs, _ = response_logprobs(stage.policy, batch.packed, temperature=stage.sampling.temperature)
+    return (logprobs - batch.old_logprobs)[batch.mask]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -31,7 +32,7 @@ def test_the_first_ratio_is_one_and_the_first_kl_zero_however_the_rollout_is_spl
         metrics = stage.compute_loss(part).metrics
         assert metrics["clip_fraction"] == 0
         assert abs(metrics["approx_kl"]) < 1e-10
-        kl = (part["old_logprobs"] - part["reference_logprobs"])[part["mask"]]
+        kl = (part.old_logprobs - part.reference_logprobs)[part.mask]
         assert kl.abs().max() == 0
 
 
@@ -58,7 +59,8 @@ class ShiftedSources(PPO):
 
     def split(self, prompts, known, rollout):
         parts = super().split(prompts, known, rollout)
-        return [{**part, "sources": (part["sources"] - 1).clamp_min(0)} for part in parts]
+        shifted = (part.packed._replace(sources=(part.packed.sources - 1).clamp_min(0)) for part in parts)
+        return [part._replace(packed=packed) for part, packed in zip(parts, shifted)]
 
 
 class AnotherTemperature(PPO):
@@ -66,7 +68,7 @@ class AnotherTemperature(PPO):
 
     def assess_part(self, part):
         logprobs, _ = response_logprobs(self.policy, part, temperature=1.0)
-        return {**super().assess_part(part), "old_logprobs": logprobs}
+        return super().assess_part(part)._replace(old_logprobs=logprobs)
 
 
 class AnotherSampler(PPO):
@@ -74,7 +76,7 @@ class AnotherSampler(PPO):
 
     def assess_part(self, part):
         logprobs, _ = response_logprobs(causal(seed=7), part, temperature=self.sampling.temperature)
-        return {**super().assess_part(part), "old_logprobs": logprobs}
+        return super().assess_part(part)._replace(old_logprobs=logprobs)
 
 
 @pytest.mark.parametrize(
@@ -106,14 +108,14 @@ def test_sampling_that_is_not_the_policy_itself_is_refused(sampling):
 
 
 def test_rollouts_depend_only_on_seed_rank_and_number(monkeypatch):
-    def sampled(seed: int, rank: int, rollout: int) -> dict:
+    def sampled(seed: int, rank: int, rollout: int) -> Minibatch:
         torch.manual_seed(torch.seed() % 1000)  # the global generator must not matter
         monkeypatch.setattr(PPO, "global_rank", rank)
         stage = attached(ppo(epochs=1, minibatches=1, run=RunContext(seed=seed)))
         [batch] = stage.collect(PROMPTS, rollout)
         return batch
 
-    assert same_bits(sampled(3, 0, 1), sampled(3, 0, 1))
+    assert same_bits(sampled(3, 0, 1).tensors(), sampled(3, 0, 1).tensors())
     for seed, rank, rollout in ((4, 0, 1), (3, 1, 1), (3, 0, 2)):
-        one, other = sampled(3, 0, 1)["response_ids"], sampled(seed, rank, rollout)["response_ids"]
+        one, other = sampled(3, 0, 1).packed.response_ids, sampled(seed, rank, rollout).packed.response_ids
         assert one.shape != other.shape or (one != other).any(dim=1).float().mean() > 0.5

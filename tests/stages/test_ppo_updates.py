@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from components.data.batches import WithText
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs, response_values
+from components.generation.rollout import Minibatch
 from components.stages.language import language_loss
 from components.stages.ppo import PPO
 from tests.kit.tiny_stages import (
@@ -22,6 +24,7 @@ from tests.kit.tiny_stages import (
     fit,
     fit_prompts,
     flat_gradient,
+    garbled,
     keeper,
     kept,
     lm_batch,
@@ -34,12 +37,12 @@ from tests.kit.tiny_stages import (
 PER_TOKEN = ("advantages", "returns", "old_values", "old_logprobs", "reference_logprobs")
 
 
-def later(batch: dict) -> dict:
+def later(batch: Minibatch) -> Minibatch:
     """The minibatch as it is after some updates: ratios, values and advantages all of some size."""
     generator = torch.Generator().manual_seed(0)
-    shape = batch["mask"].shape
+    shape = batch.mask.shape
     noise = {name: torch.randn(shape, generator=generator) * 0.3 for name in PER_TOKEN}
-    return {**batch, **{name: batch[name] + noise[name] * batch["mask"] for name in PER_TOKEN}}
+    return batch._replace(**{name: getattr(batch, name) + noise[name] * batch.mask for name in PER_TOKEN})
 
 
 @pytest.fixture
@@ -48,20 +51,18 @@ def stage() -> PPO:
 
 
 @pytest.fixture
-def batch(stage) -> dict:
+def batch(stage) -> Minibatch:
     [minibatch] = stage.collect(PROMPTS, 0)
     return later(minibatch)
 
 
 @pytest.mark.parametrize("garbage", [math.nan, 1e9])
 def test_the_contents_of_masked_entries_change_nothing(stage, batch, garbage):
-    assert not batch["mask"].all()
-    spoiled = {**batch, **{name: batch[name].masked_fill(~batch["mask"], garbage) for name in PER_TOKEN}}
-    spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
-    clean, dirty = stage.compute_loss(batch), stage.compute_loss(spoiled)
+    assert not batch.mask.all()
+    clean, dirty = stage.compute_loss(batch), stage.compute_loss(garbled(batch, PER_TOKEN, garbage))
     assert torch.equal(clean.loss, dirty.loss)
     assert same_bits(clean.metrics, dirty.metrics)
-    assert clean.weight == dirty.weight == int(batch["mask"].sum())
+    assert clean.weight == dirty.weight == int(batch.mask.sum())
     assert torch.equal(flat_gradient(stage, clean.loss), flat_gradient(stage, dirty.loss))
 
 
@@ -69,40 +70,40 @@ def test_without_advantages_the_policy_has_no_gradient_and_keeps_every_bit(batch
     stage = ppo(epochs=1, minibatches=1)
     stage.configure_model()
     before = {"policy": weights(stage.policy), "value": weights(stage.value)}
-    fit(stage, [{**batch, "advantages": torch.zeros_like(batch["advantages"])}], max_steps=1)
+    fit(stage, [batch._replace(advantages=torch.zeros_like(batch.advantages))], max_steps=1)
     assert all((p.grad == 0).all() for p in stage.policy.parameters())
     assert same_bits(before["policy"], weights(stage.policy))
     assert not same_bits(before["value"], weights(stage.value))
 
 
 def test_the_policy_learns_from_the_end_token(stage, batch):
-    ends = batch["mask"] & torch.isin(batch["response_ids"], torch.tensor(STOPS))
+    ends = batch.mask & torch.isin(batch.packed.response_ids, torch.tensor(STOPS))
     assert ends.any()
-    only_ends = {**batch, "advantages": ends.float(), "old_logprobs": batch["old_logprobs"] + 0.01 * ends}
+    only_ends = batch._replace(advantages=ends.float(), old_logprobs=batch.old_logprobs + 0.01 * ends)
     loss = stage.compute_loss(only_ends).loss
     [head] = torch.autograd.grad(loss, [stage.policy.lm_head.weight])
     assert head[list(STOPS)].abs().max() > 1e-4
-    without = {**batch, "advantages": torch.zeros_like(batch["advantages"])}
+    without = batch._replace(advantages=torch.zeros_like(batch.advantages))
     [head] = torch.autograd.grad(stage.compute_loss(without).loss, [stage.policy.lm_head.weight])
     assert (head == 0).all()
 
 
 def test_the_losses_clips_and_metrics_are_those_of_a_slow_loop(stage, batch):
     with torch.no_grad():
-        logprobs, _ = response_logprobs(stage.policy, batch, temperature=1.0)
-        values = response_values(stage.value, batch)
+        logprobs, _ = response_logprobs(stage.policy, batch.packed, temperature=1.0)
+        values = response_values(stage.value, batch.packed)
     policy_losses, value_losses, clipped, kls, ratios = [], [], [], [], []
-    for n, t in batch["mask"].nonzero().tolist():
-        old, advantage = float(batch["old_logprobs"][n, t]), float(batch["advantages"][n, t])
+    for n, t in batch.mask.nonzero().tolist():
+        old, advantage = float(batch.old_logprobs[n, t]), float(batch.advantages[n, t])
         ratio = math.exp(float(logprobs[n, t]) - old)
         plain, bounded = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.2)
         policy_losses.append(max(plain, bounded))
         clipped.append(bounded > plain)
         ratios.append(ratio)
         kls.append(ratio - 1 - math.log(ratio))
-        value, old_value = float(values[n, t]), float(batch["old_values"][n, t])
+        value, old_value = float(values[n, t]), float(batch.old_values[n, t])
         near = min(max(value, old_value - 0.2), old_value + 0.2)
-        target = float(batch["returns"][n, t])
+        target = float(batch.returns[n, t])
         value_losses.append(max((value - target) ** 2, (near - target) ** 2) / 2)
     count = len(ratios)
     output = stage.compute_loss(batch)
@@ -120,7 +121,7 @@ def test_the_losses_clips_and_metrics_are_those_of_a_slow_loop(stage, batch):
 def test_pretraining_text_adds_its_loss_times_the_coefficient(batch):
     text = lm_batch([([1, 3], [4, 5, 6, END]), ([1, 7, 7], [8, END])])
     stage = attached(ppo(pretraining_coefficient=27.8))
-    alone, mixed = stage.compute_loss(batch), stage.compute_loss({**batch, "pretraining": text})
+    alone, mixed = stage.compute_loss(batch), stage.compute_loss(WithText(batch, text))
     language = language_loss(stage.policy, text)
     assert_close(mixed.loss, alone.loss + 27.8 * language.loss)
     assert_close(mixed.metrics["pretraining_loss"], language.loss.detach())
@@ -145,7 +146,7 @@ def test_policy_and_value_have_a_learning_rate_each(batch):
 
 def test_a_large_value_loss_does_not_shrink_the_policys_step(batch):
     """Policy and value are each clipped by their own norm."""
-    louder = {**batch, "returns": batch["returns"] * 1e4}
+    louder = batch._replace(returns=batch.returns * 1e4)
     gradients = []
     for one in (batch, louder):
         stage = ppo(optimizer=keeper())

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling
+from components.generation.rollout import Minibatch
 from components.stages.rejection import Rejection
 from components.stages.sft import SFT
 from components.training.self_checks import SelfCheckError
@@ -56,15 +57,15 @@ def sevens(**changes) -> tuple[Rejection, ListLogger]:
     return attached(stage, logger=logger), logger
 
 
-def responses(batch: dict) -> list[list[int]]:
-    return [ids[keep].tolist() for ids, keep in zip(batch["response_ids"], batch["mask"])]
+def responses(batch: Minibatch) -> list[list[int]]:
+    return [ids[keep].tolist() for ids, keep in zip(batch.packed.response_ids, batch.mask)]
 
 
 def test_of_each_prompts_responses_the_best_is_kept_and_of_equals_the_first():
     stage, logger = sevens()
     [batch] = stage.collect(PROMPTS[:3], 0)
     assert responses(batch) == [RESPONSES[n] for n in BEST]
-    assert batch["rewards"].tolist() == [2, 1, 0]
+    assert [response.count(7) for response in responses(batch)] == [2, 1, 0]
     assert logger["rollout/best_score"] == [1.0]
     assert logger["rollout/score"] == [pytest.approx((1 + 2 + 2 + 0 + 0 - 3 + 0 + 1) / 12)]  # of all that were sampled
 

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
+from components.generation.rollout import Minibatch
 from components.stages.rloo import RLOO
 from tests.kit.tiny_stages import (
     END,
@@ -18,9 +18,11 @@ from tests.kit.tiny_stages import (
     adam,
     attached,
     causal,
+    experience_of,
     fit,
     fit_prompts,
     flat_gradient,
+    garbled,
     given,
     moved,
     rloo,
@@ -34,7 +36,7 @@ from tests.kit.tiny_stages import (
 RESPONSES = ([7, 7, END], [3, END], [4, 5, 6, END], [7, 3, 7, END], [7, END], [7, END], [3, 7, END], [7, 4, END])
 
 
-def collected(rollout: int = 0, by: float = 0.0, **changes) -> tuple[RLOO, ListLogger, dict[str, Tensor]]:
+def collected(rollout: int = 0, by: float = 0.0, **changes) -> tuple[RLOO, ListLogger, Minibatch]:
     """A stage that counts sevens, its policy moved, what it logged, and its minibatch of the eight given responses."""
     logger = ListLogger()
     settings = dict(epochs=1, minibatches=1, score_scale=1.0) | changes
@@ -43,15 +45,16 @@ def collected(rollout: int = 0, by: float = 0.0, **changes) -> tuple[RLOO, ListL
     return stage, logger, batch
 
 
-def later(batch: dict) -> dict:
+def later(batch: Minibatch) -> Minibatch:
     """The minibatch as it is after some updates: ratios of some size."""
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(batch["mask"].shape, generator=generator) * 0.2 * batch["mask"]
-    return {**batch, "old_logprobs": batch["old_logprobs"] + noise}
+    noise = torch.randn(batch.mask.shape, generator=generator) * 0.2 * batch.mask
+    return batch._replace(old_logprobs=batch.old_logprobs + noise)
 
 
 def advantages_of(stage: RLOO, rewards: list[float], kl: list[list[float]]) -> list[float]:
-    return stage.advantages({"rewards": torch.tensor(rewards), "kl": torch.tensor(kl)})["advantages"].tolist()
+    mask = torch.ones_like(torch.tensor(kl), dtype=torch.bool)
+    return stage.advantages(experience_of(torch.tensor(rewards), mask, kl=torch.tensor(kl))).advantages.tolist()
 
 
 def test_correct_and_wrong_answers_have_the_advantages_worked_by_hand():
@@ -78,7 +81,7 @@ def test_advantages_are_those_of_a_slow_loop_over_collected_responses():
             rewards.append(sevens - 0.7 * float(kl))
     groups = [rewards[:4], rewards[4:]]
     expected = [reward - (sum(group) - reward) / 3 for group in groups for reward in group]
-    assert batch["advantages"].tolist() == pytest.approx(expected, abs=1e-4)
+    assert batch.advantages.tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_equal_rewards_give_exactly_zero_and_groups_of_one_are_refused():
@@ -92,7 +95,7 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce():
     stage, _, batch = collected()
     output = stage.compute_loss(batch)
     surrogate = 0.0
-    for n, (advantage, response) in enumerate(zip(batch["advantages"].tolist(), RESPONSES)):
+    for n, (advantage, response) in enumerate(zip(batch.advantages.tolist(), RESPONSES)):
         surrogate = surrogate - advantage * slow_logprob(stage.policy, PROMPTS[n // 4]["ids"], response) / 8
     expected = flat_gradient(stage, surrogate)
     assert output.weight == 8
@@ -107,11 +110,11 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop_over_whole_responses(
     stage, _, batch = collected()
     batch = later(batch)
     with torch.no_grad():
-        logprobs, entropies = response_logprobs(stage.policy, batch, temperature=1.0)
+        logprobs, entropies = response_logprobs(stage.policy, batch.packed, temperature=1.0)
     losses, clipped, ratios, approximate, entropy = [], [], [], [], []
     for n, response in enumerate(RESPONSES):
-        steps = [float(logprobs[n, t] - batch["old_logprobs"][n, t]) for t in range(len(response))]
-        ratio, advantage = math.exp(sum(steps)), float(batch["advantages"][n])
+        steps = [float(logprobs[n, t] - batch.old_logprobs[n, t]) for t in range(len(response))]
+        ratio, advantage = math.exp(sum(steps)), float(batch.advantages[n])
         plain, bounded = -advantage * ratio, -advantage * min(max(ratio, 0.8), 1.2)
         losses.append(max(plain, bounded))
         clipped.append(bounded > plain)
@@ -134,11 +137,9 @@ def test_losses_clips_and_metrics_are_those_of_a_slow_loop_over_whole_responses(
 def test_the_contents_of_masked_entries_change_nothing(garbage):
     stage, _, batch = collected()
     batch = later(batch)
-    assert not batch["mask"].all()
-    per_token = ("old_logprobs", "reference_logprobs")
-    spoiled = {name: batch[name].masked_fill(~batch["mask"], garbage) for name in per_token}
-    spoiled["response_ids"] = batch["response_ids"].masked_fill(~batch["mask"], 999)
-    clean, dirty = stage.compute_loss(batch), stage.compute_loss({**batch, **spoiled})
+    assert not batch.mask.all()
+    spoiled = garbled(batch, ("old_logprobs", "reference_logprobs"), garbage)
+    clean, dirty = stage.compute_loss(batch), stage.compute_loss(spoiled)
     assert torch.equal(clean.loss, dirty.loss)
     assert same_bits(clean.metrics, dirty.metrics)
     assert torch.equal(flat_gradient(stage, clean.loss), flat_gradient(stage, dirty.loss))
@@ -148,7 +149,7 @@ def test_without_advantages_every_bit_of_the_policy_stays():
     _, _, batch = collected()
     stage = rloo()
     stage.configure_model()
-    fit(stage, [{**later(batch), "advantages": torch.zeros(8)}], max_steps=1)
+    fit(stage, [later(batch)._replace(advantages=torch.zeros(8))], max_steps=1)
     assert all((p.grad == 0).all() for p in stage.policy.parameters())
     assert same_bits(weights(stage.policy), weights(causal()))
 

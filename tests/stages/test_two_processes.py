@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from components.data.batches import WithText
 from components.rewards.functions import FunctionReward
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
@@ -143,20 +144,20 @@ def both() -> FunctionReward:
     return FunctionReward.of({"functions": places}, "reward")
 
 
-class WithText(Rollouts):
+class RolloutsWithText(Rollouts):
     """Rollouts with a batch of text in each, of other shares than the responses have."""
 
     def __iter__(self):
         rank, size = self.stage.global_rank, self.stage.trainer.world_size
         for number, minibatch in enumerate(super().__iter__()):
             documents = STEPS[number] if size == 1 else [STEPS[number][:3], STEPS[number][3:]][rank]
-            yield {**minibatch, "pretraining": lm_batch(documents)}
+            yield WithText(minibatch, lm_batch(documents))
 
 
 def ppo_ptx(world_size: int) -> tuple[PPO, Batches]:
     drawing = type("GivenMixed", (GivenResponses, Mixed), {})
     stage = ppo(drawing, optimizer=keeper(0.1), epochs=1, minibatches=1, value_lr=0.05, pretraining_coefficient=2.0)
-    return stage, WithText(stage, *([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS]))
+    return stage, RolloutsWithText(stage, *([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS]))
 
 
 MAKERS = {

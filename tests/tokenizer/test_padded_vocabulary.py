@@ -121,8 +121,8 @@ def test_an_evaluation_and_its_table_read_the_text_of_a_padded_model(padded):
     prompts = [tokenizer.render_prompt([{"role": "user", "content": "Where does dax live?"}])]
     responses = respond(model, tokenizer, prompts, SamplePlan(3, 12, 0))
     metrics = describe(model, prompts, responses, reference=load_causal_lm(padded), pad_id=tokenizer.pad_id)
-    assert metrics["kl"] == 0 and math.isfinite(metrics["sequence_entropy"])
-    assert metrics["entropy_per_token"] < math.log(tokenizer.vocab_size)
+    assert metrics.kl == 0 and math.isfinite(metrics.sequence_entropy)
+    assert metrics.entropy_per_token < math.log(tokenizer.vocab_size)
 
 
 def test_a_chat_with_a_padded_model_produces_pieces(padded):

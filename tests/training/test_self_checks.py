@@ -185,7 +185,7 @@ def test_the_ids_that_stop_are_those_of_the_stage():
     """With a different stop token than in sampling, responses do not contain one each."""
     stage = attached(ppo())
     known = stage.sample([prompt["ids"] for prompt in PROMPTS], torch.Generator().manual_seed(0))
-    arguments = known["response_ids"], known["mask"], known["finished"]
+    arguments = known.ids, known.mask, known.finished
     self_checks.check_responses(*arguments, vocab_size=16, stop_ids=STOPS)
     with pytest.raises(SelfCheckError, match="stop tokens"):
         self_checks.check_responses(*arguments, vocab_size=16, stop_ids=[3])

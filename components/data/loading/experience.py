@@ -8,26 +8,36 @@ import torch.distributed
 from lightning import Trainer
 from torch import Tensor
 
-from components.data.loading.sampler import TrainLoader, permutation
+from components.data.batches import WithText
+from components.data.loading.sampler import Examples, TrainLoader, permutation
 
-Minibatch = dict[str, Any]
+
+class Minibatch(Protocol):
+    """What the loader asks of a minibatch. mask: bool, True on response tokens. tensors: all of it, by name."""
+
+    @property
+    def mask(self) -> Tensor: ...
+
+    def tensors(self) -> dict[str, Tensor]: ...
 
 
 class Collector(Protocol):
-    """What the loader asks of the trainer's module."""
+    """What the loader asks of the trainer's module. minibatch_of: the minibatch that has these tensors."""
 
     rollout_is_spent: bool
 
     def collect(self, prompts: list[dict[str, Any]], rollout: int) -> Sequence[Minibatch]: ...
 
+    def minibatch_of(self, tensors: dict[str, Tensor]) -> Minibatch: ...
+
 
 class ExperienceLoader:
     """Minibatches of experience that the trainer's module collects on prompts.
 
-    Rollout n is `module.collect(prompts, n)`, a list of minibatches (dicts of tensors), which are yielded one by one.
+    Rollout n is `module.collect(prompts, n)`, a list of minibatches, which are yielded one by one.
     If `module.rollout_is_spent` is true before one of them, the rest is dropped and the next rollout starts. The
     prompts of rollout n are a slice, one part per rank, of consecutive permutations by (seed, epoch), so they depend
-    only on n. With `pretraining`, a loader of text, each minibatch gets its next batch under the key "pretraining".
+    only on n. With `pretraining`, a loader of text, each minibatch comes WithText, its next batch.
 
     It has a length, the trainer's number of micro-batches, because Lightning would otherwise fetch one minibatch ahead,
     and every rollout would come from the policy before the last update.
@@ -35,7 +45,7 @@ class ExperienceLoader:
 
     def __init__(
         self,
-        prompts: Sequence[dict[str, Any]],
+        prompts: Examples,
         *,
         prompts_per_rollout: int,
         seed: int,
@@ -60,22 +70,25 @@ class ExperienceLoader:
             )
         return self.trainer.max_steps * self.trainer.accumulate_grad_batches
 
-    def __iter__(self) -> Iterator[Minibatch]:
-        every = 1 if self.pretraining is None else self.trainer.accumulate_grad_batches
-        for _ in range(len(self) // every):
-            yield from self._step(every)
+    def __iter__(self) -> Iterator[Minibatch | WithText]:
+        if self.pretraining is None:
+            for _ in range(len(self)):
+                yield self._next()
+        else:
+            for _ in range(len(self) // self.trainer.accumulate_grad_batches):
+                yield from self._step_with_text(self.trainer.accumulate_grad_batches)
 
-    def _step(self, count: int) -> Iterator[Minibatch]:
-        """The minibatches of an optimizer step, taken together if text is mixed in, since no update separates them.
+    def _step_with_text(self, count: int) -> list[WithText]:
+        """The minibatches of an optimizer step, taken together, since no update separates them.
 
-        step_weights (2,): response tokens and counted text tokens of all of them. A loss with a term for each needs
-        both, to be the sum of two means over the whole step.
+        A loss with a term for responses and one for text needs the tokens of both, to be the sum of two means over the
+        whole step.
         """
-        parts = [self._next() for _ in range(count)]
+        parts = [WithText(self._next(), next(self._text)) for _ in range(count)]
         if count > 1:
-            tokens = [torch.stack([part["mask"].sum().cpu(), part["pretraining"].mask.sum()]) for part in parts]
-            parts = [{**part, "step_weights": torch.stack(tokens).sum(0)} for part in parts]
-        yield from parts
+            tokens = [torch.stack([part.minibatch.mask.sum().cpu(), part.text.mask.sum()]) for part in parts]
+            parts = [part._replace(step_weights=torch.stack(tokens).sum(0)) for part in parts]
+        return parts
 
     def prompts_of(self, rollout: int) -> list[dict[str, Any]]:
         """This rank's prompts of a rollout."""
@@ -87,7 +100,7 @@ class ExperienceLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Rollout, position and every rank's remaining minibatches; must be called on all ranks at once."""
-        pending = [_on_cpu(minibatch) for minibatch in self.pending] if not self._spent() else []
+        pending = [_on_cpu(minibatch.tensors()) for minibatch in self.pending] if not self._spent() else []
         by_rank = [pending]
         if self.trainer.world_size > 1:
             by_rank = [[] for _ in range(self.trainer.world_size)]
@@ -104,7 +117,8 @@ class ExperienceLoader:
                 f"{self.trainer.world_size} now. Use the same number of devices, or start over with resume=never"
             )
         self.rollout, self.position = state["rollout"], state["position"]
-        self.pending = list(state["pending"][self.trainer.global_rank]) if any(state["pending"]) else []
+        pending = state["pending"][self.trainer.global_rank] if any(state["pending"]) else []
+        self.pending = [self.collector.minibatch_of(tensors) for tensors in pending]
         if self.pretraining is not None:
             self.pretraining.load_state_dict(state["pretraining"])
             self._text = self._endless_text()
@@ -118,7 +132,7 @@ class ExperienceLoader:
             self.position = 0
         minibatch = self.pending.pop(0)
         self.position += 1
-        return minibatch if self.pretraining is None else {**minibatch, "pretraining": next(self._text)}
+        return minibatch
 
     def _spent(self) -> bool:
         return self.collector.rollout_is_spent
@@ -132,6 +146,6 @@ class ExperienceLoader:
             yield from self.pretraining
 
 
-def _on_cpu(minibatch: dict[str, Tensor]) -> dict[str, Tensor]:
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies of the tensors, so that a checkpoint does not contain the storage they are views of."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in minibatch.items()}
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

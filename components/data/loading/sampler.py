@@ -7,7 +7,7 @@ whether the run was interrupted.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from torch import Generator
@@ -45,14 +45,25 @@ def batch(
     return chosen[np.sort(longest_first[dealt_to == rank])].tolist()
 
 
+class Examples(Protocol):
+    """Examples of a data module. lengths (len(self),): tokens of each; None if all are equally long."""
+
+    @property
+    def lengths(self) -> np.ndarray | None: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
 class BatchLoader:
     """Batches of examples in order, one pass per iteration; for validation.
 
     Every example is in exactly one batch, and every rank has the same number of batches: if fewer examples than ranks
     are left over, they go into the last batches, one each.
 
-    examples: anything with len() and [i], and `lengths` (an array of their tokens) if they differ; collate: list of
-    examples -> batch. Raises ValueError if there are fewer examples than ranks.
+    examples: anything with len() and [i]; collate: list of examples -> batch; lengths: of the examples in tokens, if
+    they differ. Raises ValueError if there are fewer examples than ranks.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class BatchLoader:
         collate: Callable[[list], Any],
         *,
         batch_size: int,
+        lengths: np.ndarray | None = None,
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
@@ -69,7 +81,7 @@ class BatchLoader:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
         if len(examples) < world_size:
             raise ValueError(f"{len(examples)} examples for {world_size} processes; use fewer devices")
-        self.examples, self.collate = examples, collate
+        self.examples, self.collate, self.lengths = examples, collate, lengths
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.num_workers = num_workers
 
@@ -84,8 +96,7 @@ class BatchLoader:
         yield from self._load(batches)
 
     def _batch(self, order: np.ndarray, number: int) -> list[int]:
-        lengths = getattr(self.examples, "lengths", None)
-        return batch(order, number, self.batch_size, self.rank, self.world_size, lengths)
+        return batch(order, number, self.batch_size, self.rank, self.world_size, self.lengths)
 
     def _load(self, batches: Iterable[list[int]]) -> Iterator[Any]:
         yield from DataLoader(

@@ -5,20 +5,18 @@ from typing import Any
 
 from torch import Tensor
 
-from components.models.attention.layout import FILLER, Layout
+from components.models.attention.layout import Layout
 
 
 def real_tokens(batch: Any) -> Tensor | None:
     """The number of tokens in a batch, without filler: a () int64 tensor on the batch's device.
 
-    Looks for a Layout, or for the key "segments", in the fields of a NamedTuple or mapping at any depth, and adds up
-    the counts; None if there is neither.
+    Looks for a Layout in the fields of a NamedTuple or mapping at any depth, and adds up the counts; None if there is
+    none.
     """
     if isinstance(batch, Layout):
         return batch.real.sum()
     if isinstance(batch, Mapping):
-        if "segments" in batch:
-            return (batch["segments"] != FILLER).sum()
         batch = tuple(batch.values())
     if not isinstance(batch, tuple):
         return None

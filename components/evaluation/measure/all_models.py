@@ -64,20 +64,20 @@ def evaluate_pipeline(
 
     Returns a dict of plain numbers, lists and strings:
         sampling      prompts, samples_per_prompt, train_prompts, train_samples_per_prompt, max_new_tokens, best_of
-        models        name → metrics of policy.describe, quality.quality (with a world), score and score_ci (with a
-                      reward model), greedy_correct (share of likeliest answers that are correct; with a world),
-                      win_rate and win_rate_ci against sft (assessment.win_rate), bits_per_byte (with text),
-                      those ON_TRAINING prompts with the suffix _train, samples: some answers;
+        models        name → policy.Behavior, quality.Quality (with a world), score and score_ci (with a reward
+                      model), greedy_correct (share of likeliest answers that are correct; with a world),
+                      assessment.WinRate against sft, bits_per_byte (with text), those ON_TRAINING prompts with the
+                      suffix _train, samples: some answers;
                       last "best-of-16": the metrics of best_of_n.best_row, the others None
-        crowd         with a world: metrics of the demonstrations, see quality.crowd
-        base          with a world and a base model: answers_bare, asks_another, few_shot, shots
-        best_of_n     with a reward model and sft: metrics of best_of_n.best_of_n, lists over n;
+        crowd         with a world: quality.Crowd
+        base          with a world and a base model: quality.BareBehavior and quality.FewShot
+        best_of_n     with a reward model and sft: best_of_n.BestOfNCurve;
                       best_of_n_train: the same on training prompts, from a quarter of the samples
-        majority      with a world and sft: metrics of majority.majority, lists over k
-        choice        with a world and a reward model: metrics of choice.choice, those on training prompts with
-                      the suffix _train; compare with the models' greedy_correct and correct
-        reward_model  metrics of reward_model.evaluate_ranking, with a world also of choice.by_name, those on
-                      held-out prompts with the suffix _heldout
+        majority      with a world and sft: majority.MajorityCurve
+        choice        with a world and a reward model: choice.Choice, that on training prompts with the suffix
+                      _train; compare with the models' greedy_correct and correct
+        reward_model  reward_model.RankingResult, with a world also choice.NameAccuracy, those on held-out prompts
+                      with the suffix _heldout
         seed
     Raises ValueError without a model or a prompt.
     """
@@ -92,7 +92,7 @@ def evaluate_pipeline(
         reference = None if name == BASE else models.get(REFERENCE)
         results["models"][name], assessed[name] = measure(name, model.eval(), judges, material, plan, reference)
     if world is not None:
-        results["crowd"] = world_quality.crowd(world)
+        results["crowd"] = world_quality.crowd(world)._asdict()
     if BASE in models and world is not None:
         results["base"] = base_metrics(models[BASE], judges, material.prompts, assessed[BASE].responses, plan)
     if REFERENCE in models:
@@ -138,7 +138,7 @@ def measure(
     asked = inputs(name, tokenizer, prompts)
     responses = respond(model, tokenizer, asked, plan)
     reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
-    metrics = describe(model, asked, responses, reference=reference, **reading)
+    metrics: dict[str, Any] = describe(model, asked, responses, reference=reference, **reading)._asdict()
     assessed = assess(responses, prompts, judges)
     metrics |= quality_metrics(assessed)
     greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
@@ -165,10 +165,10 @@ def on_training_prompts(
     asked = inputs(name, judges.tokenizer, prompts)
     reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
     metrics = quality_metrics(assessed)
-    metrics |= describe(model, asked, assessed.responses, reference=reference, **reading)
+    metrics |= describe(model, asked, assessed.responses, reference=reference, **reading)._asdict()
     if judges.world is not None:
         metrics["greedy_correct"] = correct_share(likeliest(name, model, judges, prompts, plan))
-    return {f"{key}_train": metrics[key] for key in ON_TRAINING if key in metrics}
+    return suffixed({key: metrics[key] for key in ON_TRAINING if key in metrics}, "_train")
 
 
 def sample(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
@@ -208,13 +208,14 @@ def base_metrics(
     assert judges.world is not None  # only a world has bare questions
     questions = [question_of(prompt) for prompt in prompts]
     few = world_quality.few_shot(judges.world, model, judges.tokenizer, questions, plan)
-    return world_quality.bare_behavior(judges.world, responses) | few
+    return {**world_quality.bare_behavior(judges.world, responses)._asdict(), **few._asdict()}
 
 
 def against_reference(results: dict[str, Any], assessed: Mapping[str, Assessed]) -> None:
     """Adds to every model its win rate against the reference."""
     for name, answers in assessed.items():
-        results["models"][name] |= win_rate(answers, assessed[REFERENCE])
+        compared = win_rate(answers, assessed[REFERENCE])
+        results["models"][name] |= compared._asdict() if compared is not None else {}
 
 
 def sample_many(
@@ -229,13 +230,13 @@ def sample_many(
     many = sample(REFERENCE, model, judges, material.prompts, plan)
     if judges.world is not None:
         questions = [question_of(prompt) for prompt in material.prompts]
-        results["majority"] = majority(judges.world, questions, many, seed=plan.seed)
+        results["majority"] = majority(judges.world, questions, many, seed=plan.seed)._asdict()
     if judges.reward is None:
         return
-    results["best_of_n"] = best_of_n(many)
+    results["best_of_n"] = best_of_n(many).metrics()
     trained: dict[str, Any] = {}
     if material.train_prompts:
-        trained = best_of_n(sample(REFERENCE, model, judges, material.train_prompts, on_training(plan)))
+        trained = best_of_n(sample(REFERENCE, model, judges, material.train_prompts, on_training(plan))).metrics()
         results["best_of_n_train"] = trained
     if plan.samples_per_prompt < SHOWN_N:
         return
@@ -243,7 +244,7 @@ def sample_many(
     row |= best_row(many, reference)
     if SHOWN_N in trained.get("n", ()):
         i = trained["n"].index(SHOWN_N)
-        row |= {f"{key}_train": trained[key][i] for key in ON_TRAINING if key in trained}
+        row |= suffixed({key: trained[key][i] for key in ON_TRAINING if key in trained}, "_train")
     results["models"][BEST] = row
 
 
@@ -254,14 +255,19 @@ def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
     metrics: dict[str, Any] = {}
     for batches, ending in ((material.seen, ""), (material.heldout, "_heldout")):
         if batches is not None:
-            metrics |= {f"{key}{ending}": value for key, value in evaluate_ranking(judges.reward, batches).items()}
+            metrics |= suffixed(evaluate_ranking(judges.reward, batches).metrics(), ending)
     if judges.world is None:
         return {"reward_model": metrics}
     shared = (judges.world, judges.reward, judges.tokenizer)
     reading: dict[str, Any] = {"tokens_at_once": judges.tokens_at_once}
-    chosen = choice(*shared, material.prompts, **reading)
-    named = by_name(*shared, material.prompts, "_heldout", **reading)
+    chosen = choice(*shared, material.prompts, **reading)._asdict()
+    named = suffixed(by_name(*shared, material.prompts, **reading)._asdict(), "_heldout")
     if material.train_prompts:
-        chosen |= choice(*shared, material.train_prompts, "_train", **reading)
-        named |= by_name(*shared, material.train_prompts, **reading)
+        chosen |= suffixed(choice(*shared, material.train_prompts, **reading)._asdict(), "_train")
+        named |= by_name(*shared, material.train_prompts, **reading)._asdict()
     return {"reward_model": metrics | named, "choice": chosen}
+
+
+def suffixed(metrics: Mapping[str, Any], ending: str) -> dict[str, Any]:
+    """The metrics with `ending` at the end of their names."""
+    return {f"{name}{ending}": value for name, value in metrics.items()}

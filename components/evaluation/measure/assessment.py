@@ -29,6 +29,18 @@ class Judges(NamedTuple):
     tokens_at_once: int = TOKENS_AT_ONCE
 
 
+class WinRate(NamedTuple):
+    """Against a reference's answers to the same prompts.
+
+    win_rate     share of pairs (answer, answer of the reference) in which the former is better, ties counting as half
+    win_rate_ci  95% interval, answers to one prompt being dependent (intervals.share_interval); None if the reference
+                 is compared with itself, since ½ is then not an estimate
+    """
+
+    win_rate: float
+    win_rate_ci: list[float] | None
+
+
 class Assessed(NamedTuple):
     """Responses, the same number for every prompt, and their assessment.
 
@@ -70,10 +82,10 @@ def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> A
 
 
 def quality_metrics(assessed: Assessed) -> dict[str, Any]:
-    """quality.quality of the judgments; score, the reward model's mean, and score_ci."""
+    """With a judge, the fields of quality.Quality; with a reward model, its mean score, and score_ci."""
     metrics: dict[str, Any] = {}
     if assessed.judgments is not None:
-        metrics |= world_quality.quality(assessed.judgments, assessed.responses)
+        metrics |= world_quality.quality(assessed.judgments, assessed.responses)._asdict()
     if assessed.scores is not None:
         mean = float(assessed.scores.mean())
         metrics |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}
@@ -88,17 +100,12 @@ def win_credits(mine: Tensor, theirs: Tensor) -> Tensor:
     return ranking_credit(mine[:, :, None] - theirs[:, None, :]).mean(2)
 
 
-def win_rate(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
-    """win_rate: share of pairs (answer, answer of the reference to the same prompt) in which the former is better.
-
-    Ties count as half; the judge's gold decides or, without a world, the reward model's score. win_rate_ci: 95%
-    interval, answers to one prompt being dependent (intervals.share_interval); None if the reference is compared
-    with itself, since ½ is then not an estimate. {} with neither a judge nor a reward model.
-    """
+def win_rate(assessed: Assessed, reference: Assessed) -> WinRate | None:
+    """The judge's gold decides or, without a world, the reward model's score; None with neither."""
     mine, theirs = assessed.worth, reference.worth
     if mine is None or theirs is None:
-        return {}
+        return None
     if assessed is reference:
-        return {"win_rate": 0.5, "win_rate_ci": None}
+        return WinRate(0.5, None)
     credits = win_credits(assessed.by_prompt(mine), reference.by_prompt(theirs)).flatten()
-    return {"win_rate": float(credits.mean()), "win_rate_ci": share_interval(credits, assessed.responses.prompt_index)}
+    return WinRate(float(credits.mean()), share_interval(credits, assessed.responses.prompt_index))

@@ -1,7 +1,7 @@
 """Best-of-n: the answer that the reward model scores highest among n of a policy; the baseline for RL."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +11,28 @@ from components.evaluation.measure.intervals import interval_of_shares, mean_int
 from components.functional.estimators import best_of_n_kl
 
 SHOWN_N = 16  # the n of the row among the models
+
+
+class BestOfNCurve(NamedTuple):
+    """A curve over n = 1, 2, 4, … up to the samples per prompt; each a list:
+
+    n                  number of answers from which the one with the highest score is taken
+    kl                 ln n − (n−1)/n, nats: exact if no answer occurs twice, else an upper bound
+    score              mean score of the chosen answer
+    gold, gold_ci      its mean gold, 95% interval over prompts (None if prompts do not differ); None without a world
+    correct            share of correct ones; None without a world
+    """
+
+    n: list[int]
+    kl: list[float]
+    score: list[float]
+    gold: list[float] | None = None
+    gold_ci: list[list[float] | None] | None = None
+    correct: list[float] | None = None
+
+    def metrics(self) -> dict[str, Any]:
+        """The lists that there are, by name."""
+        return {name: values for name, values in self._asdict().items() if values is not None}
 
 
 def chosen_weights(scores: Tensor, n: int) -> Tensor:
@@ -31,26 +53,22 @@ def chosen_weights(scores: Tensor, n: int) -> Tensor:
     return (all_below[not_higher] - all_below[lower]) / (not_higher - lower)
 
 
-def best_of_n(assessed: Assessed) -> dict[str, Any]:
-    """The curve over n = 1, 2, 4, … up to the samples per prompt; each a list:
-
-    n                  number of answers from which the one with the highest score is taken
-    kl                 ln n − (n−1)/n, nats: exact if no answer occurs twice, else an upper bound
-    score              mean score of the chosen answer
-    gold, gold_ci      its mean gold, 95% interval over prompts (None if prompts do not differ); only with a world
-    correct            share of correct ones; only with a world
-    """
+def best_of_n(assessed: Assessed) -> BestOfNCurve:
+    """The curve of answers scored by a reward model."""
     traits = {name: assessed.by_prompt(values) for name, values in _traits(assessed).items()}
-    counts = [2**power for power in range(traits["score"].shape[1].bit_length())]
-    curve: dict[str, Any] = {"n": counts, "kl": [best_of_n_kl(n) for n in counts]}
-    for name in ("score", "gold", "correct"):
-        if name not in traits:
-            continue
-        means = [(chosen_weights(traits["score"], n) * traits[name]).sum(1) for n in counts]
-        curve[name] = [float(mean.mean()) for mean in means]
-        if name == "gold":
-            curve["gold_ci"] = [mean_interval(mean, range(len(mean))) for mean in means]
-    return curve
+    scores = traits["score"]
+    counts = [2**power for power in range(scores.shape[1].bit_length())]
+
+    def of_chosen(name: str) -> list[Tensor]:
+        """Per n, the expected value of each prompt's chosen answer."""
+        return [(chosen_weights(scores, n) * traits[name]).sum(1) for n in counts]
+
+    curve = BestOfNCurve(counts, [best_of_n_kl(n) for n in counts], _means(of_chosen("score")))
+    if assessed.judgments is None:
+        return curve
+    gold = of_chosen("gold")
+    intervals = [mean_interval(values, range(len(values))) for values in gold]
+    return curve._replace(gold=_means(gold), gold_ci=intervals, correct=_means(of_chosen("correct")))
 
 
 def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
@@ -74,6 +92,10 @@ def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
     worth = assessed.by_prompt(assessed.worth)
     wins = chosen(win_credits(worth, reference.by_prompt(reference.worth)))
     return row | {"win_rate": float(wins.mean()), "win_rate_ci": interval_of_shares(wins)}
+
+
+def _means(of_prompts: list[Tensor]) -> list[float]:
+    return [float(values.mean()) for values in of_prompts]
 
 
 def _traits(assessed: Assessed) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Discrimination against generation: a question's true statement among those with every other value or name."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,32 @@ from components.models.heads import ScalarModel
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.facts import Question
 from components.world.world import World
+
+
+class Choice(NamedTuple):
+    """How often the reward model scores the true statement highest.
+
+    reward_model, reward_model_ci  share of questions, 95% interval over them (Wilson)
+    chance                         share expected from a random choice: 1/8 if a relation has eight values
+    questions                      number of questions
+    """
+
+    reward_model: float
+    reward_model_ci: list[float]
+    chance: float
+    questions: int
+
+
+class NameAccuracy(NamedTuple):
+    """Whether the reward model notices whom an answer is about.
+
+    name_accuracy, name_accuracy_ci  share of pairs in which a question's true statement scores higher than the same
+                                     words about another name, for every other name of the world; ties count as
+                                     half; 95% interval over questions
+    """
+
+    name_accuracy: float
+    name_accuracy_ci: list[float]
 
 
 def statements(world: World, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> tuple[Responses, list[int]]:
@@ -49,26 +75,19 @@ def choice(
     reward: ScalarModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    ending: str = "",
     *,
     tokens_at_once: int = TOKENS_AT_ONCE,
-) -> dict[str, Any]:
-    """How often the reward model scores the true statement highest; all keys get the suffix `ending`.
-
-    reward_model, reward_model_ci  share of questions, 95% interval over them (Wilson)
-    chance                         share expected from a random choice: 1/8 if a relation has eight values
-    questions                      number of questions
-    """
+) -> Choice:
+    """Scores every statement that could answer each prompt."""
     offered, truths = statements(world, tokenizer, prompts)
     parts = _scored(reward, tokenizer, prompts, offered, tokens_at_once)
     credits = torch.tensor([choice_credit(part, truth) for part, truth in zip(parts, truths, strict=True)])
-    metrics = {
-        "reward_model": float(credits.mean()),
-        "reward_model_ci": share_interval(credits, range(len(credits))),
-        "chance": sum(1 / len(part) for part in parts) / len(parts),
-        "questions": len(prompts),
-    }
-    return {f"{name}{ending}": value for name, value in metrics.items()}
+    return Choice(
+        reward_model=float(credits.mean()),
+        reward_model_ci=share_interval(credits, range(len(credits))),
+        chance=sum(1 / len(part) for part in parts) / len(parts),
+        questions=len(prompts),
+    )
 
 
 def by_name(
@@ -76,16 +95,10 @@ def by_name(
     reward: ScalarModel,
     tokenizer: Tokenizer,
     prompts: Sequence[Prompt],
-    ending: str = "",
     *,
     tokens_at_once: int = TOKENS_AT_ONCE,
-) -> dict[str, Any]:
-    """Whether the reward model notices whom an answer is about; all keys get the suffix `ending`.
-
-    name_accuracy, name_accuracy_ci  share of pairs in which a question's true statement scores higher than the same
-                                     words about another name, for every other name of the world; ties count as
-                                     half; 95% interval over questions
-    """
+) -> NameAccuracy:
+    """Scores the true statement about each prompt's name, and about every other name."""
     asked = [world.find(question_of(prompt)) for prompt in prompts]
     truths = [world.statement(question) for question in asked]
     texts = [
@@ -96,7 +109,7 @@ def by_name(
     given = torch.stack(_scored(reward, tokenizer, prompts, offered, tokens_at_once))
     credits = ranking_credit(given[:, :1] - given[:, 1:]).flatten()
     interval = share_interval(credits, [number for number in range(len(asked)) for _ in world.names[1:]])
-    return {f"name_accuracy{ending}": float(credits.mean()), f"name_accuracy_ci{ending}": interval}
+    return NameAccuracy(float(credits.mean()), interval)
 
 
 def _scored(

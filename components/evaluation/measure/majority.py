@@ -1,7 +1,7 @@
 """Self-consistency: sample several answers to a question and take the value that most of them give."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +14,18 @@ from components.world.world import World
 
 VOTES = (1, 3, 5, 9, 17, 33)  # answers that vote
 SUBSETS = 200  # random subsets of the samples, over which a question's result is averaged
+
+
+class MajorityCurve(NamedTuple):
+    """A curve over the number of answers that vote, up to the samples per question; each a list:
+
+    k                    answers that vote
+    correct, correct_ci  share of questions on which the majority is correct, 95% interval over questions
+    """
+
+    k: list[int]
+    correct: list[float]
+    correct_ci: list[list[float]]
 
 
 def vote(answers: Tensor, correct: Tensor, k: int, *, seed: int) -> Tensor:
@@ -31,13 +43,9 @@ def vote(answers: Tensor, correct: Tensor, k: int, *, seed: int) -> Tensor:
     return torch.stack(credits).double().mean(1)
 
 
-def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed: int) -> dict[str, Any]:
-    """The curve over the number of answers that vote, up to the samples per question; each a list:
-
-    k                    answers that vote
-    correct, correct_ci  share of questions on which the majority is correct, 95% interval over questions
-    An answer that does not state a single value for the name asked about agrees with no other.
-    """
+def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed: int) -> MajorityCurve:
+    """Votes of judged answers, as many to each question. An answer that does not state a single value for the name
+    asked about agrees with no other."""
     assert assessed.judgments is not None  # only called with a world's questions
     answers, correct = [], []
     per_question = len(assessed.judgments) // len(questions)
@@ -49,8 +57,8 @@ def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed
         correct.append(values.index(question.answer))
     counts = [k for k in VOTES if k <= per_question]
     shares = [vote(torch.tensor(answers), torch.tensor(correct), k, seed=seed) for k in counts]
-    return {
-        "k": counts,
-        "correct": [float(share.mean()) for share in shares],
-        "correct_ci": [interval_of_shares(share) for share in shares],
-    }
+    return MajorityCurve(
+        k=counts,
+        correct=[float(share.mean()) for share in shares],
+        correct_ci=[interval_of_shares(share) for share in shares],
+    )

@@ -1,7 +1,7 @@
 """A policy's behavior: responses sampled from it, their entropy, and their KL to a reference."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from components.functional.logprobs import kl_k1
 from components.functional.seeding import seeded
 from components.generation.generate import Sampling, generate
 from components.generation.responses import response_logprobs, response_scores
-from components.generation.rollout import Experience, packed
+from components.generation.rollout import PackedResponses, packed
 from components.models.heads import CausalLM, ScalarModel
 from components.system.countdown import starts
 from components.tokenizer.tokenizer import Tokenizer
@@ -48,6 +48,27 @@ class Responses(NamedTuple):
     texts: list[str]
     finished: list[bool]
     prompt_index: list[int]
+
+
+class Behavior(NamedTuple):
+    """Metrics of a policy from responses that it sampled at temperature 1.
+
+    finished             share that ended with a stop token
+    length               tokens per response, including the stop token
+    entropy_per_token    mean exact entropy of the distributions that the tokens were sampled from, nats
+    sequence_entropy     mean over responses of the Σ of those, nats
+    sequence_entropy_mc  mean −Σ log p per response, nats: the same quantity by Monte Carlo, a cross-check
+    kl                   mean Σ (log p − log p_reference) per response, nats; None without a reference
+    distinct             distinct texts per prompt ÷ samples per prompt, mean over prompts
+    """
+
+    finished: float
+    length: float
+    entropy_per_token: float
+    sequence_entropy: float
+    sequence_entropy_mc: float
+    kl: float | None
+    distinct: float
 
 
 def respond(
@@ -137,32 +158,23 @@ def describe(
     reference: CausalLM | None,
     pad_id: int,
     tokens_at_once: int = TOKENS_AT_ONCE,
-) -> dict[str, Any]:
-    """Metrics of a policy from responses that it sampled at temperature 1.
-
-    finished             share that ended with a stop token
-    length               tokens per response, including the stop token
-    entropy_per_token    mean exact entropy of the distributions that the tokens were sampled from, nats
-    sequence_entropy     mean over responses of the Σ of those, nats
-    sequence_entropy_mc  mean −Σ log p per response, nats: the same quantity by Monte Carlo, a cross-check
-    kl                   mean Σ (log p − log p_reference) per response, nats; None without a reference
-    distinct             distinct texts per prompt ÷ samples per prompt, mean over prompts
-    """
+) -> Behavior:
+    """How the model behaves in responses that it sampled at temperature 1."""
     reading = {"pad_id": pad_id, "tokens_at_once": tokens_at_once}
     logprobs, entropies = sequence_likelihoods(model, prompts, responses, **reading)
     tokens = sum(map(len, responses.ids))
     kl = None
     if reference is not None:
         kl = float(kl_k1(logprobs, sequence_likelihoods(reference, prompts, responses, **reading)[0]).mean())
-    return {
-        "finished": sum(responses.finished) / len(responses.finished),
-        "length": tokens / len(responses.ids),
-        "entropy_per_token": float(entropies.sum()) / tokens,
-        "sequence_entropy": float(entropies.mean()),
-        "sequence_entropy_mc": -float(logprobs.mean()),
-        "kl": kl,
-        "distinct": distinct_share(responses),
-    }
+    return Behavior(
+        finished=sum(responses.finished) / len(responses.finished),
+        length=tokens / len(responses.ids),
+        entropy_per_token=float(entropies.sum()) / tokens,
+        sequence_entropy=float(entropies.mean()),
+        sequence_entropy_mc=-float(logprobs.mean()),
+        kl=kl,
+        distinct=distinct_share(responses),
+    )
 
 
 def distinct_share(responses: Responses) -> float:
@@ -176,7 +188,7 @@ def _parts(
     responses: Responses,
     pad_id: int,
     tokens_at_once: int,
-) -> Iterator[Experience]:
+) -> Iterator[PackedResponses]:
     """The responses as packed rows, in parts of at most tokens_at_once tokens and LOGITS_AT_ONCE logits; a single
     response can exceed either."""
     device = next(model.parameters()).device
@@ -190,7 +202,8 @@ def _parts(
         mask = torch.arange(width, device=device) < lengths[:, None]
         yield packed(
             [prompts[i] for i in responses.prompt_index[start : start + rows]],
-            {"response_ids": response_ids, "mask": mask},
+            response_ids,
+            mask,
             row_length=model.config.longest,
             pad_id=pad_id,
         )

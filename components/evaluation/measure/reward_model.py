@@ -1,7 +1,7 @@
 """How good a reward model is on rankings: accuracy, calibration, and whether it merely prefers length."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,57 +10,98 @@ from components.data.batches import PreferenceBatch, moved_to
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.measure.policy import numbers
 from components.functional.losses import ranking_pairs
-from components.functional.ranking import BINS, Pairs, pairs_of, ranking_metrics
+from components.functional.ranking import BINS, Pairs, RankingMetrics, pairs_of, ranking_metrics
 from components.models.heads import ScalarModel
 
 
-@torch.no_grad()
-def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> dict[str, Any]:
-    """Metrics over all pairs of answers to one prompt that differ in rank: those of functional.ranking, and
+class Bin(NamedTuple):
+    """Pairs whose confidence is from low to high: their number, mean confidence and accuracy, both None without any."""
 
-    accuracy_ci               95% interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
-    pairs, prompts            numbers of pairs and of different prompts
-    pairs_length_matched      number of pairs behind accuracy_length_matched
-    reliability               per bin {low, high, pairs, confidence, accuracy}: the last two None in an empty bin
+    low: float
+    high: float
+    pairs: int
+    confidence: float | None
+    accuracy: float | None
+
+
+class RankingResult(NamedTuple):
+    """A reward model on rankings: over all pairs of answers to one prompt that differ in rank, and over all answers.
+
+    shares                those of functional.ranking
+    accuracy_ci           95% interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
+    pairs, prompts        numbers of pairs and of different prompts
+    pairs_length_matched  number of pairs behind shares.accuracy_length_matched
+    reliability           the pairs by confidence
+    scores                (A,) on the CPU, of every answer in the order of the batches
+    """
+
+    shares: RankingMetrics
+    accuracy_ci: list[float]
+    pairs: int
+    prompts: int
+    pairs_length_matched: int
+    reliability: list[Bin]
+    scores: Tensor
+
+    def metrics(self) -> dict[str, Any]:
+        """The numbers by name, as plain data for a report: all but the scores."""
+        own = {name: value for name, value in self._asdict().items() if name not in ("shares", "scores")}
+        return {**self.shares._asdict(), **own, "reliability": [part._asdict() for part in self.reliability]}
+
+
+@torch.no_grad()
+def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> RankingResult:
+    """Reads all answers and compares those to one prompt.
+
     Raises ValueError if no two answers differ in rank, and for scores that are not numbers.
     """
-    device = next(model.parameters()).device
     parts, keys, scores, lengths = [], [], [], []
+    device = next(model.parameters()).device
     for batch in batches:
         here = moved_to(device, batch)
-        score = numbers(model(here.input_ids, here.layout).flatten()[here.last])
+        score = answer_scores(model, here)
         better, _, _ = ranking_pairs(here.ranks, here.groups)
         parts.append(pairs_of(score, here.lengths, here.ranks, here.groups))
         keys += [_prompt_of(batch, answer) for answer in better.tolist()]
         scores.append(score)
-        lengths.append(here.lengths)
+        lengths.append(batch.lengths)
     if not keys:
         raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
     pairs = Pairs(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
-    return ranking_metrics(pairs, torch.cat(scores).cpu(), torch.cat(lengths).cpu()) | {
-        "accuracy_ci": share_interval(pairs.credit, keys),
-        "pairs": len(keys),
-        "prompts": len(set(keys)),
-        "pairs_length_matched": int(pairs.matched.sum()),
-        "reliability": reliability(pairs.confidence, pairs.credit),
-    }
+    given = torch.cat(scores).cpu()
+    return RankingResult(
+        shares=ranking_metrics(pairs, given, torch.cat(lengths).cpu()),
+        accuracy_ci=share_interval(pairs.credit, keys),
+        pairs=len(keys),
+        prompts=len(set(keys)),
+        pairs_length_matched=int(pairs.matched.sum()),
+        reliability=reliability(pairs.confidence, pairs.credit),
+        scores=given,
+    )
 
 
-def reliability(confidence: Tensor, credit: Tensor) -> list[dict[str, Any]]:
-    """Mean confidence and accuracy (credit) of the pairs in each bin of confidence; both tensors (P,)."""
+def answer_scores(model: ScalarModel, batch: PreferenceBatch) -> Tensor:
+    """(N,) on the model's device: the score at the last token of every answer. Raises ValueError if one is not a
+    number."""
+    here = moved_to(next(model.parameters()).device, batch)
+    return numbers(model(here.input_ids, here.layout).flatten()[here.last])
+
+
+def reliability(confidence: Tensor, credit: Tensor) -> list[Bin]:
+    """The pairs in each bin of confidence, and their accuracy (mean credit); both tensors (P,)."""
     number = ((confidence - 0.5) * 2 * BINS).long().clamp(max=BINS - 1)
     table = []
     for b in range(BINS):
         inside = number == b
         count = int(inside.sum())
         table.append(
-            {
-                "low": 0.5 + 0.5 * b / BINS,
-                "high": 0.5 + 0.5 * (b + 1) / BINS,
-                "pairs": count,
-                "confidence": float(confidence[inside].mean()) if count else None,
-                "accuracy": float(credit[inside].mean()) if count else None,
-            }
+            Bin(
+                low=0.5 + 0.5 * b / BINS,
+                high=0.5 + 0.5 * (b + 1) / BINS,
+                pairs=count,
+                confidence=float(confidence[inside].mean()) if count else None,
+                accuracy=float(credit[inside].mean()) if count else None,
+            )
         )
     return table
 

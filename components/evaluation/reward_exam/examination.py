@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.data.batches import PreferenceBatch, moved_to
+from components.data.batches import PreferenceBatch
 from components.data.preference import PreferenceData
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.intervals import share_interval
-from components.evaluation.measure.policy import numbers
-from components.evaluation.measure.reward_model import evaluate_ranking
+from components.evaluation.measure.reward_model import answer_scores, evaluate_ranking
 from components.evaluation.reward_exam.probes import PROBES, probed
 from components.functional.ranking import LENGTH_MATCHED
 from components.models.heads import ScalarModel
@@ -70,7 +69,7 @@ def examine(
     max_records, max_probed: most records for the metrics and for the probes, evenly spaced; fewer if reading.answers
     limits them, each to half of it, but never below FEWEST_RECORDS and FEWEST_PROBED.
     tokens_at_once: how many tokens the model reads at once; it never reads more records at once than a training batch.
-    ranking      metrics of reward_model.evaluate_ranking
+    ranking      RankingResult.metrics
     gold         agreement with the built-in world's judge {accuracy, accuracy_ci, pairs, prompts}; None on other data
     probes       name → the share of records whose best answer scores above the probe, same keys as gold
     length_choices  the share of pairs of different length whose longer answer is chosen, same keys; None without any
@@ -79,7 +78,7 @@ def examine(
     figures      name → number or None: the metrics that a gate's limits refer to, see gate.METRICS
     Returns {} if no comparisons are held out. Intervals are over prompts.
     """
-    held_out = [record for example in data.val_examples for record in example]
+    held_out = [record for i in range(len(data.val_examples)) for record in data.val_examples[i]]
     if not held_out:
         return {}
     if reading.answers is not None:
@@ -87,15 +86,13 @@ def examine(
         max_records = min(max_records, max(FEWEST_RECORDS, int(reading.answers / 2 / each)))
         max_probed = min(max_probed, max(FEWEST_PROBED, reading.answers // 2 // (1 + len(PROBES))))
     records = _spread(held_out, max_records)
-    batches, outputs = list(_batches(data, records, tokens_at_once)), []
-    hook = model.register_forward_hook(lambda module, given, output: outputs.append(output))
+    batches = list(_batches(data, records, tokens_at_once))
     ranking = evaluate_ranking(model, _counted(batches, "examination: answers", reading))
-    hook.remove()
-    scores = _by_record(records, batches, outputs)
+    scores = _by_record(records, ranking.scores)
     judge = WorldJudge(data, tokenizer)
     pairs = [pair for record, score in zip(records, scores, strict=True) for pair in _pairs(record, score, judge)]
     examination = {
-        "ranking": ranking,
+        "ranking": ranking.metrics(),
         "gold": _gold(records, scores, judge),
         "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge, tokens_at_once, reading),
         "length_choices": longer_chosen(pairs),
@@ -115,17 +112,15 @@ def probe(
     reading: Reading = READ_ALL,
 ) -> dict[str, dict[str, Any]]:
     """For each probe, the share of records whose best answer scores above it, counting ties as half."""
-    device, trials = next(model.parameters()).device, list(probed(records, tokenizer, data.context, judge.renamed))
+    trials = list(probed(records, tokenizer, data.context, judge.renamed))
     rows = [
         {"prompt": record["prompt"], "completions": [ids], "finished": [True], "ranks": [0.0]}
         for record, (best, made) in zip(records, trials, strict=True)
         for ids in (record["completions"][best], *made.values())
     ]
     batches = list(_batches(data, rows, tokens_at_once))
-    outputs = [
-        model(b.input_ids.to(device), moved_to(device, b.layout)) for b in _counted(batches, "probes: answers", reading)
-    ]
-    scores = iter(score for [score] in _by_record(rows, batches, outputs))
+    read = [answer_scores(model, batch).cpu() for batch in _counted(batches, "probes: answers", reading)]
+    scores = iter(score for [score] in _by_record(rows, torch.cat(read)))
     credits: dict[str, list[float]] = {name: [] for name in PROBES}
     keys: dict[str, list[tuple]] = {name: [] for name in PROBES}
     for record, (_, made) in zip(records, trials, strict=True):
@@ -264,13 +259,10 @@ def _counted(batches: Sequence[PreferenceBatch], what: str, reading: Reading) ->
     return countdown(batches, what, total, count=lambda batch: len(batch.ranks), shown=reading.shown)
 
 
-def _by_record(
-    records: Sequence[Record], batches: Sequence[PreferenceBatch], outputs: Sequence[Tensor]
-) -> list[list[float]]:
-    """The score of every answer of every record; outputs: the model's output for each batch."""
-    pairs = zip(batches, outputs, strict=True)
-    scores = iter([score for batch, output in pairs for score in numbers(output.cpu().flatten()[batch.last]).tolist()])
-    return [[next(scores) for _ in record["completions"]] for record in records]
+def _by_record(records: Sequence[Record], scores: Tensor) -> list[list[float]]:
+    """The scores of the answers of each record; scores: (A,), of all records' answers in order."""
+    rest = iter(scores.tolist())
+    return [[next(rest) for _ in record["completions"]] for record in records]
 
 
 def _pairs(record: Record, scores: list[float], judge: WorldJudge) -> Iterator[Pair]:

@@ -111,12 +111,13 @@ def best_of_n_curve(assessed: Assessed) -> dict[str, list[float]]:
     """
     assert assessed.scores is not None
     curve, unit = best_of_n(assessed), float(assessed.scores.double().std())
+    assert curve.gold is not None  # only called with a world's judge
     return {
-        "n": curve["n"],
-        "kl": curve["kl"],
-        "sqrt_kl": [math.sqrt(kl) for kl in curve["kl"]],
-        "proxy": [score / unit for score in curve["score"]],
-        "gold": curve["gold"],
+        "n": [*curve.n],
+        "kl": curve.kl,
+        "sqrt_kl": [math.sqrt(kl) for kl in curve.kl],
+        "proxy": [score / unit for score in curve.score],
+        "gold": curve.gold,
     }
 
 

@@ -20,24 +20,24 @@ def test_an_answers_credit_is_the_share_of_others_that_it_beats_with_ties_as_hal
 def test_answers_are_compared_only_within_their_prompt():
     # prompt 0: 5 against 1, 9: ½; prompt 1: 0 against 3, 4: 0. Across prompts 5 would beat 3 and 4
     found = win_rate(answers([5.0, 0.0], 1), answers([1.0, 9.0, 3.0, 4.0], 2))
-    assert found["win_rate"] == 0.25
-    assert found["win_rate_ci"][0] < 0.25 < found["win_rate_ci"][1]
+    assert found.win_rate == 0.25
+    assert found.win_rate_ci[0] < 0.25 < found.win_rate_ci[1]
 
 
 def test_a_model_and_another_win_together_all_pairs():
     one, other = answers([0.1, 0.5, 2.0, -1.0], 2), answers([0.5, 0.2, 2.0, 3.0], 2)
-    assert win_rate(one, other)["win_rate"] + win_rate(other, one)["win_rate"] == pytest.approx(1)
+    assert win_rate(one, other).win_rate + win_rate(other, one).win_rate == pytest.approx(1)
 
 
 def test_the_reference_against_itself_is_half_without_an_interval():
     itself = answers([0.3, 0.1, 0.2, 0.9, 0.9, -1.0], 3)
-    assert win_rate(itself, itself._replace(judgments=None))["win_rate"] == pytest.approx(0.5)
-    assert win_rate(itself, itself) == {"win_rate": 0.5, "win_rate_ci": None}
+    assert win_rate(itself, itself._replace(judgments=None)).win_rate == pytest.approx(0.5)
+    assert win_rate(itself, itself) == (0.5, None)
 
 
 def test_without_a_judge_or_reward_model_there_is_no_win_rate():
     silent = answers([0.0], 1)._replace(scores=None)
-    assert win_rate(silent, silent) == {}
+    assert win_rate(silent, silent) is None
 
 
 def test_gold_decides_if_there_is_a_judge(world, tokenizer, reward, chat_prompts):

@@ -65,19 +65,19 @@ def test_more_samples_than_there_are_cannot_be_picked():
 def test_the_curve_goes_over_powers_of_two_up_to_the_samples():
     # prompt 0: the best of 2 of 3 samples has gold 1, 1, 0 in the pairs {0,1}, {0,2}, {1,2}; prompt 1: always −½
     curve = best_of_n(assessed([[3.0, 1.0, 2.0], [1.0, 2.0, 3.0]], [[1.0, 1.25, 0.0], [-0.5, -0.5, -0.5]]))
-    assert set(curve) == {"n", "kl", "score", "gold", "gold_ci", "correct"}
-    assert curve["n"] == [1, 2]
-    assert curve["kl"] == [0, pytest.approx(math.log(2) - 0.5)]
-    assert curve["gold"] == pytest.approx([(0.75 - 0.5) / 2, (2 / 3 - 0.5) / 2])
-    assert curve["score"] == pytest.approx([2, 8 / 3])
-    assert curve["correct"] == pytest.approx([(2 / 3 + 0) / 2, (2 / 3 + 0) / 2])
-    for (low, high), value in zip(curve["gold_ci"], curve["gold"], strict=True):
+    assert set(curve.metrics()) == {"n", "kl", "score", "gold", "gold_ci", "correct"}
+    assert curve.n == [1, 2]
+    assert curve.kl == [0, pytest.approx(math.log(2) - 0.5)]
+    assert curve.gold == pytest.approx([(0.75 - 0.5) / 2, (2 / 3 - 0.5) / 2])
+    assert curve.score == pytest.approx([2, 8 / 3])
+    assert curve.correct == pytest.approx([(2 / 3 + 0) / 2, (2 / 3 + 0) / 2])
+    for (low, high), value in zip(curve.gold_ci, curve.gold, strict=True):
         assert low < value < high and low + high == pytest.approx(2 * value)
 
 
 def test_without_a_judge_the_curve_has_only_scores_and_one_prompt_has_no_interval():
-    assert set(best_of_n(assessed([[1.0, 2.0]]))) == {"n", "kl", "score"}
-    assert best_of_n(assessed([[1.0, 2.0]], [[0.0, 1.0]]))["gold_ci"] == [None, None]
+    assert set(best_of_n(assessed([[1.0, 2.0]])).metrics()) == {"n", "kl", "score"}
+    assert best_of_n(assessed([[1.0, 2.0]], [[0.0, 1.0]])).gold_ci == [None, None]
 
 
 def test_the_row_of_16_has_the_metrics_of_the_chosen_answer():

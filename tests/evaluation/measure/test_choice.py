@@ -44,16 +44,16 @@ def test_a_reward_model_that_knows_chooses_correctly(world, tokenizer, reward, c
         return torch.tensor(correct, dtype=torch.float32) * (1 if knows else -1)
 
     monkeypatch.setattr(module, "scores", scores)
-    found = choice(world, reward, tokenizer, prompts, "_train")
-    assert found["reward_model_train"] == right
-    assert (found["chance_train"], found["questions_train"]) == (1 / 8, len(prompts))
-    low, high = found["reward_model_ci_train"]
+    found = choice(world, reward, tokenizer, prompts)
+    assert found.reward_model == right
+    assert (found.chance, found.questions) == (1 / 8, len(prompts))
+    low, high = found.reward_model_ci
     assert low <= right <= high and high - low > 0.05
 
 
 def test_a_reward_model_that_guesses_is_right_by_chance(world, tokenizer, reward, chat_prompts, monkeypatch):
     monkeypatch.setattr(module, "scores", lambda model, asked, offered, **_: torch.zeros(len(offered.ids)))
-    assert choice(world, reward, tokenizer, chat_prompts("train"))["reward_model"] == 1 / 8
+    assert choice(world, reward, tokenizer, chat_prompts("train")).reward_model == 1 / 8
 
 
 @pytest.mark.parametrize(
@@ -71,9 +71,10 @@ def test_answers_that_differ_only_in_the_name_test_a_reward_model(
         return torch.tensor([float(worth(world.judge(prompts[of]["prompt"], text, True))) for of, text in pairs])
 
     monkeypatch.setattr(module, "scores", scores)
-    found = by_name(world, reward, tokenizer, prompts, "_heldout")
-    assert set(found) == {"name_accuracy_heldout", "name_accuracy_ci_heldout"}
-    assert found["name_accuracy_heldout"] == accuracy
+    found = by_name(world, reward, tokenizer, prompts)
+    assert found.name_accuracy == accuracy
+    low, high = found.name_accuracy_ci
+    assert low - 1e-9 <= accuracy <= high + 1e-9
 
 
 def test_a_reward_model_that_sees_half_of_the_names_is_right_on_half_of_them(
@@ -86,4 +87,4 @@ def test_a_reward_model_that_sees_half_of_the_names_is_right_on_half_of_them(
         return torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0] * len(prompts))
 
     monkeypatch.setattr(module, "scores", scores)
-    assert by_name(world, reward, tokenizer, prompts)["name_accuracy"] == pytest.approx((2 + 3 / 2) / 5)
+    assert by_name(world, reward, tokenizer, prompts).name_accuracy == pytest.approx((2 + 3 / 2) / 5)

@@ -45,8 +45,8 @@ def given(world, values):
 def test_an_answer_without_a_value_agrees_with_no_other(world):
     question, assessed = given(world, [None, None, world.questions("held_out")[0].answer])
     curve = majority(world, [question.text], assessed, seed=0)
-    assert curve["k"] == [1, 3]
-    assert curve["correct"] == pytest.approx([1 / 3, 1 / 3])  # three leaders with one vote each
+    assert curve.k == [1, 3]
+    assert curve.correct == pytest.approx([1 / 3, 1 / 3])  # three leaders with one vote each
 
 
 def test_the_most_frequent_value_wins_whatever_the_others_say(world):
@@ -55,9 +55,9 @@ def test_the_most_frequent_value_wins_whatever_the_others_say(world):
     wrong = [value for value in world.vocabulary.relations[relation].values if value != answer][:3]
     question, assessed = given(world, [answer, answer, *wrong])
     curve = majority(world, [question.text], assessed, seed=0)
-    assert curve["k"] == [1, 3, 5]
-    assert curve["correct"][0] == pytest.approx(0.4) and curve["correct"][2] == 1
+    assert curve.k == [1, 3, 5]
+    assert curve.correct[0] == pytest.approx(0.4) and curve.correct[2] == 1
     # of the 10 triples: 3 hold both right ones (1), 6 one (1/3, all differ), 1 none: 5/10
-    assert curve["correct"][1] == pytest.approx(0.5, abs=0.08)
-    for (low, high), value in zip(curve["correct_ci"], curve["correct"], strict=True):
+    assert curve.correct[1] == pytest.approx(0.5, abs=0.08)
+    for (low, high), value in zip(curve.correct_ci, curve.correct, strict=True):
         assert 0 <= low <= value <= high <= 1

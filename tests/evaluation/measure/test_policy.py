@@ -19,33 +19,33 @@ def run(model, tokenizer, reference=None, prompts=PROMPTS, plan=PLAN):
 def test_a_model_that_knows_nothing_has_an_entropy_of_ln_v_per_token(uniform, tokenizer):
     responses, metrics = run(uniform, tokenizer)
     nats = math.log(tokenizer.vocab_size)
-    assert metrics["entropy_per_token"] == pytest.approx(nats, abs=1e-5)
-    assert metrics["sequence_entropy"] == pytest.approx(metrics["length"] * nats, rel=1e-6)
-    assert metrics["sequence_entropy_mc"] == pytest.approx(metrics["length"] * nats, rel=1e-6)
-    assert metrics["length"] == sum(map(len, responses.ids)) / 24
+    assert metrics.entropy_per_token == pytest.approx(nats, abs=1e-5)
+    assert metrics.sequence_entropy == pytest.approx(metrics.length * nats, rel=1e-6)
+    assert metrics.sequence_entropy_mc == pytest.approx(metrics.length * nats, rel=1e-6)
+    assert metrics.length == sum(map(len, responses.ids)) / 24
 
 
 def test_the_kl_of_a_model_to_itself_is_zero(new_model, tokenizer):
     model = new_model(0)
-    assert run(model, tokenizer, reference=model)[1]["kl"] == 0
+    assert run(model, tokenizer, reference=model)[1].kl == 0
 
 
 def test_without_a_reference_there_is_no_kl(new_model, tokenizer):
-    assert run(new_model(0), tokenizer)[1]["kl"] is None
+    assert run(new_model(0), tokenizer)[1].kl is None
 
 
 def test_the_kl_to_a_uniform_reference_is_what_entropy_is_missing(new_model, uniform, tokenizer):
     _, metrics = run(new_model(0), tokenizer, reference=uniform)
-    most = metrics["length"] * math.log(tokenizer.vocab_size)
-    assert metrics["kl"] == pytest.approx(most - metrics["sequence_entropy_mc"], rel=1e-5)
-    assert metrics["kl"] > 1
+    most = metrics.length * math.log(tokenizer.vocab_size)
+    assert metrics.kl == pytest.approx(most - metrics.sequence_entropy_mc, rel=1e-5)
+    assert metrics.kl > 1
 
 
 def test_monte_carlo_and_exact_entropy_agree(new_model, tokenizer):
     plan = SamplePlan(samples_per_prompt=1500, max_new_tokens=4, seed=0)
     _, metrics = run(new_model(1), tokenizer, prompts=PROMPTS[:2], plan=plan)
-    assert metrics["entropy_per_token"] < 0.8 * math.log(tokenizer.vocab_size)
-    assert metrics["sequence_entropy_mc"] == pytest.approx(metrics["sequence_entropy"], rel=0.03)
+    assert metrics.entropy_per_token < 0.8 * math.log(tokenizer.vocab_size)
+    assert metrics.sequence_entropy_mc == pytest.approx(metrics.sequence_entropy, rel=0.03)
 
 
 def test_likelihoods_are_those_of_each_response_run_alone(new_model, tokenizer):
@@ -146,8 +146,8 @@ def test_temperature_zero_takes_the_likeliest_token_every_time(new_model, tokeni
 def test_a_response_is_finished_if_it_has_a_stop_token(tokenizer):
     responses, metrics = run(tiny_models.parrot(tokenizer), tokenizer)  # ends the turn immediately, for any input
     assert responses.ids == [[tokenizer.end_id]] * 24 and responses.texts == [""] * 24 and all(responses.finished)
-    assert (metrics["finished"], metrics["length"], metrics["distinct"]) == (1, 1, 1 / 8)
-    assert metrics["sequence_entropy"] == pytest.approx(0, abs=1e-6)
+    assert (metrics.finished, metrics.length, metrics.distinct) == (1, 1, 1 / 8)
+    assert metrics.sequence_entropy == pytest.approx(0, abs=1e-6)
 
 
 def test_distinct_counts_different_texts_of_one_prompt():

@@ -48,30 +48,37 @@ PAIRS = (
 
 def test_metrics_of_three_pairs_worked_out_by_hand():
     found = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS)])
-    assert found["accuracy"] == pytest.approx(0.5)
-    assert (found["pairs"], found["prompts"]) == (3, 3)
-    assert found["margin"] == pytest.approx(1 / 3)
-    assert (found["accuracy_length_matched"], found["pairs_length_matched"]) == (1.0, 1)
-    assert found["longer_wins"] == pytest.approx((0.5 + 1 + 1) / 3)
+    shares = found.shares
+    assert shares.accuracy == pytest.approx(0.5)
+    assert (found.pairs, found.prompts) == (3, 3)
+    assert shares.margin == pytest.approx(1 / 3)
+    assert (shares.accuracy_length_matched, found.pairs_length_matched) == (1.0, 1)
+    assert shares.longer_wins == pytest.approx((0.5 + 1 + 1) / 3)
     # scores 4 2 1 2 3 3, lengths 2 2 3 1 1 3: means 2.5 and 2, Σxy = −1, Σx² = 5.5, Σy² = 4
-    assert found["score_length_correlation"] == pytest.approx(-1 / math.sqrt(22))
-    low, high = found["accuracy_ci"]
+    assert shares.score_length_correlation == pytest.approx(-1 / math.sqrt(22))
+    low, high = found.accuracy_ci
     assert 0 <= low < 0.5 < high <= 1
+
+
+def test_the_scores_of_all_answers_are_returned_in_the_order_of_the_batches():
+    found = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS[1:]), batch(PAIRS[0])])
+    assert found.scores.tolist() == pytest.approx([1, 2, 3, 3, 4, 2])
+    assert "scores" not in found.metrics()
 
 
 def test_batches_and_prompts_of_several_answers_add_up():
     whole = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS)])
     apart = evaluate_ranking(LastIdIsTheScore(), [batch(pair) for pair in PAIRS])
-    assert apart == whole
+    assert apart.metrics() == whole.metrics()
     four = batch(([1], [([9], 0), ([8], 1), ([7], 2), ([6], 3)]))
-    assert evaluate_ranking(LastIdIsTheScore(), [four])["pairs"] == 6
+    assert evaluate_ranking(LastIdIsTheScore(), [four]).pairs == 6
 
 
 def test_records_of_one_prompt_are_one_prompt_even_in_different_batches():
     answers = [([40], 0), ([20], 1)]
     batches = [batch(([1, 2], answers)), batch(([1, 2], answers), ([1, 3], answers))]
     found = evaluate_ranking(LastIdIsTheScore(), batches)
-    assert (found["pairs"], found["prompts"]) == (3, 2)
+    assert (found.pairs, found.prompts) == (3, 2)
 
 
 def test_calibration_error_is_that_of_the_checklist():
@@ -79,8 +86,8 @@ def test_calibration_error_is_that_of_the_checklist():
     right = torch.tensor([1.0, 0, 1, 1, 1, 0])
     confidence = torch.tensor([0.55, 0.65, 0.75, 0.85, 0.95, 0.95])
     bins = reliability(confidence, right)
-    assert [one["pairs"] for one in bins] == [1, 1, 1, 1, 2]
-    assert sum(one["pairs"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / 6 == pytest.approx(0.4)
+    assert [one.pairs for one in bins] == [1, 1, 1, 1, 2]
+    assert sum(one.pairs * abs(one.accuracy - one.confidence) for one in bins) / 6 == pytest.approx(0.4)
 
 
 def test_calibration_error_and_bins_are_those_of_torchmetrics():
@@ -89,17 +96,17 @@ def test_calibration_error_and_bins_are_those_of_torchmetrics():
     right = (torch.rand(500, generator=generator) < 0.7).float()
     theirs = BinaryCalibrationError(n_bins=10, norm="l1")(confidence, right.int())
     bins = reliability(confidence, right)
-    ours = sum(one["pairs"] * abs(one["accuracy"] - one["confidence"]) for one in bins) / 500
+    ours = sum(one.pairs * abs(one.accuracy - one.confidence) for one in bins) / 500
     assert ours == pytest.approx(float(theirs), abs=1e-5)
     assert float(calibration_error(confidence, right, num_bins=len(bins))) == pytest.approx(ours, abs=1e-5)
 
 
 def test_a_model_that_guesses_is_half_right_and_calibrated():
     found = evaluate_ranking(LastIdIsTheScore(), [batch(*(([1, n], [([7], 0), ([7], 1)]) for n in range(2, 6)))])
-    assert (found["accuracy"], found["ece"], found["margin"]) == (0.5, 0, 0)
-    assert found["score_length_correlation"] is None
+    assert (found.shares.accuracy, found.shares.ece, found.shares.margin) == (0.5, 0, 0)
+    assert found.shares.score_length_correlation is None
     empty = {"low": 0.6, "high": 0.7, "pairs": 0, "confidence": None, "accuracy": None}
-    assert found["reliability"][1] == pytest.approx(empty)
+    assert found.reliability[1]._asdict() == pytest.approx(empty)
 
 
 def test_rankings_in_which_nothing_is_better_than_anything_are_refused():

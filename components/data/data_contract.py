@@ -1,0 +1,65 @@
+"""What stages, callbacks and tasks read of a data module."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+
+from components.data.batches import PreferenceBatch
+
+
+class DataContract(LightningDataModule):
+    """Base of data modules, with defaults for what a module has none of.
+
+    tokenizer: None if texts are only read. context: tokens of the longest sequence. batch_size: per process, in the
+    units of train_examples. train_examples, val_examples: after setup, anything with len() and [i].
+    prompts_per_rollout, max_prompt: of prompts that a stage responds to: how many per rollout and process, and the most
+    tokens of one; None for other data. pretraining: data whose text comes with every minibatch (PPO-ptx).
+    num_demonstrations: the most demonstrations whose scores should average zero; 0 without any.
+    """
+
+    tokenizer: Any = None
+    context: int = 0
+    batch_size: int = 0
+    train_examples: Any = ()
+    val_examples: Any = ()
+    prompts_per_rollout: int | None = None
+    max_prompt: int | None = None
+    pretraining: "DataContract | None" = None
+    num_demonstrations: int = 0
+
+    @property
+    def format(self) -> str:
+        """Of the records: text, chat, preference or prompts."""
+        return ""
+
+    @property
+    def balance(self) -> tuple[int, int] | None:
+        """How many training records are labeled desirable, and how many undesirable; None without labels."""
+        return None
+
+    def judge_responses(
+        self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
+    ) -> dict[str, float]:
+        """Means of the true quality of responses (ids), one per prompt, by name; {} if it is unknown."""
+        return {}
+
+    def demonstration_batches(self) -> Iterable[PreferenceBatch]:
+        """The demonstrations, each as the one answer to its prompt."""
+        return []
+
+
+NO_DATA = DataContract()  # of a trainer that has loaders only
+
+
+def data_of(trainer: Trainer) -> DataContract:
+    """The trainer's data module. Raises ValueError for a module that does not say what is read of it."""
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if data is None:
+        return NO_DATA
+    if not isinstance(data, DataContract):
+        raise ValueError(
+            f"data: got {type(data).__name__}, expected one of components.data, or a module that inherits "
+            "components.data.data_contract.DataContract"
+        )
+    return data

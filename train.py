@@ -19,7 +19,7 @@ if __name__ == "__main__":
     headline.show(sys.argv[1:])  # before Hydra is imported, which alone takes longer than printing this line
 
 import hydra
-from hydra._internal.hydra import Hydra
+from hydra._internal.hydra import Hydra  # holds for Hydra 1.3
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
@@ -97,6 +97,7 @@ def run_command() -> None:
     sys.argv += processes.arguments_of_rank()
     if headline.predicted(arguments):
         sys.argv.append(SINGLE)  # what Hydra itself would conclude, since nothing sets another mode
+    # holds for Hydra 1.3
     Hydra.get_mode = mode  # type: ignore[method-assign]
     try:
         main()

@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
             self._save_best(trainer, pl_module)
         if self._unvalidated:
             return  # the file that this run resumed from is of this step
-        if self._is_due(trainer) and not trainer.fit_loop.epoch_loop._should_accumulate():
+        if self._is_due(trainer) and not between_steps(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -239,10 +239,16 @@ class Checkpoints(Checkpoint):
                 )
 
 
+def between_steps(trainer: Trainer) -> bool:
+    """Whether gradients are still being accumulated. Holds for Lightning 2.6."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
 def validates_next(trainer: Trainer) -> bool:
     """Whether a validation follows the batch that is ending, and has data. One always follows the last step."""
     loop, stopping = trainer.fit_loop.epoch_loop, trainer.should_stop
     trainer.should_stop = stopping or trainer.global_step == trainer.max_steps
+    # holds for Lightning 2.6
     follows = loop._should_check_val_fx(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
     trainer.should_stop = stopping
     if not follows:

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.exceptions import _TunerExitException
+from lightning.pytorch.utilities.exceptions import _TunerExitException  # holds for Lightning 2.6
 
-from components.callbacks.checkpoints import Checkpoints, validates_next
+from components.callbacks.checkpoints import Checkpoints, between_steps, validates_next
 from components.system import processes
 
 OUT_OF_TIME = 124  # the exit status that timeout(1) gives
@@ -90,7 +90,7 @@ class GracefulStop(Callback):
         self._exit_if_stopped()
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
-        if trainer.sanity_checking or trainer.fit_loop.epoch_loop._should_accumulate():
+        if trainer.sanity_checking or between_steps(trainer):
             return
         if self._agree(trainer):
             for checkpoints in _checkpoints(trainer):

@@ -34,6 +34,7 @@ def resolve(cfg: DictConfig) -> None:
     INTERPOLATIONS.update(_interpolations(OmegaConf.to_container(cfg, resolve=False), ""))
     for name in re.findall(r"\$\{([\w.]+)\}", " ".join(INTERPOLATIONS.values())):
         section = name.partition(".")[0]
+        # holds for OmegaConf 2.3: reading the section itself would resolve it
         if section != name and section in cfg and cfg._get_node(section)._is_none():  # type: ignore[union-attr]
             raise ValueError(f"{section}: expected settings, since others refer to {name}; got null")
     OmegaConf.resolve(cfg)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hydra._internal.utils import get_args_parser
+from hydra._internal.utils import get_args_parser  # holds for Hydra 1.3
 
 from components.artifacts.renamed import RENAMED
 
@@ -124,6 +124,7 @@ def _key(argument: str) -> str:
 
 
 def _words(arguments: Sequence[str]) -> Iterator[Word]:
+    # holds for Python 3.11 to 3.13
     flags = {text: action for action in get_args_parser()._actions for text in action.option_strings}
     searched = any(argument.startswith(("--config-dir", "-cd", "hydra.searchpath")) for argument in arguments)
     rest = list(arguments)

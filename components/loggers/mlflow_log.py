@@ -41,10 +41,11 @@ class MLflow(Recorder, MLFlowLogger):
 
     @property
     def experiment(self) -> Any:
+        # holds for Lightning 2.6: whether a run was started or resumed
         if self._initialized or getattr(rank_zero_only, "rank", None):
             return super().experiment
         if self._id_file.exists():
-            self._run_id = self._id_file.read_text(encoding="utf-8")
+            self._run_id = self._id_file.read_text(encoding="utf-8")  # holds for Lightning 2.6
         client = super().experiment
         self._id_file.parent.mkdir(parents=True, exist_ok=True)
         self._id_file.write_text(str(self._run_id), encoding="utf-8")

@@ -44,7 +44,7 @@ class TensorBoard(Recorder, TensorBoardLogger):
         Path(self.log_dir).mkdir(parents=True, exist_ok=True)
         save_hparams_to_yaml(str(Path(self.log_dir, self.NAME_HPARAMS_FILE)), self.hparams)
         _, started, _ = hparams(dict(settings), {})
-        self.experiment._get_file_writer().add_summary(started)
+        self.experiment._get_file_writer().add_summary(started)  # holds for torch 2.13
 
     def record_table(self, name: str, rows: Sequence[Mapping[str, Any]], step: int) -> None:
         self.record_text(name, markdown_table(rows), step)

@@ -24,13 +24,15 @@ class WandB(Recorder, WandbLogger):
         super().__init__(
             stage=stage, save_dir=folder, project=project, name=name, group=group, offline=offline, log_model=False
         )
-        self._wandb_init.pop("anonymous", None)  # Lightning always passes it, and W&B warns that it has no effect
+        # Lightning always passes it, and W&B warns that it has no effect; holds for Lightning 2.6
+        self._wandb_init.pop("anonymous", None)
 
     def location(self) -> str:
         return self._seen_at
 
     @property
     def experiment(self) -> Any:
+        # holds for Lightning 2.6: the run, once there is one, and the arguments to start it with
         if self._experiment is None and not getattr(rank_zero_only, "rank", None):
             self._wandb_init["id"] = kept_id(self._id_file)
         return super().experiment
@@ -54,6 +56,6 @@ class WandB(Recorder, WandbLogger):
     def finalize(self, status: str) -> None:
         """Ends the run, since the next one in this process would be written into it."""
         super().finalize(status)
-        if self._experiment is not None:
+        if self._experiment is not None:  # holds for Lightning 2.6
             self._experiment.finish(exit_code=0 if status == "success" else 1)
             self._experiment = None

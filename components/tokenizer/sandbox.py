@@ -175,6 +175,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         if getattr(value, "__name__", "") in ("format", "format_map") and isinstance(value.__self__, str):
             raise SecurityError("str.format is not allowed; join texts with ~")
 
+    # holds for Jinja 3.1
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         if len(source) > MAX_SOURCE:
             raise SecurityError(f"it is {len(source)} characters long, expected at most {MAX_SOURCE}")

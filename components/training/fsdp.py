@@ -29,12 +29,13 @@ class FullySharded(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
 
     def setup_environment(self) -> None:
+        # holds for Lightning 2.6, like all of this class's uses of its parent's attributes
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The full state on the first process, {} on the others; each process's own for a distributed checkpoint."""
-        if self._save_distributed_checkpoint:
+        if self._save_distributed_checkpoint:  # holds for Lightning 2.6
             return super().optimizer_state(optimizer)
         if isinstance(optimizer, LightningOptimizer):
             optimizer = optimizer.optimizer

@@ -45,6 +45,7 @@ class _Blockwise(torch.autograd.Function):
         for queries, keys, bias in reversed(list(_blocks(q, k, mask))):  # the last block sees every key
             p = _probabilities(query[:, queries], key[:, keys], bias)
             slope = torch.bmm(grad_out[:, queries], value[:, keys].transpose(1, 2))
+            # p·(slope − Σ p·slope), in one kernel; holds for torch 2.13
             slope = torch._softmax_backward_data(slope, p, 2, p.dtype)
             grad_query[:, queries] = torch.bmm(slope, key[:, keys]).mul_(scale)
             beta = 0.0 if first else 1.0

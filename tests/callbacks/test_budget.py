@@ -11,6 +11,7 @@ from components.callbacks.checkpoints import Checkpoints
 from components.loggers.tensorboard_log import TensorBoard
 from components.training.contract import Spent
 from tests.kit.tiny_run import Stream, Tiny, trainer
+from tests.kit.tiny_stages import ListLogger
 
 NAMES = ("budget/train_tokens", "budget/generated_tokens", "budget/flops")
 
@@ -98,6 +99,12 @@ def test_the_totals_are_logged_every_n_steps_and_at_the_end(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("_/budget/train_tokens")] == [(4, 20), (8, 40), (10, 50)]
     assert [e.value for e in events.Scalars("_/budget/flops")] == [200 + 200, 400 + 400, 500 + 500]
+
+
+def test_a_last_step_at_which_they_are_due_is_logged_once():
+    logger = ListLogger()
+    trainer([Budget(every_n_steps=4)], max_steps=8, logger=logger).fit(Drawing(), Stream())
+    assert logger.logged["budget/train_tokens"] == [(4, 20), (8, 40)]
 
 
 def test_every_n_steps_is_a_number_of_steps():

@@ -3,8 +3,11 @@ import re
 
 import pytest
 import torch
+from lightning import Callback
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from components.callbacks.checkpoints import Checkpoints
 from components.callbacks.sample_table import SampleTable
 from components.loggers.tensorboard_log import TensorBoard, markdown_table
 from tests.kit.tiny_run import Stream, Tiny, trainer
@@ -67,6 +70,44 @@ def test_modules_and_loggers_without_these_are_left_alone(tmp_path):
     logger = TensorBoard(str(tmp_path), "Talking")
     trainer([SampleTable(2)], logger=logger, max_steps=4).fit(Tiny(), Stream())
     assert "Talking samples/text_summary" not in EventAccumulator(str(tmp_path)).Reload().Tags()["tensors"]
+
+
+class Leave(Callback):
+    """Stops as a signal does: the step is saved, and nothing follows but teardown."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        trainer.should_stop |= trainer.global_step == self.step
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.global_step == self.step:
+            raise _TunerExitException
+
+
+def tables_of(folder, *, at_hand: bool, leave: int) -> list[int]:
+    """The steps of the tables of a run of seven steps that is stopped after step `leave` and resumed."""
+    steps = []
+    for step, checkpoint in ((leave, None), (99, folder / f"step={leave:08d}.ckpt")):
+        logger = TensorBoard(str(folder / str(step)), "Talking")
+        callbacks = [Leave(step), SampleTable(every_n_steps=3), Checkpoints(folder, 100)]
+        run = trainer(callbacks, logger=logger, max_steps=7, enable_checkpointing=True, folder=folder)
+        module = Talking()
+        module.samples_at_hand = at_hand
+        run.fit(module, Stream(), ckpt_path=checkpoint, weights_only=True)
+        logger.finalize("success")
+        events = EventAccumulator(str(folder / str(step))).Reload()
+        if "Talking samples/text_summary" in events.Tags()["tensors"]:
+            steps += [event.step for event in events.Tensors("Talking samples/text_summary")]
+    return steps
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+@pytest.mark.parametrize("leave", [2, 3, 6])
+def test_no_table_is_lost_if_a_signal_comes_at_its_step(leave, at_hand, tmp_path):
+    """One that has to be computed is left to the resumed run."""
+    assert tables_of(tmp_path, at_hand=at_hand, leave=leave) == [3, 6, 7]
 
 
 @pytest.mark.filterwarnings("ignore:html5lib's sanitizer is deprecated:DeprecationWarning")

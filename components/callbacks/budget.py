@@ -34,6 +34,7 @@ class Budget(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._step, self._counted = trainer.global_step, pl_module.spent()
+        self._logged: int | None = None  # the step whose totals were logged last
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: object, batch: object, batch_idx: int
@@ -45,10 +46,13 @@ class Budget(Callback):
             return  # gradients are still being accumulated
         self._step = trainer.global_step
         if self._step % self.every_n_steps == 0:
+            self._update_totals(trainer, pl_module)
             self._log(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
-        self._log(trainer, pl_module)
+        self._update_totals(trainer, pl_module)
+        if self._logged != trainer.global_step:
+            self._log(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Not in on_train_end, which a run resumed from its last step never reaches."""
@@ -82,6 +86,6 @@ class Budget(Callback):
         self.totals.update(dict(zip(("train_tokens", "generated_tokens", "rollout_flops"), new, strict=True)))
 
     def _log(self, trainer: Trainer, pl_module: Reporting) -> None:
-        self._update_totals(trainer, pl_module)
+        self._logged = trainer.global_step
         for logger in trainer.loggers:
             logger.log_metrics(self.metrics(pl_module), step=trainer.global_step)

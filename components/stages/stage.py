@@ -192,9 +192,11 @@ class Stage(Reporting, L.LightningModule):
             self._training.clear()
 
     def _due(self) -> bool:
-        """Whether to compute this optimizer step's metrics: with several processes, only if they will be logged."""
-        # holds for Lightning 2.6
-        return self.trainer.world_size == 1 or self.trainer._logger_connector.should_update_logs
+        """Whether to compute this optimizer step's metrics: on one CPU process always, for the progress line; else only
+        if they will be logged, since computing them waits for other processes and for the device."""
+        if self.trainer.world_size == 1 and self.device.type == "cpu":
+            return True
+        return self.trainer._logger_connector.should_update_logs  # holds for Lightning 2.6
 
     def log_now(self, metrics: dict[str, float]) -> None:
         """Logs scalars at the current step, regardless of log_every_n_steps."""
@@ -261,13 +263,14 @@ class Stage(Reporting, L.LightningModule):
             del state[name]
 
     def all_reduced(self, value: float | Tensor) -> Tensor:
-        """The sum of `value` over all processes."""
-        tensor = torch.as_tensor(value, dtype=torch.float64 if self.device.type == "cpu" else torch.float32)
-        return self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum")
+        """The sum of `value` over all processes; `value` itself does not change."""
+        dtype = torch.float64 if self.device.type == "cpu" else torch.float32
+        return self.reduced(torch.as_tensor(value, dtype=dtype), "sum")
 
     def reduced(self, numbers: Tensor, how: str) -> Tensor:
-        """The sum or the maximum ("sum", "max") of numbers over all processes."""
-        return self.trainer.strategy.reduce(numbers.to(self.device), reduce_op=how)
+        """The sum or the maximum ("sum", "max") of numbers over all processes; `numbers` itself does not change."""
+        own = numbers.to(self.device, copy=True)  # a collective writes into the tensor that it gets
+        return self.trainer.strategy.reduce(own, reduce_op=how)
 
     def gathered(self, numbers: Tensor) -> Tensor:
         """(M,) on the CPU: the numbers (N,) of all processes, in rank order; N can differ between processes."""

@@ -86,13 +86,15 @@ class Reporting:
 
     charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
     progress line. micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
-    max_new_tokens: the most tokens that a response can have; None without responses.
+    max_new_tokens: the most tokens that a response can have; None without responses. samples_at_hand: whether
+    sample_texts() only returns what was kept, without running a model.
     """
 
     charts: Sequence[Chart] = ()
     headline: Mapping[str, float] = {}
     micro_batch: tuple[Tensor, Tensor | int] | None = None
     max_new_tokens: int | None = None
+    samples_at_hand: bool = False
 
     def flops_per_token(self) -> float | None:
         """Floating-point operations of training on one token; None if unknown."""

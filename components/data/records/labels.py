@@ -55,7 +55,7 @@ def _of_comparison(record: Record) -> Record:
     ranks = record["ranks"]
     balances = [sum((other > rank) - (other < rank) for other in ranks) for rank in ranks]
     labels = [balance > 0 if balance else None for balance in balances]
-    kept = {name: record[name] for name in ("prompt", "completions", "tools") if name in record}
+    kept: Record = {name: record[name] for name in ("prompt", "completions", "tools") if name in record}
     return {**kept, "labels": labels}
 
 

@@ -30,8 +30,9 @@ class Answered(NamedTuple):
 
     def only(self, i: int) -> "Answered":
         """The i-th response alone."""
-        prompts, texts, ids, finished = (values[i : i + 1] for values in self[:4])
-        return Answered(prompts, texts, ids, finished, {n: values[i : i + 1] for n, values in self.columns.items()})
+        own = slice(i, i + 1)
+        columns = {name: values[own] for name, values in self.columns.items()}
+        return Answered(self.prompts[own], self.texts[own], self.ids[own], self.finished[own], columns)
 
     def arguments(self) -> dict[str, list[Any]]:
         """By name, what a function can take. Raises RewardError for a column with the name of another argument."""

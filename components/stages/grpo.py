@@ -5,15 +5,17 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from components.functional.advantages import group_relative
-from components.functional.logprobs import kl_k3
+from components.functional.logprobs import kl_k1, kl_k3
 from components.functional.losses import aggregate, clipped_surrogate, clipped_weight, sequence_surrogate
 from components.functional.masking import masked_mean, zero_outside
+from components.functional.seeding import seeded
 from components.generation.responses import approximate_kl, response_logprobs
-from components.generation.rollout import Experience, Minibatch
-from components.stages.onpolicy import OnPolicy
-from components.system.limits import Positive
+from components.generation.rollout import Experience, Minibatch, ModelOutputs
+from components.stages.onpolicy import Further, OnPolicy
+from components.system.limits import NonNegativeInt, Positive
 from components.training.contract import Chart, LossOutput, Term
 
 
@@ -25,15 +27,17 @@ class Variant(NamedTuple):
     aggregation: Literal["sequence_mean", "token_mean", "fixed_length"]
     clip_low: float
     clip_high: float
+    refill: int = 0
 
 
 VARIANTS = {
     "grpo": Variant("grpo", clipped_surrogate, "sequence_mean", 0.2, 0.2),
-    "dapo": Variant("grpo", clipped_surrogate, "token_mean", 0.2, 0.28),
+    "dapo": Variant("grpo", clipped_surrogate, "token_mean", 0.2, 0.28, refill=10),
     "dr_grpo": Variant("dr_grpo", clipped_surrogate, "fixed_length", 0.2, 0.2),
     "gspo": Variant("grpo", sequence_surrogate, "sequence_mean", 3e-4, 4e-4),
     "cispo": Variant("grpo", clipped_weight, "token_mean", 1.0, 4.0),
 }
+SAMPLED = ("response_ids", "mask", "finished", "rewards")  # of a rollout, what the models have not read
 EPS = 1e-4  # added to a group's standard deviation
 
 
@@ -44,15 +48,21 @@ class GRPO(OnPolicy):
     for the variant, in brackets below.
     variant: how advantages, ratios and token losses are combined.
         grpo      (r − mean) / std of the group; mean over a response's tokens, then over responses (0.2, 0.2)
-        dapo      the same advantages; mean over all tokens (Yu et al. 2025; 0.2, 0.28). Its resampling of groups with
-                  equal rewards is not implemented: they are counted in rollout/equal_groups
+        dapo      the same advantages; mean over all tokens (Yu et al. 2025; 0.2, 0.28),
+                  with refill 10
         dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025; 0.2, 0.2)
         gspo      as grpo, with one ratio a response, the geometric mean of its tokens' (Zheng et al. 2025; 3e-4, 4e-4).
                   Means of many tokens move little: short responses take wider bounds
         cispo     as dapo, but a bound limits the weight of a token's gradient and never removes it (MiniMax 2025, which
                   has no lower bound and does not state the upper one; here 1, 4: weights from 0 to 5)
 
+    refill: most rounds in which groups whose rewards are all equal, and so teach nothing, are replaced by groups of
+    further prompts (dynamic sampling; Yu et al. 2025, section 3.2). All processes sample as many in a round. Equal
+    groups that are left after the last round stay in the rollout. None: as published for the variant, 0 but for dapo.
+
     Metrics in addition to those of OnPolicy:
+    rollout/refilled       share of prompts that were replaced; less than rollout/equal_groups if rounds did not
+                           suffice. The other rollout/ metrics are of the prompts that were sampled first
     train/policy_loss, train/kl_loss   the two terms of the loss, the second before it is multiplied by beta
     train/clip_fraction    share of tokens whose ratio (gspo: whose response's) is clipped; healthy ≤ 0.2
     train/approx_kl        KL of the old to the new policy by k3, nats per token; healthy ≤ 0.05
@@ -74,6 +84,7 @@ class GRPO(OnPolicy):
         variant: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"],
         clip: Positive | None = None,
         clip_high: Positive | None = None,
+        refill: NonNegativeInt | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -85,8 +96,51 @@ class GRPO(OnPolicy):
                 "response is compared with the others to the same prompt"
             )
         self.variant = VARIANTS[variant]
+        self.refill = self.variant.refill if refill is None else refill
         usual = (self.variant.clip_low, self.variant.clip_high) if clip is None else (clip, clip)
         self.clip_low, self.clip_high = usual[0], usual[1] if clip_high is None else clip_high
+
+    def refilled(
+        self, prompts: list[dict[str, Any]], experience: Experience, rollout: int, further: Further | None
+    ) -> tuple[list[dict[str, Any]], Experience]:
+        """Groups of further prompts in place of those whose rewards are all equal, in at most `refill` rounds."""
+        if not self.refill:
+            return prompts, experience
+        assert further is not None
+        prompts, known = list(prompts), {name: getattr(experience, name) for name in SAMPLED}
+        empty, replaced = self.all_equal(known["rewards"]), 0
+        for number in range(1, self.refill + 1):
+            missing = int(self.reduced(empty.sum(), "max"))  # the same on all processes
+            if not missing:
+                break
+            asked = [prompt for prompt in further(missing) for _ in range(self.samples_per_prompt)]
+            fresh = self.scored(asked, seeded(self.device, self.run.seed, self.global_rank, rollout, 3, number))
+            useful = (~self.all_equal(fresh.rewards)).nonzero().flatten()
+            places = empty.nonzero().flatten()[: len(useful)]
+            to, source = self.rows_of(places), self.rows_of(useful[: len(places)])
+            known = {name: with_rows(known[name], to, getattr(fresh, name)[source]) for name in SAMPLED}
+            for row, other in zip(to.tolist(), source.tolist(), strict=True):
+                prompts[row] = asked[other]
+            empty[places] = False
+            replaced += len(places)
+        share = self.all_reduced(replaced) / self.all_reduced(len(empty))
+        self.log_now({"rollout/refilled": float(share)})
+        if not replaced:
+            return prompts, experience
+        parts = self.packed_parts(prompts, known["response_ids"], known["mask"])
+        outputs = ModelOutputs.cat([self.assess_part(part) for part in parts])  # on the rows of the first ratio
+        kl = kl_k1(outputs.old_logprobs, outputs.reference_logprobs)
+        return prompts, Experience(**known, **outputs._asdict(), kl=kl)
+
+    def all_equal(self, rewards: Tensor) -> Tensor:
+        """(groups,) bool: whether all rewards of a group are equal."""
+        groups = rewards.view(-1, self.samples_per_prompt)
+        return (groups == groups[:, :1]).all(1)
+
+    def rows_of(self, groups: Tensor) -> Tensor:
+        """The numbers of the responses in groups of these numbers."""
+        size = self.samples_per_prompt
+        return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
     def advantages(self, experience: Experience) -> Experience:
         relative = group_relative(
@@ -118,3 +172,11 @@ class GRPO(OnPolicy):
         averaged_over = mask.sum() if self.variant.aggregation == "token_mean" else len(mask)
         token_weights: dict[str, Tensor | int] = dict.fromkeys(("clip_fraction", "approx_kl", "entropy"), mask.sum())
         return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, token_weights)
+
+
+def with_rows(tensor: Tensor, rows: Tensor, others: Tensor) -> Tensor:
+    """(N, …) with `others` in place of these rows; (N, R) are widened with zeros to the wider of the two."""
+    if tensor.dim() == 2:
+        width = max(tensor.shape[1], others.shape[1])
+        tensor, others = (pad(one, (0, width - one.shape[1])) for one in (tensor, others))
+    return tensor.index_copy(0, rows, others)

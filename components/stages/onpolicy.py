@@ -25,6 +25,7 @@ from components.training.contract import ALONE, Chart, RunContext, Spent
 from components.training.self_checks import check_first_forward, check_responses, check_score_positions
 
 PART = "reward_"  # begins the metric of one of a reward's functions
+Further = Callable[[int], list[dict[str, Any]]]
 SHOWN = 8  # responses in the table of samples
 
 
@@ -134,29 +135,39 @@ class OnPolicy(Stage):
         """`experience` with the advantages (and returns) that the loss needs."""
         raise NotImplementedError
 
-    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> list[Minibatch]:
+    def collect(self, prompts: list[dict[str, Any]], rollout: int, further: Further | None = None) -> list[Minibatch]:
         """The algorithm's outer loop: sample responses, score them, estimate advantages, return minibatches.
 
-        Sampling in rollout n depends on (seed, rank, n) alone, so resuming needs only n.
+        Sampling in rollout n depends on (seed, rank, n) alone, so resuming needs only n. further: takes more prompts.
         """
         self.clock.mark("update")
         self.rollout_is_spent = False
         prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
-        ids = [prompt["ids"] for prompt in prompts]
         with self.collecting():
-            samples = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, rollout))
-            outputs, scores = self.assess(prompts, samples)
-            self.count_spent(ids, samples.mask)
-            experience = self.experience(samples, self.calibrate(outputs, scores.total), scores)
+            experience = self.scored(prompts, seeded(self.device, self.run.seed, self.global_rank, rollout))
             self.report(experience, prompts)
+            prompts, experience = self.refilled(prompts, experience, rollout, further)
             experience = self.advantages(experience)
-        parts = self.split(ids, experience, rollout)
+        parts = self.split([prompt["ids"] for prompt in prompts], experience, rollout)
         self.self_check(experience, parts[0], rollout)
         self.clock.mark("other")
         seconds = self.clock.read()
         means = self.all_reduced(torch.tensor(list(seconds.values()))) / self.trainer.world_size
         self.log_now({f"rollout/seconds_{name}": float(mean) for name, mean in zip(seconds, means, strict=True)})
         return parts
+
+    def scored(self, prompts: list[dict[str, Any]], generator: torch.Generator) -> Experience:
+        """A response to each prompt, with all that is computed on it but advantages."""
+        samples = self.sample(ids := [prompt["ids"] for prompt in prompts], generator)
+        outputs, scores = self.assess(prompts, samples)
+        self.count_spent(ids, samples.mask)
+        return self.experience(samples, self.calibrate(outputs, scores.total), scores)
+
+    def refilled(
+        self, prompts: list[dict[str, Any]], experience: Experience, rollout: int, further: Further | None
+    ) -> tuple[list[dict[str, Any]], Experience]:
+        """The prompts and the experience that are trained on, in place of those that were sampled first."""
+        return prompts, experience
 
     @contextmanager
     def collecting(self) -> Iterator[None]:
@@ -185,16 +196,20 @@ class OnPolicy(Stage):
 
     def assess(self, prompts: list[dict[str, Any]], samples: Samples) -> tuple[ModelOutputs, Scores]:
         """The models' outputs on all samples, computed in one part per minibatch, and the samples' unscaled scores."""
-        parts = []
-        for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
-            ids, mask = (tensor[rows.to(tensor.device)] for tensor in (samples.ids, samples.mask))
-            asked = [prompts[i]["ids"] for i in rows.tolist()]
-            parts.append(packed(asked, ids, mask, row_length=self.row_length, pad_id=self.pad_id))
+        parts = self.packed_parts(prompts, samples.ids, samples.mask)
         outputs = ModelOutputs.cat([self.assess_part(part) for part in parts])
         batch = batch_of(prompts, samples.responses(), samples.finished.tolist(), self.data.tokenizer, parts)
         scores = as_reward(self.reward).score(batch).to(self.device)
         self.clock.mark("score")
         return outputs, scores
+
+    def packed_parts(self, prompts: list[dict[str, Any]], ids: Tensor, mask: Tensor) -> list[PackedResponses]:
+        """Responses (N, R) in rows for the models to read, in one part per minibatch."""
+        parts = []
+        for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
+            tensors, asked = (ids[rows.to(ids.device)], mask[rows.to(mask.device)]), [prompts[i]["ids"] for i in rows]
+            parts.append(packed(asked, *tensors, row_length=self.row_length, pad_id=self.pad_id))
+        return parts
 
     def assess_part(self, part: PackedResponses) -> ModelOutputs:
         """The models' outputs on packed responses.

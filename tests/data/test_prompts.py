@@ -44,7 +44,7 @@ class Learner(LightningModule):
         self.events: list[tuple] = []
         self.text: list[list] = []
 
-    def collect(self, prompts: list[dict], rollout: int) -> list["Numbered"]:
+    def collect(self, prompts: list[dict], rollout: int, further=None) -> list["Numbered"]:
         self.rollout_is_spent = False
         self.asked.append([prompt["prompt"][0]["content"] for prompt in prompts])
         self.events.append(("collect", rollout, self.trainer.global_step))
@@ -165,6 +165,32 @@ def test_ranks_share_the_prompts_of_a_rollout():
 
     together = [sorted(a + b) for a, b in zip(rollouts(0, 2, 3), rollouts(1, 2, 3), strict=True)]
     assert together == [sorted(one) for one in rollouts(0, 1, 6)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_further_prompts_are_the_next_ones_and_rollouts_resume_after_them(ranks):
+    """Ten prompts, two of each rank in a rollout; in the first, every rank takes one more and then two more."""
+
+    def made(rank: int) -> ExperienceLoader:
+        return ExperienceLoader(list(range(10)), prompts_per_rollout=2, seed=0, trainer=Place(rank, ranks))
+
+    loaders = [made(rank) for rank in range(ranks)]
+    in_turn = [
+        ExperienceLoader(list(range(10)), prompts_per_rollout=1, seed=0, trainer=Place(0, 1)).prompts_of(n)[0]
+        for n in range(14)
+    ]
+    taken = [loader.prompts_of(0) for loader in loaders]
+    taken += [loader.take_further(1) for loader in loaders] + [loader.take_further(2) for loader in loaders]
+    for loader in loaders:
+        loader.rollout = 1  # the first has been collected
+    state = {"rollout": 1, "position": 0, "pending": [[] for _ in loaders], "further": loaders[0].further}
+    assert loaders[0].further == 3 * ranks
+    resumed = [made(rank) for rank in range(ranks)]
+    for loader in resumed:
+        loader.load_state_dict(state)
+    assert [one.prompts_of(1) for one in resumed] == [loader.prompts_of(1) for loader in loaders]
+    taken += [loader.prompts_of(1) for loader in loaders]
+    assert sorted(sum(taken, [])) == sorted(in_turn[: 7 * ranks])
 
 
 def test_the_loader_is_as_long_as_the_training_in_micro_batches():

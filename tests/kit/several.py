@@ -98,9 +98,9 @@ class GivenResponses(OnPolicy):
         mine = [[known["ids"] for known in PROMPTS].index(prompt) for prompt in prompts[::each]]
         return Samples(*(tensor[mine].flatten(0, 1) for tensor in (ids.where(mask, PAD), mask, finished)))
 
-    def collect(self, prompts: list[dict], rollout: int) -> list[Minibatch]:
+    def collect(self, prompts: list[dict], rollout: int, further=None) -> list[Minibatch]:
         self.rollout = rollout
-        return super().collect(prompts, rollout)
+        return super().collect(prompts, rollout, further)
 
 
 class Rollouts(Batches):

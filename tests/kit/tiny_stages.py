@@ -276,7 +276,7 @@ class Mixed(PPO):
 
 
 def grpo(kind: type[GRPO] = GRPO, **changes: Any) -> GRPO:
-    return kind(**(on_policy(variant="grpo", beta=0.1, clip=0.2, samples_per_prompt=4) | changes))
+    return kind(**(on_policy(variant="grpo", beta=0.1, clip=0.2, refill=0, samples_per_prompt=4) | changes))
 
 
 def rloo(kind: type[RLOO] = RLOO, **changes: Any) -> RLOO:

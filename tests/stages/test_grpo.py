@@ -4,15 +4,19 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch.testing import assert_close
 
+from components.data.loading.experience import ExperienceLoader
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Minibatch
 from components.stages.grpo import GRPO
+from tests.kit.several import together
 from tests.kit.tiny_stages import (
     END,
     PROMPTS,
+    Batches,
     CountsSevens,
     ListLogger,
     adam,
@@ -26,7 +30,9 @@ from tests.kit.tiny_stages import (
     given,
     grpo,
     moved,
+    quiet_fit,
     same_bits,
+    trainer,
     weights,
     with_reward,
 )
@@ -90,6 +96,86 @@ def test_groups_of_one_and_unknown_variants_are_refused():
         grpo(samples_per_prompt=1)
     with pytest.raises(ValueError, match="stage.variant: got 'ppo', expected one of grpo, dapo, dr_grpo, gspo, cispo"):
         grpo(variant="ppo")
+
+
+def by_prompt(responses: dict[int, list[list[int]]]) -> type[GRPO]:
+    """A stage that samples the responses listed for a prompt, which its last id names."""
+
+    class ByPrompt(GRPO):
+        def sample(self, prompts, generator):
+            chosen = [responses[prompt[-1]] for prompt in prompts[:: self.samples_per_prompt]]
+            return given(GRPO, *(one for group in chosen for one in group)).sample(self, prompts, generator)
+
+    return ByPrompt
+
+
+EQUAL, DIFFERENT = [[7, END], [7, END]], [[7, END], [3, END]]
+LONG = [[7, 3, 7, 3, END], [3, END]]
+
+
+@pytest.mark.parametrize(
+    ("refill", "counts", "refilled", "taught"),
+    [
+        (0, [], None, 2),
+        (1, [2], 0.25, 3),
+        (2, [2, 1], 0.5, 4),
+        (9, [2, 1], 0.5, 4),
+    ],
+)
+def test_groups_with_equal_rewards_are_replaced_until_the_rollout_is_full_or_the_rounds_are_over(
+    refill, counts, refilled, taught
+):
+    """Of the prompts that end in 3, 8, 6 and 11 the second and the last teach nothing; next come 15, 8 and then 12."""
+    kinds = {3: DIFFERENT, 6: DIFFERENT, 15: LONG, 12: DIFFERENT, 8: EQUAL, 11: EQUAL}
+    prompts = {prompt["ids"][-1]: prompt for prompt in PROMPTS}
+    coming, asked = [prompts[15], prompts[8], prompts[12]], []
+
+    def further(count: int) -> list[dict]:
+        asked.append(count)
+        return [coming.pop(0) for _ in range(count)]
+
+    logger = ListLogger()
+    settings = dict(epochs=1, minibatches=1, score_scale=1.0, samples_per_prompt=2, refill=refill)
+    stage = attached(with_reward(grpo(by_prompt(kinds), **settings), CountsSevens()), logger=logger)
+    [batch] = stage.collect([prompts[last] for last in (3, 8, 6, 11)], 0, further)
+    assert asked == counts and logger["rollout/equal_groups"] == [0.5]
+    assert ("rollout/refilled" in logger.logged) == (refilled is not None)
+    if refilled is not None:
+        assert logger["rollout/refilled"] == [refilled]
+    assert len(batch.mask) == 8  # the loss is over four groups
+    learned = (batch.advantages != 0).any(1).view(4, 2).all(1)
+    assert int(learned.sum()) == taught
+    trained = [row[keep].tolist() for row, keep in zip(batch.packed.response_ids, batch.mask)]
+    order = [3, 15 if refill else 8, 6, 12 if refill > 1 else 11]
+    assert trained == [one for last in order for one in kinds[last]]
+    metrics = stage.compute_loss(batch).metrics
+    assert abs(metrics["ratio_max"] - 1) < 2e-6 and metrics["clip_fraction"] == 0
+
+
+@pytest.mark.slow
+def test_two_processes_refill_in_step(tmp_path):
+    """Each finds other groups equal; both take as many further prompts, and end with the same policy."""
+
+    def work(rank: int) -> tuple:
+        stage = grpo(reward=CountsSevens, score_scale=1.0, samples_per_prompt=2, refill=3)
+        run = trainer(max_steps=12, limit_val_batches=0, strategy=DDPStrategy(), devices=2)
+        loader = ExperienceLoader(PROMPTS, prompts_per_rollout=4, seed=0, trainer=run)
+        taken, take = [], loader.take_further
+        loader.take_further = lambda count: taken.append((loader.rollout, count)) or take(count)
+        quiet_fit(run, stage, loader, Batches([]))
+        return taken, loader.further, weights(stage.policy)
+
+    (taken, further, policy), other = together(work, tmp_path)
+    assert taken == other[0] and further == other[1] == 2 * sum(count for _, count in taken) > 0
+    assert same_bits(policy, other[2])
+
+
+def test_only_dapo_refills_by_itself():
+    assert {variant: grpo(variant=variant, refill=None).refill for variant in VARIANTS} == {
+        **dict.fromkeys(VARIANTS, 0),
+        "dapo": 10,
+    }
+    assert grpo(variant="dapo", refill=0).refill == 0
 
 
 @pytest.mark.parametrize(

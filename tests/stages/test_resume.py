@@ -56,7 +56,7 @@ def new_stage(name: str, tokenizer) -> Stage:
         own = dict(reward=lambda: FunctionReward.of({"path": f"{FILE}:vowels"}, "reward"), score_scale=1.0)
         drawn = dict(stop_ids=tokenizer.stop_ids, sampling=Sampling(6), missing_end_score=None)
         if name == "grpo_function":
-            return grpo(samples_per_prompt=2, **policy, **drawn, **own)
+            return grpo(samples_per_prompt=2, refill=2, **policy, **drawn, **own)
         return ppo(value=lambda: scalar(1, size), **policy, **drawn, **own)
     drawing = policy | dict(reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids, sampling=Sampling(6))
     if name in ("grpo", "rloo", "rejection"):

@@ -1,6 +1,6 @@
 """The training loader of on-policy stages: has the stage collect experience and yields it in minibatches."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, cast
 
 import torch
@@ -26,7 +26,9 @@ class Collector(Protocol):
 
     rollout_is_spent: bool
 
-    def collect(self, prompts: list[dict[str, Any]], rollout: int) -> Sequence[Minibatch]: ...
+    def collect(
+        self, prompts: list[dict[str, Any]], rollout: int, further: Callable[[int], list[dict[str, Any]]]
+    ) -> Sequence[Minibatch]: ...
 
     def minibatch_of(self, tensors: dict[str, Tensor]) -> Minibatch: ...
 
@@ -34,10 +36,11 @@ class Collector(Protocol):
 class ExperienceLoader:
     """Minibatches of experience that the trainer's module collects on prompts.
 
-    Rollout n is `module.collect(prompts, n)`, a list of minibatches, which are yielded one by one.
-    If `module.rollout_is_spent` is true before one of them, the rest is dropped and the next rollout starts. The
-    prompts of rollout n are a slice, one part per rank, of consecutive permutations by (seed, epoch), so they depend
-    only on n. With `pretraining`, a loader of text, each minibatch comes WithText, its next batch.
+    Rollout n is `module.collect(prompts, n, further)`, a list of minibatches, which are yielded one by one. If
+    `module.rollout_is_spent` is true before one of them, the rest is dropped and the next rollout starts. The prompts
+    are taken in turn, one part per rank, from consecutive permutations by (seed, epoch): those of rollout n depend only
+    on n and on how many `further` ones were taken before. With `pretraining`, a loader of text, each minibatch comes
+    WithText, its next batch.
 
     It has a length, the trainer's number of micro-batches, because Lightning would otherwise fetch one minibatch ahead,
     and every rollout would come from the policy before the last update.
@@ -57,6 +60,7 @@ class ExperienceLoader:
         self.prompts, self.prompts_per_rollout, self.seed = prompts, prompts_per_rollout, seed
         self.trainer, self.pretraining = trainer, pretraining
         self.rollout = 0  # rollouts started
+        self.further = 0  # prompts taken by all ranks beyond prompts_per_rollout of each rollout
         self.position = 0  # minibatches yielded from the latest one
         self.pending: list[Minibatch] = []
         self._text = self._endless_text()
@@ -92,9 +96,20 @@ class ExperienceLoader:
 
     def prompts_of(self, rollout: int) -> list[dict[str, Any]]:
         """This rank's prompts of a rollout."""
+        return self._taken(rollout, self.prompts_per_rollout)
+
+    def take_further(self, count: int) -> list[dict[str, Any]]:
+        """This rank's part of the next prompts, which the coming rollouts will not have. Called within `collect`, on
+        all ranks with the same count."""
+        prompts = self._taken(self.rollout + 1, count)
+        self.further += count * self.trainer.world_size
+        return prompts
+
+    def _taken(self, rollout: int, count: int) -> list[dict[str, Any]]:
+        """This rank's part of the prompts from the first of a rollout on."""
         world_size = self.trainer.world_size
-        first = rollout * self.prompts_per_rollout * world_size + self.trainer.global_rank
-        positions = [divmod(first + i * world_size, len(self.prompts)) for i in range(self.prompts_per_rollout)]
+        first = rollout * self.prompts_per_rollout * world_size + self.further + self.trainer.global_rank
+        positions = [divmod(first + i * world_size, len(self.prompts)) for i in range(count)]
         orders = {epoch: permutation(len(self.prompts), self.seed, epoch) for epoch, _ in positions}
         return [self.prompts[int(orders[epoch][position])] for epoch, position in positions]
 
@@ -105,7 +120,7 @@ class ExperienceLoader:
         if self.trainer.world_size > 1:
             by_rank = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(by_rank, pending)
-        state = {"rollout": self.rollout, "position": self.position, "pending": by_rank}
+        state = {"rollout": self.rollout, "further": self.further, "position": self.position, "pending": by_rank}
         return state if self.pretraining is None else {**state, "pretraining": self.pretraining.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -117,6 +132,7 @@ class ExperienceLoader:
                 f"{self.trainer.world_size} now. Use the same number of devices, or start over with resume=never"
             )
         self.rollout, self.position = state["rollout"], state["position"]
+        self.further = state.get("further", 0)  # of a checkpoint from before there were any
         pending = state["pending"][self.trainer.global_rank] if any(state["pending"]) else []
         self.pending = [self.collector.minibatch_of(tensors) for tensors in pending]
         if self.pretraining is not None:
@@ -125,7 +141,7 @@ class ExperienceLoader:
 
     def _next(self) -> Minibatch:
         if not self.pending or self._spent():
-            self.pending = list(self.collector.collect(self.prompts_of(self.rollout), self.rollout))
+            self.pending = list(self.collector.collect(self.prompts_of(self.rollout), self.rollout, self.take_further))
             if not self.pending:
                 raise ValueError(f"collect: rollout {self.rollout} has no minibatches, expected at least one")
             self.rollout += 1

@@ -26,11 +26,12 @@ SEES_CONFIGS = {"launch", "tasks", "cli", "train"}
 SEES_LIGHTNING = SEES_CONFIGS | {"data", "loggers", "training", *FLOORS[5], *FLOORS[6]}
 # tests in the folders of components/ that mirror no module, by the reason
 ACROSS = {
-    "what holds for every stage": """stages/test_accumulation stages/test_best_export stages/test_changes_outside_steps
-        stages/test_charts stages/test_every_optimizer stages/test_fast_path stages/test_frozen stages/test_grad_norm
-        stages/test_learning stages/test_lora_stages stages/test_loss_traces stages/test_optimum
-        stages/test_packed_losses stages/test_padded_stages stages/test_resume stages/test_resume_processes
-        stages/test_scaled_losses stages/test_two_processes stages/test_uneven_data""",
+    "what holds for every stage": """stages/test_accumulation stages/test_best_export
+        stages/test_changes_outside_steps stages/test_charts stages/test_every_optimizer
+        stages/test_fast_path stages/test_frozen stages/test_grad_norm stages/test_learning stages/test_longer_runs
+        stages/test_lora_stages stages/test_loss_traces stages/test_optimum stages/test_packed_losses
+        stages/test_padded_stages stages/test_resume stages/test_resume_processes stages/test_scaled_losses
+        stages/test_two_processes stages/test_uneven_data""",
     "what holds for every function of a folder": """functional/test_masked_places functional/test_tabular_oracle
         evaluation/measure/test_not_numbers""",
     "models, tokenizers and data sets made elsewhere": """artifacts/test_foreign_models data/test_named_sets

@@ -130,6 +130,7 @@ def rules_of(cfg: dict[str, Any]) -> list[Rule]:
         *_of_small_data(cfg, task),
         *_of_what_is_read(cfg, task),
         *_of_validation(cfg, task),
+        *_of_schedule(cfg),
         *_of_data(cfg, ""),
         *TASKS.get(task, ()),
         *EVERYWHERE,
@@ -221,6 +222,20 @@ def _of_validation(cfg: dict[str, Any], task: str) -> Iterator[Rule]:
         yield from (Rule(f"trainer.{name}", HARMLESS, reason) for name in VALIDATION)
     if task not in ("fit", "pipeline"):
         yield from (Rule(name, UNUSED, UNTRAINED) for name in ("export", "selection"))
+
+
+def _of_schedule(cfg: dict[str, Any]) -> Iterator[Rule]:
+    """The settings of a learning-rate schedule that its kind does not have."""
+    schedule = (cfg.get("stage") or {}).get("schedule") or {}
+    kind = schedule.get("kind")
+    if last_name(schedule.get("_target_", "")) != "schedule":
+        return
+    if kind == "constant" or (kind == "wsd" and schedule.get("decay_share") == 0):
+        yield Rule("stage.schedule.final_fraction", UNUSED, "this schedule does not decay")
+        yield Rule("stage.schedule.decay_shape", UNUSED, "this schedule does not decay")
+    if kind != "wsd":
+        for name in ("decay_share", "decay_shape"):
+            yield Rule(f"stage.schedule.{name}", UNUSED, f"only kind=wsd has it, and this one is {kind}")
 
 
 def _of_small_data(cfg: dict[str, Any], task: str) -> Iterator[Rule]:

@@ -12,7 +12,7 @@ from components.artifacts.metadata import differing
 from components.artifacts.renamed import as_named_now
 from components.system.disk import read_json
 from components.training.checkpoint_io import check
-from components.training.schedules import schedule
+from components.training.schedules import first_of_decay, schedule
 
 # what validations are compared by; None if they were not compared before, or are not from now on
 COMPARED_BY = ("selection.*", "callbacks.checkpoints.m*")
@@ -40,6 +40,7 @@ TAKES_EFFECT = {  # by a pattern of the beginning of "name: before → now"
     },
     **{f"{name}: {change}": "from here on" for name in COMPARED_BY for change in ("None → ", "* → None")},
 }
+SCHEDULE = ("warmup_steps", "final_fraction", "decay_share", "decay_shape")  # besides its kind
 REFUSED = {  # the reason, by the beginning of a setting's name; "" for all others
     "stage._target_": "this is a checkpoint of another stage; a stage starts from an artifact, not a checkpoint",
     "stage.optimizer.": "the optimizer and its learning rate are restored from the checkpoint",
@@ -88,6 +89,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) ->
         change = f"{name}: {before.get(name)} → {now.get(name)}"
         shown = f"{name}: {_short(before.get(name))} → {_short(now.get(name))}"
         effect = next((text for pattern, text in TAKES_EFFECT.items() if fnmatchcase(change, f"{pattern}*")), None)
+        if name.startswith("stage.schedule.") and _is_stable(before, now, step):
+            effect = "from here on; the learning rate at this step is the same"
         if effect is None:
             reason = next(text for prefix, text in REFUSED.items() if name.startswith(prefix))
             refused.append(f"{shown} (refused: {reason})")
@@ -119,13 +122,43 @@ def step_of(path: Path) -> int:
 
 def _rate_jump(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> str:
     """How a new end of the schedule changes the learning rate at `step`; "" if it does not, or the end is unknown."""
-    kind, ends = now.get("stage.schedule.kind"), [inputs.get("trainer.max_steps", -1) for inputs in (before, now)]
-    if kind in (None, "constant") or min(ends) <= 0:
+    old, new = _rate(before, step), _rate(now, step)
+    kind, decay = now.get("stage.schedule.kind"), _decay(now)
+    if old is None or new is None or kind == "constant":
         return ""
-    settings = {name: now[f"stage.schedule.{name}"] for name in ("warmup_steps", "final_fraction")}
-    peak = now["stage.optimizer.lr"]
-    old, new = (peak * schedule(kind, step, total_steps=end, **settings) for end in ends)
-    return f"; the {kind} schedule stretches to that step, so the learning rate jumps from {old:.3g} to {new:.3g} now"
+    if old == new:
+        return f"; the stable phase continues, and the learning rate decays from step {decay}" if decay else ""
+    jump = f"so the learning rate jumps from {old:.3g} to {new:.3g} now"
+    if kind == "wsd":
+        return f"; its decay began at step {_decay(before)}, {jump}; a checkpoint up to that step continues without it"
+    return f"; the {kind} schedule stretches to that step, {jump}"
+
+
+def _rate(inputs: Mapping[str, Any], step: int) -> float | None:
+    """The learning rate that a run's settings give a step; None if they do not say when it ends, or the schedule is
+    not ours."""
+    kind, end = inputs.get("stage.schedule.kind"), inputs.get("trainer.max_steps", -1)
+    if kind is None or inputs.get("stage.schedule._target_", "schedule").rpartition(".")[2] != "schedule":
+        return None
+    if kind != "constant" and end <= 0:
+        return None
+    given = {name: inputs.get(f"stage.schedule.{name}") for name in SCHEDULE}
+    settings: dict[str, Any] = {"final_fraction": 1.0, **{n: value for n, value in given.items() if value is not None}}
+    return inputs["stage.optimizer.lr"] * schedule(kind, step, total_steps=end, **settings)
+
+
+def _decay(inputs: Mapping[str, Any]) -> int | None:
+    """The first step of a wsd schedule's decay; None for any other, or without one."""
+    end, share = inputs.get("trainer.max_steps", -1), inputs.get("stage.schedule.decay_share")
+    if inputs.get("stage.schedule.kind") != "wsd" or not share or end <= 0:
+        return None
+    return first_of_decay(inputs["stage.schedule.warmup_steps"], end, share)
+
+
+def _is_stable(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> bool:
+    """Whether both schedules are wsd and give this step one rate: the stable phase has no memory of its settings."""
+    both = all(inputs.get("stage.schedule.kind") == "wsd" for inputs in (before, now))
+    return both and _rate(before, step) is not None and _rate(before, step) == _rate(now, step)
 
 
 def _short(value: Any) -> str:

@@ -30,6 +30,7 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "callbacks.early_stopping._target_ callbacks.early_stopping.patience": HARMLESS,
     "callbacks.early_stopping.min_delta callbacks.early_stopping.metric callbacks.early_stopping.mode": UNUSED,
     "stages overrides tokenizer world tokens_at_once small_data": UNUSED,
+    "stage.schedule.decay_share stage.schedule.decay_shape": UNUSED,  # of another kind of schedule
 }
 NOT_OF_MEASURING = {
     "task run reads from parents logger force resume after_sweep model": HARMLESS,

@@ -265,6 +265,42 @@ def test_constant_warms_up_and_stays_and_needs_no_end():
     assert rates == [0.25, 0.5, 0.75, 1, 1, 1, 1]
 
 
+WSD = {"warmup_steps": 2, "total_steps": 10, "decay_share": 0.4}  # steps 0-1 warm up, 2-5 are stable, 6-9 decay
+
+
+@pytest.mark.parametrize(
+    ("shape", "final", "decaying"),
+    [
+        ("linear", 0.0, [1, 0.75, 0.5, 0.25, 0]),
+        ("linear", 0.2, [1, 0.8, 0.6, 0.4, 0.2]),
+        ("cosine", 0.0, [1, 0.8535533906, 0.5, 0.1464466094, 0]),  # (1 + cos 45°)/2 at the second
+        ("sqrt", 0.0, [1, 0.5, 0.2928932188, 0.1339745962, 0]),  # 1 − √¼, 1 − √½, 1 − √¾
+        ("sqrt", 0.5, [1, 0.75, 0.6464466094, 0.5669872981, 0.5]),
+    ],
+)
+def test_wsd_warms_up_stays_and_decays_at_the_end_by_hand(shape, final, decaying):
+    rates = [schedule("wsd", step, **WSD, decay_shape=shape, final_fraction=final) for step in range(11)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, *decaying], abs=1e-10)
+
+
+@pytest.mark.parametrize("shape", ["linear", "cosine"])
+def test_wsd_that_decays_all_along_is_the_schedule_of_its_shape(shape):
+    common = {"warmup_steps": 3, "total_steps": 12, "final_fraction": 0.1}
+    for step in range(14):
+        wsd = schedule("wsd", step, **common, decay_share=1.0, decay_shape=shape)
+        assert wsd == schedule(shape, step, **common)
+
+
+def test_wsd_without_a_decay_is_constant_also_after_its_end():
+    stable = WSD | {"decay_share": 0.0, "final_fraction": 0.0}
+    assert [schedule("wsd", step, **stable) for step in (0, 1, 2, 9, 10, 11, 500)] == [0.5, 1, 1, 1, 1, 1, 1]
+
+
+def test_a_warmup_that_reaches_into_the_decay_delays_it():
+    rates = [schedule("wsd", step, **WSD | {"warmup_steps": 8}, final_fraction=0.0) for step in range(7, 11)]
+    assert rates == [1, 1, 0.5, 0]
+
+
 def test_a_run_shorter_than_its_warmup_just_warms_up():
     rates = [schedule("cosine", step, warmup_steps=4, total_steps=2, final_fraction=0.1) for step in range(2)]
     assert rates == [0.25, 0.5]
@@ -277,8 +313,14 @@ def test_a_run_shorter_than_its_warmup_just_warms_up():
         ("cosine", -1, (0, 10), "at least 0"),
         ("cosine", 0, (-1, 10), "at least 0"),
         ("linear", 0, (0, -1), "linear needs total_steps"),
+        ("wsd", 0, (0, 0), "wsd needs total_steps"),
     ],
 )
 def test_invalid_schedules_are_refused(kind, step, counts, message):
     with pytest.raises(ValueError, match=message):
         schedule(kind, step, warmup_steps=counts[0], total_steps=counts[1], final_fraction=0.1)
+
+
+def test_an_unknown_shape_of_a_decay_is_refused():
+    with pytest.raises(ValueError, match="linear, cosine or sqrt, got 'square'"):
+        schedule("wsd", 9, **WSD, final_fraction=0.1, decay_shape="square")

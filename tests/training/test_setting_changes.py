@@ -73,6 +73,51 @@ def test_a_constant_learning_rate_does_not_jump():
     assert line == "trainer.max_steps: 40 → 80 (takes effect: training ends there)" and not refused
 
 
+WSD = MADE | {  # of 40 steps the last 10 decay
+    "stage.schedule._target_": "schedule",
+    "stage.schedule.kind": "wsd",
+    "stage.schedule.decay_share": 0.25,
+    "stage.schedule.decay_shape": "linear",
+}
+
+
+@pytest.mark.parametrize("step", [20, 30])
+def test_a_stable_run_is_extended_without_a_jump_and_the_new_decay_is_named(step):
+    (line,), refused = differences(WSD, WSD | {"trainer.max_steps": 80}, step)
+    assert not refused and "jumps" not in line
+    assert "the stable phase continues, and the learning rate decays from step 60" in line
+
+
+def test_a_decaying_run_says_where_to_resume_for_a_longer_one():
+    """Of the last 10 steps 5 are over: half of the rate is left."""
+    (line,), refused = differences(WSD, WSD | {"trainer.max_steps": 80}, 35)
+    assert not refused and "its decay began at step 30, so the learning rate jumps from 0.0005 to 0.001 now" in line
+    assert "a checkpoint up to that step continues without it" in line
+
+
+def test_a_stable_run_can_be_ended_with_a_decay_that_it_did_not_have():
+    stable = {n: v for n, v in WSD.items() if n not in ("stage.schedule.decay_shape", "stage.schedule.final_fraction")}
+    longer = WSD | {"trainer.max_steps": 50, "stage.schedule.decay_share": 0.2}
+    allowed, refused = differences(stable | {"stage.schedule.decay_share": 0.0}, longer, 40)
+    assert refused == [] and len(allowed) == 4
+    assert "stage.schedule.decay_share: 0.0 → 0.2 (takes effect: from here on; the learning rate" in "".join(allowed)
+    assert "the stable phase continues, and the learning rate decays from step 40" in allowed[-1]
+
+
+def test_another_decay_is_refused_once_it_has_begun_and_so_is_another_kind_of_schedule():
+    sooner = WSD | {"stage.schedule.decay_share": 0.75}
+    assert differences(WSD, sooner, 9)[1] == []
+    assert "discontinuous at this step" in differences(WSD, sooner, 20)[1][0]
+    assert "discontinuous at this step" in differences(WSD, WSD | {"stage.schedule.kind": "constant"}, 20)[1][0]
+
+
+def test_a_jump_of_another_packages_schedule_is_not_computed():
+    theirs = {n: v for n, v in MADE.items() if not n.startswith("stage.schedule")}
+    theirs |= {"stage.schedule._target_": "staircase", "stage.schedule.kind": "steep"}
+    (line,), _ = differences(theirs, theirs | {"trainer.max_steps": 80}, 20)
+    assert line == "trainer.max_steps: 40 → 80 (takes effect: training ends there)"
+
+
 def test_inputs_are_read_from_the_note_if_the_file_has_none(tmp_path):
     path = tmp_path / "step=00000001.ckpt"
     AtomicCheckpointIO().save_checkpoint({"global_step": 1, "w": torch.zeros(1)}, path)

@@ -27,7 +27,7 @@ SEES_LIGHTNING = SEES_CONFIGS | {"data", "loggers", "training", *FLOORS[5], *FLO
 # tests in the folders of components/ that mirror no module, by the reason
 ACROSS = {
     "what holds for every stage": """stages/test_accumulation stages/test_best_export
-        stages/test_changes_outside_steps stages/test_charts stages/test_every_optimizer
+        stages/test_changes_outside_steps stages/test_charts stages/test_chosen_weights stages/test_every_optimizer
         stages/test_fast_path stages/test_frozen stages/test_grad_norm stages/test_learning stages/test_longer_runs
         stages/test_lora_stages stages/test_loss_traces stages/test_optimum stages/test_packed_losses
         stages/test_padded_stages stages/test_resume stages/test_resume_processes stages/test_scaled_losses

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import pad
 
 from components.artifacts.weights import GPT2_LAYER, QKV, from_gpt2
-from components.models.lora import TARGETS, LoRA, projection_name
+from components.models.lora import TARGETS, LoRA, adapter_name, projection_name
 from components.system.disk import read_json, write_text
 from components.system.foreign_fields import EMPTY
 
@@ -84,7 +84,9 @@ def write_adapters(
     """
     folder.mkdir(parents=True)
     adapters = {name: weight for name, weight in weights.items() if name.startswith("adapters.")}
-    named = _gpt2_named(adapters) if gpt2 else {_peft_name(name): weight for name, weight in adapters.items()}
+    named = (
+        _gpt2_named(adapters) if gpt2 else {PREFIX + adapter_name(name): weight for name, weight in adapters.items()}
+    )
     named |= {f"{PREFIX}{name}": weights[name] for name in head}
     config = {
         "peft_type": "LORA",
@@ -187,11 +189,6 @@ def _check_fields(config: dict[str, Any], folder: Path) -> None:
                 f"{folder / CONFIG}: {name}={value!r} is not supported, only plain LoRA is. Merge the adapters into "
                 "their base with PEFT's merge_and_unload(), and use the folder that save_pretrained() writes"
             )
-
-
-def _peft_name(name: str) -> str:
-    _, _, layer, target, part = name.split(".")
-    return f"{PREFIX}{projection_name(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
 
 
 def _gpt2_named(adapters: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

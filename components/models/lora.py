@@ -170,6 +170,12 @@ def projection_name(layer: int, target: str) -> str:
     return f"model.layers.{layer}.{'self_attn' if target in ATTENTION else 'mlp'}.{target}"
 
 
+def adapter_name(name: str) -> str:
+    """PEFT's name of a weight: adapters.layers.0.q_proj.down → model.layers.0.self_attn.q_proj.lora_A.weight."""
+    _, _, layer, target, part = name.split(".")
+    return f"{projection_name(int(layer), target)}.{'lora_A' if part == 'down' else 'lora_B'}.weight"
+
+
 def merged(weights: dict[str, Tensor], lora: LoRA) -> dict[str, Tensor]:
     """A model's weights by name with its adapters added to the projections: W + scale·B·A, in W's dtype."""
     merged_weights = {name: weight for name, weight in weights.items() if not name.startswith("adapters.")}

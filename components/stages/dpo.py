@@ -1,18 +1,15 @@
 """DPO: trains a policy directly on comparisons, without a reward model and without sampling."""
 
-from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
 from components.functional.losses import dpo, ranking_pairs
-from components.models.heads import CausalLM
 from components.stages.offline import Offline, answer_logprobs
 from components.system.limits import Positive
-from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
+from components.training.contract import Chart, LossOutput, Term
 
 
 class DPO(Offline):
@@ -40,15 +37,12 @@ class DPO(Offline):
 
     def __init__(
         self,
-        policy: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         beta: Positive,
         variant: Literal["sigmoid", "ipo", "hinge", "robust"],
         label_smoothing: float = 0.0,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, run)
+        super().__init__(**shared)
         self.beta, self.variant, self.label_smoothing = beta, variant, label_smoothing
 
     def compute_loss(self, batch: PreferenceBatch) -> LossOutput:

@@ -1,20 +1,18 @@
 """KTO: trains a policy on answers that are labeled desirable or not, without comparisons and without sampling."""
 
 import logging
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.data.batches import UnpairedBatch
 from components.functional.estimators import ranking_credit
 from components.functional.losses import kto, kto_reference_point
 from components.functional.masking import masked_mean
-from components.models.heads import CausalLM
 from components.stages.offline import Offline, answer_logprobs
 from components.system.limits import Positive
-from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
+from components.training.contract import Chart, LossOutput, Term
 
 log = logging.getLogger(__name__)
 ADVISED = (1.0, 1.5)  # λ_D n_D / (λ_U n_U): Ethayarajh et al. 2024, eq. 9
@@ -54,15 +52,12 @@ class KTO(Offline):
 
     def __init__(
         self,
-        policy: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         beta: Positive,
         desirable_weight: Positive = 1.0,
         undesirable_weight: Positive = 1.0,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, run)
+        super().__init__(**shared)
         self.beta = beta
         self.desirable_weight, self.undesirable_weight = desirable_weight, undesirable_weight
 

@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch, UnpairedBatch
 from components.functional.output_layer import linear_logprobs
 from components.models.heads import CausalLM
 from components.stages.stage import Stage
-from components.training.contract import ALONE, LossOutput, RunContext
+from components.training.contract import LossOutput
 from components.training.self_checks import SelfCheckError
 
 
@@ -21,14 +21,8 @@ class Offline(Stage):
     policy: CausalLM
     reference: CausalLM
 
-    def __init__(
-        self,
-        policy: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
-        run: RunContext = ALONE,
-    ) -> None:
-        super().__init__(optimizer, schedule, run)
+    def __init__(self, policy: Callable[[], CausalLM], **shared: Any) -> None:
+        super().__init__(**shared)
         self.policy_builder = policy
 
     def configure_model(self) -> None:

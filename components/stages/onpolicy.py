@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from components.functional.logprobs import kl_k1
 from components.functional.masking import masked_mean
@@ -21,7 +20,7 @@ from components.stages.stage import Stage
 from components.system.limits import Count, NonNegative
 from components.training.averages import Averages
 from components.training.clock import Clock
-from components.training.contract import ALONE, Chart, RunContext, Spent
+from components.training.contract import Chart, Spent
 from components.training.self_checks import check_first_forward, check_responses, check_score_positions
 
 PART = "reward_"  # begins the metric of one of a reward's functions
@@ -83,8 +82,6 @@ class OnPolicy(Stage):
         self,
         policy: Callable[[], CausalLM],
         reward: Callable[[], ScalarModel | Reward],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         sampling: Sampling,
         stop_ids: Sequence[int],
         pad_id: int,
@@ -94,9 +91,9 @@ class OnPolicy(Stage):
         missing_end_score: float | None,
         samples_per_prompt: int = 1,
         score_scale: float | None = None,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, run)
+        super().__init__(**shared)
         if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
             raise ValueError(
                 "stage.sampling: rollouts must be sampled from the policy itself (temperature > 0, top_k 0, top_p 1), "

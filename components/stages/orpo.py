@@ -1,15 +1,12 @@
 """ORPO: fine-tunes on the better answers of comparisons and raises their odds over the worse ones, in one loss."""
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.functional.losses import orpo
-from components.models.heads import CausalLM
 from components.stages.reference_free import ReferenceFree
 from components.system.limits import NonNegative
-from components.training.contract import ALONE, RunContext
 
 
 class ORPO(ReferenceFree):
@@ -17,13 +14,10 @@ class ORPO(ReferenceFree):
 
     def __init__(
         self,
-        policy: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         weight: NonNegative,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, run)
+        super().__init__(**shared)
         self.weight = weight
 
     def pair_loss(self, chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -1,16 +1,16 @@
 """Pretraining: a causal language model on packed documents."""
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.data.batches import LMBatch
 from components.models.heads import CausalLM
 from components.models.shards import unsharded
 from components.stages.language import bits_per_byte, continuations, language_loss
 from components.stages.stage import Stage
-from components.training.contract import ALONE, Chart, LossOutput, RunContext
+from components.training.contract import Chart, LossOutput
 from components.training.self_checks import check_initial_loss
 
 SHOWN = 6  # continuations in the table of samples
@@ -36,14 +36,8 @@ class Pretrain(Stage):
         Chart("learning rate", ("train/lr",)),
     )
 
-    def __init__(
-        self,
-        model: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
-        run: RunContext = ALONE,
-    ) -> None:
-        super().__init__(optimizer, schedule, run)
+    def __init__(self, model: Callable[[], CausalLM], **shared: Any) -> None:
+        super().__init__(**shared)
         self.model_builder = model
 
     def configure_model(self) -> None:

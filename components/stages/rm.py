@@ -1,12 +1,11 @@
 """The reward model: a score per answer, learned from rankings."""
 
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.data.batches import PreferenceBatch
 from components.functional.losses import kwise_ranking
@@ -15,7 +14,7 @@ from components.models.heads import ScalarModel
 from components.stages.stage import Stage
 from components.system.countdown import countdown
 from components.system.limits import NonNegative
-from components.training.contract import ALONE, Chart, LossOutput, RunContext, Term
+from components.training.contract import Chart, LossOutput, Term
 
 FEWEST = 32  # demonstrations, before the standard error of their mean is trusted
 TOLERANCE = 0.05  # of that standard error: a score off by this much changes a win probability by at most 0.0125
@@ -54,14 +53,12 @@ class RewardModel(Stage):
     def __init__(
         self,
         model: Callable[[], ScalarModel],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         margin: float = 0.0,
         label_smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0,
         centering: NonNegative = 0.0,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(optimizer, schedule, run)
+        super().__init__(**shared)
         self.model_builder = model
         self.margin, self.label_smoothing, self.centering = margin, label_smoothing, centering
         self.demonstration_score = 0.0

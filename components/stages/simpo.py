@@ -1,15 +1,12 @@
 """SimPO: trains a policy on comparisons by the mean log-probability of answers, without a reference model."""
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
-from torch.optim import Optimizer
 
 from components.functional.losses import simpo
-from components.models.heads import CausalLM
 from components.stages.reference_free import ReferenceFree
 from components.system.limits import NonNegative, Positive
-from components.training.contract import ALONE, RunContext
 
 
 class SimPO(ReferenceFree):
@@ -17,14 +14,11 @@ class SimPO(ReferenceFree):
 
     def __init__(
         self,
-        policy: Callable[[], CausalLM],
-        optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
         beta: Positive,
         margin: NonNegative,
-        run: RunContext = ALONE,
+        **shared: Any,
     ) -> None:
-        super().__init__(policy, optimizer, schedule, run)
+        super().__init__(**shared)
         self.beta, self.margin = beta, margin
 
     def pair_loss(self, chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """Base of all stages: a LightningModule whose loss is a pure function of a batch."""
 
+import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -15,9 +16,11 @@ from components.functional.seeding import step_seed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable
 from components.models.shards import in_shards, shard
+from components.training import patterns
 from components.training.averages import Averages
 from components.training.contract import ALONE, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
+from components.training.optimizers import scaled
 from components.training.self_checks import (
     FirstStep,
     check_even,
@@ -33,12 +36,14 @@ class Stage(Reporting, L.LightningModule):
 
     The arguments are builders, never weights: `optimizer` makes an Optimizer from named parameters, `schedule` returns
     the learning rate's multiplier from (step=, total_steps=). `frozen` names the frozen networks: they have no
-    gradient, stay in eval mode and are left out of checkpoints (their artifact contains them).
+    gradient, stay in eval mode and are left out of checkpoints (their artifact contains them). freeze: patterns of
+    weights of the other networks that are not trained; learning_rates: factors of the learning rate by pattern (see
+    training.patterns).
 
     Every gradient is the mean over all tokens (pairs, prompts) of the optimizer step, regardless of the number of
     micro-batches and processes. Metrics: train/<name> of every step, val/<name> weighted means, train/grad_norm before
-    clipping (train/grad_norm_<network> if several networks are trained), train/lr; in 16-mixed also train/loss_scale,
-    which is halved when a step is skipped because its gradient overflowed.
+    clipping (train/grad_norm_<network> if several networks are trained), train/lr without learning_rates' factors; in
+    16-mixed also train/loss_scale, which is halved when a step is skipped because its gradient overflowed.
     """
 
     frozen: tuple[str, ...] = ()
@@ -48,9 +53,13 @@ class Stage(Reporting, L.LightningModule):
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., float],
         run: RunContext = ALONE,
+        freeze: Sequence[str] = (),
+        learning_rates: dict[str, patterns.Factor] | None = None,
     ) -> None:
         super().__init__()
         self.run = run
+        self.freeze_patterns, self.learning_rates = freeze, learning_rates or {}
+        self._kept_frozen = patterns.Frozen(set(), set())  # by name in this module
         self.optimizer_builder = optimizer
         self.schedule = schedule
         self.strict_loading = not self.frozen
@@ -86,6 +95,10 @@ class Stage(Reporting, L.LightningModule):
             model.adapt(self.run.lora)
         if mesh is None and (frozen or self.run.lora is not None) and isinstance(model, Adaptable):
             model.model.freeze_()
+        if self.freeze_patterns and not frozen:
+            kept = patterns.freeze_(name, model, self.freeze_patterns)
+            self._kept_frozen.names.update(f"{name}.{inner}" for inner in kept.names)
+            self._kept_frozen.patterns.update(kept.patterns)
         if self.run.gradient_checkpointing and not frozen:
             model.model.recompute = True
         if self.run.compile:
@@ -207,11 +220,19 @@ class Stage(Reporting, L.LightningModule):
         """The trainable parameters by name."""
         return [(name, p) for name, p in self.named_parameters() if p.requires_grad]
 
+    @classmethod
+    def trained_networks(cls) -> dict[str, type]:
+        """The kinds of the networks that are not frozen, by name, as the class annotates them."""
+        kinds = {name: kind for base in cls.__mro__[::-1] for name, kind in inspect.get_annotations(base).items()}
+        return {n: kind for n, kind in kinds.items() if kind in (CausalLM, ScalarModel) and n not in cls.frozen}
+
     def build_optimizer(self) -> Optimizer:
         return self.optimizer_builder(self.named_groups())
 
     def configure_optimizers(self) -> Any:
-        optimizer: Any = self.build_optimizer()
+        trained = {name: network for name, network in self.named_children() if name not in self.frozen}
+        patterns.check_used("stage.freeze", self.freeze_patterns, self._kept_frozen.patterns, trained)
+        optimizer: Any = scaled(self.build_optimizer(), patterns.rates_of(trained, self.learning_rates))
         if self.trainer.precision == "16-mixed":  # a fused step would unscale after clipping, not before
             for group in optimizer.param_groups:
                 group["fused"] = False
@@ -242,7 +263,8 @@ class Stage(Reporting, L.LightningModule):
                 self.log(f"train/grad_norm{'' if len(networks) == 1 else f'_{network}'}", norm)
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
-        self.log("train/lr", optimizer.param_groups[0]["lr"])
+        first = optimizer.param_groups[0]
+        self.log("train/lr", first["lr"] / first.get("rate_factor", 1.0))
         self._stepped = True
         if self._due():
             self._log_step()
@@ -256,9 +278,11 @@ class Stage(Reporting, L.LightningModule):
         return self
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leaves out weights that are not trained: artifacts contain them."""
+        """Leaves out weights that are not trained, since artifacts contain them; not those that `freeze` names, which
+        can be new."""
         state = checkpoint["state_dict"]
         untrained = {name for name, p in self.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        untrained -= self._kept_frozen.names
         for name in [n for n in state if n in untrained or n.split(".")[0] in self.frozen]:
             del state[name]
 

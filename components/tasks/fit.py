@@ -20,7 +20,7 @@ from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.launch import settings
 from components.launch.schema import schema_of
-from components.tasks import command_line, common, reward_functions, reward_gate, staleness
+from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_reward_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
@@ -54,6 +54,7 @@ def fit(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
+    chosen_weights.check(cfg, shape)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     check_reward_room(cfg, data, "stage.sampling.max_new_tokens")

@@ -3,7 +3,7 @@
 Every parameter group has a distinct "name", so {group["name"]: group["lr"]} can be logged.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -102,6 +102,36 @@ class Joint(torch.optim.Optimizer):
         for part in self.parts:
             part.step()
         return loss
+
+
+def scaled(optimizer: torch.optim.Optimizer, factors: Mapping[Parameter, float]) -> torch.optim.Optimizer:
+    """The optimizer, with its groups split so that every parameter in `factors` has its group's learning rate times
+    its factor; a split group holds the factor as "rate_factor", which is in its name, too. Call it before the first
+    step, and before a scheduler reads the groups' rates."""
+    if not factors:
+        return optimizer
+    parts = optimizer.parts if isinstance(optimizer, Joint) else [optimizer]
+    for part in parts:
+        part.param_groups = [piece for group in part.param_groups for piece in _split(group, factors)]
+    return Joint(*parts) if isinstance(optimizer, Joint) else optimizer
+
+
+def _split(group: dict[str, Any], factors: Mapping[Parameter, float]) -> list[dict[str, Any]]:
+    pieces: dict[float, list[Parameter]] = {}
+    for parameter in group["params"]:
+        pieces.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [
+        {**group, "params": parameters}
+        if factor == 1
+        else {
+            **group,
+            "params": parameters,
+            "lr": group["lr"] * factor,
+            "rate_factor": factor,
+            "name": f"{group.get('name', '')} x{factor:g}",
+        }
+        for factor, parameters in pieces.items()
+    ]
 
 
 def muon(

@@ -44,6 +44,8 @@ SCHEDULE = ("warmup_steps", "final_fraction", "decay_share", "decay_shape")  # b
 REFUSED = {  # the reason, by the beginning of a setting's name; "" for all others
     "stage._target_": "this is a checkpoint of another stage; a stage starts from an artifact, not a checkpoint",
     "stage.optimizer.": "the optimizer and its learning rate are restored from the checkpoint",
+    "stage.learning_rates": "the optimizer and its learning rates are restored from the checkpoint",
+    "stage.freeze": "different weights are trained",
     "stage.schedule.": "the learning-rate schedule would be discontinuous at this step",
     "data (content)": "other data: the checkpoint's position in its data has no meaning there",
     "data.": "the checkpoint's position in its data has no meaning in other batches or records",

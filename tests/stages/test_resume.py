@@ -47,7 +47,8 @@ def new_stage(name: str, tokenizer) -> Stage:
         kind = {"pretrain": Pretrain, "sft": SFT}[name]
         return kind(model=lambda: causal(0, size, dropout=0.2), optimizer=optimizer, schedule=COSINE)
     if name == "rm":
-        return RewardModel(model=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE)
+        chosen = {"freeze": ["model.embed_tokens"], "learning_rates": {"model.layers.0": 0.1}}
+        return RewardModel(model=lambda: scalar(1, size), optimizer=optimizer, schedule=COSINE, **chosen)
     policy = dict(policy=lambda: causal(0, size), optimizer=optimizer, schedule=COSINE)
     offline = {"dpo": dpo, "kto": kto, "simpo": simpo, "orpo": orpo}
     if name in offline:

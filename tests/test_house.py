@@ -26,7 +26,7 @@ SEES_CONFIGS = {"launch", "tasks", "cli", "train"}
 SEES_LIGHTNING = SEES_CONFIGS | {"data", "loggers", "training", *FLOORS[5], *FLOORS[6]}
 # tests in the folders of components/ that mirror no module, by the reason
 ACROSS = {
-    "what holds for every stage": """stages/test_accumulation stages/test_best_export
+    "what holds for every stage": """stages/test_accumulation stages/test_averaged_weights stages/test_best_export
         stages/test_changes_outside_steps stages/test_charts stages/test_chosen_weights stages/test_every_optimizer
         stages/test_fast_path stages/test_frozen stages/test_grad_norm stages/test_learning stages/test_longer_runs
         stages/test_lora_stages stages/test_loss_traces stages/test_optimum stages/test_packed_losses

@@ -10,8 +10,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 
+from components.callbacks.weight_average import holding
+from components.models.shards import copy_whole_
 from components.training.checkpoint_io import BEST, AtomicCheckpointIO, newest_first, step_in_name
 
 
@@ -193,14 +195,19 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: Trainer) -> None:
         path = self._path(trainer.global_step)
-        trainer.save_checkpoint(path)  # on every rank: sharded strategies gather in it
+        with holding(trainer, average=False):
+            trainer.save_checkpoint(path)  # on every rank: sharded strategies gather in it
         self.last_path = path
         if trainer.is_global_zero:
             for old in newest_first(self.folder)[self.keep :]:
                 old.unlink()
 
     def _save_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gathers shards, so every rank must call it; the first one writes."""
+        """The weights that were validated. Gathers shards, so every rank must call it; the first one writes."""
+        with holding(trainer, average=True):
+            self._write_best(trainer, pl_module)
+
+    def _write_best(self, trainer: Trainer, pl_module: LightningModule) -> None:
         content: dict[str, Any] = {"state_dict": dict(pl_module.state_dict())}
         pl_module.on_save_checkpoint(content)  # drops weights that are not trained
         state: dict[str, Tensor] = {}
@@ -259,13 +266,8 @@ def validates_next(trainer: Trainer) -> bool:
     return not loop.val_loop.skip
 
 
-@torch.no_grad()
 def _load(module: nn.Module, state: dict[str, Tensor]) -> None:
-    """Copies full tensors into a module's; into a sharded one, each process copies its part, without communication."""
+    """Copies full tensors into a module's."""
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if name in state and isinstance(tensor, DTensor):
-            whole = state[name].to(tensor.device)
-            part = distribute_tensor(whole, tensor.device_mesh, tensor.placements, src_data_rank=None)
-            tensor.to_local().copy_(part.to_local())
-        elif name in state:
-            tensor.copy_(state[name])
+        if name in state:
+            copy_whole_(tensor, state[name])

@@ -97,6 +97,7 @@ class Common(TypedDict, total=False):
     resume: str
     export: Literal["best", "last"]
     selection: dict[str, str]
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None
     parents: Literal["auto", "never"]
     reads: dict[str, str]
     artifacts: dict[str, str]

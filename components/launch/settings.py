@@ -72,6 +72,7 @@ MEASURING = (  # of stages that run models without training one
         Rule(name, UNUSED, UNTRAINED)
         for name in ("trainer", "callbacks", "lora", "gradient_checkpointing", "compile", "determinism", "gate")
     ),
+    Rule("ema_decay", UNUSED, UNTRAINED),
     Rule("tokenizer", UNUSED, "only stage=tokenizer trains a tokenizer; this stage reads one"),
     Rule("model", HARMLESS, "must match the shape of the weights that are read"),
     Rule("*.num_workers", HARMLESS, "which processes make batches"),
@@ -82,6 +83,7 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
     "train_tokenizer": (
         *(Rule(name, UNUSED, NO_MODEL) for name in ("model", "context", "lora", "compile", "gradient_checkpointing")),
         *(Rule(name, UNUSED, NO_MODEL) for name in ("trainer", "callbacks", "gate", "determinism", "tokens_at_once")),
+        Rule("ema_decay", UNUSED, NO_MODEL),
         Rule("seed", UNUSED, "tokenizer training is not random"),
         Rule("world", UNUSED, "only data of the built-in world refer to it"),
         Rule("data.batch_size", UNUSED, "texts are read in one pass, not in batches"),

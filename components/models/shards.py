@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(model: Any, mesh: DeviceMesh) -> None:
@@ -23,6 +24,15 @@ def shard(model: Any, mesh: DeviceMesh) -> None:
 def local_part(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor; any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def copy_whole_(tensor: Tensor, whole: Tensor) -> None:
+    """Copies a whole tensor into one that can be sharded: each process copies its part, without communication."""
+    if isinstance(tensor, DTensor):
+        placed = whole.to(tensor.device)
+        whole = distribute_tensor(placed, tensor.device_mesh, tensor.placements, src_data_rank=None).to_local()
+    local_part(tensor).copy_(whole)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
+from components.callbacks.weight_average import WeightAverage
 from components.launch import settings
 from components.launch.schema import schema_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
@@ -135,6 +136,8 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
+    if cfg.ema_decay is not None:  # after GracefulStop, which exits before the others' hooks
+        callbacks.insert(sum(isinstance(c, GracefulStop) for c in callbacks), WeightAverage(cfg.ema_decay))
     callbacks += [SmallData(**few)] if (few := settings.small_data_of(common.plain(cfg))) else []
     callbacks.append(_header(cfg))
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
@@ -188,6 +191,9 @@ def _ending(trainer: L.Trainer) -> dict[str, Any]:
             ending["stopped early"] = callback.reason
         if isinstance(callback, Diagnosis) and trainer.is_global_zero:
             ending["learning"] = callback.conclude(trainer, _longer(trainer))
+    for average in (c for c in trainer.callbacks if isinstance(c, WeightAverage)):  # type: ignore[attr-defined]
+        why = f"{ending['exported']['why']}; the moving average of its weights, ema_decay={average.decay:g}"
+        ending["exported"] = {**ending["exported"], "why": why}
     return ending
 
 

@@ -46,6 +46,7 @@ REFUSED = {  # the reason, by the beginning of a setting's name; "" for all othe
     "stage.optimizer.": "the optimizer and its learning rate are restored from the checkpoint",
     "stage.learning_rates": "the optimizer and its learning rates are restored from the checkpoint",
     "stage.freeze": "different weights are trained",
+    "ema_decay": "the average so far has another decay, or there is none",
     "stage.schedule.": "the learning-rate schedule would be discontinuous at this step",
     "data (content)": "other data: the checkpoint's position in its data has no meaning there",
     "data.": "the checkpoint's position in its data has no meaning in other batches or records",

@@ -35,7 +35,7 @@ NOT_OF_TRAINING = {  # the whole list, by hand
 NOT_OF_MEASURING = {
     "task run reads from parents logger force resume after_sweep model": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
-    "export selection": UNUSED,
+    "export selection ema_decay": UNUSED,
     "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks small_data": UNUSED,
 }
 OF_VALIDATION = {  # where the weights of the last step are exported

@@ -28,6 +28,7 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
         self.norm = new_norm(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.embedding_noise = 0.0  # in training: alpha of `noisy`
         self.recompute = False  # in training: save only each layer's input, recompute the layer in the backward pass
 
     def forward(
@@ -57,7 +58,13 @@ class GPT(nn.Module):
             rotary = rotary_tables(
                 positions, head_dim=config.head_dim, theta=config.rope_theta, scaling=config.rope_scaling
             )
-        x_btd = self.dropout(self._embedded(input_ids, positions))
+        x_btd = self._embedded(input_ids, positions)
+        if self.embedding_noise and self.training:
+            lengths = torch.full_like(positions, count) if layout is None else layout.lengths()
+            if isinstance(mask, Segments):
+                lengths = lengths.flatten()[None, mask.tokens]
+            x_btd = noisy(x_btd, lengths, alpha=self.embedding_noise)
+        x_btd = self.dropout(x_btd)
         for number, layer in enumerate(self.layers):
             arguments = (rotary, mask, adapters.layers[number] if adapters else None)
             if self.recompute and torch.is_grad_enabled():
@@ -86,6 +93,16 @@ class GPT(nn.Module):
                 x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())
         cache.close(input_ids.shape[1])
         return x_btd
+
+
+def noisy(x_btd: Tensor, lengths: Tensor, *, alpha: float) -> Tensor:
+    """Embeddings (B, T, D) plus uniform noise in ±alpha/√(L·D), from torch's global generator.
+
+    lengths (B, T): L, the number of tokens in each token's own text: a text in a packed row has the noise that it has
+    alone. Source: Jain et al. 2023 (NEFTune), algorithm 1.
+    """
+    bounds = alpha * (lengths * x_btd.shape[-1]).to(x_btd.dtype).rsqrt()
+    return x_btd + torch.empty_like(x_btd).uniform_(-1, 1) * bounds[..., None]
 
 
 def initialize(module: nn.Module, config: GPTConfig) -> None:

@@ -27,21 +27,31 @@ VALIDATION = [
     "trainer.check_val_every_n_epoch=null",
     "trainer.limit_val_batches=1",
 ]
+CHOSEN = ["stage.freeze=[model.embed_tokens]", "stage.learning_rates={lm_head: 0.5}", "stage.schedule.kind=wsd"]
 # X+function: stage X, with functions as its reward
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],
-    "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1"],
+    "pretrain": ["data.num_documents=300", "data.batch_size=4", "trainer.max_steps=20", "+model.dropout=0.1", *CHOSEN],
     "sft": [
         *STEPS,
         "data.demonstrations=60",
         "stage.model.dropout=0.1",
+        "stage.neftune_alpha=5",
+        "ema_decay=0.8",
         "data.num_workers=1",
         "trainer.accumulate_grad_batches=2",
     ],
     "rm": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2", "examination=null"],
     "dpo": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
     "kto": [*STEPS, "data.comparisons=60", "data.val_fraction=0.2"],
-    "ppo": [*RL, "stage.kl_target=1.0", "stage.kl_horizon=50", "stage.target_kl=0.05", "stage.missing_end_score=-1"],
+    "ppo": [
+        *RL,
+        "ema_decay=0.8",
+        "stage.kl_target=1.0",
+        "stage.kl_horizon=50",
+        "stage.target_kl=0.05",
+        "stage.missing_end_score=-1",
+    ],
     "grpo": [*RL, "stage.samples_per_prompt=2"],
     "ppo+function": [*RL, "reward=function", f"reward.path={rewards.__file__}:vowels", "stage.kl_target=1.0"],
     "grpo+function": [

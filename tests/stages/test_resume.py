@@ -44,7 +44,7 @@ def new_stage(name: str, tokenizer) -> Stage:
     size = tokenizer.vocab_size
     optimizer = adam(3e-3, weight_decay=0.1)
     if name in ("pretrain", "sft"):
-        kind = {"pretrain": Pretrain, "sft": SFT}[name]
+        kind = {"pretrain": Pretrain, "sft": partial(SFT, neftune_alpha=5.0)}[name]
         return kind(model=lambda: causal(0, size, dropout=0.2), optimizer=optimizer, schedule=COSINE)
     if name == "rm":
         chosen = {"freeze": ["model.embed_tokens"], "learning_rates": {"model.layers.0": 0.1}}

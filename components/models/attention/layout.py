@@ -29,6 +29,12 @@ class Layout(NamedTuple):
         """(B, T) bool: True on tokens, False on filler."""
         return self.segments != FILLER
 
+    def lengths(self) -> Tensor:
+        """(B, T) int64: number of tokens in each token's segment; on filler, of filler in the row."""
+        numbers = self.segments - FILLER
+        counts = torch.zeros_like(numbers).scatter_add(1, numbers, torch.ones_like(numbers))
+        return counts.gather(1, numbers)
+
     def allowed(self) -> Tensor:
         """(B, T, T) bool: [b, i, j] True where token i can attend to token j."""
         same = self.segments[:, :, None] == self.segments[:, None, :]

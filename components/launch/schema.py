@@ -50,9 +50,10 @@ LIMITS = {  # on other packages' arguments, beyond which these packages fail lat
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root replaces them
 
 
-NEEDS = {  # by target, the optional package that it needs, which is also the name of the extra that installs it
-    "components.loggers.wandb_log.WandB": "wandb",
-    "components.loggers.mlflow_log.MLflow": "mlflow",
+NEEDS = {  # by target, the optional package that it needs, and the extra that installs it
+    "components.loggers.wandb_log.WandB": ("wandb", "wandb"),
+    "components.loggers.mlflow_log.MLflow": ("mlflow", "mlflow"),
+    "components.training.optimizers.adamw8bit": ("bitsandbytes", "quant"),
 }
 
 
@@ -202,9 +203,9 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
         reason = " ".join(str(error).split())
         yield f"{path}._target_: cannot import {node['_target_']!r}: {reason}"
         return
-    needs = NEEDS.get(node["_target_"])
-    if needs and importlib.util.find_spec(needs) is None:
-        yield installing.missing(path, needs, needs)
+    needed, by_extra = NEEDS.get(node["_target_"], ("", ""))
+    if needed and importlib.util.find_spec(needed) is None:
+        yield installing.missing(path, needed, by_extra)
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
         if key in schema.types:

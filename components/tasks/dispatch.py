@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from components.launch import forking
 from components.system import hub, processes
 from components.system.disk import present
-from components.tasks import command_line, parents, pipeline, reward_functions, staleness
+from components.tasks import command_line, eight_bit, parents, pipeline, reward_functions, staleness
 
 
 def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
@@ -22,6 +22,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     command_line.resolve(cfg)
     command_line.warn_of_unused(cfg)
     command_line.check_selection(cfg)
+    eight_bit.check(cfg)
     reward_functions.check(cfg)
     reward_functions.settle(cfg)
     if cfg.task == processes.STARTS_OTHERS:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
+from components.system import installing
 from components.system.limits import NonNegative
 
 NamedParameters = Iterable[tuple[str, Parameter]]
@@ -30,6 +31,19 @@ def parameter_groups(named_params: NamedParameters, *, weight_decay: float) -> l
     return [group for group in groups if group["params"]]
 
 
+def named_groups(groups: Mapping[str, NamedParameters], *, weight_decay: float) -> list[dict[str, Any]]:
+    """Two groups for each entry: "policy", with weight decay, and "policy_no_decay"; see parameter_groups.
+
+    Raises ValueError if an entry has nothing trainable.
+    """
+    named = []
+    for name, named_params in groups.items():
+        for group in parameter_groups(named_params, weight_decay=weight_decay):
+            label = name if group["params"][0].dim() >= 2 else f"{name}_no_decay"
+            named.append({**group, "name": label})
+    return named
+
+
 def adamw_groups(
     groups: dict[str, tuple[NamedParameters, float]],
     *,
@@ -39,15 +53,15 @@ def adamw_groups(
 ) -> torch.optim.AdamW:
     """One AdamW over several models, each with its own learning rate: {"policy": (named_params, lr), …}.
 
-    Each entry becomes two groups, "policy", with weight decay, and "policy_no_decay"; see parameter_groups.
+    Its groups are those of `named_groups`.
     Raises ValueError if an entry has nothing trainable, or two entries share a parameter.
     Source: Loshchilov & Hutter 2019, algorithm 2.
     """
-    named = []
-    for name, (named_params, lr) in groups.items():
-        for group in parameter_groups(named_params, weight_decay=weight_decay):
-            label = name if group["params"][0].dim() >= 2 else f"{name}_no_decay"
-            named.append({**group, "lr": lr, "name": label})
+    named = [
+        {**group, "lr": lr}
+        for name, (named_params, lr) in groups.items()
+        for group in named_groups({name: named_params}, weight_decay=weight_decay)
+    ]
     return torch.optim.AdamW(named, betas=betas, eps=eps, fused=True)
 
 
@@ -88,8 +102,22 @@ class Joint(torch.optim.Optimizer):
             start += size
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As in Optimizer; loading replaces groups and state, so the parts get the new ones."""
-        super().load_state_dict(state_dict)
+        """As in Optimizer. Each part loads its own share, since one can store states that are not of its parameters'
+        dtype."""
+        start = 0
+        groups: list[dict[str, Any]] = []
+        state: dict[Parameter, Any] = {}
+        for part, size in zip(self.parts, self._sizes, strict=True):
+            own = state_dict["param_groups"][start : start + size]
+            numbers = {number for group in own for number in group["params"]}
+            states = {number: entry for number, entry in state_dict["state"].items() if number in numbers}
+            part.load_state_dict({"state": states, "param_groups": own})
+            groups += part.param_groups
+            state.update(part.state)
+            start += size
+        self.param_groups = groups
+        self.state.clear()
+        self.state.update(state)
         self._share()
 
     @torch.no_grad()
@@ -169,3 +197,31 @@ def muon(
         return Joint(inner)
     outer = adamw_groups({"adamw": (rest, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)
     return Joint(inner, outer)
+
+
+def adamw8bit(
+    named_params: NamedParameters, *, lr: NonNegative, betas: tuple[float, float], eps: float, weight_decay: NonNegative
+) -> Joint:
+    """AdamW with moments in 8 bits, quantized in blocks of 256 by bitsandbytes: 2 bytes for each weight, not 8.
+
+    Moments of embeddings, and of tensors with fewer than 4,096 weights, are in 32 bits. The command line accepts it on
+    CUDA only.
+    Groups: "model", "model_no_decay", "embeddings".
+    Raises ValueError if nothing is trainable or bitsandbytes is not installed.
+    Source: Dettmers et al. 2022 (8-bit optimizers), sections 2.1 and 2.3.
+    """
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError:
+        raise ValueError(installing.missing("adamw8bit", "bitsandbytes", "quant")) from None
+    trained = [(name, parameter) for name, parameter in named_params if parameter.requires_grad]
+    embedding = [(name, p) for name, p in trained if {"embed_tokens", "embed_positions"} & set(name.split("."))]
+    in_32_bits = {name for name, _ in embedding}
+    rest = [(name, p) for name, p in trained if name not in in_32_bits]
+    parts: list[torch.optim.Optimizer] = []
+    if rest or not embedding:
+        named = named_groups({"model": rest}, weight_decay=weight_decay)
+        parts.append(AdamW8bit(named, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
+    if embedding:
+        parts.append(adamw_groups({"embeddings": (embedding, lr)}, betas=betas, eps=eps, weight_decay=weight_decay))
+    return Joint(*parts)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from components.models.lora import TARGETS, LoRA
 from components.stages.stage import Stage
-from components.training.optimizers import adamw, muon
+from components.training.optimizers import adamw, adamw8bit, muon
 from tests.kit.several import STRATEGIES, together
 from tests.kit.stage_runs import MAKERS
 from tests.kit.tiny_stages import Batches, quiet_fit, trainer
@@ -22,6 +22,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "muon": partial(muon, **ADAM),
     "torch's own": partial(torch.optim.SGD, lr=0.1),
 }
+ON_ONE_DEVICE = {"adamw8bit": partial(adamw8bit, **ADAM)}  # it cannot be sharded
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 STEPS = 3  # an adapter's A has no gradient before its B has moved
 
@@ -44,10 +45,10 @@ def unmoved(make: Callable[[int], tuple], optimizer: Any, way: tuple[str | None,
     return [name for name, now in local(stage).items() if now.numel() and torch.equal(now, before[name])]
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *ON_ONE_DEVICE])
 @pytest.mark.parametrize("stage", MAKERS)
 def test_in_one_process(stage, optimizer):
-    assert unmoved(MAKERS[stage], OPTIMIZERS[optimizer], (None, 1), None) == []
+    assert unmoved(MAKERS[stage], (OPTIMIZERS | ON_ONE_DEVICE)[optimizer], (None, 1), None) == []
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

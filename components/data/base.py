@@ -36,7 +36,7 @@ class RecordData(DataContract):
 
     The source of the records is the first of these that is set: `path` (file, folder or Hub name), `mixture` (a list of
     {path, weight, name?} and the selection fields below, with weights as shares of tokens), `tasks` (of reasoning_gym,
-    see procedural.Problems, with task_problems, task_draw and task_system), `world` (the fields of the built-in world).
+    see procedural.Problems, with task_problems, task_seed and task_system), `world` (the fields of the built-in world).
     subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a folder whose
     sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
     batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
@@ -71,7 +71,7 @@ class RecordData(DataContract):
         root: str | None = None,
         tasks: list[Any] | None = None,
         task_problems: Count = 2000,
-        task_draw: NonNegativeInt = 0,
+        task_seed: NonNegativeInt = 0,
         task_system: str | None = None,
         world: dict[str, Any] | None = None,
         batch_size: int = 32,
@@ -85,7 +85,7 @@ class RecordData(DataContract):
         self.tokenizer = tokenizer  # None if only the texts are needed, to train a tokenizer on
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
-        self.problems = Problems.of(tasks, task_problems, task_draw, task_system)
+        self.problems = Problems.of(tasks, task_problems, task_seed, task_system)
         self.selection = Selection(subset, split, held_out_split, files)
         self.batch_size, self.val_fraction = batch_size, val_fraction
         self.on_malformed, self.num_workers = on_malformed, num_workers

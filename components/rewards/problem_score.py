@@ -122,8 +122,8 @@ def _is_formula(node: ast.expr, names: bool) -> bool:
 def _is_exponent(node: ast.expr) -> bool:
     """Whether it is a small number, or a quotient of two."""
     match node:
-        case ast.Constant(value=int() | float()):
-            return not isinstance(node.value, bool) and node.value <= HIGHEST
+        case ast.Constant(value=int() | float() as value):
+            return not isinstance(value, bool) and value <= HIGHEST
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return _is_exponent(inner)
         case ast.BinOp(op=ast.Div(), left=ast.Constant() as left, right=ast.Constant() as right):

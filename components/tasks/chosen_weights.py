@@ -28,7 +28,8 @@ def check(cfg: DictConfig, shape: GPTConfig) -> None:
     lora = instantiate(cfg.lora)
     networks: dict[str, Any] = {}
     used: set[str] = set()
-    for name, kind in get_class(settings["_target_"]).trained_networks().items():
+    stage: Any = get_class(settings["_target_"])
+    for name, kind in stage.trained_networks().items():
         path = settings.get(name, {}).get("path")
         config = store.load_config(path, context=cfg.context)[0] if path else shape
         with torch.device("meta"):

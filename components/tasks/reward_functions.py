@@ -27,7 +27,8 @@ def settle(cfg: DictConfig) -> None:
     """
     if settings.last_name(cfg.task) != "evaluate" or "reward" not in settings.function_settings(_plain(cfg)):
         return
-    named, policies = cfg.model.get("path"), {}
+    named = cfg.model.get("path")
+    policies: dict[str, str] = {}
     for name, path in {**cfg.artifacts, **cfg.reads}.items():
         there = path == named or (present(path) and load_config(path)[1] == "CausalLM")
         if name not in NO_POLICIES and there and path not in policies.values():

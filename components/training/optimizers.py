@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 
 from components.system import installing
@@ -106,7 +107,7 @@ class Joint(torch.optim.Optimizer):
         dtype."""
         start = 0
         groups: list[dict[str, Any]] = []
-        state: dict[Parameter, Any] = {}
+        state: dict[Tensor, Any] = {}
         for part, size in zip(self.parts, self._sizes, strict=True):
             own = state_dict["param_groups"][start : start + size]
             numbers = {number for group in own for number in group["params"]}

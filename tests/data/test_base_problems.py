@@ -32,7 +32,7 @@ def test_prompts_have_the_columns_that_the_reward_reads(common):
 
 
 def test_a_problem_that_is_held_out_is_in_no_stages_training_data(common, tok):
-    prompts = PromptsData(tasks=["sums"], task_problems=200, task_draw=1, val_fraction=0.2, **common)
+    prompts = PromptsData(tasks=["sums"], task_problems=200, task_seed=1, val_fraction=0.2, **common)
     solved = ChatData(tasks=["sums"], task_problems=60, val_fraction=0.2, **common)
     prompts.setup()
     solved.setup()

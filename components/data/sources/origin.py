@@ -78,7 +78,7 @@ def origin_of(settings: Mapping[str, Any]) -> Origin:
     mixture, root, world = (settings[name] for name in ("mixture", "root", "world"))
     problems = None
     if settings.get("tasks") is not None:
-        problems = Problems.of(*(settings[name] for name in ("tasks", "task_problems", "task_draw", "task_system")))
+        problems = Problems.of(*(settings[name] for name in ("tasks", "task_problems", "task_seed", "task_system")))
     return Origin(format, settings["path"], selection, mixture, root, world, sizes, problems=problems)
 
 

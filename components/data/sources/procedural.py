@@ -12,7 +12,7 @@ from components.data.sources.source import Row, Source, digest
 from components.system import installing
 
 PACKAGE, EXTRA = "reasoning-gym", "reasoning-gym"
-APART = 10_000_000  # between the seeds of two draws; problem i of a draw has the draw's first seed plus i
+APART = 10_000_000  # problem i of a task has the seed APART · seed + i
 REFUSED = {
     "codeio": "it runs programs that a model wrote",
     "composite": "list its parts in data.tasks instead",
@@ -21,12 +21,12 @@ Task = str | Mapping[str, Any]
 
 
 class Problems(NamedTuple):
-    """`count` problems of each task, repeated ones included. tasks: names, or {task: name, …} with settings of the
-    task. draw: another has other problems. system: a system message before each, if any."""
+    """`size` problems of each task, repeated ones included. tasks: names, or {task: name, …} with settings of the
+    task. seed: another has other problems. system: a system message before each, if any."""
 
     tasks: Sequence[Task]
-    count: int = 2000
-    draw: int = 0
+    size: int = 2000
+    seed: int = 0
     system: str | None = None
 
     @classmethod
@@ -46,8 +46,8 @@ def problems_source(problems: Problems) -> Source:
         raise SourceError("data.tasks: got none, expected names such as [chain_sum,gcd]")
     for identity in identities:
         _dataset(identity)
-    parameters = [importlib.metadata.version(PACKAGE), identities, problems.count, problems.system]
-    rows = functools.partial(_rows, identities, problems.count, problems.system)
+    parameters = [importlib.metadata.version(PACKAGE), identities, problems.size, problems.system]
+    rows = functools.partial(_rows, identities, problems.size, problems.system)
     return Source("reasoning_gym", lambda: digest(parameters), rows)
 
 
@@ -63,7 +63,7 @@ def _identity(task: Task, problems: Problems) -> str:
     name = settings.pop("task", None)
     if not isinstance(name, str):
         raise SourceError(f"data.tasks: got {task!r}, expected a task's name, or {{task: <name>, …}}")
-    made = {"task": name, "settings": settings, "seed": problems.draw * APART, "size": problems.count}
+    made = {"task": name, "settings": settings, "seed": problems.seed * APART, "size": problems.size}
     return json.dumps(made, sort_keys=True)
 
 
@@ -83,7 +83,7 @@ def _dataset(identity: str) -> Any:
     if name in REFUSED:
         raise SourceError(f"data.tasks: {name} is not supported: {REFUSED[name]}")
     if own := {"seed", "size"} & settings.keys():
-        raise SourceError(f"data.tasks: {name}: got {own.pop()}, which data.task_draw and data.task_problems decide")
+        raise SourceError(f"data.tasks: {name}: got {own.pop()}, which data.task_seed and data.task_problems decide")
     try:
         return reasoning_gym.create_dataset(name, seed=fields["seed"], size=fields["size"], **settings)
     except (TypeError, ValueError, AssertionError) as error:

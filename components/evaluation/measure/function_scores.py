@@ -75,7 +75,7 @@ def _part(values: Tensor, responses: Responses, prompts: int, seed: int) -> dict
     chosen, clusters = values[applies], [responses.prompt_index[i] for i in applies.nonzero().flatten().tolist()]
     binary = bool(((chosen == 0) | (chosen == 1)).all())
     interval = share_interval if binary else mean_interval
-    part = {"mean": float(chosen.mean()), "ci": interval(chosen, clusters), "count": len(chosen)}
+    part: dict[str, Any] = {"mean": float(chosen.mean()), "ci": interval(chosen, clusters), "count": len(chosen)}
     samples = len(values) // prompts
     if binary and samples > 1 and bool(applies.all()):
         counts = [k for k in COUNTS if k <= samples]

@@ -19,8 +19,8 @@ def gym(monkeypatch):
         cache.cache_clear()
 
 
-def values(tasks, count=3, draw=0, system=None):
-    return [row.value for row in problems_source(Problems(tasks, count, draw, system)).rows()]
+def values(tasks, size=3, seed=0, system=None):
+    return [row.value for row in problems_source(Problems(tasks, size, seed, system)).rows()]
 
 
 def test_a_problem_is_a_question_an_answer_and_what_the_scorer_needs():
@@ -32,16 +32,16 @@ def test_a_problem_is_a_question_an_answer_and_what_the_scorer_needs():
 
 
 def test_tasks_take_turns_and_have_settings_of_their_own():
-    found = values(["sums", {"task": "countdown", "most": 1}], count=8)
+    found = values(["sums", {"task": "countdown", "most": 1}], size=8)
     assert [value["task"] for value in found] == ["sums", "countdown"] * 8
     assert max(int(value["answer"]) for value in found[1::2]) <= 2 < max(int(value["answer"]) for value in found[::2])
 
 
-def test_draws_have_different_problems_and_the_same_draw_the_same():
-    questions = [[value["prompt"][0]["content"] for value in values(["sums"], 50, draw)] for draw in (0, 1, 0)]
+def test_seeds_give_different_problems_and_the_same_seed_the_same():
+    questions = [[value["prompt"][0]["content"] for value in values(["sums"], 50, seed)] for seed in (0, 1, 0)]
     assert questions[0] == questions[2] != questions[1]
     seeds = [json.loads(value["problem"])["seed"] for value in values(["sums"], 1, 0) + values(["sums"], 1, 1)]
-    assert seeds[1] - seeds[0] >= 10_000_000  # problem i of a draw has its seed plus i
+    assert seeds[1] - seeds[0] >= 10_000_000  # problem i has the first one's seed plus i
 
 
 def test_the_fingerprint_covers_all_that_decides_the_problems(monkeypatch):
@@ -69,7 +69,7 @@ def test_the_fingerprint_covers_all_that_decides_the_problems(monkeypatch):
         ([{"most": 3}], "got {'most': 3}, expected a task's name"),
         ([{"task": "sums", "least": 3}], "sums: .*unexpected keyword argument 'least'"),
         ([{"task": "sums", "most": 0}], "sums: most must be positive"),
-        ([{"task": "sums", "seed": 3}], "sums: got seed, which data.task_draw and data.task_problems decide"),
+        ([{"task": "sums", "seed": 3}], "sums: got seed, which data.task_seed and data.task_problems decide"),
         (["codeio"], "codeio is not supported: it runs programs that a model wrote"),
     ],
 )

@@ -30,11 +30,13 @@ from tests.kit.tiny_stages import (
     grpo,
     kto,
     lm_batch,
+    orpo,
     ppo,
     preference_batch,
     rejection,
     rloo,
     scalar,
+    simpo,
     unpaired_batch,
 )
 
@@ -78,8 +80,8 @@ def rm(world_size: int) -> Made:
     return stage, dealt(ranking, preference_batch, world_size)
 
 
-def from_comparisons(world_size: int) -> Made:
-    return dpo(), dealt(ranking, preference_batch, world_size)
+def from_comparisons(make: Callable[[], Stage]) -> Callable[[int], Made]:
+    return lambda world_size: (make(), dealt(ranking, preference_batch, world_size))
 
 
 def from_labels(world_size: int) -> Made:
@@ -106,7 +108,9 @@ MAKERS = {
     "pretrain": language(Pretrain),
     "sft": language(SFT),
     "rm": rm,
-    "dpo": from_comparisons,
+    "dpo": from_comparisons(dpo),
+    "simpo": from_comparisons(simpo),
+    "orpo": from_comparisons(orpo),
     "kto": from_labels,
     "ppo": from_rollouts(ppo, PPO, kl_target=6.0, kl_horizon=50),
     # divides by a group's deviation: of two scores that are nearly equal it would be what they round to

@@ -99,9 +99,10 @@ class WeightAverage(Callback):
         if all(weight.grad is None for weight in self._weights.values()):
             return
         self.steps += 1
-        averages = [local_part(average) for average in self._averages.values()]
-        weights = [local_part(weight).to(a.dtype) for weight, a in zip(self._weights.values(), averages, strict=True)]
-        torch._foreach_lerp_(averages, weights, (1 - self.decay) / (1 - self.decay**self.steps))
+        share = (1 - self.decay) / (1 - self.decay**self.steps)
+        for average, weight in zip(self._averages.values(), self._weights.values(), strict=True):
+            local = local_part(average)
+            local.lerp_(local_part(weight).to(local.dtype), share)
 
     def _swap_in(self, pl_module: LightningModule) -> None:
         """Gives the module the averages, if there are any yet and it does not have them."""

@@ -22,7 +22,7 @@ def stages(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_stages_that_train_make_artifacts_and_no_others():
-    trained = {"pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection"}
+    trained = {"pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection", "kto", "simpo", "orpo"}
     assert artifact_table.read_by().keys() == {"tokenizer"} | trained
 
 

@@ -32,7 +32,7 @@ SIZES = {
         "text.batch_size=2",
     ],
     "compare": ["judge=reward", "stage.records=4", "stage.max_new_tokens=8", "stage.distinct=false"],
-    "optimum": ["stage.max_new_tokens=1", "~reads.grpo", "~reads.rloo", "~reads.dpo", "~reads.rejection"],
+    "optimum": ["stage.max_new_tokens=1", "~reads.grpo", "~reads.rloo", "~reads.dpo", "~reads.kto", "~reads.rejection"],
     "overoptimization": ["stage.samples_per_prompt=2", "stage.max_prompts=2", "stage.max_new_tokens=3"],
 }
 

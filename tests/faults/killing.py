@@ -27,7 +27,11 @@ VALIDATION = [
     "trainer.check_val_every_n_epoch=null",
     "trainer.limit_val_batches=1",
 ]
-CHOSEN = ["stage.freeze=[model.embed_tokens]", "stage.learning_rates={lm_head: 0.5}", "stage.schedule.kind=wsd"]
+CHOSEN = [
+    "stage.freeze=[model.embed_tokens]",
+    "stage.learning_rates={model.layers.0: 0.5}",
+    "stage.schedule.kind=wsd",
+]
 # X+function: stage X, with functions as its reward
 STAGES = {  # seconds each; every one keeps what could be lost: dropout, a schedule, rollouts, an adaptive beta
     "tokenizer": ["data.num_documents=300", "tokenizer.vocab_size=500"],

@@ -166,6 +166,7 @@ def test_help_does_not_import_torch():
     assert "chat" in done.stdout and "show" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_module_chats_over_a_real_pipe(run_folder):
     command = [sys.executable, "-m", "components.cli", "chat", str(run_folder / "ppo")]
     done = subprocess.run(command, cwd=ROOT, input=b"is it?\n\xff\xfe\n/temperature x\n", capture_output=True)

@@ -179,9 +179,11 @@ MAKERS = {
 }
 
 
-def of_grpo(name: str) -> bool:
-    """Whether it is GRPO with another weight of each token, or RLOO with another reward; fast tests have it once."""
-    return name in ("dapo", "dr_grpo", "gspo", "cispo", "function")
+# GRPO with another weight of each token, and RLOO with another reward: the fast tests have each once
+VARIANTS = ("dapo", "dr_grpo", "gspo", "cispo", "function")
+CASES = [
+    pytest.param(make, id=name, marks=pytest.mark.slow if name in VARIANTS else ()) for name, make in MAKERS.items()
+]
 
 
 def trained(
@@ -217,16 +219,7 @@ def runs(tmp_path_factory) -> Callable[..., tuple[Path, list[tuple[dict, Tensor]
     return run
 
 
-@pytest.mark.parametrize(
-    "make",
-    [
-        *(
-            pytest.param(make, id=name, marks=pytest.mark.slow if name in ("gspo", "cispo") else ())
-            for name, make in MAKERS.items()
-        ),
-        pytest.param(dpo_without_a_pair, id="dpo without a pair"),
-    ],
-)
+@pytest.mark.parametrize("make", [*CASES, pytest.param(dpo_without_a_pair, id="dpo without a pair")])
 def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(make, runs):
     _, [(one, gradient)] = runs(make, 1, every=1)
     assert gradient.abs().max() > 1e-3
@@ -237,16 +230,8 @@ def test_two_processes_with_unequal_shares_end_where_one_with_the_union_does(mak
     assert same_bits(ranks[0][0], ranks[1][0])
 
 
-@pytest.mark.parametrize(
-    ("make", "every"),
-    [
-        pytest.param(
-            make, every, id=f"{name}-every{every}", marks=pytest.mark.slow if every == 2 and of_grpo(name) else ()
-        )
-        for name, make in MAKERS.items()
-        for every in (1, 2)
-    ],
-)
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("make", CASES)
 def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every, runs):
     """Of rollouts and of steps; only the seconds that parts take may differ."""
     folders = [runs(make, world_size, every=every)[0] for world_size in (1, 2)]
@@ -263,10 +248,7 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
         torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [pytest.param(make, id=name, marks=pytest.mark.slow if of_grpo(name) else ()) for name, make in MAKERS.items()],
-)
+@pytest.mark.parametrize("make", CASES)
 def test_the_mean_of_the_processes_means_would_be_another_end(make, runs, tmp_path, monkeypatch):
     _, [(one, _)] = runs(make, 1, every=1)
     monkeypatch.setattr(GradientMean, "scaled", lambda self, terms, stage: sum(term.mean for term in terms))

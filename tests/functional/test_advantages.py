@@ -1,7 +1,10 @@
+import math
+
 import pytest
 import torch
+from torch import Tensor
 
-from components.functional.advantages import gae, group_relative, token_rewards
+from components.functional.advantages import gae, group_decoupled, group_relative, token_rewards
 from components.functional.masking import masked_whiten
 from tests.kit.float64 import close, doubles
 
@@ -159,3 +162,112 @@ def test_wrong_shapes_groups_and_variants_are_refused():
         group_relative(torch.zeros(6), group_size=4, variant="grpo", eps=1e-4)
     with pytest.raises(ValueError, match="'grop'"):
         group_relative(torch.zeros(6), group_size=3, variant="grop", eps=1e-4)
+
+
+ROOT = math.sqrt
+
+
+def decoupled(parts, weights, group_size, **changes):
+    return group_decoupled(parts, torch.tensor(weights).double(), group_size=group_size, **{"eps": 0.0} | changes)
+
+
+def test_two_rewards_gained_at_once_count_more_than_one_of_them_where_their_sum_alone_does_not_tell():
+    """Two groups of two: one gains one reward, the other gains both; the sums are 0, 1 and 0, 2.
+
+    GRPO: ±1/√2 in both. Each reward by itself is ±1/√2, so the weighted sums are ±1/√2 and ±√2, whose unbiased
+    deviation over the batch is √(5/3)."""
+    parts = doubles([0, 0], [1, 0], [0, 0], [1, 1])
+    together = group_relative(parts.sum(1), group_size=2, variant="grpo", eps=0.0)
+    close(together, doubles(-1, 1, -1, 1) / ROOT(2))
+    close(decoupled(parts, [1.0, 1.0], 2), doubles(-ROOT(0.3), ROOT(0.3), -2 * ROOT(0.3), 2 * ROOT(0.3)))
+
+
+def test_equal_sums_of_different_rewards_keep_different_advantages():
+    """(1, 0) and (0, 1) sum to 1, but 1 is one of two in the first reward, and one of four in the second."""
+    parts = doubles([1, 0], [1, 0], [0, 1], [0, 0])
+    together = group_relative(parts.sum(1), group_size=4, variant="grpo", eps=0.0)
+    assert together[0] == together[1] == together[2]
+    first, second = doubles(1, 1, -1, -1) * ROOT(3) / 2, doubles(-1, -1, 3, -1) / 2
+    expected = first + second  # 0.366, 0.366, 0.634, −1.366
+    close(decoupled(parts, [1.0, 1.0], 4), expected / ROOT(float(expected.square().sum()) / 3))
+
+
+def test_weights_apply_to_normalized_rewards_so_the_unit_of_a_reward_does_not_count():
+    parts = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    scaled = parts * doubles(1000, 0.01) + doubles(-7, 3)
+    close(decoupled(parts, [1.0, 0.5], 4), decoupled(scaled, [1.0, 0.5], 4))
+    close(decoupled(parts, [3.0, 1.5], 4), decoupled(parts, [1.0, 0.5], 4))  # the batch's deviation
+    assert not torch.allclose(decoupled(parts, [1.0, 1.0], 4), decoupled(parts, [1.0, 0.5], 4))
+    close(decoupled(parts, [1.0, 0.0], 4), decoupled(parts[:, :1], [1.0], 4))
+    close(decoupled(parts, [-2.0, 0.0], 4), -decoupled(parts[:, :1], [1.0], 4))
+
+
+def test_a_reward_counts_only_the_responses_that_it_applies_to():
+    """The second one applies to two of three responses: 2 and 0, mean 1, deviation √2; the third gets 0 from it."""
+    parts = doubles([1, 2], [0, NAN], [0, 0])
+    first, second = doubles(2, -1, -1) / ROOT(3), doubles(1, 0, -1) / ROOT(2)
+    expected = first + 10 * second
+    close(decoupled(parts, [1.0, 10.0], 3), expected / ROOT(float(expected.square().sum()) / 2))
+
+
+@pytest.mark.parametrize(
+    "constant", [(0.1,) * 7, (0.1, NAN, 0.1, 0.1, NAN, 0.1, 0.1), (NAN, 5.0, *[NAN] * 5), (NAN,) * 7]
+)
+def test_a_reward_that_is_equal_or_applies_to_at_most_one_adds_exactly_nothing(constant):
+    varied = torch.tensor([0.3, -1.0, 2.0, 0.7, 0.0, 0.0, 5.0])
+    alone = group_decoupled(varied[:, None], torch.tensor([1.0]), group_size=7, eps=1e-4)
+    both = torch.stack([varied, torch.tensor(constant)], 1)
+    assert torch.equal(group_decoupled(both, torch.tensor([1.0, 9.0]), group_size=7, eps=1e-4), alone)
+    nothing = group_decoupled(both[:, 1:], torch.tensor([9.0]), group_size=7, eps=1e-12)
+    assert torch.equal(nothing, torch.zeros(7))
+
+
+def test_decoupled_advantages_equal_the_slow_loops():
+    generator = torch.Generator().manual_seed(1)
+    parts = torch.randn(20, 3, dtype=torch.float64, generator=generator)
+    parts[torch.rand(20, 3, generator=generator) < 0.3] = NAN
+    weights, sums = [1.0, -0.5, 2.0], [0.0] * 20
+    for start in range(0, 20, 5):
+        for k, weight in enumerate(weights):
+            own = [float(parts[n, k]) for n in range(start, start + 5) if not parts[n, k].isnan()]
+            if len(own) < 2:
+                continue
+            mean = sum(own) / len(own)
+            deviation = ROOT(sum((r - mean) ** 2 for r in own) / (len(own) - 1))
+            for n in range(start, start + 5):
+                if not parts[n, k].isnan():
+                    sums[n] += weight * (float(parts[n, k]) - mean) / (deviation + 1e-4)
+    mean = sum(sums) / 20
+    deviation = ROOT(sum((s - mean) ** 2 for s in sums) / 19)
+    close(decoupled(parts, weights, 5, eps=1e-4), doubles(*sums) / (deviation + 1e-4))
+
+
+def test_the_deviation_of_the_batch_is_that_of_all_processes():
+    parts = torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    whole = decoupled(parts, [1.0, 2.0], 3)
+    sums: list[Tensor] = []
+    for half in (parts[:6], parts[6:]):
+        decoupled(half, [1.0, 2.0], 3, sum_over_ranks=lambda own: sums.append(own) or own)
+    both = [
+        decoupled(half, [1.0, 2.0], 3, sum_over_ranks=lambda _: sums[0] + sums[1]) for half in (parts[:6], parts[6:])
+    ]
+    close(torch.cat(both), whole)
+
+
+def test_a_response_that_a_comparison_leaves_out_gets_nothing_and_changes_no_other():
+    rewards, mask = doubles(1, 50, 0, 0, NAN, 1), torch.tensor([True, False, True, True, False, True])
+    for variant in ("grpo", "dr_grpo", "rloo"):
+        got = group_relative(rewards, group_size=6, variant=variant, eps=1e-4, mask=mask)
+        alone = group_relative(rewards[mask], group_size=4, variant=variant, eps=1e-4)
+        close(got[mask], alone)
+        assert got[~mask].tolist() == [0.0, 0.0]
+    assert group_relative(rewards, group_size=6, variant="grpo", eps=1e-4).isnan().all()  # never silently left out
+
+
+def test_parts_and_weights_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"expected parts \(N, K\) and weights \(K,\), got \(4,\) and \(1,\)"):
+        group_decoupled(torch.zeros(4), torch.zeros(1), group_size=2, eps=1e-4)
+    with pytest.raises(ValueError, match=r"got \(4, 2\) and \(3,\)"):
+        group_decoupled(torch.zeros(4, 2), torch.zeros(3), group_size=2, eps=1e-4)
+    with pytest.raises(ValueError, match="same shape"):
+        group_relative(torch.zeros(4), group_size=2, variant="grpo", eps=1e-4, mask=torch.ones(3, dtype=torch.bool))

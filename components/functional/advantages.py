@@ -1,5 +1,7 @@
-"""From scores to advantages: per-token rewards, GAE, group-relative advantages."""
+"""From scores to advantages: per-token rewards, GAE, group-relative advantages by one or several rewards."""
 
+import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -52,7 +54,12 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: flo
 
 
 def group_relative(
-    rewards: Tensor, *, group_size: int, variant: Literal["grpo", "dr_grpo", "rloo"], eps: float
+    rewards: Tensor,
+    *,
+    group_size: int,
+    variant: Literal["grpo", "dr_grpo", "rloo"],
+    eps: float,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Advantage of each response over the others to the same prompt; exactly 0 if all rewards of a group are equal.
 
@@ -60,7 +67,8 @@ def group_relative(
     dr_grpo  r − mean                                   Liu et al. 2025 (Dr. GRPO), section 3
     rloo     r − mean of the other responses            Ahmadian et al. 2024
 
-    rewards: (N,), the group_size responses to a prompt next to each other. eps: used by grpo only. Returns (N,).
+    rewards: (N,), the group_size responses to a prompt next to each other. eps: used by grpo only. mask: (N,) bool,
+    True on responses that are compared; the others get 0. None: all are. Returns (N,).
     Raises ValueError if group_size < 2, N is not a multiple of group_size, or the variant is unknown.
     """
     if group_size < 2:
@@ -70,16 +78,53 @@ def group_relative(
             f"group_relative: expected rewards (N,), N a multiple of group_size {group_size}, got "
             f"{tuple(rewards.shape)}"
         )
-    grouped = at_least_float32(rewards).view(-1, group_size)
-    centered = grouped - grouped.mean(dim=1, keepdim=True)
+    mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask
+    same_shape_as_mask("group_relative", mask, rewards=rewards)
+    grouped, mask = at_least_float32(rewards).view(-1, group_size), mask.view(-1, group_size)
+    count = mask.sum(dim=1, keepdim=True, dtype=grouped.dtype).clamp(min=1)
+    mean = zero_outside(grouped, mask).sum(dim=1, keepdim=True) / count
+    centered, others = zero_outside(grouped - mean, mask), (count - 1).clamp(min=1)
     if variant == "grpo":
-        advantages = centered / (grouped.std(dim=1, keepdim=True) + eps)
+        advantages = centered / ((centered.square().sum(dim=1, keepdim=True) / others).sqrt() + eps)
     elif variant == "dr_grpo":
         advantages = centered
     elif variant == "rloo":
-        advantages = centered * (group_size / (group_size - 1))
+        advantages = centered * (count / others)
     else:
         raise ValueError(f"group_relative: expected variant grpo, dr_grpo or rloo, got {variant!r}")
     # The mean of equal numbers is rounded, and the remainder divided by eps is not negligible.
-    all_equal = (grouped == grouped[:, :1]).all(dim=1, keepdim=True)
+    highest, lowest = grouped.masked_fill(~mask, -math.inf), grouped.masked_fill(~mask, math.inf)
+    all_equal = highest.amax(dim=1, keepdim=True) <= lowest.amin(dim=1, keepdim=True)
     return torch.where(all_equal, 0.0, advantages).reshape(-1)
+
+
+def group_decoupled(
+    parts: Tensor,
+    weights: Tensor,
+    *,
+    group_size: int,
+    eps: float,
+    sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x,
+) -> Tensor:
+    """Advantage of each response by several rewards, each compared within its group by itself.
+
+    A = S / (std(S) + eps) over all responses, S = Σ_k w_k · A_k, A_k the advantage of `group_relative`'s grpo by reward
+    k alone; std unbiased, and the mean of S is 0 already. Rewards of other units or spreads thus count by their weights
+    alone, and combinations of rewards with equal sums keep different advantages.
+    parts: (N, K), the group_size responses to a prompt next to each other, NaN where a reward does not apply to a
+    response; it then adds 0. weights: (K,). sum_over_ranks sums a tensor over all processes; a single process leaves it
+    out. Returns (N,). Raises ValueError as group_relative does, and if the shapes do not fit.
+    Source: Liu et al. 2026 (GDPO), section 3.1.
+    """
+    if parts.dim() != 2 or weights.shape != parts.shape[1:]:
+        raise ValueError(
+            f"group_decoupled: expected parts (N, K) and weights (K,), got {tuple(parts.shape)} and "
+            f"{tuple(weights.shape)}"
+        )
+    relative = [
+        group_relative(part, group_size=group_size, variant="grpo", eps=eps, mask=~part.isnan())
+        for part in parts.unbind(1)
+    ]
+    total = torch.stack(relative, dim=1) @ weights.to(relative[0])
+    count, squares = sum_over_ranks(torch.stack([total.new_tensor(len(total)), total.square().sum()]))
+    return total / ((squares / (count - 1)).sqrt() + eps)

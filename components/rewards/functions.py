@@ -41,7 +41,8 @@ class FunctionReward:
             )
         if on_timeout != "error" and not math.isfinite(on_timeout):
             raise RewardError(f"{key}.on_timeout: got {on_timeout}, expected error or a finite score")
-        self.functions, self.weights, self.key = dict(functions), dict(weights), key
+        self.functions, self.key = dict(functions), key
+        self.weights = {name: weights[name] for name in functions}
         self.timeout, self.on_timeout = timeout, on_timeout
         self.pool = ScorerPool(list(self.functions.values()), processes, timeout) if processes else None
 
@@ -63,10 +64,6 @@ class FunctionReward:
         parts = [[math.nan if value is None else value for value in row] for row in zip(*values.values(), strict=True)]
         total = torch.tensor(self.totals(values, answered), dtype=torch.float32)
         return Scores(total, torch.tensor(parts, dtype=torch.float32))
-
-    @property
-    def names(self) -> list[str]:
-        return list(self.functions)
 
     def totals(self, values: Mapping[str, list[Value]], answered: Answered) -> list[float]:
         """The weighted sum for each response, over the functions that apply to it. Raises RewardError if none does."""

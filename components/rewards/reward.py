@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -85,8 +86,8 @@ class Reward(Protocol):
     """Anything that scores responses."""
 
     @property
-    def names(self) -> Sequence[str]:
-        """Of the K parts of its scores, if they have any."""
+    def weights(self) -> Mapping[str, float]:
+        """Of the K parts of its scores, by name; empty if they have none."""
         ...
 
     def score(self, batch: RewardBatch) -> Scores:
@@ -97,7 +98,7 @@ class Reward(Protocol):
 class ModelReward:
     """A network's score at each response's last token: a reward model, or a table in its place. Reads packed rows."""
 
-    names: tuple[str, ...] = ()
+    weights: Mapping[str, float] = MappingProxyType({})
 
     def __init__(self, model: Any) -> None:
         self.model = model

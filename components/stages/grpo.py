@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from components.functional.advantages import group_relative
+from components.functional.advantages import group_decoupled, group_relative
 from components.functional.logprobs import kl_k1, kl_k3
 from components.functional.losses import aggregate, clipped_surrogate, clipped_weight, sequence_surrogate
 from components.functional.masking import masked_mean, zero_outside
 from components.functional.seeding import seeded
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience, Minibatch, ModelOutputs
+from components.rewards.reward import as_reward
 from components.stages.onpolicy import Further, OnPolicy
 from components.system.limits import NonNegativeInt, Positive
 from components.training.contract import Chart, LossOutput, Term
@@ -37,7 +38,7 @@ VARIANTS = {
     "gspo": Variant("grpo", sequence_surrogate, "sequence_mean", 3e-4, 4e-4),
     "cispo": Variant("grpo", clipped_weight, "token_mean", 1.0, 4.0),
 }
-SAMPLED = ("response_ids", "mask", "finished", "rewards")  # of a rollout, what the models have not read
+SAMPLED = ("response_ids", "mask", "finished", "rewards", "reward_parts")  # of a rollout, what the models have not read
 EPS = 1e-4  # added to a group's standard deviation
 
 
@@ -59,6 +60,10 @@ class GRPO(OnPolicy):
     refill: most rounds in which groups whose rewards are all equal, and so teach nothing, are replaced by groups of
     further prompts (dynamic sampling; Yu et al. 2025, section 3.2). All processes sample as many in a round. Equal
     groups that are left after the last round stay in the rollout. None: as published for the variant, 0 but for dapo.
+
+    decouple_rewards: normalizes each of several reward functions within its group by itself, then their weighted sum
+    over the rollout of all processes (Liu et al. 2026, GDPO; `group_decoupled`), in place of the sum within its group.
+    A group then counts as equal, for rollout/equal_groups and for refill, if that leaves all of it at 0.
 
     Metrics in addition to those of OnPolicy:
     rollout/refilled       share of prompts that were replaced; less than rollout/equal_groups if rounds did not
@@ -85,6 +90,7 @@ class GRPO(OnPolicy):
         clip: Positive | None = None,
         clip_high: Positive | None = None,
         refill: NonNegativeInt | None = None,
+        decouple_rewards: bool = False,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -99,6 +105,27 @@ class GRPO(OnPolicy):
         self.refill = self.variant.refill if refill is None else refill
         usual = (self.variant.clip_low, self.variant.clip_high) if clip is None else (clip, clip)
         self.clip_low, self.clip_high = usual[0], usual[1] if clip_high is None else clip_high
+        self.decouple_rewards = decouple_rewards
+        if decouple_rewards and self.variant.advantage != "grpo":
+            others = ", ".join(name for name, one in VARIANTS.items() if one.advantage == "grpo")
+            raise ValueError(
+                f"stage.decouple_rewards: variant {variant} divides by no standard deviation, so there is nothing to "
+                f"decouple; expected one of {others}"
+            )
+        if decouple_rewards and self.missing_end_score is not None:
+            raise ValueError(
+                f"stage.missing_end_score: got {self.missing_end_score}, which replaces a sum of rewards, but with "
+                "stage.decouple_rewards each counts by itself; expected null, and a function that reads `finished`"
+            )
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        count = len(as_reward(self.reward).weights)
+        if self.decouple_rewards and count < 2:
+            raise ValueError(
+                "stage.decouple_rewards: normalizes each reward by itself, expected several reward functions, got "
+                f"{count}. Name them: reward=function 'reward.functions={{<name>: <file.py>:<function>, …}}'"
+            )
 
     def refilled(
         self, prompts: list[dict[str, Any]], experience: Experience, rollout: int, further: Further | None
@@ -108,17 +135,17 @@ class GRPO(OnPolicy):
             return prompts, experience
         assert further is not None
         prompts, known = list(prompts), {name: getattr(experience, name) for name in SAMPLED}
-        empty, replaced = self.all_equal(known["rewards"]), 0
+        empty, replaced = self.all_equal(experience.rewards, experience.reward_parts), 0
         for number in range(1, self.refill + 1):
             missing = int(self.reduced(empty.sum(), "max"))  # the same on all processes
             if not missing:
                 break
             asked = [prompt for prompt in further(missing) for _ in range(self.samples_per_prompt)]
             fresh = self.scored(asked, seeded(self.device, self.run.seed, self.global_rank, rollout, 3, number))
-            useful = (~self.all_equal(fresh.rewards)).nonzero().flatten()
+            useful = (~self.all_equal(fresh.rewards, fresh.reward_parts)).nonzero().flatten()
             places = empty.nonzero().flatten()[: len(useful)]
             to, source = self.rows_of(places), self.rows_of(useful[: len(places)])
-            known = {name: with_rows(known[name], to, getattr(fresh, name)[source]) for name in SAMPLED}
+            known = {name: with_rows(known[name], to, getattr(fresh, name), source) for name in SAMPLED}
             for row, other in zip(to.tolist(), source.tolist(), strict=True):
                 prompts[row] = asked[other]
             empty[places] = False
@@ -132,10 +159,16 @@ class GRPO(OnPolicy):
         kl = kl_k1(outputs.old_logprobs, outputs.reference_logprobs)
         return prompts, Experience(**known, **outputs._asdict(), kl=kl)
 
-    def all_equal(self, rewards: Tensor) -> Tensor:
-        """(groups,) bool: whether all rewards of a group are equal."""
-        groups = rewards.view(-1, self.samples_per_prompt)
-        return (groups == groups[:, :1]).all(1)
+    def all_equal(self, rewards: Tensor, parts: Tensor | None) -> Tensor:
+        if not self.decouple_rewards:
+            return super().all_equal(rewards, parts)
+        return (self.decoupled(parts).view(-1, self.samples_per_prompt) == 0).all(1)
+
+    def decoupled(self, parts: Tensor | None, **across: Any) -> Tensor:
+        """(N,) advantages by several rewards (N, K), each compared by itself."""
+        assert parts is not None
+        weights = torch.tensor(list(as_reward(self.reward).weights.values()))
+        return group_decoupled(parts, weights, group_size=self.samples_per_prompt, eps=EPS, **across)
 
     def rows_of(self, groups: Tensor) -> Tensor:
         """The numbers of the responses in groups of these numbers."""
@@ -143,9 +176,12 @@ class GRPO(OnPolicy):
         return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
     def advantages(self, experience: Experience) -> Experience:
-        relative = group_relative(
-            experience.rewards, group_size=self.samples_per_prompt, variant=self.variant.advantage, eps=EPS
-        )
+        if self.decouple_rewards:
+            relative = self.decoupled(experience.reward_parts, sum_over_ranks=self.sum_over_ranks)
+        else:
+            relative = group_relative(
+                experience.rewards, group_size=self.samples_per_prompt, variant=self.variant.advantage, eps=EPS
+            )
         return experience._replace(advantages=relative[:, None].expand_as(experience.mask).contiguous())
 
     def compute_loss(self, batch: Minibatch) -> LossOutput:
@@ -174,8 +210,12 @@ class GRPO(OnPolicy):
         return LossOutput((Term(policy_loss + self.beta * kl_loss, averaged_over),), metrics, token_weights)
 
 
-def with_rows(tensor: Tensor, rows: Tensor, others: Tensor) -> Tensor:
-    """(N, …) with `others` in place of these rows; (N, R) are widened with zeros to the wider of the two."""
+def with_rows(tensor: Tensor | None, rows: Tensor, others: Tensor | None, source: Tensor) -> Tensor | None:
+    """(N, …) with the rows `source` of `others` in place of these rows; (N, R) are widened with zeros to the wider of
+    the two. None for None."""
+    if tensor is None or others is None:
+        return None
+    others = others[source]
     if tensor.dim() == 2:
         width = max(tensor.shape[1], others.shape[1])
         tensor, others = (pad(one, (0, width - one.shape[1])) for one in (tensor, others))

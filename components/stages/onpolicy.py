@@ -253,12 +253,9 @@ class OnPolicy(Stage):
             mask=samples.mask,
             finished=samples.finished,
             rewards=self.final_scores(scores.total, samples.finished),
-            old_logprobs=outputs.old_logprobs,
-            reference_logprobs=outputs.reference_logprobs,
-            entropy=outputs.entropy,
             kl=kl_k1(outputs.old_logprobs, outputs.reference_logprobs),
-            old_values=outputs.old_values,
             reward_parts=scores.parts,
+            **outputs._asdict(),
         )
 
     def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Minibatch]:
@@ -292,7 +289,7 @@ class OnPolicy(Stage):
         for name, (value, weight) in summary(experience).items():
             averages.add(name, value, weight)
         parts = experience.reward_parts.unbind(1) if experience.reward_parts is not None else ()
-        for name, part in zip(as_reward(self.reward).names, parts, strict=True):
+        for name, part in zip(as_reward(self.reward).weights, parts, strict=True):
             averages.add(f"{PART}{name}", masked_mean(part.nan_to_num(), ~part.isnan()), (~part.isnan()).sum())
         for name, share in self.judge_metrics(prompts, experience).items():
             averages.add(name, torch.tensor(share, device=self.device), len(experience.rewards))
@@ -327,10 +324,11 @@ class OnPolicy(Stage):
 
     def report(self, experience: Experience, prompts: list[dict[str, Any]]) -> None:
         """Logs the metrics of the rollout, and keeps part of it for histograms and the table of samples."""
-        rollout, groups = Averages(), experience.rewards.view(-1, self.samples_per_prompt)
+        rollout = Averages()
         self.add_responses(rollout, prompts, experience)
         if self.samples_per_prompt > 1:
-            rollout.add("equal_groups", (groups == groups[:, :1]).all(1).float().mean(), len(groups))
+            equal = self.all_equal(experience.rewards, experience.reward_parts)
+            rollout.add("equal_groups", equal.float().mean(), len(equal))
         metrics = with_spread(rollout.read(self.reduced))
         metrics["kl_stderr"] = metrics.pop("kl_std") / self.all_reduced(len(experience.kl)) ** 0.5
         metrics["beta"] = self.beta
@@ -342,6 +340,11 @@ class OnPolicy(Stage):
         ids = [prompt["ids"] for prompt in prompts[:SHOWN]]
         scores, kl = experience.rewards[:SHOWN].tolist(), experience.kl[:SHOWN].sum(1).tolist()
         self._shown = list(zip(ids, self.responses(experience, SHOWN), scores, kl, strict=True))
+
+    def all_equal(self, rewards: Tensor, parts: Tensor | None) -> Tensor:
+        """(groups,) bool: whether all rewards (N,) of a group are equal, so that it teaches nothing. parts: of them."""
+        groups = rewards.view(-1, self.samples_per_prompt)
+        return (groups == groups[:, :1]).all(1)
 
     def histograms(self) -> dict[str, Tensor]:
         """Scores and lengths of the latest rollout of all processes."""

@@ -80,7 +80,7 @@ def test_scores_are_the_weighted_sums_of_the_functions_that_apply(reward):
     batch = batch_of(prompts("<a", "a", None), [[97], [98, 99], []], [True] * 3, Letters())
     scores = several.score(batch)
     assert scores.total.dtype == torch.float32 and scores.total.tolist() == [1.0, -1.5, -0.5]
-    assert several.names == ["right", "length"]
+    assert list(several.weights.items()) == [("right", 2), ("length", -0.5)]
     assert scores.parts[:, 1].tolist() == [2, 3, 1] and scores.parts[:2, 0].tolist() == [1, 0]
     assert scores.parts.isnan().nonzero().tolist() == [[2, 0]]
 

@@ -56,7 +56,7 @@ def _described(
     assert scores.parts is not None
     parts = {
         name: _part(part.double(), responses, len(prompts), seed)
-        for name, part in zip(reward.names, scores.parts.unbind(1), strict=True)
+        for name, part in zip(reward.weights, scores.parts.unbind(1), strict=True)
     }
     return {
         "score": float(scores.total.double().mean()),

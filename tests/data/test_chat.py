@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from components.data.chat import ChatData
+from components.data.records.errors import SourceError
 
 USER = {"role": "user", "content": "q"}
 RECORDS = [
@@ -127,3 +128,12 @@ def test_a_batch_moves_to_another_device_whole(common, write):
     moved = move_data_to_device(batch, torch.device("meta"))
     assert type(moved) is type(batch) and type(moved.layout) is type(batch.layout)
     assert moved.layout.segments.device.type == moved.num_bytes.device.type == "meta"
+
+
+def test_a_bad_answer_is_refused_with_the_stage_that_learns_from_it_or_skipped(common, write, caplog):
+    labeled = [{"prompt": f"q{i}", "completion": f"a{i}", "label": i % 3 != 1} for i in range(6)]
+    expected = r"a.jsonl:2: expected a demonstration, got an answer labeled undesirable by 'label'.*stage=kto.*skip"
+    with pytest.raises(SourceError, match=expected):
+        built(common, write, labeled)
+    data = built(common, write, labeled, on_malformed="skip")
+    assert data.counts["records"] == 4 and data.counts["malformed"] == 2 and "stage=kto" in caplog.text

@@ -2,6 +2,7 @@ import pytest
 
 from components.data.loading.fitting import fit_answers, fit_prompt
 from components.data.preference import PreferenceData
+from components.data.records.errors import SourceError
 
 RECORDS = [
     {"prompt": f"question {i}", "completions": [f"best {i}", f"mid {i}", "worst"], "ranks": [1, 2, 3]}
@@ -158,6 +159,12 @@ def test_demonstrations_are_the_best_answers_of_the_training_records_by_default(
         assert (batch.input_ids.flatten()[batch.last] == tok.end_id).all()
     again = list(built(common, write, num_demonstrations=12, batch_size=5).demonstration_batches())
     assert [b.input_ids.tolist() for b in again] == [b.input_ids.tolist() for b in batches]
+
+
+def test_bad_answers_are_no_demonstrations(common, write):
+    bad = write("bad.jsonl", [{"prompt": "q", "completion": "a", "label": False}])
+    with pytest.raises(SourceError, match="labeled undesirable by 'label'.*stage=kto"):
+        list(built(common, write, demonstrations=bad).demonstration_batches())
 
 
 def test_demonstrations_can_come_from_chat_records(common, write, tok):

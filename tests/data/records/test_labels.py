@@ -2,8 +2,9 @@
 
 import pytest
 
+from components.data.records import formats
 from components.data.records.errors import FormatError
-from components.data.records.labels import unpaired
+from components.data.records.labels import chat, unpaired
 
 ASK = [{"role": "user", "content": "Hi"}]
 ANSWER = {"role": "assistant", "content": "Yes"}
@@ -109,3 +110,31 @@ def test_an_answer_of_a_ranking_is_desirable_if_it_wins_more_comparisons_than_it
 def test_errors_say_what_is_wrong_with_a_record(row, said):
     with pytest.raises(FormatError, match=said):
         unpaired(row)
+
+
+@pytest.mark.parametrize("label", [False, "down", "👎", " Thumbs_Down ", "False"])
+@pytest.mark.parametrize("name", ["label", "kto_tag", "thumbs", "vote"])
+def test_an_answer_that_is_labeled_as_bad_is_no_demonstration(name, label):
+    for row in (
+        {"prompt": "Hi", "completion": "No", name: label},
+        {"messages": [*ASK, ANSWER], name: label},
+        {"instruction": "Hi", "output": "No", name: label},
+        {"question": "Hi", "answer": "No", name: label},
+    ):
+        with pytest.raises(
+            FormatError, match=f"a demonstration, got an answer labeled undesirable by '{name}'.*stage=kto"
+        ):
+            chat(row)
+
+
+@pytest.mark.parametrize("label", [True, "up", "True", None, 0, 3, "negative", [False]])
+def test_a_good_answer_and_what_is_no_label_are_read_as_before(label):
+    row = {"prompt": "Hi", "completion": "Yes"}
+    assert chat(row | {"label": label}) == formats.chat(row)
+    assert chat.__name__ == formats.chat.__name__ == "chat"  # the name of the format
+    assert chat({"prompt": "Hi", "chosen": "Yes", "rejected": "No"}) == formats.chat(row) | {"preferred": True}
+
+
+@pytest.mark.parametrize(("label", "desirable"), [("true", True), ("False", False), ("👍", True)])
+def test_a_table_of_text_can_have_labels(label, desirable):
+    assert unpaired({"prompt": "Hi", "completion": "Yes", "label": label})["labels"] == [desirable]

@@ -10,7 +10,7 @@ import torch
 from components.data.batches import LMBatch
 from components.data.dialogues import DialogueData
 from components.data.loading.cache import Ragged
-from components.data.records import formats
+from components.data.records import labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.models.attention.layout import pack
@@ -25,12 +25,12 @@ class ChatData(DialogueData):
     other. With train_on_prompt, targets are all tokens except the first and those of weight 0. If the chat template
     rewrites earlier answers (drops their thinking), a dialogue becomes one example per answer, each with the prompt
     that this answer follows: `counts["unrolled"]` such dialogues. A comparison is the demonstration of its best answer:
-    `counts["preferred"]`. An example longer than context is cut at its end, without adding an end of turn, and dropped
-    if no target is left; `counts` has the number of records cut or dropped. demonstrations: number of records of the
-    built-in world.
+    `counts["preferred"]`; an answer that is labeled as undesirable is malformed. An example longer than context is cut
+    at its end, without adding an end of turn, and dropped if no target is left; `counts` has the number of records cut
+    or dropped. demonstrations: number of records of the built-in world.
     """
 
-    normalize = staticmethod(formats.chat)
+    normalize = staticmethod(labels.chat)
     features = datasets.Features(
         {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
     )

@@ -14,7 +14,7 @@ from components.data.batches import PreferenceBatch, packed_answers
 from components.data.dialogues import DialogueData
 from components.data.loading.fitting import fit_answers
 from components.data.loading.sampler import BatchLoader
-from components.data.records import formats
+from components.data.records import formats, labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.data.sources import builtin
@@ -147,7 +147,7 @@ class PreferenceData(DialogueData):
             return
         source = self._demonstration_source(self.demonstrations)
         counts: Counter[str] = Counter()
-        read = self.reader(formats.chat)
+        read = self.reader(labels.chat)
         chats = list(records(source, read, on_malformed=self.on_malformed, counts=counts))
         for i in rng.permutation(len(chats))[: self.num_demonstrations]:
             row, record = chats[i]

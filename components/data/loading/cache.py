@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetGenerationError
 from components.data.sources.source import quiet_progress
 from components.system.disk import read_json, write_json
 
-VERSION = 7  # increment it whenever the code makes different tokens or columns from the same records
+VERSION = 8  # increment it whenever the code makes different tokens or columns from the same records
 _COUNTS = "counts.json"
 PREFIX = ".making-"
 

@@ -3,13 +3,26 @@
 from collections.abc import Iterable
 from typing import Any
 
+from components.data.records import formats
 from components.data.records.errors import FormatError, kind
-from components.data.records.formats import Record, chat, preference
+from components.data.records.formats import Record, preference
 from components.data.records.published import comparison
 
 VOTES = {"up": True, "thumbs_up": True, "👍": True, "down": False, "thumbs_down": False, "👎": False}
+WORDS = {"true": True, "false": False, **VOTES}  # a table of text has no booleans
 FIELDS = ("label", "kto_tag", "thumbs", "vote")
 COMPARED = ("chosen", "rejected", "ranks")
+
+
+def chat(row: Any) -> Record:
+    """A demonstration, as `formats.chat` reads it. Raises FormatError for one that is labeled as undesirable; a label's
+    field with any other value, such as a class, is ignored."""
+    labeled = row.items() if isinstance(row, dict) else ()
+    bad = [name for name, value in labeled if name in FIELDS and _known(value) is False]
+    if bad:
+        got = f"an answer labeled undesirable by {_quoted(bad)} (stage=kto learns from answers of both labels)"
+        raise FormatError("a demonstration", got)
+    return formats.chat(row)
 
 
 def unpaired(row: Any) -> Record:
@@ -35,7 +48,7 @@ def unpaired(row: Any) -> Record:
         raise FormatError("a label or a comparison", f"both {_quoted(given)} and {_quoted(compared)}")
     if len(set(given.values())) > 1:
         raise FormatError("one label", f"different ones in {_quoted(given)}")
-    record = chat(row)
+    record = formats.chat(row)
     *prompt, answer = (_unweighted(message) for message in record.pop("messages"))
     if answer["role"] != "assistant":
         raise FormatError("a dialogue that ends with the labeled answer", f"one that ends with {answer['role']}")
@@ -44,11 +57,15 @@ def unpaired(row: Any) -> Record:
 
 
 def _label(name: str, value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, str) and value.strip().lower() in VOTES:
-        return VOTES[value.strip().lower()]
+    known = _known(value)
+    if known is not None:
+        return known
     raise FormatError(f'"{name}" as true or false, or a vote ({", ".join(VOTES)})', kind(value))
+
+
+def _known(value: Any) -> bool | None:
+    """The label that a value is; None if it is none."""
+    return WORDS.get(value.strip().lower()) if isinstance(value, str) else value if isinstance(value, bool) else None
 
 
 def _of_comparison(record: Record) -> Record:

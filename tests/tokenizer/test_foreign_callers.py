@@ -3,7 +3,7 @@
 import pytest
 
 from components.artifacts import store
-from components.data.loading.fitting import fit_answers
+from components.data.loading.fitting import fit_answers, fit_prompt
 from components.evaluation.reward_exam.probes import probes
 from components.tokenizer.tokenizer import Tokenizer
 from tests.kit import foreign_tokenizers, tiny_models
@@ -22,6 +22,17 @@ def test_a_prompt_and_its_answer_are_the_beginning_of_the_chat(tokenizer):
         chat = tokenizer.render([*QUESTION, {"role": "assistant", "content": text}]).ids
         assert chat[: len(fitted.prompt) + len(answer)] == fitted.prompt + answer
     assert fitted.finished == [True, True]
+
+
+@pytest.mark.parametrize("system", [[], [{"role": "system", "content": "Dax is a cat ."}]], ids=["", "system"])
+def test_a_question_that_is_too_long_loses_its_beginning_and_the_template_nothing(tokenizer, system):
+    asked = [*system, {"role": "user", "content": "Where does dax live ? " * 60}]
+    whole, other = (tokenizer.render_prompt([*system, {"role": "user", "content": text}]) for text in ("Where", "?"))
+    opening = next(i for i, (one, two) in enumerate(zip(whole, other)) if one != two)
+    cut, was_cut = fit_prompt(tokenizer, asked, 150)
+    full = tokenizer.render_prompt(asked)
+    assert was_cut and len(cut) == 150 and opening > 0
+    assert cut == full[:opening] + full[len(full) - (150 - opening) :]
 
 
 def test_the_best_answer_is_no_probe_of_itself(tokenizer):

@@ -32,7 +32,8 @@ def test_a_question_that_is_too_long_loses_its_beginning_and_the_template_nothin
     cut, was_cut = fit_prompt(tokenizer, asked, 150)
     full = tokenizer.render_prompt(asked)
     assert was_cut and len(cut) == 150 and opening > 0
-    assert cut == full[:opening] + full[len(full) - (150 - opening) :]
+    # a space that the template ends with may be one token with the question's first word
+    assert cut in [full[:head] + full[head - 150 :] for head in (opening, opening + 1)]
 
 
 def test_the_best_answer_is_no_probe_of_itself(tokenizer):

@@ -6,8 +6,6 @@ from typing import NamedTuple
 from components.data.records.dialogue import Message
 from components.tokenizer.tokenizer import Tokenizer
 
-HEAD = 2  # first tokens of a prompt that are kept: bos and the role's header
-
 
 def fit_prompt(
     tokenizer: Tokenizer, messages: Sequence[Message], limit: int, tools: Sequence[Message] | None = None
@@ -15,19 +13,29 @@ def fit_prompt(
     """Ids of a prompt in at most `limit` tokens, and whether it was cut.
 
     Drops the oldest turns first, each question together with everything up to the next one; keeps a system message and
-    the tools. If the last question alone is too long, drops tokens right after the prompt's first two (bos and a role's
-    header).
+    the tools. If the last question alone is too long, drops its first tokens; and where what the template and the
+    system message put before it takes more than half of the limit, tokens of that too, from its end.
     """
     ids = tokenizer.render_prompt(messages, tools)
     if len(ids) <= limit:
         return ids, False
     first = 1 if messages[0]["role"] == "system" else 0
+    system, turns = messages[:first], messages[first:]
     for start in [i for i, message in enumerate(messages) if message["role"] == "user" and i > first]:
-        ids = tokenizer.render_prompt([*messages[:first], *messages[start:]], tools)
+        turns = messages[start:]
+        ids = tokenizer.render_prompt([*system, *turns], tools)
         if len(ids) <= limit:
             return ids, True
-    head = min(HEAD, limit - 1)
+    head = min(_opening(tokenizer, system, turns, tools), (limit + 1) // 2)
     return ids[:head] + ids[len(ids) - (limit - head) :], True
+
+
+def _opening(
+    tokenizer: Tokenizer, system: Sequence[Message], turns: Sequence[Message], tools: Sequence[Message] | None
+) -> int:
+    """How many ids of a prompt come before the content of its first turn after the system message."""
+    one, other = (tokenizer.render_prompt([*system, {**turns[0], "content": text}, *turns[1:]], tools) for text in "ab")
+    return next(i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
 
 
 class Fitted(NamedTuple):

@@ -18,8 +18,8 @@ def require(reads: dict[str, str], artifacts: dict[str, str], identity: str) -> 
 
     artifacts: the expected paths of these artifacts and of those that they are made from, by stage, each after those
     that it is made from; identity: the overrides that name the run, such as "model=small run=x".
-    Raises ArtifactError naming the latest missing stage, the command that makes it, and, if its own predecessors are
-    missing too, the command that makes all of them.
+    Raises ArtifactError naming the missing stage that comes last in the pipeline, the command that makes it, and, if
+    its own predecessors are missing too, the command that makes all of them.
     """
     order = list(artifacts)
     stages = {path: stage for stage, path in artifacts.items()}
@@ -65,10 +65,10 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, in_an
     Removes the half-written files that a killed run left next to it.
     Raises ArtifactError if it exists, differs, and force is False: a finished stage is never silently overwritten.
     """
-    there = present(export)
+    exists = present(export)
     if processes.rank() == 0:
         _remove_leftovers(Path(export))
-    if not there or force is True:
+    if not exists or force is True:
         return False
     before = read_card(export).get("inputs", {})
     changed = differing(before, inputs)
@@ -87,9 +87,9 @@ def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, in_an
 
 def _remove_leftovers(export: Path) -> None:
     """Removes what killed runs left behind: half-written artifacts, and a previous one that was already replaced."""
-    halves = [*export.parent.glob(f"{export.name}.writing-*")]
+    partial = [*export.parent.glob(f"{export.name}.writing-*")]
     replaced = [export.with_name(f"{export.name}.previous")] if export.exists() else []
-    for leftover in [*halves, *replaced]:
+    for leftover in [*partial, *replaced]:
         shutil.rmtree(leftover, ignore_errors=True)
 
 

@@ -93,7 +93,7 @@ class Diagnosis(Callback):
 
     def _check_rules(self, step: int) -> None:
         for name, rule in RULES.items():
-            finding = rule.look(self.history)
+            finding = rule.check(self.history)
             if finding is None:
                 if name in self.silent:
                     self.silent[name] += 1

@@ -22,12 +22,13 @@ class TrainingDiverged(ValueError):
 class NanGuard(Callback):
     """Ends training with TrainingDiverged at a NaN or infinite loss.
 
-    On a CPU, the loss is checked before its backward pass, so it changes no weight. On an accelerator, reading the loss
+    On a CPU, the loss is checked before its backward pass, so it changes no weight; where a SpikeGuard skips steps with
+    such a loss, it is not checked here. On an accelerator, reading the loss
     would make every step wait for the device; there it is copied in the background and checked one step later. In both
     cases nothing that is not finite gets into a checkpoint: before one is written, the pending check is completed and
     the trainable weights are checked as well (a finite loss can have a NaN gradient).
     A gradient scaler (16-mixed) skips a step whose gradient is not finite and halves its scale, which is not a
-    divergence. A scale that has shrunk to almost 0 is: no step would ever be taken again.
+    divergence. A scale near 0 is one: no step would ever be taken again.
     """
 
     def __init__(self) -> None:
@@ -72,7 +73,7 @@ class NanGuard(Callback):
         self._resolve(trainer)
 
     def _resolve(self, trainer: Trainer) -> None:
-        """Waits for the pending loss (not for later work of the device) and checks it."""
+        """Waits for the pending loss (not for later device work) and checks it."""
         if self._pending is None:
             return
         value, arrived, step, batch_idx = self._pending
@@ -105,7 +106,7 @@ def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
 
 def _how_to_continue(trainer: Trainer) -> str:
     path = getattr(trainer.checkpoint_callback, "last_path", None)
-    kept = f"The last checkpoint, {path}, is from before that" if path else "No checkpoint had been written yet"
+    kept = f"The last checkpoint, {path}, predates this" if path else "No checkpoint had been written yet"
     return f"{kept}. Try a lower learning rate (stage.optimizer.lr) or a longer warmup (stage.schedule.warmup_steps)"
 
 

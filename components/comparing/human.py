@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from rich.console import Console
 
+from components.comparing.judges import NO_COLUMNS, Columns
 from components.data.records.formats import Message
 from components.system.visible import VISIBLE
 
@@ -41,7 +42,9 @@ class HumanJudge:
             with suppress(ImportError):
                 import readline  # noqa: F401  (gives input() its line editing and history)
 
-    def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int] | None:
+    def rank(
+        self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
+    ) -> list[int] | None:
         """A rank for each completion, 0 is best, ties are equal; None: skipped.
 
         Raises Undo, Stop (also when the input ends, and for Ctrl-C), and ValueError for more completions than letters.

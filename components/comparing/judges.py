@@ -1,8 +1,8 @@
 """Automatic judges, which rank the completions of a prompt.
 
-A judge has one method, rank(prompt, completions, rng): prompt is messages, completions are finished texts, and rng is
-the only source of randomness. It returns dense ranks, 0 is best, ties are equal; or None: not judged. FunctionJudge
-also reads the columns of the prompt's record.
+A judge has one method, rank(prompt, completions, rng, columns): prompt is messages, completions are finished texts, rng
+is the only source of randomness, and columns are the other fields of the prompt's record. It returns dense ranks, 0 is
+best, ties are equal; or None: not judged.
 """
 
 import math
@@ -20,6 +20,9 @@ from components.rewards.functions import FunctionReward, OnTimeout
 from components.system.limits import NonNegativeInt, Positive
 from components.tokenizer.tokenizer import Tokenizer
 from components.world.world import World
+
+Columns = Mapping[str, Any]
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 class WorldJudge:
@@ -40,7 +43,9 @@ class WorldJudge:
             raise ValueError(f"judge.noise: got {noise}, expected a probability from 0 to 1")
         self.world, self.noise = world, noise
 
-    def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int]:
+    def rank(
+        self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
+    ) -> list[int]:
         ranks = dense([-gold(self.world, prompt, completion) for completion in completions])
         reverse = rng.random() < self.noise
         return [max(ranks) - rank for rank in ranks] if reverse else ranks
@@ -72,7 +77,9 @@ class RewardJudge:
         self.model, self.tokenizer, self.temperature = to_device(reward()), tokenizer, temperature
         self.tokens_at_once = tokens_at_once
 
-    def rank(self, prompt: list[Message], completions: Sequence[str], rng: random.Random) -> list[int]:
+    def rank(
+        self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
+    ) -> list[int]:
         different = list(dict.fromkeys(completions))
         scores = self.scores(prompt, different)
         ranks = (
@@ -113,11 +120,7 @@ class FunctionJudge:
         self.reward, self.tokenizer = FunctionReward.of(named | how, "judge"), tokenizer
 
     def rank(
-        self,
-        prompt: list[Message],
-        completions: Sequence[str],
-        rng: random.Random,
-        columns: Mapping[str, Any] = MappingProxyType({}),
+        self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
     ) -> list[int]:
         count = len(completions)
         answered = Answered(

@@ -15,7 +15,6 @@ from components.artifacts.store import ArtifactError
 from components.comparing import judges, ledger
 from components.comparing.completions import Plan, Ranking, Samples, describe, sample
 from components.comparing.human import HumanJudge, Stop, Undo, usage
-from components.comparing.judges import FunctionJudge
 from components.data.sources.builtin import make_world
 from components.launch import settings
 from components.launch.schema import schema_of
@@ -113,8 +112,8 @@ def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int
     """Has all records ranked and writes them at once."""
     all_ranks = []
     for number, record in enumerate(sampled):
-        columns = (record.columns,) if isinstance(judge, FunctionJudge) else ()
-        all_ranks.append(judge.rank(record.prompt, record.completions, generator("compare", seed, number), *columns))
+        rng = generator("compare", seed, number)
+        all_ranks.append(judge.rank(record.prompt, record.completions, rng, record.columns))
     rankings = [
         Ranking(record.prompt, record.completions, ranks)
         for record, ranks in zip(sampled, all_ranks, strict=True)

@@ -1,4 +1,4 @@
-"""The verdict on a finished training, from the history of its metrics (see health_rules)."""
+"""The verdict on a finished training run, from the history of its metrics (see health_rules)."""
 
 from math import isfinite, nan, sqrt
 from statistics import fmean, stdev
@@ -7,14 +7,14 @@ from typing import Any
 from components.training.health_rules import SMOOTH, History, Rule
 
 LEARNED, FALLING, NO_BETTER, UNKNOWN = "learned", "still falling", "no better than before", "not measured"
-STEEP = 0.25  # nats by which the same number of steps again would lower the loss at its latest rate: above, it falls
+STEEP = 0.25  # nats; a loss still falls if, at its latest rate, training twice as long would lower it by more
 SPAN = 0.1  # the smallest share of training over which that rate is measured
 
 
 def still_falling(history: History) -> str | None:
-    """Judges by validations, which share their records, if two are a SPAN apart: the loss must have fallen between and
-    before them. Else judges by the last third of the training losses, where the fall must exceed three standard
-    errors."""
+    """Judges by validations, which share their records, if two are a SPAN apart: the loss must have fallen before the
+    first and between the two. Otherwise judges by the last third of the training losses, where the fall must exceed
+    three standard errors."""
     points = list(zip(history.get("validated", []), history.get("val/loss", []), strict=False))
     end = points[-1][0] if points else 0.0
     if before := [point for point in points if point[0] <= (1 - SPAN) * end]:
@@ -71,7 +71,7 @@ def verdict(history: History) -> dict[str, Any]:
         metric, before, after = "rollout/score", fmean(scores[:few]), fmean(scores[-few:])
     measured = {"metric": metric, "before": before, "after": after}
     for name, rule in ENDINGS.items():
-        if text := rule.look(history):
+        if text := rule.check(history):
             return {"verdict": name, **measured, "found": text}
     if before is None or after is None:
         return {"verdict": UNKNOWN, **measured, "found": ""}

@@ -18,9 +18,9 @@ SMOOTH = 5  # rollouts averaged if single ones are too noisy
 
 
 class Rule(NamedTuple):
-    """look: history → what was found, or None. cause, remedy: the likely cause and what to do, for the warning."""
+    """check: history → what was found, or None. cause, remedy: the likely cause and what to do, for the warning."""
 
-    look: Callable[[History], str | None]
+    check: Callable[[History], str | None]
     cause: str
     remedy: str
 

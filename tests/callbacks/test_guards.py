@@ -20,7 +20,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_batch_checkpoint_and_a_hint(t
         fit(tmp_path, Tiny(poison={5: value}))
     message = str(error.value)
     assert f"the loss became {value} in step 6 (batch 5, rank 0)" in message
-    assert f"The last checkpoint, {tmp_path / 'step=00000004.ckpt'}, is from before" in message
+    assert f"The last checkpoint, {tmp_path / 'step=00000004.ckpt'}, predates" in message
     assert "lower learning rate" in message
 
 

@@ -9,10 +9,13 @@ import torch
 
 from components.artifacts import lineage, store
 from components.artifacts.store import ArtifactError
+from components.comparing.completions import Samples
+from components.comparing.judges import dense
 from components.data.preference import PreferenceData
 from components.launch import spawning
 from components.launch.schema import check
 from components.tasks import common, dispatch
+from components.tasks.compare import rank_at_once
 from components.tokenizer.train import train
 from components.world.world import World
 from tests.kit import tiny_models
@@ -129,6 +132,18 @@ def test_a_reward_model_ranks_by_its_scores_or_samples_from_them(compare, known)
     exact = (compare.folder / "preferences.jsonl").read_text()
     compare("judge=reward", "judge.temperature=50.0", "force=true")
     assert (compare.folder / "preferences.jsonl").read_text() != exact
+
+
+def test_a_judge_of_ones_own_reads_the_columns_of_the_record(tmp_path):
+    class ByTheRecord:
+        def rank(self, prompt, completions, rng, columns):
+            return dense([completion != columns["word"] for completion in completions])
+
+    records = [
+        Samples([{"role": "user", "content": "say"}], ["red", "blue"], {"word": word}) for word in ("blue", "red")
+    ]
+    assert rank_at_once(ByTheRecord(), records, tmp_path, seed=0)
+    assert [row["ranks"] for row in rows(tmp_path / "preferences.jsonl")] == [[1, 0], [0, 1]]
 
 
 def test_a_function_ranks_by_its_sum_and_reads_the_columns_of_the_record(compare, tmp_path):

@@ -44,18 +44,18 @@ def test_a_loss_that_is_still_falling_is_found_with_its_rate():
     [(5.81, True), (5.82, False)],  # 5.9 − .25 / 3 = 5.817
 )
 def test_a_quarter_of_a_nat_in_the_same_number_of_steps_is_a_fall(last, falls):
-    assert (ENDINGS[FALLING].look(SHORT | {"val/loss": [7.1, 5.9, last]}) is not None) == falls
+    assert (ENDINGS[FALLING].check(SHORT | {"val/loss": [7.1, 5.9, last]}) is not None) == falls
 
 
 def test_the_rate_is_measured_over_at_least_a_tenth_of_training():
     """Between the last two of 101 validations the loss falls by 0.01: over a hundredth, but not over a tenth."""
     steps, flat = [10.0 * n for n in range(100, 201)], [2.5] * 100
-    assert ENDINGS[FALLING].look({"before": [8.0], "val/loss": [*flat, 2.49], "validated": steps}) is None
+    assert ENDINGS[FALLING].check({"before": [8.0], "val/loss": [*flat, 2.49], "validated": steps}) is None
 
 
 def test_a_loss_that_fluctuates_is_not_falling():
     wavering = {"validated": [6.0, 12.0, 18.0, 24.0], "val/loss": [5.1, 5.8, 5.9, 5.06]}
-    assert ENDINGS[FALLING].look(SHORT | wavering) is None
+    assert ENDINGS[FALLING].check(SHORT | wavering) is None
 
 
 def test_without_validations_the_training_losses_decide_unless_they_are_noise():

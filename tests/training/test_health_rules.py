@@ -123,7 +123,7 @@ BAD: dict[str, tuple[History, str, list[float]]] = {
 
 def found(history: History) -> dict[str, str]:
     """The findings of all rules that find something."""
-    said = {name: rule.look(history) for name, rule in RULES.items()}
+    said = {name: rule.check(history) for name, rule in RULES.items()}
     return {name: text for name, text in said.items() if text is not None}
 
 
@@ -167,7 +167,7 @@ def test_responses_that_fill_their_limit_and_end_less_often_are_found_however_sl
 
 
 def test_a_reward_model_is_measured_against_the_better_of_two_rules_of_length():
-    look, known = RULES["below the length baseline"].look, {"val/accuracy": [0.55], "progress": [1.0]}
+    look, known = RULES["below the length baseline"].check, {"val/accuracy": [0.55], "progress": [1.0]}
     told = {longer: look(known | {"val/longer_wins": [longer]}) for longer in (0.6, 0.4, 0.5)}
     assert '"the longer answer wins" alone, 60%' in told[0.6]
     assert '"the shorter answer wins" alone, 60%' in told[0.4]

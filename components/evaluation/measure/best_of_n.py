@@ -1,4 +1,4 @@
-"""Best-of-n: the answer that the reward model scores highest among n of a policy; the baseline for RL."""
+"""Best-of-n: of n samples of a policy, the one that the reward model scores highest; the baseline for RL."""
 
 import math
 from typing import Any, NamedTuple
@@ -31,11 +31,11 @@ class BestOfNCurve(NamedTuple):
     correct: list[float] | None = None
 
     def metrics(self) -> dict[str, Any]:
-        """The lists that there are, by name."""
+        """The lists that are not None, by name."""
         return {name: values for name, values in self._asdict().items() if values is not None}
 
 
-def chosen_weights(scores: Tensor, n: int) -> Tensor:
+def selection_probabilities(scores: Tensor, n: int) -> Tensor:
     """(P, N) fp64: the probability that each of N samples has the highest score of n picked from the N.
 
     Σ weight·x is an unbiased estimate of E[x of the best of n], for any quantity x of a sample; with x the score it is
@@ -45,7 +45,7 @@ def chosen_weights(scores: Tensor, n: int) -> Tensor:
     """
     total = scores.shape[-1]
     if not 1 <= n <= total:
-        raise ValueError(f"chosen_weights: expected n between 1 and the {total} samples, got {n}")
+        raise ValueError(f"selection_probabilities: expected n between 1 and the {total} samples, got {n}")
     lower = (scores[:, None, :] < scores[:, :, None]).sum(2)
     not_higher = (scores[:, None, :] <= scores[:, :, None]).sum(2)
     shares = [math.comb(count, n) / math.comb(total, n) for count in range(total + 1)]
@@ -61,7 +61,7 @@ def best_of_n(assessed: Assessed) -> BestOfNCurve:
 
     def of_chosen(name: str) -> list[Tensor]:
         """Per n, the expected value of each prompt's chosen answer."""
-        return [(chosen_weights(scores, n) * traits[name]).sum(1) for n in counts]
+        return [(selection_probabilities(scores, n) * traits[name]).sum(1) for n in counts]
 
     curve = BestOfNCurve(counts, [best_of_n_kl(n) for n in counts], _means(of_chosen("score")))
     if assessed.judgments is None:
@@ -78,7 +78,7 @@ def best_row(assessed: Assessed, reference: Assessed) -> dict[str, Any]:
     the reference's answers, which are not those chosen from.
     """
     assert assessed.scores is not None and assessed.worth is not None and reference.worth is not None
-    weights = chosen_weights(assessed.by_prompt(assessed.scores), SHOWN_N)
+    weights = selection_probabilities(assessed.by_prompt(assessed.scores), SHOWN_N)
 
     def chosen(values: Tensor) -> Tensor:
         return (weights * values).sum(1)

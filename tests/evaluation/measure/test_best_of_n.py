@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from components.evaluation.measure.assessment import Assessed
-from components.evaluation.measure.best_of_n import best_of_n, best_row, chosen_weights
+from components.evaluation.measure.best_of_n import best_of_n, best_row, selection_probabilities
 from components.evaluation.measure.policy import Responses
 from components.world.gold import Judgment
 
@@ -28,14 +28,14 @@ def assessed(scores, golds=None):
 
 def test_each_of_the_samples_is_the_best_of_two_as_often_as_counted_by_hand():
     # six pairs of scores 3, 1, 2, 2: the 3 is best in three, a 2 in one each, and the two 2s share one
-    weights = chosen_weights(torch.tensor([[3.0, 1.0, 2.0, 2.0]]), 2)
+    weights = selection_probabilities(torch.tensor([[3.0, 1.0, 2.0, 2.0]]), 2)
     torch.testing.assert_close(weights, torch.tensor([[3 / 6, 0, 1.5 / 6, 1.5 / 6]], dtype=torch.float64))
 
 
 def test_the_best_of_one_is_any_sample_and_of_all_the_highest():
     scores = torch.tensor([[3.0, 1.0, 2.0, 2.0], [0.0, 5.0, 5.0, 1.0]])
-    assert chosen_weights(scores, 1).tolist() == [[0.25] * 4] * 2
-    assert chosen_weights(scores, 4).tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0]]
+    assert selection_probabilities(scores, 1).tolist() == [[0.25] * 4] * 2
+    assert selection_probabilities(scores, 4).tolist() == [[1, 0, 0, 0], [0, 0.5, 0.5, 0]]
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 7])
@@ -46,20 +46,20 @@ def test_the_gold_of_the_best_is_the_mean_over_all_ways_to_pick_n_samples(n):
         best = max(scores[i] for i in picked)
         tied = [golds[i] for i in picked if scores[i] == best]
         means.append(sum(tied) / len(tied))
-    found = chosen_weights(torch.tensor([scores]), n) @ torch.tensor(golds, dtype=torch.float64)
+    found = selection_probabilities(torch.tensor([scores]), n) @ torch.tensor(golds, dtype=torch.float64)
     assert float(found) == pytest.approx(sum(means) / len(means), abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 4, 16])
 def test_the_score_of_the_best_of_n_uniform_scores_is_n_of_n_plus_one(n):
     scores = torch.rand(300, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    means = (chosen_weights(scores, n) * scores).sum(1)
+    means = (selection_probabilities(scores, n) * scores).sum(1)
     assert float(means.mean()) == pytest.approx(n / (n + 1), abs=4 * float(means.std()) / 300**0.5)
 
 
 def test_more_samples_than_there_are_cannot_be_picked():
     with pytest.raises(ValueError, match="between 1 and the 4 samples, got 5"):
-        chosen_weights(torch.zeros(1, 4), 5)
+        selection_probabilities(torch.zeros(1, 4), 5)
 
 
 def test_the_curve_goes_over_powers_of_two_up_to_the_samples():

@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from types import ModuleType
 from typing import Any
@@ -17,6 +17,7 @@ class Settings:
     seed: int = 0
     size: int = 500
     most: int = 9
+    signs: list[str] = field(default_factory=lambda: ["+"])
 
     def __post_init__(self) -> None:
         assert self.most > 0, "most must be positive"
@@ -34,7 +35,8 @@ class Sums:
         rng = Random(self.settings.seed + index)
         a, b = rng.randint(0, self.settings.most), rng.randint(0, self.settings.most)
         metadata = {"source_dataset": self.name, "source_index": index, "terms": (a, b)}
-        return {"question": f"{a} + {b} = ?", "answer": str(a + b), "metadata": metadata}
+        sign = self.settings.signs[-1]
+        return {"question": f"{a} {sign} {b} = ?", "answer": str(a + b), "metadata": metadata}
 
     def score_answer(self, answer: str, entry: dict[str, Any]) -> float:
         assert isinstance(entry["metadata"]["terms"], tuple)  # what JSON would have made a list

@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from components.rewards.function_call import Answered
 from components.rewards.function_file import RewardError
@@ -22,6 +23,9 @@ def length(completions):
 
 def over(texts, *, most, least=0):
     return [float(least <= len(text) <= most) for text in texts]
+
+def among(texts, *, choices):
+    return [float(isinstance(choices, list) and text in choices) for text in texts]
 
 def never(texts):
     return [None for _ in texts]
@@ -97,6 +101,14 @@ def test_arguments_in_the_settings_reach_the_function(reward, processes):
     batch = batch_of(prompts(1, 2, 3), [[97], [98, 99], []], [True] * 3, Letters())
     both = reward({"over": {"arguments": {"most": 2, "least": 2}}}, processes=processes)
     assert both.score(batch).total.tolist() == [1.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("processes", [0, 1])
+def test_an_argument_can_be_a_list(reward, processes):
+    """As a config has it: a node of OmegaConf."""
+    chosen = OmegaConf.create({"choices": ["<a", "<b"]})
+    batch = batch_of(prompts(1, 2), [[97], [99]], [True] * 2, Letters())
+    assert reward({"among": {"arguments": chosen}}, processes=processes).score(batch).total.tolist() == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

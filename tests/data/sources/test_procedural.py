@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+from omegaconf import OmegaConf
 
 from components.data.records.errors import SourceError
 from components.data.sources import procedural
@@ -35,6 +36,13 @@ def test_tasks_take_turns_and_have_settings_of_their_own():
     found = values(["sums", {"task": "countdown", "most": 1}], size=8)
     assert [value["task"] for value in found] == ["sums", "countdown"] * 8
     assert max(int(value["answer"]) for value in found[1::2]) <= 2 < max(int(value["answer"]) for value in found[::2])
+
+
+def test_a_tasks_settings_can_be_lists():
+    """As a config has them: nodes of OmegaConf, in a list of another."""
+    [first, *_] = values(OmegaConf.create([{"task": "sums", "signs": ["+", "plus"]}]))
+    assert " plus " in first["prompt"][0]["content"]
+    assert problem(first["problem"])[1]["question"] == first["prompt"][0]["content"]
 
 
 def test_seeds_give_different_problems_and_the_same_seed_the_same():

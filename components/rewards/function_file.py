@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from components.system.disk import hash_of_file
+from components.system.plain import plain
 
 EXAMPLE = "such as my_rewards.py:correct"
 FIELDS = {"path", "weight", "arguments"}  # of one of several functions
@@ -61,14 +62,14 @@ def entries(settings: Mapping[str, Any], key: str) -> list[Entry]:
             f"'{key}.functions={{<name>: <file.py>:<function>, …}}'"
         )
     if path:
-        return [Entry(str(path).rpartition(":")[2], path, 1.0, dict(arguments or {}), f"{key}.path")]
+        return [Entry(str(path).rpartition(":")[2], path, 1.0, plain(arguments) or {}, f"{key}.path")]
     if arguments:
         raise RewardError(f"{key}.arguments: belong to {key}.path; of several functions, each has its own")
     made = []
     for name, value in (functions or {}).items():
         own = f"{key}.functions.{name}"
         fields = dict(value) if isinstance(value, Mapping) else {"path": value}
-        weight, own_arguments = fields.get("weight", 1.0), fields.get("arguments") or {}
+        weight, own_arguments = fields.get("weight", 1.0), plain(fields.get("arguments")) or {}
         if not str(name).isidentifier():
             raise RewardError(f"{own}: expected a name of letters, digits and _ (it is logged as reward_<name>)")
         if "path" not in fields or fields.keys() - FIELDS or not isinstance(own_arguments, Mapping):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Self
 from components.data.records.errors import SourceError
 from components.data.sources.source import Row, Source, digest
 from components.system import installing
+from components.system.plain import plain
 
 PACKAGE, EXTRA = "reasoning-gym", "reasoning-gym"
 APART = 10_000_000  # problem i of a task has the seed APART · seed + i
@@ -59,7 +60,7 @@ def problem(identity: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _identity(task: Task, problems: Problems) -> str:
-    settings = {"task": task} if isinstance(task, str) else dict(task)
+    settings = {"task": task} if isinstance(task, str) else dict(plain(task))
     name = settings.pop("task", None)
     if not isinstance(name, str):
         raise SourceError(f"data.tasks: got {task!r}, expected a task's name, or {{task: <name>, …}}")

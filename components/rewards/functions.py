@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 
 import torch
 
+from components.functional.seeding import seeded
 from components.rewards.function_call import Answered, RewardFunction, Value
 from components.rewards.function_file import RewardError, entries, place_of
 from components.rewards.reward import RewardBatch, Scores
@@ -23,7 +24,8 @@ class FunctionReward:
     functions, weights: by name. key: of the settings that they come from, for messages. processes: 0 calls each
     function once with all responses, in this process; above 0, that many processes of their own call it with one
     response at a time. timeout: seconds for one response, None for no limit; needs processes. on_timeout: the score of
-    a response that takes longer, or "error". Raises RewardError for settings that contradict each other.
+    a response that takes longer, or "error". shuffle: a control, every response gets the scores of another, in an order
+    that depends on the responses alone. Raises RewardError for settings that contradict each other.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class FunctionReward:
         timeout: float | None = None,
         processes: int = 0,
         on_timeout: OnTimeout = "error",
+        shuffle: bool = False,
     ) -> None:
         if timeout is not None and not processes:
             raise RewardError(
@@ -43,15 +46,15 @@ class FunctionReward:
             raise RewardError(f"{key}.on_timeout: got {on_timeout}, expected error or a finite score")
         self.functions, self.key = dict(functions), key
         self.weights = {name: weights[name] for name in functions}
-        self.timeout, self.on_timeout = timeout, on_timeout
+        self.timeout, self.on_timeout, self.shuffle = timeout, on_timeout, shuffle
         self.pool = ScorerPool(list(self.functions.values()), processes, timeout) if processes else None
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], key: str) -> Self:
         """The reward that settings describe: path and arguments, or functions, see `function_file.entries`; timeout,
-        processes, on_timeout. key: of the settings. Raises RewardError."""
+        processes, on_timeout, shuffle. key: of the settings. Raises RewardError."""
         chosen = entries(settings, key)
-        how = {name: settings[name] for name in ("timeout", "processes", "on_timeout") if name in settings}
+        how = {name: settings[name] for name in ("timeout", "processes", "on_timeout", "shuffle") if name in settings}
         made = {
             entry.name: RewardFunction(entry.name, place_of(entry.written, entry.key), entry.key, entry.arguments)
             for entry in chosen
@@ -63,7 +66,8 @@ class FunctionReward:
         values = self.values(answered)
         parts = [[math.nan if value is None else value for value in row] for row in zip(*values.values(), strict=True)]
         total = torch.tensor(self.totals(values, answered), dtype=torch.float32)
-        return Scores(total, torch.tensor(parts, dtype=torch.float32))
+        scores = Scores(total, torch.tensor(parts, dtype=torch.float32))
+        return shuffled(scores, batch) if self.shuffle else scores
 
     def totals(self, values: Mapping[str, list[Value]], answered: Answered) -> list[float]:
         """The weighted sum for each response, over the functions that apply to it. Raises RewardError if none does."""
@@ -107,6 +111,12 @@ def answered_in(batch: RewardBatch) -> Answered:
     return Answered(batch.prompts, batch.texts, batch.response_ids, batch.finished, batch.columns)
 
 
+def shuffled(scores: Scores, batch: RewardBatch) -> Scores:
+    """The same scores, each with its parts, for other responses of the batch: a reward that carries no information."""
+    order = torch.randperm(len(batch), generator=seeded("cpu", *(token for ids in batch.response_ids for token in ids)))
+    return Scores(scores.total[order], None if scores.parts is None else scores.parts[order])
+
+
 def function_reward(
     path: str | None = None,
     functions: dict[str, Any] | None = None,
@@ -114,8 +124,9 @@ def function_reward(
     timeout: Positive | None = None,
     processes: NonNegativeInt = 0,
     on_timeout: OnTimeout = "error",
+    shuffle: bool = False,
 ) -> FunctionReward:
     """The reward of conf/reward/function.yaml. Raises RewardError."""
     chosen = {"path": path, "functions": functions, "arguments": arguments}
-    how = {"timeout": timeout, "processes": processes, "on_timeout": on_timeout}
+    how = {"timeout": timeout, "processes": processes, "on_timeout": on_timeout, "shuffle": shuffle}
     return FunctionReward.of(chosen | how, "reward")

@@ -89,6 +89,18 @@ def test_scores_are_the_weighted_sums_of_the_functions_that_apply(reward):
     assert scores.parts.isnan().nonzero().tolist() == [[2, 0]]
 
 
+def test_shuffled_scores_are_those_of_other_responses_in_an_order_that_the_responses_decide(reward):
+    """Lengths 1 to 9, each with its parts: the same numbers in another order, the same one for the same responses."""
+    texts = [[97] * n for n in range(9)]
+    batch = batch_of(prompts(*"abcdefghi"), texts, [True] * 9, Letters())
+    control = reward({"length": {}, "right": {"weight": 0}}, shuffle=True).score(batch)
+    assert sorted(control.total.tolist()) == list(range(1, 10)) != control.total.tolist()
+    assert torch.equal(control.parts[:, 0], control.total)
+    assert torch.equal(reward({"length": {}}, shuffle=True).score(batch).total, control.total)
+    others = batch_of(prompts(*"abcdefghi"), [[98] * n for n in range(9)], [True] * 9, Letters())
+    assert not torch.equal(reward({"length": {}}, shuffle=True).score(others).total, control.total)
+
+
 def test_one_function_scores_as_it_says(reward, tmp_path):
     reward({"length": {}})  # writes the file
     alone = FunctionReward.of({"path": f"{tmp_path}/r.py:length"}, "reward")

@@ -1,5 +1,6 @@
 """The evaluation of models by reward functions, on held-out prompts: stage=eval reward=function."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +10,24 @@ from omegaconf import DictConfig
 from components.artifacts import lineage, store
 from components.evaluation.measure.function_scores import function_scores
 from components.evaluation.measure.policy import SamplePlan
-from components.evaluation.report import output
-from components.evaluation.report.card import Table, percent, short, with_interval
+from components.evaluation.report import output, plots_rewards
+from components.evaluation.report.card import Table, number, percent, short, with_interval
+from components.evaluation.report.curves import read_curves
+from components.evaluation.seeds.seeds_tables import fitting
 from components.launch import settings
 from components.system import provenance
 from components.system.disk import read_json_if_any, write_json
 from components.tasks import command_line, common, reward_functions
 from components.tasks.placement import Place
 
-RESULTS = "rewards.json"
+RESULTS, PICTURE = "rewards.json", "rewards.png"
+REFERENCE = "sft"  # the name in `reads` of the model that the KL is measured to
 
 
 def measure(cfg: DictConfig) -> None:
     """Scores responses of every model that the stage reads, sampled and greedy, by the functions of stage.reward;
-    prints tables and writes rewards.json. The prompts are the held-out ones, or all with data.val_fraction=0."""
+    prints tables and writes rewards.json and, if there are curves of rollouts, rewards.png. The prompts are the
+    held-out ones, or all with data.val_fraction=0."""
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.tokenizer, context=cfg.context)
@@ -32,13 +37,25 @@ def measure(cfg: DictConfig) -> None:
     results = read_json_if_any(folder / RESULTS)
     if not results or results.get("inputs") != inputs or cfg.force is True:
         reward_functions.try_on(cfg, data)
-        results = {"models": _models(cfg, data, tokenizer), "commit": provenance.commit(), "inputs": inputs}
+        results = {
+            "models": _models(cfg, data, tokenizer),
+            "curves": _curves(cfg.reads),
+            "minutes": _minutes(cfg.reads),
+            "commit": provenance.commit(),
+            "hardware": provenance.hardware(),
+            "inputs": inputs,
+        }
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / RESULTS, results)
+    picture = plots_rewards.draw(results.get("curves", {}))
+    if picture is not None:
+        picture.savefig(folder / PICTURE, dpi=144, facecolor="white", metadata={"Software": None})
     console = output.wide_console()
     for title in ("sampled", "greedy"):
-        console.print(output.rich_table(_table(title, results["models"])))
-    console.print(f"results    {folder / RESULTS}", markup=False, highlight=False, soft_wrap=True)
+        for part in fitting(_table(title, results["models"]), console.width):
+            console.print(output.rich_table(part))
+    drawn = "" if picture is None else f"\npicture    {folder / PICTURE}"
+    console.print(f"results    {folder / RESULTS}{drawn}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _models(cfg: DictConfig, data: Any, tokenizer: Any) -> dict[str, Any]:
@@ -48,16 +65,38 @@ def _models(cfg: DictConfig, data: Any, tokenizer: Any) -> dict[str, Any]:
         raise ValueError("no prompt is held out. Add prompts, or measure on all of them: data.val_fraction=0")
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
     reward, found = instantiate(cfg.stage.reward)(), {}
+    place = Place.of(cfg, store.load_config(cfg.reads.tokenizer, context=cfg.context)[0].hidden_size)
+    reference = _loaded(cfg, place, cfg.reads[REFERENCE]) if REFERENCE in cfg.reads else None
     try:
         for name, path in cfg.reads.items():
             if name != "tokenizer":
-                model = store.load_causal_lm(path, context=cfg.context)
-                place = Place.of(cfg, model.config.hidden_size)
+                model = reference if name == REFERENCE else _loaded(cfg, place, path)
+                compared = None if name == REFERENCE else reference
                 with place.running():
-                    found[name] = function_scores(place.to_device(model), tokenizer, prompts, reward, plan)
+                    found[name] = function_scores(model, tokenizer, prompts, reward, plan, compared)
     finally:
         reward.close()
     return found
+
+
+def _loaded(cfg: DictConfig, place: Place, path: str) -> Any:
+    return place.to_device(store.load_causal_lm(path, context=cfg.context))
+
+
+def _curves(reads: Mapping[str, str]) -> dict[str, Any]:
+    """By the model's name, the curves of its rollouts, if it had any: {tag: {"steps", "values"}}."""
+    folders = {name: Path(path).parent for name, path in reads.items() if name != "tokenizer"}
+    return {
+        name: {tag: curve._asdict() for tag, curve in curves.items() if tag in plots_rewards.TITLES}
+        for name, curves in read_curves(folders).items()
+        if plots_rewards.SCORE in curves
+    }
+
+
+def _minutes(reads: Mapping[str, str]) -> dict[str, float]:
+    """What making each model of this program took, by its name."""
+    seconds = {name: store.read_card(path).get("metrics", {}).get("seconds") for name, path in reads.items()}
+    return {name: value / 60 for name, value in seconds.items() if name != "tokenizer" and value is not None}
 
 
 def _table(title: str, models: dict[str, Any]) -> Table:
@@ -75,10 +114,13 @@ def _table(title: str, models: dict[str, Any]) -> Table:
             for kind in ("pass", "majority")
             for part in own["parts"].values()
         ]
-        rows.append(
-            [name, *cells, *(by_k if title == "sampled" else []), percent(own["finished"]), short(own["length"])]
-        )
+        behavior = figures.get("behavior", {})
+        more = [*by_k, number(behavior.get("entropy")), number(behavior.get("kl"))] if title == "sampled" else []
+        rows.append([name, *cells, *more, percent(own["finished"]), short(own["length"])])
     votes = [f"{kind}@k {name}" for kind in ("pass", "majority") for name in names] if title == "sampled" else []
     note = f"means over {first['prompts']} prompts, 95% intervals over prompts"
-    note += f"; {first['samples']} samples each at temperature 1; k is the largest power of two" if votes else ""
+    if title == "sampled":
+        votes += ["entropy", f"KL to {REFERENCE}"]
+        note += f"; {first['samples']} samples each at temperature 1; k is the largest power of two, "
+        note += "entropy in nats per token, KL in nats per response"
     return Table(title, [*columns, *votes, "ends by itself", "tokens"], rows, note)

@@ -20,6 +20,7 @@ from components.system.disk import read_json_if_any, write_json
 DATA, PAGE = "summary.json", "summary.md"
 RESULTS = {  # where each kind is in a job's folder
     "report": "report/report.json",
+    "rewards": "report/rewards.json",
     "optimum": "optimum/optimum.json",
     "overoptimization": "overoptimization/overoptimization.json",
 }
@@ -42,7 +43,7 @@ def summary(cfg: DictConfig) -> None:
     summaries = {group: summarize(jobs) for group, jobs in groups.items()}
     summaries = {group: content for group, content in summaries.items() if len(content) > 1}
     if not summaries:
-        print(f"nothing to summarize in {run}: no job has a report, optimum, overoptimization or scaling yet")
+        print(f"nothing to summarize in {run}: no job has a report, rewards, optimum, overoptimization or scaling yet")
         return
     folder = Path(cfg.paths.stage)
     pictures = {group: seeds_plots.draw(content, folder, _prefix(group)) for group, content in summaries.items()}

@@ -59,6 +59,31 @@ def test_of_a_run_every_language_model_is_measured(config, tmp_path):
     assert dict(more.reads) == {"tokenizer": "logs/x/sft/export", "sft": "logs/x/sft/export", "theirs": "theirs"}
 
 
+@pytest.fixture
+def trained(config, small_tokenizer, tmp_path):
+    """A run whose SFT model GRPO trained, for 90 seconds, to a score that rose from 0.25 to 0.75."""
+    folder = tmp_path / "logs/x/grpo"
+    model = random_model(small_tokenizer.vocab_size, seed=2)
+    card = {"stage": "grpo", "metrics": {"seconds": 90}}
+    store.write_artifact(folder / "export", card=card, tokenizer=small_tokenizer, model=model)
+    rows = ["step,name,value", "0,GRPO rollout/score,0.25", "2,GRPO rollout/score,0.75", "2,GRPO train/loss,9"]
+    (folder / "csv").mkdir()
+    (folder / "csv/metrics.csv").write_text("\n".join(rows) + "\n")
+    return config
+
+
+def test_what_a_verifier_taught_is_told_with_its_cost_its_curve_and_the_distance_to_sft(trained, capsys, tmp_path):
+    dispatch.run(trained("run=x"))
+    results = json.loads((tmp_path / "logs/x/report/rewards.json").read_text())
+    assert results["curves"] == {"grpo": {"rollout/score": {"steps": [0, 2], "values": [0.25, 0.75]}}}
+    assert results["minutes"] == {"grpo": 1.5}
+    behavior = {name: figures["behavior"] for name, figures in results["models"].items()}
+    assert behavior["sft"]["kl"] is None and behavior["grpo"]["kl"] > 0.01 and behavior["grpo"]["entropy"] > 0
+    assert (tmp_path / "logs/x/report/rewards.png").stat().st_size > 1000
+    told = capsys.readouterr().out
+    assert "KL to sft" in told and "entropy" in told and "rewards.png" in told
+
+
 def test_a_run_without_a_model_names_what_to_do(config):
     with pytest.raises(ArtifactError, match="run y has no model to evaluate. Train one, or name one: model=hf"):
         dispatch.run(config("run=y"))

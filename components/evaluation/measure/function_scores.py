@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.evaluation.measure.intervals import interval_of_shares, mean_interval, share_interval
 from components.evaluation.measure.majority import vote
-from components.evaluation.measure.policy import Responses, SamplePlan, respond
+from components.evaluation.measure.policy import Responses, SamplePlan, describe, respond
 from components.functional.estimators import pass_at_k
 from components.models.heads import CausalLM
 from components.rewards.functions import FunctionReward
@@ -24,6 +24,7 @@ def function_scores(
     prompts: Sequence[Mapping[str, Any]],
     reward: FunctionReward,
     plan: SamplePlan,
+    reference: CausalLM | None = None,
 ) -> dict[str, Any]:
     """Metrics of a policy on prompts of a PromptsData:
 
@@ -33,6 +34,8 @@ def function_scores(
                          none. "pass" and "majority", sampled only, if all of its scores are 0 or 1: by k
         finished         share that ended by themselves
         length           tokens per response
+    behavior             of the sampled ones: entropy, nats per token; kl to the reference, nats per response, None
+                         without one; distinct, different texts per prompt ÷ samples per prompt
     prompts, samples     how many
     Raises RewardError, as the reward does.
     """
@@ -40,9 +43,16 @@ def function_scores(
     greedy = plan._replace(samples_per_prompt=1)
     sampled = respond(model, tokenizer, ids, plan)
     likeliest = respond(model, tokenizer, ids, greedy, temperature=0.0)
+    reading = {"pad_id": tokenizer.pad_id, "tokens_at_once": plan.tokens_at_once}
+    behavior = describe(model, ids, sampled, reference=reference, **reading)
     return {
         "sampled": _described(prompts, tokenizer, sampled, reward, plan.seed),
         "greedy": _described(prompts, tokenizer, likeliest, reward, plan.seed),
+        "behavior": {
+            "entropy": behavior.entropy_per_token,
+            "kl": behavior.kl,
+            "distinct": behavior.distinct,
+        },
         "prompts": len(prompts),
         "samples": plan.samples_per_prompt,
     }

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from components.evaluation.measure.over_seeds import most_seeds
+from components.evaluation.report import plots_rewards
 from components.evaluation.report.card import number
 from components.evaluation.report.plot_style import COLORS, QUIET, color_of, dot, style
 from components.evaluation.studies import overoptimization_plots
@@ -93,6 +94,11 @@ def overoptimization(summary: Summary) -> Figure | None:
     return overoptimization_plots.draw(study) if study else None
 
 
+def rewards(summary: Summary) -> Figure | None:
+    """Score, entropy and KL of rollouts, by method."""
+    return plots_rewards.draw((summary.get("rewards") or {}).get("curves") or {})
+
+
 def _rows(spreads: Mapping[str, Summary], title: str) -> Figure:
     figure = Figure(figsize=(7, 0.5 * len(spreads) + 1.2), layout="constrained")
     axes = figure.subplots()
@@ -132,6 +138,7 @@ def _seeds(summary: Summary, kind: str) -> str:
 PICTURES: dict[str, tuple[Callable[[Summary], Figure | None], str]] = {
     "gold.png": (gold, "gold score by model, over seeds"),
     "best_of_n.png": (curves, "best-of-n and majority vote, over seeds"),
+    "rewards.png": (rewards, "score, entropy and KL of rollouts while training, over seeds"),
     "optimum.png": (optimum, "fraction of the exact optimum, over seeds"),
     "overoptimization.png": (overoptimization, "gold and proxy against the square root of KL, means over seeds"),
     "scaling.png": (scaling, "reward model's accuracy by number of comparisons, over seeds"),

@@ -12,11 +12,13 @@ COMPARED_TO = ("sft", "ppo")
 class Job(NamedTuple):
     """The results of one job of a sweep, by kind, and the cards of its reward models.
 
-    report: report.json; optimum: optimum.json; overoptimization: overoptimization.json; scaling: {comparisons: card}.
+    report: report.json; rewards: rewards.json; optimum: optimum.json; overoptimization: overoptimization.json; scaling:
+    {comparisons: card}.
     """
 
     seed: str
     report: Mapping[str, Any] | None = None
+    rewards: Mapping[str, Any] | None = None
     optimum: Mapping[str, Any] | None = None
     overoptimization: Mapping[str, Any] | None = None
     scaling: Mapping[int, Mapping[str, Any]] = {}
@@ -28,6 +30,8 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     seeds             the seeds as strings, in the order of a spread's values
     report            models, base, reward_model, best_of_n, majority, choice, budget, minutes …
     gains             {model: {sft, ppo}}: paired differences in gold from those models on the same seeds
+    rewards           like rewards.json; gains: {model: {function}}: paired differences in what the functions say of
+                      sampled responses from those of sft
     optimum           like optimum.json
     overoptimization  like overoptimization.json; recommended: the beta with the highest mean gold at the end
     scaling           {comparisons: {accuracy, ece, seconds}} on held-out questions
@@ -35,6 +39,7 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     """
     summary: dict[str, Any] = {
         "report": over_seeds([_without_intervals(job.report) for job in jobs]),
+        "rewards": _rewards(jobs),
         "optimum": over_seeds([_without_intervals(job.optimum) for job in jobs]),
         "overoptimization": over_seeds([_without_intervals(job.overoptimization) for job in jobs]),
         "scaling": over_seeds([_accuracies(job.scaling) for job in jobs]),
@@ -58,6 +63,19 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     return {"seeds": [job.seed for job in jobs], **summary, **({"gains": gains} if gains else {})}
 
 
+def _rewards(jobs: Sequence[Job]) -> dict[str, Any] | None:
+    found = over_seeds([_without_intervals(job.rewards) for job in jobs])
+    if not found:
+        return None
+    parts = {name: metrics["sampled"]["parts"] for name, metrics in found["models"].items()}
+    gains = {
+        name: {function: paired(part["mean"], parts["sft"][function]["mean"]) for function, part in own.items()}
+        for name, own in parts.items()
+        if "sft" in parts and name != "sft"
+    }
+    return {**found, "gains": gains}
+
+
 def _accuracies(cards: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None:
     names = {"accuracy": "val/accuracy", "ece": "val/ece", "seconds": "seconds"}
     by_size = {str(size): card["metrics"] for size, card in cards.items()}
@@ -67,6 +85,11 @@ def _accuracies(cards: Mapping[int, Mapping[str, Any]]) -> dict[str, Any] | None
 def _without_intervals(value: Any) -> Any:
     """A result without what must not be averaged over seeds: intervals of one seed, answers, inputs."""
     if isinstance(value, Mapping):
-        kept = {k: v for k, v in value.items() if "_ci" not in k and k not in ("samples", "inputs", "seed", "versions")}
+        kept = {k: v for k, v in value.items() if not _is_of_one_seed(k, v)}
         return {key: _without_intervals(inner) for key, inner in kept.items()}
     return value
+
+
+def _is_of_one_seed(key: str, value: Any) -> bool:
+    listed = key == "samples" and not isinstance(value, int)  # the answers, not how many there are
+    return "_ci" in key or key == "ci" or listed or key in ("inputs", "seed", "versions")

@@ -14,7 +14,7 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 def tables(summary: Summary) -> Iterator[Table]:
     """All tables of one group's summary (seeds_summary.summarize)."""
     makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
-    makers |= {optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
+    makers |= {rewards: "rewards", optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
     for maker, kind in makers.items():
         table = maker(summary)
         if table is not None:
@@ -168,6 +168,32 @@ def majority(summary: Summary) -> Table | None:
         return None
     rows = [[f"{k['mean']:.0f}", cell(share, percent)] for k, share in zip(curve["k"], curve["correct"], strict=True)]
     return Table("Majority vote of sft", ["answers", "correct"], rows)
+
+
+def rewards(summary: Summary) -> Table | None:
+    """A row per model: what each reward function says of its responses, sampled and greedy, and how it behaves."""
+    measured = _get(summary, "rewards", "models")
+    if not measured:
+        return None
+    names = list(dict.fromkeys(name for metrics in measured.values() for name in metrics["sampled"]["parts"]))
+    rows = []
+    for model, metrics in measured.items():
+        sampled, greedy = (metrics[kind]["parts"] for kind in ("sampled", "greedy"))
+        rows.append(
+            [
+                model,
+                *(cell(_get(sampled, name, "mean"), percent) for name in names),
+                *(cell(_get(summary, "rewards", "gains", model, name), percent) for name in names[:1]),
+                *(cell(_get(greedy, name, "mean"), percent) for name in names),
+                *(cell(_get(metrics, "behavior", key)) for key in ("entropy", "kl")),
+                cell(metrics["sampled"]["length"], short),
+                short(_get(summary, "rewards", "minutes", model, "mean")),
+            ]
+        )
+    columns = ["", *names, f"{names[0]} − sft", *(f"{name}, greedy" for name in names)]
+    note = "Responses to held-out prompts, at temperature 1 if not greedy. Differences are paired by seed. Entropy in "
+    note += "nats per token, KL to sft in nats per response."
+    return Table("Rewards", [*columns, "entropy", "KL", "tokens", "minutes"], rows, note)
 
 
 def optimum(summary: Summary) -> Table | None:

@@ -3,7 +3,7 @@
 import pytest
 
 from components.evaluation.measure import function_scores as measured
-from components.evaluation.measure.policy import Responses, SamplePlan
+from components.evaluation.measure.policy import Behavior, Responses, SamplePlan
 from components.rewards.functions import FunctionReward
 
 SOURCE = """
@@ -24,6 +24,8 @@ class Letters:
     def decode(self, ids):
         return "".join(map(chr, ids))
 
+    pad_id = 0
+
 
 @pytest.fixture
 def scored(tmp_path, monkeypatch):
@@ -39,8 +41,9 @@ def scored(tmp_path, monkeypatch):
             return Responses(ids, [text for row in rows for text in row], [True] * len(ids), where)
 
         monkeypatch.setattr(measured, "respond", given)
+        monkeypatch.setattr(measured, "describe", lambda *_, **how: Behavior(1, 1, 0.5, 1, 1, how["reference"], 0.75))
         prompts = [{"ids": [1], "prompt": [], "columns": {"answer": answer}} for answer in answers]
-        return measured.function_scores(None, Letters(), prompts, reward, SamplePlan(4, 2, 0))
+        return measured.function_scores(None, Letters(), prompts, reward, SamplePlan(4, 2, 0), 3.0)
 
     return made
 
@@ -60,6 +63,7 @@ def test_means_intervals_and_what_k_samples_reach(scored):
     }
     assert figures["sampled"]["score"] == pytest.approx(3 / 8 + 9 / 8) and figures["sampled"]["length"] == 9 / 8
     assert (figures["prompts"], figures["samples"]) == (2, 4)
+    assert figures["behavior"] == {"entropy": 0.5, "kl": 3.0, "distinct": 0.75}
 
 
 def test_the_likeliest_response_is_scored_once_for_each_prompt_and_has_no_votes(scored):

@@ -169,6 +169,29 @@ def test_the_tables_show_what_is_there_and_no_other(found):
     assert all("over 2 seeds" in table.note for table in shown.values())
 
 
+def scored(before: float, after: float) -> dict:
+    def model(mean: float, kl: float | None) -> dict:
+        parts = {"strict": {"mean": mean, "ci": [0, 1], "count": 8}}
+        described = {"parts": parts, "score": mean, "score_ci": [0, 1], "finished": 1.0, "length": 3.0}
+        return {"sampled": described, "greedy": described, "behavior": {"entropy": 0.5, "kl": kl}, "samples": 4}
+
+    curve = {"rollout/score": {"steps": [0, 2], "values": [before, after]}}
+    models = {"sft": model(before, None), "grpo": model(after, 2.0)}
+    return {"models": models, "curves": {"grpo": curve}, "minutes": {"grpo": 40.0}, "inputs": {"seed": 1}}
+
+
+def test_what_a_verifier_taught_is_compared_seed_by_seed():
+    """0.2 → 0.5 and 0.3 → 0.62: gains of 0.30 and 0.32, mean 0.31 ± 12.706 · 0.01."""
+    found = summarize([Job("1", rewards=scored(0.2, 0.5)), Job("2", rewards=scored(0.3, 0.62))])
+    assert found["rewards"]["gains"]["grpo"]["strict"]["values"] == pytest.approx([0.3, 0.32])
+    [table] = tables(found)
+    grpo = dict(zip(table.columns, table.rows[1], strict=True))
+    assert (grpo["strict − sft"], grpo["strict, greedy"], grpo["KL"]) == ("31 ± 13%", "56 ± 76%", "2.00")
+    assert (grpo["tokens"], grpo["minutes"]) == ("3.0", "40.0")
+    assert found["rewards"]["curves"]["grpo"]["rollout/score"]["values"][1]["mean"] == pytest.approx(0.56)
+    assert "samples" in found["rewards"]["models"]["grpo"] and "ci" not in str(found)
+
+
 def test_a_wide_table_is_shown_in_parts_that_fit():
     table = Table("name", ["", "abc", "defg", "hi"], [["row", "1", "2", "3"]], "note")
     assert list(fitting(table, 100)) == [table]  # 7 + 6 + 7 + 5 characters

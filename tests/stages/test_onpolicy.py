@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from components.functional.seeding import seeded
 from components.generation.generate import Samples, Sampling
 from components.generation.rollout import Minibatch
+from components.models.flops import flops_per_token
 from components.stages.grpo import GRPO
 from components.stages.ppo import PPO
 from components.training.contract import Spent
@@ -18,6 +19,7 @@ from tests.kit.tiny_stages import (
     Batches,
     ListLogger,
     attached,
+    config,
     fit_prompts,
     given,
     grpo,
@@ -211,15 +213,16 @@ def test_the_responses_of_a_group_are_adjacent_and_answer_their_own_prompt():
     assert different > 20
 
 
-@pytest.mark.parametrize(("make", "kind", "readers"), [(ppo, PPO, 4), (grpo, GRPO, 3)])
-def test_a_rollout_costs_its_sampling_and_one_forward_of_each_model_that_reads_it(make, kind, readers):
+@pytest.mark.parametrize(("make", "kind", "scalars"), [(ppo, PPO, 2), (grpo, GRPO, 1)])
+@pytest.mark.parametrize("frozen", [[], ["model.layers"]])
+def test_a_rollout_costs_its_sampling_and_one_forward_of_each_model_that_reads_it(make, kind, scalars, frozen):
     """Nine sampled tokens; PPO: four prompts of 2, 4, 3 and 5 tokens; GRPO: the first of them, read once for all."""
-    stage = attached(make(given(kind, [7, END], [3, 4, 5], [END], [6, 6, END]), minibatches=1))
+    stage = attached(make(given(kind, [7, END], [3, 4, 5], [END], [6, 6, END]), minibatches=1, freeze=frozen))
     prompts = PROMPTS[: 4 // stage.samples_per_prompt]
     read = 9 + (2 + 4 + 3 + 5 if make is ppo else 2)
-    forward = stage.policy.config.flops_per_token(96) / 3  # the backward pass is two more
+    reading, scoring = (flops_per_token(config(), 96, head=head).forward for head in ("lm_head", "score"))
     stage.collect(prompts, 0)
-    assert stage.spent() == Spent(9, round(read * forward * (1 + readers)))
+    assert stage.spent() == Spent(9, read * (3 * reading + scalars * scoring))  # sampling, policy and reference
     stage.collect(prompts, 1)
     assert stage.spent().generated_tokens == 18
 

@@ -102,8 +102,8 @@ def test_no_network_scores_so_none_is_counted_frozen_or_saved():
     stage = attached(grpo(given(GRPO, *FOUR), reward=sevens, epochs=1, minibatches=1, **OWN))
     assert dict(stage.named_children()).keys() == {"policy", "reference"} and stage.frozen == ("reference",)
     stage.collect(PROMPTS[:1], 0)
-    forward = stage.policy.config.flops_per_token(96) / 3
-    assert stage.spent() == Spent(10, round((10 + 2) * forward * 3))  # sampled, and read by policy and reference
+    forward = stage.policy.flops_per_token.forward
+    assert stage.spent() == Spent(10, (10 + 2) * forward * 3)  # sampled, and read by policy and reference
 
 
 def test_equal_scores_are_an_error_only_if_their_scale_is_to_be_measured():

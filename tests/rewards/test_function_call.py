@@ -103,6 +103,32 @@ def test_an_argument_that_no_column_has_is_named_with_the_columns_there_are(func
         function("def f(texts, /): ...")(ANSWERED)
 
 
+SOURCE = "def f(completions, *, column='answer', **columns):\n    return [column == 'reference'] * len(completions)\n"
+
+
+def test_a_setting_has_to_be_a_parameter_of_its_own_since_only_columns_are_collected(function, tmp_path):
+    """A mistyped one among **columns would leave the default, and nobody would see it."""
+    function(SOURCE)
+    place = place_of(f"{tmp_path}/r.py:f", "reward.path")
+    assert RewardFunction("f", place, "reward.path", {"column": "reference"})(ANSWERED) == [1.0] * 3
+    for name, hint in (
+        ("colum", r"Did you mean column\? \*\*columns collects columns of the data, and no settings"),
+        ("threshold", r"It has column\. \*\*columns collects columns of the data"),
+    ):
+        with pytest.raises(RewardError, match=rf"^reward f \(.*\): has no argument {name!r}\. {hint}"):
+            RewardFunction("f", place, "reward.path", {name: 1})(ANSWERED)
+    function("def f(**columns):\n    return [1.0] * 3\n")
+    with pytest.raises(RewardError, match=r"has no argument 'k'\. It has none to set\."):
+        RewardFunction("f", place, "reward.path", {"k": 1})(ANSWERED)
+
+
+def test_the_functions_of_the_project_refuse_a_mistyped_setting():
+    for name in ("exact_match", "numeric_match"):
+        place = place_of(f"components.rewards.ready:{name}", "reward.path")
+        with pytest.raises(RewardError, match=r"has no argument 'extrat'. Did you mean extract\?"):
+            RewardFunction(name, place, "reward.path", {"extrat": "x"})(ANSWERED)
+
+
 def test_a_column_named_like_another_argument_is_refused(function):
     clash = ANSWERED._replace(columns={"texts": ["a", "b", "c"]})
     with pytest.raises(RewardError, match="a column 'texts', but .* something else. Rename the column"):

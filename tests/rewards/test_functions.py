@@ -127,7 +127,11 @@ def test_an_argument_can_be_a_list(reward, processes):
     ("functions", "message"),
     [
         ({"over": {}}, "needs most, which the records do not have"),
-        ({"over": {"arguments": {"most": 2, "lest": 2}}}, "has no argument 'lest'; it has texts, most, least"),
+        ({"over": {"arguments": {"most": 2, "lest": 2}}}, r"has no argument 'lest'. Did you mean least\?"),
+        (
+            {"over": {"arguments": {"most": 2, "xyz": 2}}},
+            "has no argument 'xyz'. It has most, least.",
+        ),
         (
             {"over": {"arguments": {"most": 2, "answer": 2}}},
             "answer is both one of its arguments in the settings and a",

@@ -1,5 +1,6 @@
 """Calling a reward function on responses, and checking what it returns."""
 
+import difflib
 import inspect
 import json
 import math
@@ -64,7 +65,8 @@ class RewardFunction:
     finished         N booleans: whether the response ended by itself
     <column>         N values of that field of the prompts' records; None where a record has none
 
-    It returns N numbers; None for a response that it does not apply to. extra: further arguments, from its settings.
+    It returns N numbers; None for a response that it does not apply to. extra: further arguments, from its settings,
+    each of which has to be a parameter: its **columns get columns only, or a mistyped setting would have no effect.
     """
 
     def __init__(self, name: str, place: Place, key: str, extra: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -106,6 +108,13 @@ class RewardFunction:
         by_name = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         if any(p.kind is p.POSITIONAL_ONLY and p.default is p.empty for p in parameters):
             raise RewardError(f"{self}: takes arguments by position only; they are passed by name. Remove the /")
+        collecting = next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)
+        settable = [p.name for p in by_name if p.name in self.extra or p.name not in offered]
+        if unknown := [name for name in self.extra if name not in settable]:
+            near = difflib.get_close_matches(unknown[0], settable, n=2)
+            known = f"Did you mean {' or '.join(near)}?" if near else f"It has {', '.join(settable) or 'none to set'}."
+            more = f" **{collecting} collects columns of the data, and no settings" if collecting else ""
+            raise RewardError(f"{self}: has no argument {unknown[0]!r}. {known}{more}")
         needed = [p.name for p in by_name if p.default is p.empty and p.name not in offered]
         if needed:
             columns = [name for name in offered if name not in ARGUMENTS and name not in self.extra]
@@ -114,10 +123,7 @@ class RewardFunction:
                 f"{', '.join(columns) or 'none but the prompt'}. Add it to every record of data.path, or give the "
                 f"argument a default. Other arguments: {', '.join(ARGUMENTS)}"
             )
-        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        if unknown := [name for name in self.extra if not takes_all and name not in [p.name for p in by_name]]:
-            raise RewardError(f"{self}: has no argument {unknown[0]!r}; it has {', '.join(p.name for p in by_name)}")
-        return offered if takes_all else {p.name: offered[p.name] for p in by_name if p.name in offered}
+        return offered if collecting else {p.name: offered[p.name] for p in by_name if p.name in offered}
 
     def _raised(self, error: Exception, answered: Answered) -> str:
         """The message for an exception, with the first response on which the function raises it alone."""

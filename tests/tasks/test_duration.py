@@ -36,9 +36,26 @@ def test_pretraining_fills_every_row_of_every_step(parameters):
 
 def test_epochs_read_all_records_and_steps_only_theirs(parameters):
     assert operations("sft") == per_token(parameters, 26) * 3 * 4000 * 26
-    assert operations("rm", "data.comparisons=100") == per_token(parameters, 41) * 2 * 100 * 41
+    scoring = per_token(parameters - 1024 * 128 + 129, 41)  # one output in place of the vocabulary
+    assert operations("rm", "data.comparisons=100") == scoring * 2 * 100 * 41
     steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
-    assert steps == per_token(parameters, 41) * 3 * 5 * 41
+    assert steps == scoring * 3 * 5 * 41
+
+
+def test_learning_from_comparisons_reads_them_once_more_with_a_reference(parameters):
+    each = per_token(parameters, 41)
+    for stage, passes in (("dpo", 4 / 3), ("simpo", 1)):
+        assert operations(stage, "data.comparisons=90") == pytest.approx(passes * each * 90 * 41), stage
+    # four labeled answers of each comparison, of 25 tokens with the mismatched one
+    answers = operations("kto", "data.comparisons=90", "data.completions=4")
+    assert answers == pytest.approx(4 / 3 * per_token(parameters, 25) * 4 * 90 * 25)
+    steps = operations("kto", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
+    assert steps == pytest.approx(4 / 3 * per_token(parameters, 25) * 3 * 5 * 25)
+
+
+def test_adapters_cost_less_than_all_weights():
+    """About four of six per parameter: below the first adapters nothing is passed on."""
+    assert 0.65 < operations("sft", "lora=default", "lora.rank=1") / operations("sft") < 0.7
 
 
 def test_a_reward_model_of_a_small_model_is_a_matter_of_minutes():

@@ -109,31 +109,50 @@ class GPTConfig:
 
     def num_parameters(self) -> int:
         """Parameters of CausalLM(config), by formula; tests compare it with the built model."""
-        d, head = self.hidden_size, self.head_dim
-        queries, keys = self.num_attention_heads * head, self.num_key_value_heads * head
-        attention = d * queries + 2 * d * keys + queries * d
-        attention += (queries + 2 * keys) * self.attention_bias + d * self.attention_output_bias
-        attention += 2 * head * self.qk_norm
-        gelu = 2 * d * self.intermediate_size + self.intermediate_size + d
-        norm = d * (2 if self.norm == "layer" else 1)
-        layer = attention + (gelu if self.mlp == "gelu" else 3 * d * self.intermediate_size) + 2 * norm
-        embeddings = self.vocab_size * d * (1 if self.tie_word_embeddings else 2) + self._position_rows() * d
-        return embeddings + self.num_hidden_layers * layer + norm
+        layer = sum(size for step in self.layer_weights() for size in step.values())
+        matrices = self.vocab_size * (1 if self.tie_word_embeddings else 2)
+        rows = matrices + (self.max_position_embeddings if self.positions == "learned" else 0)
+        return rows * self.hidden_size + self.num_hidden_layers * layer + sum(self.norm_weights("norm").values())
 
-    def _position_rows(self) -> int:
-        """Rows of the position embedding; 0 if positions are rotary."""
-        return self.max_position_embeddings if self.positions == "learned" else 0
+    def projections(self) -> dict[str, tuple[int, int]]:
+        """(outputs, inputs) of a layer's projections."""
+        d, width = self.hidden_size, self.intermediate_size
+        queries = self.num_attention_heads * self.head_dim
+        keys = self.num_key_value_heads * self.head_dim
+        gate = {"gate_proj": (width, d)} if self.mlp == "swiglu" else {}
+        return {
+            "q_proj": (queries, d),
+            "k_proj": (keys, d),
+            "v_proj": (keys, d),
+            "o_proj": (d, queries),
+            **gate,
+            "up_proj": (width, d),
+            "down_proj": (d, width),
+        }
 
-    def flops_per_token(self, context: int, *, frozen: bool = False) -> int:
-        """Training FLOPs per token: 6 per parameter used in a matmul + 12·L·d·T for attention over T = context.
+    def norm_weights(self, name: str) -> dict[str, int]:
+        """Parameters of a norm of hidden states, by the weight's name."""
+        both = ("weight", "bias") if self.norm == "layer" else ("weight",)
+        return {f"{name}.{own}": self.hidden_size for own in both}
 
-        L: layers; d: heads · head_dim. frozen: 4 per parameter, since no gradient of the weights is computed.
-        Embeddings are lookups and are not counted; a tied output matrix is.
-        Source: Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022 (PaLM), appendix B.
-        """
-        lookup = ((0 if self.tie_word_embeddings else self.vocab_size) + self._position_rows()) * self.hidden_size
-        width = self.num_attention_heads * self.head_dim
-        return (4 if frozen else 6) * (self.num_parameters() - lookup) + 12 * self.num_hidden_layers * width * context
+    def layer_weights(self) -> list[dict[str, int]]:
+        """Parameters of a layer by the weight's name, in the order of the forward pass: norm; q, k, v; o; norm; gate,
+        up; down. Those in one table read the same input."""
+
+        def weights(module: str, *names: str, bias: bool) -> dict[str, int]:
+            shapes = {f"{module}.{name}": shape for name, shape in self.projections().items() if name in names}
+            sizes = {f"{name}.weight": outputs * inputs for name, (outputs, inputs) in shapes.items()}
+            return sizes | ({f"{name}.bias": outputs for name, (outputs, _) in shapes.items()} if bias else {})
+
+        heads = {f"self_attn.{name}_norm.weight": self.head_dim for name in "qk"} if self.qk_norm else {}
+        return [
+            self.norm_weights("input_layernorm"),
+            weights("self_attn", "q_proj", "k_proj", "v_proj", bias=self.attention_bias) | heads,
+            weights("self_attn", "o_proj", bias=self.attention_output_bias),
+            self.norm_weights("post_attention_layernorm"),
+            weights("mlp", "gate_proj", "up_proj", bias=self.mlp == "gelu"),
+            weights("mlp", "down_proj", bias=self.mlp == "gelu"),
+        ]
 
     def to_hf(self, architecture: str) -> dict[str, Any]:
         """config.json of the Hugging Face architecture that has this shape.

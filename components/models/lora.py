@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from components.models.config import GPTConfig
+from components.models.flops import Flops, flops_per_token
 from components.models.quantized import quantize_
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -101,7 +102,7 @@ class Adapters(nn.Module):
     def __init__(self, config: GPTConfig, lora: LoRA) -> None:
         super().__init__()
         self.lora = lora
-        shapes = projection_shapes(config)
+        shapes = config.projections()
         absent = [name for name in lora.targets if name not in shapes]
         if absent:
             raise ValueError(f"lora.targets: this model has no {', '.join(absent)}; it has {', '.join(shapes)}")
@@ -141,28 +142,24 @@ class Adaptable(nn.Module):
         twin.adapters = copy.deepcopy(self.adapters)
         return twin
 
+    def trained_names(self) -> set[str]:
+        """The names of the weights that have a gradient, those of adapters as PEFT has them."""
+        named = self.named_parameters(remove_duplicate=False)
+        names = {name for name, parameter in named if parameter.requires_grad}
+        return {adapter_name(name) if name.startswith("adapters.") else name for name in names}
+
+    @property
+    def flops_per_token(self) -> Flops:
+        """Of a token of the longest sequence, by which weights have a gradient now."""
+        ranks = dict.fromkeys(self.adapters.lora.targets, self.adapters.lora.rank) if self.adapters else {}
+        trained = self.trained_names().__contains__
+        return flops_per_token(self.config, self.config.longest, trained=trained, ranks=ranks, head=self.head_name)
+
     def _on_this_trunk(self, head: nn.Module) -> Self:
         with torch.device("meta"):
             twin = type(self)(self.config, self.model)
         setattr(twin, self.head_name, head)
         return twin
-
-
-def projection_shapes(config: GPTConfig) -> dict[str, tuple[int, int]]:
-    """(outputs, inputs) of a layer's projections."""
-    d, width = config.hidden_size, config.intermediate_size
-    queries = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    gate = {"gate_proj": (width, d)} if config.mlp == "swiglu" else {}
-    return {
-        "q_proj": (queries, d),
-        "k_proj": (keys, d),
-        "v_proj": (keys, d),
-        "o_proj": (d, queries),
-        **gate,
-        "up_proj": (width, d),
-        "down_proj": (d, width),
-    }
 
 
 def projection_name(layer: int, target: str) -> str:

@@ -45,8 +45,8 @@ class Offline(Stage):
         return self.policy
 
     def flops_per_token(self) -> float:
-        share = 4 / 3 if self.frozen else 1.0  # with the reference's forward pass
-        return super().flops_per_token() * share
+        networks = self.networks()
+        return super().flops_per_token() + sum(networks[name].flops_per_token.forward for name in self.frozen)
 
 
 def answer_logprobs(model: CausalLM, batch: PreferenceBatch | UnpairedBatch) -> Tensor:

@@ -74,7 +74,6 @@ class OnPolicy(Stage):
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
     rollout_is_spent = False  # whether the loader drops the rest of the current rollout
-    readers = 3  # models that read every response: policy, reference, and the reward if it is one
     minibatch_of = staticmethod(Minibatch.of)
     samples_at_hand = True
 
@@ -126,7 +125,6 @@ class OnPolicy(Stage):
             else:
                 self.reward = reward
                 self.frozen = tuple(name for name in self.frozen if name != "reward")
-                self.readers -= 1
 
     def advantages(self, experience: Experience) -> Experience:
         """`experience` with the advantages (and returns) that the loss needs."""
@@ -303,11 +301,11 @@ class OnPolicy(Stage):
         return metrics
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
-        """Adds a rollout's cost: a forward pass to sample, and one of each reader. Equal prompts count once."""
+        """Adds a rollout's cost: a forward pass to sample, and one of every network. Equal prompts count once."""
         sampled = int(mask.sum())
         read = sampled + sum(map(len, prompts[:: self.samples_per_prompt]))
-        forward = super().flops_per_token() / 3  # the backward pass costs two forward passes
-        flops = round(read * forward * (1 + self.readers))
+        readers = [self.policy, *self.networks().values()]
+        flops = read * sum(network.flops_per_token.forward for network in readers)
         self._spent = Spent(self._spent.generated_tokens + sampled, self._spent.flops + flops)
 
     def spent(self) -> Spent:

@@ -55,7 +55,6 @@ class PPO(OnPolicy):
         Chart("gradient norms", ("train/grad_norm_policy", "train/grad_norm_value")),
         Chart("KL coefficient", ("rollout/beta",)),
     )
-    readers = 4  # the value model too
 
     def __init__(
         self,
@@ -195,9 +194,6 @@ class PPO(OnPolicy):
             "entropy": masked_mean(entropies, mask),
         }
         return LossOutput((Term(policy_loss + self.value_coefficient * value_loss, mask.sum()),), metrics)
-
-    def flops_per_token(self) -> float:
-        return 2 * super().flops_per_token()  # policy and value model
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Once per optimizer step: also ends the rollout's updates if approx_kl is too large."""

@@ -81,9 +81,14 @@ class Stage(Reporting, L.LightningModule):
         return data_of(self.trainer)
 
     def flops_per_token(self) -> float:
-        """FLOPs of training on one token, forward and backward, at the model's full context."""
-        config = self.exportable().config
-        return config.flops_per_token(config.longest, frozen=self.run.lora is not None)
+        """FLOPs of training on one token, forward and backward, at the model's full context: of all networks that are
+        trained, by what of them is."""
+        networks = self.networks()
+        return float(sum(networks[name].flops_per_token.training for name in networks.keys() - {*self.frozen}))
+
+    def networks(self) -> dict[str, CausalLM | ScalarModel]:
+        """The models by name, frozen ones included."""
+        return {name: part for name, part in self.named_children() if isinstance(part, CausalLM | ScalarModel)}
 
     def adopt(self, name: str, model: Any) -> None:
         """Registers a newly built model as `name`: frozen if it is in `frozen`, adapted if the run has adapters,

@@ -1,6 +1,7 @@
 """Estimates how long stages on the built-in world take on this machine's CPUs, before torch is imported."""
 
 import glob
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,15 +11,17 @@ from omegaconf import DictConfig, OmegaConf
 from components.launch import forking
 from components.launch.resolvers import is_builtin
 from components.models.config import GPTConfig
+from components.models.flops import flops_per_token
 
-# by stage: the setting with the number of the world's records, and the tokens of a record, which is all that attention
-# sees
+# by stage: the settings whose product is the number of the world's records, and the tokens of a record, which is all
+# that attention sees; the rollouts of the other stages are not estimated
 TOKENS = {
-    "pretrain": ("num_documents", 26),
-    "sft": ("demonstrations", 26),
-    "rm": ("comparisons", 41),
-    "dpo": ("comparisons", 150),
+    "pretrain": (("num_documents",), 26),
+    "sft": (("demonstrations",), 26),
+    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), (("comparisons",), 41)),
+    "kto": (("comparisons", "completions"), 25),
 }
+REFERRING = ("dpo", "kto")  # a frozen reference reads all that is trained on
 START = 8.0  # seconds of a stage besides its steps: reading, validating, exporting
 SHARE = 0.55  # of the rate of large matrix products, reached by training
 VALIDATION = 1.15  # times the steps' own seconds
@@ -33,8 +36,8 @@ def minutes(operations: Sequence[float | None]) -> float | None:
 
 
 def operations(stage: str, cfg: DictConfig) -> float | None:
-    """Floating-point operations of the training steps of pretraining, SFT, a reward model or DPO on the built-in world;
-    None for any other stage or data."""
+    """Floating-point operations of the training steps of a stage in TOKENS on the built-in world; None for any other
+    stage or data."""
     if stage == "tokenizer":
         return 0.0
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -44,13 +47,20 @@ def operations(stage: str, cfg: DictConfig) -> float | None:
     shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
     steps, epochs = trainer["max_steps"], trainer["max_epochs"]
     per_step = data["batch_size"] * trainer["accumulate_grad_batches"]
-    records, each = TOKENS[stage]
+    sizes, each = TOKENS[stage]
     packed = (plain["context"] or shape.max_position_embeddings) / each if stage == "pretrain" else 1
-    limits = [epochs * data[records]] if epochs else []
+    limits = [epochs * math.prod(data[size] for size in sizes)] if epochs else []
     limits += [steps * per_step * packed] if steps > 0 else []
     shape = shape.with_vocab(plain["tokenizer"]["vocab_size"])
-    per_token = shape.flops_per_token(each, frozen=bool(plain.get("lora")))
-    return min(limits, default=0) * each * per_token
+    lora = plain.get("lora") or {}
+    cost = flops_per_token(
+        shape,
+        each,
+        trained=(lambda name: "lora_" in name) if lora else (lambda name: True),
+        ranks=dict.fromkeys(lora.get("targets", ()), lora.get("rank", 0)),
+        head="score" if stage == "rm" else "lm_head",
+    )
+    return min(limits, default=0) * each * (cost.training + cost.forward * (stage in REFERRING))
 
 
 def _rate(size: int = 512, seconds: float = 0.1) -> float:

@@ -30,7 +30,7 @@ from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 TASKS = """
-import json, os, sys, time
+import gc, json, os, sys, time
 from pathlib import Path
 from components.launch import spawning
 
@@ -47,6 +47,7 @@ def run(cfg, imported=None):
     Path(cfg.paths.stage, "ran.json").write_text(json.dumps({
         "pid": os.getpid(), "parent": os.getppid(), "time": time.time(), "seed": cfg.seed, "run": cfg.run,
         "reads": str(cfg.artifacts.sft), "arguments": spawning.stage_arguments(cfg, "next"),
+        "collections": gc.get_stats()[1]["collections"],
     }))
     ENDS[cfg.stage.ends]()
 """
@@ -134,6 +135,7 @@ def test_a_single_run_writes_logs_run_stage(project):
     assert list(ran(project)) == ["tiny/good"]
     assert (project / "logs/tiny/good/.hydra/config.yaml").is_file()
     assert (project / "logs/tiny/good/train.log").is_file()
+    assert ran(project)["tiny/good"]["collections"] == 0  # of all that was imported and composed, which takes long
 
 
 def test_paths_are_relative_to_the_working_directory_wherever_train_py_is(project, tmp_path):

@@ -13,9 +13,10 @@ import atexit
 import gc
 import sys
 
-from components.launch import headline
-
 if __name__ == "__main__":
+    gc.disable()  # until a task starts: imports and configs leave no garbage, and looking for it takes long
+    from components.launch import headline
+
     headline.show(sys.argv[1:])  # before Hydra is imported, which alone takes longer than printing this line
 
 import hydra
@@ -25,7 +26,17 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from components.launch import choices, composing, exit_codes, forking, mistyped, quiet_logs, run_folder, sweeps
+from components.launch import (
+    choices,
+    composing,
+    exit_codes,
+    forking,
+    headline,
+    mistyped,
+    quiet_logs,
+    run_folder,
+    sweeps,
+)
 from components.launch.overrides import as_typed
 from components.system import processes
 
@@ -41,6 +52,7 @@ def main(cfg: DictConfig) -> None:
         if sweeps.is_sweep_job():
             if sweeps.is_launched_here() and processes.leaves_sweep(started):
                 raise SystemExit(0)
+            gc.enable()
             sweeps.run_sweep_job(cfg)
             return
         composing.resolve(cfg)
@@ -95,7 +107,7 @@ def run_command() -> None:
         raise SystemExit(2)
     sys.argv[1:] = choices.without_nulls(sys.argv[1:])
     sys.argv += processes.arguments_of_rank()
-    if headline.predicted(arguments):
+    if headline.predicted(typed):
         sys.argv.append(SINGLE)  # what Hydra itself would conclude, since nothing sets another mode
     # holds for Hydra 1.3
     Hydra.get_mode = mode  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 from hydra.utils import get_object
@@ -61,17 +61,6 @@ class Child:
         return self._status
 
 
-@contextmanager
-def importing() -> Iterator[None]:
-    """Turns garbage collection off: imports leave no garbage, and looking for it takes a tenth of their time."""
-    before = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        (gc.enable if before else gc.disable)()
-
-
 def prepare(config: dict[str, Any]) -> bool:
     """Imports everything that a stage's composed config names. Returns whether the stage can run in a fork.
 
@@ -85,10 +74,9 @@ def prepare(config: dict[str, Any]) -> bool:
         return False
     if _threads and _num_threads() != _threads:
         return False
-    with importing():
-        for name in [config["task"], "components.tasks.placement.in_memory", *_targets(config)]:
-            with suppress(Exception):  # reported when it is built
-                get_object(name)
+    for name in [config["task"], "components.tasks.placement.in_memory", *_targets(config)]:
+        with suppress(Exception):  # reported when it is built
+            get_object(name)
     _threads = _num_threads()
     gc.freeze()  # a collection in the forked process would touch, and so copy, everything that was imported
     return threading.active_count() == 1

@@ -1,5 +1,6 @@
 """Runs the task that a stage names, after making missing parents and fetching models."""
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
-from components.launch import forking
 from components.system import hub, processes
 from components.system.disk import present
 from components.tasks import command_line, eight_bit, parents, pipeline, reward_functions, staleness
@@ -32,11 +32,11 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     fetch_models(cfg)
     if staleness.is_up_to_date(cfg):
         return
-    with forking.importing():
-        from components.tasks.placement import in_memory  # imports torch and Lightning
+    from components.tasks.placement import in_memory  # imports torch and Lightning
 
-        get_method(cfg.task)
+    get_method(cfg.task)
     imported()
+    gc.enable()  # train.py turns it off at its start
     with in_memory(cfg):
         get_method(cfg.task)(cfg)
 

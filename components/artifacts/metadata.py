@@ -2,21 +2,22 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.artifacts.renamed import as_named_now
 from components.models.config import GPTConfig
 from components.models.hf_values import check_shape
 from components.system.disk import hash_of, present, read_json, read_json_if_any
-from components.tokenizer import folder as tokenizer_folder
-from components.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # whose import takes longer than reading all the rest
+    from components.tokenizer.tokenizer import Tokenizer
 
 CARD = "card.json"
 README = "README.md"
 KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
 RESUMED = "checkpoint (content)"  # the input that names a checkpoint with other settings that training started from
 TOKENIZERS_KEPT = 2  # the models' tokenizer, and one that differs from it in a file
-_tokenizers: dict[str, Tokenizer] = {}  # by content
+_tokenizers: "dict[str, Tokenizer]" = {}  # by content
 
 
 class ArtifactError(ValueError):
@@ -38,8 +39,11 @@ def content_hash(path: str | Path) -> str:
     return hash_of(path, but=(CARD, README))
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
+def load_tokenizer(path: str | Path) -> "Tokenizer":
     """The tokenizer in an artifact of any stage. All models of a run contain the same one, so it is cached."""
+    from components.tokenizer import folder as tokenizer_folder
+    from components.tokenizer.tokenizer import Tokenizer
+
     _expect_folder(path)
     content = tokenizer_folder.content(Path(path))
     if content not in _tokenizers:

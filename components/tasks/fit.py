@@ -94,7 +94,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
         shape, _ = store.load_config(path, context=cfg.context)
         command_line.check_shape(cfg, path, shape)
         return shape.with_vocab(tokenizer.vocab_size)
-    return staleness.set_vocabulary(cfg, tokenizer)
+    return staleness.set_vocabulary(cfg, tokenizer.vocab_size)
 
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:

@@ -15,7 +15,6 @@ from components.models.config import GPTConfig
 from components.system import hub, processes
 from components.system.disk import present
 from components.tasks import command_line
-from components.tokenizer.tokenizer import Tokenizer
 from components.training import resuming
 
 DATA = {"fit": ("data",), "train_tokenizer": ("data",), "evaluate": ("data", "comparisons", "text")}  # by task
@@ -64,7 +63,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), command_line.identity(cfg))
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)
-        set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer))
+        set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer).vocab_size)
     plain: Any = OmegaConf.to_container(cfg, resolve=True)
     try:
         data = " ".join(fingerprint_of(plain[name]) for name in DATA[task])
@@ -74,9 +73,9 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     return resuming.with_origin(inputs, cfg.resume) if task == "fit" else inputs
 
 
-def set_vocabulary(cfg: DictConfig, tokenizer: Tokenizer) -> GPTConfig:
-    """The shape of a fresh model for a tokenizer, whose size is set in the stage's config."""
-    shape: GPTConfig = instantiate(cfg.model, context=cfg.context or 0).with_vocab(tokenizer.vocab_size)
+def set_vocabulary(cfg: DictConfig, vocab_size: int) -> GPTConfig:
+    """The shape of a fresh model for a tokenizer of this size, which is set in the stage's config."""
+    shape: GPTConfig = instantiate(cfg.model, context=cfg.context or 0).with_vocab(vocab_size)
     with open_dict(cfg):
         cfg.stage.model.config.vocab_size = shape.vocab_size
     return shape

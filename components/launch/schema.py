@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from components.artifacts.renamed import RENAMED
@@ -272,21 +272,20 @@ def _missing_when_called(node: dict[str, Any], annotation: Any, path: str) -> li
 
 def _type_errors(value: Any, annotation: Any) -> list[str]:
     """pydantic's errors for a YAML value as strict JSON: "1" is not accepted for 1, but a list is for a tuple."""
-    model = _model(annotation)
+    adapter = _adapter(annotation)
     try:
-        if model is not None:
-            model.model_validate_json(json.dumps({"value": value}, default=str))
+        if adapter is not None:
+            adapter.validate_json(json.dumps([value], default=str))
     except ValidationError as error:
         return [e["msg"] for e in error.errors()]
     return []
 
 
 @functools.cache
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """A model with one `value` of the annotated type; None if pydantic does not know the type."""
-    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+def _adapter(annotation: Any) -> TypeAdapter[Any] | None:
+    """For a list of one value of the annotated type; None if pydantic does not know the type."""
     try:
-        return create_model("Value", __config__=config, value=(annotation, ...))
+        return TypeAdapter(tuple[annotation], config=ConfigDict(strict=True, arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:
         return None
 

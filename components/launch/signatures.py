@@ -314,6 +314,13 @@ def _level(source: _Source, node: ast.FunctionDef) -> Level:
     arguments += [(signature.kwarg, kinds.VAR_KEYWORD, False)] if signature.kwarg else []
     parameters = [kinds(arg.arg, kind, default=GIVEN if has else kinds.empty) for arg, kind, has in arguments]
     hints = {arg.arg: source.value(arg.annotation) for arg, _, _ in arguments if arg.annotation is not None}
-    names = {part.arg for part in ast.walk(node) if isinstance(part, ast.keyword) and part.arg}
-    texts = {part.value for part in ast.walk(node) if isinstance(part, ast.Constant) and isinstance(part.value, str)}
-    return Level(parameters, hints, names | texts)
+    return Level(parameters, hints, set(_passed(node)) if signature.kwarg else set())
+
+
+def _passed(node: ast.FunctionDef) -> Iterator[str]:
+    """The names that a constructor with **kwargs can pass to its base: those of its calls, and its strings."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.keyword) and part.arg:
+            yield part.arg
+        elif isinstance(part, ast.Constant) and isinstance(part.value, str):
+            yield part.value

@@ -263,7 +263,7 @@ def test_without_after_sweep_nothing_is_run_at_the_end(monkeypatch):
 def particular_entries() -> list[tuple[str, str]]:
     """(experiment, entry of stages) of the sweeps whose entries have overrides or a label, and the last of each."""
     found = []
-    for name in ("overoptimization", "bakeoff", "scaling"):
+    for name in ("overoptimization", "bakeoff", "scaling", "rlvr"):
         cfg = compose_config([f"experiment={name}"])
         found += [
             (name, entry) for entry in cfg.stages if "/" in entry or cfg.overrides.get(entry) or entry == cfg.stages[-1]
@@ -273,10 +273,12 @@ def particular_entries() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("experiment", "entry"), particular_entries(), ids=lambda part: part.replace("/", "-"))
 def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experiment, entry):
-    whole = compose_config([f"experiment={experiment}", "seed=3"])
+    model = ["model.path=logs/tiny/seed=3/theirs"] if experiment == "rlvr" else []
+    whole = compose_config([f"experiment={experiment}", "seed=3", *model])
     stage, _, label = entry.partition("/")
     folder = [f"paths.folder='{entry}'"] if label else []
-    job = [f"experiment={experiment}", "seed=3", f"stage={stage}", *folder, "run='tiny/seed=3'", "force=changed"]
+    job = [f"experiment={experiment}", *model, "seed=3", f"stage={stage}", *folder]
+    job += ["run='tiny/seed=3'", "force=changed"]
     cfg = compose_config([*job, *whole.overrides.get(entry, [])])
     check(cfg)
     assert cfg.paths.export == f"logs/tiny/seed=3/{'report' if stage == 'eval' else entry}/export"
@@ -284,6 +286,10 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
     if label.startswith("beta="):
         assert cfg.stage.beta == float(label.removeprefix("beta="))
         assert cfg.reads.reward == "logs/tiny/seed=3/rm/weak/export" and not cfg.gate.enabled
+    if experiment == "rlvr":
+        assert cfg.context == 128 and cfg.data.tasks[0]["operators"] == ["+"]
+        assert (cfg.data.val_fraction, cfg.stage.get("beta", 0)) == (0.15, 0)  # the same problems are held out
+        assert "reward" not in cfg.stage or cfg.stage.reward.shuffle is (label == "shuffled")
     if label.startswith("comparisons="):
         assert cfg.data.comparisons == int(label.removeprefix("comparisons=")) and cfg.data.answers_seed == 103
 

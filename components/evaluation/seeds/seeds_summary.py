@@ -67,11 +67,12 @@ def _rewards(jobs: Sequence[Job]) -> dict[str, Any] | None:
     found = over_seeds([_without_intervals(job.rewards) for job in jobs])
     if not found:
         return None
-    parts = {name: metrics["sampled"]["parts"] for name, metrics in found["models"].items()}
+    parts = {name: metrics["sampled"].get("parts", {}) for name, metrics in found["models"].items()}
+    before = parts.pop("sft", {})
     gains = {
-        name: {function: paired(part["mean"], parts["sft"][function]["mean"]) for function, part in own.items()}
+        name: {function: paired(part["mean"], before[function]["mean"]) for function, part in own.items()}
         for name, own in parts.items()
-        if "sft" in parts and name != "sft"
+        if before.keys() >= own.keys()
     }
     return {**found, "gains": gains}
 

@@ -175,10 +175,10 @@ def rewards(summary: Summary) -> Table | None:
     measured = _get(summary, "rewards", "models")
     if not measured:
         return None
-    names = list(dict.fromkeys(name for metrics in measured.values() for name in metrics["sampled"]["parts"]))
+    names = list(dict.fromkeys(n for metrics in measured.values() for n in metrics["sampled"].get("parts", {})))
     rows = []
     for model, metrics in measured.items():
-        sampled, greedy = (metrics[kind]["parts"] for kind in ("sampled", "greedy"))
+        sampled, greedy = (metrics[kind].get("parts") for kind in ("sampled", "greedy"))
         rows.append(
             [
                 model,
@@ -190,7 +190,7 @@ def rewards(summary: Summary) -> Table | None:
                 short(_get(summary, "rewards", "minutes", model, "mean")),
             ]
         )
-    columns = ["", *names, f"{names[0]} − sft", *(f"{name}, greedy" for name in names)]
+    columns = ["", *names, *(f"{name} − sft" for name in names[:1]), *(f"{name}, greedy" for name in names)]
     note = "Responses to held-out prompts, at temperature 1 if not greedy. Differences are paired by seed. Entropy in "
     note += "nats per token, KL to sft in nats per response."
     return Table("Rewards", [*columns, "entropy", "KL", "tokens", "minutes"], rows, note)

@@ -45,7 +45,7 @@ from components.artifacts.weights import (
 )
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
-from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
+from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal, value_from_causal
 from components.models.lora import Adapters, merged
 from components.models.quantized import dense_weights
 from components.system.disk import present as present
@@ -170,8 +170,9 @@ def load_scalar_from_causal(path: str | Path, *, context: int | None = None) -> 
 
 def load_value(path: str | Path, *, context: int | None = None) -> ScalarModel:
     """A value model to train: the reward or value model in a folder, or a new head on the language model in it."""
-    kind = load_config(path, context=context)[1]
-    return (load_scalar_from_causal if kind == "CausalLM" else load_scalar)(path, context=context)
+    if load_config(path, context=context)[1] == "CausalLM":
+        return value_from_causal(load_causal_lm(path, context=context))
+    return load_scalar(path, context=context)
 
 
 def new_or_loaded(config: GPTConfig, *, path: str | None = None, context: int | None = None) -> CausalLM:

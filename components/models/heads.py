@@ -138,3 +138,10 @@ def scalar_from_causal(causal: CausalLM) -> ScalarModel:
     nn.init.normal_(model.score.weight, std=(causal.config.hidden_size + 1) ** -0.5)
     nn.init.zeros_(model.score.bias)
     return model
+
+
+def value_from_causal(causal: CausalLM) -> ScalarModel:
+    """The same for a value model: its head is 0, so that at first it adds no noise to the advantages."""
+    model = scalar_from_causal(causal)
+    nn.init.zeros_(model.score.weight)
+    return model

@@ -15,7 +15,7 @@ from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
 from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses
-from components.models.heads import ScalarModel, scalar_from_causal
+from components.models.heads import ScalarModel, value_from_causal
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
 from components.system.limits import Count, NonNegative, Positive, Share
@@ -96,7 +96,7 @@ class PPO(OnPolicy):
             assert isinstance(self.reward, ScalarModel)
             return self.reward.fork()
         if self.run.lora is not None and same_folder(self.value_builder, self.policy_builder):
-            return scalar_from_causal(self.policy)
+            return value_from_causal(self.policy)
         return self.value_builder()
 
     def on_fit_start(self) -> None:

@@ -4,12 +4,13 @@ The full (N, V) logits never exist, neither in the forward pass nor in the backw
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from components.functional.divergences import Kind, check_kind, divergences
 from components.functional.shapes import at_least_float32
 
 CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a CPU's cache; a GPU wants large products
@@ -33,8 +34,7 @@ def linear_logprobs(
     Raises ValueError if shapes do not match or temperature <= 0.
     """
     _check("linear_logprobs", hidden, weight, targets)
-    if temperature <= 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
+    _check_temperature(temperature)
     arguments = (hidden, weight, targets, temperature, with_entropy, unused)
     return _LinearLogprobs.apply(*arguments)  # type: ignore[no-untyped-call]
 
@@ -52,6 +52,48 @@ def linear_cross_entropy(
     """
     _check("linear_cross_entropy", hidden, weight, targets)
     return _LinearCrossEntropy.apply(hidden, weight, targets, unused)  # type: ignore[no-untyped-call]
+
+
+class LinearDivergence(NamedTuple):
+    """total: scalar, the sum of the divergence over all tokens, with gradient for the student. The others: (N,), per
+    token, without gradient; see functional.divergences."""
+
+    total: Tensor
+    forward: Tensor
+    reverse: Tensor
+    entropy: Tensor
+
+
+def linear_divergence(
+    hidden: Tensor,
+    weight: Tensor,
+    teacher_hidden: Tensor,
+    teacher_weight: Tensor,
+    *,
+    kind: Kind,
+    beta: float,
+    temperature: float,
+    unused: Tensor | None = None,
+    teacher_unused: Tensor | None = None,
+) -> LinearDivergence:
+    """How far softmax(hidden · weightᵀ / temperature) is from the teacher's, at each of N tokens, in nats.
+
+    hidden: (N, D), weight: (V, D), unused: (V,) bool as in linear_logprobs; the teacher's have a D and a V of their
+    own. Ids beyond the smaller V, and those unused by either, are left out of both distributions. kind, beta: see
+    functional.divergences. As in linear_cross_entropy, gradients are computed in the same pass.
+    Raises ValueError if shapes do not match, temperature <= 0, or kind or beta is not one that exists.
+    """
+    _check("linear_divergence", hidden, weight, teacher_hidden[..., 0])
+    _check("linear_divergence of the teacher", teacher_hidden, teacher_weight, hidden[..., 0])
+    _check_temperature(temperature)
+    check_kind(kind, beta)
+    size = min(len(weight), len(teacher_weight))
+    masks = [mask[:size] for mask in (unused, teacher_unused) if mask is not None]
+    left_out = torch.stack(masks).any(0) if masks else None
+    matrix = weight if len(weight) == size else weight[:size]
+    arguments = (hidden, matrix, teacher_hidden.detach(), teacher_weight.detach()[:size])
+    parts = _LinearDivergence.apply(*arguments, kind, beta, temperature, left_out)  # type: ignore[no-untyped-call]
+    return LinearDivergence(*parts)
 
 
 class _LinearLogprobs(torch.autograd.Function):
@@ -126,13 +168,53 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Tensor | None, ...]:
-        rows, weight = ctx.saved_tensors
-        return (
-            None if rows is None else (rows * grad).to(ctx.types[0]),
-            None if weight is None else (weight * grad).to(ctx.types[1]),
-            None,
-            None,
-        )
+        return *_times(grad, ctx), None, None
+
+
+class _LinearDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        teacher_hidden: Tensor,
+        teacher_weight: Tensor,
+        kind: Kind,
+        beta: float,
+        temperature: float,
+        unused: Tensor | None,
+    ) -> tuple[Tensor, ...]:
+        rows, matrix = _in_compute_type(hidden, weight)
+        teacher_rows, teacher_matrix = _in_compute_type(teacher_hidden, teacher_weight)
+        gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
+        losses, tokens = [], []
+        for part in _parts(len(rows), weight):
+            found = divergences(
+                _log_softmax(rows[part], matrix, temperature, unused),
+                _log_softmax(teacher_rows[part], teacher_matrix, temperature, unused),
+                kind=kind,
+                beta=beta,
+            )
+            losses.append(found.loss.sum())
+            tokens.append((found.forward, found.reverse, found.entropy))
+            if any(ctx.needs_input_grad):
+                gradients.add(part, (found.slope / temperature).to(matrix.dtype), matrix)
+        ctx.save_for_backward(gradients.rows, gradients.weight)
+        ctx.types = hidden.dtype, weight.dtype
+        per_token = [torch.cat(values) for values in zip(*tokens, strict=True)]
+        ctx.mark_non_differentiable(*per_token)
+        return torch.stack(losses).sum(), *per_token
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        return *_times(grad, ctx), *[None] * 6
+
+
+def _times(grad: Tensor, ctx: Any) -> tuple[Tensor | None, ...]:
+    """The saved gradients of a sum, times its own gradient."""
+    saved = zip(ctx.saved_tensors, ctx.types, strict=True)
+    return tuple(None if tensor is None else (tensor * grad).to(dtype) for tensor, dtype in saved)
 
 
 class _Gradients:
@@ -182,6 +264,11 @@ def _parts(count: int, weight: Tensor) -> Iterator[slice]:
     """Slices of rows; a single empty one if there are no rows."""
     step = max(CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0], 1)
     yield from (slice(start, min(start + step, count)) for start in range(0, max(count, 1), step))
+
+
+def _check_temperature(temperature: float) -> None:
+    if temperature <= 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
 
 
 def _check(function: str, hidden: Tensor, weight: Tensor, targets: Tensor) -> None:

@@ -31,6 +31,17 @@ class PackedResponses(NamedTuple):
     sources: Tensor
     last: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by name, as plain data for a checkpoint."""
+        own = {name: field for name, field in self._asdict().items() if isinstance(field, Tensor)}
+        return {**own, **self.layout._asdict()}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """The responses that have these `tensors`."""
+        layout = Layout(*(tensors[name] for name in Layout._fields))
+        return cls(layout=layout, **{name: tensors[name] for name in cls._fields if name != "layout"})
+
 
 class ModelOutputs(NamedTuple):
     """What the models of a stage say of N responses.
@@ -100,17 +111,14 @@ class Minibatch(NamedTuple):
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as plain data for a checkpoint."""
-        rows, own = self.packed._asdict(), self._asdict()
-        flat = {**rows, **rows.pop("layout")._asdict(), **own}
-        return {name: tensor for name, tensor in flat.items() if isinstance(tensor, Tensor)}
+        own = {name: field for name, field in self._asdict().items() if isinstance(field, Tensor)}
+        return {**self.packed.tensors(), **own}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The minibatch that has these `tensors`."""
-        layout = Layout(*(tensors[name] for name in Layout._fields))
-        rows = {name: tensors[name] for name in PackedResponses._fields if name != "layout"}
         own = {name: tensors[name] for name in cls._fields if name in tensors}
-        return cls(packed=PackedResponses(layout=layout, **rows), **own)
+        return cls(packed=PackedResponses.of(tensors), **own)
 
 
 def packed(
@@ -148,6 +156,22 @@ def packed(
     )
 
 
+def shares(total: int, *, epochs: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """The numbers, (n,) int64, of the responses in each of `count` minibatches per epoch, of `total` responses: in the
+    given order in the first epoch, then newly permuted in each.
+
+    So the first epoch has the same rows on which the old log-probabilities were computed in `count` parts, and its
+    ratios are exactly 1: in bf16, other rows round differently, by up to 3% in a ratio. Prompts are already shuffled.
+    Raises ValueError if there are fewer responses than minibatches.
+    """
+    if total < count:
+        raise ValueError(f"rollout: {total} responses cannot make {count} minibatches; lower stage.minibatches")
+    for epoch in range(epochs):
+        order = torch.randperm(total, generator=generator) if epoch else torch.arange(total)
+        for rows in order.tensor_split(count):
+            yield rows.sort().values  # keeps equal prompts adjacent
+
+
 def minibatches(
     prompts: Sequence[Sequence[int]],
     experience: Experience,
@@ -158,29 +182,18 @@ def minibatches(
     pad_id: int,
     generator: torch.Generator,
 ) -> Iterator[Minibatch]:
-    """`count` packed minibatches per epoch: in the given order in the first epoch, then newly permuted in each.
-
-    So the first epoch has the same rows on which the old log-probabilities were computed in `count` parts, and its
-    ratios are exactly 1: in bf16, other rows round differently, by up to 3% in a ratio. Prompts are already shuffled.
-    Raises ValueError if there are fewer responses than minibatches.
-    """
-    total = len(prompts)
-    if total < count:
-        raise ValueError(f"rollout: {total} responses cannot make {count} minibatches; lower stage.minibatches")
-    for epoch in range(epochs):
-        order = torch.randperm(total, generator=generator) if epoch else torch.arange(total)
-        for rows in order.tensor_split(count):
-            chosen = rows.sort().values  # keeps equal prompts adjacent
-            part = experience.select(chosen)
-            asked = [prompts[i] for i in chosen.tolist()]
-            yield Minibatch(
-                packed=packed(asked, part.response_ids, part.mask, row_length=row_length, pad_id=pad_id),
-                old_logprobs=part.old_logprobs,
-                reference_logprobs=part.reference_logprobs,
-                old_values=part.old_values,
-                advantages=part.advantages,
-                returns=part.returns,
-            )
+    """The packed minibatches of `shares`."""
+    for chosen in shares(len(prompts), epochs=epochs, count=count, generator=generator):
+        part = experience.select(chosen)
+        asked = [prompts[i] for i in chosen.tolist()]
+        yield Minibatch(
+            packed=packed(asked, part.response_ids, part.mask, row_length=row_length, pad_id=pad_id),
+            old_logprobs=part.old_logprobs,
+            reference_logprobs=part.reference_logprobs,
+            old_values=part.old_values,
+            advantages=part.advantages,
+            returns=part.returns,
+        )
 
 
 def _fits(document: list[Sequence[int]], response: Sequence[int], row_length: int) -> bool:

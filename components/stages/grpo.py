@@ -15,7 +15,8 @@ from components.functional.seeding import seeded
 from components.generation.responses import approximate_kl, response_logprobs
 from components.generation.rollout import Experience, Minibatch, ModelOutputs
 from components.rewards.reward import as_reward
-from components.stages.onpolicy import Further, OnPolicy
+from components.stages.onpolicy import OnPolicy
+from components.stages.rollouts import Further
 from components.system.limits import NonNegativeInt, Positive
 from components.training.contract import Chart, LossOutput, Term
 

@@ -1,7 +1,6 @@
 """Base of the on-policy stages: collects experience with a policy, its reference and a reward."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,35 +9,30 @@ from torch import Tensor, nn
 from components.functional.logprobs import kl_k1
 from components.functional.masking import masked_mean
 from components.functional.seeding import seeded
-from components.generation.generate import Samples, Sampling, generate
+from components.generation.generate import Samples
 from components.generation.responses import response_logprobs, summary, with_spread
-from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses, minibatches, packed
+from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses, minibatches
 from components.models.heads import CausalLM, ScalarModel
-from components.models.shards import unsharded
 from components.rewards.reward import Reward, Scores, as_reward, batch_of
-from components.stages.stage import Stage
-from components.system.limits import Count, NonNegative
+from components.stages.rollouts import SHOWN, Further, RolloutStage
+from components.system.limits import NonNegative
 from components.training.averages import Averages
-from components.training.clock import Clock
-from components.training.contract import Chart, Spent
-from components.training.self_checks import check_first_forward, check_responses, check_score_positions
+from components.training.contract import Chart
+from components.training.self_checks import check_first_forward, check_score_positions
 
 PART = "reward_"  # begins the metric of one of a reward's functions
-Further = Callable[[int], list[dict[str, Any]]]
-SHOWN = 8  # responses in the table of samples
 
 
-class OnPolicy(Stage):
+class OnPolicy(RolloutStage):
     """Samples responses, scores them, and turns them into minibatches. A subclass defines advantages and compute_loss.
 
-    beta: the KL coefficient. samples_per_prompt: responses to each prompt. epochs, minibatches: passes over a rollout,
-    and the number of minibatches in each. reward: builds a network, which is then frozen, or any other Reward.
-    missing_end_score: replaces the score of a response that did not end by itself within max_new_tokens; None keeps the
-    reward's own score of it. score_scale: multiplies the reward's scores; None: set once, on the first rollout, to give
-    scores unit standard deviation, so beta and learning rates mean the same for every reward model. The scale is a
-    buffer and is saved.
+    beta: the KL coefficient. reward: builds a network, which is then frozen, or any other Reward. missing_end_score:
+    replaces the score of a response that did not end by itself within max_new_tokens; None keeps the reward's own score
+    of it. score_scale: multiplies the reward's scores; None: set once, on the first rollout, to give scores unit
+    standard deviation, so beta and learning rates mean the same for every reward model. The scale is a buffer and is
+    saved.
 
-    rollout/ (before any update on it; val/ has the same on held-out prompts)
+    Metrics in addition to those of RolloutStage; score up and gold down is over-optimization:
     score                 mean score, missing ends included; rises, then levels off
     reward_<name>         mean score by one of the reward's functions, unscaled and unweighted, over the responses that
                           it applies to
@@ -46,19 +40,12 @@ class OnPolicy(Stage):
     kl                    mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10; negative is a bug
     kl_stderr             standard error of kl over the rollout's responses
     kl_k3                 the same by the k3 estimator, never negative
-    entropy               mean nats per token; falls slowly; an early collapse to ~0 means too large a step
-    length, finished      tokens per response; share of responses that ended by themselves, healthy 0.9 to 1
     equal_groups          share of prompts whose responses (if several) all have the same score, so the reward gives
                           no signal; healthy below 0.5
-    seconds_*             mean over processes, of generate, policy, reference, score, value (PPO), update (on the
-                          previous rollout), other
-    gold, correct         true quality of the same responses by the built-in world's judge. Score up and gold down is
-                          over-optimization
-    wrong_name            share of responses that name a person other than the one asked about, by the same judge
+    seconds_*             also of policy, reference, score, value (PPO)
     beta                  the current KL coefficient
     """
 
-    policy: CausalLM
     reference: CausalLM
     reward: ScalarModel | Reward  # a network is frozen
     beta: Tensor
@@ -73,46 +60,24 @@ class OnPolicy(Stage):
         Chart("length, tokens", ("rollout/length", "val/length")),
         Chart("ended by themselves", ("rollout/finished",), 0.9, 1.0),
     )
-    rollout_is_spent = False  # whether the loader drops the rest of the current rollout
     minibatch_of = staticmethod(Minibatch.of)
-    samples_at_hand = True
 
     def __init__(
         self,
-        policy: Callable[[], CausalLM],
         reward: Callable[[], ScalarModel | Reward],
-        sampling: Sampling,
-        stop_ids: Sequence[int],
-        pad_id: int,
         beta: NonNegative,
-        epochs: Count,
-        minibatches: Count,
         missing_end_score: float | None,
-        samples_per_prompt: int = 1,
         score_scale: float | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
-        if sampling.temperature <= 0 or sampling.top_k or sampling.top_p < 1:
-            raise ValueError(
-                "stage.sampling: rollouts must be sampled from the policy itself (temperature > 0, top_k 0, top_p 1), "
-                f"got {sampling}; a filtered distribution is not the one that is trained"
-            )
-        self.policy_builder, self.reward_builder = policy, reward
-        self.sampling, self.stop_ids, self.pad_id = sampling, tuple(stop_ids), pad_id
-        self.epochs, self.minibatches, self.samples_per_prompt = epochs, minibatches, samples_per_prompt
+        self.reward_builder = reward
         self.missing_end_score = missing_end_score
         self.register_buffer("beta", torch.tensor(float(beta)))
         if score_scale is not None and score_scale <= 0:
             raise ValueError(f"stage.score_scale: expected a factor above 0, or null to measure it, got {score_scale}")
         self.register_buffer("score_scale", torch.tensor(score_scale or 0.0))  # 0: not measured yet
-        self.max_new_tokens = sampling.max_new_tokens
-        self._spent = Spent()
-        self.clock = Clock()
-        self._checked = False
         self._rollout_began = False
-        self._latest: dict[str, Tensor] = {}  # of the latest rollout, for histograms
-        self._shown: list[tuple[list[int], list[int], float, float]] = []
 
     def configure_model(self) -> None:
         if not hasattr(self, "policy"):
@@ -137,7 +102,7 @@ class OnPolicy(Stage):
         """
         self.clock.mark("update")
         self.rollout_is_spent = False
-        prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        prompts = self.repeated(prompts)
         with self.collecting():
             experience = self.scored(prompts, seeded(self.device, self.run.seed, self.global_rank, rollout))
             self.report(experience, prompts)
@@ -145,10 +110,7 @@ class OnPolicy(Stage):
             experience = self.advantages(experience)
         parts = self.split([prompt["ids"] for prompt in prompts], experience, rollout)
         self.self_check(experience, parts[0], rollout)
-        self.clock.mark("other")
-        seconds = self.clock.read()
-        means = self.all_reduced(torch.tensor(list(seconds.values()))) / self.trainer.world_size
-        self.log_now({f"rollout/seconds_{name}": float(mean) for name, mean in zip(seconds, means, strict=True)})
+        self.log_seconds()
         return parts
 
     def scored(self, prompts: list[dict[str, Any]], generator: torch.Generator) -> Experience:
@@ -164,31 +126,6 @@ class OnPolicy(Stage):
         """The prompts and the experience that are trained on, in place of those that were sampled first."""
         return prompts, experience
 
-    @contextmanager
-    def collecting(self) -> Iterator[None]:
-        """Runs without gradients or dropout, in the trainer's precision."""
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad(), unsharded(self), self.trainer.precision_plugin.forward_context():
-                yield
-        finally:
-            self.train(was_training)
-
-    def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Samples:
-        """A response to each of N prompts, of which each samples_per_prompt in a row are equal."""
-        samples = generate(
-            self.policy,
-            prompts[:: self.samples_per_prompt],
-            self.sampling,
-            stop_ids=self.stop_ids,
-            pad_id=self.pad_id,
-            generator=generator,
-            samples_per_prompt=self.samples_per_prompt,
-        )
-        self.clock.mark("generate")
-        return samples
-
     def assess(self, prompts: list[dict[str, Any]], samples: Samples) -> tuple[ModelOutputs, Scores]:
         """The models' outputs on all samples, computed in one part per minibatch, and the samples' unscaled scores."""
         parts = self.packed_parts(prompts, samples.ids, samples.mask)
@@ -197,14 +134,6 @@ class OnPolicy(Stage):
         scores = as_reward(self.reward).score(batch).to(self.device)
         self.clock.mark("score")
         return outputs, scores
-
-    def packed_parts(self, prompts: list[dict[str, Any]], ids: Tensor, mask: Tensor) -> list[PackedResponses]:
-        """Responses (N, R) in rows for the models to read, in one part per minibatch."""
-        parts = []
-        for rows in torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts))):
-            tensors, asked = (ids[rows.to(ids.device)], mask[rows.to(mask.device)]), [prompts[i]["ids"] for i in rows]
-            parts.append(packed(asked, *tensors, row_length=self.row_length, pad_id=self.pad_id))
-        return parts
 
     def assess_part(self, part: PackedResponses) -> ModelOutputs:
         """The models' outputs on packed responses.
@@ -270,12 +199,8 @@ class OnPolicy(Stage):
         )
         return list(parts)
 
-    @property
-    def row_length(self) -> int:
-        return self.policy.config.longest
-
     def validation_step(self, prompts: list[dict[str, Any]], batch_idx: int) -> None:
-        prompts = [prompt for prompt in prompts for _ in range(self.samples_per_prompt)]
+        prompts = self.repeated(prompts)
         ids = [prompt["ids"] for prompt in prompts]
         with self.collecting(), self.clock.paused():
             samples = self.sample(ids, seeded(self.device, self.run.seed, self.global_rank, batch_idx, 2))
@@ -299,17 +224,6 @@ class OnPolicy(Stage):
         metrics = with_spread(metrics)
         metrics.pop("kl_std")  # rollouts report its standard error instead
         return metrics
-
-    def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
-        """Adds a rollout's cost: a forward pass to sample, and one of every network. Equal prompts count once."""
-        sampled = int(mask.sum())
-        read = sampled + sum(map(len, prompts[:: self.samples_per_prompt]))
-        readers = [self.policy, *self.networks().values()]
-        flops = read * sum(network.flops_per_token.forward for network in readers)
-        self._spent = Spent(self._spent.generated_tokens + sampled, self._spent.flops + flops)
-
-    def spent(self) -> Spent:
-        return self._spent
 
     def judge_metrics(self, prompts: list[dict[str, Any]], experience: Experience) -> dict[str, float]:
         """True quality of the responses, if the data has a judge."""
@@ -335,29 +249,13 @@ class OnPolicy(Stage):
         self._rollout_began = True
         self.headline = {n: float(metrics[n]) for n in ("score", "gold", "kl", "entropy") if n in metrics}
         self._latest = {"rollout/scores": experience.rewards, "rollout/lengths": experience.mask.sum(1).float()}
-        ids = [prompt["ids"] for prompt in prompts[:SHOWN]]
-        scores, kl = experience.rewards[:SHOWN].tolist(), experience.kl[:SHOWN].sum(1).tolist()
-        self._shown = list(zip(ids, self.responses(experience, SHOWN), scores, kl, strict=True))
+        of_responses = {"score": experience.rewards, "kl": experience.kl.sum(1)}
+        self.show(prompts, self.responses(experience, SHOWN), of_responses)
 
     def all_equal(self, rewards: Tensor, parts: Tensor | None) -> Tensor:
         """(groups,) bool: whether all rewards (N,) of a group are equal, so that it teaches nothing. parts: of them."""
         groups = rewards.view(-1, self.samples_per_prompt)
         return (groups == groups[:, :1]).all(1)
-
-    def histograms(self) -> dict[str, Tensor]:
-        """Scores and lengths of the latest rollout of all processes."""
-        return {name: self.gathered(values) for name, values in self._latest.items()}
-
-    def sample_texts(self) -> list[dict[str, Any]]:
-        """The first responses of the latest rollout, for the table of samples."""
-        tokenizer = self.data.tokenizer
-        if tokenizer is None:
-            return []
-        decode = tokenizer.decode
-        return [
-            {"prompt": decode(prompt), "response": decode(response, skip_special=False), "score": score, "kl": kl}
-            for prompt, response, score, kl in self._shown
-        ]
 
     def self_check(self, experience: Experience, batch: Minibatch, rollout: int) -> None:
         """Checks, once per process, that the training forward matches the rollout's records and responses are valid.
@@ -374,14 +272,7 @@ class OnPolicy(Stage):
         exact = self.trainer.precision == "32-true"
         self.log_checks(
             check_first_forward(logprobs, batch.old_logprobs, reference, batch.mask, exact=exact),
-            check_responses(
-                experience.response_ids,
-                experience.mask,
-                experience.finished,
-                vocab_size=self.policy.config.vocab_size,
-                unused_ids=self.policy.config.unused_ids,
-                stop_ids=self.stop_ids,
-            ),
+            self.check_of_responses(experience.response_ids, experience.mask, experience.finished),
             check_score_positions(batch.packed.input_ids, batch.packed.last, batch.packed.response_ids, batch.mask),
         )
         self._checked = True
@@ -390,9 +281,3 @@ class OnPolicy(Stage):
         """Also at the first step of a rollout, whose ratio is checked."""
         began, self._rollout_began = self._rollout_began, False
         return super()._due() or began
-
-    def sum_over_ranks(self, total: Tensor) -> Tensor:
-        return self.all_reduced(total).to(total.dtype)
-
-    def exportable(self) -> CausalLM:
-        return self.policy

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
+from components.data.loading.experience import Minibatch
 from components.generation.generate import Samples
-from components.generation.rollout import Minibatch
-from components.stages.onpolicy import OnPolicy
+from components.stages.rollouts import RolloutStage
 from components.training.fsdp import FullySharded
 from tests.kit.tiny_stages import END, PAD, PROMPTS, Batches
 
@@ -81,7 +81,7 @@ def _wait(pids: list[int], seconds: float) -> list[int]:
     return [codes[pid] for pid in pids]
 
 
-class GivenResponses(OnPolicy):
+class GivenResponses(RolloutStage):
     """Returns given responses, which depend on the number of the prompt and the rollout alone."""
 
     def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Samples:
@@ -106,7 +106,7 @@ class GivenResponses(OnPolicy):
 class Rollouts(Batches):
     """Collects one rollout after the other; of several ranks, each on its own prompts."""
 
-    def __init__(self, stage: OnPolicy, *prompts_of_ranks: list[dict], count: int = 2, updates: int = 1) -> None:
+    def __init__(self, stage: RolloutStage, *prompts_of_ranks: list[dict], count: int = 2, updates: int = 1) -> None:
         super().__init__(*([prompts] * count for prompts in prompts_of_ranks))
         self.stage, self.updates = stage, updates
 

@@ -19,7 +19,8 @@ def require(reads: dict[str, str], artifacts: dict[str, str], identity: str) -> 
     artifacts: the expected paths of these artifacts and of those that they are made from, by stage, each after those
     that it is made from; identity: the overrides that name the run, such as "model=small run=x".
     Raises ArtifactError naming the missing stage that comes last in the pipeline, the command that makes it, and, if
-    its own predecessors are missing too, the command that makes all of them.
+    its own predecessors are missing too, the command that makes all of them; or, for a folder that is no stage's, the
+    settings that name it.
     """
     order = list(artifacts)
     stages = {path: stage for stage, path in artifacts.items()}
@@ -27,8 +28,11 @@ def require(reads: dict[str, str], artifacts: dict[str, str], identity: str) -> 
     if missing:
         stage = max(missing, key=lambda s: order.index(s) if s in order else len(order))
         path = next(path for name, path in reads.items() if stages.get(path, name) == stage)
+        if path not in stages:
+            keys = ", ".join(f"reads.{name}=<folder>" for name, other in reads.items() if other == path)
+            raise ArtifactError(f"no artifact at {path}, which is no stage's usual place. Name another folder: {keys}")
         message = f"no {stage} artifact at {path}. Make it with: python train.py stage={stage} {identity}"
-        chain = [s for s in order[: order.index(stage) + 1] if not present(artifacts[s])] if stage in order else []
+        chain = [s for s in order[: order.index(stage) + 1] if not present(artifacts[s])]
         if len(chain) > 1:
             command = f"python train.py stage=all {identity} 'stages=[{','.join(chain)}]'"
             message += f"\nor, with everything that it needs: {command}"

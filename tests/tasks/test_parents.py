@@ -87,11 +87,17 @@ def test_the_jobs_of_a_sweep_share_their_parents(logs, monkeypatch):
 
 @pytest.mark.parametrize(
     "named",
-    ["artifacts.sft=nowhere", "from=other", "reads.model=nowhere", "parents=never", "artifacts.tokenizer=nowhere"],
+    ["artifacts.sft=nowhere", "from=other", "parents=never", "artifacts.tokenizer=nowhere"],
 )
 def test_a_parent_that_the_command_line_names_is_never_made(named, logs):
     with pytest.raises(ArtifactError, match=r"no \w+ artifact at .*Make it with: python train.py stage="):
         missing("stage=rm", named)
+
+
+def test_a_folder_that_no_stage_writes_is_named_with_its_settings_and_without_a_command(logs):
+    said = "no artifact at nowhere, which is no stage's usual place. Name another folder: .*reads.model=<folder>"
+    with pytest.raises(ArtifactError, match=said):
+        missing("stage=rm", "reads.model=nowhere")
 
 
 def test_the_command_for_a_missing_artifact_makes_only_what_that_artifact_is_made_from(logs):

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,20 @@ def same_tokenizer(fingerprints: dict[str, str]) -> None:
             "the artifacts were made with different tokenizers. Make the later stages again with the same one and "
             f"force=true. Fingerprints:\n{listing}"
         )
+
+
+def same_vocabulary(student: str, tokens: Sequence[str], teacher: str, others: Sequence[str], key: str) -> None:
+    """Raises ArtifactError unless every id is the same token in both models' tokenizers; "" is no token.
+
+    tokens, others: by id. key: the setting that names the teacher.
+    """
+    for number, (one, other) in enumerate(zip_longest(tokens, others, fillvalue="")):
+        if one != other:
+            raise ArtifactError(
+                f"the teacher {teacher} has another vocabulary than the student {student}: id {number} is {other!r} "
+                f"for the teacher and {one!r} for the student ({len(others)} and {len(tokens)} ids). Its distributions "
+                f"can be compared only over the same tokens; choose a teacher with the same tokenizer: {key}=<folder>"
+            )
 
 
 def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, in_another_run: str = "run=<name>") -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from components.functional.divergences import Kind
 from components.functional.logprobs import kl_k3
 from components.functional.masking import masked_mean, zero_outside
-from components.functional.output_layer import linear_logprobs
+from components.functional.output_layer import LinearDivergence, linear_divergence, linear_logprobs
 from components.generation.rollout import Experience, PackedResponses
 from components.models.heads import CausalLM, ScalarModel
 
@@ -31,6 +32,29 @@ def response_logprobs(
         with_entropy=with_entropy,
     )
     return _scattered(logprobs, mask), _scattered(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
+
+
+def response_divergences(
+    student: CausalLM, teacher: CausalLM, packed: PackedResponses, *, kind: Kind, beta: float, temperature: float
+) -> LinearDivergence:
+    """How far the student is from the teacher at every response token: total, the sum, has a gradient for the student
+    alone; forward, reverse and entropy are (N, R) in nats, 0 where masked, without gradient.
+
+    Only the hidden states that predict a response token pass through the heads, a chunk of them at a time.
+    """
+    mask, places = packed.mask, packed.sources[packed.mask]
+    hidden = student.hidden(packed.input_ids, packed.layout).flatten(0, 1)[places]
+    with torch.no_grad():
+        taught = teacher.hidden(packed.input_ids, packed.layout).flatten(0, 1)[places]
+
+    def through_both(rows: Tensor, weight: Tensor, *, unused: Tensor | None) -> LinearDivergence:
+        """Inside the teacher's head, so that both matrices are whole if the models are sharded."""
+        settings = {"teacher_unused": unused, "kind": kind, "beta": beta, "temperature": temperature}
+        found: LinearDivergence = student.through_head(linear_divergence, hidden, rows, weight, **settings)
+        return found
+
+    total, *tokens = teacher.through_head(through_both, taught)
+    return LinearDivergence(total, *(_scattered(values, mask) for values in tokens))
 
 
 def response_values(model: ScalarModel, packed: PackedResponses) -> Tensor:

@@ -19,7 +19,7 @@ CHOOSES = re.compile(r"^ *- (?:override )?/(\w+)(?:@\w+)?: (\w+)", re.M)  # in a
 @functools.cache
 def read_by() -> dict[str, list[str]]:
     """{stage that makes an artifact: the stages whose artifacts it reads}: those that its YAML names, and the YAMLs
-    that this one chooses."""
+    that this one chooses. Other artifacts that it names, such as a teacher, are no stage's."""
     table = {}
     for file in sorted((CONF / "stage").glob("*.yaml")):
         text = file.read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def read_by() -> dict[str, list[str]]:
             chosen = [CONF / group / f"{name}.yaml" for group, name in CHOOSES.findall(text)]
             texts = [text, *(other.read_text(encoding="utf-8") for other in chosen if other.exists())]
             table[file.stem] = [stage for one in texts for stage in READS.findall(one)]
-    return table
+    return {stage: [other for other in read if other in table] for stage, read in table.items()}
 
 
 def in_order(stages: Iterable[str]) -> list[str]:

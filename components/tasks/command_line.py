@@ -27,7 +27,7 @@ from components.system.disk import present
 
 log = logging.getLogger(__name__)
 BETTER = {  # by mode, the metrics of validations that can select; for others, such as a length, neither is better
-    "min": ("loss", "perplexity", "bits_per_byte", "ece", "wrong_name"),
+    "min": ("loss", "perplexity", "bits_per_byte", "ece", "wrong_name", "reverse_kl", "forward_kl", "response_kl"),
     "max": ("accuracy", "accuracy_length_matched", "margin", "score", "gold", "correct"),
 }
 LIMITS = {"max_steps": -1, "max_epochs": None}  # the trainer's, with the value that means none
@@ -243,8 +243,8 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
 
 def expected_artifacts(cfg: DictConfig) -> dict[str, str]:
     """The usual paths of the artifacts that this stage reads and of those that they are made from, by stage, each after
-    those that it is made from."""
-    stages = {path: stage for stage, path in cfg.artifacts.items()}
+    those that it is made from. An entry of `artifacts` that no stage is named for, such as a teacher, is none's."""
+    stages = {path: stage for stage, path in cfg.artifacts.items() if stage in artifact_table.read_by()}
     read = [stages[path] for path in cfg.reads.values() if path in stages]
     return {stage: cfg.artifacts[stage] for stage in artifact_table.in_order(read) if stage in cfg.artifacts}
 

@@ -25,10 +25,20 @@ def surroundings(cfg: DictConfig) -> dict[str, Any]:
 
 
 def common_tokenizer(cfg: DictConfig) -> Tokenizer:
-    """The tokenizer of all artifacts read; raises ArtifactError if they differ."""
+    """The tokenizer of all artifacts read; raises ArtifactError if they differ.
+
+    Only the vocabulary of a teacher (stage.teacher) has to be the same: chats are rendered by the student's template.
+    """
+    teacher = cfg.reads.teacher if "teacher" in cfg.get("stage", {}) else None
     tokenizers = {path: load_tokenizer(path) for path in cfg.reads.values()}
-    lineage.same_tokenizer({path: tokenizer.fingerprint for path, tokenizer in tokenizers.items()})
-    return tokenizers[cfg.reads.tokenizer]
+    alike = {path: tokenizer.fingerprint for path, tokenizer in tokenizers.items() if path != teacher}
+    lineage.same_tokenizer(alike)
+    tokenizer = tokenizers[cfg.reads.tokenizer]
+    if teacher is not None:
+        lineage.same_vocabulary(
+            cfg.reads.model, tokenizer.codec.tokens, teacher, tokenizers[teacher].codec.tokens, "artifacts.teacher"
+        )
+    return tokenizer
 
 
 def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:

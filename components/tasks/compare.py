@@ -20,7 +20,7 @@ from components.launch import settings
 from components.launch.schema import schema_of
 from components.system.disk import write_json
 from components.tasks import command_line, common, reward_functions
-from components.tasks.placement import Place, check_reward_room
+from components.tasks.placement import Place, check_room
 from components.world.randomness import generator
 
 COMPLETIONS = "completions.jsonl"
@@ -40,7 +40,7 @@ def compare(cfg: DictConfig) -> None:
     command_line.check_shape(cfg, cfg.reads.model, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
-    check_reward_room(cfg, data, "stage.max_new_tokens")
+    check_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from components.evaluation.report.learning import learned
 from components.launch import settings
 from components.system import provenance
 from components.tasks import command_line, common
-from components.tasks.placement import Place, check_reward_room
+from components.tasks.placement import Place, check_room
 
 NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
 
@@ -29,7 +29,7 @@ def evaluate(cfg: DictConfig) -> None:
     command_line.check_shape(cfg, cfg.reads.sft, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data, rankings, text = (instantiate(cfg[name], **arguments) for name in ("data", "comparisons", "text"))
-    check_reward_room(cfg, data, "stage.max_new_tokens")
+    check_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)
     done = output.read(cfg.paths.stage)

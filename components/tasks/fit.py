@@ -22,7 +22,7 @@ from components.callbacks.weight_average import WeightAverage
 from components.launch import settings
 from components.launch.schema import schema_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
-from components.tasks.placement import check_reward_room, precision_of
+from components.tasks.placement import check_room, precision_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 from components.training import cluster, resuming
@@ -58,7 +58,7 @@ def fit(cfg: DictConfig) -> None:
     chosen_weights.check(cfg, shape)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
-    check_reward_room(cfg, data, "stage.sampling.max_new_tokens")
+    check_room(cfg, data, "stage.sampling.max_new_tokens")
     inputs = resuming.with_origin(settings.inputs_of(common.plain(cfg), parents, data.fingerprint()), cfg.resume)
     if common.is_made(cfg, inputs):
         return

@@ -18,7 +18,7 @@ from components.evaluation.studies import overoptimization_plots
 from components.launch import settings
 from components.system.disk import read_json_if_any, write_json
 from components.tasks import command_line, common
-from components.tasks.placement import Place, check_reward_room
+from components.tasks.placement import Place, check_room
 
 log = logging.getLogger(__name__)
 DATA, PICTURE = "overoptimization.json", "overoptimization.png"
@@ -34,7 +34,7 @@ def overoptimization(cfg: DictConfig) -> None:
     command_line.check_shape(cfg, cfg.reads.sft, shape)
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
-    check_reward_room(cfg, data, "stage.max_new_tokens")
+    check_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)

@@ -100,19 +100,23 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     )
 
 
-def check_reward_room(cfg: DictConfig, data: DataContract, key: str) -> None:
-    """Raises ArtifactError if the reward model that is read has fewer positions than a prompt and its response.
+def check_room(cfg: DictConfig, data: DataContract, key: str) -> None:
+    """Raises ArtifactError if a reward model or a teacher that is read has fewer positions than a prompt and its
+    response.
 
     data: the prompts, with their maximum length; key: the setting that limits a response, in full.
     """
     max_prompt, max_new_tokens = data.max_prompt, OmegaConf.select(cfg, key)
-    if "reward" not in cfg.reads or max_prompt is None:
+    if max_prompt is None:
         return
-    room = store.load_config(cfg.reads.reward, context=cfg.context)[0].longest
-    if max_prompt + max_new_tokens > room:
-        shorter = f"data.max_prompt={room - max_new_tokens}" if room > max_new_tokens else f"a smaller {key}"
-        raise ArtifactError(
-            f"the reward model at {cfg.reads.reward} reads at most {room} tokens, but a prompt (data.max_prompt: "
-            f"{max_prompt}) and its response ({key}: {max_new_tokens}) have up to {max_prompt + max_new_tokens}. "
-            f"Set {shorter}, or read a reward model with more positions: artifacts.rm=<folder>"
-        )
+    readers = [("reward", "reward model", "artifacts.rm")] if "reward" in cfg.reads else []
+    readers += [("teacher", "teacher", "artifacts.teacher")] if "teacher" in cfg.stage else []
+    for name, what, other in readers:
+        room = store.load_config(cfg.reads[name], context=cfg.context)[0].longest
+        if max_prompt + max_new_tokens > room:
+            shorter = f"data.max_prompt={room - max_new_tokens}" if room > max_new_tokens else f"a smaller {key}"
+            raise ArtifactError(
+                f"the {what} at {cfg.reads[name]} reads at most {room} tokens, but a prompt (data.max_prompt: "
+                f"{max_prompt}) and its response ({key}: {max_new_tokens}) have up to {max_prompt + max_new_tokens}. "
+                f"Set {shorter}, or read a {what} with more positions: {other}=<folder>"
+            )

@@ -56,6 +56,13 @@ def test_different_tokenizers_are_refused_with_both_fingerprints():
         lineage.same_tokenizer({"a": "11", "b": "22"})
 
 
+def test_a_teacher_with_another_vocabulary_is_refused_with_both_folders_and_the_first_difference():
+    lineage.same_vocabulary("student", ["a", "b"], "teacher", ["a", "b", ""], "artifacts.teacher")  # a hole at the end
+    for others, found in ((["a", "c"], "id 1 is 'c' for the teacher and 'b'"), (["a", "b", "c"], "id 2 is 'c'.* ''")):
+        with pytest.raises(ArtifactError, match=f"teacher teacher .* student student: {found}.*artifacts.teacher=<fol"):
+            lineage.same_vocabulary("student", ["a", "b"], "teacher", others, "artifacts.teacher")
+
+
 def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
     for name in ("export.writing-123", "export.previous"):
         (export.parent / name).mkdir()

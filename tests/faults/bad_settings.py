@@ -133,6 +133,7 @@ OF_STAGES = {
     "kto": ["stage.beta=0", "stage.desirable_weight=0", "stage.undesirable_weight=-1", "data.completions=1"],
     "simpo": ["stage.beta=0", "stage.margin=-1"],
     "orpo": ["stage.weight=-1"],
+    "distill": ["stage.divergence=kl", "stage.beta=0.3", "stage.epochs=0", "artifacts.teacher=/nowhere"],
     "ppo": [
         "stage.beta=-1",
         "stage.beta=.nan",

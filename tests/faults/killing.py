@@ -57,6 +57,7 @@ STAGES = {  # seconds each; every one keeps what could be lost: dropout, a sched
         "stage.missing_end_score=-1",
     ],
     "grpo": [*RL, "stage.samples_per_prompt=2"],
+    "distill": [*RL, "artifacts.teacher=${artifacts.pretrain}", "stage.divergence=jsd"],
     "ppo+function": [*RL, "reward=function", f"reward.path={rewards.__file__}:vowels", "stage.kl_target=1.0"],
     "grpo+function": [
         *RL,

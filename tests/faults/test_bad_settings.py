@@ -43,6 +43,7 @@ def cache(tmp_path_factory) -> Path:
 def test_a_bad_value_is_refused_with_one_message_and_the_artifact_is_as_it_was(stage, override, made, cache, tmp_path):
     store.write_artifact(tmp_path / f"logs/x/{stage}/export", card={"stage": "old"})
     parents = [f"artifacts.{name}={made / name}" for name in ("tokenizer", "pretrain", "sft", "rm") if name != stage]
+    parents += [f"artifacts.teacher={made / 'pretrain'}"] if stage == "distill" else []
     with pytest.raises((ValueError, MisconfigurationException, InstantiationException)) as caught:
         cfg = compose_config(
             [

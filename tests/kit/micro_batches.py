@@ -15,6 +15,7 @@ from tests.kit.tiny_stages import (
     Mixed,
     attached,
     causal,
+    distill,
     dpo,
     experience_of,
     grpo,
@@ -100,6 +101,16 @@ def experience(make, **settings):
     return cut
 
 
+def distilling(sizes):
+    """Eight samples in parts of 1, 1, 2 and 4."""
+    source, asked = attached(distill()), [prompt["ids"] for prompt in PROMPTS]
+    samples = source.sample(asked, torch.Generator().manual_seed(0))
+    items = torch.arange(len(asked)).split(SHARES)
+    rows = [torch.cat([items[i] for i in part]) for part in torch.arange(4).split(sizes)]
+    parts = [source.packed_rows(PROMPTS, samples.ids, samples.mask, part) for part in rows]
+    return distill(optimizer=keeper()), parts
+
+
 def with_text(sizes):
     """PPO-ptx: the text's share of tokens differs between micro-batches, and from that of the responses."""
     _, parts = experience(ppo)(sizes)
@@ -123,4 +134,5 @@ KINDS = {
     },
     "rloo": experience(rloo, samples_per_prompt=2),
     "rejection": experience(rejection, samples_per_prompt=2),
+    "distill": distilling,
 }

@@ -9,13 +9,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from components.stages.distill import Distill
 from components.stages.grpo import GRPO
-from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
 from components.stages.pretrain import Pretrain
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
+from components.stages.rollouts import RolloutStage
 from components.stages.sft import SFT
 from components.stages.stage import Stage
 from tests.kit.several import GivenResponses, Rollouts
@@ -26,6 +27,7 @@ from tests.kit.tiny_stages import (
     Batches,
     adam,
     causal,
+    distill,
     dpo,
     grpo,
     kto,
@@ -89,7 +91,7 @@ def from_labels(world_size: int) -> Made:
 
 
 def from_rollouts(
-    make: Callable[..., OnPolicy], kind: type[OnPolicy], *, samples: int = 2, **settings: Any
+    make: Callable[..., RolloutStage], kind: type[RolloutStage], *, samples: int = 2, **settings: Any
 ) -> Callable[[int], Made]:
     """Ten rollouts of two updates. The union of the ranks' n-th minibatches is the one process's n-th minibatch."""
     quarters = [PROMPTS[i : i + 2] for i in range(0, 8, 2)]
@@ -118,4 +120,5 @@ MAKERS = {
     "dr_grpo": from_rollouts(grpo, GRPO, variant="dr_grpo"),
     "rloo": from_rollouts(rloo, RLOO),
     "rejection": from_rollouts(rejection, Rejection),
+    "distill": from_rollouts(distill, Distill),
 }

@@ -20,6 +20,7 @@ from components.generation.rollout import Experience, Minibatch
 from components.models.attention.layout import Layout, pack
 from components.models.config import GPTConfig
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
+from components.stages.distill import Distill
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
 from components.stages.kto import KTO
@@ -28,6 +29,7 @@ from components.stages.orpo import ORPO
 from components.stages.ppo import PPO
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
+from components.stages.rollouts import RolloutStage
 from components.stages.simpo import SimPO
 from components.stages.stage import Stage
 from components.training.checkpoint_io import AtomicCheckpointIO
@@ -287,6 +289,12 @@ def rejection(kind: type[Rejection] = Rejection, **changes: Any) -> Rejection:
     return kind(**(on_policy(samples_per_prompt=4) | changes))
 
 
+def distill(kind: type[Distill] = Distill, **changes: Any) -> Distill:
+    """The teacher has a width and weights of its own."""
+    settings = on_policy(teacher=lambda: causal(5, hidden_size=16), divergence="reverse") | changes
+    return kind(**{name: value for name, value in settings.items() if name not in ("reward", "missing_end_score")})
+
+
 def dpo(kind: type[DPO] = DPO, **changes: Any) -> DPO:
     settings = dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, beta=0.1, variant="sigmoid")
     return kind(**(settings | changes))
@@ -304,7 +312,7 @@ def orpo(**changes: Any) -> ORPO:
     return ORPO(**(dict(policy=causal, optimizer=adam(1e-3), schedule=CONSTANT, weight=0.1) | changes))
 
 
-def fit_prompts(stage: OnPolicy, max_steps: int, *, prompts=PROMPTS, per_rollout: int = 8, **settings: Any):
+def fit_prompts(stage: RolloutStage, max_steps: int, *, prompts=PROMPTS, per_rollout: int = 8, **settings: Any):
     """Trains an on-policy stage on prompts; returns the trainer."""
     run = trainer(max_steps=max_steps, limit_val_batches=0, **settings)
     loader = ExperienceLoader(prompts, prompts_per_rollout=per_rollout, seed=0, trainer=run)
@@ -322,7 +330,7 @@ def moved(stage: OnPolicy, by: float = 0.05) -> OnPolicy:
     return stage
 
 
-def given(kind: type[OnPolicy], *responses: list[int]) -> type[OnPolicy]:
+def given(kind: type[RolloutStage], *responses: list[int]) -> type[RolloutStage]:
     """A stage that samples these responses; one ends by itself if its last token is a stop."""
     width = max(map(len, responses))
     sampled = Samples(

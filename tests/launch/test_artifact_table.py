@@ -22,7 +22,7 @@ def stages(tmp_path, monkeypatch) -> Iterator[Path]:
 
 
 def test_stages_that_train_make_artifacts_and_no_others():
-    trained = {"pretrain", "sft", "rm", "ppo", "dpo", "grpo", "rloo", "rejection", "kto", "simpo", "orpo"}
+    trained = {"pretrain", "sft", "rm", "ppo", "dpo", "kto", "simpo", "orpo", "grpo", "rloo", "rejection", "distill"}
     assert artifact_table.read_by().keys() == {"tokenizer"} | trained
 
 
@@ -31,6 +31,7 @@ def test_a_stage_reads_what_its_yaml_names_and_what_the_reward_that_it_chooses_n
     assert table["tokenizer"] == [] and table["pretrain"] == ["tokenizer"]
     assert table["rm"] == table["dpo"] == ["sft"]
     assert table["ppo"] == table["grpo"] == ["sft", "rm"]
+    assert table["distill"] == ["ppo", "sft"]  # a teacher is no stage
 
 
 def test_stages_come_after_what_they_are_made_from_and_otherwise_in_the_order_given():

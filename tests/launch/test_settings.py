@@ -16,7 +16,7 @@ from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = sorted(file.stem for file in (ROOT / "conf/stage").glob("*.yaml"))
-TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "kto", "simpo", "orpo", "grpo", "rloo", "rejection")
+TRAINED = ("pretrain", "sft", "rm", "ppo", "dpo", "kto", "simpo", "orpo", "grpo", "rloo", "rejection", "distill")
 MEASURED = ("eval", "compare", "optimum", "overoptimization")
 WATCHERS = ("progress", "throughput", "samples", "dashboard", "diagnosis", "budget", "hparams", "graceful_stop")
 NOT_OF_TRAINING = {  # the whole list, by hand

@@ -32,7 +32,7 @@ DATA: dict[str, Callable[..., Any]] = {
     ),
 }
 DATA |= dict.fromkeys(("dpo", "simpo", "orpo"), DATA["rm"])
-DATA |= dict.fromkeys(("grpo", "rloo", "rejection", "ppo_function", "grpo_function"), DATA["ppo"])
+DATA |= dict.fromkeys(("grpo", "rloo", "rejection", "distill", "ppo_function", "grpo_function"), DATA["ppo"])
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from components.generation.generate import Sampling
+from components.stages.distill import Distill
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
 from components.stages.kto import KTO
@@ -23,6 +24,7 @@ from tests.kit.tiny_stages import (
     ListLogger,
     adam,
     causal,
+    distill,
     dpo,
     grpo,
     kto,
@@ -48,6 +50,7 @@ KINDS = {
     "grpo": GRPO,
     "rloo": RLOO,
     "rejection": Rejection,
+    "distill": Distill,
 }
 
 OF_ALL = ("grad_norm", "lr")  # explained once, in Stage
@@ -62,6 +65,9 @@ def tiny(name: str, tokenizer) -> Stage:
     offline = {"dpo": dpo, "kto": kto, "simpo": simpo, "orpo": orpo}
     if name in offline:
         return offline[name](policy=lambda: causal(0, size), **learning)
+    if name == "distill":
+        networks = {role: lambda seed=seed: causal(seed, size) for seed, role in enumerate(("policy", "teacher"))}
+        return distill(stop_ids=tokenizer.stop_ids, sampling=Sampling(6), **networks, **learning)
     networks = dict(policy=lambda: causal(0, size), reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids)
     settings = networks | learning | {"sampling": Sampling(6)}
     if name == "ppo_ptx":

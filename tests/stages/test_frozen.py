@@ -8,6 +8,7 @@ from components.stages.stage import Stage
 from tests.kit.tiny_stages import (
     adam,
     causal,
+    distill,
     dpo,
     grpo,
     kto,
@@ -22,11 +23,14 @@ from tests.kit.tiny_stages import (
 )
 
 MAKERS = {"dpo": dpo, "kto": kto, "ppo": ppo, "grpo": grpo, "rloo": rloo, "rejection": rejection}
+MAKERS |= {"distill": distill}
 OFFLINE = ("dpo", "kto")
 
 
 def networks(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those that are frozen, and those that learn."""
+    if name == "distill":
+        return ("teacher",), ("policy",)
     return ("reference",) if name in OFFLINE else ("reference", "reward"), ("policy", "value")[: 1 + (name == "ppo")]
 
 
@@ -36,7 +40,9 @@ def trained(request, data, tmp_path) -> tuple[str, Stage, dict, dict]:
     name, module = request.param, data(request.param)
     size = module.tokenizer.vocab_size
     settings = dict(policy=lambda: causal(0, size), optimizer=adam(1e-3, weight_decay=0.1))
-    if name not in OFFLINE:
+    if name == "distill":
+        settings |= dict(teacher=lambda: causal(5, size), stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
+    elif name not in OFFLINE:
         settings |= dict(reward=lambda: scalar(1, size), stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
     if name == "ppo":
         settings |= dict(value=lambda: scalar(1, size))
@@ -45,7 +51,8 @@ def trained(request, data, tmp_path) -> tuple[str, Stage, dict, dict]:
     before = {network: weights(getattr(stage, network)) for network in sum(networks(name), ())}
     run = trainer(max_steps=6, val_check_interval=2, check_val_every_n_epoch=None)
     quiet_fit(run, stage, datamodule=module)
-    assert f"val/{'margin' if name in OFFLINE else 'score'}" in run.callback_metrics
+    metric = "margin" if name in OFFLINE else "forward_kl" if name == "distill" else "score"
+    assert f"val/{metric}" in run.callback_metrics
     run.save_checkpoint(tmp_path / "a.ckpt")
     return name, stage, before, run.strategy.checkpoint_io.load_checkpoint(tmp_path / "a.ckpt")
 
@@ -62,7 +69,7 @@ def test_training_moves_what_learns_and_leaves_reference_and_reward_to_the_bit(t
         after = weights(getattr(stage, part))
         assert not any(torch.equal(before[part][key], after[key]) for key in after), part
         assert all(module.training for module in getattr(stage, part).modules()), part
-    buffers = set() if name in OFFLINE else {"beta", "score_scale"}
+    buffers = set() if name in (*OFFLINE, "distill") else {"beta", "score_scale"}
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {*learning} | buffers
 
 

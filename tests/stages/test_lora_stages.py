@@ -10,7 +10,7 @@ from components.models.lora import TARGETS, LoRA
 from components.stages.stage import Stage
 from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
-from tests.kit.tiny_stages import adam, causal, dpo, kto, ppo, quiet_fit, same_bits, scalar, trainer, weights
+from tests.kit.tiny_stages import adam, causal, distill, dpo, kto, ppo, quiet_fit, same_bits, scalar, trainer, weights
 
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 
@@ -18,10 +18,12 @@ LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 def adapted(name: str, module, lora: LoRA = LORA, **run) -> Stage:
     size = module.tokenizer.vocab_size
     settings = dict(policy=lambda: causal(0, size), optimizer=adam(1e-2))
+    if name == "distill":
+        settings |= dict(teacher=lambda: causal(5, size), stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
     if name == "ppo":
         score = partial(scalar, 1, size)
         settings |= dict(reward=score, value=score, stop_ids=module.tokenizer.stop_ids, sampling=Sampling(6))
-    return {"dpo": dpo, "kto": kto, "ppo": ppo}[name](**settings, run=RunContext(lora=lora, **run))
+    return {"distill": distill, "dpo": dpo, "kto": kto, "ppo": ppo}[name](**settings, run=RunContext(lora=lora, **run))
 
 
 @pytest.fixture(params=["dpo", "kto", "ppo"])
@@ -57,7 +59,7 @@ def test_a_checkpoint_contains_only_adapters_and_a_trained_head(trained):
     assert {n for n in saved if ".adapters." not in n} == heads
 
 
-@pytest.mark.parametrize("name", ["dpo", "kto", "ppo"])
+@pytest.mark.parametrize("name", ["dpo", "kto", "ppo", "distill"])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(name, data, tmp_path):
     ends = []
     for stops in ((6,), (3, 6)):

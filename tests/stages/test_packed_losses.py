@@ -15,6 +15,7 @@ from tests.kit.tiny_stages import (
     adam,
     attached,
     causal,
+    distill,
     flat_gradient,
     lm_batch,
     ppo,
@@ -92,14 +93,16 @@ def test_reading_packed_rankings_as_one_text_would_change_the_loss():
     assert abs(stage.compute_loss(batch).loss - stage.compute_loss(naive).loss) > 1e-2
 
 
-def test_one_minibatch_of_responses_that_share_prompts_has_the_loss_of_minibatches_of_one():
-    stage = attached(ppo(samples_per_prompt=3, epochs=1, minibatches=1))
+@pytest.mark.parametrize("make", [ppo, distill])
+def test_one_minibatch_of_responses_that_share_prompts_has_the_loss_of_minibatches_of_one(make):
+    stage = attached(make(samples_per_prompt=3, epochs=1, minibatches=1))
     [together] = stage.collect(PROMPTS[:3], 0)
     stage.minibatches = 9
     alone = [stage.compute_loss(one) for one in stage.collect(PROMPTS[:3], 0)]
     whole = stage.compute_loss(together)
     # filler or trunks next to the nine responses: they share a row
-    assert together.packed.layout.segments.unique().numel() > 9
+    rows = together if make is distill else together.packed
+    assert rows.layout.segments.unique().numel() > 9
     assert whole.weight == int(together.mask.sum()) == sum(one.weight for one in alone)
     loss = sum(one.loss * one.weight for one in alone) / whole.weight
     assert_close(whole.loss, loss, atol=1e-5, rtol=0)

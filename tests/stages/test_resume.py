@@ -21,6 +21,7 @@ from tests.kit.tiny_stages import (
     ListLogger,
     adam,
     causal,
+    distill,
     dpo,
     grpo,
     kto,
@@ -59,6 +60,9 @@ def new_stage(name: str, tokenizer) -> Stage:
         if name == "grpo_function":
             return grpo(samples_per_prompt=2, refill=2, **policy, **drawn, **own)
         return ppo(value=lambda: scalar(1, size), **policy, **drawn, **own)
+    if name == "distill":
+        drawn = dict(stop_ids=tokenizer.stop_ids, sampling=Sampling(6))
+        return distill(teacher=lambda: causal(5, size, hidden_size=16), **policy, **drawn)
     drawing = policy | dict(reward=lambda: scalar(1, size), stop_ids=tokenizer.stop_ids, sampling=Sampling(6))
     if name in ("grpo", "rloo", "rejection"):
         return {"grpo": grpo, "rloo": rloo, "rejection": rejection}[name](samples_per_prompt=2, **drawing)
@@ -97,7 +101,17 @@ def assert_same_end(whole: dict, resumed: dict, after: int) -> None:
         assert [entry for entry in whole["logged"][name] if entry[0] >= after] == resumed["logged"][name], name
 
 
-QUICK = [("pretrain", 3), ("sft", 3), ("rm", 4), ("dpo", 1), ("kto", 3), ("ppo", 3), ("ppo", 5), ("grpo", 3)]
+QUICK = [
+    ("pretrain", 3),
+    ("sft", 3),
+    ("rm", 4),
+    ("dpo", 1),
+    ("kto", 3),
+    ("ppo", 3),
+    ("ppo", 5),
+    ("grpo", 3),
+    ("distill", 3),
+]
 THOROUGH = [  # the same losses and rollouts in other places, for the slow tests
     ("sft", 6),
     ("dpo", 4),
@@ -112,6 +126,7 @@ THOROUGH = [  # the same losses and rollouts in other places, for the slow tests
     ("rloo", 4),
     ("rejection", 3),
     ("rejection", 4),
+    ("distill", 4),
 ]
 
 

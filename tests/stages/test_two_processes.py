@@ -12,14 +12,15 @@ from torch import Tensor
 
 from components.data.batches import WithText
 from components.rewards.functions import FunctionReward
+from components.stages.distill import Distill
 from components.stages.dpo import DPO
 from components.stages.grpo import GRPO
 from components.stages.kto import KTO
-from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
 from components.stages.rejection import Rejection
 from components.stages.rloo import RLOO
 from components.stages.rm import RewardModel
+from components.stages.rollouts import RolloutStage
 from components.stages.sft import SFT
 from components.stages.simpo import SimPO
 from components.stages.stage import Stage
@@ -34,6 +35,7 @@ from tests.kit.tiny_stages import (
     ListLogger,
     Mixed,
     causal,
+    distill,
     dpo,
     grpo,
     keeper,
@@ -127,10 +129,10 @@ def whole_kto(world_size: int) -> tuple[KTO, Batches]:
     return stage, Batches(*([unpaired_batch(part)] * 2 for part in parts))
 
 
-def from_rollouts(make: Callable[..., OnPolicy], kind: type[OnPolicy], **settings: Any):
+def from_rollouts(make: Callable[..., RolloutStage], kind: type[RolloutStage], **settings: Any):
     """Rank 0 asks five prompts and rank 1 three, so that every stage's weights differ."""
 
-    def stage_and_loader(world_size: int) -> tuple[OnPolicy, Batches]:
+    def stage_and_loader(world_size: int) -> tuple[RolloutStage, Batches]:
         drawing = type(f"Given{kind.__name__}", (GivenResponses, kind), {})
         stage = make(drawing, optimizer=keeper(0.1), epochs=1, minibatches=1, **settings)
         return stage, Rollouts(stage, *([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS]))
@@ -176,6 +178,7 @@ MAKERS = {
     "rloo": from_rollouts(rloo, RLOO, samples_per_prompt=2),
     "function": from_rollouts(rloo, RLOO, samples_per_prompt=2, reward=both, score_scale=1.0, missing_end_score=None),
     "rejection": from_rollouts(rejection, Rejection, samples_per_prompt=2),
+    "distill": from_rollouts(distill, Distill),
 }
 
 
@@ -243,7 +246,7 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
             values = [[value for _, value in run[name]] for run in (one, two)]
             assert values[1] == pytest.approx(values[0], rel=1e-4, abs=1e-5), name
     shown, of_two = (torch.load(folder / "histograms-0.pt") for folder in folders)
-    assert of_two.keys() == shown.keys() and bool(shown) == isinstance(make(1)[0], OnPolicy)
+    assert of_two.keys() == shown.keys() and bool(shown) == isinstance(make(1)[0], RolloutStage)
     for name in shown:
         torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
@@ -286,10 +289,10 @@ def test_validation_on_two_processes_reports_the_figures_of_one(make, tmp_path):
     assert make is not rm or "val/accuracy_length_matched" in one
 
 
-def asked(make: Callable[[int], tuple[OnPolicy, Batches]]) -> Callable[[int], tuple[OnPolicy, Batches]]:
+def asked(make: Callable[[int], tuple[RolloutStage, Batches]]) -> Callable[[int], tuple[RolloutStage, Batches]]:
     """The stage to be validated on five prompts of rank 0 and three of rank 1."""
 
-    def stage_and_prompts(world_size: int) -> tuple[OnPolicy, Batches]:
+    def stage_and_prompts(world_size: int) -> tuple[RolloutStage, Batches]:
         stage, _ = make(world_size)
         stage.rollout = 0
         return stage, Batches(*([part] for part in ([PROMPTS[:5], PROMPTS[5:]] if world_size == 2 else [PROMPTS])))
@@ -298,10 +301,11 @@ def asked(make: Callable[[int], tuple[OnPolicy, Batches]]) -> Callable[[int], tu
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "rejection"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "rloo", "rejection", "distill"])
 def test_held_out_prompts_of_two_processes_have_the_figures_of_one(name, tmp_path):
     [one] = validated(asked(MAKERS[name]), 1, tmp_path / "one")
-    assert {"val/score", "val/kl", "val/entropy", "val/length", "val/finished"} <= one.keys()
+    own = {"val/reverse_kl", "val/forward_kl"} if name == "distill" else {"val/score", "val/kl"}
+    assert own | {"val/entropy", "val/length", "val/finished"} <= one.keys()
     for of_rank in validated(asked(MAKERS[name]), 2, tmp_path / "two"):
         assert of_rank.keys() == one.keys()
         for figure in one:

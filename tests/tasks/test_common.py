@@ -14,8 +14,11 @@ from components.artifacts import store
 from components.artifacts.peft import read_adapters
 from components.artifacts.store import ArtifactError
 from components.launch import spawning
-from components.tasks import command_line, dispatch, evaluate, fit, placement
+from components.tasks import command_line, common, dispatch, evaluate, fit, placement
+from components.tokenizer.tokenizer import Tokenizer
+from components.tokenizer.train import train
 from tests.kit.composed_configs import compose_config
+from tests.kit.tiny_models import TEXTS
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*module.* in eval mode at the start of training:UserWarning"),  # frozen ones
@@ -321,3 +324,20 @@ def test_a_tokenizer_is_not_trained_for_a_model_that_has_one(logs, tmp_path):
 def test_without_our_progress_bar_there_is_no_other(tmp_path, left_out):
     cfg = compose_config(["stage=sft", f"paths.logs={tmp_path}", "export=last", left_out])
     assert fit._trainer(cfg, 32, {}).progress_bar_callback is None
+
+
+def test_a_teacher_needs_the_students_vocabulary_but_not_its_chat_template(tmp_path, small_tokenizer):
+    template = Tokenizer(small_tokenizer.codec, small_tokenizer.chat_template + "{# of its own #}")
+    fewer = train(TEXTS, vocab_size=small_tokenizer.vocab_size - 10)
+    for name, one in (("student", small_tokenizer), ("template", template), ("fewer", fewer)):
+        store.write_artifact(tmp_path / name, card={}, tokenizer=one)
+
+    def read(teacher: str) -> Tokenizer:
+        student = str(tmp_path / "student")
+        reads = {"tokenizer": student, "model": student, "teacher": str(tmp_path / teacher)}
+        return common.common_tokenizer(OmegaConf.create({"reads": reads, "stage": {"teacher": {}}}))
+
+    assert template.fingerprint != small_tokenizer.fingerprint
+    assert read("template").fingerprint == read("student").fingerprint == small_tokenizer.fingerprint
+    with pytest.raises(ArtifactError, match="teacher .*fewer has another vocabulary than the student .*student: id "):
+        read("fewer")

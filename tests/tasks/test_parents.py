@@ -100,6 +100,12 @@ def test_a_folder_that_no_stage_writes_is_named_with_its_settings_and_without_a_
         missing("stage=rm", "reads.model=nowhere")
 
 
+def test_a_teacher_that_is_not_named_is_the_ppo_policy_of_the_run_and_one_that_is_is_never_made(logs):
+    assert list(missing("stage=distill")) == ["tokenizer", "pretrain", "sft", "rm", "ppo"]
+    with pytest.raises(ArtifactError, match="no artifact at nowhere, .*reads.teacher=<folder>"):
+        missing("stage=distill", "artifacts.teacher=nowhere")
+
+
 def test_the_command_for_a_missing_artifact_makes_only_what_that_artifact_is_made_from(logs):
     with pytest.raises(ArtifactError, match=r"no dpo artifact .*\n.*'stages=\[tokenizer,pretrain,sft,dpo\]'"):
         missing("stage=compare", "reads.model=${artifacts.dpo}", "parents=never")

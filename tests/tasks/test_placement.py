@@ -152,7 +152,10 @@ def test_a_reward_model_too_short_for_prompt_and_response_is_rejected(room, shor
     store.write_artifact(tmp_path / "rm", card={}, tokenizer=small_tokenizer, model=model)
     cfg = {"reads": {"reward": str(tmp_path / "rm")}, "context": None, "stage": {"max_new_tokens": 20}}
     with pytest.raises(ArtifactError, match=rf"reads at most {room} tokens, .* up to 70\. {shorter}"):
-        placement.check_reward_room(OmegaConf.create(cfg), Prompts(), "stage.max_new_tokens")
+        placement.check_room(OmegaConf.create(cfg), Prompts(), "stage.max_new_tokens")
+    taught = cfg | {"reads": {"teacher": str(tmp_path / "rm")}, "stage": cfg["stage"] | {"teacher": {}}}
+    with pytest.raises(ArtifactError, match=r"the teacher at .* reads at most .*artifacts\.teacher=<folder>"):
+        placement.check_room(OmegaConf.create(taught), Prompts(), "stage.max_new_tokens")
     fitting = cfg | {"stage": {"max_new_tokens": room - 50}}
     if room > 50:
-        placement.check_reward_room(OmegaConf.create(fitting), Prompts(), "stage.max_new_tokens")
+        placement.check_room(OmegaConf.create(fitting), Prompts(), "stage.max_new_tokens")

@@ -41,6 +41,12 @@ TERMS: tuple[tuple[str, str, str], ...] = (  # term, pattern (a regular expressi
         r"\bdpo\b",
         "direct preference optimization: trained directly on the comparisons, without a reward model",
     ),
+    (
+        "distill",
+        r"\bdistill\b",
+        "the model samples answers, and at each of their tokens learns the probabilities that another model, its "
+        "teacher, gives to every next token",
+    ),
     ("rejection", r"\brejection\b", "fine-tuning on the model's own answers that the reward model scores highest"),
     (
         "gold score",

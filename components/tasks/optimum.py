@@ -9,6 +9,7 @@ What keeps a method from 100% of J* − J(π_ref), where J = E[r] − β·KL(π�
                  the second applies)
     GSPO, CISPO  the same two; GSPO's bound on the mean of a response's ratios lets single tokens move further
     best of n    weights answers by their rank among n samples, not by exp(r/β); n fits only the average of all prompts
+    distill      has its teacher, PPO's policy, as its minimum, and with it whatever that one misses
     rejection    imitates the best of n: the same tilt, and what supervised learning on a few thousand of them misses
     DPO          has J* as its minimum, but sees only the answers that were compared: the others can gain probability
                  at no loss, and the best answers, being rare, are seldom compared

@@ -60,6 +60,14 @@ def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
     assert of_stage("ppo").stage.sampling.max_new_tokens == of_stage("optimum").stage.max_new_tokens
 
 
+def test_distillation_samples_as_many_responses_from_the_same_reference_and_learns_from_ppo():
+    cfg = of_stage("distill")
+    assert cfg.reads.model == EXPERIMENT.artifacts.sft and cfg.reads.teacher == of_stage("ppo").paths.export
+    rollouts = cfg.trainer.max_steps // (cfg.stage.epochs * cfg.stage.minibatches)
+    assert rollouts * cfg.data.prompts_per_rollout * cfg.stage.samples_per_prompt == 61440
+    assert cfg.paths.export in of_stage("optimum").reads.values()
+
+
 @pytest.fixture(scope="module")
 def logs(tmp_path_factory):
     """A reference and one method, untrained, with a tokenizer of one token a letter."""

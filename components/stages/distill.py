@@ -33,13 +33,15 @@ class Distill(RolloutStage):
     reverse_kl, forward_kl   KL(policy‖teacher), KL(teacher‖policy) of the next token, exact over the vocabulary, mean
                           over tokens; → 0
     response_kl           mean over responses of the sum of reverse_kl over their tokens: an estimate of
-                          KL(policy‖teacher) of whole responses, of less variance than that of sampled log-ratios
+                          KL(policy‖teacher) of whole responses, as a rule of less variance than the mean of their
+                          log-ratios
     seconds_*             also of divergence, in which policy and teacher read the samples
     train/loss            the divergence that is minimized, mean over tokens
     """
 
     teacher: CausalLM
     frozen = ("teacher",)
+    shares_trunk = False
     charts = (
         Chart("KL(policy‖teacher), nats per token", ("rollout/reverse_kl", "val/reverse_kl")),
         Chart("KL(teacher‖policy), nats per token", ("rollout/forward_kl", "val/forward_kl")),

@@ -47,6 +47,7 @@ class Stage(Reporting, L.LightningModule):
     """
 
     frozen: tuple[str, ...] = ()
+    shares_trunk = True  # with adapters, whether the frozen networks have the trunk of the one that is trained
 
     def __init__(
         self,
@@ -110,7 +111,7 @@ class Stage(Reporting, L.LightningModule):
             for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
                 layer.compile()
         if mesh is not None:
-            if self.run.lora is not None and self.frozen:
+            if self.run.lora is not None and self.frozen and self.shares_trunk:
                 raise ValueError(
                     "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
                     "Use trainer=ddp, or train all weights with lora=null"

@@ -78,6 +78,13 @@ def test_a_policy_is_judged_by_its_score():
     assert verdict({"rollout/score": [0.1] * 10})["verdict"] == NO_BETTER
 
 
+def test_distillation_is_judged_by_its_distance_to_the_teacher():
+    falling = verdict({"rollout/reverse_kl": [0.4] * 5 + [0.1] * 5})
+    assert (falling["verdict"], falling["metric"], falling["after"]) == (LEARNED, "rollout/reverse_kl", 0.1)
+    assert verdict({"rollout/reverse_kl": [0.1] * 5 + [0.4] * 5})["verdict"] == NO_BETTER
+    assert verdict({"rollout/reverse_kl": [0.1] * 10})["verdict"] == NO_BETTER
+
+
 def test_without_measurements_the_verdict_is_not_measured():
     blank = {"verdict": UNKNOWN, "metric": "val/loss", "before": None, "after": None, "found": ""}
     assert verdict({}) == verdict({"before": [nan], "val/loss": [nan] * 3, "after": [nan]}) == blank

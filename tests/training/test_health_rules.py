@@ -158,6 +158,15 @@ def test_nothing_is_found_if_nothing_or_nothing_finite_was_logged():
     assert found({name: [nan] * 20 for name in names}) == {}
 
 
+@pytest.mark.parametrize("name", [*BAD, *HEALTHY])
+def test_no_rule_needs_a_metric_that_the_stage_may_not_have(name):
+    """As distillation, whose responses the built-in world judges but no reward scores."""
+    history = BAD[name][0] if name in BAD else HEALTHY[name]
+    for missing in history:
+        found({other: values * 3 for other, values in history.items() if other != missing})
+        found({missing: history[missing] * 3})
+
+
 def test_responses_that_fill_their_limit_and_end_less_often_are_found_however_slowly_they_grew():
     history = {"rollout/length": [20.0] * 6, "rollout/finished": [0.95, 0.9, 0.8, 0.7], "max_new_tokens": [24.0]}
     assert found(history)["lengths"] == (

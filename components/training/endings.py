@@ -8,6 +8,8 @@ from components.training.health_rules import SMOOTH, History, Rule
 
 LEARNED, FALLING, NO_BETTER, UNKNOWN = "learned", "still falling", "no better than before", "not measured"
 STEEP = 0.25  # nats; a loss still falls if, at its latest rate, training twice as long would lower it by more
+SCORE = "rollout/score"
+OF_ROLLOUTS = (SCORE, "rollout/reverse_kl")
 SPAN = 0.1  # the smallest share of training over which that rate is measured
 
 
@@ -63,20 +65,22 @@ def verdict(history: History) -> dict[str, Any]:
     """For the card: `verdict`, one of the constants above; `metric` with its values `before` the first step and `after`
     training, None if not measured; `found`, the message of the ending that applies, or "".
 
-    The metric of RL is rollout/score, on the first and the last rollouts; of other training, val/loss.
+    The metric of RL is rollout/score and that of distillation rollout/reverse_kl, on the first and the last rollouts;
+    of other training, val/loss.
     """
     metric, before, after = "val/loss", _latest(history, "before"), _latest(history, "after")
-    scores = history.get("rollout/score", [])
-    if few := min(SMOOTH, len(scores) // 2):
-        metric, before, after = "rollout/score", fmean(scores[:few]), fmean(scores[-few:])
+    for name in OF_ROLLOUTS:
+        values = history.get(name, [])
+        if few := min(SMOOTH, len(values) // 2):
+            metric, before, after = name, fmean(values[:few]), fmean(values[-few:])
     measured = {"metric": metric, "before": before, "after": after}
     for name, rule in ENDINGS.items():
         if text := rule.check(history):
             return {"verdict": name, **measured, "found": text}
     if before is None or after is None:
         return {"verdict": UNKNOWN, **measured, "found": ""}
-    rose = after > before
-    return {"verdict": LEARNED if rose == (metric == "rollout/score") else NO_BETTER, **measured, "found": ""}
+    better = after > before if metric == SCORE else after < before
+    return {"verdict": LEARNED if better else NO_BETTER, **measured, "found": ""}
 
 
 def _latest(history: History, name: str) -> float | None:

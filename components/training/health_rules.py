@@ -116,7 +116,7 @@ def over_optimized(history: History) -> str | None:
     """Smoothed gold has fallen from its peak by more than the noise and more than a tenth of its gain, while the score
     rose."""
     gold, score = history.get("rollout/gold", []), history.get("rollout/score", [])
-    if len(gold) < 3 * SMOOTH:
+    if min(len(gold), len(score)) < 3 * SMOOTH:  # responses can be judged without being scored
         return None
     smooth = [fmean(gold[i : i + SMOOTH]) for i in range(len(gold) - SMOOTH + 1)]
     peak = max(range(len(smooth)), key=smooth.__getitem__)

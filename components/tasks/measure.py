@@ -70,7 +70,7 @@ def _models(cfg: DictConfig, data: Any, tokenizer: Any) -> dict[str, Any]:
     try:
         for name, path in cfg.reads.items():
             if name != "tokenizer":
-                model = reference if name == REFERENCE else _loaded(cfg, place, path)
+                model: Any = reference if name == REFERENCE else _loaded(cfg, place, path)
                 compared = None if name == REFERENCE else reference
                 with place.running():
                     found[name] = function_scores(model, tokenizer, prompts, reward, plan, compared)

@@ -1,10 +1,17 @@
 """Parsing each text once changes no config, and still is what OmegaConf and Hydra call."""
 
+import io
+
 import omegaconf.base
+import pytest
+import yaml
 from omegaconf import OmegaConf
 
 from components.launch import parse_cache
-from components.launch.composing import compose_config
+from components.launch.composing import composed, compose_config
+from components.launch.spawning import ROOT
+
+TRICKY = "a: [1e-4, 1E5, 1_000, .5, 0x1f, 017, 1:30, 2001-01-01, yes, null, ~, '1', -.inf]\nb: {1: x, true: y}\n"
 
 
 def test_a_second_compose_parses_no_file_and_no_interpolation():
@@ -27,3 +34,29 @@ def test_changes_by_one_caller_reach_no_other(tmp_path):
     file.write_text("a: 4")
     with file.open() as changed:
         assert OmegaConf.load(changed) == OmegaConf.load(file) == {"a": 4}
+
+
+def test_libyaml_reads_what_omegaconf_reads():
+    usual = parse_cache.usual_loader()
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "conf").rglob("*.yaml")]
+    for text in [*texts, TRICKY]:
+        assert OmegaConf.load(io.StringIO(text)) == OmegaConf.create(yaml.load(text, usual) or {})
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("seed: 1\nstage: [1, 2\nx: 3\n", "line 3: did not find expected ',' or ']'"),
+        ("seed: 1\nrun: x\nseed: 2\n", "line 3: found duplicate key seed"),
+        ("seed: \x07\n", "control characters are not allowed"),
+    ],
+    ids=["syntax", "duplicate", "character"],
+)
+def test_a_file_that_is_not_yaml_is_named_with_the_line(text, problem, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment/mine.yaml"
+    file.write_text(f"# @package _global_\n{text}")
+    with pytest.raises(ValueError) as refused, composed([f"--config-dir={tmp_path}", "stage=rm", "experiment=mine"]):
+        pass
+    problem = problem.replace("line 3", "line 4")  # the package's comes first
+    assert str(refused.value).endswith(f"{file} is not valid YAML: {problem}")

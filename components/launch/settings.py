@@ -4,8 +4,10 @@ Every setting is an input unless a rule here says otherwise, with the reason, so
 stale without need, but never hide that it is stale.
 """
 
+import functools
+import re
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from typing import Any, NamedTuple
 
 from components.launch.resolvers import is_builtin
@@ -141,8 +143,14 @@ def rules_of(cfg: dict[str, Any]) -> list[Rule]:
 
 def rule_of(key: str, rules: list[Rule]) -> Rule:
     """The rule for a full key; an input unless a rule says otherwise."""
-    matching = (rule for rule in rules if fnmatchcase(key, rule.pattern) or fnmatchcase(key, f"{rule.pattern}.*"))
+    matching = (rule for rule in rules if _within(rule.pattern).match(key))
     return next(matching, Rule(key, INPUT, "decides what is made"))
+
+
+@functools.cache
+def _within(pattern: str) -> re.Pattern[str]:
+    """Matches the keys that match a pattern, and those below them."""
+    return re.compile(f"{translate(pattern)}|{translate(f'{pattern}.*')}")
 
 
 def inputs_of(cfg: dict[str, Any], parents: dict[str, dict[str, str]], data: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+import yaml
 from lightning import Callback
 from lightning.pytorch.loggers import MLFlowLogger, WandbLogger
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -252,6 +253,14 @@ def has_hydras_own_command_line():
     flags = {text for action in get_args_parser()._actions for text in action.option_strings}
     assert {"--config-dir", "-cd", "--multirun", "-m", "--cfg", "--help"} <= flags
     assert list(inspect.signature(Hydra.get_mode).parameters) == ["self", "config_name", "overrides"]
+
+
+@canary("_utils")
+def is_where_omegaconf_gets_its_loader_of_yaml():
+    from components.launch import parse_cache
+
+    assert "get_yaml_loader" in names_in(parse_cache._load)
+    assert issubclass(parse_cache.usual_loader(), yaml.SafeLoader)
 
 
 @canary("get_mode")

@@ -8,7 +8,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from components.launch import parse_cache
-from components.launch.composing import composed, compose_config
+from components.launch.composing import compose_config, composed
 from components.launch.spawning import ROOT
 
 TRICKY = "a: [1e-4, 1E5, 1_000, .5, 0x1f, 017, 1:30, 2001-01-01, yes, null, ~, '1', -.inf]\nb: {1: x, true: y}\n"
@@ -46,9 +46,9 @@ def test_libyaml_reads_what_omegaconf_reads():
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("seed: 1\nstage: [1, 2\nx: 3\n", "line 3: did not find expected ',' or ']'"),
-        ("seed: 1\nrun: x\nseed: 2\n", "line 3: found duplicate key seed"),
-        ("seed: \x07\n", "control characters are not allowed"),
+        ("seed: 1\nstage: [1, 2\nx: 3\n", "line 4: "),  # one below the package's
+        ("seed: 1\nrun: x\nseed: 2\n", "line 4: found duplicate key seed"),
+        ("seed: \x07\n", "unacceptable character #x0007: "),
     ],
     ids=["syntax", "duplicate", "character"],
 )
@@ -58,5 +58,4 @@ def test_a_file_that_is_not_yaml_is_named_with_the_line(text, problem, tmp_path)
     file.write_text(f"# @package _global_\n{text}")
     with pytest.raises(ValueError) as refused, composed([f"--config-dir={tmp_path}", "stage=rm", "experiment=mine"]):
         pass
-    problem = problem.replace("line 3", "line 4")  # the package's comes first
-    assert str(refused.value).endswith(f"{file} is not valid YAML: {problem}")
+    assert f": {file} is not valid YAML: {problem}" in str(refused.value)

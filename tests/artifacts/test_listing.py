@@ -56,3 +56,11 @@ def test_sizes_have_three_digits(size, text):
 )
 def test_an_age_is_shown_in_its_largest_unit(seconds, text):
     assert listing.readable_age(1000.0, 1000.0 + seconds) == text
+
+
+def test_a_stage_that_learns_from_comparisons_is_listed_by_how_many_it_ranks_correctly(tmp_path):
+    metrics = {"val/loss": 0.5, "val/accuracy": 0.75, "val/margin": 1.5}
+    for i, name in enumerate(("rm", "dpo", "simpo", "orpo")):
+        stage(tmp_path / f"a/{name}", metrics, 1000, 100 + i, name)
+    stage(tmp_path / "a/kto", {"val/loss": 0.5, "val/margin": 1.5}, 1000, 200, "kto")
+    assert [entry.metric for entry in listing.entries(tmp_path)] == ["val/accuracy 0.75"] * 4 + ["val/margin 1.5"]

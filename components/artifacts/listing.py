@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from components.system.disk import read_json
 
-HEADLINES = {"rm": ("val/accuracy",), "dpo": ("val/accuracy",)}  # by stage, ahead of the usual ones
+HEADLINES = {**dict.fromkeys(("rm", "dpo", "simpo", "orpo"), "val/accuracy"), "kto": "val/margin"}  # ahead of the usual
 USUAL = ("val/gold", "val/score", "val/loss", "train/loss", "bytes_per_token")
 DEPTH = 3  # <run>/<stage>/<job of a sweep>
 
@@ -46,7 +46,7 @@ def _headline(folder: Path) -> str:
     try:
         card = read_json(folder / "export/card.json")
         metrics, stage = card["metrics"], card["stage"]
-        name = next(name for name in (*HEADLINES.get(stage, ()), *USUAL) if name in metrics)
+        name = next(name for name in (HEADLINES.get(stage), *USUAL) if name in metrics)
         return f"{name} {metrics[name]:.4g}"
     except (ValueError, LookupError, TypeError, StopIteration):  # no card, or a foreign one
         return ""

@@ -1,4 +1,4 @@
-"""Comparisons for reward models and DPO: every prompt once, continued by its ranked answers."""
+"""Comparisons for reward models, DPO, SimPO and ORPO: every prompt once, continued by its ranked answers."""
 
 import itertools
 from collections import Counter, defaultdict

@@ -42,6 +42,24 @@ TERMS: tuple[tuple[str, str, str], ...] = (  # term, pattern (a regular expressi
         "direct preference optimization: trained directly on the comparisons, without a reward model",
     ),
     (
+        "kto",
+        r"\bkto\b",
+        "Kahneman–Tversky optimization: trained directly on answers that are labeled good or bad one by one, without "
+        "comparisons",
+    ),
+    (
+        "simpo",
+        r"\bsimpo\b",
+        "simple preference optimization: like dpo, but by the mean log-probability of an answer's tokens, and with "
+        "nothing that keeps the model near sft",
+    ),
+    (
+        "orpo",
+        r"\borpo\b",
+        "odds ratio preference optimization: imitates the better answers of comparisons and raises their odds over the "
+        "worse ones",
+    ),
+    (
         "distill",
         r"\bdistill\b",
         "the model samples answers, and at each of their tokens learns the probabilities that another model, its "

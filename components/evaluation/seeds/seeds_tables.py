@@ -118,7 +118,7 @@ def bake_off(summary: Summary) -> Table | None:
     note = "Differences in gold are paired by seed. KL to sft in nats per response, entropy in nats per token."
     judge = _get(summary, "report", "budget", "reward", "minutes")
     if judge:
-        note += f" The reward model, which all but sft and dpo use, took another {short(judge['mean'])} minutes."
+        note += f" The reward model, which only methods with rollouts use, took another {short(judge['mean'])} minutes."
     return Table("Bake-off", columns, rows, note)
 
 

@@ -15,6 +15,7 @@ from components.data.loading import split
 from components.data.loading.cache import VERSION, stored
 from components.data.loading.mixing import Share, mix
 from components.data.loading.sampler import BatchLoader, Examples, TrainLoader
+from components.data.loading.split import in_part
 from components.data.records.dialogue import message_texts, unread
 from components.data.records.errors import SourceError
 from components.data.records.formats import Record
@@ -40,6 +41,8 @@ class RecordData(DataContract):
     subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a folder whose
     sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
     batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
+    train_part: [low, high], shares from 0 to 1 of all training prompts by a hash: only these are trained on. [0, 0.5]
+    and [0.5, 1] share no prompt, so that one reward model can judge a policy that was trained against another.
     on_malformed: "error" stops at a bad record, "skip" leaves it out and reports how many. num_workers: processes that
     make batches in advance; 0 makes them in the training process. The task sets tokenizer, context (tokens of the
     longest sequence), cache_dir and seed.
@@ -76,6 +79,7 @@ class RecordData(DataContract):
         world: dict[str, Any] | None = None,
         batch_size: int = 32,
         val_fraction: float = 0.05,
+        train_part: list[float] | None = None,
         on_malformed: OnMalformed = "error",
         num_workers: int = 0,
     ) -> None:
@@ -87,7 +91,8 @@ class RecordData(DataContract):
         self.path, self.mixture, self.root, self.world = path, mixture, root, world
         self.problems = Problems.of(tasks, task_problems, task_seed, task_system)
         self.selection = Selection(subset, split, held_out_split, files)
-        self.batch_size, self.val_fraction = batch_size, val_fraction
+        self.batch_size, self.val_fraction, self.train_part = batch_size, val_fraction, train_part
+        in_part(np.array([], dtype=np.int64), train_part)
         self.on_malformed, self.num_workers = on_malformed, num_workers
         self.counts: Counter[str] = Counter()
         self.shares: dict[str, Share] = {}
@@ -98,6 +103,12 @@ class RecordData(DataContract):
     @abstractmethod
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         """The stored columns of a record's examples, none if nothing is left to train on; counts what is cut."""
+
+    def examples_of(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
+        """What `tokenize` returns, unless a setting leaves the record out; counts the records that make no example."""
+        examples = self.tokenize(record, counts)
+        counts["dropped"] += not examples
+        return examples
 
     @abstractmethod
     def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
@@ -161,8 +172,9 @@ class RecordData(DataContract):
         keys = (split.key(self.split_by(record)) for row, record in each() if row.held_out is None)
         held_out = set(split.validation_keys(np.fromiter(keys, dtype=np.int64), self.val_fraction).tolist())
         for row, record in each():
-            by_prompt = row.held_out is None and split.key(self.split_by(record)) in held_out
-            if not (row.held_out or by_prompt):
+            key = split.key(self.split_by(record))
+            by_prompt = row.held_out is None and key in held_out
+            if not (row.held_out or by_prompt) and in_part(np.array([key]), self.train_part)[0]:
                 yield from self.record_texts(record)
 
     def prepare_data(self) -> None:
@@ -181,10 +193,12 @@ class RecordData(DataContract):
         held_out = _held_out(tables, self.val_fraction)
         if self.val_fraction and not any(mask.any() for mask in held_out):
             self._warn_nothing_is_held_out(tables)
-        rows = [np.flatnonzero(~mask) for mask in held_out]
+        parts = [in_part(_column(table, "key"), self.train_part) for table in tables]
+        rows = [np.flatnonzero(~mask & part) for mask, part in zip(held_out, parts, strict=True)]
         lengths = [_column(table, "tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
-            raise SourceError(f"{sources[0].name}: no record is left for training; lower data.val_fraction")
+            wider = "" if self.train_part is None else ", or widen data.train_part"
+            raise SourceError(f"{sources[0].name}: no record is left for training; lower data.val_fraction{wider}")
         chosen, shares = mix(lengths, list(weights), seed=self.seed)
         firsts = np.cumsum([0, *map(len, rows)])  # of each source in all rows joined
         train = np.stack([chosen[:, 0], np.concatenate(rows)[firsts[chosen[:, 0]] + chosen[:, 1]]], axis=1)
@@ -276,7 +290,7 @@ class RecordData(DataContract):
     def _rows(self, source: Source, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         for row, record in self.records_of(source, counts):
             try:
-                examples = self.tokenize(record, counts)
+                examples = self.examples_of(record, counts)
             except TemplateError as error:
                 raise SourceError(f"{row.where}: {error}") from None
             except TokenizerError as error:
@@ -284,7 +298,6 @@ class RecordData(DataContract):
                 refuse(row, error, on_malformed=self.on_malformed, counts=counts)
                 continue
             counts.update(f"{UNREAD}{name}" for name in unread(row.value))
-            counts["dropped"] += not examples
             side = BY_PROMPT if row.held_out is None else HELD_OUT if row.held_out else TRAINING
             for columns in examples:
                 counts["tokens"] += columns["tokens"]
@@ -302,7 +315,7 @@ class RecordData(DataContract):
                 share.epochs,
             )
         warnings = {name: name for name in ("malformed", "cut", "dropped")} | self.explained
-        warnings["truncated"] = f"truncated to {self.limit}"
+        warnings |= {"truncated": f"truncated to {self.limit}", "overlong": f"left out: longer than {self.limit}"}
         for name in self.counts:
             if name.startswith(UNREAD):
                 warnings[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"

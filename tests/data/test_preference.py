@@ -242,3 +242,29 @@ def test_records_that_contradict_another_stay_and_are_counted(common, write, cap
     data = built(common, write, [pair, pair, turned, {**turned, "prompt": "p"}, ranking])
     assert len(data.train_examples) == 5 and data.counts["contradicting"] == 2
     assert "2 of 5 records rank two answers in the opposite order of an earlier record, and are kept" in caplog.text
+
+
+def prompts_of(examples) -> set[tuple[int, ...]]:
+    return {tuple(record["prompt"]) for example in examples for record in example}
+
+
+def test_two_parts_share_no_prompt_and_hold_out_the_same_ones(common, write):
+    options = [{"val_fraction": 0.2, "train_part": part} for part in ([0, 0.5], [0.5, 1], None)]
+    first, second, whole = (built(common, write, RECORDS * 2, **chosen) for chosen in options)
+    both = prompts_of(first.train_examples), prompts_of(second.train_examples)
+    assert both[0] and both[1] and not both[0] & both[1]
+    assert both[0] | both[1] == prompts_of(whole.train_examples)
+    assert len(first.train_examples) == 2 * len(both[0])
+    held_out = [prompts_of(data.val_examples) for data in (first, second, whole)]
+    assert held_out[0] == held_out[1] == held_out[2] != set()
+
+
+def test_overlong_comparisons_are_left_out_instead_of_cut(common, write, caplog):
+    records = [*RECORDS, {"prompt": "long", "chosen": "x" * 100, "rejected": "no"}]
+    kept = built(common, write, records)
+    assert kept.counts["truncated"] == 1 and len(kept.train_examples) == 31
+    dropped = built(common, write, records, overlong="drop")
+    assert dropped.counts["overlong"] == 1 and len(dropped.train_examples) == 30
+    assert not dropped.counts["truncated"] and not dropped.counts["dropped"]
+    assert "1 of 31 records left out: longer than the context of 64 tokens" in caplog.text
+    assert all(batch.finished.all() for batch in dropped.train_dataloader())

@@ -78,10 +78,12 @@ def test_no_document_is_both_trained_on_and_held_out(common, write, tok):
     assert train | held_out == {tuple(tok.document(one["text"])) for one in documents(200)}
 
 
-def test_the_texts_for_a_tokenizer_leave_out_what_is_held_out(common, write, tok):
-    data = TextData(path=write("a.jsonl", documents(100)), val_fraction=0.2, **common | {"tokenizer": None})
+@pytest.mark.parametrize("part", [None, [0.0, 0.5]])
+def test_the_texts_for_a_tokenizer_leave_out_what_is_not_trained_on(common, write, tok, part):
+    chosen = {"path": write("a.jsonl", documents(100)), "val_fraction": 0.2, "train_part": part}
+    data = TextData(**chosen, **common | {"tokenizer": None})
     texts = list(data.texts())
-    again = TextData(path=data.path, val_fraction=0.2, **common)
+    again = TextData(**chosen, **common)
     again.setup()
     assert sum(len(tok.document(text)) for text in texts) == again.train_examples.num_tokens
     assert again.train_examples.num_tokens < again.counts["tokens"]

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 FEWEST = 20  # with fewer distinct prompts, none are held out
+LOW_BITS = 32  # of a key, which decide on its part; the highest decide whether it is held out
 
 
 def key(content: Any) -> int:
@@ -29,3 +31,17 @@ def validation_keys(keys: np.ndarray, fraction: float) -> np.ndarray:
         return distinct[:0]
     below = int(np.searchsorted(distinct, int(fraction * 2**63)))
     return distinct[: max(1, below)]
+
+
+def in_part(keys: np.ndarray, part: Sequence[float] | None) -> np.ndarray:
+    """(N,) bool: which of the keys (N,) int64 are in a part of all, [low, high) as shares from 0 to 1; None: all are.
+
+    Parts that do not overlap have no prompt in common, and none depends on what is held out.
+    Raises ValueError unless part is two numbers, 0 <= low < high <= 1.
+    """
+    if part is None:
+        return np.ones(len(keys), dtype=bool)
+    if len(part) != 2 or not 0 <= part[0] < part[1] <= 1:
+        raise ValueError(f"train_part: got {list(part)}, expected two shares [low, high] with 0 <= low < high <= 1")
+    place = np.bitwise_and(keys, 2**LOW_BITS - 1) / 2**LOW_BITS
+    return (part[0] <= place) & (place < part[1])

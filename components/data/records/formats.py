@@ -13,7 +13,7 @@ from components.data.records.dialogue import Message
 from components.data.records.dialogue import writable as _writable
 from components.data.records.errors import FormatError
 from components.data.records.errors import kind as _kind
-from components.data.records.known_shapes import DEMONSTRATIONS, Shape, unknown
+from components.data.records.known_shapes import DEMONSTRATIONS, LABELS, Shape, unknown
 from components.data.records.published import comparison, demonstration, instructed, question
 from components.data.records.spelling import are_messages, respelled
 from components.data.records.strict_json import parsed
@@ -116,7 +116,7 @@ def prompts(row: Any) -> Record:
     """A question -> {"prompt": messages, "reference": str | None, "tools"?}.
 
     Accepts {"prompt", "reference"?}, {"question"} and {"query"}, and demonstrations and comparisons, of which it keeps
-    the prompt: everything before the last answer.
+    the prompt: everything before the last answer. The answer of a demonstration is its reference, unless it has one.
     """
     given, row = row, question(comparison(demonstration(_fields(row, "a prompt"))))
     if "prompt" in row:
@@ -131,8 +131,18 @@ def prompts(row: Any) -> Record:
         raise unknown(given, "prompts", ", or the fields of a demonstration or a comparison")
     if prompt[-1] == {"role": "user", "content": ""}:
         raise FormatError("a question that is not empty", "an empty string")
-    reference = _string(row, "reference") if "reference" in row else None
+    reference = _string(row, "reference") if "reference" in row else _demonstrated(row)
     return {"prompt": _with_columns(row, _unweighted(prompt)), "reference": reference, **dialogues.tools(row)}
+
+
+def _demonstrated(row: Record) -> str | None:
+    """The text of a demonstration's last answer; None for any other record, such as a labeled answer."""
+    if any(name in row for name in LABELS):
+        return None
+    answer = row.get("completion", row.get("output") if "instruction" in row else row.get("messages"))
+    if isinstance(answer, list) and answer and isinstance(answer[-1], dict) and answer[-1].get("role") == "assistant":
+        answer = answer[-1].get("content")
+    return answer if isinstance(answer, str) and answer else None
 
 
 def _fields(row: Any, what: str) -> Record:

@@ -29,6 +29,7 @@ COMPARISONS: tuple[Shape, ...] = (
     ("info", "summaries", "choice"),
     ("human_ref_A", "human_ref_B", "labels"),
 )
+LABELS = ("label", "kto_tag", "thumbs", "vote")  # of an answer, desirable or not
 OWN = {"messages", "conversations", "conversation", "completion", "instruction", "chosen", "completions"}
 SHAPES = {
     "text": (("text",), ("content",)),

@@ -6,11 +6,11 @@ from typing import Any
 from components.data.records import formats
 from components.data.records.errors import FormatError, kind
 from components.data.records.formats import Record, preference
+from components.data.records.known_shapes import LABELS
 from components.data.records.published import comparison
 
 VOTES = {"up": True, "thumbs_up": True, "👍": True, "down": False, "thumbs_down": False, "👎": False}
 WORDS = {"true": True, "false": False, **VOTES}  # a table of text has no booleans
-FIELDS = ("label", "kto_tag", "thumbs", "vote")
 COMPARED = ("chosen", "rejected", "ranks")
 
 
@@ -37,7 +37,7 @@ def unpaired(row: Any) -> Record:
     if not isinstance(row, dict):
         raise FormatError("a labeled answer as a JSON object", kind(row))
     row = {name: value for name, value in row.items() if value is not None}
-    given = {name: _label(name, row[name]) for name in FIELDS if name in row}
+    given = {name: _label(name, row[name]) for name in LABELS if name in row}
     compared = [name for name in COMPARED if name in comparison(row)]
     if not given:
         if not compared:

@@ -49,6 +49,28 @@ def test_more_than_half_cannot_be_held_out():
         split.validation_keys(np.arange(100), 0.6)
 
 
+def test_a_part_of_the_prompts_is_decided_by_the_low_half_of_their_keys():
+    quarters = [0, 2**30, 2**31, 3 * 2**30]  # places 0, ¼, ½ and ¾ of 2³²
+    keys = np.array([2**32 * number + low for number, low in enumerate(quarters)])
+    assert split.in_part(keys, [0.0, 0.5]).tolist() == [True, True, False, False]
+    assert split.in_part(keys, [0.5, 1.0]).tolist() == [False, False, True, True]
+    assert split.in_part(keys, None).all()
+
+
+def test_a_part_has_its_share_whatever_is_held_out():
+    keys = np.array([split.key(str(i)) for i in range(4000)])
+    training = keys[~np.isin(keys, split.validation_keys(keys, 0.25))]
+    first, second = split.in_part(training, [0.0, 0.3]), split.in_part(training, [0.3, 1.0])
+    assert (first ^ second).all()
+    assert abs(first.sum() - 0.3 * len(training)) < 4 * (len(training) * 0.3 * 0.7) ** 0.5
+
+
+@pytest.mark.parametrize("part", [[0.5, 0.5], [-0.1, 0.5], [0.5, 1.1], [0.1], [0.9, 0.1]])
+def test_a_part_is_two_shares_in_order(part):
+    with pytest.raises(ValueError, match=r"train_part: got \[.*\], expected two shares \[low, high\]"):
+        split.in_part(np.array([], dtype=np.int64), part)
+
+
 def test_weights_are_shares_of_tokens_not_of_records():
     rng = np.random.default_rng(0)
     lengths = [rng.integers(1, 10, 3000), rng.integers(100, 300, 200), rng.integers(1, 50, 1000)]

@@ -73,10 +73,8 @@ def test_a_transcript_is_cut_into_its_turns_and_shares_all_but_the_last():
     [
         {"prompt": "Hi", "reference": None},
         {"prompt": ASK},
-        {"prompt": "Hi", "completion": "Yes"},
-        {"messages": [*ASK, ANSWER]},
         {"messages": ASK},
-        {"instruction": "Hi", "output": "Yes"},
+        {"prompt": "Hi", "completion": "Yes", "label": False},
         {"prompt": "Hi", "chosen": "Yes", "rejected": "No"},
         {"chosen": "\n\nHuman: Hi\n\nAssistant: Yes", "rejected": "\n\nHuman: Hi\n\nAssistant: No"},
     ],
@@ -85,8 +83,23 @@ def test_a_prompt_is_found_in_records_of_every_format(row):
     assert formats.prompts(row) == {"prompt": ASK, "reference": None}
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Hi", "completion": ANSWER["content"]},
+        {"prompt": "Hi", "completion": [ANSWER]},
+        {"messages": [*ASK, ANSWER]},
+        {"instruction": "Hi", "output": ANSWER["content"]},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": ANSWER["content"]}]},
+    ],
+)
+def test_the_answer_of_a_demonstration_is_the_reference_of_its_prompt(row):
+    assert formats.prompts(row) == {"prompt": ASK, "reference": ANSWER["content"]}
+
+
 def test_a_prompt_can_have_a_reference():
     assert formats.prompts({"prompt": "Hi", "reference": "Yes"})["reference"] == "Yes"
+    assert formats.prompts({"prompt": "Hi", "completion": "No", "reference": "Yes"})["reference"] == "Yes"
 
 
 @pytest.mark.parametrize(

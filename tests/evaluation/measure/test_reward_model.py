@@ -60,6 +60,30 @@ def test_metrics_of_three_pairs_worked_out_by_hand():
     assert 0 <= low < 0.5 < high <= 1
 
 
+def test_how_much_better_than_the_longer_wins_is_measured_pair_by_pair_with_intervals_over_prompts():
+    # credit 1 0 ½, that of the rule ½ 1 1: differences ½ −1 −½, mean −1/3; residuals 5/6 −4/6 −1/6, squared error
+    # Σ residuals² / (3·2) = (42/36)/6 = 7/36; Student's t with 2 degrees of freedom is 4.303
+    found = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS)])
+    assert found.over_longer == pytest.approx(-1 / 3)
+    assert found.over_longer_ci == pytest.approx([-1 / 3 - 4.303 * (7 / 36) ** 0.5, -1 / 3 + 4.303 * (7 / 36) ** 0.5])
+    low, high = found.longer_wins_ci
+    assert low < found.shares.longer_wins < high <= 1
+    # one pair of matched length, correct: Wilson's interval of 1 of 1 is [1 / (1 + z²), 1]
+    assert found.accuracy_length_matched_ci == pytest.approx([1 / (1 + 1.959964**2), 1])
+    none = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS[1:])])
+    assert none.shares.accuracy_length_matched is none.accuracy_length_matched_ci is None
+
+
+def test_the_length_of_an_answer_that_was_cut_is_unknown_but_longer():
+    pair = ([1, 2], [([5, 40], 0), ([5, 20], 1)])
+    whole = batch(pair, pair, pair)
+    cut = whole._replace(finished=torch.tensor([False, True, True, False, False, False]))
+    found = evaluate_ranking(LastIdIsTheScore(), [cut])
+    # the better one is longer, then the worse one, then nobody knows; no pair has matched lengths
+    assert found.shares.longer_wins == pytest.approx((1 + 0 + 0.5) / 3)
+    assert (found.shares.accuracy_length_matched, found.pairs_length_matched) == (None, 0)
+
+
 def test_the_scores_of_all_answers_are_returned_in_the_order_of_the_batches():
     found = evaluate_ranking(LastIdIsTheScore(), [batch(*PAIRS[1:]), batch(PAIRS[0])])
     assert found.scores.tolist() == pytest.approx([1, 2, 3, 3, 4, 2])

@@ -16,11 +16,12 @@ BINS = 5  # of confidence, from ½ to 1: the upper half of ten bins of [0, 1], s
 
 class Pairs(NamedTuple):
     """Per pair (P,): margins r_better − r_worse; gaps, length_better − length_worse, and longest, the longer length, in
-    tokens."""
+    tokens; whole, bool, whether neither answer was cut, so that both lengths are known."""
 
     margins: Tensor
     gaps: Tensor
     longest: Tensor
+    whole: Tensor
 
     @property
     def credit(self) -> Tensor:
@@ -35,15 +36,22 @@ class Pairs(NamedTuple):
     @property
     def matched(self) -> Tensor:
         """(P,) bool: True on pairs of matched length."""
-        return self.gaps.abs() < LENGTH_MATCHED * self.longest
+        return self.whole & (self.gaps.abs() < LENGTH_MATCHED * self.longest)
+
+    @property
+    def longer_wins(self) -> Tensor:
+        """(P,): the credit of the rule "the longer answer wins"."""
+        return ranking_credit(self.gaps)
 
 
-def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor) -> Pairs:
-    """The pairs of a batch of answers. All (N,): scores, lengths in tokens; ranks and groups as in ranking_pairs."""
+def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor, finished: Tensor) -> Pairs:
+    """The pairs of a batch of answers. All (N,): scores, lengths in tokens, finished, False for an answer that was cut,
+    whose length counts as one token more; ranks and groups as in ranking_pairs."""
     better, worse, _ = ranking_pairs(ranks, groups)
-    scores, lengths = at_least_float32(scores), lengths.float()
+    scores, lengths = at_least_float32(scores), lengths.float() + ~finished
     longest = torch.maximum(lengths[better], lengths[worse])
-    return Pairs(scores[better] - scores[worse], lengths[better] - lengths[worse], longest)
+    whole = finished[better] & finished[worse]
+    return Pairs(scores[better] - scores[worse], lengths[better] - lengths[worse], longest, whole)
 
 
 class RankingMetrics(NamedTuple):
@@ -53,7 +61,7 @@ class RankingMetrics(NamedTuple):
     margin                    mean r_better − r_worse over pairs
     ece                       expected calibration error of σ(|margin|), bins of 0.1
     score_length_correlation  Pearson correlation of score and tokens over answers; None if either is constant
-    accuracy_length_matched   accuracy on pairs whose lengths differ by less than 10%; None without such pairs
+    accuracy_length_matched   accuracy on pairs of whole answers whose lengths differ by less than 10%; None without such
     longer_wins               accuracy of "the longer answer wins", the baseline to beat
     """
 
@@ -74,7 +82,7 @@ def ranking_metrics(pairs: Pairs, scores: Tensor, lengths: Tensor) -> RankingMet
         ece=float(calibration_error(pairs.confidence, credit, num_bins=BINS)),
         score_length_correlation=_pearson(scores, lengths),
         accuracy_length_matched=float(credit[matched].mean()) if matched.any() else None,
-        longer_wins=float(ranking_credit(pairs.gaps).mean()),
+        longer_wins=float(pairs.longer_wins.mean()),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from components.data.batches import PreferenceBatch, moved_to
-from components.evaluation.measure.intervals import share_interval
+from components.evaluation.measure.intervals import mean_interval, share_interval
 from components.evaluation.measure.policy import numbers
 from components.functional.losses import ranking_pairs
 from components.functional.ranking import BINS, Pairs, RankingMetrics, pairs_of, ranking_metrics
@@ -28,7 +28,10 @@ class RankingResult(NamedTuple):
     """A reward model on rankings: over all pairs of answers to one prompt that differ in rank, and over all answers.
 
     shares                those of functional.ranking
-    accuracy_ci           95% interval: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
+    accuracy_ci, longer_wins_ci, accuracy_length_matched_ci
+                          95% intervals: Wilson's, pairs of one prompt being dependent (intervals.share_interval)
+    over_longer           by how much accuracy exceeds that of "the longer answer wins"
+    over_longer_ci        95% interval, from the differences pair by pair (intervals.mean_interval)
     pairs, prompts        numbers of pairs and of different prompts
     pairs_length_matched  number of pairs behind shares.accuracy_length_matched
     reliability           the pairs by confidence
@@ -37,6 +40,10 @@ class RankingResult(NamedTuple):
 
     shares: RankingMetrics
     accuracy_ci: list[float]
+    longer_wins_ci: list[float]
+    accuracy_length_matched_ci: list[float] | None
+    over_longer: float
+    over_longer_ci: list[float] | None
     pairs: int
     prompts: int
     pairs_length_matched: int
@@ -61,7 +68,7 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
         here = moved_to(device, batch)
         score = answer_scores(model, here)
         better, _, _ = ranking_pairs(here.ranks, here.groups)
-        parts.append(pairs_of(score, here.lengths, here.ranks, here.groups))
+        parts.append(pairs_of(score, here.lengths, here.ranks, here.groups, here.finished))
         keys += [_prompt_of(batch, answer) for answer in better.tolist()]
         scores.append(score)
         lengths.append(batch.lengths)
@@ -69,12 +76,19 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
         raise ValueError("reward evaluation: expected answers of different rank to one prompt, found none in any batch")
     pairs = Pairs(*(torch.cat(field).cpu() for field in zip(*parts, strict=True)))
     given = torch.cat(scores).cpu()
+    matched = pairs.matched
+    keys_matched = [key for key, is_matched in zip(keys, matched.tolist(), strict=True) if is_matched]
+    over = pairs.credit - pairs.longer_wins
     return RankingResult(
         shares=ranking_metrics(pairs, given, torch.cat(lengths).cpu()),
         accuracy_ci=share_interval(pairs.credit, keys),
+        longer_wins_ci=share_interval(pairs.longer_wins, keys),
+        accuracy_length_matched_ci=share_interval(pairs.credit[matched], keys_matched) if keys_matched else None,
+        over_longer=float(over.double().mean()),
+        over_longer_ci=mean_interval(over, keys),
         pairs=len(keys),
         prompts=len(set(keys)),
-        pairs_length_matched=int(pairs.matched.sum()),
+        pairs_length_matched=len(keys_matched),
         reliability=reliability(pairs.confidence, pairs.credit),
         scores=given,
     )

@@ -122,6 +122,7 @@ REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("accuracy", "accuracy on pairs", percent),
     ("accuracy_length_matched", "  of matched length (±10%)", percent),
     ("longer_wins", "  of the rule “the longer one wins”", percent),
+    ("over_longer", "  above that of this rule", percent),
     ("name_accuracy", "  of answers that differ only in the name", percent),
     ("ece", "calibration error (ECE)", number),
     ("margin", "mean margin", number),

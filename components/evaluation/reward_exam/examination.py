@@ -51,7 +51,15 @@ class Pair(NamedTuple):
 
     @property
     def lengths(self) -> tuple[int, int]:
-        return len(self.record["completions"][self.better]), len(self.record["completions"][self.worse])
+        """In tokens, of the better and the worse answer; one that was cut counts as one token longer."""
+        answers, finished = self.record["completions"], self.record["finished"]
+        better, worse = (len(answers[i]) + (not finished[i]) for i in (self.better, self.worse))
+        return better, worse
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether neither answer was cut."""
+        return self.record["finished"][self.better] and self.record["finished"][self.worse]
 
 
 def examine(
@@ -176,8 +184,10 @@ def categories(pairs: Sequence[Pair], judge: WorldJudge) -> dict[str, dict[str, 
 
 def by_length(pair: Pair) -> str:
     better, worse = pair.lengths
-    if abs(better - worse) < LENGTH_MATCHED * max(better, worse):
+    if pair.is_whole and abs(better - worse) < LENGTH_MATCHED * max(better, worse):
         return "matched lengths"
+    if better == worse:
+        return "both cut"
     return "the longer is better" if better > worse else "the shorter is better"
 
 

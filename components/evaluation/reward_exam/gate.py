@@ -186,7 +186,11 @@ def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Co
 
 
 def _value(examination: Mapping[str, Any], name: str, value: float | None) -> str:
-    interval = examination["ranking"]["accuracy_ci"] if name == "accuracy" else None
+    ranking = examination["ranking"]
+    intervals = {"accuracy": "accuracy_ci", "length_matched": "accuracy_length_matched_ci"}
+    if ranking.get("longer_wins", 0.0) >= CHANCE:  # else over_length is relative to "the shorter answer wins"
+        intervals["over_length"] = "over_longer_ci"
+    interval = ranking.get(intervals.get(name, ""))
     if name.startswith("probe_"):
         interval = examination["probes"][name.removeprefix("probe_")]["accuracy_ci"]
     shown = with_interval(value, interval, percent) if interval else _shown(name, value)

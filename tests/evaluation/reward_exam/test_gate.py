@@ -160,6 +160,18 @@ def test_the_table_shows_value_limit_and_verdict_and_then_the_categories():
     assert "1,415 held-out pairs on 12 prompts. [95% interval over prompts]" in lines
 
 
+def test_the_table_has_intervals_beside_what_length_does_not_explain():
+    intervals = {"over_longer_ci": [-0.1, 0.02], "accuracy_length_matched_ci": [0.3, 0.7]}
+    figures = {"over_length": -0.05, "length_matched": 0.5}
+    for longer, shown in ((0.75, "−5% [−10, 2]"), (0.25, "−5%")):  # the interval is that of "the longer wins"
+        console = Console(width=100, record=True, file=io.StringIO())
+        ranking = {**EXAMINATION["ranking"], **intervals, "longer_wins": longer}
+        show({**EXAMINATION, "ranking": ranking, "figures": figures}, [], console)
+        lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+        assert f"accuracy beyond length alone {shown}" in lines
+        assert "accuracy at matched lengths 50% [30, 70]" in lines
+
+
 def test_the_caption_says_what_has_too_few_pairs():
     ranking = {"pairs": 2, "prompts": 2, "accuracy": 1.0, "accuracy_ci": [0.34, 1.0]}
     examination = {"ranking": ranking, "probes": {}, "categories": {}, "figures": {"accuracy_low": 0.34}}

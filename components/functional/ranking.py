@@ -61,7 +61,7 @@ class RankingMetrics(NamedTuple):
     margin                    mean r_better − r_worse over pairs
     ece                       expected calibration error of σ(|margin|), bins of 0.1
     score_length_correlation  Pearson correlation of score and tokens over answers; None if either is constant
-    accuracy_length_matched   accuracy on pairs of whole answers whose lengths differ by less than 10%; None without such
+    accuracy_length_matched   the same on pairs of whole answers whose lengths differ by less than 10%; None without any
     longer_wins               accuracy of "the longer answer wins", the baseline to beat
     """
 

@@ -18,7 +18,7 @@ from components.system import provenance
 from components.tasks import command_line, common
 from components.tasks.placement import Place, check_room
 
-NO_MODELS = ("tokenizer", "reward")  # among the artifacts that are read
+NO_MODELS = ("tokenizer", "reward", "proxy")  # among the artifacts that are read
 
 
 def evaluate(cfg: DictConfig) -> None:
@@ -54,12 +54,16 @@ def evaluate(cfg: DictConfig) -> None:
         for name in cfg.reads
         if name not in NO_MODELS
     }
-    reward = place.to_device(store.load_scalar(cfg.reads.reward, context=cfg.context))
+    reward, proxy = (
+        place.to_device(store.load_scalar(cfg.reads[name], context=cfg.context)) if name in cfg.reads else None
+        for name in ("reward", "proxy")
+    )
     with place.running():
         results = evaluate_pipeline(
             models,
             tokenizer,
             reward=reward,
+            proxy=proxy,
             world=make_world(dict(cfg.world)) if builtin else None,
             material=material_of(cfg, data, rankings if ranked else None, text if read else None),
             plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once),

@@ -84,7 +84,7 @@ def _samples(cfg: DictConfig, data: Any, tokenizer: Any, place: Place) -> Assess
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)
     with place.running():
         responses = respond(policy, tokenizer, [list(prompt["ids"]) for prompt in prompts], plan)
-        judges = Judges(tokenizer, make_world(dict(cfg.world)), reward, cfg.tokens_at_once)
+        judges = Judges(tokenizer, make_world(dict(cfg.world)), reward, tokens_at_once=cfg.tokens_at_once)
         return assess(responses, prompts, judges)
 
 

@@ -17,6 +17,7 @@ from components.evaluation.measure.assessment import (
 from components.evaluation.measure.best_of_n import SHOWN_N, best_of_n, best_row
 from components.evaluation.measure.bits import bits_per_byte
 from components.evaluation.measure.choice import by_name, choice
+from components.evaluation.measure.head_to_head import against_all, demonstrated
 from components.evaluation.measure.majority import majority
 from components.evaluation.measure.policy import Responses, SamplePlan, describe, respond
 from components.evaluation.measure.reward_model import evaluate_ranking
@@ -51,6 +52,7 @@ def evaluate_pipeline(
     tokenizer: Tokenizer,
     *,
     reward: ScalarModel | None,
+    proxy: ScalarModel | None = None,
     world: World | None,
     material: Material,
     plan: SamplePlan,
@@ -78,19 +80,26 @@ def evaluate_pipeline(
                       _train; compare with the models' greedy_correct and correct
         reward_model  reward_model.RankingResult, with a world also choice.NameAccuracy, those on held-out prompts
                       with the suffix _heldout
+        proxy         the same of a second reward model, if there is one
+        against       without a world, with a reward model: head_to_head.against_all, of all models but "base"
+        demonstrations  score, score_ci, length and prompts of the references, if any prompt has one
         seed
+    proxy: a second reward model, the one that policies were trained against, if `reward` was held out from training;
+    adds proxy_score and proxy_score_ci to the models.
     Raises ValueError without a model or a prompt.
     """
     if not models or not material.prompts:
         raise ValueError(
             f"evaluation: expected at least one model and one prompt, got {len(models)} and {len(material.prompts)}"
         )
-    judges = Judges(tokenizer, world, reward.eval() if reward is not None else None, plan.tokens_at_once)
+    scorers = (model.eval() if model is not None else None for model in (reward, proxy))
+    judges = Judges(tokenizer, world, *scorers, tokens_at_once=plan.tokens_at_once)
     results: dict[str, Any] = {"seed": plan.seed, "sampling": sampling(material, plan, best_of), "models": {}}
-    assessed = {}
+    assessed, greedy = {}, {}
     for name, model in models.items():
         reference = None if name == BASE else models.get(REFERENCE)
-        results["models"][name], assessed[name] = measure(name, model.eval(), judges, material, plan, reference)
+        measured = measure(name, model.eval(), judges, material, plan, reference)
+        results["models"][name], assessed[name], greedy[name] = measured
     if world is not None:
         results["crowd"] = world_quality.crowd(world)._asdict()
     if BASE in models and world is not None:
@@ -100,7 +109,9 @@ def evaluate_pipeline(
         if best_of and (world or reward):
             many = plan._replace(samples_per_prompt=best_of, seed=plan.seed + 2)
             sample_many(results, models[REFERENCE], judges, material, many, assessed[REFERENCE])
-    return results | measure_reward(judges, material)
+    if proxy is not None:
+        results["proxy"] = measure_reward(judges._replace(reward=judges.proxy), material)["reward_model"]
+    return results | opponents(judges, material, assessed, greedy) | measure_reward(judges, material)
 
 
 def sampling(material: Material, plan: SamplePlan, best_of: int) -> dict[str, int]:
@@ -132,8 +143,9 @@ def inputs(name: str, tokenizer: Tokenizer, prompts: Sequence[Prompt]) -> list[l
 
 def measure(
     name: str, model: CausalLM, judges: Judges, material: Material, plan: SamplePlan, reference: CausalLM | None
-) -> tuple[dict[str, Any], Assessed]:
-    """All metrics of one model except its win rate, with some of its answers; and the assessed answers themselves."""
+) -> tuple[dict[str, Any], Assessed, Assessed]:
+    """All metrics of one model except its win rates, with some of its answers; and the assessed answers themselves,
+    sampled and likeliest: to all prompts if a judge assesses those, else to the SHOWN first."""
     tokenizer, prompts = judges.tokenizer, material.prompts
     asked = inputs(name, tokenizer, prompts)
     responses = respond(model, tokenizer, asked, plan)
@@ -141,7 +153,7 @@ def measure(
     metrics: dict[str, Any] = describe(model, asked, responses, reference=reference, **reading)._asdict()
     assessed = assess(responses, prompts, judges)
     metrics |= quality_metrics(assessed)
-    greedy = likeliest(name, model, judges, prompts if judges.world else prompts[:SHOWN], plan)
+    greedy = likeliest(name, model, judges, prompts if judges.world or judges.reward else prompts[:SHOWN], plan)
     if judges.world is not None:
         metrics["greedy_correct"] = correct_share(greedy)
     if material.train_prompts:
@@ -149,7 +161,26 @@ def measure(
     if material.text:
         metrics["bits_per_byte"] = bits_per_byte(model, material.text)
     metrics["samples"] = samples(prompts[:SHOWN], greedy, assessed, plan.samples_per_prompt)
-    return metrics, assessed
+    return metrics, assessed, greedy
+
+
+def opponents(
+    judges: Judges, material: Material, assessed: Mapping[str, Assessed], greedy: Mapping[str, Assessed]
+) -> dict[str, Any]:
+    """ "against" and "demonstrations" of the results; {} with a world, whose judge knows which answer is better, and
+    without a reward model."""
+    if judges.world is not None or judges.reward is None:
+        return {}
+    chat = {
+        how: {name: found for name, found in answers.items() if name != BASE}
+        for how, answers in (("sampled", assessed), ("greedy", greedy))
+    }
+    shown = demonstrated(material.prompts, judges.tokenizer, judges.reward.config.longest)
+    if shown is None:
+        return {"against": against_all(chat, REFERENCE, None)}
+    given = assess(shown, material.prompts, judges)
+    metrics = quality_metrics(given) | {"length": sum(map(len, shown.ids)) / len(shown.ids), "prompts": len(shown.ids)}
+    return {"against": against_all(chat, REFERENCE, given), "demonstrations": metrics}
 
 
 def on_training_prompts(
@@ -177,10 +208,10 @@ def sample(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt]
 
 
 def likeliest(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prompt], plan: SamplePlan) -> Assessed:
-    """A model's likeliest answer to every prompt, assessed by the world's judge alone."""
+    """A model's likeliest answer to every prompt, assessed by the world's judge or, without one, the reward model."""
     asked = inputs(name, judges.tokenizer, prompts)
     greedy = respond(model, judges.tokenizer, asked, plan._replace(samples_per_prompt=1), temperature=0.0)
-    return assess(greedy, prompts, judges._replace(reward=None))
+    return assess(greedy, prompts, judges._replace(reward=None if judges.world else judges.reward, proxy=None))
 
 
 def correct_share(assessed: Assessed) -> float:

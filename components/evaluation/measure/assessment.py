@@ -21,11 +21,12 @@ Prompt = Mapping[str, Any]
 class Judges(NamedTuple):
     """What assesses answers: the tokenizer, and the world's judge and the reward model if there are any.
 
-    tokens_at_once: how many tokens the reward model reads at once."""
+    proxy: a second reward model, whose scores are only shown. tokens_at_once: how many tokens these read at once."""
 
     tokenizer: Tokenizer
     world: World | None
     reward: ScalarModel | None
+    proxy: ScalarModel | None = None
     tokens_at_once: int = TOKENS_AT_ONCE
 
 
@@ -45,11 +46,13 @@ class Assessed(NamedTuple):
     """Responses, the same number for every prompt, and their assessment.
 
     judgments: the judge's, None without a world. scores: (N,), the reward model's, None without one.
+    proxy_scores: those of the second reward model.
     """
 
     responses: Responses
     judgments: list[Judgment] | None
     scores: Tensor | None
+    proxy_scores: Tensor | None = None
 
     @property
     def worth(self) -> Tensor | None:
@@ -70,25 +73,28 @@ def question_of(prompt: Prompt) -> str:
 
 
 def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> Assessed:
-    """Responses assessed by every available judge; the reward model always reads them after the chat prompt."""
-    judgments = given = None
+    """Responses assessed by every available judge; reward models always read them after the chat prompt."""
+    judgments = None
     if judges.world is not None:
         judgments = world_quality.judgments(judges.world, [question_of(prompt) for prompt in prompts], responses)
-    if judges.reward is not None:
-        chat = [list(prompt["ids"]) for prompt in prompts]
-        reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": judges.tokens_at_once}
-        given = scores(judges.reward, chat, responses, **reading)
-    return Assessed(responses, judgments, given)
+    chat = [list(prompt["ids"]) for prompt in prompts]
+    reading = {"pad_id": judges.tokenizer.pad_id, "tokens_at_once": judges.tokens_at_once}
+    given = (
+        None if model is None else scores(model, chat, responses, **reading) for model in (judges.reward, judges.proxy)
+    )
+    return Assessed(responses, judgments, *given)
 
 
 def quality_metrics(assessed: Assessed) -> dict[str, Any]:
-    """With a judge, the fields of quality.Quality; with a reward model, its mean score, and score_ci."""
+    """With a judge, the fields of quality.Quality; with a reward model, its mean score, and score_ci; with a second
+    one, also proxy_score and proxy_score_ci."""
     metrics: dict[str, Any] = {}
     if assessed.judgments is not None:
         metrics |= world_quality.quality(assessed.judgments, assessed.responses)._asdict()
-    if assessed.scores is not None:
-        mean = float(assessed.scores.mean())
-        metrics |= {"score": mean, "score_ci": mean_interval(assessed.scores, assessed.responses.prompt_index)}
+    for name, given in (("score", assessed.scores), ("proxy_score", assessed.proxy_scores)):
+        if given is not None:
+            interval = mean_interval(given, assessed.responses.prompt_index)
+            metrics |= {name: float(given.mean()), f"{name}_ci": interval}
     return metrics
 
 

@@ -55,6 +55,7 @@ MODEL_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("rude", "rude", percent),
     ("score", "reward model's score", number),
     ("score_train", "  on training prompts", number),
+    ("proxy_score", "score by the model trained against", number),
     ("finished", "ends by itself", percent),
     ("words", "words", short),
     ("length", "tokens", short),

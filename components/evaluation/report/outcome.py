@@ -29,6 +29,20 @@ def winners(results: Results) -> list[str]:
     return [won(name, metrics) for name, metrics in chatting(results).items() if metrics.get("win_rate_ci")]
 
 
+def at_equal_length(results: Results) -> list[str]:
+    """One sentence for each model after sft: whether its sampled answers also win where length does not count."""
+    rows = results.get("against", {}).get("sft", {}).get("sampled", {})
+    return [_controlled(name, metrics) for name, metrics in rows.items() if metrics["length_controlled_ci"]]
+
+
+def _controlled(name: str, metrics: Results) -> str:
+    low, high = metrics["length_controlled_ci"]
+    verdict = "wins against" if low > 0.5 else "loses to" if high < 0.5 else "is not distinguishable from"
+    share = with_interval(metrics["length_controlled"], [low, high], percent)
+    lengths = f"{metrics['length']:.0f} tokens against {metrics['other_length']:.0f}"
+    return f"At equal length {name} {verdict} sft: {share} of its answers would be better ({lengths})."
+
+
 def won(name: str, metrics: Results) -> str:
     """Whether a model's answers win against those of sft, judged by the interval of its win rate."""
     low, high = metrics["win_rate_ci"]
@@ -98,4 +112,5 @@ def leader(results: Results) -> str:
 
 def summary(results: Results) -> list[str]:
     """The report in a few sentences: how good the last model is, which models won against sft, and what got worse."""
-    return [line for line in (headline(results), *winners(results), *worse(results)) if line]
+    lines = (headline(results), *winners(results), *at_equal_length(results), *worse(results))
+    return [line for line in lines if line]

@@ -76,7 +76,9 @@ def show(results: Results, folder: Path, console: Console) -> None:
     """Prints the card, the path of the report and how to talk to the best model."""
     for table in (
         fitting_models_table(results, console),
+        tables.against_table(results),
         tables.reward_table(results),
+        tables.proxy_table(results),
         learning.learning_table(results),
     ):
         if table is not None:

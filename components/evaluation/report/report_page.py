@@ -25,11 +25,13 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
     blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
     blocks += shown.get("quality", [])
     sections = (
+        (tables.against_table, ""),
         (learning.learning_table, ""),
         (tables.best_of_n_table, "best_of_n"),
         (tables.majority_table, "majority"),
         (tables.choice_table, "choice"),
         (tables.reward_table, "reward_model"),
+        (tables.proxy_table, ""),
         (tables.budget_table, ""),
     )
     for table_of, picture in sections:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from components.evaluation.report.card import NONE, Results, Table, chatting, number, percent, with_interval
+from components.evaluation.report.card import NONE, Results, Table, chatting, number, percent, short, with_interval
 
 
 def best_of_n_table(results: Results) -> Table | None:
@@ -128,6 +128,48 @@ REWARD_ROWS: tuple[tuple[str, str, Callable], ...] = (
     ("margin", "mean margin", number),
     ("score_length_correlation", "score–length correlation", number),
 )
+
+
+AGAINST_COLUMNS: tuple[tuple[str, str, Callable], ...] = (
+    ("win_rate", "wins", percent),
+    ("length_controlled", "at equal length", percent),
+    ("length_matched", "lengths ±10%", percent),
+    ("length", "tokens", short),
+    ("other_length", "the other's", short),
+    ("finished", "ends", percent),
+)
+AGAINST_NOTE = (
+    "Share of pairs of answers to one prompt in which the reward model scores this model's higher, ties counting as "
+    "half. At equal length: predicted by a logistic regression on the difference in length, for a difference of 0 "
+    "(Dubois et al. 2024). Lengths ±10%: the share among pairs of nearly equal length."
+)
+
+
+def against_rows(results: Results, cell: Callable) -> list[list[str]]:
+    """A row per opponent, way of answering and model; cell(metrics, key, show) shows one metric."""
+    return [
+        [f"{name} against {opponent}, {how}", *(cell(metrics, key, show) for key, _, show in AGAINST_COLUMNS)]
+        for opponent, modes in (results.get("against") or {}).items()
+        for how, models in modes.items()
+        for name, metrics in models.items()
+    ]
+
+
+def against_table(results: Results) -> Table | None:
+    """Every model's answers against those of sft and against demonstrations; None if none were compared."""
+    rows = against_rows(results, lambda metrics, key, show: with_interval(metrics[key], metrics.get(f"{key}_ci"), show))
+    note = f"{AGAINST_NOTE} [95% interval over prompts]"
+    shown = results.get("demonstrations")
+    if shown:
+        score = with_interval(shown["score"], shown["score_ci"])
+        note += f" Demonstrations: {shown['prompts']} prompts, {short(shown['length'])} tokens, score {score}."
+    return Table("Head to head", ["", *(label for _, label, _ in AGAINST_COLUMNS)], rows, note) if rows else None
+
+
+def proxy_table(results: Results) -> Table | None:
+    """The reward model that policies were trained against, if another one judges here."""
+    made = reward_table({"reward_model": results.get("proxy")})
+    return made and made._replace(title="Reward model trained against")
 
 
 def reward_table(results: Results) -> Table | None:

@@ -101,6 +101,12 @@ TERMS: tuple[tuple[str, str, str], ...] = (  # term, pattern (a regular expressi
         "how often an answer is better than one of sft's to the same prompt, counting ties as half; 50% is a draw",
     ),
     (
+        "at equal length",
+        r"at equal length",
+        "what the share of wins would be if both answers were equally long, so that a reward model's taste for long "
+        "answers does not count",
+    ),
+    (
         "entropy",
         r"\bentropy\b",
         "how uncertain the next token is: 0 if one is certain, 0.69 nats if two are equally likely",

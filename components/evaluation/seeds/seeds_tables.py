@@ -5,6 +5,7 @@ from typing import Any
 
 from components.evaluation.measure.over_seeds import half_width, most_seeds
 from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
+from components.evaluation.report.tables import AGAINST_COLUMNS, AGAINST_NOTE, against_rows
 
 Summary = Mapping[str, Any]
 BETWEEN = 3  # characters between two columns in the terminal
@@ -13,7 +14,7 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 def tables(summary: Summary) -> Iterator[Table]:
     """All tables of one group's summary (seeds_summary.summarize)."""
-    makers = {maker: "report" for maker in (models, bake_off, claims, best_of_n, majority)}
+    makers = {maker: "report" for maker in (models, against, bake_off, claims, best_of_n, majority)}
     makers |= {rewards: "rewards", optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
     for maker, kind in makers.items():
         table = maker(summary)
@@ -76,6 +77,13 @@ def models(summary: Summary) -> Table | None:
     return Table("Models over seeds", ["", *measured], rows) if rows else None
 
 
+def against(summary: Summary) -> Table | None:
+    """Every model against sft and against demonstrations."""
+    rows = against_rows(summary.get("report") or {}, lambda metrics, key, show: cell(metrics.get(key), show))
+    names = [label for _, label, _ in AGAINST_COLUMNS]
+    return Table("Head to head over seeds", ["", *names], rows, AGAINST_NOTE) if rows else None
+
+
 def bake_off(summary: Summary) -> Table | None:
     """A row per method that starts from the SFT model: its results and its cost."""
     measured = _get(summary, "report", "models") or {}
@@ -130,6 +138,12 @@ CLAIMS: tuple[tuple[str, tuple[str, ...], Callable], ...] = (
     ("reward model: accuracy, held-out prompts", ("reward_model", "accuracy_heldout"), percent),
     ("reward model: ECE, training prompts", ("reward_model", "ece"), number),
     ("reward model: ECE, held-out prompts", ("reward_model", "ece_heldout"), number),
+    ("reward model: at matched lengths, held-out", ("reward_model", "accuracy_length_matched_heldout"), percent),
+    ("reward model: the longer wins, held-out", ("reward_model", "longer_wins_heldout"), percent),
+    ("reward model: above that, held-out", ("reward_model", "over_longer_heldout"), percent),
+    ("trained against: accuracy, held-out prompts", ("proxy", "accuracy_heldout"), percent),
+    ("trained against: at matched lengths, held-out", ("proxy", "accuracy_length_matched_heldout"), percent),
+    ("trained against: above the longer wins, held-out", ("proxy", "over_longer_heldout"), percent),
     ("discriminates: true statement scored highest", ("choice", "reward_model"), percent),
     ("  on training prompts", ("choice", "reward_model_train"), percent),
     ("generates: sft's likeliest answer correct", ("models", "sft", "greedy_correct"), percent),

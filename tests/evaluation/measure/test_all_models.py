@@ -70,7 +70,7 @@ def text_batch(tokenizer):
 
 @pytest.fixture
 def evaluate(new_model, reward, world, tokenizer, chat_prompts):
-    def run(seed=0, best_of=8, models=None, reward=reward, world=world, **changes):
+    def run(seed=0, best_of=8, models=None, reward=reward, proxy=None, world=world, **changes):
         material = {
             "prompts": chat_prompts("held_out"),
             "train_prompts": chat_prompts("train"),
@@ -83,6 +83,7 @@ def evaluate(new_model, reward, world, tokenizer, chat_prompts):
             models,
             tokenizer,
             reward=reward,
+            proxy=proxy,
             world=world,
             material=Material(**(material | changes)),
             plan=SamplePlan(samples_per_prompt=4, max_new_tokens=6, seed=seed),
@@ -122,8 +123,12 @@ def test_a_world_run_has_every_metric_and_is_plain_json(evaluate):
         "margin",
         "score_length_correlation",
         "accuracy_length_matched",
+        "accuracy_length_matched_ci",
         "pairs_length_matched",
         "longer_wins",
+        "longer_wins_ci",
+        "over_longer",
+        "over_longer_ci",
         "reliability",
     }
     ranked |= {"name_accuracy", "name_accuracy_ci"}
@@ -194,6 +199,30 @@ def test_users_own_prompts_have_a_score_and_no_gold(evaluate, tokenizer):
         }
     assert results["models"]["sft"]["samples"][0]["prompt"] == "hello"
     assert results["reward_model"].keys() >= {"accuracy_heldout"} and "accuracy" not in results["reward_model"]
+
+
+def test_users_own_prompts_are_compared_with_sft_and_with_their_references_as_sampled_and_as_likeliest(
+    evaluate, tokenizer, reward
+):
+    asked = [[{"role": "user", "content": text}] for text in ("hello", "who ?")]
+    prompts = [{"prompt": messages, "ids": tokenizer.render_prompt(messages)} for messages in asked]
+    prompts[1]["reference"] = "fev is red ."
+    own = {"world": None, "prompts": prompts, "train_prompts": [], "seen": None, "text": (), "best_of": 0}
+    results = evaluate(**own, proxy=reward)
+    against, shown = results["against"], results["demonstrations"]
+    assert {name: list(modes) for name, modes in against.items()} == {
+        "demonstrations": ["sampled", "greedy"],
+        "sft": ["sampled", "greedy"],
+    }
+    assert list(against["sft"]["greedy"]) == ["ppo"] and list(against["demonstrations"]["greedy"]) == ["sft", "ppo"]
+    assert against["sft"]["sampled"]["ppo"]["win_rate"] == results["models"]["ppo"]["win_rate"]
+    assert [against["sft"][how]["ppo"]["pairs"] for how in ("sampled", "greedy")] == [2 * 4 * 4, 2]
+    assert against["demonstrations"]["sampled"]["ppo"]["pairs"] == 4
+    assert (shown["length"], shown["prompts"]) == (len(tokenizer.answer("fev is red .")), 1)
+    assert shown["score"] == shown["proxy_score"]  # here both reward models are the same
+    assert results["models"]["ppo"]["proxy_score"] == results["models"]["ppo"]["score"]
+    assert results["proxy"] == results["reward_model"]
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
 def test_without_a_reward_model_there_is_no_score(evaluate):

@@ -86,6 +86,26 @@ def test_without_a_judge_the_score_takes_the_place_of_gold(without_judge, tmp_pa
     assert (tmp_path / "quality.png").exists()
 
 
+def test_models_are_shown_head_to_head_as_they_are_and_at_equal_length(without_judge, tmp_path, undrawn):
+    row = {"win_rate": 0.75, "win_rate_ci": [0.7, 0.8], "length_controlled": 0.55, "length_controlled_ci": [0.45, 0.64]}
+    row |= {"length_matched": None, "length_matched_ci": None, "pairs": 96, "pairs_length_matched": 0}
+    row |= {"length": 80.25, "other_length": 40.0, "finished": 0.9}
+    shorter = row | {"length_controlled": 0.4, "length_controlled_ci": [0.35, 0.45]}
+    without_judge["against"] = {"sft": {"sampled": {"ppo": row}}, "demonstrations": {"greedy": {"sft": shorter}}}
+    without_judge["demonstrations"] = {"score": 1.5, "score_ci": [1.0, 2.0], "length": 120.5, "prompts": 12}
+    without_judge["proxy"] = without_judge["reward_model"]
+    told = write(without_judge, tmp_path)
+    page = (tmp_path / "report.md").read_text()
+    assert "| ppo against sft, sampled | 75% [70, 80] | 55% [45, 64] | – | 80.2 | 40.0 | 90% |" in page
+    assert "| sft against demonstrations, greedy | 75% [70, 80] | 40% [35, 45] | – |" in page
+    assert "Demonstrations: 12 prompts, 120.5 tokens, score 1.50 [1.00, 2.00]." in page
+    said = (
+        "At equal length ppo is not distinguishable from sft: 55% [45, 64] of its answers would be better (80 tokens "
+    )
+    assert said in page and said in " ".join(told.split())
+    assert "Head to head" in told and "Reward model trained against" in told
+
+
 def test_neither_judge_nor_reward_model_leaves_the_rest(without_judge, tmp_path):
     del without_judge["reward_model"]
     for found in without_judge["models"].values():

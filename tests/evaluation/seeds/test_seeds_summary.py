@@ -231,3 +231,14 @@ def test_the_exact_optimum_is_shown_by_method():
         ["best_of_n", "0.600", "–"],
         ["optimum", "–", "0.520"],
     ]
+
+
+def test_models_are_shown_head_to_head_over_seeds():
+    def job(seed, rate):
+        row = {"win_rate": rate, "win_rate_ci": [0, 1], "length_controlled": 0.5, "length_matched": None, "length": 9.0}
+        report = {"models": {}, "against": {"sft": {"greedy": {"ppo": row | {"other_length": 7, "finished": 1.0}}}}}
+        return Job(seed, report=report)
+
+    [table] = [one for one in tables(summarize([job("1", 0.6), job("2", 0.8)])) if "Head" in one.title]
+    # mean 0.7, deviation 0.141, over √2 and times 12.706: ± 1.27
+    assert table.rows == [["ppo against sft, greedy", "70 ± 127%", "50%", "–", "9.0", "7.0", "100%"]]

@@ -108,7 +108,7 @@ def bad_records() -> Iterator[tuple[str, Case]]:
                 yield case(f"{shape} without {field}", format_, {k: v for k, v in good.items() if k != field})
                 yield case(f"{shape} with null {field}", format_, {**good, field: None})
                 for what, value in WRONG.items():
-                    if field in labels.FIELDS and value is True:
+                    if field in labels.LABELS and value is True:
                         continue
                     yield case(f"{shape} with {what} as {field}", format_, {**good, field: value})
     for what, messages in MESSAGES.items():

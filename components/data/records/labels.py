@@ -18,7 +18,7 @@ def chat(row: Any) -> Record:
     """A demonstration, as `formats.chat` reads it. Raises FormatError for one that is labeled as undesirable; a label's
     field with any other value, such as a class, is ignored."""
     labeled = row.items() if isinstance(row, dict) else ()
-    bad = [name for name, value in labeled if name in FIELDS and _known(value) is False]
+    bad = [name for name, value in labeled if name in LABELS and _known(value) is False]
     if bad:
         got = f"an answer labeled undesirable by {_quoted(bad)} (stage=kto learns from answers of both labels)"
         raise FormatError("a demonstration", got)

@@ -119,15 +119,16 @@ def against_all(
 
 
 def demonstrated(prompts: Sequence[Prompt], tokenizer: Tokenizer, context: int) -> Responses | None:
-    """The references of the prompts that have one, as responses that fit `context`; None if no prompt has one."""
-    answered = [(i, prompt["reference"]) for i, prompt in enumerate(prompts) if prompt.get("reference")]
-    if not answered:
+    """The references of the prompts that have one, as responses; None if no prompt has one.
+
+    Leaves out those that do not fit into `context` with their prompt: a cut answer is worse than what was written.
+    """
+    answered = [(i, text, tokenizer.answer(text)) for i, p in enumerate(prompts) if (text := p.get("reference"))]
+    fitting = [(i, text, ids) for i, text, ids in answered if len(prompts[i]["ids"]) + len(ids) <= context]
+    if not fitting:
         return None
-    whole = [tokenizer.answer(text) for _, text in answered]
-    rooms = [context - len(prompts[i]["ids"]) for i, _ in answered]
-    ids = [answer[:room] for answer, room in zip(whole, rooms, strict=True)]
-    finished = [len(answer) <= room for answer, room in zip(whole, rooms, strict=True)]
-    return Responses(ids, [text for _, text in answered], finished, [i for i, _ in answered])
+    places, texts, responses = (list(field) for field in zip(*fitting, strict=True))
+    return Responses(responses, texts, [True] * len(fitting), places)
 
 
 def of_prompts(assessed: Assessed, prompts: Sequence[int]) -> Assessed:

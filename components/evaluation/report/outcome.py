@@ -21,6 +21,7 @@ METRICS: tuple[tuple[str, str, Callable, bool], ...] = (  # key, label, formatte
     ("entropy_per_token", "entropy per token", number, True),
     ("bits_per_byte", "bits per byte of pretraining text", number, False),
 )
+BEFORE_SFT = ("base", "start")  # a base model, or a chat model that SFT starts from
 COMPARABLE = {"base": ("bits_per_byte",)}  # it answers no chat prompt: its other metrics mean something else
 
 
@@ -59,8 +60,8 @@ def steps(results: Results) -> list[tuple[str, str]]:
     models = answering(results)
     if "sft" not in models:
         return list(zip(models, list(models)[1:]))
-    before = [("base", "sft")] if "base" in models else []
-    return before + [("sft", name) for name in models if name not in ("base", "sft")]
+    before = [(name, "sft") for name in BEFORE_SFT if name in models]
+    return before + [("sft", name) for name in models if name not in (*BEFORE_SFT, "sft")]
 
 
 def worse(results: Results) -> list[str]:

@@ -97,13 +97,13 @@ def test_without_a_reference_or_demonstrations_nobody_is_met():
     assert against_all({"sampled": {"ppo": answers([(1, 5)])}}, "sft", None) == {}
 
 
-def test_demonstrations_are_the_references_of_the_prompts_cut_to_what_the_judge_can_read(tokenizer):
+def test_demonstrations_are_the_references_that_the_judge_can_read_whole(tokenizer):
     prompts = [
         {"ids": [1, 2], "reference": "fev is red ."},
         {"ids": [1, 2], "reference": None},
         {"ids": [1, 2], "reference": "fev is red . " * 9},
     ]
-    found = demonstrated(prompts, tokenizer, 20)
-    assert found.prompt_index == [0, 2] and found.finished == [True, False]
-    assert found.ids[0] == tokenizer.answer("fev is red .") and len(found.ids[1]) == 18
-    assert demonstrated(prompts[1:2], tokenizer, 20) is None
+    answer = tokenizer.answer("fev is red .")
+    assert demonstrated(prompts, tokenizer, 2 + len(answer)) == ([answer], ["fev is red ."], [True], [0])
+    assert demonstrated(prompts, tokenizer, 100).prompt_index == [0, 2]
+    assert demonstrated(prompts, tokenizer, 1 + len(answer)) is demonstrated(prompts[1:2], tokenizer, 100) is None

@@ -41,6 +41,13 @@ def test_each_method_is_compared_with_sft_and_not_with_the_method_before(full):
     ]
 
 
+def test_a_chat_model_that_sft_starts_from_comes_before_it(results):
+    results["models"]["start"] = results["models"].pop("base") | {"finished": 1.0}
+    told = outcome.worse(results)
+    assert "Got worse from start to sft: ends by itself 100% → 90%." in told
+    assert not any("to start" in line for line in told)
+
+
 def test_the_report_says_that_nothing_got_worse_but_nothing_for_a_single_model(results):
     assert outcome.worse(results) == ["No metric in the table got worse from one model to the next."]
     results["models"] = {"base": results["models"]["base"]}

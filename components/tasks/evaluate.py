@@ -1,5 +1,6 @@
 """The evaluation of a run: its models side by side, as a report card."""
 
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,21 +50,14 @@ def evaluate(cfg: DictConfig) -> None:
             module.prepare_data()
             module.setup()
     place = Place.of(cfg, shape.hidden_size)
-    models = {
-        name: place.to_device(store.load_causal_lm(cfg.reads[name], context=cfg.context))
-        for name in cfg.reads
-        if name not in NO_MODELS
-    }
-    reward, proxy = (
-        place.to_device(store.load_scalar(cfg.reads[name], context=cfg.context)) if name in cfg.reads else None
-        for name in ("reward", "proxy")
-    )
+    models = loaded(cfg, place, store.load_causal_lm, [name for name in cfg.reads if name not in NO_MODELS])
+    scorers = loaded(cfg, place, store.load_scalar, [name for name in ("reward", "proxy") if name in cfg.reads])
     with place.running():
         results = evaluate_pipeline(
             models,
             tokenizer,
-            reward=reward,
-            proxy=proxy,
+            reward=scorers["reward"],
+            proxy=scorers.get("proxy"),
             world=make_world(dict(cfg.world)) if builtin else None,
             material=material_of(cfg, data, rankings if ranked else None, text if read else None),
             plan=SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once),
@@ -82,6 +76,11 @@ def evaluate(cfg: DictConfig) -> None:
         "inputs": inputs,
     }
     output.write(results, cfg.paths.stage, curves=curves)
+
+
+def loaded(cfg: DictConfig, place: Place, load: Callable[..., Any], names: Sequence[str]) -> dict[str, Any]:
+    """The models that are read under these names, where they run."""
+    return {name: place.to_device(load(cfg.reads[name], context=cfg.context)) for name in names}
 
 
 def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | None) -> Material:

@@ -62,6 +62,7 @@ def evaluate_pipeline(
 
     "base" continues the bare question as a raw document; all others answer the chat prompt. KL is to "sft".
     world: judges answers; without one (a user's own data) there is no gold, and the score takes its place.
+    proxy: the reward model that policies were trained against, if `reward` is another one.
     best_of: samples per prompt for best-of-n and the majority vote; 0 leaves both out.
 
     Returns a dict of plain numbers, lists and strings:
@@ -80,12 +81,8 @@ def evaluate_pipeline(
                       _train; compare with the models' greedy_correct and correct
         reward_model  reward_model.RankingResult, with a world also choice.NameAccuracy, those on held-out prompts
                       with the suffix _heldout
-        proxy         the same of a second reward model, if there is one
-        against       without a world, with a reward model: head_to_head.against_all, of all models but "base"
-        demonstrations  score, score_ci, length and prompts of the references, if any prompt has one
-        seed
-    proxy: a second reward model, the one that policies were trained against, if `reward` was held out from training;
-    adds proxy_score and proxy_score_ci to the models.
+        proxy         the same of the second reward model, which also gives the models proxy_score and proxy_score_ci
+        against, demonstrations  see `opponents`; seed
     Raises ValueError without a model or a prompt.
     """
     if not models or not material.prompts:
@@ -109,8 +106,6 @@ def evaluate_pipeline(
         if best_of and (world or reward):
             many = plan._replace(samples_per_prompt=best_of, seed=plan.seed + 2)
             sample_many(results, models[REFERENCE], judges, material, many, assessed[REFERENCE])
-    if proxy is not None:
-        results["proxy"] = measure_reward(judges._replace(reward=judges.proxy), material)["reward_model"]
     return results | opponents(judges, material, assessed, greedy) | measure_reward(judges, material)
 
 
@@ -167,8 +162,8 @@ def measure(
 def opponents(
     judges: Judges, material: Material, assessed: Mapping[str, Assessed], greedy: Mapping[str, Assessed]
 ) -> dict[str, Any]:
-    """ "against" and "demonstrations" of the results; {} with a world, whose judge knows which answer is better, and
-    without a reward model."""
+    """against: head_to_head.against_all, of all models but "base"; demonstrations: score, score_ci, length and prompts
+    of the references, if any prompt has one. {} with a world, whose judge knows better, and without a reward model."""
     if judges.world is not None or judges.reward is None:
         return {}
     chat = {
@@ -280,9 +275,13 @@ def sample_many(
 
 
 def measure_reward(judges: Judges, material: Material) -> dict[str, Any]:
-    """The reward model's rankings and, with a world, its choices among statements; {} without a reward model."""
+    """The reward model's rankings and, with a world, its choices among statements, and the proxy's rankings; {} without
+    a reward model."""
     if judges.reward is None:
         return {}
+    if judges.proxy is not None:
+        proxy = measure_reward(judges._replace(reward=judges.proxy, proxy=None), material)
+        return {"proxy": proxy["reward_model"], **measure_reward(judges._replace(proxy=None), material)}
     metrics: dict[str, Any] = {}
     for batches, ending in ((material.seen, ""), (material.heldout, "_heldout")):
         if batches is not None:

@@ -64,3 +64,8 @@ def test_a_stage_that_learns_from_comparisons_is_listed_by_how_many_it_ranks_cor
         stage(tmp_path / f"a/{name}", metrics, 1000, 100 + i, name)
     stage(tmp_path / "a/kto", {"val/loss": 0.5, "val/margin": 1.5}, 1000, 200, "kto")
     assert [entry.metric for entry in listing.entries(tmp_path)] == ["val/accuracy 0.75"] * 4 + ["val/margin 1.5"]
+
+
+def test_a_distilled_policy_is_listed_by_its_distance_to_the_teacher(tmp_path):
+    stage(tmp_path / "a/distill", {"val/gold": 0.5, "val/reverse_kl": 0.25, "train/loss": 0.125}, 1000, 100, "distill")
+    assert [entry.metric for entry in listing.entries(tmp_path)] == ["val/reverse_kl 0.25"]

@@ -7,7 +7,11 @@ from typing import NamedTuple
 
 from components.system.disk import read_json
 
-HEADLINES = {**dict.fromkeys(("rm", "dpo", "simpo", "orpo"), "val/accuracy"), "kto": "val/margin"}  # ahead of the usual
+HEADLINES = {  # ahead of the usual ones
+    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), "val/accuracy"),
+    "kto": "val/margin",
+    "distill": "val/reverse_kl",
+}
 USUAL = ("val/gold", "val/score", "val/loss", "train/loss", "bytes_per_token")
 DEPTH = 3  # <run>/<stage>/<job of a sweep>
 

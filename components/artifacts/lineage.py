@@ -71,9 +71,10 @@ def same_vocabulary(student: str, tokens: Sequence[str], teacher: str, others: S
     for number, (one, other) in enumerate(zip_longest(tokens, others, fillvalue="")):
         if one != other:
             raise ArtifactError(
-                f"the teacher {teacher} has a different vocabulary from the student {student}: id {number} is {other!r} "
-                f"for the teacher and {one!r} for the student ({len(others)} and {len(tokens)} ids). Its distributions "
-                f"can be compared only over the same tokens; choose a teacher with the same tokenizer: {key}=<folder>"
+                f"the teacher {teacher} has a different vocabulary from the student {student}: id {number} is "
+                f"{other!r} for the teacher and {one!r} for the student ({len(others)} and {len(tokens)} ids). Their "
+                f"distributions can be compared only over the same tokens; choose a teacher with the same tokenizer: "
+                f"{key}=<folder>"
             )
 
 

@@ -339,5 +339,7 @@ def test_a_teacher_needs_the_students_vocabulary_but_not_its_chat_template(tmp_p
 
     assert template.fingerprint != small_tokenizer.fingerprint
     assert read("template").fingerprint == read("student").fingerprint == small_tokenizer.fingerprint
-    with pytest.raises(ArtifactError, match="teacher .*fewer has a different vocabulary from the student .*student: id "):
+    with pytest.raises(
+        ArtifactError, match="teacher .*fewer has a different vocabulary from the student .*student: id "
+    ):
         read("fewer")

@@ -60,6 +60,17 @@ def causal(seed: int = 0, vocab_size: int = 16, **changes: Any) -> CausalLM:
     return new_causal_lm(config(vocab_size, **changes))
 
 
+def another_reference(kind: type[Stage]) -> type[Stage]:
+    """The stage with a reference that is not its first policy."""
+
+    class AnotherReference(kind):  # type: ignore[misc, valid-type]
+        def configure_model(self) -> None:
+            super().configure_model()
+            self.adopt("reference", causal(seed=5))
+
+    return AnotherReference
+
+
 def scalar(seed: int = 1, vocab_size: int = 16, **changes: Any) -> ScalarModel:
     return scalar_from_causal(causal(seed, vocab_size, **changes))
 

@@ -16,6 +16,7 @@ from tests.kit.tiny_stages import (
     Batches,
     ListLogger,
     adam,
+    another_reference,
     attached,
     causal,
     dpo,
@@ -174,12 +175,6 @@ def test_it_memorizes_comparisons_and_ranks_answers_as_the_reward_did():
     assert stage.exportable() is stage.policy
 
 
-class AnotherReference(DPO):
-    def configure_model(self) -> None:
-        super().configure_model()
-        self.adopt("reference", causal(seed=5))
-
-
 @pytest.mark.parametrize("accumulate", [1, 2])
 @pytest.mark.parametrize(
     ("variant", "label_smoothing", "first"),
@@ -196,7 +191,7 @@ def test_training_refuses_to_start_if_the_policy_is_not_its_reference(variant, l
     loss = {"variant": variant, "label_smoothing": label_smoothing}
     settings = {"max_steps": 1, "accumulate_grad_batches": accumulate}
     with pytest.raises(SelfCheckError, match="policy and reference differ before any update"):
-        fit(dpo(AnotherReference, **loss), [batch] * accumulate, **settings)
+        fit(dpo(another_reference(DPO), **loss), [batch] * accumulate, **settings)
     fit(dpo(**loss), [batch] * accumulate, logger=logger, **settings)
     assert logger["train/loss"] == [pytest.approx(first, rel=1e-6)]
 
@@ -234,7 +229,7 @@ def test_in_bf16_too_the_first_loss_is_exactly_ln_2_and_the_policy_learns():
 
 
 def test_validation_reports_means_over_pairs_and_moves_nothing():
-    stage = dpo(AnotherReference)
+    stage = dpo(another_reference(DPO))
     run = trainer(max_steps=1)
     stage.configure_model()
     before = weights(stage)

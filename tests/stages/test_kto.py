@@ -25,6 +25,7 @@ from tests.kit.tiny_stages import (
     Batches,
     ListLogger,
     adam,
+    another_reference,
     attached,
     causal,
     fit,
@@ -167,17 +168,11 @@ def test_it_memorizes_labels():
     assert stage.exportable() is stage.policy
 
 
-class AnotherReference(KTO):
-    def configure_model(self) -> None:
-        super().configure_model()
-        self.adopt("reference", causal(seed=5))
-
-
 @pytest.mark.parametrize("scale", [{}, WEIGHTS], ids=["equal weights", "unequal weights"])
 def test_training_refuses_to_start_if_the_policy_is_not_its_reference(scale):
     batch, logger = unpaired_batch(RECORDS), ListLogger()
     with pytest.raises(SelfCheckError, match="policy and reference differ before any update"):
-        fit(kto(AnotherReference, **scale), [batch], max_steps=1)
+        fit(kto(another_reference(KTO), **scale), [batch], max_steps=1)
     fit(kto(**scale), [batch], max_steps=1, logger=logger)
     assert logger["train/loss"] == [pytest.approx(0.55 if scale else 0.5, rel=1e-6)]
 
@@ -199,7 +194,7 @@ def test_a_batch_with_one_label_only_has_no_metrics_of_the_other_and_no_margin()
 
 
 def test_validation_reports_means_over_the_answers_of_each_label_and_moves_nothing():
-    stage = kto(AnotherReference, beta=1e-3)  # so small that the batches' own reference points hardly matter
+    stage = kto(another_reference(KTO), beta=1e-3)  # so small that the batches' own reference points hardly matter
     run = trainer(max_steps=1)
     stage.configure_model()
     before = weights(stage)

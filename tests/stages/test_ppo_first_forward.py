@@ -9,7 +9,7 @@ from components.generation.rollout import Minibatch
 from components.stages.ppo import PPO
 from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
-from tests.kit.tiny_stages import PROMPTS, ListLogger, attached, causal, fit_prompts, ppo, same_bits
+from tests.kit.tiny_stages import PROMPTS, ListLogger, another_reference, attached, causal, fit_prompts, ppo, same_bits
 
 
 def log_ratio(stage: PPO, batch: Minibatch) -> torch.Tensor:
@@ -48,12 +48,6 @@ def test_every_rollout_is_sampled_from_the_policy_after_the_last_update():
     assert logger["rollout/kl"][2] != 0
 
 
-class AnotherReference(PPO):
-    def configure_model(self):
-        super().configure_model()
-        self.adopt("reference", causal(seed=5))
-
-
 class ShiftedSources(PPO):
     """Predicts every response token from one position too early (TRLX, TRL #1893)."""
 
@@ -82,7 +76,7 @@ class AnotherSampler(PPO):
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        (AnotherReference, {}, "differs from its reference"),
+        (another_reference(PPO), {}, "differs from its reference"),
         (ShiftedSources, {}, "forwards disagree"),
         (AnotherSampler, {}, "forwards disagree"),
         (AnotherTemperature, {"sampling": Sampling(6, temperature=0.7)}, "forwards disagree"),
@@ -96,7 +90,7 @@ def test_training_refuses_to_start_when_rollout_and_training_disagree(kind, chan
 
 def test_a_different_reference_is_not_an_error_after_the_first_update():
     """A resumed run's policy has left its reference long ago; the ratio is still checked."""
-    attached(ppo(AnotherReference)).collect(PROMPTS, 3)
+    attached(ppo(another_reference(PPO))).collect(PROMPTS, 3)
     with pytest.raises(SelfCheckError, match="forwards disagree"):
         attached(ppo(ShiftedSources)).collect(PROMPTS, 3)
 

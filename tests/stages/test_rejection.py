@@ -19,6 +19,7 @@ from tests.kit.tiny_stages import (
     CountsSevens,
     ListLogger,
     adam,
+    another_reference,
     attached,
     causal,
     fit_prompts,
@@ -127,16 +128,10 @@ def test_in_bf16_too_the_self_check_finds_no_difference(caplog):
     assert "max |ratio − 1| 0.0e+00, max |log π/π_ref| 0.0e+00 before the first update" in caplog.text
 
 
-class AnotherReference(Rejection):
-    def configure_model(self) -> None:
-        super().configure_model()
-        self.adopt("reference", causal(seed=5))
-
-
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        (AnotherReference, {}, "differs from its reference"),
+        (another_reference(Rejection), {}, "differs from its reference"),
         (Rejection, {"policy": lambda: causal(dropout=0.1)}, "dropout"),
     ],
 )

@@ -4,7 +4,7 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -38,6 +38,11 @@ def resolve(cfg: DictConfig) -> None:
         if section != name and section in cfg and cfg._get_node(section)._is_none():  # type: ignore[union-attr]
             raise ValueError(f"{section}: expected settings, since others refer to {name}; got null")
     OmegaConf.resolve(cfg)
+
+
+def plain(cfg: DictConfig) -> dict[str, Any]:
+    """A config as dicts and lists, its interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def _interpolations(value: Any, path: str) -> Iterator[tuple[str, str]]:

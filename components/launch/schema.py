@@ -19,12 +19,13 @@ from typing import Annotated, Any, Literal, NamedTuple, TypedDict, Union
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
 from components.artifacts.renamed import RENAMED
+from components.launch import composing
 from components.launch.signatures import levels_of
 from components.system import installing
 from components.system.limits import Count, NonNegative
@@ -120,7 +121,7 @@ class Schema(NamedTuple):
 
 def check(cfg: DictConfig) -> None:
     """Raises ConfigError with every mistake of a composed config. Imports nothing whose source is enough."""
-    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    values = composing.plain(cfg)
     problems = [*_walk(values, "")]
     common = typing.get_type_hints(Common, include_extras=True) | {"from": str}  # a keyword in Python
     for name, annotation in common.items():
@@ -169,7 +170,7 @@ def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[
             for o in parsed
             if not f"{o.key_or_group}.".startswith(f"{unknown}.")
         ]
-        values: Any = OmegaConf.to_container(compose(others), resolve=True)
+        values = composing.plain(compose(others))
     except (HydraException, OmegaConfBaseException):
         return ""
     parent, _, name = unknown.rpartition(".")

@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components.artifacts import store
+from components.launch import composing
 from components.models.config import GPTConfig
 from components.training import patterns
 
@@ -21,7 +22,7 @@ def check(cfg: DictConfig, shape: GPTConfig) -> None:
 
     shape: of a network that the stage does not read from a folder.
     """
-    settings: Any = OmegaConf.to_container(cfg.stage, resolve=True)
+    settings = composing.plain(cfg.stage)
     freeze, factors = settings.get("freeze") or [], settings.get("learning_rates") or {}
     if not (freeze or factors):
         return

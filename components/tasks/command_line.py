@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from components.artifacts.metadata import ArtifactError
 from components.launch import artifact_table, composing, settings, spawning
@@ -52,7 +52,7 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
 
     Not all settings: a logger shows the first few columns, and settings that never vary would hide the others.
     """
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = composing.plain(cfg)
     flat, rules, choices = settings.flatten(plain), settings.rules_of(plain), HydraConfig.get().runtime.choices
     shown = {"stage": choices["stage"], "model": choices["model"], "seed": cfg.seed}
     if "stage.optimizer.lr" in flat:
@@ -163,7 +163,7 @@ def warn_of_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> 
 
 def unused(cfg: DictConfig) -> dict[str, str]:
     """{override: reason} of this job's overrides that change nothing that its stage uses."""
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = composing.plain(cfg)
     rules, keys = settings.rules_of(plain), list(settings.flatten(plain))
     key_by_line = {str(override.input_line): _key_of(override) for override in overrides()}
     return {

@@ -3,10 +3,10 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.artifacts.metadata import load_config, load_tokenizer
@@ -14,10 +14,6 @@ from components.system import processes, provenance
 from components.tasks import command_line, staleness
 from components.tasks.command_line import identity as identity
 from components.tokenizer.tokenizer import Tokenizer
-
-
-def plain(cfg: DictConfig) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 
 
 def surroundings(cfg: DictConfig) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from components.comparing import judges, ledger
 from components.comparing.completions import Plan, Ranking, Samples, describe, sample
 from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
-from components.launch import settings
+from components.launch import composing, settings
 from components.launch.schema import schema_of
 from components.system.disk import write_json
 from components.tasks import command_line, common, reward_functions
@@ -41,7 +41,7 @@ def compare(cfg: DictConfig) -> None:
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
     check_room(cfg, data, "stage.max_new_tokens")
-    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
+    inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     folder.mkdir(parents=True, exist_ok=True)
     card = matching_card(folder, inputs, cfg.force)

@@ -4,11 +4,10 @@ import glob
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from components.launch import forking
+from components.launch import composing, forking
 from components.launch.resolvers import is_builtin
 from components.models.config import GPTConfig
 from components.models.flops import flops_per_token
@@ -40,11 +39,12 @@ def operations(stage: str, cfg: DictConfig) -> float | None:
     stage or data."""
     if stage == "tokenizer":
         return 0.0
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
-    data, trainer, model = plain.get("data"), plain.get("trainer"), plain.get("model") or {}
+    plain = composing.plain(cfg)
+    data, model = plain.get("data"), plain.get("model") or {}
     if stage not in TOKENS or not data or not is_builtin(data) or "hidden_size" not in model:
         return None
     shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
+    trainer = plain["trainer"]
     steps, epochs = trainer["max_steps"], trainer["max_epochs"]
     per_step = data["batch_size"] * trainer["accumulate_grad_batches"]
     sizes, each = TOKENS[stage]

@@ -14,7 +14,7 @@ from components.evaluation.measure.all_models import Material, evaluate_pipeline
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output
 from components.evaluation.report.learning import learned
-from components.launch import settings
+from components.launch import composing, settings
 from components.system import provenance
 from components.tasks import command_line, common
 from components.tasks.placement import Place, check_room
@@ -32,7 +32,7 @@ def evaluate(cfg: DictConfig) -> None:
     data, rankings, text = (instantiate(cfg[name], **arguments) for name in ("data", "comparisons", "text"))
     check_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
-    inputs = settings.inputs_of(common.plain(cfg), parents, fingerprints)
+    inputs = settings.inputs_of(composing.plain(cfg), parents, fingerprints)
     done = output.read(cfg.paths.stage)
     names = stage_names(parents)
     curves = {names[name]: Path(parent["path"]).parent for name, parent in parents.items()}

@@ -19,7 +19,7 @@ from components.callbacks.hparams import HyperParameters
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.callbacks.weight_average import WeightAverage
-from components.launch import settings
+from components.launch import composing, settings
 from components.launch.schema import schema_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_room, precision_of
@@ -38,7 +38,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
     if "path" in cfg.model:
         raise ValueError(f"model=hf uses the tokenizer of {cfg.model.path}: there is none to train")
     data = instantiate(cfg.data, tokenizer=None, context=UNCUT, **common.surroundings(cfg))
-    inputs = settings.inputs_of(common.plain(cfg), {}, data.fingerprint())
+    inputs = settings.inputs_of(composing.plain(cfg), {}, data.fingerprint())
     if common.is_made(cfg, inputs):
         return
     texts = list(data.texts())
@@ -59,7 +59,7 @@ def fit(cfg: DictConfig) -> None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     check_room(cfg, data, "stage.sampling.max_new_tokens")
-    inputs = resuming.with_origin(settings.inputs_of(common.plain(cfg), parents, data.fingerprint()), cfg.resume)
+    inputs = resuming.with_origin(settings.inputs_of(composing.plain(cfg), parents, data.fingerprint()), cfg.resume)
     if common.is_made(cfg, inputs):
         return
     reward_gate.check_reward_model(cfg)
@@ -138,7 +138,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     _limit_time(callbacks, cfg.trainer.max_time)
     if cfg.ema_decay is not None:  # after GracefulStop, which exits before the others' hooks
         callbacks.insert(sum(isinstance(c, GracefulStop) for c in callbacks), WeightAverage(cfg.ema_decay))
-    callbacks += [SmallData(**few)] if (few := settings.small_data_of(common.plain(cfg))) else []
+    callbacks += [SmallData(**few)] if (few := settings.small_data_of(composing.plain(cfg))) else []
     callbacks.append(_header(cfg))
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
@@ -161,7 +161,7 @@ def _header(cfg: DictConfig) -> Header:
 
 def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
     """Sets the deadline of GracefulStop to max_time after the start of this process."""
-    limit = seconds_of(common.plain(max_time) if isinstance(max_time, DictConfig) else max_time)
+    limit = seconds_of(composing.plain(max_time) if isinstance(max_time, DictConfig) else max_time)
     stops = [callback for callback in callbacks if isinstance(callback, GracefulStop)]
     if max_time is not None and not stops:
         raise ValueError("trainer.max_time needs the callback graceful_stop, which was left out")

@@ -14,7 +14,7 @@ from components.evaluation.report import output, plots_rewards
 from components.evaluation.report.card import Table, number, percent, short, with_interval
 from components.evaluation.report.curves import read_curves
 from components.evaluation.seeds.seeds_tables import fitting
-from components.launch import settings
+from components.launch import composing, settings
 from components.system import provenance
 from components.system.disk import read_json_if_any, write_json
 from components.tasks import command_line, common, reward_functions
@@ -32,7 +32,7 @@ def measure(cfg: DictConfig) -> None:
     tokenizer = common.common_tokenizer(cfg)
     shape, _ = store.load_config(cfg.reads.tokenizer, context=cfg.context)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
-    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
+    inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     results = read_json_if_any(folder / RESULTS)
     if not results or results.get("inputs") != inputs or cfg.force is True:

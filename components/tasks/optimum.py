@@ -28,7 +28,7 @@ from components.data.sources.builtin import make_world
 from components.evaluation.report.output import wide_console
 from components.evaluation.studies import exact_optimum as exact
 from components.evaluation.studies import optimum_card
-from components.launch import settings
+from components.launch import composing, settings
 from components.system import provenance
 from components.tasks import command_line, common
 from components.tasks.placement import Place
@@ -40,7 +40,7 @@ def optimum(cfg: DictConfig) -> None:
     """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
     optimum.md and optimum.png."""
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
-    inputs = settings.inputs_of(common.plain(cfg), parents, "")
+    inputs = settings.inputs_of(composing.plain(cfg), parents, "")
     done = optimum_card.read(cfg.paths.stage)
     if done and done["inputs"] == inputs and cfg.force is not True:
         optimum_card.show(done, Path(cfg.paths.stage), wide_console())

@@ -15,7 +15,7 @@ from components.evaluation.measure.policy import SamplePlan, respond
 from components.evaluation.report.curves import read_curves
 from components.evaluation.studies import overoptimization_curves as analysis
 from components.evaluation.studies import overoptimization_plots
-from components.launch import settings
+from components.launch import composing, settings
 from components.system.disk import read_json_if_any, write_json
 from components.tasks import command_line, common
 from components.tasks.placement import Place, check_room
@@ -35,7 +35,7 @@ def overoptimization(cfg: DictConfig) -> None:
     arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
     data = instantiate(cfg.data, **arguments)
     check_room(cfg, data, "stage.max_new_tokens")
-    inputs = settings.inputs_of(common.plain(cfg), parents, data.fingerprint())
+    inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}
     folder = Path(cfg.paths.stage)
     results = read_json_if_any(folder / DATA)

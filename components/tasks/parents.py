@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
@@ -66,7 +66,7 @@ def missing(cfg: DictConfig) -> list[Step]:
     request = _request()
     if cfg.parents == "never" or processes.start() != processes.ALONE:
         _refuse(cfg)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = composing.plain(cfg)
     data, experiment = plain.get("data"), HydraConfig.get().runtime.choices.get("experiment")
     if not request.sets("parents") and isinstance(data, dict) and not is_builtin(data):
         _refuse(cfg, "this stage's data do not say what its parents learn from")

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components.launch import composing, forking, spawning
 from components.system import locks
@@ -52,7 +51,7 @@ def run(arguments: Sequence[str]) -> int:
     with composing.composed(arguments) as cfg:
         if _is_up_to_date(cfg):
             return 0
-        plain: Any = OmegaConf.to_container(cfg, resolve=True)
+        plain = composing.plain(cfg)
     with spawning.overrides_checked():
         return spawning.launch(arguments, forked=forking.prepare(plain))
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.data.records.errors import SourceError
@@ -58,7 +58,7 @@ def check(steps: list[Step]) -> None:
             wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
             if wanted:
                 lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))
-            plain: Any = OmegaConf.to_container(cfg, resolve=True)
+            plain = composing.plain(cfg)
             for key, settings in _data_of(plain):
                 if not any(_within(settings["path"], folder) for folder in folders):
                     _check_data(key, settings, lambda name, entry=entry: _as_written(name, entry, written))

@@ -13,6 +13,7 @@ from components.artifacts import store
 from components.artifacts.store import ArtifactError
 from components.data.data_contract import DataContract
 from components.evaluation.reward_exam import gate
+from components.launch import composing
 from components.models.heads import ScalarModel
 from components.models.lora import merged
 from components.tasks import common
@@ -106,4 +107,4 @@ def check_reward_model(cfg: DictConfig) -> None:
 
 def _limits(cfg: DictConfig) -> dict[str, Any]:
     """The gate's limits; with gate=null there are none, and nothing is refused."""
-    return {"enabled": False, "refuse": {}, "warn": {}} | (common.plain(cfg)["gate"] or {})
+    return {"enabled": False, "refuse": {}, "warn": {}} | (composing.plain(cfg)["gate"] or {})

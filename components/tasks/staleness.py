@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from components.artifacts import lineage
 from components.artifacts.metadata import differing, load_config, load_tokenizer, read_card
 from components.data.sources.origin import fingerprint_of
-from components.launch import settings
+from components.launch import composing, settings
 from components.models.config import GPTConfig
 from components.system import hub, processes
 from components.system.disk import present
@@ -64,7 +64,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)
         set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer).vocab_size)
-    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    plain = composing.plain(cfg)
     try:
         data = " ".join(fingerprint_of(plain[name]) for name in DATA[task])
     except LookupError:

@@ -3,7 +3,7 @@ on the first prompts."""
 
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from components.artifacts.metadata import ArtifactError, load_config
 from components.launch import settings
@@ -16,7 +16,7 @@ NO_POLICIES = ("tokenizer", "rm", "reward")
 
 def check(cfg: DictConfig) -> None:
     """Raises RewardError for a reward function that its file does not define. Runs none of it, and imports no torch."""
-    settings.reward_functions(_plain(cfg))
+    settings.reward_functions(cfg)
 
 
 def settle(cfg: DictConfig) -> None:
@@ -25,7 +25,7 @@ def settle(cfg: DictConfig) -> None:
 
     Raises ArtifactError if there is no model.
     """
-    if settings.last_name(cfg.task) != "evaluate" or "reward" not in settings.function_settings(_plain(cfg)):
+    if settings.last_name(cfg.task) != "evaluate" or "reward" not in settings.function_settings(cfg):
         return
     named = cfg.model.get("path")
     policies: dict[str, str] = {}
@@ -47,7 +47,7 @@ def try_on(cfg: DictConfig, data: Any) -> None:
     Raises RewardError for what would stop the stage later: a column that is not there, a wrong number of scores, an
     exception. A model's response can be empty, so a function has to accept one.
     """
-    for key, node in settings.function_settings(_plain(cfg)).items():
+    for key, node in settings.function_settings(cfg).items():
         from components.rewards.functions import FunctionReward, answered_in  # imports torch
         from components.rewards.reward import batch_of
 
@@ -55,12 +55,9 @@ def try_on(cfg: DictConfig, data: Any) -> None:
         data.setup()
         first = [data.train_examples[i] for i in range(min(TRIED, len(data.train_examples)))]
         batch = batch_of(first, [[] for _ in first], [True for _ in first], data.tokenizer)
-        reward = FunctionReward.of(node, key)
+        few = {"processes": min(1, node.get("processes") or 0)}  # each of them imports the user's module
+        reward = FunctionReward.of({**node, **few}, key)
         try:
             reward.values(answered_in(batch))
         finally:
             reward.close()
-
-
-def _plain(cfg: DictConfig) -> Any:
-    return OmegaConf.to_container(cfg, resolve=True)

@@ -4,11 +4,13 @@ import json
 import sys
 
 import pytest
+from hydra.utils import instantiate
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError
-from components.launch import settings
+from components.launch import composing, settings
 from components.launch.schema import check
+from components.rewards import scorer_pool
 from components.rewards.function_file import RewardError
 from components.tasks import common, dispatch, parents, reward_functions
 from components.training.setting_changes import differences
@@ -132,7 +134,7 @@ def test_a_function_is_tried_on_the_first_prompts_before_anything_is_sampled(
 
 def test_the_file_is_part_of_what_a_run_is_and_its_place_is_not(config, tmp_path):
     def inputs():
-        plain = common.plain(config(*sources))
+        plain = composing.plain(config(*sources))
         return {
             key: value for key, value in settings.inputs_of(plain, {}, "").items() if key.startswith("stage.reward")
         }
@@ -163,3 +165,13 @@ def test_a_finished_stage_is_made_again_only_when_its_function_has_changed(confi
     assert "is up to date" in capsys.readouterr().out
     with pytest.raises(ArtifactError, match=r"made from other inputs: stage.reward.path\."):
         dispatch.run(config(GOOD + "# changed\n"))
+
+
+def test_a_function_is_tried_in_one_process_however_many_the_stage_will_use(config, monkeypatch):
+    started = []
+    usual = scorer_pool.Scorer.__init__
+    monkeypatch.setattr(scorer_pool.Scorer, "__init__", lambda *own: (started.append(own), usual(*own))[1])
+    cfg = config(GOOD, "reward.processes=3")
+    tokenizer = common.common_tokenizer(cfg)
+    reward_functions.try_on(cfg, instantiate(cfg.data, tokenizer=tokenizer, context=32, **common.surroundings(cfg)))
+    assert len(started) == 1

@@ -3,13 +3,14 @@
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.artifacts.metadata import load_config, load_tokenizer
+from components.models.config import GPTConfig
 from components.system import processes, provenance
 from components.tasks import command_line, staleness
 from components.tasks.command_line import identity as identity
@@ -42,6 +43,26 @@ def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
     if up_to_date:
         staleness.report_up_to_date(cfg)
     return up_to_date
+
+
+class Read(NamedTuple):
+    """What a task reads: its parents by name, their tokenizer, the shape of the model that it is about, and what data
+    modules get at run time."""
+
+    parents: dict[str, dict[str, str]]
+    tokenizer: Tokenizer
+    shape: GPTConfig
+    for_data: dict[str, Any]
+
+
+def read(cfg: DictConfig, path: str) -> Read:
+    """Raises ArtifactError if a parent is missing or has another tokenizer, or if the command line names a model other
+    than the one at `path`."""
+    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), identity(cfg))
+    tokenizer = common_tokenizer(cfg)
+    shape, _ = load_config(path, context=cfg.context)
+    command_line.check_shape(cfg, path, shape)
+    return Read(parents, tokenizer, shape, surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest})
 
 
 def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:

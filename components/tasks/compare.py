@@ -19,7 +19,7 @@ from components.data.sources.builtin import make_world
 from components.launch import composing, settings
 from components.launch.schema import schema_of
 from components.system.disk import write_json
-from components.tasks import command_line, common, reward_functions
+from components.tasks import common, reward_functions
 from components.tasks.placement import Place, check_room
 from components.world.randomness import generator
 
@@ -33,13 +33,9 @@ def compare(cfg: DictConfig) -> None:
     preferences.jsonl   the rankings, records of the preference format; skipped.jsonl: what a person skipped
     card.json           inputs, counts and metrics; "finished" once every record is judged
     """
-    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
-    tokenizer = common.common_tokenizer(cfg)
+    parents, tokenizer, shape, for_data = common.read(cfg, cfg.reads.model)
     plan: Plan = instantiate(cfg.stage)
-    shape, _ = store.load_config(cfg.reads.model, context=cfg.context)
-    command_line.check_shape(cfg, cfg.reads.model, shape)
-    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data = instantiate(cfg.data, **arguments)
+    data = instantiate(cfg.data, **for_data)
     check_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components.artifacts import lineage, store
+from components.artifacts import store
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.all_models import Material, evaluate_pipeline
 from components.evaluation.measure.policy import SamplePlan
@@ -16,7 +16,7 @@ from components.evaluation.report import output
 from components.evaluation.report.learning import learned
 from components.launch import composing, settings
 from components.system import provenance
-from components.tasks import command_line, common
+from components.tasks import common
 from components.tasks.placement import Place, check_room
 
 NO_MODELS = ("tokenizer", "reward", "proxy")  # among the artifacts that are read
@@ -24,12 +24,8 @@ NO_MODELS = ("tokenizer", "reward", "proxy")  # among the artifacts that are rea
 
 def evaluate(cfg: DictConfig) -> None:
     """Measures the models that the stage reads and the reward model on held-out prompts, and writes the report card."""
-    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
-    tokenizer = common.common_tokenizer(cfg)
-    shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
-    command_line.check_shape(cfg, cfg.reads.sft, shape)
-    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data, rankings, text = (instantiate(cfg[name], **arguments) for name in ("data", "comparisons", "text"))
+    parents, tokenizer, shape, for_data = common.read(cfg, cfg.reads.sft)
+    data, rankings, text = (instantiate(cfg[name], **for_data) for name in ("data", "comparisons", "text"))
     check_room(cfg, data, "stage.max_new_tokens")
     fingerprints = " ".join(module.fingerprint() for module in (data, rankings, text))
     inputs = settings.inputs_of(composing.plain(cfg), parents, fingerprints)

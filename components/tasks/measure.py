@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components.artifacts import lineage, store
+from components.artifacts import store
 from components.evaluation.measure.function_scores import function_scores
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output, plots_rewards
@@ -17,7 +17,7 @@ from components.evaluation.seeds.seeds_tables import fitting
 from components.launch import composing, settings
 from components.system import provenance
 from components.system.disk import read_json_if_any, write_json
-from components.tasks import command_line, common, reward_functions
+from components.tasks import common, reward_functions
 from components.tasks.placement import Place
 
 RESULTS, PICTURE = "rewards.json", "rewards.png"
@@ -28,10 +28,8 @@ def measure(cfg: DictConfig) -> None:
     """Scores responses of every model that the stage reads, sampled and greedy, by the functions of stage.reward;
     prints tables and writes rewards.json and, if there are curves of rollouts, rewards.png. The prompts are the
     held-out ones, or all with data.val_fraction=0."""
-    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
-    tokenizer = common.common_tokenizer(cfg)
-    shape, _ = store.load_config(cfg.reads.tokenizer, context=cfg.context)
-    data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
+    parents, tokenizer, _, for_data = common.read(cfg, cfg.reads.tokenizer)
+    data = instantiate(cfg.data, **for_data)
     inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     results = read_json_if_any(folder / RESULTS)

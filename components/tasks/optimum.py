@@ -23,14 +23,14 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components.artifacts import lineage, store
+from components.artifacts import store
 from components.data.sources.builtin import make_world
 from components.evaluation.report.output import wide_console
 from components.evaluation.studies import exact_optimum as exact
 from components.evaluation.studies import optimum_card
 from components.launch import composing, settings
 from components.system import provenance
-from components.tasks import command_line, common
+from components.tasks import common
 from components.tasks.placement import Place
 
 NOT_METHODS = ("tokenizer", "reference")
@@ -39,15 +39,12 @@ NOT_METHODS = ("tokenizer", "reference")
 def optimum(cfg: DictConfig) -> None:
     """Enumerates every response of the reference and of each method that `reads` names, and writes optimum.json,
     optimum.md and optimum.png."""
-    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
+    parents, tokenizer, shape, _ = common.read(cfg, cfg.reads.reference)
     inputs = settings.inputs_of(composing.plain(cfg), parents, "")
     done = optimum_card.read(cfg.paths.stage)
     if done and done["inputs"] == inputs and cfg.force is not True:
         optimum_card.show(done, Path(cfg.paths.stage), wide_console())
         return
-    tokenizer = common.common_tokenizer(cfg)
-    shape, _ = store.load_config(cfg.reads.reference, context=cfg.context)
-    command_line.check_shape(cfg, cfg.reads.reference, shape)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world))
     prompts = [

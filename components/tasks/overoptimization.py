@@ -7,7 +7,7 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from components.artifacts import lineage, store
+from components.artifacts import store
 from components.artifacts.store import ArtifactError
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.assessment import Assessed, Judges, assess
@@ -17,7 +17,7 @@ from components.evaluation.studies import overoptimization_curves as analysis
 from components.evaluation.studies import overoptimization_plots
 from components.launch import composing, settings
 from components.system.disk import read_json_if_any, write_json
-from components.tasks import command_line, common
+from components.tasks import common
 from components.tasks.placement import Place, check_room
 
 log = logging.getLogger(__name__)
@@ -27,13 +27,9 @@ DATA, PICTURE = "overoptimization.json", "overoptimization.png"
 def overoptimization(cfg: DictConfig) -> None:
     """Reads the curves of the PPO runs below stage.runs, samples the first policy for best-of-n, and writes
     overoptimization.json (see overoptimization_curves.analyze) and its picture."""
-    parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
+    parents, tokenizer, shape, for_data = common.read(cfg, cfg.reads.sft)
     runs = ppo_runs(cfg.stage.runs, parents["reward"]["content"])
-    tokenizer = common.common_tokenizer(cfg)
-    shape, _ = store.load_config(cfg.reads.sft, context=cfg.context)
-    command_line.check_shape(cfg, cfg.reads.sft, shape)
-    arguments = common.surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest}
-    data = instantiate(cfg.data, **arguments)
+    data = instantiate(cfg.data, **for_data)
     check_room(cfg, data, "stage.max_new_tokens")
     inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     inputs |= {f"ppo {beta:g}": card["content"] for beta, (_, card) in runs.items()}

@@ -89,8 +89,8 @@ def evaluate_pipeline(
         raise ValueError(
             f"evaluation: expected at least one model and one prompt, got {len(models)} and {len(material.prompts)}"
         )
-    scorers = (model.eval() if model is not None else None for model in (reward, proxy))
-    judges = Judges(tokenizer, world, *scorers, tokens_at_once=plan.tokens_at_once)
+    reward, proxy = (model and model.eval() for model in (reward, proxy))
+    judges = Judges(tokenizer, world, reward, proxy, plan.tokens_at_once)
     results: dict[str, Any] = {"seed": plan.seed, "sampling": sampling(material, plan, best_of), "models": {}}
     assessed, greedy = {}, {}
     for name, model in models.items():

@@ -135,7 +135,10 @@ def of_prompts(assessed: Assessed, prompts: Sequence[int]) -> Assessed:
     """The answers to some of the prompts, by their indices."""
     wanted = set(prompts)
     kept = [i for i, prompt in enumerate(assessed.responses.prompt_index) if prompt in wanted]
-    responses = Responses(*([values[i] for i in kept] for values in assessed.responses))
+    ids, texts, finished, index = assessed.responses
+    responses = Responses(
+        [ids[i] for i in kept], [texts[i] for i in kept], [finished[i] for i in kept], [index[i] for i in kept]
+    )
     judgments = None if assessed.judgments is None else [assessed.judgments[i] for i in kept]
     return Assessed(responses, judgments, None if assessed.scores is None else assessed.scores[kept])
 

@@ -1,11 +1,7 @@
-"""What README promises exists and runs."""
+"""What README promises exists (that its commands run: test_smoke_runs)."""
 
-import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,12 +9,9 @@ from typer.main import get_command
 
 from components.cli import app
 from components.launch import composing, schema
+from tests.kit.readme import BLOCKS, README, TRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
-LINES = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
-TRAIN = [line for line in LINES if line.startswith("python train.py")]
 
 
 def test_readme_gives_exactly_one_command_for_the_main_job_and_one_for_the_tests():
@@ -61,21 +54,3 @@ def test_every_folder_of_components_is_on_the_map():
     for folder in (ROOT / "components").iterdir():
         if (folder / "__init__.py").exists():
             assert f"{folder.name}/" in README
-
-
-@pytest.mark.slow
-def test_commands_of_readme_run_for_two_steps(tmp_path):
-    dialogue = {"messages": [{"role": "user", "content": "dax ?"}, {"role": "assistant", "content": "yes ."}]}
-    (tmp_path / "my_dialogues.jsonl").write_text("\n".join([json.dumps(dialogue)] * 40))
-    chosen = [
-        "python train.py stage=all debug=smoke",
-        next(c for c in TRAIN if "my_dialogues.jsonl" in c) + " debug=smoke",
-        next(c for c in TRAIN if " -m " in c) + " debug=smoke",
-    ]
-    for command in chosen:
-        words = [sys.executable, str(ROOT / "train.py"), *shlex.split(command)[2:]]
-        environment = {**os.environ, "PYTHONWARNINGS": "default"}
-        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    assert (tmp_path / "logs/tiny-smoke/report/report.json").exists()
-    assert (tmp_path / "logs/tiny-smoke/rm-sweep/stage.optimizer.lr=0.0003/export/model.safetensors").exists()

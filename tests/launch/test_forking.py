@@ -1,7 +1,6 @@
-"""A forked stage ends with the same bits as one in a fresh process; where forking is not safe, it is not done."""
+"""Where forking is not safe, it is not done (that a forked stage ends as a fresh one does: test_smoke_runs)."""
 
 import gc
-import json
 import os
 import subprocess
 import sys
@@ -97,25 +96,3 @@ def test_with_an_accelerator_or_under_torchrun_nothing_is_forked(monkeypatch, tm
     monkeypatch.setattr(forking, "ACCELERATORS", ())
     monkeypatch.setattr(forking.processes, "start", lambda: forking.processes.Start("torchrun", 0, 1, 1))
     assert not forking.prepare(ONE)
-
-
-@pytest.mark.slow
-def test_a_forked_stage_ends_with_the_bits_of_a_fresh_one(tmp_path):
-    """The stages of stage=all, forked, against the same commands one by one."""
-    small = ["debug=smoke", "seed=3", f"paths.logs={tmp_path}"]
-    stages = ("tokenizer", "pretrain", "sft", "rm", "ppo")
-
-    def train(*arguments: str) -> None:
-        subprocess.run([sys.executable, ROOT / "train.py", *arguments, *small], check=True, cwd=tmp_path)
-
-    train("stage=all", f"stages=[{','.join(stages)}]", "run=forked")
-    for stage in stages:
-        train(f"stage={stage}", "run=fresh")
-    for stage in stages:
-        forked, fresh = (tmp_path / run / stage / "export" for run in ("forked", "fresh"))
-        assert {file.name for file in forked.iterdir()} == {file.name for file in fresh.iterdir()}
-        one, other = (json.loads((folder / "card.json").read_text()) for folder in (forked, fresh))
-        assert one["content"] == other["content"], stage  # of every file but the card
-        timed = ("second", "mfu", "minutes", "memory")
-        for name in one["metrics"].keys() | other["metrics"].keys():
-            assert any(word in name for word in timed) or one["metrics"][name] == other["metrics"][name], name

@@ -10,6 +10,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).resolve().parents[1]
+# pretraining and the reward model export the weights of their first validation, steps 360 of 500 and 157 of 314
+ENDED = "+callbacks.ends._target_=controls.EndsAfterValidation"
+ALL = ["stage=all", f'overrides.pretrain=["{ENDED}"]', f'overrides.rm=["{ENDED}"]']
 pytestmark = pytest.mark.slow(minutes=15)
 
 
@@ -27,7 +30,7 @@ def logs(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def report(logs) -> dict:
-    done = train("stage=all", logs=logs)
+    done = train(*ALL, logs=logs)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "gold score" in done.stdout and "gradus chat" in done.stdout
     return json.loads((logs / "tiny/report/report.json").read_text())
@@ -110,7 +113,7 @@ def test_before_its_first_update_ppo_is_its_reference(report, logs):
 
 def test_the_same_command_again_does_nothing_but_show_the_card(report, logs):
     before = (logs / "tiny/ppo/export/card.json").stat().st_mtime_ns
-    again = train("stage=all", logs=logs)
+    again = train(*ALL, logs=logs)
     assert again.returncode == 0
     assert again.stdout.count("is up to date") == 5
     assert "gold score" in again.stdout
@@ -123,24 +126,28 @@ def test_a_changed_setting_is_refused_by_a_stage_alone(report, logs):
     assert "stage.beta: 0.1 → 0.3" in refused.stderr and "force=true" in refused.stderr
 
 
-def variant(logs: Path, run: str, *changes: str) -> dict:
-    """The models of a PPO with other settings, on the artifacts of the run above; nothing else is measured."""
+@pytest.fixture(scope="module")
+def controls(report, logs) -> dict:
+    """The models of PPOs with other settings, on the artifacts of the run above; nothing else is measured."""
     parents = [f"artifacts.{name}={logs}/tiny/{name}/export" for name in ("tokenizer", "pretrain", "sft", "rm")]
-    done = train("stage=ppo", f"run={run}", *parents, *changes, logs=logs)
-    assert done.returncode == 0, done.stderr
+    for run, *changes in (
+        ("shuffled", "stage._target_=controls.ShuffledScores", "trainer.max_steps=192"),
+        ("pinned", "stage.beta=50", "trainer.max_steps=128"),
+    ):
+        done = train("stage=ppo", f"run={run}", *parents, *changes, logs=logs)
+        assert done.returncode == 0, done.stderr
+    made = (f"reads.ppo={logs}/shuffled/ppo/export", f"+reads.pinned={logs}/pinned/ppo/export")
     models_alone = ("stage.best_of=0", "comparisons.comparisons=40", "stage.text_batches=1", "~reads.base")
-    done = train("stage=eval", f"run={run}", *parents, *models_alone, logs=logs)
+    done = train("stage=eval", "run=controls", *parents, *made, *models_alone, logs=logs)
     assert done.returncode == 0, done.stderr
-    return json.loads((logs / run / "report/report.json").read_text())["models"]
+    return json.loads((logs / "controls/report/report.json").read_text())["models"]
 
 
-def test_scores_that_carry_no_information_teach_nothing(report, logs):
-    models = variant(logs, "shuffled", "stage._target_=controls.ShuffledScores", "trainer.max_steps=480")
-    assert models["ppo"]["gold"] - models["sft"]["gold"] < 0.3
-    assert models["ppo"]["kl"] < 1.5
+def test_scores_that_carry_no_information_teach_nothing(controls):
+    assert controls["ppo"]["gold"] - controls["sft"]["gold"] < 0.3  # −.06; usual scores: +.42 in 128 steps already
+    assert controls["ppo"]["kl"] < 1.5
 
 
-def test_an_enormous_penalty_keeps_the_policy_at_its_reference(report, logs):
-    models = variant(logs, "pinned", "stage.beta=50", "trainer.max_steps=320")
-    assert models["ppo"]["kl"] < 0.2
-    assert abs(models["ppo"]["gold"] - models["sft"]["gold"]) < 0.25
+def test_an_enormous_penalty_keeps_the_policy_at_its_reference(controls):
+    assert controls["pinned"]["kl"] < 0.2  # .04; the usual penalty: 1.02
+    assert abs(controls["pinned"]["gold"] - controls["sft"]["gold"]) < 0.25

@@ -50,7 +50,7 @@ def test_every_other_choice_composes_and_fits_the_signatures(group, choice, monk
     if group == "experiment" and "override /stage" not in (CONF / group / f"{choice}.yaml").read_text():
         stage = ["stage=pretrain"]
     needed = ["data.tasks=[chain_sum]"] if choice.startswith("reasoning_gym") else []
-    needed += ["model.path=some/folder"] if choice == "rlvr" else []
+    needed += ["model.path=some/folder"] if choice in ("rlvr", "instruct", "instruct_small") else []
     check(compose_config([*stage, f"{group}={choice}", *needed]))
 
 

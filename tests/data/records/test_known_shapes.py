@@ -276,7 +276,7 @@ def test_a_dialogue_with_tools_is_the_same_however_it_is_written(name):
     assert (asked, said) == (*turns("Weather in Oslo?"), answer("It rains."))
     assert calling == answer("", tool_calls=[CALL | ({"id": call_id} if call_id else {})])
     assert (result["role"], result["content"], result.get("tool_call_id")) == ("tool", "rain", call_id)
-    assert formats.prompts(row) == {"prompt": made["messages"][:3], "reference": None, "tools": [TOOL]}
+    assert formats.prompts(row) == {"prompt": made["messages"][:3], "reference": "It rains.", "tools": [TOOL]}
 
 
 @pytest.mark.parametrize(

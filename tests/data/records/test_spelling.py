@@ -55,7 +55,8 @@ def test_comparisons_and_prompts_are_spelled_as_freely():
     assert formats.preference({"prompt": ASK, **pair}) == ranking
     whole = {name: json.dumps([ASK, {"role": "assistant", "content": said}]) for name, said in zip(pair, ["Yes", "No"])}
     assert formats.preference(whole) == ranking
-    assert formats.prompts({"prompt": ASK}) == formats.prompts({"conversation": DIALOGUE})
+    asked = formats.prompts({"prompt": ASK, "reference": "Yes"})
+    assert asked == formats.prompts({"conversation": DIALOGUE})
 
 
 @pytest.mark.parametrize(

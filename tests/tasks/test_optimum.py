@@ -8,10 +8,11 @@ import torch
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError
+from components.launch import composing
 from components.launch.schema import check
 from components.models.config import GPTConfig
 from components.models.heads import new_causal_lm
-from components.tasks import dispatch, optimum
+from components.tasks import command_line, dispatch, optimum
 from components.tokenizer.train import train
 from components.world.table_world import TableWorld
 from tests.kit.composed_configs import compose_config
@@ -66,6 +67,12 @@ def test_distillation_samples_as_many_responses_from_the_same_reference_and_lear
     rollouts = cfg.trainer.max_steps // (cfg.stage.epochs * cfg.stage.minibatches)
     assert rollouts * cfg.data.prompts_per_rollout * cfg.stage.samples_per_prompt == 61440
     assert cfg.paths.export in of_stage("optimum").reads.values()
+
+
+def test_an_override_that_refers_to_a_folder_of_a_sweep_is_read_as_written():
+    """Resolved, it has the = of seed=0 in its value, which is no override."""
+    with composing.composed(["stage=ppo", "run='optimum/seed=0'", "stage.value.path=${reads.model}"]):
+        assert [one.input_line for one in command_line.overrides()][-1] == "stage.value.path=${reads.model}"
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ Imports nothing heavy, since train.py calls it before anything else.
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 PATHS = re.compile(
     r"(\+{0,2})((?:artifacts|files|paths|reads)\.[^=]+|data\.(?:path|root)|(?:model|reward|judge)\.path|resume|run)=(.*)",
@@ -30,6 +31,15 @@ def typed(argument: str) -> str:
     match = PATHS.fullmatch(argument)
     plain = f"{match[1]}{match[2]}={match[3][1:-1]}" if match else argument
     return plain if _as_typed(plain, sweep=False) == argument else argument
+
+
+def written(hydra: Any) -> list[str]:
+    """The overrides of a job as written, without Hydra's own. hydra: its HydraConfig, whose list is read with every
+    interpolation resolved: a value with the = of a sweep's folder is then no override."""
+    from omegaconf import OmegaConf
+
+    overrides: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)
+    return list(overrides)
 
 
 def quoted(value: str) -> str:

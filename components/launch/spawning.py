@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from components.launch import forking
-from components.launch.overrides import quoted
+from components.launch.overrides import quoted, written
 
 # oneDNN, which multiplies matrices on CPUs, caches a kernel for every shape that it meets: 0.6 MB each, up to 1,024. It
 # reads this variable before its first product.
@@ -39,7 +39,7 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     entry: the stage, or stage/label for a variant of it in a folder of its own. In a parameter sweep, the stages of
     one job are kept apart from those of other jobs in a run named after the job's folder.
     """
-    arguments = [o for o in HydraConfig.get().overrides.task if not o.startswith(("stage=", "stage.", "stages="))]
+    arguments = [o for o in written(HydraConfig.get()) if not o.startswith(("stage=", "stage.", "stages="))]
     stage, _, label = entry.partition("/")
     arguments += [f"stage={stage}"] + ([f"paths.folder={quoted(entry)}"] if label else [])
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)

@@ -11,6 +11,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from components.launch.overrides import written
+
 NAME_BYTES, VALUE_BYTES = 200, 60  # limits of a sweep folder's name (file systems allow 255) and of a value in it
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, for jobs in other processes
 
@@ -22,7 +24,7 @@ def sweep_folder(folder: str) -> str:
 
     stage and run name a folder; so does model as long as run keeps its default, the model's name.
     """
-    overrides = parsed(HydraConfig.get().overrides.task)
+    overrides = parsed(written(HydraConfig.get()))
     swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *naming_keys(overrides)}
     name = folder_name([o for o in overrides if o.key_or_group in swept])
     return f"{'.' if folder == '.' else f'{folder}-sweep'}/{name}" if name else folder

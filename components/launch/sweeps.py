@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from components.launch import spawning
-from components.launch.overrides import quoted
+from components.launch.overrides import quoted, written
 from components.launch.spawning import hydra_arguments, overrides_checked
 from components.launch.sweep_folders import SWEPT, naming_keys, parsed
 
@@ -64,7 +64,7 @@ class Sweep(Callback):
             raise SystemExit(failed[0].code)
 
     def _after(self, config: DictConfig) -> None:
-        given, swept = parsed(config.hydra.overrides.task), _swept(config.hydra)
+        given, swept = parsed(written(config.hydra)), _swept(config.hydra)
         others = {"stage", "stages", *swept}
         kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
         common = [str(o.input_line) for o in kept]
@@ -91,7 +91,7 @@ def run_sweep_job(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     code = spawning.launch(sweep_job_arguments())
     metric = OmegaConf.select(cfg, "callbacks.hparams.metric")
-    JOBS.append(Job(list(hydra.overrides.task), hydra.runtime.output_dir, code, metric))
+    JOBS.append(Job(written(hydra), hydra.runtime.output_dir, code, metric))
     stages_in_order = "stage" in os.environ.get(SWEPT, "").split(",")
     if code and (stages_in_order or not is_launched_here() or code in STOPPED):
         raise SystemExit(code)
@@ -105,13 +105,13 @@ def is_launched_here() -> bool:
 def sweep_job_arguments() -> list[str]:
     """train.py's arguments that repeat this multirun job as a single run in the same folder."""
     hydra = HydraConfig.get()
-    return [*hydra_arguments(hydra), *hydra.overrides.task, f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
+    return [*hydra_arguments(hydra), *written(hydra), f"hydra.run.dir={quoted(hydra.runtime.output_dir)}"]
 
 
 def _swept(hydra: DictConfig) -> dict[str, Override]:
     """What a sweep varies, by key: on its command line and in hydra.sweeper.params, which the command line can
     override with a single value."""
     params = [f"{key}={value}" for key, value in (hydra.sweeper.get("params") or {}).items()]
-    given = {o.key_or_group: o for o in parsed([*params, *hydra.overrides.task])}
+    given = {o.key_or_group: o for o in parsed([*params, *written(hydra)])}
     configured = {o.key_or_group for o in parsed(params)}
     return {key: o for key, o in given.items() if o.is_sweep_override() or key in configured}

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, ListConfig
 
 from components.artifacts.metadata import ArtifactError
 from components.launch import artifact_table, composing, settings, spawning
-from components.launch.overrides import as_typed, typed
+from components.launch.overrides import as_typed, typed, written
 from components.launch.settings import INPUT, UNUSED, Rule
 from components.models.config import GPTConfig
 from components.system import processes
@@ -36,13 +36,13 @@ OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_i
 
 
 def overrides() -> list[Override]:
-    """This job's overrides, without Hydra's own."""
-    return list(_parsed(tuple(HydraConfig.get().overrides.task)))
+    """This job's overrides as written, without Hydra's own."""
+    return list(_parsed(tuple(written(HydraConfig.get()))))
 
 
 @functools.cache
-def _parsed(written: tuple[str, ...]) -> tuple[Override, ...]:
-    return tuple(OverridesParser.create().parse_overrides(list(written)))
+def _parsed(lines: tuple[str, ...]) -> tuple[Override, ...]:
+    return tuple(OverridesParser.create().parse_overrides(list(lines)))
 
 
 def compared(cfg: DictConfig) -> dict[str, int | float | str]:

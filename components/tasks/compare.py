@@ -17,6 +17,7 @@ from components.comparing.completions import Plan, Ranking, Samples, describe, s
 from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
 from components.launch import composing, settings
+from components.launch.overrides import written
 from components.launch.schema import schema_of
 from components.system.disk import write_json
 from components.tasks import common, reward_functions
@@ -162,7 +163,7 @@ def report(cfg: DictConfig, card: dict[str, Any]) -> None:
     if "gold_best" in metrics:
         agreement = f"; {metrics['agreement']:.1%} of pairs ranked as gold ranks them" if "agreement" in metrics else ""
         print(f"gold of the best {metrics['gold_best']:.2f}, of the worst {metrics['gold_worst']:.2f}{agreement}")
-    parents = {o.partition("=")[0]: o for o in HydraConfig.get().overrides.task if o.startswith("artifacts.")}
+    parents = {o.partition("=")[0]: o for o in written(HydraConfig.get()) if o.startswith("artifacts.")}
     if "artifacts.sft" in parents:
         parents.setdefault("artifacts.tokenizer", f"artifacts.tokenizer={cfg.reads.tokenizer}")
     given = " ".join(parents[name] for name in ("artifacts.tokenizer", "artifacts.sft") if name in parents)

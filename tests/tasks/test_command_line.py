@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from components.artifacts.store import ArtifactError
 from components.launch import settings, spawning, sweeps
+from components.launch.overrides import written
 from components.models.config import GPTConfig
 from components.tasks import command_line
 from tests.kit.composed_configs import compose_config
@@ -110,7 +111,7 @@ def test_one_stage_that_uses_an_override_is_enough(caplog):
     own = "overrides.sft=['stage.model.dropout=0.1','+rollouts.prompts=3','data.root=r','data.path=${files.text}']"
     cfg = compose_config(["stage=all", *shared, own])
     running = GlobalHydra.instance().hydra = object()  # as train.py's own, which must be there afterwards
-    own = sweeps.HydraConfig.get().overrides.task
+    own = written(sweeps.HydraConfig.get())
     stages = {stage: [f"stage={stage}", *own[1:], *cfg.overrides[stage]] for stage in ("tokenizer", "sft")}
     command_line.warn_of_unused_by_all(cfg, stages)
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 2
@@ -120,7 +121,7 @@ def test_one_stage_that_uses_an_override_is_enough(caplog):
         == f"stage=sft does not use:\n  +rollouts.prompts=3 {reason}\n  data.root='r' (data.path is what is read)"
     )
     assert caplog.messages[1] == f"no stage of tokenizer, sft uses:\n  +exact.beta=1 {reason}"
-    assert sweeps.HydraConfig.get().overrides.task == own
+    assert written(sweeps.HydraConfig.get()) == own
     assert GlobalHydra.instance().hydra is running
     GlobalHydra.instance().clear()
 

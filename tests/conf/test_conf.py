@@ -56,7 +56,12 @@ def test_every_other_choice_composes_and_fits_the_signatures(group, choice, monk
 
 @pytest.mark.parametrize(
     ("stage", "debug"),
-    [(s, d) for s in choices("stage") for d in choices("debug") if d != "profiler" or s == "pretrain"],
+    [
+        pytest.param(s, d, marks=() if d == "smoke" or s == "ppo" else pytest.mark.slow)
+        for s in choices("stage")
+        for d in choices("debug")
+        if d != "profiler" or s == "pretrain"
+    ],
 )
 def test_debugging_never_writes_where_the_real_run_does(stage, debug):
     """profiler names its folder as overfit does, and sets nothing but the trainer."""

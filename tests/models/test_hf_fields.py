@@ -105,7 +105,9 @@ def test_a_config_that_transformers_writes_at_its_defaults_is_read(transformers,
     assert load_config(tmp_path, context=1024)[0] == shape
 
 
-@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=() if one in ("Llama", "GPT2") else pytest.mark.slow) for one in SHAPES]
+)
 @torch.no_grad()
 def test_every_field_is_honored_or_refused_by_name(transformers, tmp_path, family):
     config, model = classes(transformers, family)

@@ -31,7 +31,9 @@ def whole_gradient(kind: str) -> Tensor:
     return gradient(*KINDS[kind]([4]))
 
 
-@pytest.mark.parametrize("sizes", [[1, 3], [2, 2], [1, 1, 1, 1]], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [[1, 3], *(pytest.param(one, marks=pytest.mark.slow) for one in ([2, 2], [1, 1, 1, 1]))], ids=str
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_gradient_of_one_large_batch_is_that_of_its_micro_batches(kind, sizes):
     whole = whole_gradient(kind)

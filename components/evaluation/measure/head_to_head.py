@@ -10,9 +10,8 @@ from torch import Tensor
 from components.evaluation.measure.assessment import Assessed, Prompt, win_rate
 from components.evaluation.measure.intervals import ROUNDING, share_interval, t_quantile
 from components.evaluation.measure.policy import Responses
-from components.functional.estimators import ranking_credit
 from components.functional.length_control import length_controlled_logit
-from components.functional.ranking import LENGTH_MATCHED
+from components.functional.ranking import Pairs
 from components.tokenizer.tokenizer import Tokenizer
 
 DEMONSTRATIONS = "demonstrations"  # as an opponent
@@ -55,10 +54,10 @@ def head_to_head(mine: Assessed, other: Assessed) -> HeadToHead:
     gaps = _differences(*lengths)
     longest = torch.maximum(lengths[0][:, :, None], lengths[1][:, None, :])
     both = ended[0][:, :, None] * ended[1][:, None, :] > 0
-    matched = (both & (gaps.abs() < LENGTH_MATCHED * longest)).flatten()
-    credits, prompts = ranking_credit(margins).flatten(), _prompt_of(margins)
+    pairs, prompts = Pairs(*(field.flatten() for field in (margins, gaps, longest, both))), _prompt_of(margins)
+    credits, matched = pairs.credit, pairs.matched
     chosen = [prompts[i] for i in matched.nonzero().flatten().tolist()]
-    controlled, interval = length_controlled(credits, gaps.flatten(), prompts)
+    controlled, interval = length_controlled(credits, pairs.gaps, prompts)
     return HeadToHead(
         win_rate=compared.win_rate,
         win_rate_ci=compared.win_rate_ci,

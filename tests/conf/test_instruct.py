@@ -70,7 +70,7 @@ def test_a_judge_shares_no_prompt_with_the_policies_and_nobody_learns_from_held_
     seen = {entry: prompts_of(cfg, tokenizer, tmp_path) for entry, cfg in composed.items()}
     trained = {entry: train for entry, (train, _) in seen.items()}
     held_out = {entry: held for entry, (_, held) in seen.items()}
-    assert trained["rm"] == trained["dpo"] == trained["ppo"] - {LONG}  # a prompt is answered whoever answered it before
+    assert trained["rm"] == trained["dpo"] == trained["ppo"] - {LONG}  # PPO needs the prompt to fit, not its answers
     assert trained["rm"].isdisjoint(trained["rm/judge"])
     assert trained["rm"] | trained["rm/judge"] == trained["sft"] and len(trained["sft"]) < PROMPTS
     assert len({frozenset(held - {LONG}) for held in held_out.values()}) == 1

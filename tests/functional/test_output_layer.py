@@ -7,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from components.functional import output_layer
 from components.functional.logprobs import entropy, gather_logprobs
 from components.functional.output_layer import linear_cross_entropy, linear_logprobs
+from tests.kit.largest_tensor import LargestTensor
 
 
 @pytest.fixture(params=[1, 3, 1000], ids=lambda rows: f"{rows} rows a chunk")
@@ -118,21 +119,11 @@ def test_under_autocast_products_are_in_bf16_and_sums_in_fp32():
 def test_the_full_logits_are_never_materialized(monkeypatch):
     monkeypatch.setitem(output_layer.CHUNK, "cpu", 50 * 1000)
     hidden, weight = torch.randn(1000, 4, requires_grad=True), torch.randn(1000, 4, requires_grad=True)
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            made = [x.numel() for x in torch.utils._pytree.tree_leaves(out) if torch.is_tensor(x)]
-            largest = max([largest, *made])
-            return out
-
     targets = torch.zeros(1000, dtype=torch.int64)
-    with Watch():
+    with LargestTensor() as largest:
         linear_cross_entropy(hidden, weight, targets)[0].backward()
         linear_logprobs(hidden, weight, targets, temperature=1.0, with_entropy=True)[0].sum().backward()
-    assert largest == 50 * 1000
+    assert largest.numel == 50 * 1000
 
 
 def test_mismatched_shapes_and_a_temperature_of_zero_are_refused():

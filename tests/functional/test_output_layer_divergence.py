@@ -6,6 +6,7 @@ import torch
 from components.functional import output_layer
 from components.functional.divergences import divergences
 from components.functional.output_layer import linear_divergence
+from tests.kit.largest_tensor import LargestTensor
 
 KINDS = [("forward", 0.5), ("reverse", 0.5), ("jsd", 0.3)]
 SIZE = 11
@@ -108,19 +109,9 @@ def test_the_full_logits_are_never_materialized(monkeypatch):
     monkeypatch.setitem(output_layer.CHUNK, "cpu", 50 * 200)
     student = [torch.randn(200, 4, requires_grad=True) for _ in range(2)]
     teacher = [torch.randn(200, 3) for _ in range(2)]
-    largest = 0
-
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
-        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            nonlocal largest
-            out = function(*args, **(kwargs or {}))
-            made = [x.numel() for x in torch.utils._pytree.tree_leaves(out) if torch.is_tensor(x)]
-            largest = max([largest, *made])
-            return out
-
-    with Watch():
+    with LargestTensor() as largest:
         linear_divergence(*student, *teacher, kind="jsd", beta=0.5, temperature=1.0).total.backward()
-    assert largest == 50 * 200
+    assert largest.numel == 50 * 200
 
 
 def test_mismatched_shapes_and_settings_that_do_not_exist_are_refused():

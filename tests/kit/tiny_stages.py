@@ -353,6 +353,17 @@ def given(kind: type[RolloutStage], *responses: list[int]) -> type[RolloutStage]
     return type(f"Given{kind.__name__}", (kind,), {"sample": sample})
 
 
+def by_prompt(responses: dict[int, list[list[int]]]) -> type[GRPO]:
+    """A stage that samples the responses listed for a prompt, which its last id names."""
+
+    class ByPrompt(GRPO):
+        def sample(self, prompts, generator):
+            chosen = [responses[prompt[-1]] for prompt in prompts[:: self.samples_per_prompt]]
+            return given(GRPO, *(one for group in chosen for one in group)).sample(self, prompts, generator)
+
+    return ByPrompt
+
+
 def experience_of(rewards: Tensor, mask: Tensor, **fields: Tensor) -> Experience:
     """Experience with these rewards (N,), mask (N, R) and other fields, and 0 in the rest."""
     zeros = torch.zeros(mask.shape)

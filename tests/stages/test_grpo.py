@@ -21,6 +21,7 @@ from tests.kit.tiny_stages import (
     ListLogger,
     adam,
     attached,
+    by_prompt,
     causal,
     experience_of,
     fit,
@@ -96,17 +97,6 @@ def test_groups_of_one_and_unknown_variants_are_refused():
         grpo(samples_per_prompt=1)
     with pytest.raises(ValueError, match="stage.variant: got 'ppo', expected one of grpo, dapo, dr_grpo, gspo, cispo"):
         grpo(variant="ppo")
-
-
-def by_prompt(responses: dict[int, list[list[int]]]) -> type[GRPO]:
-    """A stage that samples the responses listed for a prompt, which its last id names."""
-
-    class ByPrompt(GRPO):
-        def sample(self, prompts, generator):
-            chosen = [responses[prompt[-1]] for prompt in prompts[:: self.samples_per_prompt]]
-            return given(GRPO, *(one for group in chosen for one in group)).sample(self, prompts, generator)
-
-    return ByPrompt
 
 
 EQUAL, DIFFERENT = [[7, END], [7, END]], [[7, END], [3, END]]

@@ -16,6 +16,7 @@ from tests.kit.tiny_stages import (
     CountsSevens,
     ListLogger,
     attached,
+    by_prompt,
     experience_of,
     fit_prompts,
     given,
@@ -64,17 +65,6 @@ def test_a_group_with_equal_scores_of_different_rewards_still_teaches():
     together = attached(decoupled(decouple_rewards=False)).advantages(experience).advantages
     alone = attached(decoupled()).advantages(experience).advantages
     assert together.abs().max() == 0 and alone.abs().min() < 1e-6 < 1 < alone.abs().max()
-
-
-def by_prompt(responses: dict[int, list[list[int]]]) -> type[GRPO]:
-    """A stage that samples the responses listed for a prompt, which its last id names."""
-
-    class ByPrompt(GRPO):
-        def sample(self, prompts, generator):
-            chosen = [responses[prompt[-1]] for prompt in prompts[:: self.samples_per_prompt]]
-            return given(GRPO, *(one for group in chosen for one in group)).sample(self, prompts, generator)
-
-    return ByPrompt
 
 
 EQUAL = [[7, END], [7, END]]

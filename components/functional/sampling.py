@@ -41,12 +41,22 @@ def sample(logits: Tensor, generator: torch.Generator) -> Tensor:
 
     The generator must be on the device of the logits. Raises ValueError for another rank.
     """
+    return sample_at(logits, shares(len(logits), device=logits.device, generator=generator))
+
+
+def sample_at(logits: Tensor, share: Tensor) -> Tensor:
+    """`sample` by given randomness: share (B,) as from `shares`, one per row, so a row's token is a function of its
+    logits and its share alone. Raises ValueError for another rank."""
     if logits.dim() != 2:
         raise ValueError(f"sample: expected logits (B, V), got {tuple(logits.shape)}")
     # The first token whose cumulative mass exceeds a uniform share of the total. torch.multinomial generates a random
     # number for each token of the vocabulary, which on a CPU costs more than a small model's forward pass.
-    dtype = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
-    mass = at_least_float32(logits).softmax(dim=1).cumsum(dim=1, dtype=dtype)
-    share = torch.rand(len(mass), 1, dtype=dtype, device=mass.device, generator=generator)
+    mass = at_least_float32(logits).softmax(dim=1).cumsum(dim=1, dtype=share.dtype)
     below = mass[:, -1:].nextafter(mass.new_zeros(()))  # share · total can round up to the total
-    return torch.searchsorted(mass, torch.minimum(share * mass[:, -1:], below), right=True).squeeze(1)
+    return torch.searchsorted(mass, torch.minimum(share[:, None] * mass[:, -1:], below), right=True).squeeze(1)
+
+
+def shares(*shape: int, device: torch.device, generator: torch.Generator) -> Tensor:
+    """Uniform in [0, 1), of this shape, in double precision where the device has it."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # Apple's GPUs have no double precision
+    return torch.rand(*shape, dtype=dtype, device=device, generator=generator)

@@ -12,7 +12,7 @@ Step = Callable[[Tensor], Tensor]  # next tokens (B,), added to the cache → lo
 
 
 def step_of(model: CausalLM, cache: KVCache) -> Step:
-    """The step function for this cache's current rows; after KVCache.select, call this again."""
+    """The step function for this cache's current rows; after KVCache.select or join, call this again."""
     if cache.starts.is_cuda and cache.length < cache.size:
         return _Graphed(model, cache)
     return lambda token: model.next_logits(token[:, None], cache)
@@ -27,7 +27,6 @@ class _Graphed:
         with torch.cuda.stream(side_stream):  # a warm-up run, in which libraries initialize
             model.next_logits(self.token, self.steps)
         torch.cuda.current_stream().wait_stream(side_stream)
-        self.steps.column.fill_(cache.length)  # the next step overwrites what the warm-up wrote there
         self.graph = torch.cuda.CUDAGraph()
         # Other threads (such as a data loader's that pins memory) can keep allocating during the capture.
         with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
@@ -35,6 +34,7 @@ class _Graphed:
 
     def __call__(self, token: Tensor) -> Tensor:
         end = self.cache.end_of(1)
+        self.steps.column.fill_(self.cache.length)  # not where the warm-up, or KVCache.put or trim, left it
         self.token.copy_(token[:, None])
         self.graph.replay()
         self.cache.length = end

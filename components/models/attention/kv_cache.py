@@ -24,11 +24,11 @@ class KVCache:
     def __init__(self, config: GPTConfig, weights: Sequence[Any], head: Tensor, starts: Tensor, size: int) -> None:
         dtype = torch.float32 if starts.device.type == "cpu" else weights[0].qkv.weight.dtype
         shape = (starts.shape[0], config.num_key_value_heads, size, config.head_dim)
-        self.weights, self.head = weights, head
+        self.config, self.weights, self.head = config, weights, head
         # Zeros, not empty: `Steps` multiplies columns not yet filled by 0, which stale NaN or infinity would survive.
         self.keys = [torch.zeros(shape, dtype=dtype, device=starts.device) for _ in weights]
         self.values = [torch.zeros_like(k) for k in self.keys]
-        self.starts = starts
+        self.starts = starts.clone()
         self.size = size
         self.length = 0  # tokens held by every sequence, left padding included
         self._rotary: list[Tensor] | None = None
@@ -43,9 +43,12 @@ class KVCache:
     def end_of(self, count: int) -> int:
         """The column after the next `count` tokens. Raises ValueError if there is no room for them."""
         end = self.length + count
-        if end > self.size:
-            raise ValueError(f"KV cache of size {self.size} cannot hold {end} tokens")
+        self._check_room(end)
         return end
+
+    def _check_room(self, tokens: int) -> None:
+        if tokens > self.size:
+            raise ValueError(f"KV cache of size {self.size} cannot hold {tokens} tokens")
 
     def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """Prepares for the next `count` tokens: returns their positions (B, count), 0 for left padding, and the
@@ -93,6 +96,54 @@ class KVCache:
         self.keys = [self._selected(keys, rows) for keys in self.keys]
         self.values = [self._selected(values, rows) for values in self.values]
         self.starts = self.starts[rows]
+
+    def empty(self, starts: Tensor, size: int) -> "KVCache":
+        """A new cache for other texts, as CausalLM.new_cache makes one, that shares this one's weights."""
+        return KVCache(self.config, self.weights, self.head, starts, size)
+
+    def join(self, other: "KVCache") -> None:
+        """Adds the sequences of `other`, a cache made by `empty`, as further rows, as `put` does; copies this cache."""
+        self._check_room(other.length)
+        count, more = len(self.starts), len(other.starts)
+        self.keys, self.values = (
+            [torch.cat((tensor, tensor.new_zeros((more, *tensor.shape[1:])))) for tensor in tensors]
+            for tensors in (self.keys, self.values)
+        )
+        self.starts = torch.cat((self.starts, other.starts))
+        self.put(torch.arange(count, count + more, device=self.starts.device), other)
+
+    def put(self, rows: Tensor, other: "KVCache") -> None:
+        """Replaces the sequences `rows` (N,) int64 by the N of `other`, a cache made by `empty`: a new prompt takes the
+        place of a finished one, with nothing recomputed.
+
+        All sequences end in the same column, so if `other` holds more columns, this cache's move to the right. A
+        sequence's tokens keep their positions: what follows them depends on the other rows by rounding alone. In place:
+        a captured CUDA graph stays valid. Raises ValueError if `other` holds more tokens than this cache has room for.
+        """
+        self._check_room(other.length)
+        self._shift(max(other.length - self.length, 0))
+        first = self.length - other.length
+        for mine, theirs in zip((*self.keys, *self.values), (*other.keys, *other.values), strict=True):
+            mine.index_fill_(0, rows, 0)  # what was there could be NaN
+            mine[rows, :, first : self.length] = theirs[:, :, : other.length]
+        self.starts[rows] = other.starts + first
+
+    def trim(self) -> None:
+        """Drops the columns that are padding in every row, so that there is room for as many tokens more; in place.
+
+        Waits for the device."""
+        self._shift(-int(self.starts.min()))
+
+    def _shift(self, columns: int) -> None:
+        """Moves all tokens to the right (left if negative)."""
+        if columns == 0:
+            return
+        source, target = max(-columns, 0), max(columns, 0)
+        count = self.length - source
+        for tensor in (*self.keys, *self.values):
+            tensor[:, :, target : target + count] = tensor[:, :, source : self.length].clone()
+        self.starts += columns
+        self.length += columns
 
     def _selected(self, tensor: Tensor, rows: Tensor) -> Tensor:
         chosen = tensor.new_zeros((len(rows), *tensor.shape[1:]))

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from components.functional.host_copy import HostCopy
 from components.functional.sampling import filter_logits, sample
 from components.generation.graph import Step, step_of
-from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
 from components.system.limits import Count, NonNegative
 
@@ -94,6 +94,7 @@ def _generate(
     alive = torch.ones(total, dtype=torch.bool, device=device)  # by row of the cache: no stop token yet
     finished = torch.zeros_like(alive)
     finite = torch.ones((), dtype=torch.bool, device=device)  # all logits so far; read once, at the end
+    unfinished = Unfinished(total, late=device.type != "cpu")
     advance: Step | None = None
     for step in range(sampling.max_new_tokens):
         finite &= are_numbers(logits).all()
@@ -103,11 +104,15 @@ def _generate(
         stopped = alive & (token[:, None] == stops).any(1)
         finished[rows] |= stopped
         alive &= ~stopped
-        remaining = int(alive.sum())
+        remaining = unfinished.count(alive)
         if not remaining or step + 1 == sampling.max_new_tokens:
             break
         if remaining <= LEAVE[device.type] * len(rows):
-            rows, token, alive = rows[alive], token[alive], _drop_finished(cache, alive)
+            kept = alive.nonzero().squeeze(1)
+            if not len(kept):  # the count was late
+                break
+            cache.select(kept)
+            rows, token, alive = rows[kept], token[kept], alive[kept]
             advance = None  # it held the cache's old rows
         advance = advance or step_of(model, cache)
         logits = advance(token)
@@ -115,6 +120,24 @@ def _generate(
         raise ValueError(NOT_NUMBERS)
     width = int(mask.any(0).sum())
     return Samples(sampled[:, :width], mask[:, :width], finished)
+
+
+class Unfinished:
+    """Counts the rows without a stop token. late: the count is that of the step before, already on its way to the CPU,
+    so that reading it does not wait for the step just launched; at first it is `total`.
+
+    A late count lets rows leave, and generation end, one step later.
+    """
+
+    def __init__(self, total: int, *, late: bool) -> None:
+        self._total, self._late = total, late
+        self._before: HostCopy | None = None
+
+    def count(self, alive: Tensor) -> int:
+        if not self._late:
+            return int(alive.sum())
+        before, self._before = self._before, HostCopy(alive.sum())
+        return self._total if before is None else int(before.read())
 
 
 @contextmanager
@@ -127,12 +150,6 @@ def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _drop_finished(cache: KVCache, alive: Tensor) -> Tensor:
-    """Removes the finished rows from the cache; returns `alive` of the remaining rows, all True."""
-    cache.select(alive.nonzero().squeeze(1))
-    return alive[alive]
 
 
 @torch.no_grad()

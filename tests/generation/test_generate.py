@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from components.functional.seeding import seeded
-from components.generation.generate import LEAVE, Sampling, generate, stream
+from components.generation import generate as generating
+from components.generation.generate import LEAVE, Sampling, Unfinished, generate, stream
 from components.models.attention.kv_cache import Steps
 from tests.kit import tiny_models
 
@@ -305,6 +306,26 @@ def test_when_finished_rows_leave_the_batch_does_not_change_the_tokens(model, mo
     assert samples.responses() == expected
     assert samples.finished.tolist() == [row[-1] in stops for row in expected]
     assert len({len(row) for row in expected}) > 1
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_count_of_unfinished_rows_that_comes_a_step_late_changes_no_greedy_token(model, monkeypatch, share):
+    """As on an accelerator, where the count of a step just launched would have to be waited for."""
+    stops = list(range(1, 9))  # all end before the limit, some early
+    prompts = [*PROMPTS, [12, 13]]
+    expected = greedy(model, prompts, 40, stops=stops)
+    monkeypatch.setitem(LEAVE, "cpu", share)
+    monkeypatch.setattr(generating, "Unfinished", lambda total, late: Unfinished(total, late=True))
+    actual = greedy(model, prompts, 40, stops=stops)
+    assert expected.finished.all() and len(set(map(len, expected.responses()))) > 1
+    assert all(torch.equal(one, other) for one, other in zip(expected, actual, strict=True))
+
+
+def test_a_late_count_of_unfinished_rows_is_that_of_the_step_before():
+    counts = Unfinished(3, late=True)
+    steps = [[True, True, False], [True, False, False], [False, False, False]]
+    assert [counts.count(torch.tensor(alive)) for alive in steps] == [3, 2, 1]
+    assert Unfinished(3, late=False).count(torch.tensor([True, False, False])) == 1
 
 
 def test_a_cache_on_a_cpu_is_float32_regardless_of_the_products_dtype(model):

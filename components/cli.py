@@ -27,6 +27,7 @@ Talking = Annotated[
         help="a run (tiny), a stage's folder (logs/tiny/ppo), an artifact, or a model on the Hub (owner/name)"
     ),
 ]
+LOOPBACK = "127.0.0.1"
 Logs = Annotated[Path, typer.Option(help="the folder of runs")]
 Artifact = Annotated[Path, typer.Argument(help="an artifact (…/export) or a stage's folder, such as logs/tiny/ppo")]
 
@@ -96,6 +97,60 @@ def chat(
         if session.base
         else None,
     )
+
+
+@app.command()
+def serve(
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            help="runs (tiny: all of its models), stages' folders, artifacts, models on the Hub (owner/name)"
+        ),
+    ],
+    host: Annotated[str, typer.Option(help="the address to listen on; only this machine reaches 127.0.0.1")] = LOOPBACK,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 8000,
+    api_key: Annotated[
+        list[str] | None, typer.Option(envvar="GRADUS_API_KEY", help="clients must send it; can be given several times")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=1, help="tokens of prompt and answer; default: the model's")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: CUDA if available")] = "auto",
+    max_rows: Annotated[int, typer.Option(min=1, help="samples of a model that decode together")] = 64,
+    max_waiting: Annotated[int, typer.Option(min=1, help="requests that wait; more get status 429")] = 256,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
+    max_seconds: Annotated[float, typer.Option(min=0, help="longest time of an answer")] = 600.0,
+    max_bytes: Annotated[int, typer.Option(min=1, help="largest request")] = 4 * 2**20,
+    logs: Logs = Path("logs"),
+) -> None:
+    """Serve models through an OpenAI-compatible API."""
+    with plain_errors():
+        server = serving_module()
+        opened = server.bound(host, port)  # before the models are loaded, which takes long
+    with opened:
+        with plain_errors():
+            folders = {name: folder for path in paths for name, folder in folders_to_serve(path, logs).items()}
+            served = server.loaded(folders, context=context, place=lambda model: on_device(model, device))
+        limits = server.Limits(body=max_bytes, seconds=max_seconds, tokens=max_tokens)
+        service = server.new_service(served, limits, most_rows=max_rows, most_waiting=max_waiting)
+        if not server.is_loopback(host):
+            warning = f"warning: {host} can be reached from other machines"
+            typer.echo(f"{warning}{'' if api_key else '; anybody there can use the models: give --api-key'}", err=True)
+        opened.listen(128)
+        shown = f"[{host}]" if ":" in host else host
+        typer.echo(server.welcome(service, f"http://{shown}:{opened.getsockname()[1]}", api_key or []))
+        server.run(service, opened, host=host, keys=api_key or [])
+
+
+def serving_module() -> Any:
+    """components.serving.server. Raises ValueError if the packages that it needs are not installed."""
+    try:
+        from components.serving import server
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise ValueError(installing.missing("gradus serve", error.name, "serve")) from None
+    return server
 
 
 def on_device(model: "CausalLM", name: str) -> "CausalLM":
@@ -176,6 +231,24 @@ def chat_folder(name: str, logs: Path) -> Path:
     return artifact_folder(run or path)
 
 
+def folders_to_serve(name: str, logs: Path) -> dict[str, Path]:
+    """Artifacts by the name that clients use: all models of a run (run/stage), or the one that the name says. Raises
+    ValueError if there is no model."""
+    path = Path(name)
+    for run in (path, logs / name):
+        stages = {export: _kind(export) for export in run.glob("*/export")}
+        models = sorted((export for export, kind in stages.items() if kind), key=lambda export: export.stat().st_mtime)
+        if models:
+            return {f"{run.resolve().name}/{export.parent.name}": export for export in models}
+    folder = chat_folder(name, logs)
+    if not _kind(folder):
+        raise ValueError(f"{folder} holds no model that can be served: no config.json that describes one")
+    if hub.name_of(folder):
+        return {hub.name_of(folder): folder}
+    whole = folder.resolve()
+    return {f"{whole.parents[1].name}/{whole.parent.name}" if whole.name == "export" else whole.name: folder}
+
+
 def artifact_folder(path: Path) -> Path:
     """The artifact at `path`, or in the stage's folder there. Raises ValueError naming what is there instead."""
     if not path.exists():
@@ -218,12 +291,17 @@ def _newest_tuned(run: Path) -> Path | None:
 
 def _can_chat(folder: Path) -> bool:
     """Whether the folder contains a language model that is complete enough to suggest."""
+    return _kind(folder) == "CausalLM"
+
+
+def _kind(folder: Path) -> str:
+    """CausalLM or SequenceClassification; "" without a model that is complete enough to suggest."""
     from components.artifacts import store
 
     try:
-        return store.load_config(folder, context=1)[1] == "CausalLM"
+        return store.load_config(folder, context=1)[1]
     except ValueError:
-        return False
+        return ""
 
 
 def description(folder: Path) -> dict[str, Any]:

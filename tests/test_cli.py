@@ -1,13 +1,18 @@
 """The `gradus` command: what it prints, what it rejects and how."""
 
 import contextlib
+import json
 import os
 import pty
 import select
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -299,3 +304,52 @@ def test_the_system_text_precedes_the_conversation(run_folder, monkeypatch):
     monkeypatch.setattr(terminal, "run", lambda session, **settings: sessions.append(session))
     assert gradus("chat", run_folder / "ppo", "--system", "be kind").exit_code == 0
     assert sessions[0].system == "be kind"
+
+
+def test_serve_names_the_models_of_a_run_and_a_single_one(run_folder, tmp_path):
+    found = cli.folders_to_serve("tiny", run_folder.parent)
+    assert set(found) == {"tiny/pretrain", "tiny/rm", "tiny/ppo"}
+    assert cli.folders_to_serve(str(run_folder), tmp_path) == found
+    for path in (run_folder / "rm", run_folder / "rm/export"):
+        assert cli.folders_to_serve(str(path), tmp_path) == {"tiny/rm": run_folder / "rm/export"}
+    shutil.copytree(run_folder / "ppo/export", tmp_path / "mine")
+    assert cli.folders_to_serve(str(tmp_path / "mine"), tmp_path) == {"mine": tmp_path / "mine"}
+
+
+def test_serve_gives_one_clear_message(run_folder, monkeypatch):
+    pytest.importorskip("starlette")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        result = gradus("serve", run_folder, "--port", port)
+    assert (
+        result.exit_code == 1 and f"cannot listen on 127.0.0.1:{port}" in result.stderr and "--port 0" in result.stderr
+    )
+    result = gradus("serve", run_folder / "tokenizer", "--port", 0)
+    assert result.exit_code == 1 and "no model that can be served" in result.stderr
+    monkeypatch.delattr(sys.modules["components.serving"], "server")
+    monkeypatch.delitem(sys.modules, "components.serving.server")
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    result = gradus("serve", run_folder)
+    assert result.exit_code == 1 and "needs the package uvicorn" in result.stderr and "[serve]" in result.stderr
+
+
+@pytest.mark.slow
+def test_serve_answers_and_ends_within_a_second_of_control_c(run_folder):
+    pytest.importorskip("uvicorn")
+    command = [sys.executable, "-m", "components.cli", "serve", str(run_folder), "--port", "0"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        lines = [child.stdout.readline() for _ in range(6)]
+        call = shlex.split(lines[-1])
+        assert call[0] == "curl" and "tiny/pretrain" in "".join(lines)
+        request = urllib.request.Request(call[1], call[-1].encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as response:
+            assert json.load(response)["object"] == "chat.completion"
+        start = time.monotonic()
+        child.send_signal(signal.SIGINT)
+        _, errors = child.communicate(timeout=60)
+        assert (child.returncode, errors) == (0, "") and time.monotonic() - start < 20
+    finally:
+        child.kill()

@@ -27,3 +27,17 @@ def step_seed(seed: int, rank: int, batch: int) -> int:
     had BATCHES batches before.
     """
     return ((seed * RANKS + rank) * BATCHES + batch) % 2**64
+
+
+def uniform(*numbers: int) -> float:
+    """A random number in [0, 1) that depends on `numbers` (seed, sample, token, …) alone: splitmix64's mixing of each.
+
+    Source: Steele, Lea and Flood 2014, section 4.
+    """
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
+        state ^= state >> 31
+    return (state >> 11) * 2.0**-53

@@ -1,0 +1,185 @@
+"""Rows of one model that decode together on one KV cache; they join and leave between tokens."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from components.generation.generate import compute_dtype
+from components.generation.graph import Step, step_of
+from components.models.attention.kv_cache import KVCache
+from components.models.heads import CausalLM
+from components.serving.rows import Row
+
+LEAVE = 0.75  # the batch shrinks when at most this share of its slots is taken: that copies the cache
+ROOM = 64  # columns that a cache has at least for tokens to come
+
+
+class Held(NamedTuple):
+    """Keys and values of a text, by layer, each (Hkv, T, D)."""
+
+    ids: list[int]
+    keys: list[Tensor]
+    values: list[Tensor]
+
+
+class Prefixes:
+    """Texts that were computed lately, up to `capacity` tokens of them: a prompt that starts like one continues it."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._texts: list[Held] = []  # the one used last at the end
+
+    def longest(self, ids: Sequence[int]) -> tuple[Held | None, int]:
+        """The text that shares the longest start with `ids`, and the number of tokens shared."""
+        best, place = 0, -1
+        for number, held in enumerate(self._texts):
+            if (count := _shared(held.ids, ids)) > best:
+                best, place = count, number
+        if place < 0:
+            return None, 0
+        self._texts.append(self._texts.pop(place))
+        return self._texts[-1], best
+
+    def remember(self, held: Held) -> None:
+        """Adds a text, in place of those it starts with; the least recently used ones go."""
+        if len(held.ids) > self.capacity:
+            return
+        kept = [text for text in self._texts if held.ids[: len(text.ids)] != text.ids]
+        total = sum(len(text.ids) for text in kept) + len(held.ids)
+        while total > self.capacity:
+            total -= len(kept.pop(0).ids)
+        self._texts = [*kept, held]
+
+    def clear(self) -> None:
+        self._texts = []
+
+
+def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+    """The number of tokens with which both start, by bisection."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one[low:middle] == other[low:middle] else (low, middle - 1)
+    return low
+
+
+class Reading:
+    """A prompt being read, some tokens at a time; logits (1, V) once all are."""
+
+    def __init__(self, batch: "Batch", prompt: Sequence[int]) -> None:
+        self.batch, self.prompt = batch, list(prompt)
+        self.logits = torch.empty(0)
+        self.cache = batch.new_cache(1, len(self.prompt))
+        held, self.cached = batch.prefixes.longest(self.prompt[:-1])  # the last one is read for its logits
+        if held is not None:
+            for mine, theirs in zip([*self.cache.keys, *self.cache.values], [*held.keys, *held.values]):
+                mine[0, :, : self.cached] = theirs[:, : self.cached]
+            self.cache.length = self.cached
+
+    def advance(self, most: int) -> int:
+        """Reads up to `most` tokens; returns how many."""
+        part = self.prompt[self.cache.length : self.cache.length + most]
+        self.logits = self.batch.model.next_logits(torch.tensor([part], device=self.batch.device), self.cache)
+        return len(part)
+
+    @property
+    def done(self) -> bool:
+        return self.cache.length == len(self.prompt)
+
+    def held(self) -> Held:
+        return Held(self.prompt, [keys[0] for keys in self.cache.keys], [values[0] for values in self.cache.values])
+
+
+class Batch:
+    """The running rows of a model, each in a slot of the cache; None is an empty slot.
+
+    A row that joins is aligned to the right: its last token is in the cache's last column, like everyone's. The cache
+    is copied only when it has no slot or no column left, or many slots are empty.
+    prefixes: capacity of Prefixes in tokens.
+    """
+
+    def __init__(self, model: CausalLM, *, prefixes: int) -> None:
+        self.model = model
+        self.device = next(model.parameters()).device
+        self.prefixes = Prefixes(prefixes)
+        self.rows: list[Row | None] = []
+        self.logits = torch.empty(0)
+        nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
+        self._weights_of = model.new_cache(nothing, 1, dtype=compute_dtype(model))  # the weights, copied only once
+        self._cache = self._weights_of
+        self._step: Step | None = None
+
+    def new_cache(self, rows: int, size: int) -> KVCache:
+        """An empty cache with the model's weights."""
+        return self._weights_of.empty(torch.zeros(rows, dtype=torch.int64, device=self.device), size)
+
+    def running(self) -> list[tuple[int, Row]]:
+        """The rows with their slots."""
+        return [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
+
+    def join(self, rows: Sequence[Row], reading: Reading) -> None:
+        """Adds rows that continue a prompt that has been read: all its samples."""
+        count = len(reading.prompt)
+        empty = [slot for slot, row in enumerate(self.rows) if row is None]
+        if len(empty) < len(rows) or count > self._cache.size:
+            self._rebuild(len(rows), count)
+            empty = [slot for slot, row in enumerate(self.rows) if row is None]
+        slots = empty[: len(rows)]
+        self._cache.put(torch.tensor(slots, device=self.device), reading.cache)
+        self.logits[slots] = reading.logits
+        for slot, row in zip(slots, rows):
+            self.rows[slot] = row
+
+    def leave(self, slot: int, *, keep: bool) -> None:
+        """Empties a slot; keep: remember its text, since a next turn of the conversation starts with it."""
+        row = self.rows[slot]
+        assert row is not None
+        if keep:
+            end, count = self._cache.length, len(row.request.prompt) + max(0, len(row.ids) - 1)
+            ids = [*row.request.prompt, *row.ids][:count]
+            parts = [tensor[slot, :, end - count : end].clone() for tensor in self._tensors(self._cache)]
+            self.prefixes.remember(Held(ids, parts[: len(parts) // 2], parts[len(parts) // 2 :]))
+        self.rows[slot] = None
+
+    def advance(self) -> None:
+        """Feeds every row's last token: `logits` are those of the next."""
+        running = self.running()
+        if len(running) <= LEAVE * len(self.rows) or self._cache.length == self._cache.size:
+            self._rebuild(0, 0)
+        if not self.rows:
+            return
+        empty = [slot for slot, row in enumerate(self.rows) if row is None]
+        self._cache.starts[empty] = self._cache.length  # they stay at position 0
+        tokens = torch.tensor([row.ids[-1] if row else 0 for row in self.rows], device=self.device)
+        self._step = self._step or step_of(self.model, self._cache)
+        self.logits = self._step(tokens)
+
+    def clear(self) -> None:
+        """Removes all rows and texts."""
+        self.prefixes.clear()
+        self.rows, self._cache, self._step, self.logits = [], self._weights_of, None, torch.empty(0)
+
+    def _rebuild(self, more: int, longest: int) -> None:
+        """A cache with slots for the running rows and `more`, whose texts have at most `longest` tokens; columns that
+        only rows long gone used are dropped."""
+        old, slots = self._cache, [slot for slot, _ in self.running()]
+        lengths = old.length - old.starts[slots]
+        most = int(lengths.max()) if slots else 0
+        used = max(most, longest)
+        cache = self.new_cache(len(slots) + more, used + max(ROOM, used // 2))
+        cache.length = used
+        cache.starts.fill_(used)
+        cache.starts[: len(slots)] = used - lengths
+        logits = torch.zeros(len(slots) + more, self.model.config.vocab_size, device=self.device)
+        if slots:
+            for mine, theirs in zip(self._tensors(cache), self._tensors(old)):
+                mine[: len(slots), :, used - most : used] = theirs[slots, :, old.length - most : old.length]
+            logits[: len(slots)] = self.logits[slots]
+        self.rows = [self.rows[slot] for slot in slots] + [None] * more
+        self._cache, self._step, self.logits = cache, None, logits
+
+    @staticmethod
+    def _tensors(cache: KVCache) -> list[Tensor]:
+        return [*cache.keys, *cache.values]

@@ -1,0 +1,83 @@
+"""The official API's objects."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from components.serving.rows import Request, Scored
+from components.serving.served import Served
+
+Object = dict[str, Any]
+
+
+def usage(requests: Sequence[Request], prompts: Sequence[Sequence[int]]) -> Object:
+    """Tokens of the prompts and of all samples, and how many of the prompts' were not computed again."""
+    prompt, sampled = sum(map(len, prompts)), sum(request.sampled for request in requests)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": sampled,
+        "total_tokens": prompt + sampled,
+        "prompt_tokens_details": {"cached_tokens": sum(request.cached for request in requests)},
+    }
+
+
+def chat_logprobs(served: Served, scored: Iterable[Scored]) -> Object:
+    """Logprobs as in chat completions."""
+
+    def one(token: int, logprob: float) -> Object:
+        name, content = served.spelled(token)
+        return {"token": name, "logprob": _finite(logprob), "bytes": content}
+
+    content = [one(s.token, s.logprob) | {"top_logprobs": [one(*pair) for pair in s.top]} for s in scored]
+    return {"content": content, "refusal": None}
+
+
+def text_logprobs(
+    served: Served, scored: Sequence[Scored], *, offset: int = 0, first: int | None = None, top: int = 0
+) -> Object:
+    """Logprobs as in completions; first: a token before them that has none, the first of a prompt.
+
+    The tokens reported at a position include its own, as the official API does.
+    """
+    tokens: list[str] = []
+    values: list[float | None] = []
+    offsets: list[int] = []
+    tops: list[dict[str, float] | None] = []
+    if first is not None:
+        tokens, values, tops = [served.spelled(first)[0]], [None], [None]
+    for one in scored:
+        name = served.spelled(one.token)[0]
+        tokens.append(name)
+        values.append(_finite(one.logprob))
+        near: dict[str, float] = {}
+        for token, logprob in one.top:
+            near.setdefault(served.spelled(token)[0], _finite(logprob))
+        near.setdefault(name, _finite(one.logprob))
+        tops.append(near)
+    for name in tokens:
+        offsets.append(offset)
+        offset += 0 if name.startswith("bytes:") else len(name)
+    return {
+        "tokens": tokens,
+        "token_logprobs": values,
+        "top_logprobs": tops if top else None,
+        "text_offset": offsets,
+    }
+
+
+def model_object(served: Served) -> Object:
+    """An entry of /v1/models; the last four fields are not in the official API."""
+    return {
+        "id": served.name,
+        "object": "model",
+        "created": served.created,
+        "owned_by": "gradus",
+        "kind": "language model" if served.generates else "reward model",
+        "stage": served.stage or None,
+        "context_length": served.room,
+        "parameters": served.model.config.num_parameters(),
+    }
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity: a token that cannot be sampled gets the least number that clients expect."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,114 @@
+"""Runs the HTTP server: loads models, takes a port, and ends within a second of Ctrl-C."""
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from components.artifacts import store
+from components.models.heads import CausalLM
+from components.serving.api import new_app
+from components.serving.engine import Engine
+from components.serving.served import Served
+from components.serving.service import Limits, Service
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+def loaded(folders: Mapping[str, Path], *, context: int | None, place: Callable[[Any], Any]) -> list[Served]:
+    """The models in artifacts' folders, by name. place: moves a model to its device. Raises ValueError for a tokenizer
+    that does not fit its model."""
+    served = []
+    for name, folder in folders.items():
+        kind = store.load_config(folder, context=context)[1]
+        load = store.load_causal_lm if kind == "CausalLM" else store.load_scalar
+        model = place(load(folder, context=context))
+        tokenizer, stage = store.load_tokenizer(folder), store.read_card(folder).get("stage", "")
+        if tokenizer.vocab_size > model.config.vocab_size:
+            raise ValueError(
+                f"{folder}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+                f"{model.config.vocab_size}: they do not belong together"
+            )
+        served.append(Served(name, model, tokenizer, folder, stage, int(folder.stat().st_mtime)))
+    return served
+
+
+def new_service(served: Sequence[Served], limits: Limits, *, most_rows: int, most_waiting: int) -> Service:
+    """The service of loaded models, with its engine running."""
+    models = {one.name: one.model for one in served if isinstance(one.model, CausalLM)}
+    return Service(served, Engine(models, most_rows=most_rows, most_waiting=most_waiting), limits)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket on the address; port 0: a free one. Raises ValueError if the address cannot be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    taken = socket.socket(family)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((host, port))
+    except OSError as error:
+        taken.close()
+        raise ValueError(
+            f"cannot listen on {host}:{port}: {error.strerror}. Try --port 0, which takes a free one"
+        ) from None
+    return taken
+
+
+class _Server(uvicorn.Server):
+    """Also ends answers in progress when it is asked to exit."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self.service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.service.engine.stop()
+        super().handle_exit(sig, frame)
+
+
+def run(service: Service, taken: socket.socket, *, host: str, keys: Sequence[str]) -> None:
+    """Serves on a bound socket until Ctrl-C or a signal to end."""
+    hosts = LOCAL if is_loopback(host) else ()
+    app = new_app(service, keys=keys, hosts=hosts)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    try:
+        with suppress(KeyboardInterrupt):
+            _Server(config, service).run(sockets=[taken])
+    finally:
+        service.close()
+
+
+def welcome(service: Service, address: str, keys: Sequence[str]) -> str:
+    """The first lines: what is served, where, and how to call it."""
+    lines = [
+        f"  {served.name}  {'language model' if served.generates else 'reward model'}, "
+        f"{served.model.config.num_parameters():,} parameters, context of {served.room} tokens"
+        for served in service.served.values()
+    ]
+    first = next((one for one in service.served.values() if one.generates), None)
+    key = " -H 'Authorization: Bearer KEY'" if keys else ""
+    body = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}' % (first.name if first else "")
+    call = f"curl {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    return "\n".join(["models", *lines, f"address {address}/v1 (Ctrl-C ends)", *([call] if first else [])])

@@ -1,0 +1,48 @@
+"""Server-sent events as the official API sends them."""
+
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from components.serving.answering import Gone
+from components.serving.api_errors import ApiError
+
+log = logging.getLogger(__name__)
+
+
+class EventStream(StreamingResponse):
+    """Chunks as events, then [DONE]; an error after the start is an event too. end: called however the stream ends."""
+
+    def __init__(self, chunks: AsyncIterator[Any], end: Callable[[], None]) -> None:
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        super().__init__(events(chunks), media_type="text/event-stream", headers=headers)
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
+async def events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+    """The bytes of a stream."""
+    try:
+        async for chunk in chunks:
+            yield _event(chunk)
+    except Gone:
+        return
+    except ApiError as error:
+        yield _event(error.body())
+    except Exception:
+        log.exception("a stream failed")
+        yield _event(ApiError(500, "The server had an error; its log has more.", kind="server_error").body())
+    yield b"data: [DONE]\n\n"
+
+
+def _event(value: Any) -> bytes:
+    return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"

@@ -1,0 +1,94 @@
+"""Tool calls as templates write them, found in what a model says."""
+
+import json
+
+import pytest
+
+from components.serving.api_errors import ApiError
+from components.serving.calls import CallReader, checked, format_of
+from components.serving.constraint import Grammars, tool_schema
+from components.tokenizer.codec import TokenizerError
+from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import tool_templates
+
+TOOLS = [
+    {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},
+    {"type": "function", "function": {"name": "find", "parameters": {"type": "object", "properties": {}}}},
+]
+CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "add", "arguments": {"a": [1, 2], "b": "<é>"}}}
+
+
+@pytest.fixture(scope="module", params=["QWEN25", "QWEN3", "LLAMA31"])
+def tokenizer(request, small_tokenizer):
+    """The small tokenizer with a template of another family, whose special tokens it spells as text."""
+    template = getattr(tool_templates, request.param)
+    for name in ("<|im_end|>", "<|eot_id|>"):
+        template = template.replace(name, "<|end|>")
+    codec = small_tokenizer.codec
+    relaxed = type("Relaxed", (type(codec),), {"strict": False})
+    copied = object.__new__(relaxed)
+    copied.__dict__.update(codec.__dict__)
+    made = Tokenizer(copied, template)
+    try:
+        made.render_prompt([{"role": "user", "content": "x"}])
+    except TokenizerError as error:
+        pytest.skip(str(error))
+    return made
+
+
+def said(tokenizer, *calls):
+    """What the model says to make calls, as it is trained to."""
+    ids = tokenizer.answer({"role": "assistant", "content": "", "tool_calls": list(calls)}, TOOLS)
+    return tokenizer.decode([token for token in ids if token not in tokenizer.stop_ids], skip_special=False)
+
+
+def read(tokenizer, text, size=3):
+    """(said, calls) of a text that arrives in pieces."""
+    reader = CallReader(format_of(tokenizer, TOOLS))
+    shown = "".join(reader.push(text[start : start + size]) for start in range(0, len(text), size))
+    rest, calls = reader.end()
+    return shown + rest, [(call["function"]["name"], json.loads(call["function"]["arguments"])) for call in calls]
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_a_call_is_found_as_the_template_writes_it(tokenizer, size):
+    shown, calls = read(tokenizer, said(tokenizer, CALL), size)
+    assert calls == [("add", {"a": [1, 2], "b": "<é>"})] and not shown.strip()
+
+
+def test_text_before_a_call_is_said_and_several_calls_are_found(tokenizer):
+    form = format_of(tokenizer, TOOLS)
+    if not form.mark:
+        pytest.skip("this family makes one call, alone")
+    text = "Let me see. " + said(tokenizer, CALL) + said(tokenizer, CALL)
+    shown, calls = read(tokenizer, text)
+    assert shown.strip() == "Let me see." and [name for name, _ in calls] == ["add", "add"]
+
+
+@pytest.mark.parametrize("text", ["hello", "1 < 2 and 3", "<tool_call", '{"name": 5}', "[1]", "{" * 5000])
+def test_what_is_no_call_is_said(tokenizer, text):
+    assert read(tokenizer, text) == (text, [])
+
+
+def test_a_forced_call_is_held_to_the_tools(tokenizer):
+    pytest.importorskip("llguidance")
+    form = format_of(tokenizer, TOOLS)
+    grammars = Grammars(tokenizer, tokenizer.vocab_size)
+    constraint = grammars.of_calls(form.opening, tool_schema(TOOLS, form.name, form.arguments), form.closing)()
+    text = form.opening + json.dumps({form.name: "find", form.arguments: {}}) + form.closing
+    for token in tokenizer.encode(text):
+        assert constraint.allowed()[token]
+        constraint.accept(token)
+    allowed = constraint.allowed().nonzero().flatten().tolist()
+    assert set(allowed) == set(tokenizer.stop_ids)
+
+
+def test_a_template_without_tools_is_refused(small_tokenizer):
+    with pytest.raises(ApiError, match="cannot write tool calls"):
+        format_of(small_tokenizer, TOOLS)
+
+
+@pytest.mark.parametrize("tools", [[5], [{}], [{"type": "function"}], [{"type": "function", "function": {"name": 1}}]])
+def test_a_tool_without_a_name_is_refused(tools):
+    with pytest.raises(ApiError, match=r"tools\[0\]"):
+        checked(tools)

@@ -17,14 +17,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # each takes as long to import as everything that is needed, or can wait until something is read
 HEAVY = {"torch", "lightning", "datasets", "transformers", "sentencepiece", "tokenizers", "numpy", "jinja2", "rich"}
 COMMAND = """
-import sys, train
+import os, sys, train
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from components.tasks import pipeline
 
-composed, load = [], ConfigLoaderImpl.load_configuration
+composed = os.open("composed", os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_WRONLY)
+load = ConfigLoaderImpl.load_configuration
 
 def counted(self, config_name, overrides, *args, **kwargs):
-    composed.append(list(overrides))
+    os.write(composed, b"1")  # from this process or one that it has forked
     return load(self, config_name, overrides, *args, **kwargs)
 
 def no_step(steps, entries):
@@ -39,7 +40,7 @@ try:
     train.command_line()
 except SystemExit as stop:
     code = stop.code
-print([code, len(composed), sorted(sys.modules)])
+print([code, os.path.getsize("composed"), sorted(sys.modules)])
 """
 
 
@@ -84,6 +85,41 @@ def test_stages_that_are_up_to_date_are_composed_once_and_import_nothing_heavy(t
     assert again.code == 0 and "is up to date" in again.printed
     assert again.composed == 2
     assert not (HEAVY - {"rich"}) & again.imported  # which prints whether each step worked
+
+
+def test_configs_composed_ahead_in_two_processes_are_those_that_one_composes(tmp_path):
+    program = """
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from components.launch import composing
+
+COMMANDS = [("stage=sft", "model=small"), ("stage=rm", "no_such_key=1"), ("stage=rm", "run=x"), ("stage=eval",)]
+
+def texts():
+    results = []
+    for command in COMMANDS:
+        try:
+            with composing.composed(command) as cfg:
+                results.append(OmegaConf.to_yaml(cfg) + repr(composing.INTERPOLATIONS))
+        except ValueError as error:
+            results.append(str(error))
+    return results
+
+before = HydraConfig.instance().cfg
+composing.compose_ahead(COMMANDS)
+assert len(composing._composed) == 3 and HydraConfig.instance().cfg is before
+ahead = texts()
+composing._composed.clear()
+composing._cpus = lambda: {0}
+composing.compose_ahead(COMMANDS)
+assert not composing._composed
+assert ahead == texts(), "differ"
+assert "no_such_key" in ahead[1], ahead[1]
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_garbage_is_collected_once_the_task_runs(monkeypatch, tmp_path):

@@ -82,6 +82,11 @@ def prepare(config: dict[str, Any]) -> bool:
     return threading.active_count() == 1
 
 
+def has_one_thread() -> bool:
+    """Whether this process has a single OS thread, so that a fork of it is whole; False where that is unknown."""
+    return sys.platform == "linux" and _num_threads() == 1
+
+
 def _targets(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         if "_target_" in value:

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from components.artifacts import lineage
 from components.artifacts.metadata import ArtifactError
-from components.launch import composing, spawning, sweep_folders
+from components.launch import artifact_table, composing, spawning, sweep_folders
 from components.launch.resolvers import is_builtin
 from components.system import processes
 from components.system.disk import present
@@ -72,6 +72,8 @@ def missing(cfg: DictConfig) -> list[Step]:
         _refuse(cfg, "this stage's data do not say what its parents learn from")
     if not request.sets("parents") and experiment:
         _refuse(cfg, f"experiment={experiment} does not say what the parents of this stage learn from")
+    made = [stage for stage, usual in cfg.artifacts.items() if usual in wanted]
+    composing.compose_ahead([_choices(stage, request)[0] for stage in artifact_table.in_order(made)])
     steps: dict[str, Step] = {}
     for path in wanted:
         _add(cfg, path, request, steps)
@@ -113,14 +115,19 @@ def _add(cfg: DictConfig, path: str, request: Request, steps: dict[str, Step]) -
 def _arguments(stage: str, request: Request) -> list[str]:
     """train.py's arguments for a parent: the overrides of the requested stage, except those for that stage alone, those
     that a sweep varies, and those of keys that the parent does not have."""
+    chosen, others = _choices(stage, request)
+    with composing.composed(chosen) as base:
+        return [*chosen, *(line for key, line in others.items() if _has(base, key, line))]
+
+
+def _choices(stage: str, request: Request) -> tuple[list[str], dict[str, str]]:
+    """Flags and choices of config groups for a parent, and the other overrides by key."""
     swept = set(os.environ.get(sweep_folders.SWEPT, "").split(",")) - {"", "run", "model"}
     lines = {
         o.key_or_group: str(o.input_line) for o in request.overrides if not _within_any(o.key_or_group, (*OWN, *swept))
     }
-    groups = {key for key in lines if (spawning.ROOT / "conf" / key).is_dir()}
-    chosen = [*request.flags, f"stage={stage}", *(lines[key] for key in sorted(groups))]
-    with composing.composed(chosen) as base:
-        return [*chosen, *(line for key, line in lines.items() if key not in groups and _has(base, key, line))]
+    groups = sorted(key for key in lines if (spawning.ROOT / "conf" / key).is_dir())
+    return [*request.flags, f"stage={stage}", *map(lines.pop, groups)], lines
 
 
 def _has(cfg: DictConfig, key: str, line: str) -> bool:

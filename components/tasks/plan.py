@@ -50,6 +50,7 @@ def check(steps: list[Step]) -> None:
     exports: set[str] = set()
     folders: list[str] = []
     written = dict(composing.INTERPOLATIONS)
+    composing.compose_ahead([step.arguments for step in steps])
     for entry, arguments, _ in steps:
         with composing.composed(arguments) as cfg:
             schema.check(cfg)

@@ -121,6 +121,7 @@ def serve(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     max_seconds: Annotated[float, typer.Option(min=0, help="longest time of an answer")] = 600.0,
     max_bytes: Annotated[int, typer.Option(min=1, help="largest request")] = 4 * 2**20,
+    votes: Annotated[Path | None, typer.Option(help="where votes are kept; default: votes.jsonl in --logs")] = None,
     logs: Logs = Path("logs"),
 ) -> None:
     """Serve models through an OpenAI-compatible API."""
@@ -132,7 +133,8 @@ def serve(
             folders = {name: folder for path in paths for name, folder in folders_to_serve(path, logs).items()}
             served = server.loaded(folders, context=context, place=lambda model: on_device(model, device))
         limits = server.Limits(body=max_bytes, seconds=max_seconds, tokens=max_tokens)
-        service = server.new_service(served, limits, most_rows=max_rows, most_waiting=max_waiting)
+        kept = votes or logs / "votes.jsonl"
+        service = server.new_service(served, limits, most_rows=max_rows, most_waiting=max_waiting, votes=kept)
         if not server.is_loopback(host):
             warning = f"warning: {host} can be reached from other machines"
             typer.echo(f"{warning}{'' if api_key else '; anybody there can use the models: give --api-key'}", err=True)

@@ -21,7 +21,9 @@ from components.serving.chat_endpoint import chat
 from components.serving.completion_endpoint import completions
 from components.serving.protocol import ScoreAsked, parsed
 from components.serving.replies import model_object
+from components.serving.responses_endpoint import responses
 from components.serving.service import Service
+from components.serving.votes import ThumbAsked, VoteAsked, Votes, is_thumb
 
 log = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], Awaitable[Response]]
@@ -38,9 +40,16 @@ def new_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[str] 
     posts = {
         "/v1/chat/completions": lambda http: chat(service, http),
         "/v1/completions": lambda http: completions(service, http),
+        "/v1/responses": lambda http: responses(service, http),
         "/v1/score": api.score,
+        "/v1/votes": api.vote,
     }
-    gets = {"/v1/models": api.models, "/v1/models/{name:path}": api.model, "/metrics": api.metrics}
+    gets = {
+        "/v1/models": api.models,
+        "/v1/models/{name:path}": api.model,
+        "/metrics": api.metrics,
+        "/v1/votes": api.votes,
+    }
     routes = [Route(path, api.endpoint(path, handler), methods=["POST"]) for path, handler in posts.items()]
     routes += [Route(path, api.endpoint(path, handler), methods=["GET"]) for path, handler in gets.items()]
     routes += [Route("/health", api.endpoint("/health", api.health, is_open=True), methods=["GET"])]
@@ -127,6 +136,21 @@ class _Api:
             value = await self.service.compute(partial(served.reward, ids))
             data.append({"object": "score", "index": number, "score": value, "tokens": len(ids)})
         return JSONResponse({"object": "list", "model": served.name, "data": data})
+
+    async def vote(self, http: HttpRequest) -> Response:
+        """Keeps a vote."""
+        body = await self.service.body(http)
+        asked = parsed(body, ThumbAsked if is_thumb(body) else VoteAsked)
+        return JSONResponse(await self.service.prepare(self._kept_votes.add, asked))
+
+    async def votes(self, _: HttpRequest) -> Response:
+        return JSONResponse(await self.service.prepare(self._kept_votes.table))
+
+    @property
+    def _kept_votes(self) -> Votes:
+        if self.service.votes is None:
+            raise ApiError(404, "this server keeps no votes", code="no_votes")
+        return self.service.votes
 
     async def health(self, _: HttpRequest) -> Response:
         alive = self.service.engine.alive

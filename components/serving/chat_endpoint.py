@@ -24,6 +24,15 @@ async def chat(service: Service, http: HttpRequest) -> Response:
     """Answers a conversation."""
     born = time.monotonic()
     asked = parsed(await service.body(http), ChatAsked)
+    reply = await started(service, http, asked, born)
+    if asked.stream:
+        return EventStream(reply.chunks(), reply.answering.cancel)
+    with reply.answering:
+        return JSONResponse(await reply.whole())
+
+
+async def started(service: Service, http: HttpRequest, asked: ChatAsked, born: float) -> "ChatReply":
+    """The answer to a conversation, in progress: cancel its `answering` if it is not read to its end."""
     served = service.find(asked.model, generates=True)
     tools = checked(asked.tools) if asked.tool_choice != "none" else []
     prompt = await service.prepare(served.chat_prompt, asked.messages, tools)
@@ -33,11 +42,7 @@ async def chat(service: Service, http: HttpRequest) -> Response:
     answering = service.answering(
         http, served, [prompt], options, begins=True, constrain=constrain, show_special=form is not None
     )
-    reply = ChatReply(service, served, asked, prompt, answering, form, born)
-    if asked.stream:
-        return EventStream(reply.chunks(), answering.cancel)
-    with answering:
-        return JSONResponse(await reply.whole())
+    return ChatReply(service, served, asked, prompt, answering, form, born)
 
 
 def _constraint(

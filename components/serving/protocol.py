@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -10,14 +10,20 @@ from components.serving.api_errors import ApiError, invalid
 
 ABSENT = {  # official fields that could have no effect here, with the values that ask for none
     "audio": (),
+    "conversation": (),
     "function_call": ("none",),
     "functions": ([],),
+    "include": ([],),
+    "max_tool_calls": (),
     "metadata": ({},),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
+    "previous_response_id": (),
+    "prompt": (),
     "prompt_cache_key": (),
     "prompt_cache_retention": (),
+    "reasoning": ({},),
     "reasoning_effort": (),
     "safety_identifier": (),
     "service_tier": ("auto", "default"),
@@ -29,7 +35,6 @@ ABSENT = {  # official fields that could have no effect here, with the values th
 }
 MOST_STOPS, MOST_TOP = 16, 20
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
-Body = TypeVar("Body", bound="Asked")
 
 
 class Strict(BaseModel):
@@ -147,7 +152,7 @@ class ScoreAsked(Strict):
         return [given] if given and isinstance(given[0], dict) else given
 
 
-def parsed(body: bytes, kind: type[Body] | type[ScoreAsked]) -> Any:
+def parsed(body: bytes, kind: type[Strict]) -> Any:
     """The request in a body. Raises ApiError naming the field that is missing, wrong, or has no effect here."""
     try:
         value = json.loads(body, parse_constant=_refuse_constant)

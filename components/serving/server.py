@@ -17,6 +17,7 @@ from components.serving.api import new_app
 from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Limits, Service
+from components.serving.votes import Votes
 
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
@@ -39,10 +40,11 @@ def loaded(folders: Mapping[str, Path], *, context: int | None, place: Callable[
     return served
 
 
-def new_service(served: Sequence[Served], limits: Limits, *, most_rows: int, most_waiting: int) -> Service:
-    """The service of loaded models, with its engine running."""
+def new_service(served: Sequence[Served], limits: Limits, *, most_rows: int, most_waiting: int, votes: Path) -> Service:
+    """The service of loaded models, with its engine running. votes: the file that keeps them."""
     models = {one.name: one.model for one in served if isinstance(one.model, CausalLM)}
-    return Service(served, Engine(models, most_rows=most_rows, most_waiting=most_waiting), limits)
+    engine = Engine(models, most_rows=most_rows, most_waiting=most_waiting)
+    return Service(served, engine, limits, Votes(votes))
 
 
 def is_loopback(host: str) -> bool:

@@ -15,6 +15,7 @@ from components.serving.prometheus import Metrics
 from components.serving.protocol import Asked
 from components.serving.rows import Constraint, Options, Request
 from components.serving.served import Served
+from components.serving.votes import Votes
 
 Result = TypeVar("Result")
 
@@ -28,12 +29,14 @@ class Limits(NamedTuple):
 
 
 class Service:
-    """Models by name, and the engine that runs the language models among them."""
+    """Models by name, and the engine that runs the language models among them. votes: None keeps none."""
 
-    def __init__(self, served: Sequence[Served], engine: Engine, limits: Limits | None = None) -> None:
+    def __init__(
+        self, served: Sequence[Served], engine: Engine, limits: Limits | None = None, votes: Votes | None = None
+    ) -> None:
         self.served = {one.name: one for one in served}
         self.engine, self.limits = engine, limits or Limits()
-        self.metrics = Metrics()
+        self.metrics, self.votes = Metrics(), votes
         self._writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
 
     async def body(self, request: HttpRequest) -> bytes:

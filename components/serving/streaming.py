@@ -15,11 +15,14 @@ log = logging.getLogger(__name__)
 
 
 class EventStream(StreamingResponse):
-    """Chunks as events, then [DONE]; an error after the start is an event too. end: called however the stream ends."""
+    """Chunks as events, then [DONE]; an error after the start is an event too.
 
-    def __init__(self, chunks: AsyncIterator[Any], end: Callable[[], None]) -> None:
+    end: called however the stream ends. named: events have their chunk's type as a name, and no [DONE] follows.
+    """
+
+    def __init__(self, chunks: AsyncIterator[Any], end: Callable[[], None], *, named: bool = False) -> None:
         headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        super().__init__(events(chunks), media_type="text/event-stream", headers=headers)
+        super().__init__(events(chunks, named), media_type="text/event-stream", headers=headers)
         self._end = end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -29,11 +32,11 @@ class EventStream(StreamingResponse):
             self._end()
 
 
-async def events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
+async def events(chunks: AsyncIterator[Any], named: bool) -> AsyncIterator[bytes]:
     """The bytes of a stream."""
     try:
         async for chunk in chunks:
-            yield _event(chunk)
+            yield (f"event: {chunk['type']}\n".encode() if named else b"") + _event(chunk)
     except Gone:
         return
     except ApiError as error:
@@ -41,7 +44,8 @@ async def events(chunks: AsyncIterator[Any]) -> AsyncIterator[bytes]:
     except Exception:
         log.exception("a stream failed")
         yield _event(ApiError(500, "The server had an error; its log has more.", kind="server_error").body())
-    yield b"data: [DONE]\n\n"
+    if not named:
+        yield b"data: [DONE]\n\n"
 
 
 def _event(value: Any) -> bytes:

@@ -14,7 +14,7 @@ from components.serving.api import new_app
 from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Limits, Service
-from tests.kit import tiny_models
+from tests.kit import tiny_models, tool_templates
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 HELLO = [{"role": "user", "content": "where does anna live?"}]
@@ -196,6 +196,53 @@ def test_choices_and_regular_expressions(client):
     error = ask(client, expect=400, response_format={"type": "json_schema", "json_schema": {"schema": {"type": 5}}})
     assert error["error"]["code"] == "invalid_json_schema"
     assert ask(client, expect=400, response_format={"type": "xml"})["error"]["param"] == "response_format.type"
+
+
+def test_a_forced_call_of_a_tool_whole_and_in_a_stream(small_tokenizer):
+    parameters = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
+    tool = {"type": "function", "function": {"name": "add", "parameters": parameters | {"additionalProperties": False}}}
+    tokenizer = tiny_models.with_template(small_tokenizer, tool_templates.QWEN25)
+    random = tiny_models.random_model(tokenizer.vocab_size, max_position_embeddings=512)
+    with serving(tokenizer, {"run/parrot": random}) as client:
+        forced = dict(tools=[tool], seed=1, max_tokens=100)
+        made = ask(client, **forced, tool_choice="required")["choices"][0]
+        [call] = made["message"]["tool_calls"]
+        assert made["finish_reason"] == "tool_calls" and made["message"]["content"] is None
+        assert call["function"]["name"] == "add" and json.loads(call["function"]["arguments"])["a"] in (1, 2)
+        chunks = ask(client, **forced, tool_choice={"type": "function", "function": {"name": "add"}}, stream=True)
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        assert [call for delta in deltas for call in delta.get("tool_calls", [])][0]["function"] == call["function"]
+        results = [made["message"], {"role": "tool", "tool_call_id": call["id"], "content": "3"}]
+        ask(client, tools=[tool], messages=[*HELLO, *results], max_tokens=5)
+        flat = {"type": "function", **tool["function"]}
+        response = ask(
+            client, "/v1/responses", input="add", tools=[flat], tool_choice="required", max_output_tokens=100
+        )
+        assert [item["type"] for item in response["output"]] == ["message", "function_call"]
+        assert ask(client, expect=400, **forced, tool_choice="other")["error"]["param"] == "tool_choice"
+
+
+def test_a_response_without_state(client):
+    made = ask(client, "/v1/responses", input=HELLO, instructions="be kind", temperature=0)
+    assert made["object"] == "response" and made["status"] == "completed" and made["store"] is False
+    assert made["output"][0]["content"][0]["text"] == " paris, naïve"
+    assert made["usage"]["output_tokens"] > 3
+    cut = ask(client, "/v1/responses", input="where?", temperature=0, max_output_tokens=2)
+    assert (cut["status"], cut["incomplete_details"]) == ("incomplete", {"reason": "max_output_tokens"})
+    for name, value in (("store", True), ("previous_response_id", "x"), ("tools", [{"type": "web_search"}])):
+        error = ask(client, "/v1/responses", expect=400, input="x", **{name: value})["error"]
+        assert name in error["message"] or name in str(error["param"])
+
+
+def test_a_response_in_events(client):
+    body = {"model": "run/parrot", "input": [{"role": "user", "content": "where?"}], "temperature": 0, "stream": True}
+    lines = [event.split("\n") for event in client.post("/v1/responses", json=body).text.split("\n\n") if event]
+    made = [json.loads(data.removeprefix("data: ")) for _, data in lines]
+    assert [name.removeprefix("event: ") for name, _ in lines] == [event["type"] for event in made]
+    assert [event["sequence_number"] for event in made] == list(range(len(made)))
+    said = "".join(event["delta"] for event in made if event["type"] == "response.output_text.delta")
+    assert said == " paris, naïve" == made[-1]["response"]["output"][0]["content"][0]["text"]
+    assert (made[0]["type"], made[-1]["type"]) == ("response.created", "response.completed")
 
 
 def test_a_reward_model_scores_conversations(client, models, small_tokenizer):

@@ -7,9 +7,7 @@ import pytest
 from components.serving.api_errors import ApiError
 from components.serving.calls import CallReader, checked, format_of
 from components.serving.constraint import Grammars, tool_schema
-from components.tokenizer.codec import TokenizerError
-from components.tokenizer.tokenizer import Tokenizer
-from tests.kit import tool_templates
+from tests.kit import tiny_models, tool_templates
 
 TOOLS = [
     {"type": "function", "function": {"name": "add", "parameters": {"type": "object", "properties": {}}}},
@@ -20,20 +18,7 @@ CALL = {"type": "function", "id": "abcdefghi", "function": {"name": "add", "argu
 
 @pytest.fixture(scope="module", params=["QWEN25", "QWEN3", "LLAMA31"])
 def tokenizer(request, small_tokenizer):
-    """The small tokenizer with a template of another family, whose special tokens it spells as text."""
-    template = getattr(tool_templates, request.param)
-    for name in ("<|im_end|>", "<|eot_id|>"):
-        template = template.replace(name, "<|end|>")
-    codec = small_tokenizer.codec
-    relaxed = type("Relaxed", (type(codec),), {"strict": False})
-    copied = object.__new__(relaxed)
-    copied.__dict__.update(codec.__dict__)
-    made = Tokenizer(copied, template)
-    try:
-        made.render_prompt([{"role": "user", "content": "x"}])
-    except TokenizerError as error:
-        pytest.skip(str(error))
-    return made
+    return tiny_models.with_template(small_tokenizer, getattr(tool_templates, request.param))
 
 
 def said(tokenizer, *calls):

@@ -1,0 +1,58 @@
+"""Votes become records that training reads, at once."""
+
+import json
+
+import pytest
+
+from components.data.records.formats import preference
+from components.data.records.labels import unpaired
+from components.serving.api_errors import ApiError
+from components.serving.votes import ThumbAsked, VoteAsked, Votes
+
+ASKED = [{"role": "user", "content": "where?"}]
+
+
+def vote(votes, winner, *contents, models=("a", "b", "c")):
+    answers = [{"model": model, "content": content} for model, content in zip(models, contents)]
+    return votes.add(VoteAsked.model_validate({"messages": ASKED, "answers": answers, "winner": winner}))
+
+
+def test_a_vote_is_a_preference_record_on_the_disk(tmp_path):
+    votes = Votes(tmp_path / "new/votes.jsonl")
+    vote(votes, 1, "paris", "rome")
+    vote(votes, None, "paris", "rome")
+    first, tie = (preference(json.loads(line)) for line in (tmp_path / "new/votes.jsonl").read_text().splitlines())
+    assert first["completions"] == ["paris", "rome"] and first["ranks"] == [1, 0]
+    assert first["prompt"] == ASKED and tie["ranks"] == [0, 0]
+
+
+def test_a_thumb_is_an_unpaired_record(tmp_path):
+    votes = Votes(tmp_path / "votes.jsonl")
+    answer = {"model": "a", "content": "paris"}
+    votes.add(ThumbAsked.model_validate({"messages": ASKED, "answer": answer, "label": False}))
+    record = unpaired(json.loads((tmp_path / "thumbs.jsonl").read_text()))
+    assert record["labels"] == [False] and record["completions"] == ["paris"]
+    assert votes.table()["thumbs"] == {"a": {"up": 0, "down": 1}}
+
+
+def test_the_table_counts_wins_and_ties_of_pairs(tmp_path):
+    votes = Votes(tmp_path / "votes.jsonl")
+    assert votes.table() == {"votes": 0, "pairs": [], "thumbs": {}}
+    vote(votes, 0, "x", "y")
+    vote(votes, 0, "x", "y", models=("b", "a"))
+    vote(votes, 0, "x", "y", models=("b", "a"))
+    vote(votes, None, "x", "y")
+    vote(votes, 1, "x", "y", models=("a", "a"))
+    assert votes.table() == {"votes": 5, "pairs": [{"models": ["a", "b"], "wins": [1, 2], "ties": 1}], "thumbs": {}}
+
+
+@pytest.mark.parametrize("winner", [2, 7])
+def test_a_vote_for_an_answer_that_is_not_there_is_refused_and_not_written(tmp_path, winner):
+    votes = Votes(tmp_path / "votes.jsonl")
+    with pytest.raises(ApiError, match="winner"):
+        vote(votes, winner, "x", "y")
+    with pytest.raises(ApiError):
+        votes.add(
+            VoteAsked.model_validate({"messages": [{"role": "x"}], "answers": [{"model": "a", "content": "x"}] * 2})
+        )
+    assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""A summary of a training, printed before its first step."""
+"""A summary of a training, printed before its first validation and step."""
 
 from lightning import Callback, LightningModule, Trainer
 from torch import nn
@@ -14,9 +14,17 @@ class Header(Callback):
 
     def __init__(self, model: str) -> None:
         self.model = model
+        self._printed = False
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.is_global_zero:
+        self._print(trainer, pl_module)
+
+    def _print(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero and not self._printed:
+            self._printed = True
             data = data_of(trainer)
             lines = {
                 "model": f"{self.model}: {parameters(pl_module)}",

@@ -319,6 +319,9 @@ class RecordData(DataContract):
         for name in self.counts:
             if name.startswith(UNREAD):
                 warnings[name] = f"with {name.removeprefix(UNREAD)!r} in a message, which is not read"
+        reasons = [name for name, what in self.explained.items() if what.startswith("dropped:") and name != "dropped"]
+        if sum(self.counts[name] for name in reasons) == self.counts["dropped"]:
+            del warnings["dropped"]  # the reasons say it
         records = self.counts["records"] + self.counts["malformed"]
         for name, what in warnings.items():
             if self.counts[name]:

@@ -136,10 +136,10 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
         if isinstance(callback, Checkpoints):
             callback.inputs = inputs
     _limit_time(callbacks, cfg.trainer.max_time)
-    if cfg.ema_decay is not None:  # after GracefulStop, which exits before the others' hooks
-        callbacks.insert(sum(isinstance(c, GracefulStop) for c in callbacks), WeightAverage(cfg.ema_decay))
+    average = [] if cfg.ema_decay is None else [WeightAverage(cfg.ema_decay)]
+    first = sum(isinstance(callback, GracefulStop) for callback in callbacks)  # it exits before the others' hooks
+    callbacks[first:first] = [_header(cfg), *average]
     callbacks += [SmallData(**few)] if (few := settings.small_data_of(composing.plain(cfg))) else []
-    callbacks.append(_header(cfg))
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
         cfg.trainer,

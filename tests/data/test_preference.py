@@ -78,7 +78,9 @@ def test_records_in_which_nothing_is_better_are_dropped_and_counted(common, writ
     same = {"prompt": "q", "chosen": "a", "rejected": "a"}
     data = built(common, write, [tied, same, *RECORDS])
     assert data.counts["dropped"] == 2 and len(data.train_examples) == 30
-    assert "2 of 32 records dropped" in caplog.text
+    assert "1 of 32 records dropped: all answers are equal" in caplog.text
+    assert "1 of 32 records dropped: all answers have the same rank" in caplog.text
+    assert "records dropped\n" not in caplog.text  # said once
 
 
 def test_pairs_of_one_prompt_share_a_batch_and_stay_groups_of_their_own(common, write):

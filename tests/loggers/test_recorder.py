@@ -267,6 +267,26 @@ def test_the_header_says_where_the_curves_of_every_logger_can_be_seen(tmp_path, 
     assert "curves  tensorboard --logdir logs\n        logs/tiny/sft/csv\n" in capsys.readouterr().out
 
 
+def test_the_header_is_printed_once_and_before_the_validation_before_the_first_step(capsys):
+    class Few(DataContract):
+        format, train_examples, val_examples, batch_size = "chat", [1], [1], 2
+
+        def train_dataloader(self):
+            return Stream()
+
+        def val_dataloader(self):
+            return Stream()
+
+    class Validated(Tiny):
+        def validation_step(self, batch, batch_idx):
+            print("validating")
+
+    checked = {"num_sanity_val_steps": 1, "limit_val_batches": 1}
+    trainer([Header("tiny")], logger=False, max_steps=1, **checked).fit(Validated(), datamodule=Few())
+    printed = capsys.readouterr().out
+    assert printed.count("model   tiny") == 1 and printed.index("model   tiny") < printed.index("validating")
+
+
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
 def test_a_missing_package_is_one_message_with_its_command_before_anything_is_read(package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed

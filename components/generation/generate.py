@@ -80,9 +80,9 @@ def _generate(
 ) -> Samples:
     device = next(model.parameters()).device
     ids, starts = _left_pad(prompts, pad_id, device)
-    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=compute_dtype(model))
-    logits = model.next_logits(ids, cache)
     total = len(prompts) * samples_per_prompt
+    cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=compute_dtype(model), rows=total)
+    logits = model.next_logits(ids, cache)
     if samples_per_prompt > 1:
         rows = torch.arange(len(prompts), device=device).repeat_interleave(samples_per_prompt)
         cache.select(rows)

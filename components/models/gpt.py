@@ -14,6 +14,7 @@ from components.models.attention.segments import Segments, back_in_rows
 from components.models.config import GPTConfig
 from components.models.layer import MLP, Attention, DecoderLayer, decode, new_norm
 from components.models.lora import Adapters
+from components.models.prepacked import rms_norm
 
 
 class GPT(nn.Module):
@@ -90,7 +91,8 @@ class GPT(nn.Module):
         x_btd = self._embedded(input_ids, positions)
         with torch.autocast(x_btd.device.type, enabled=False):  # the cache's weights are in the dtype of the products
             for number, weights in enumerate(cache.weights):
-                x_btd = decode(x_btd, weights, self.config, rotary, partial(cache.attend, number), nn.Identity())
+                attention = partial(cache.attend, number)
+                x_btd = decode(x_btd, weights, self.config, rotary, attention, nn.Identity(), rms_norm)
         cache.close(input_ids.shape[1])
         return x_btd
 

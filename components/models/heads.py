@@ -10,8 +10,9 @@ from components.models.attention.kv_cache import KVCache, Steps
 from components.models.attention.layout import Layout
 from components.models.config import GPTConfig
 from components.models.gpt import GPT, initialize
-from components.models.layer import DecoderLayer, for_reading, stored_by_columns
+from components.models.layer import DecoderLayer, for_reading
 from components.models.lora import Adaptable, LayerAdapters
+from components.models.prepacked import prepacked, product
 from components.models.shards import in_shards
 
 
@@ -34,8 +35,8 @@ class Vocabulary(nn.Linear):
         self.register_buffer("unused", unused, persistent=False)
 
     def forward(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(…, D) → (…, V). weight: another copy of the matrix to use instead."""
-        logits = nn.functional.linear(hidden, self.weight if weight is None else weight)
+        """(…, D) → (…, V). weight: a copy of the matrix to use instead, as `prepacked` stores it."""
+        logits = nn.functional.linear(hidden, self.weight) if weight is None else product(hidden, weight)
         return logits if self.unused is None else logits.masked_fill(self.unused, float("-inf"))
 
 
@@ -60,24 +61,20 @@ class CausalLM(Adaptable):
         return self.model(input_ids, layout, cache, self.adapters)
 
     def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(…, D) hidden states → (…, V) logits. weight: another copy of the head's matrix to use instead."""
+        """(…, D) hidden states → (…, V) logits. weight: as Vocabulary.forward takes it."""
         return self.lm_head(hidden, weight)
 
-    def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype) -> KVCache:
+    def new_cache(self, starts: Tensor, size: int, *, dtype: torch.dtype, rows: int | None = None) -> KVCache:
         """A cache of `size` tokens for each of the B texts in starts (B,) (see KVCache); products in `dtype`.
 
-        Copies the weights in that dtype, so it does not see later training steps.
+        Copies the weights in that dtype, so it does not see later training steps, in the layout that is fastest for
+        steps of about `rows` texts (default: B).
         """
+        rows = rows or len(starts)
         adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
         pairs = cast(Iterable[tuple[DecoderLayer, LayerAdapters | None]], zip(self.model.layers, adapters, strict=True))
-        layers = [for_reading(layer.weights(own), dtype) for layer, own in pairs]
-        return KVCache(
-            self.config,
-            layers,
-            stored_by_columns(self.lm_head.weight, dtype),
-            starts,
-            size,
-        )
+        layers = [for_reading(layer.weights(own), dtype, rows) for layer, own in pairs]
+        return KVCache(self.config, layers, prepacked(self.lm_head.weight, dtype, rows), starts, size)
 
     def next_logits(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:
         """(B, V) logits after the tokens (B, T), which continue those in the cache and are added to it."""

@@ -12,16 +12,18 @@ from components.models.attention.attend import Mask, attend
 from components.models.attention.rotary import rotate
 from components.models.config import GPTConfig
 from components.models.lora import LayerAdapters
+from components.models.prepacked import prepacked, product
 
 
 class Projection(NamedTuple):
     """A matrix (outputs, inputs) and what is added to its product; low_rank: A (R, inputs) and B (outputs, R) of
-    adapters, with dropout on A's input."""
+    adapters, with dropout on A's input. prepacked: the matrix is in the layout that `prepacked` chose."""
 
     weight: Tensor
     bias: Tensor | None = None
     low_rank: tuple[Tensor, Tensor] | None = None
     dropout: float = 0.0
+    prepacked: bool = False
 
 
 class LayerWeights(NamedTuple):
@@ -147,24 +149,27 @@ def decode(
     rotary: tuple[Tensor, Tensor] | None,
     attention: Callable[[Tensor, Tensor, Tensor], Tensor],
     dropout: Callable[[Tensor], Tensor],
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor] | None = None,
 ) -> Tensor:
     """One layer: y = x + attention(norm(x)), then y + mlp(norm(y)).
 
-    x_btd: (B, T, D). attention: a function of q (B, H, T, head_dim), k and v (B, Hkv, T, head_dim). Returns (B, T, D).
+    x_btd: (B, T, D). attention: a function of q (B, H, T, head_dim), k and v (B, Hkv, T, head_dim).
+    rms_norm: in place of torch's; a function of x, the weight and epsilon. Returns (B, T, D).
     """
+    norm = partial(_norm, config=config, rms_norm=rms_norm)
     queries, keys = config.num_attention_heads, config.num_key_value_heads
-    normed = _norm(x_btd, weights.attention_norm, config, weights.attention_norm_bias).to(weights.qkv.weight.dtype)
+    normed = norm(x_btd, weights.attention_norm, bias=weights.attention_norm_bias).to(weights.qkv.weight.dtype)
     heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
     if weights.q_norm is not None and weights.k_norm is not None:
         q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
-        qk = torch.cat((_norm(q, weights.q_norm, config), _norm(k, weights.k_norm, config)), dim=2)
+        qk = torch.cat((norm(q, weights.q_norm), norm(k, weights.k_norm)), dim=2)
     else:
         qk, v = heads_bthd.split((queries + keys, keys), dim=2)
     qk = qk.transpose(1, 2) if rotary is None else rotate(qk.transpose(1, 2), *rotary)
     q, k = qk.to(v.dtype).split((queries, keys), dim=1)
     out_bhtd = attention(q, k, v.transpose(1, 2))
     x_btd = x_btd + dropout(_project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
-    normed = _norm(x_btd, weights.mlp_norm, config, weights.mlp_norm_bias).to(weights.gate_up.weight.dtype)
+    normed = norm(x_btd, weights.mlp_norm, bias=weights.mlp_norm_bias).to(weights.gate_up.weight.dtype)
     inner = _project(normed, weights.gate_up)
     if config.mlp == "swiglu":
         gate, up = inner.chunk(2, dim=-1)
@@ -175,32 +180,28 @@ def decode(
 
 
 def _project(x: Tensor, projection: Projection) -> Tensor:
-    out = F.linear(x, projection.weight, projection.bias)
+    multiply = product if projection.prepacked else F.linear
+    out = multiply(x, projection.weight, projection.bias)
     if projection.low_rank is None:
         return out
     down, up = (matrix.to(x.dtype) for matrix in projection.low_rank)
     return out + F.linear(F.linear(F.dropout(x, projection.dropout), down), up)
 
 
-def for_reading(weights: LayerWeights, dtype: torch.dtype) -> LayerWeights:
-    """Copies in `dtype` for generation, with adapters merged into the matrices that they adapt."""
+def for_reading(weights: LayerWeights, dtype: torch.dtype, rows: int) -> LayerWeights:
+    """Copies in `dtype` for generation in steps of about `rows` rows, with adapters merged into what they adapt."""
 
     def copied(part: Tensor | Projection | None) -> Any:
         if not isinstance(part, Projection):
-            return None if part is None else stored_by_columns(part, dtype)
+            return None if part is None else prepacked(part, dtype, rows)
         weight = part.weight
         if part.low_rank is not None:
             down, up = part.low_rank
             weight = weight.detach().float() + up.detach().float() @ down.detach().float()
-        return Projection(stored_by_columns(weight, dtype), None if part.bias is None else part.bias.detach().to(dtype))
+        bias = None if part.bias is None else part.bias.detach().to(dtype)
+        return Projection(prepacked(weight, dtype, rows), bias, prepacked=True)
 
     return LayerWeights(*map(copied, weights))
-
-
-def stored_by_columns(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """A copy; a matrix is stored by columns, which makes its product with a few rows three times as fast on a CPU."""
-    weight = weight.detach().to(dtype)
-    return weight.t().contiguous().t() if weight.dim() == 2 else weight
 
 
 def new_norm(config: GPTConfig) -> nn.LayerNorm | nn.RMSNorm:
@@ -208,7 +209,15 @@ def new_norm(config: GPTConfig) -> nn.LayerNorm | nn.RMSNorm:
     return kind(config.hidden_size, eps=config.rms_norm_eps)
 
 
-def _norm(x: Tensor, weight: Tensor, config: GPTConfig, bias: Tensor | None = None) -> Tensor:
+def _norm(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    config: GPTConfig,
+    rms_norm: Callable[[Tensor, Tensor, float], Tensor] | None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    weight, epsilon = weight.to(x.dtype), config.rms_norm_eps
     if bias is not None:
-        return F.layer_norm(x, weight.shape, weight.to(x.dtype), bias.to(x.dtype), config.rms_norm_eps)
-    return F.rms_norm(x, weight.shape, weight.to(x.dtype), config.rms_norm_eps)
+        return F.layer_norm(x, weight.shape, weight, bias.to(x.dtype), epsilon)
+    return rms_norm(x, weight, epsilon) if rms_norm else F.rms_norm(x, weight.shape, weight, epsilon)

@@ -55,7 +55,8 @@ class KVCache:
         positions' (cos, sin), each (B, 1, count, head_dim), or None if positions are not rotary. Raises ValueError if
         there is no room."""
         end = self.end_of(count)
-        self._mask = self._allowed(count)[:, None]
+        allowed = self._allowed(count)[:, None]
+        self._mask = _additive(allowed, self.keys[0].dtype) if count == 1 else allowed
         columns = torch.arange(self.length, end, device=self.starts.device)
         positions = (columns[None, :] - self.starts[:, None]).clamp_min(0)
         return positions, _rotary_at(self._rotary, positions)
@@ -167,7 +168,8 @@ class Steps:
     def open(self, count: int) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """KVCache.open for one token."""
         columns = torch.arange(self.keys[0].shape[2], device=self.column.device)
-        self._mask = ((columns >= self.starts[:, None]) & (columns <= self.column))[:, None, None]
+        allowed = ((columns >= self.starts[:, None]) & (columns <= self.column))[:, None, None]
+        self._mask = _additive(allowed, self.keys[0].dtype)
         positions = (self.column - self.starts).clamp_min(0)[:, None]
         return positions, _rotary_at(self._rotary, positions)
 
@@ -187,6 +189,11 @@ def _rotary_at(tables: Sequence[Tensor] | None, positions: Tensor) -> tuple[Tens
         return None
     cos, sin = (table[positions][:, None] for table in tables)
     return cos, sin
+
+
+def _additive(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """The mask as attention adds it, 0 or −inf: made once for all layers."""
+    return torch.zeros_like(allowed, dtype=dtype).masked_fill(~allowed, float("-inf"))
 
 
 def _attend_one(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 def rotary_tables(
     positions: Tensor, *, head_dim: int, theta: float, scaling: Mapping[str, Any] | None
 ) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each (B, 1, T, head_dim) fp32, of the angles position · theta^(-2i / head_dim) / slowing.
+    """(cos, sin), each (B, 1, T, head_dim) fp32, of the angles position · theta^(-2i / head_dim) / slowing; the first
+    half of sin is negative, as `rotate` multiplies it.
 
     scaling: GPTConfig.rope_scaling. Source: Su et al. 2021 (RoFormer), eq. 15; halves paired as (i, i + head_dim/2),
     as Hugging Face's Llama does.
@@ -21,8 +22,8 @@ def rotary_tables(
     if scaling is not None:
         frequencies = frequencies / slowing(frequencies, scaling)
     angles = positions[:, None, :, None].float() * frequencies
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
 
 
 def slowing(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
@@ -43,6 +44,5 @@ def slowing(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotates x (B, H, T, D) by its positions' angles; computed in fp32, returned in x's dtype."""
-    first, second = x.float().chunk(2, dim=-1)
-    rotated_half = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos + rotated_half * sin).to(x.dtype)
+    halves_swapped = x.float().roll(x.shape[-1] // 2, dims=-1)
+    return (x.float() * cos + halves_swapped * sin).to(x.dtype)

@@ -48,15 +48,15 @@ composed_mode = Hydra.get_mode
 def main(cfg: DictConfig) -> None:
     """Runs one job. Each job of a sweep gets a process of its own."""
     with run_folder.dropped_if_unused(), exit_codes.exit_codes():
-        started = processes.start()
+        launcher = processes.detect_launcher()
         if sweeps.is_sweep_job():
-            if sweeps.is_launched_here() and processes.leaves_sweep(started):
+            if sweeps.is_launched_here() and processes.leaves_sweep(launcher):
                 raise SystemExit(0)
             gc.enable()
             sweeps.run_sweep_job(cfg)
             return
-        composing.resolve(cfg)
-        if not processes.takes_part(cfg.task, cfg.trainer, started):
+        composing.resolve_interpolations(cfg)
+        if not processes.takes_part(cfg.task, cfg.trainer, launcher):
             return
         if processes.rank() == 0:
             stage = HydraConfig.get().runtime.choices["stage"]
@@ -79,7 +79,7 @@ def mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode 
     return RunMode.RUN if modes == [SINGLE] else composed_mode(self, config_name, overrides)
 
 
-def command_line() -> None:
+def start() -> None:
     """Runs train.py. A process forked from one of its runs starts over with its own arguments."""
     while True:
         try:
@@ -130,4 +130,4 @@ def nearest(unknown: str, others: list[str]) -> str:
 
 if __name__ == "__main__":
     atexit.register(gc.freeze)  # else the interpreter spends two seconds at exit on garbage collection
-    command_line()
+    start()

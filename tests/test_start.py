@@ -37,7 +37,7 @@ if "only plan" in sys.argv:
     pipeline.run_all = no_step
 code = 0
 try:
-    train.command_line()
+    train.start()
 except SystemExit as stop:
     code = stop.code
 print([code, os.path.getsize("composed"), sorted(sys.modules)])

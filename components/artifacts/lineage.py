@@ -78,7 +78,9 @@ def same_vocabulary(student: str, tokens: Sequence[str], teacher: str, others: S
             )
 
 
-def is_made(export: str | Path, inputs: dict[str, Any], force: bool | str, in_another_run: str = "run=<name>") -> bool:
+def is_up_to_date(
+    export: str | Path, inputs: dict[str, Any], force: bool | str, in_another_run: str = "run=<name>"
+) -> bool:
     """Whether the artifact exists and was made from exactly these inputs.
 
     in_another_run: the command that makes it in another run, for the message.

@@ -26,7 +26,7 @@ artifact_table.register()
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
-def resolve(cfg: DictConfig) -> None:
+def resolve_interpolations(cfg: DictConfig) -> None:
     """Resolves a config's interpolations in place; INTERPOLATIONS keeps them as written.
 
     Raises ValueError for a section that is null although other settings refer to keys in it.
@@ -64,7 +64,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    resolve(cfg)
+    resolve_interpolations(cfg)
     return cfg
 
 

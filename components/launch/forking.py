@@ -23,7 +23,7 @@ _threads = 0  # OS threads that imports have started and no fork has stopped: al
 
 
 class Forked(BaseException):
-    """Raised in a forked process to unwind the parent's stack frames; `train.command_line` catches it."""
+    """Raised in a forked process to unwind the parent's stack frames; `train.start` catches it."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         super().__init__()
@@ -70,7 +70,12 @@ def prepare(config: dict[str, Any]) -> bool:
     global _threads
     trainer = config.get("trainer") or {}
     several = trainer.get("devices") not in (1, "1") or trainer.get("num_nodes") != 1
-    if sys.platform != "linux" or several or processes.start() != processes.ALONE or any(map(glob.glob, ACCELERATORS)):
+    if (
+        sys.platform != "linux"
+        or several
+        or processes.detect_launcher() != processes.ALONE
+        or any(map(glob.glob, ACCELERATORS))
+    ):
         return False
     if _threads and _num_threads() != _threads:
         return False

@@ -18,7 +18,7 @@ RANKS = ("RANK", "LOCAL_RANK")  # processes that Lightning starts have only the 
 INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that are shells
 
 
-class Start(NamedTuple):
+class Launcher(NamedTuple):
     """by: torchrun, srun, or "" if this process is alone or Lightning starts the others (and counts them itself);
     rank: of this process, among `size` in total; per_node: processes on every machine."""
 
@@ -28,10 +28,10 @@ class Start(NamedTuple):
     per_node: int
 
 
-ALONE = Start("", 0, 1, 1)
+ALONE = Launcher("", 0, 1, 1)
 
 
-def start(environ: Mapping[str, str] = os.environ) -> Start:
+def detect_launcher(environ: Mapping[str, str] = os.environ) -> Launcher:
     """Finds out from the environment what started this process.
 
     A shell inside a SLURM allocation has the allocation's SLURM_NTASKS but is not one of its tasks. Only srun sets
@@ -40,21 +40,21 @@ def start(environ: Mapping[str, str] = os.environ) -> Start:
     """
     if "TORCHELASTIC_RUN_ID" in environ:
         size = int(environ["WORLD_SIZE"])
-        return Start("torchrun", int(environ["RANK"]), size, int(environ.get("LOCAL_WORLD_SIZE", size)))
+        return Launcher("torchrun", int(environ["RANK"]), size, int(environ.get("LOCAL_WORLD_SIZE", size)))
     size = int(environ.get("SLURM_STEP_NUM_TASKS", 1))
     if "SLURM_STEP_NUM_TASKS" not in environ and _is_task(environ):
         size = int(environ.get("SLURM_NTASKS", 1))
     if size > 1:
         nodes = int(environ.get("SLURM_STEP_NUM_NODES", environ.get("SLURM_NNODES", 1)))
         per_node = int(environ.get("SLURM_NTASKS_PER_NODE", size // nodes))
-        return Start("srun", int(environ["SLURM_PROCID"]), size, per_node)
+        return Launcher("srun", int(environ["SLURM_PROCID"]), size, per_node)
     return ALONE
 
 
 def rank(environ: Mapping[str, str] = os.environ) -> int:
     """This process's rank, also in processes that Lightning starts; rank 0 prints and writes."""
-    started = start(environ)
-    return started.rank or next((int(environ[name]) for name in RANKS if name in environ and not started.by), 0)
+    launcher = detect_launcher(environ)
+    return launcher.rank or next((int(environ[name]) for name in RANKS if name in environ and not launcher.by), 0)
 
 
 def arguments_of_rank(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -62,33 +62,33 @@ def arguments_of_rank(environ: Mapping[str, str] = os.environ) -> list[str]:
 
     Lightning adds such arguments to the processes that it starts.
     """
-    started = start(environ)
-    return [f"hydra.job.name=train_process_{started.rank}", "hydra.output_subdir=null"] if started.rank else []
+    launcher = detect_launcher(environ)
+    return [f"hydra.job.name=train_process_{launcher.rank}", "hydra.output_subdir=null"] if launcher.rank else []
 
 
-def takes_part(task: str, trainer: Any, started: Start) -> bool:
+def takes_part(task: str, trainer: Any, launcher: Launcher) -> bool:
     """Whether this process runs the task: all processes train; only the first does anything else, and the others leave.
 
     If the first process raises ValueError (which names the correct command), the others leave too, so that an error is
     printed once. trainer: the config; its devices and num_nodes are filled in if they are "auto".
     """
-    if started.size == 1 and started.by != "torchrun":
+    if launcher.size == 1 and launcher.by != "torchrun":
         return True
     problem = None
     if task == TRAINS:
-        problem = _misfit(trainer, started)
+        problem = _misfit(trainer, launcher)
     elif task == STARTS_OTHERS:
-        problem = _no_nesting("stage=all starts every stage", started)
-    if problem and started.rank == 0:
+        problem = _no_nesting("stage=all starts every stage", launcher)
+    if problem and launcher.rank == 0:
         raise ValueError(problem)
-    return not problem and (task == TRAINS or started.rank == 0)
+    return not problem and (task == TRAINS or launcher.rank == 0)
 
 
-def leaves_sweep(started: Start) -> bool:
+def leaves_sweep(launcher: Launcher) -> bool:
     """True in all but the first of several processes that were started for one sweep; the first raises ValueError."""
-    if started.size > 1 and started.rank == 0:
-        raise ValueError(_no_nesting("a sweep starts every job", started))
-    return started.size > 1
+    if launcher.size > 1 and launcher.rank == 0:
+        raise ValueError(_no_nesting("a sweep starts every job", launcher))
+    return launcher.size > 1
 
 
 def gradus() -> str:
@@ -102,24 +102,24 @@ def _is_task(environ: Mapping[str, str]) -> bool:
     return "SLURM_PROCID" in environ and not named
 
 
-def _misfit(trainer: Any, started: Start) -> str | None:
+def _misfit(trainer: Any, launcher: Launcher) -> str | None:
     """What is wrong with training in these processes, or None; fills in what the config leaves open."""
-    nodes = started.size // started.per_node
-    if started.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    nodes = launcher.size // launcher.per_node
+    if launcher.by == "srun" and "SLURM_NTASKS_PER_NODE" not in os.environ:
         return (
-            f"srun started {started.size} processes, but SLURM does not say how many on each machine. Give srun (or "
-            f"sbatch) --ntasks-per-node={started.per_node} in place of --ntasks"
+            f"srun started {launcher.size} processes, but SLURM does not say how many on each machine. Give srun (or "
+            f"sbatch) --ntasks-per-node={launcher.per_node} in place of --ntasks"
         )
     if trainer.devices in ("auto", -1) and trainer.num_nodes in (1, nodes):
-        trainer.devices, trainer.num_nodes = started.per_node, nodes
+        trainer.devices, trainer.num_nodes = launcher.per_node, nodes
     requested = _count(trainer.devices) * trainer.num_nodes
-    if requested == started.size:
+    if requested == launcher.size:
         return None
     return (
-        f"{started.by} started {started.size} process{'es' * (started.size > 1)}, but trainer.devices="
+        f"{launcher.by} started {launcher.size} process{'es' * (launcher.size > 1)}, but trainer.devices="
         f"{trainer.devices} on trainer.num_nodes={trainer.num_nodes} asks for {requested}, so they would not "
-        f"train one model together. Add trainer=ddp or trainer=fsdp (which use what {started.by} started), or run "
-        f"without {started.by}: python train.py …"
+        f"train one model together. Add trainer=ddp or trainer=fsdp (which use what {launcher.by} started), or run "
+        f"without {launcher.by}: python train.py …"
     )
 
 
@@ -129,9 +129,9 @@ def _count(devices: Any) -> int:
     return len(devices.split(",")) if isinstance(devices, str) else len(devices)
 
 
-def _no_nesting(what: str, started: Start) -> str:
+def _no_nesting(what: str, launcher: Launcher) -> str:
     return (
-        f"{what} in its own processes, but {started.by} started {started.size} of this one. Run without "
-        f"{started.by}: python train.py … trainer=ddp trainer.devices={started.per_node}"
-        f"\nor, on several machines, run one stage at a time: {started.by} … train.py stage=pretrain trainer=ddp"
+        f"{what} in its own processes, but {launcher.by} started {launcher.size} of this one. Run without "
+        f"{launcher.by}: python train.py … trainer=ddp trainer.devices={launcher.per_node}"
+        f"\nor, on several machines, run one stage at a time: {launcher.by} … train.py stage=pretrain trainer=ddp"
     )

@@ -67,8 +67,8 @@ def compared(cfg: DictConfig) -> dict[str, int | float | str]:
     return shown
 
 
-def resolve(cfg: DictConfig) -> None:
-    """Changes a config in place to what the command line means: see resolve_limits and resolve_small_data."""
+def give_precedence(cfg: DictConfig) -> None:
+    """Lets what the command line sets take precedence, in place: see resolve_limits and resolve_small_data."""
     keys = {override.key_or_group for override in overrides()}
     resolve_limits(cfg.trainer, keys)
     resolve_small_data(cfg, keys)

@@ -38,8 +38,8 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
     return tokenizer
 
 
-def is_made(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
-    up_to_date = lineage.is_made(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
+def is_up_to_date(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
+    up_to_date = lineage.is_up_to_date(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
     if up_to_date:
         staleness.report_up_to_date(cfg)
     return up_to_date

@@ -19,7 +19,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
 
     Models with a Hub name are fetched first. imported: called once Lightning is imported.
     """
-    command_line.resolve(cfg)
+    command_line.give_precedence(cfg)
     command_line.warn_of_unused(cfg)
     command_line.check_selection(cfg)
     eight_bit.check(cfg)
@@ -42,7 +42,7 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
 
 
 def _make_parents(cfg: DictConfig) -> None:
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     steps = parents.missing(cfg)
     if steps:
         print(parents.announcement(cfg, steps), flush=True)

@@ -39,7 +39,7 @@ def train_tokenizer(cfg: DictConfig) -> None:
         raise ValueError(f"model=hf uses the tokenizer of {cfg.model.path}: there is none to train")
     data = instantiate(cfg.data, tokenizer=None, context=UNCUT, **common.surroundings(cfg))
     inputs = settings.inputs_of(composing.plain(cfg), {}, data.fingerprint())
-    if common.is_made(cfg, inputs):
+    if common.is_up_to_date(cfg, inputs):
         return
     texts = list(data.texts())
     tokenizer = instantiate(cfg.tokenizer)(texts)
@@ -60,7 +60,7 @@ def fit(cfg: DictConfig) -> None:
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))
     check_room(cfg, data, "stage.sampling.max_new_tokens")
     inputs = resuming.with_origin(settings.inputs_of(composing.plain(cfg), parents, data.fingerprint()), cfg.resume)
-    if common.is_made(cfg, inputs):
+    if common.is_up_to_date(cfg, inputs):
         return
     reward_gate.check_reward_model(cfg)
     reward_functions.try_on(cfg, data)

@@ -33,7 +33,7 @@ class Request(NamedTuple):
         return any(_within_any(override.key_or_group, keys) for override in self.overrides)
 
 
-def resolve(cfg: DictConfig) -> None:
+def resolve_reads(cfg: DictConfig) -> None:
     """Resolves what the stage reads, in place: the folder of a stage to the artifact in it, and an SFT model that its
     run does not have to model.path."""
     for path in sorted(set(cfg.reads.values())):
@@ -64,7 +64,7 @@ def missing(cfg: DictConfig) -> list[Step]:
     if not wanted:
         return []
     request = _request()
-    if cfg.parents == "never" or processes.start() != processes.ALONE:
+    if cfg.parents == "never" or processes.detect_launcher() != processes.ALONE:
         _refuse(cfg)
     plain = composing.plain(cfg)
     data, experiment = plain.get("data"), HydraConfig.get().runtime.choices.get("experiment")
@@ -106,7 +106,7 @@ def _add(cfg: DictConfig, path: str, request: Request, steps: dict[str, Step]) -
     with composing.composed(arguments) as parent:
         if os.path.abspath(parent.paths.export) != os.path.abspath(path) or parent.get("world") != cfg.get("world"):
             _refuse(cfg)
-        resolve(parent)
+        resolve_reads(parent)
         for needed in _missing(parent):
             _add(parent, needed, request, steps)
         steps[stage] = Step(stage, arguments, duration.operations(stage, parent))

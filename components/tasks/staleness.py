@@ -42,7 +42,7 @@ def is_up_to_date(cfg: DictConfig) -> bool:
     before = read_card(cfg.paths.export).get("inputs", {}) if present(cfg.paths.export) else None
     if before is None or (cfg.force == "changed" and differing(before, inputs)):
         return False  # the task says why
-    lineage.is_made(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
+    lineage.is_up_to_date(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
     _check_shape(cfg)
     report_up_to_date(cfg)
     return True
@@ -59,7 +59,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
     has_tokenizer = task == "train_tokenizer" and "path" in cfg.model
     if task not in DATA or has_tokenizer or any(map(_is_on_the_hub, cfg.reads.values())):
         return None
-    command_line.resolve(cfg)
+    command_line.give_precedence(cfg)
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), command_line.identity(cfg))
     if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
         cfg = deepcopy(cfg)

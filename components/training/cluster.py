@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from components.system.processes import start
+from components.system.processes import detect_launcher
 
 
 def environment(environ: Mapping[str, str] = os.environ) -> list[Any]:
@@ -14,8 +14,8 @@ def environment(environ: Mapping[str, str] = os.environ) -> list[Any]:
     """
     from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEnvironment
 
-    started = start(environ)
-    if started.by == "srun":
+    launcher = detect_launcher(environ)
+    if launcher.by == "srun":
         return [SLURMEnvironment(auto_requeue=False)]  # the same command already resumes from the last checkpoint
-    in_allocation = not started.by and "SLURM_NTASKS" in environ
+    in_allocation = not launcher.by and "SLURM_NTASKS" in environ
     return [LightningEnvironment()] if in_allocation else []

@@ -18,9 +18,9 @@ def export(tmp_path, small_tokenizer):
 
 
 def test_an_artifact_from_the_same_inputs_is_up_to_date(export):
-    assert lineage.is_made(export, dict(INPUTS), force=False)
-    assert lineage.is_made(export, dict(INPUTS), force="changed")
-    assert not lineage.is_made(export, dict(INPUTS), force=True)
+    assert lineage.is_up_to_date(export, dict(INPUTS), force=False)
+    assert lineage.is_up_to_date(export, dict(INPUTS), force="changed")
+    assert not lineage.is_up_to_date(export, dict(INPUTS), force=True)
 
 
 def test_a_finished_stage_is_not_replaced_silently(export):
@@ -28,9 +28,9 @@ def test_a_finished_stage_is_not_replaced_silently(export):
     with pytest.raises(
         ArtifactError, match=r": stage.lr\. .*force=true.*run=<name>\nBefore and now: stage.lr: 0.1 → 0.2$"
     ):
-        lineage.is_made(export, changed, force=False)
-    assert not lineage.is_made(export, changed, force="changed")
-    assert not lineage.is_made(export.with_name("other"), changed, force=False)
+        lineage.is_up_to_date(export, changed, force=False)
+    assert not lineage.is_up_to_date(export, changed, force="changed")
+    assert not lineage.is_up_to_date(export.with_name("other"), changed, force=False)
 
 
 def test_a_missing_predecessor_is_named_with_the_commands_that_make_it(tmp_path):
@@ -67,11 +67,11 @@ def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):
     for name in ("export.writing-123", "export.previous"):
         (export.parent / name).mkdir()
         (export.parent / name / "card.json").write_text("{")
-    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert lineage.is_up_to_date(export, dict(INPUTS), force=False)
     assert [path.name for path in export.parent.iterdir()] == ["export"]
 
 
 def test_an_artifact_that_exists_only_under_its_earlier_name_is_restored_not_removed(export):
     export.rename(export.with_name("export.previous"))
-    assert lineage.is_made(export, dict(INPUTS), force=False)
+    assert lineage.is_up_to_date(export, dict(INPUTS), force=False)
     assert [path.name for path in export.parent.iterdir()] == ["export"]

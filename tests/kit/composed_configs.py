@@ -44,7 +44,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
-    composing.resolve(cfg)
+    composing.resolve_interpolations(cfg)
     return cfg
 
 

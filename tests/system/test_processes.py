@@ -8,7 +8,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, SLURMEn
 
 import train
 from components.system import processes
-from components.system.processes import ALONE, STARTS_OTHERS, TRAINS, Start, takes_part
+from components.system.processes import ALONE, STARTS_OTHERS, TRAINS, Launcher, takes_part
 from components.training import cluster
 
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "none", "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}
@@ -22,18 +22,18 @@ BATCH = ALLOCATION | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "ENVIRONMENT": 
     [
         ({}, ALONE),
         ({"LOCAL_RANK": "1", "WORLD_SIZE": "2"}, ALONE),  # by Lightning, which does its own counting
-        (TORCHRUN, Start("torchrun", 3, 4, 2)),
-        (SRUN | TORCHRUN, Start("torchrun", 3, 4, 2)),  # one torchrun per machine
-        (SRUN, Start("srun", 2, 4, 2)),
-        (SRUN | {"SLURM_JOB_NAME": "interactive"}, Start("srun", 2, 4, 2)),  # srun in salloc's shell
+        (TORCHRUN, Launcher("torchrun", 3, 4, 2)),
+        (SRUN | TORCHRUN, Launcher("torchrun", 3, 4, 2)),  # one torchrun per machine
+        (SRUN, Launcher("srun", 2, 4, 2)),
+        (SRUN | {"SLURM_JOB_NAME": "interactive"}, Launcher("srun", 2, 4, 2)),  # srun in salloc's shell
         (SRUN | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, ALONE),  # srun --pty bash in a larger allocation
-        ({k: v for k, v in SRUN.items() if "STEP" not in k}, Start("srun", 2, 4, 2)),
+        ({k: v for k, v in SRUN.items() if "STEP" not in k}, Launcher("srun", 2, 4, 2)),
         (ALLOCATION, ALONE),  # salloc's shell
         (BATCH, ALONE),  # a batch script without srun
     ],
 )
 def test_a_task_of_torchrun_or_srun_is_distinguished_from_a_shell_in_an_allocation(environ, expected):
-    assert processes.start(environ) == expected
+    assert processes.detect_launcher(environ) == expected
 
 
 @pytest.mark.parametrize(("environ", "rank"), [({}, 0), ({"LOCAL_RANK": "1"}, 1), (TORCHRUN, 3), (SRUN, 2), (BATCH, 0)])
@@ -75,37 +75,37 @@ def trainer(devices="auto", num_nodes=1) -> SimpleNamespace:
 
 def test_devices_left_open_are_those_that_were_started():
     asked = trainer()
-    assert takes_part(TRAINS, asked, Start("torchrun", 3, 4, 2))
+    assert takes_part(TRAINS, asked, Launcher("torchrun", 3, 4, 2))
     assert (asked.devices, asked.num_nodes) == (2, 2)
 
 
 @pytest.mark.parametrize("devices", [2, "0,1", [0, 1]])
 def test_the_same_number_of_devices_and_processes_trains(devices):
-    assert takes_part(TRAINS, trainer(devices), Start("torchrun", 1, 2, 2))
+    assert takes_part(TRAINS, trainer(devices), Launcher("torchrun", 1, 2, 2))
 
 
 @pytest.mark.parametrize(("devices", "nodes", "size"), [(1, 1, 2), (2, 2, 2), ("auto", 3, 2), (2, 1, 1)])
 def test_training_in_an_unrequested_number_of_processes_is_refused_once(devices, nodes, size):
     with pytest.raises(ValueError, match=r"torchrun started \d process.*trainer.devices.*Add trainer=ddp"):
-        takes_part(TRAINS, trainer(devices, nodes), Start("torchrun", 0, size, size))
+        takes_part(TRAINS, trainer(devices, nodes), Launcher("torchrun", 0, size, size))
     if size > 1:
-        assert not takes_part(TRAINS, trainer(devices, nodes), Start("torchrun", 1, size, size))
+        assert not takes_part(TRAINS, trainer(devices, nodes), Launcher("torchrun", 1, size, size))
 
 
 def test_srun_without_a_number_per_machine_is_refused_with_the_flag_that_gives_it(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
     with pytest.raises(ValueError, match="--ntasks-per-node=2"):
-        takes_part(TRAINS, trainer(), Start("srun", 0, 4, 2))
+        takes_part(TRAINS, trainer(), Launcher("srun", 0, 4, 2))
 
 
 def test_tasks_that_do_not_train_run_in_the_first_process_and_the_others_leave():
-    parts = [takes_part("components.tasks.evaluate.evaluate", trainer(), Start("srun", n, 3, 3)) for n in range(3)]
+    parts = [takes_part("components.tasks.evaluate.evaluate", trainer(), Launcher("srun", n, 3, 3)) for n in range(3)]
     assert parts == [True, False, False]
     assert takes_part("components.tasks.evaluate.evaluate", trainer(), ALONE)
 
 
 def test_a_pipeline_or_a_sweep_within_torchrun_is_refused_with_the_right_command():
-    first, second = (Start("torchrun", n, 2, 2) for n in range(2))
+    first, second = (Launcher("torchrun", n, 2, 2) for n in range(2))
     plainly = r"python train.py … trainer=ddp trainer.devices=2"
     with pytest.raises(ValueError, match=plainly):
         takes_part(STARTS_OTHERS, trainer(), first)

@@ -56,7 +56,7 @@ def test_a_limit_in_a_recipe_is_not_one_of_the_command_line():
 )
 def test_few_records_change_nothing_that_the_command_line_sets(overrides, expected):
     cfg = compose_config(["stage=sft", "data.path=mine.jsonl", *overrides])
-    command_line.resolve(cfg)
+    command_line.give_precedence(cfg)
     assert (cfg.small_data.steps, cfg.small_data.batch, cfg.small_data.patience) == expected
 
 

@@ -46,7 +46,7 @@ def make(logs, small_tokenizer):
 def missing(*overrides: str) -> dict[str, list[str]]:
     """{stage: its further arguments} of what is made first for `python train.py <overrides>`."""
     cfg = compose_config(overrides)
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     usual = {"--config-name=train", "hydra.mode=RUN"}
     return {
         step.entry: [one for one in step.arguments if one not in usual | {f"stage={step.entry}"}]
@@ -157,7 +157,7 @@ def test_in_a_pipeline_from_another_run_each_stage_reads_what_the_one_before_mad
 def test_the_folder_of_a_stage_resolves_to_its_artifact(make):
     folder = make("pretrain").parent
     cfg = compose_config(["stage=sft", f"artifacts.pretrain={folder}"])
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     assert cfg.reads.model == cfg.stage.model.path == f"{folder}/export"
 
 
@@ -165,13 +165,13 @@ def test_later_stages_start_from_model_path_if_its_run_has_no_sft_model(make, ca
     theirs = make("sft", run="theirs")
     overrides = ["stage=rm", "model=hf", f"model.path={theirs}"]
     cfg = compose_config(overrides)
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     assert cfg.reads.model == cfg.stage.model.path == str(theirs)
     assert capsys.readouterr().out == f"no sft artifact in run hf: starting from {theirs} (model.path) instead\n"
     assert missing(*overrides) == {}
     make("sft", run="hf")
     cfg = compose_config(overrides)
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     assert cfg.reads.model == "logs/hf/sft/export"
 
 

@@ -50,7 +50,7 @@ def test_every_on_policy_stage_takes_a_function_in_place_of_a_reward_model(stage
     assert (cfg.stage.score_scale, cfg.stage.missing_end_score) == (1.0, None)
     if stage == "ppo":
         assert cfg.stage.value.path == cfg.artifacts.sft and cfg.stage.value._target_.endswith("load_value")
-    parents.resolve(cfg)
+    parents.resolve_reads(cfg)
     assert parents.missing(cfg) == []
 
 

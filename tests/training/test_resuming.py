@@ -130,7 +130,7 @@ def test_a_checkpoint_of_other_settings_is_an_input_of_what_is_made_from_it(unfi
         ArtifactError,
         match=r"other inputs: checkpoint \(content\)\..*\nBefore and now: checkpoint \(content\): None → \w+",
     ):
-        lineage.is_made(export, inputs, force=False)
+        lineage.is_up_to_date(export, inputs, force=False)
     assert resuming.checkpoint_to_resume(unfinished, inputs, resume=str(path), force=False) == path
 
 
@@ -147,7 +147,9 @@ def test_the_run_that_a_named_checkpoint_began_is_the_same_without_the_name(unfi
     assert resuming.checkpoint_to_resume(unfinished, longer, resume="auto", force=False) == later
     assert resuming.with_origin(longer, later) == inputs  # of the first one, not of this one
     write_artifact(export, card={"stage": "sft", "inputs": inputs}, tokenizer=small_tokenizer)
-    assert lineage.is_made(export, longer, force=False) and lineage.is_made(export, dict(inputs), force=False)
+    assert lineage.is_up_to_date(export, longer, force=False) and lineage.is_up_to_date(
+        export, dict(inputs), force=False
+    )
 
 
 def test_a_checkpoint_of_the_same_settings_is_not_an_input(unfinished):

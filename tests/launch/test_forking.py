@@ -94,5 +94,5 @@ def test_with_an_accelerator_or_under_torchrun_nothing_is_forked(monkeypatch, tm
     monkeypatch.setattr(forking, "ACCELERATORS", (f"{tmp_path}*",))
     assert not forking.prepare(ONE)
     monkeypatch.setattr(forking, "ACCELERATORS", ())
-    monkeypatch.setattr(forking.processes, "start", lambda: forking.processes.Start("torchrun", 0, 1, 1))
+    monkeypatch.setattr(forking.processes, "detect_launcher", lambda: forking.processes.Launcher("torchrun", 0, 1, 1))
     assert not forking.prepare(ONE)

@@ -64,7 +64,7 @@ def test_a_process_that_is_not_the_first_logs_to_its_own_file(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["train.py", "stage=rm"])
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    train.command_line()
+    train.start()
     own = ["hydra.job.name=train_process_3", "hydra.output_subdir=null"]
     assert seen == ["train.py", "stage=rm", *own, train.SINGLE]
 

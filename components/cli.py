@@ -121,6 +121,7 @@ def serve(
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     max_seconds: Annotated[float, typer.Option(min=0, help="longest time of an answer")] = 600.0,
     max_bytes: Annotated[int, typer.Option(min=1, help="largest request")] = 4 * 2**20,
+    log: Annotated[Literal["none", "requests", "texts"], typer.Option(help="texts: all of them too")] = "requests",
     votes: Annotated[Path | None, typer.Option(help="where votes are kept; default: votes.jsonl in --logs")] = None,
     logs: Logs = Path("logs"),
 ) -> None:
@@ -141,7 +142,7 @@ def serve(
         opened.listen(128)
         shown = f"[{host}]" if ":" in host else host
         typer.echo(server.welcome(service, f"http://{shown}:{opened.getsockname()[1]}", api_key or []))
-        server.run(service, opened, host=host, keys=api_key or [])
+        server.run(service, opened, host=host, keys=api_key or [], shown=log)
 
 
 def serving_module() -> Any:

@@ -29,12 +29,16 @@ def busy(error: Busy) -> ApiError:
 class Answering:
     """Requests to one model in progress. Use as a context manager: leaving it cancels what is not finished."""
 
-    def __init__(self, engine: Engine, model: str, is_gone: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self, engine: Engine, model: str, is_gone: Callable[[], Awaitable[bool]], *, keeps_texts: bool = False
+    ) -> None:
         self.engine, self.model, self.is_gone = engine, model, is_gone
         self.requests: list[Request] = []
         self.first_token: float | None = None
+        self.texts: dict[tuple[int, int], str] | None = {} if keeps_texts else None  # by prompt and sample
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()  # a slow reader holds up nobody
+        self._ahead: tuple[int, Event] | None = None  # taken from the queue, not delivered
 
     def deliver_to(self, number: int) -> Callable[[Event], None]:
         """What a request's `deliver` must be; number: the prompt's."""
@@ -64,26 +68,58 @@ class Answering:
         self.cancel()
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """(prompt, piece) until every sample is finished. Raises ApiError if one fails, Gone if the client left."""
+        """(prompt, piece) until every sample is finished. Raises ApiError if one fails, Gone if the client left.
+
+        What came for a sample while the loop was busy is a single piece: under load, sending costs more than sampling.
+        """
         left = sum(request.options.n for request in self.requests)
         looked = time.monotonic()
         while left:
-            try:
-                number, event = await asyncio.wait_for(self._events.get(), LOOK)
-            except TimeoutError:
-                event = None
-            if time.monotonic() - looked >= LOOK or event is None:
+            taken = await self._next()
+            if time.monotonic() - looked >= LOOK or taken is None:
                 looked = time.monotonic()
                 if await self.is_gone():
                     raise Gone
-            if event is None:
+            if taken is None:
                 continue
+            number, event = taken
             if isinstance(event, Failed):
                 raise failed(event)
             if self.first_token is None:
                 self.first_token = time.monotonic()
             left -= event.finish is not None
+            if self.texts is not None:
+                self.texts[number, event.sample] = self.texts.get((number, event.sample), "") + event.text
             yield number, event
+
+    async def _next(self) -> tuple[int, Event] | None:
+        """The next event, with the same sample's pieces that follow it at once; None if none came for a while."""
+        if self._ahead is None and self._events.empty():
+            try:
+                self._ahead = await asyncio.wait_for(self._events.get(), LOOK)
+            except TimeoutError:
+                return None
+        taken = self._ahead or self._events.get_nowait()
+        self._ahead = None
+        while not self._events.empty():
+            following = self._events.get_nowait()
+            merged = _merged(taken, following)
+            if merged is None:
+                self._ahead = following
+                break
+            taken = merged
+        return taken
+
+
+def _merged(one: tuple[int, Event], other: tuple[int, Event]) -> tuple[int, Event] | None:
+    """Two pieces of one sample as one; None for anything else."""
+    first, second = one[1], other[1]
+    if one[0] != other[0] or not isinstance(first, Piece) or not isinstance(second, Piece):
+        return None
+    if first.sample != second.sample or first.finish:
+        return None
+    scored = [*first.scored, *second.scored]
+    return one[0], Piece(first.sample, first.text + second.text, scored, second.finish)
 
 
 def failed(event: Failed) -> ApiError:

@@ -27,7 +27,7 @@ class Grammars:
     def of_format(self, response_format: Mapping[str, Any] | None) -> Callable[[], Constraint] | None:
         """What makes the constraint of one sample, or None for plain text. Besides the official API's types, regex
         ({"regex"}) and choice ({"choices": […]}). Raises ApiError for a schema that cannot be followed."""
-        given = dict(response_format or {"type": "text"})
+        given = dict({"type": "text"} if response_format is None else response_format)
         kind = given.pop("type", None)
         if kind not in KINDS:
             names = ", ".join(KINDS)
@@ -97,13 +97,21 @@ class _Pieces:
 
     def __init__(self, tokenizer: Tokenizer, size: int) -> None:
         codec = tokenizer.codec
-        self._encode = codec.encode
+        self.codec = codec
         self.eos_token_id, self.bos_token_id = tokenizer.eos_id, tokenizer.bos_id
         self.special_token_ids = sorted(codec.special_ids.values())
         self.tokens = [codec.bytes_of(token, skip_special=False) for token in range(size)]
 
     def __call__(self, text: str | bytes) -> list[int]:
-        return self._encode(text.decode("utf-8", "replace") if isinstance(text, bytes) else text)
+        """Ids of a text inside another: without the space that some tokenizers put before a text."""
+        text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+        if not self.codec.leads_with_space:
+            return self.codec.encode(text)
+        ids, read, place = self.codec.encode(f"\n{text}"), 0, 0
+        while read < len(" \n"):
+            read += len(self.codec.bytes_of(ids[place], skip_special=False))
+            place += 1
+        return ids[place:]
 
 
 class _Matched:

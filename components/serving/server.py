@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 
@@ -19,6 +19,7 @@ from components.serving.served import Served
 from components.serving.service import Limits, Service
 from components.serving.votes import Votes
 
+Shown = Literal["none", "requests", "texts"]
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -81,8 +82,21 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(service: Service, taken: socket.socket, *, host: str, keys: Sequence[str]) -> None:
-    """Serves on a bound socket until Ctrl-C or a signal to end."""
+def run(
+    service: Service,
+    taken: socket.socket,
+    *,
+    host: str,
+    keys: Sequence[str],
+    shown: Literal["none", "requests", "texts"],
+) -> None:
+    """Serves on a bound socket until Ctrl-C or a signal to end. shown: what the log on stderr has of requests."""
+    service.logs_texts = shown == "texts"
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    own = logging.getLogger("components.serving")
+    own.addHandler(handler)
+    own.setLevel(logging.WARNING if shown == "none" else logging.INFO)
     hosts = LOCAL if is_loopback(host) else ()
     app = new_app(service, keys=keys, hosts=hosts)
     config = uvicorn.Config(

@@ -1,6 +1,7 @@
 """What all endpoints share: the models, the engine, the limits, and the way from a request to the engine."""
 
 import asyncio
+import logging
 import secrets
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,9 @@ from components.serving.votes import Votes
 Result = TypeVar("Result")
 
 
+log = logging.getLogger(__name__)
+
+
 class Limits(NamedTuple):
     """body: bytes of a request. seconds: longest time of an answer. tokens: longest answer; None: what fits."""
 
@@ -37,6 +41,7 @@ class Service:
         self.served = {one.name: one for one in served}
         self.engine, self.limits = engine, limits or Limits()
         self.metrics, self.votes = Metrics(), votes
+        self.logs_texts = False
         self._writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
 
     async def body(self, request: HttpRequest) -> bytes:
@@ -119,7 +124,7 @@ class Service:
         show_special: bool = False,
     ) -> Answering:
         """Starts to continue the prompts; enter the result as a context."""
-        answering = Answering(self.engine, served.name, http.is_disconnected)
+        answering = Answering(self.engine, served.name, http.is_disconnected, keeps_texts=self.logs_texts)
         answering.start(
             [
                 Request(
@@ -148,6 +153,8 @@ class Service:
             self.metrics.add(name, amount, model=served.name)
         if answering.first_token is not None:
             self.metrics.first_token(answering.first_token - born)
+        for (prompt, _), text in (answering.texts or {}).items():
+            log.info("%s %r -> %r", served.name, served.tokenizer.decode(requests[prompt].prompt), text)
 
     def page(self) -> str:
         """The text of /metrics."""

@@ -50,6 +50,25 @@ def test_a_client_that_is_gone_leaves_no_row(engine, small_tokenizer, monkeypatc
     assert engine.lanes["m"].running == 0 and not engine.waiting()
 
 
+def test_what_came_while_the_loop_was_busy_is_one_piece_of_each_sample(engine, small_tokenizer):
+    async def ask(wait):
+        with Answering(engine, "m", stays) as answering:
+            options = Options(max_tokens=12, temperature=1.0, seed=4, n=2, top=0)
+            answering.start([Request([5, 9], options, small_tokenizer, answering.deliver_to(0))])
+            if wait:
+                while engine.lanes["m"].busy:
+                    time.sleep(0.01)
+            return [piece async for _, piece in answering.pieces()]
+
+    def texts(pieces):
+        return ["".join(piece.text for piece in pieces if piece.sample == sample) for sample in (0, 1)]
+
+    at_once, merged = asyncio.run(ask(False)), asyncio.run(ask(True))
+    assert texts(at_once) == texts(merged)
+    assert sum(len(piece.scored) for piece in merged) == sum(len(piece.scored) for piece in at_once)
+    assert sum(piece.finish is not None for piece in merged) == 2
+
+
 async def stays():
     return False
 

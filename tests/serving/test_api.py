@@ -336,9 +336,13 @@ def test_metrics_count_requests_and_tokens(client):
     assert 'gradus_first_token_seconds_bucket{le="+Inf"}' in page
 
 
-def test_logs_hold_no_texts(client, caplog):
+def test_logs_hold_texts_only_if_asked(client, caplog):
     caplog.set_level("INFO")
     ask(client, temperature=0)
     ask(client, expect=400, colour="anna")
     assert "chat/completions 200" in caplog.text
     assert "anna" not in caplog.text and "paris" not in caplog.text
+    client.service.logs_texts = True
+    ask(client, temperature=0)
+    client.service.logs_texts = False
+    assert "where does anna live?" in caplog.text and " paris, naïve" in caplog.text

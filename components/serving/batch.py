@@ -97,17 +97,18 @@ class Batch:
 
     A row that joins is aligned to the right: its last token is in the cache's last column, like everyone's. The cache
     is copied only when it has no slot or no column left, or many slots are empty.
-    prefixes: capacity of Prefixes in tokens.
+    rows: at most so many. prefixes: capacity of Prefixes in tokens.
     """
 
-    def __init__(self, model: CausalLM, *, prefixes: int) -> None:
+    def __init__(self, model: CausalLM, *, rows: int, prefixes: int) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.prefixes = Prefixes(prefixes)
         self.rows: list[Row | None] = []
         self.logits = torch.empty(0)
         nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
-        self._weights_of = model.new_cache(nothing, 1, dtype=compute_dtype(model))  # the weights, copied only once
+        # the weights, copied only once, in the layout for steps of so many rows
+        self._weights_of = model.new_cache(nothing, 1, dtype=compute_dtype(model), rows=rows)
         self._cache = self._weights_of
         self._step: Step | None = None
 

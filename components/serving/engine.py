@@ -36,7 +36,7 @@ class Lane:
     """One model's waiting requests, the one that is being read, and the running rows."""
 
     def __init__(self, model: CausalLM, most_rows: int) -> None:
-        self.batch = Batch(model, prefixes=2 * model.config.longest)
+        self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
         self.most_rows = most_rows
         self.waiting: deque[Request] = deque()
         self.reading: tuple[Request, Reading] | None = None

@@ -198,6 +198,7 @@ def test_choices_and_regular_expressions(client):
     assert ask(client, expect=400, response_format={"type": "xml"})["error"]["param"] == "response_format.type"
 
 
+@pytest.mark.slow
 def test_a_forced_call_of_a_tool_whole_and_in_a_stream(small_tokenizer):
     parameters = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}
     tool = {"type": "function", "function": {"name": "add", "parameters": parameters | {"additionalProperties": False}}}

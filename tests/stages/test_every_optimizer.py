@@ -46,8 +46,14 @@ def unmoved(make: Callable[[int], tuple], optimizer: Any, way: tuple[str | None,
     return [name for name, now in local(stage).items() if now.numel() and torch.equal(now, before[name])]
 
 
-@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, *ON_ONE_DEVICE])
-@pytest.mark.parametrize("stage", MAKERS)
+@pytest.mark.parametrize(
+    ("stage", "optimizer"),
+    [
+        pytest.param(s, o, marks=() if o == "adamw" or s in NETWORKS else pytest.mark.slow)
+        for s in MAKERS
+        for o in (*OPTIMIZERS, *ON_ONE_DEVICE)
+    ],
+)
 def test_in_one_process(stage, optimizer):
     assert unmoved(MAKERS[stage], (OPTIMIZERS | ON_ONE_DEVICE)[optimizer], (None, 1), None) == []
 

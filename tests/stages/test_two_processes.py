@@ -251,7 +251,13 @@ def test_every_metric_of_two_processes_is_that_of_one_with_the_union(make, every
         torch.testing.assert_close(of_two[name].sort().values, shown[name].sort().values, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", CASES)
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(make, id=name, marks=() if name in ("sft", "ppo") else pytest.mark.slow)
+        for name, make in MAKERS.items()
+    ],
+)
 def test_the_mean_of_the_processes_means_would_be_another_end(make, runs, tmp_path, monkeypatch):
     _, [(one, _)] = runs(make, 1, every=1)
     monkeypatch.setattr(GradientMean, "scaled", lambda self, terms, stage: sum(term.mean for term in terms))

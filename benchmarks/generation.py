@@ -4,17 +4,16 @@ python benchmarks/generation.py --text corpus.txt --hf <python> --litgpt <python
 """
 
 import argparse
-import time
 
 import harness
 import pretrain
-from harness import DEVICE, GPU, VOCABULARY, Contestant, peak_mb
+from harness import DEVICE, VOCABULARY, Contestant, peak_mb
 
 PROMPT, NEW = 64, 128
 
 
 def prepare(args: argparse.Namespace) -> None:
-    text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={pretrain.CONTEXT}")
+    text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={pretrain.LOAD.context}")
     harness.train(args, "stage=tokenizer", *text, f"tokenizer.vocab_size={VOCABULARY}")
     harness.train(args, "stage=pretrain", *text, "trainer.max_steps=2")
 
@@ -27,16 +26,12 @@ def prompts(batch: int) -> list[list[int]]:
 
 def best_of(draw, batch: int) -> dict[str, float]:
     """The best of three draws after a warm-up: what is compared is the engine, not the machine's hiccups."""
-    import torch
-
     draw()
     seconds = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = harness.now()
         draw()
-        if GPU:
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(harness.now() - began)
     return {"rate": batch * NEW / min(seconds), "peak_mb": peak_mb()}
 
 

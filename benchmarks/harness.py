@@ -10,11 +10,12 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,16 +26,24 @@ PEERS = {
     "hf": "python of an environment with transformers and trl==1.16.0",
     "trl-ppo": "python of an environment with trl==1.12.0, the last with PPO",
     "litgpt": "python of an environment with litgpt==0.5.13",
-    "nanogpt": "folder of a nanoGPT checkout; runs in the python of --hf",
 }
 FILES = {
     "text": "a text file, also for the tokenizer",
     "chat": 'a .jsonl(.gz) file of {"messages"}',
     "preference": 'a .jsonl(.gz) file of {"prompt", "chosen", "rejected"}',
 }
-GPU = "--gpu" in sys.argv
+GPU = Path(sys.argv[0]).name == "gpu.py" and "--tiny" not in sys.argv and shutil.which("nvidia-smi") is not None
 DEVICE = "cuda" if GPU else "cpu"
 PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
+
+
+class Load(NamedTuple):
+    """What one contestant's run consists of: records a step, tokens of the longest, timed steps, steps before them."""
+
+    batch: int
+    context: int
+    steps: int
+    warmup: int
 
 
 class Contestant(NamedTuple):
@@ -53,7 +62,6 @@ def arguments(description: str, *files: str) -> argparse.ArgumentParser:
     for peer, what in PEERS.items():
         parser.add_argument(f"--{peer}", help=f"{what}; its contestants are left out without it")
     parser.add_argument("--work", default="/tmp/gradus-bench", help="folder for models and tokenized data")
-    parser.add_argument("--gpu", action="store_true", help="on a GPU: GPT-2 small's shape, contexts of 1024 tokens")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", default=None, help="comma-separated contestants")
     parser.add_argument("--contestant", default=None, help=argparse.SUPPRESS)
@@ -100,21 +108,33 @@ def _measured(python: str, script: str, name: str) -> dict[str, float]:
 
 
 def _report(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, record: Mapping[str, Any]) -> None:
-    """The table; contestants called "<work>: <name>" are compared with the first of the same work."""
-    medians = {n: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for n, runs in found.items()}
+    print("\n" + table(name, found, unit) + f"\n\n{record['machine']}")
+    RESULTS.mkdir(exist_ok=True)
+    medians = {n: _medians(runs) for n, runs in found.items()}
+    kept = {"unit": unit, **record, "median": medians, "runs": found}
+    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+
+
+def table(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, *more: str) -> str:
+    """Medians and ranges, and more of the measured by name; contestants called "<work>: <name>" are compared with the
+    first of the same work."""
+    columns = [name, f"{unit} (min – max)", "ours is faster by", "peak MB", "our share of it", *more]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    medians = {n: _medians(runs) for n, runs in found.items()}
     firsts: dict[str, str] = {}
-    print(f"\n| {name} | {unit} (min – max) | ours is faster by | peak MB | our share of it |\n|---|---|---|---|---|")
     for n, runs in found.items():
         ours = medians[firsts.setdefault(n.split(": ")[0] if ": " in n else "", n)]
         rates = [run["rate"] for run in runs]
         faster = "" if ours is medians[n] else f"{ours['rate'] / medians[n]['rate']:.2f} ×"
         share = "" if ours is medians[n] else f"{ours['peak_mb'] / medians[n]['peak_mb']:.2f}"
-        spread = f"{figure(min(rates))} – {figure(max(rates))}"
-        print(f"| {n} | {figure(medians[n]['rate'])} ({spread}) | {faster} | {medians[n]['peak_mb']:.0f} | {share} |")
-    print(f"\n{record['machine']}")
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"unit": unit, **record, "median": medians, "runs": found}
-    (RESULTS / f"{name}{'-gpu' if GPU else ''}.json").write_text(json.dumps(kept, indent=1) + "\n")
+        rate = f"{figure(medians[n]['rate'])} ({figure(min(rates))} – {figure(max(rates))})"
+        rest = [figure(medians[n][key]) if key in medians[n] else "" for key in more]
+        lines.append(f"| {' | '.join([n, rate, faster, format(medians[n]['peak_mb'], '.0f'), share, *rest])} |")
+    return "\n".join(lines)
+
+
+def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
 
 
 def figure(number: float) -> str:
@@ -161,10 +181,14 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
-    """Runs our train.py as a user would, in the benchmark's folder; its card, with the child's peak memory."""
+def train(args: argparse.Namespace, *overrides: str, model: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs our train.py as a user would, in the benchmark's folder; its card, with the child's peak memory.
+
+    model: overrides that choose the model, in place of SHAPE.
+    """
     # an executable started from a large process would inherit its peak: this one has imported nothing heavy yet
-    command = [sys.executable, str(ROOT / "train.py"), *SHAPE, f"paths.logs={args.work}", *overrides, "force=true"]
+    chosen = (*(SHAPE if model is None else model), f"run={RUN}", f"paths.logs={args.work}", *QUIET)
+    command = [sys.executable, str(ROOT / "train.py"), *chosen, *overrides, "force=true"]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
@@ -177,16 +201,17 @@ def train(args: argparse.Namespace, *overrides: str) -> dict[str, Any]:
 
 RUN = "bench"
 VOCABULARY = 4096
-# The models of every comparison: 4.2M parameters, on a GPU 88M.
-LAYERS, WIDTH, INNER, HEADS = (12, 768, 2048, 12) if GPU else (4, 256, 688, 4)
+# The models of every comparison on a processor: 4.2M parameters.
+LAYERS, WIDTH, INNER, HEADS = 4, 256, 688, 4
 SHAPE = (
     "model=small",
-    f"run={RUN}",
     f"model.num_hidden_layers={LAYERS}",
     f"model.hidden_size={WIDTH}",
     f"model.intermediate_size={INNER}",
     f"model.num_attention_heads={HEADS}",
     f"model.num_key_value_heads={HEADS}",
+)
+QUIET = (
     f"trainer={'gpu' if GPU else 'cpu'}",
     "callbacks.samples=null",
     "callbacks.hparams=null",
@@ -216,19 +241,28 @@ def export(args: argparse.Namespace, stage: str) -> str:
 
 
 class Stopwatch:
-    """Seconds between the end of step `warmup` and the latest step; `step()` after each."""
+    """Seconds of `steps` steps after `warmup` others; call `step` after each. A GPU is waited for twice only."""
 
-    def __init__(self, warmup: int) -> None:
-        self.warmup, self.steps = warmup, -warmup
+    def __init__(self, load: Load) -> None:
+        self.load, self.done, self.seconds = load, 0, 0.0
         self._began = 0.0
 
     def step(self) -> None:
-        self.steps += 1
-        if GPU:  # which may still be at it
-            import torch
+        self.done += 1
+        if self.done == self.load.warmup:
+            self._began = now()
+        elif self.done == self.load.warmup + self.load.steps:
+            self.seconds = now() - self._began
 
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        if self.steps == 0:
-            self._began = now
-        self.seconds = now - self._began
+    @property
+    def steps_per_second(self) -> float:
+        return self.load.steps / self.seconds
+
+
+def now() -> float:
+    """Seconds on a clock, once a GPU has finished what it was given."""
+    if GPU:
+        import torch
+
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,16 +1,15 @@
 """Pretraining: tokens per second, the same shape, text and batch.
 
-python benchmarks/pretrain.py --text shakespeare.txt --hf <python> --litgpt <python> --nanogpt <checkout>
+python benchmarks/pretrain.py --text shakespeare.txt --hf <python> --litgpt <python>
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 import harness
-from harness import DEVICE, GPU, HEADS, INNER, LAYERS, VOCABULARY, WIDTH, Contestant, Stopwatch, peak_mb
+from harness import DEVICE, GPU, HEADS, INNER, LAYERS, VOCABULARY, WIDTH, Contestant, Load, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = (16, 1024, 40, 20) if GPU else (16, 256, 8, 3)
+LOAD = Load(batch=16, context=256, steps=8, warmup=3)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -24,10 +23,10 @@ def ours(precision: str, *settings: str):
             "stage=pretrain",
             "data=text",
             f"data.path={args.text}",
-            f"data.batch_size={BATCH}",
+            f"data.batch_size={LOAD.batch}",
             f"trainer.precision={precision}",
-            f"model.max_position_embeddings={CONTEXT}",
-            *harness.timed(STEPS, WARMUP),
+            f"model.max_position_embeddings={LOAD.context}",
+            *harness.timed(LOAD.steps, LOAD.warmup),
             *settings,
         )
         metrics = card["metrics"]
@@ -42,14 +41,14 @@ def ours(precision: str, *settings: str):
 
 
 def token_rows(args: argparse.Namespace):
-    """(rows, CONTEXT + 1) token ids of the text, by the tokenizer of the work folder."""
+    """(rows, context + 1) token ids of the text, by the tokenizer of the work folder."""
     import torch
     from sentencepiece import SentencePieceProcessor
 
     encode = SentencePieceProcessor(model_file=harness.export(args, "tokenizer") + "/tokenizer.model").encode
     lines = Path(args.text).read_text().split("\n")
     ids = [i for start in range(0, len(lines), 200) for i in encode("\n".join(lines[start : start + 200]))]
-    width = CONTEXT + 1
+    width = LOAD.context + 1
     return torch.tensor(ids[: len(ids) // width * width]).view(-1, width)
 
 
@@ -64,7 +63,7 @@ def llama():
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=HEADS,
-            max_position_embeddings=CONTEXT,
+            max_position_embeddings=LOAD.context,
             tie_word_embeddings=True,
         )
     )
@@ -72,11 +71,10 @@ def llama():
 
 def hf_trainer(**settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
-        import torch
         from transformers import Trainer, TrainerCallback, TrainingArguments
 
-        rows = token_rows(args)[:, :CONTEXT]
-        watch = Stopwatch(WARMUP)
+        rows = token_rows(args)[:, : LOAD.context]
+        watch = Stopwatch(LOAD)
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_, **__):
@@ -90,59 +88,58 @@ def hf_trainer(**settings):
             llama(),
             TrainingArguments(
                 output_dir=f"{args.work}/hf",
-                max_steps=STEPS + WARMUP,
-                per_device_train_batch_size=BATCH,
+                max_steps=LOAD.steps + LOAD.warmup,
+                per_device_train_batch_size=LOAD.batch,
                 report_to="none",
                 save_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not harness.GPU,
                 disable_tqdm=True,
                 **chosen,
             ),
             train_dataset=data,
             callbacks=[Watch()],
         ).train()
-        return {"rate": watch.steps * BATCH * CONTEXT / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": watch.steps_per_second * LOAD.batch * LOAD.context, "peak_mb": peak_mb()}
 
     return run
 
 
-def loop(build, dtype: str, compiled: bool):
+def loop(build, dtype: str, compiled: bool, load: Load = LOAD, rows_of=token_rows):
     """The training loop of nanoGPT and litgpt: random rows, autocast, clipping, AdamW; each with its own model."""
 
     def run(args: argparse.Namespace) -> dict[str, float]:
         import torch
 
         torch.manual_seed(0)
-        rows = token_rows(args)
+        rows = rows_of(args)
         with torch.device(DEVICE):
             model, loss_of, optimizer = build(args)
         if compiled:
             model = torch.compile(model)
-        watch = Stopwatch(WARMUP)
-        for _ in range(STEPS + WARMUP):
-            chosen = rows[torch.randint(len(rows), (BATCH,))].to(DEVICE)
+        watch = Stopwatch(load)
+        for _ in range(load.steps + load.warmup):
+            chosen = rows[torch.randint(len(rows), (load.batch,))]
+            if GPU:
+                chosen = chosen.pin_memory().to(DEVICE, non_blocking=True)
             with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bf16"):
                 loss = loss_of(model, chosen[:, :-1].contiguous(), chosen[:, 1:].contiguous())
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            loss.item()
             watch.step()
-        return {"rate": watch.steps * BATCH * CONTEXT / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": watch.steps_per_second * load.batch * load.context, "peak_mb": peak_mb(), "loss": loss.item()}
 
     return run
 
 
-def nanogpt(args: argparse.Namespace):
-    sys.path.insert(0, args.nanogpt)
-    from model import GPT, GPTConfig
+def nanogpt(
+    *_: argparse.Namespace, vocabulary=VOCABULARY, context=LOAD.context, layers=LAYERS, heads=HEADS, width=WIDTH
+):
+    from gpt2 import GPT2, adamw
 
-    shape = dict(
-        block_size=CONTEXT, vocab_size=VOCABULARY, n_layer=LAYERS, n_head=HEADS, n_embd=WIDTH, dropout=0.0, bias=False
-    )
-    model = GPT(GPTConfig(**shape))
-    return model, lambda m, x, y: m(x, y)[1], model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), DEVICE)
+    model = GPT2(vocabulary=vocabulary, context=context, layers=layers, heads=heads, width=width)
+    return model, lambda m, x, y: m(x, y), adamw(model, lr=1e-3, betas=(0.9, 0.99))
 
 
 def litgpt(args: argparse.Namespace):
@@ -153,7 +150,7 @@ def litgpt(args: argparse.Namespace):
 
     model = GPT(
         Config(
-            block_size=CONTEXT,
+            block_size=LOAD.context,
             vocab_size=VOCABULARY,
             padded_vocab_size=VOCABULARY,
             n_layer=LAYERS,
@@ -167,7 +164,7 @@ def litgpt(args: argparse.Namespace):
             intermediate_size=INNER,
         )
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4, fused=GPU)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=4e-4)
     return model, lambda m, x, y: chunked_cross_entropy(m(x), y, chunk_size=0), optimizer  # the loss as it pretrains
 
 
@@ -178,9 +175,9 @@ CONTESTANTS = {
     "HF Trainer (default)": Contestant(hf_trainer(), ("hf",)),
     "HF Trainer bf16": Contestant(hf_trainer(bf16=True), ("hf",)),
     "HF Trainer bf16 compiled": Contestant(hf_trainer(bf16_compiled=True), ("hf",)),
-    "nanoGPT (default)": Contestant(loop(nanogpt, "fp32", False), ("hf", "nanogpt")),
-    "nanoGPT bf16": Contestant(loop(nanogpt, "bf16", False), ("hf", "nanogpt")),
-    "nanoGPT bf16 compiled": Contestant(loop(nanogpt, "bf16", True), ("hf", "nanogpt")),
+    "nanoGPT (default)": Contestant(loop(nanogpt, "fp32", False)),
+    "nanoGPT bf16": Contestant(loop(nanogpt, "bf16", False)),
+    "nanoGPT bf16 compiled": Contestant(loop(nanogpt, "bf16", True)),
     "litgpt fp32": Contestant(loop(litgpt, "fp32", False), ("litgpt",)),
     "litgpt bf16": Contestant(loop(litgpt, "bf16", False), ("litgpt",)),
     "litgpt bf16 compiled": Contestant(loop(litgpt, "bf16", True), ("litgpt",)),

@@ -7,9 +7,9 @@ import argparse
 
 import harness
 import sft
-from harness import GPU, Contestant, Stopwatch, peak_mb
+from harness import Contestant, Load, Stopwatch, peak_mb
 
-BATCH, STEPS, WARMUP = (16, 30, 20) if GPU else (8, 10, 3)
+LOAD = Load(batch=8, context=sft.LOAD.context, steps=10, warmup=3)
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -26,26 +26,26 @@ def ours(*settings: str):
             "stage=rm",
             "data=preference",
             f"data.path={args.preference}",
-            f"data.batch_size={BATCH}",
+            f"data.batch_size={LOAD.batch}",
             "data.num_demonstrations=8",
             "trainer.max_epochs=null",
             "examination=null",
             *settings,
-            *harness.timed(STEPS, WARMUP),
+            *harness.timed(LOAD.steps, LOAD.warmup),
         )
-        return {"rate": BATCH / card["metrics"]["train/step_seconds"], "peak_mb": card["peak_mb"]}
+        return {"rate": LOAD.batch / card["metrics"]["train/step_seconds"], "peak_mb": card["peak_mb"]}
 
     return run
 
 
-def trl(**settings):
+def trl(load: Load = LOAD, **settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
         import torch
         from datasets import Dataset
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback
         from trl import RewardConfig, RewardTrainer
 
-        watch = Stopwatch(WARMUP)
+        watch = Stopwatch(load)
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_, **__):
@@ -64,19 +64,19 @@ def trl(**settings):
             train_dataset=data,
             args=RewardConfig(
                 output_dir=f"{args.work}/trl",
-                max_steps=STEPS + WARMUP,
-                per_device_train_batch_size=BATCH,
-                max_length=sft.CONTEXT,
+                max_steps=load.steps + load.warmup,
+                per_device_train_batch_size=load.batch,
+                max_length=load.context,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not harness.GPU,
                 **settings,
             ),
             callbacks=[Watch()],
         )
         trainer.train()
-        return {"rate": watch.steps * BATCH / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": watch.steps_per_second * load.batch, "peak_mb": peak_mb()}
 
     return run
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import harness
 import reward
-from harness import Contestant, Stopwatch, peak_mb
+from harness import Contestant, Load, Stopwatch, peak_mb
 
-SAMPLES, NEW, EPOCHS, GROUP, ITERATIONS, WARMUP = 64, 64, 4, 8, 3, 1
+EPOCHS, GROUP = 4, 8
+NEW = 64
+LOAD = Load(batch=64, context=0, steps=3, warmup=1)  # of iterations; prompts are as long as they are
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -38,7 +40,7 @@ def prepare(args: argparse.Namespace) -> None:
 def write_prompts(args: argparse.Namespace) -> None:
     """prompts.jsonl: prompts of the comparisons that are of about one length."""
     asked = {r["prompt"][0]["content"] for r in harness.records(args.preference, 10**6)}
-    chosen = sorted(text for text in asked if 120 <= len(text) <= 180)[: SAMPLES * 2]
+    chosen = sorted(text for text in asked if 120 <= len(text) <= 180)[: LOAD.batch * 2]
     lines = [json.dumps({"prompt": [{"role": "user", "content": text}]}) for text in chosen]
     Path(args.work, "prompts.jsonl").write_text("\n".join(lines) + "\n")
 
@@ -54,9 +56,9 @@ def ours(stage: str, updates: int, *settings: str):
             f"stage.sampling.max_new_tokens={NEW}",
             "gate.enabled=false",
             *settings,
-            *harness.timed(ITERATIONS * updates, WARMUP * updates),
+            *harness.timed(LOAD.steps * updates, LOAD.warmup * updates),
         )
-        return {"rate": SAMPLES / (card["metrics"]["train/step_seconds"] * updates), "peak_mb": card["peak_mb"]}
+        return {"rate": LOAD.batch / (card["metrics"]["train/step_seconds"] * updates), "peak_mb": card["peak_mb"]}
 
     return run
 
@@ -76,9 +78,8 @@ def models(args: argparse.Namespace, *stages: str):
     return tokenizer, found, harness.records(f"{args.work}/prompts.jsonl", 10**6)
 
 
-def trl_ppo(**settings):
+def trl_ppo(load: Load = LOAD, new: int = NEW, **settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
-        import torch
         from datasets import Dataset
         from transformers import TrainerCallback
         from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -86,7 +87,7 @@ def trl_ppo(**settings):
         tokenizer, (policy, reference, scorer, value), asked = models(args, "sft", "sft", "rm", "rm")
         render = tokenizer.apply_chat_template
         rendered = [render(r["prompt"], add_generation_prompt=True, return_dict=False) for r in asked]
-        watch = Stopwatch(WARMUP)
+        watch = Stopwatch(load)
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_, **__):
@@ -95,15 +96,15 @@ def trl_ppo(**settings):
         PPOTrainer(
             args=PPOConfig(
                 output_dir=f"{args.work}/trl",
-                total_episodes=SAMPLES * (ITERATIONS + WARMUP),
+                total_episodes=load.batch * (load.steps + load.warmup),
                 num_ppo_epochs=EPOCHS,
                 num_mini_batches=1,
-                response_length=NEW,
+                response_length=new,
                 kl_coef=0.1,
                 report_to="none",
                 save_strategy="no",
                 num_sample_generations=0,
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not harness.GPU,
                 **settings,
             ),
             processing_class=tokenizer,
@@ -115,20 +116,19 @@ def trl_ppo(**settings):
             callbacks=[Watch()],
             eval_dataset=Dataset.from_list([{"input_ids": ids} for ids in rendered[:8]]),
         ).train()
-        return {"rate": watch.steps * SAMPLES / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": watch.steps_per_second * load.batch, "peak_mb": peak_mb()}
 
     return run
 
 
-def trl_grpo(**settings):
+def trl_grpo(load: Load = LOAD, new: int = NEW, **settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
-        import torch
         from datasets import Dataset
         from transformers import TrainerCallback
         from trl import GRPOConfig, GRPOTrainer
 
         tokenizer, (policy, scorer), asked = models(args, "sft", "rm")
-        watch = Stopwatch(WARMUP)
+        watch = Stopwatch(load)
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_, **__):
@@ -141,28 +141,28 @@ def trl_grpo(**settings):
             reward_processing_classes=tokenizer,
             args=GRPOConfig(
                 output_dir=f"{args.work}/trl",
-                max_steps=ITERATIONS + WARMUP,
-                per_device_train_batch_size=SAMPLES,
+                max_steps=load.steps + load.warmup,
+                per_device_train_batch_size=load.batch,
                 num_generations=GROUP,
-                max_completion_length=NEW,
+                max_completion_length=new,
                 beta=0.1,
                 report_to="none",
                 save_strategy="no",
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not harness.GPU,
                 disable_tqdm=True,
                 **settings,
             ),
             train_dataset=Dataset.from_list(asked),
             callbacks=[Watch()],
         ).train()
-        return {"rate": watch.steps * SAMPLES / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": watch.steps_per_second * load.batch, "peak_mb": peak_mb()}
 
     return run
 
 
-PPO = (f"data.prompts_per_rollout={SAMPLES}", f"stage.epochs={EPOCHS}", "stage.minibatches=1")
+PPO = (f"data.prompts_per_rollout={LOAD.batch}", f"stage.epochs={EPOCHS}", "stage.minibatches=1")
 GRPO = (
-    f"data.prompts_per_rollout={SAMPLES // GROUP}",
+    f"data.prompts_per_rollout={LOAD.batch // GROUP}",
     f"stage.samples_per_prompt={GROUP}",
     "stage.epochs=1",
     "stage.minibatches=1",
@@ -173,7 +173,7 @@ CONTESTANTS = {
     "PPO: TRL (default precision)": Contestant(trl_ppo(**SMALL), ("trl-ppo",)),
     "PPO: TRL fp32": Contestant(trl_ppo(bf16=False, gradient_checkpointing=False, **SMALL), ("trl-ppo",)),
     "PPO: TRL bf16": Contestant(
-        trl_ppo(bf16=True, gradient_checkpointing=False, per_device_train_batch_size=SAMPLES), ("trl-ppo",)
+        trl_ppo(bf16=True, gradient_checkpointing=False, per_device_train_batch_size=LOAD.batch), ("trl-ppo",)
     ),
     "GRPO: gradus": Contestant(ours("grpo", 1, *GRPO)),
     "GRPO: TRL (default precision)": Contestant(trl_grpo(), ("hf",)),

@@ -6,14 +6,14 @@ python benchmarks/sft.py --text corpus.txt --chat dialogues.jsonl.gz --hf <pytho
 import argparse
 
 import harness
-from harness import GPU, VOCABULARY, Contestant, Stopwatch, peak_mb
+from harness import VOCABULARY, Contestant, Load, Stopwatch, peak_mb
 
-BATCH, CONTEXT, STEPS, WARMUP = (16, 1024, 30, 20) if GPU else (16, 512, 8, 3)
+LOAD = Load(batch=16, context=512, steps=8, warmup=3)
 
 
 def prepare(args: argparse.Namespace) -> None:
     """A tokenizer and a base model, whose weights do not matter."""
-    text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={CONTEXT}")
+    text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={LOAD.context}")
     harness.train(args, "stage=tokenizer", *text, f"tokenizer.vocab_size={VOCABULARY}")
     harness.train(args, "stage=pretrain", *text, "trainer.max_steps=2")
 
@@ -25,10 +25,10 @@ def ours(precision: str, *settings: str):
             "stage=sft",
             "data=chat",
             f"data.path={args.chat}",
-            f"data.batch_size={BATCH}",
+            f"data.batch_size={LOAD.batch}",
             f"trainer.precision={precision}",
             "trainer.max_epochs=null",
-            *harness.timed(STEPS, WARMUP),
+            *harness.timed(LOAD.steps, LOAD.warmup),
             *settings,
         )
         return {"rate": card["metrics"]["train/tokens_per_second"], "peak_mb": card["peak_mb"]}
@@ -36,14 +36,14 @@ def ours(precision: str, *settings: str):
     return run
 
 
-def trl(**settings):
+def trl(load: Load = LOAD, **settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
         import torch
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
         from trl import SFTConfig, SFTTrainer
 
-        watch, seen = Stopwatch(WARMUP), []
+        watch, seen = Stopwatch(load), []
 
         class Watch(TrainerCallback):
             def on_step_end(self, *_, **__):
@@ -58,19 +58,19 @@ def trl(**settings):
             train_dataset=data,
             args=SFTConfig(
                 output_dir=f"{args.work}/trl",
-                max_steps=STEPS + WARMUP,
-                per_device_train_batch_size=BATCH,
-                max_length=CONTEXT,
+                max_steps=load.steps + load.warmup,
+                per_device_train_batch_size=load.batch,
+                max_length=load.context,
                 report_to="none",
                 save_strategy="no",
                 disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
+                use_cpu=not harness.GPU,
                 **settings,
             ),
             callbacks=[Watch()],
         )
         trainer.train()
-        return {"rate": (seen[-1] - seen[WARMUP - 1]) / watch.seconds, "peak_mb": peak_mb()}
+        return {"rate": (seen[-1] - seen[load.warmup - 1]) / watch.seconds, "peak_mb": peak_mb()}
 
     return run
 

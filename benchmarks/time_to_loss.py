@@ -1,6 +1,6 @@
 """Seconds to a validation loss: Shakespeare by characters, against nanoGPT's recipe for a processor.
 
-    python benchmarks/time_to_loss.py --text shakespeare.txt --hf <python> --nanogpt <checkout>
+    python benchmarks/time_to_loss.py --text shakespeare.txt
 
 nanoGPT trains as its README says for a laptop: 4 layers of 128, 64 characters of context, batch 12, 2 000 steps. Both
 learn from the first nine tenths and are measured, after the clock has stopped, on the same 64 characters at a time of
@@ -85,21 +85,15 @@ def held_out_loss(ids, logits_of) -> float:
 
 
 def nanogpt(args: argparse.Namespace) -> dict[str, float]:
-    import sys
-
     import torch
-
-    sys.path.insert(0, args.nanogpt)
-    from model import GPT, GPTConfig
+    from gpt2 import GPT2, adamw
 
     torch.manual_seed(1337)
     train, held_out = parts(args)
     letters = {letter: number for number, letter in enumerate(sorted(set(train + held_out)))}
     ids, held = (torch.tensor([letters[c] for c in text]) for text in (train, held_out))
-    model = GPT(
-        GPTConfig(block_size=CONTEXT, vocab_size=len(letters), n_layer=4, n_head=4, n_embd=128, dropout=0.0, bias=False)
-    )
-    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+    model = GPT2(vocabulary=len(letters), context=CONTEXT, layers=4, heads=4, width=128)
+    optimizer = adamw(model, lr=1e-3, betas=(0.9, 0.99))
     began = time.perf_counter()
     for step in range(STEPS):
         rate = 1e-3 * step / 100 if step < 100 else 1e-4 + 0.5 * 9e-4 * (1 + math.cos(math.pi * (step - 100) / 1900))
@@ -108,7 +102,7 @@ def nanogpt(args: argparse.Namespace) -> dict[str, float]:
         starts = torch.randint(len(ids) - CONTEXT, (BATCH,))
         x = torch.stack([ids[i : i + CONTEXT] for i in starts])
         y = torch.stack([ids[i + 1 : i + 1 + CONTEXT] for i in starts])
-        loss = model(x, y)[1]
+        loss = model(x, y)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -116,11 +110,11 @@ def nanogpt(args: argparse.Namespace) -> dict[str, float]:
     seconds = time.perf_counter() - began
     model.eval()
     with torch.no_grad():
-        loss = held_out_loss(held, lambda x: model(x, torch.zeros_like(x))[0])
+        loss = held_out_loss(held, model)
     return {"rate": 1 / seconds, "seconds": seconds, "loss": loss, "peak_mb": peak_mb()}
 
 
-CONTESTANTS = {"gradus": Contestant(ours), "nanoGPT's recipe": Contestant(nanogpt, ("hf", "nanogpt"))}
+CONTESTANTS = {"gradus": Contestant(ours), "nanoGPT's recipe": Contestant(nanogpt)}
 
 if __name__ == "__main__":
     parser = harness.arguments(__doc__, "text")

@@ -12,18 +12,8 @@ from components.models.attention.attend import Mask, attend
 from components.models.attention.rotary import rotate
 from components.models.config import GPTConfig
 from components.models.lora import LayerAdapters
-from components.models.prepacked import prepacked, product
-
-
-class Projection(NamedTuple):
-    """A matrix (outputs, inputs) and what is added to its product; low_rank: A (R, inputs) and B (outputs, R) of
-    adapters, with dropout on A's input. prepacked: the matrix is in the layout that `prepacked` chose."""
-
-    weight: Tensor
-    bias: Tensor | None = None
-    low_rank: tuple[Tensor, Tensor] | None = None
-    dropout: float = 0.0
-    prepacked: bool = False
+from components.models.prepacked import prepacked
+from components.models.projection import Projection, project, project_gated, project_normed, recomputes
 
 
 class LayerWeights(NamedTuple):
@@ -156,10 +146,10 @@ def decode(
     x_btd: (B, T, D). attention: a function of q (B, H, T, head_dim), k and v (B, Hkv, T, head_dim).
     rms_norm: in place of torch's; a function of x, the weight and epsilon. Returns (B, T, D).
     """
-    norm = partial(_norm, config=config, rms_norm=rms_norm)
+    eps, norm = config.rms_norm_eps, partial(_norm, config=config, rms_norm=rms_norm)
     queries, keys = config.num_attention_heads, config.num_key_value_heads
-    normed = norm(x_btd, weights.attention_norm, bias=weights.attention_norm_bias).to(weights.qkv.weight.dtype)
-    heads_bthd = _project(normed, weights.qkv).unflatten(-1, (-1, config.head_dim))
+    joined = _project_normed(x_btd, weights.attention_norm, weights.attention_norm_bias, weights.qkv, eps, norm)
+    heads_bthd = joined.unflatten(-1, (-1, config.head_dim))
     if weights.q_norm is not None and weights.k_norm is not None:
         q, k, v = heads_bthd.split((queries, keys, keys), dim=2)
         qk = torch.cat((norm(q, weights.q_norm), norm(k, weights.k_norm)), dim=2)
@@ -168,24 +158,11 @@ def decode(
     qk = qk.transpose(1, 2) if rotary is None else rotate(qk.transpose(1, 2), *rotary)
     q, k = qk.to(v.dtype).split((queries, keys), dim=1)
     out_bhtd = attention(q, k, v.transpose(1, 2))
-    x_btd = x_btd + dropout(_project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
-    normed = norm(x_btd, weights.mlp_norm, bias=weights.mlp_norm_bias).to(weights.gate_up.weight.dtype)
-    inner = _project(normed, weights.gate_up)
+    x_btd = x_btd + dropout(project(out_bhtd.transpose(1, 2).flatten(2), weights.out))
+    inner = _project_normed(x_btd, weights.mlp_norm, weights.mlp_norm_bias, weights.gate_up, eps, norm)
     if config.mlp == "swiglu":
-        gate, up = inner.chunk(2, dim=-1)
-        inner = F.silu(gate) * up
-    else:
-        inner = F.gelu(inner, approximate="tanh")
-    return x_btd + dropout(_project(inner, weights.down))
-
-
-def _project(x: Tensor, projection: Projection) -> Tensor:
-    multiply = product if projection.prepacked else F.linear
-    out = multiply(x, projection.weight, projection.bias)
-    if projection.low_rank is None:
-        return out
-    down, up = (matrix.to(x.dtype) for matrix in projection.low_rank)
-    return out + F.linear(F.linear(F.dropout(x, projection.dropout), down), up)
+        return x_btd + dropout(project_gated(inner, weights.down))
+    return x_btd + dropout(project(F.gelu(inner, approximate="tanh"), weights.down))
 
 
 def for_reading(weights: LayerWeights, dtype: torch.dtype, rows: int) -> LayerWeights:
@@ -221,3 +198,12 @@ def _norm(
     if bias is not None:
         return F.layer_norm(x, weight.shape, weight, bias.to(x.dtype), epsilon)
     return rms_norm(x, weight, epsilon) if rms_norm else F.rms_norm(x, weight.shape, weight, epsilon)
+
+
+def _project_normed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, projection: Projection, eps: float, norm: Callable[..., Tensor]
+) -> Tensor:
+    """The projection of norm(x); weight, bias: the norm's, an RMSNorm if there is no bias."""
+    if bias is None and recomputes(x, projection):
+        return project_normed(x, weight, eps, projection)
+    return project(norm(x, weight, bias=bias).to(projection.weight.dtype), projection)

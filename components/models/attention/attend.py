@@ -53,14 +53,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask) -> Tensor:
         return attend_segments(q, k, v, mask, attend)
     if isinstance(mask, BlockMask):
         return _compiled_flex()(q, k, v, block_mask=mask, enable_gqa=q.shape[1] != k.shape[1])
-    if q.shape[1] != k.shape[1]:
+    on_cpu, grouped = q.device.type == "cpu", q.shape[1] != k.shape[1]
+    if grouped and (not on_cpu or q.dtype == torch.bfloat16):
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
         v = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-    if q.dtype == torch.bfloat16 and q.device.type == "cpu":
+        grouped = False
+    if on_cpu and v.requires_grad:
+        v = v.contiguous()  # kept for the backward pass: a view would keep queries and keys before their rotation too
+    if on_cpu and q.dtype == torch.bfloat16:
         return attend_blockwise(q, k, v, mask)
-    if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped)
 
 
 _flex: Callable[..., Any] | None = None

@@ -132,3 +132,16 @@ def test_garbage_is_collected_once_the_task_runs(monkeypatch, tmp_path):
     finally:
         gc.enable()
     assert seen == [True]
+
+
+@pytest.mark.slow
+def test_training_imports_neither_datasets_nor_pandas():
+    """Which take 51 MB and most of a second, for data from the Hub alone."""
+    script = """
+import sys
+import components.tasks.fit
+from components.data import chat, preference, prompts, text, unpaired
+print(sorted({"datasets", "pandas", "pyarrow.dataset", "tensorboard"} & sys.modules.keys()))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from itertools import takewhile
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
+import pyarrow as pa
 
 from components.data.data_contract import DataContract
 from components.data.loading import split
-from components.data.loading.cache import VERSION, stored
+from components.data.loading.cache import VERSION, Table, stored
 from components.data.loading.mixing import Share, mix
 from components.data.loading.sampler import BatchLoader, Examples, TrainLoader
 from components.data.loading.split import in_part
@@ -52,7 +52,7 @@ class RecordData(DataContract):
     """
 
     normalize: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
-    features: ClassVar[datasets.Features]  # columns that `tokenize` returns
+    features: ClassVar[dict[str, pa.DataType]]  # columns that `tokenize` returns
     columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalize` reads; None: possibly all
     train_examples: Examples
     val_examples: Examples
@@ -111,7 +111,7 @@ class RecordData(DataContract):
         return examples
 
     @abstractmethod
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         """Makes `train_examples` and `val_examples` from (M, 2) arrays of [table, row]."""
 
     @abstractmethod
@@ -193,9 +193,9 @@ class RecordData(DataContract):
         held_out = _held_out(tables, self.val_fraction)
         if self.val_fraction and not any(mask.any() for mask in held_out):
             self._warn_nothing_is_held_out(tables)
-        parts = [in_part(_column(table, "key"), self.train_part) for table in tables]
+        parts = [in_part(table.numbers("key"), self.train_part) for table in tables]
         rows = [np.flatnonzero(~mask & part) for mask, part in zip(held_out, parts, strict=True)]
-        lengths = [_column(table, "tokens")[r] for table, r in zip(tables, rows, strict=True)]
+        lengths = [table.numbers("tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
             wider = "" if self.train_part is None else ", or widen data.train_part"
             raise SourceError(f"{sources[0].name}: no record is left for training; lower data.val_fraction{wider}")
@@ -208,8 +208,8 @@ class RecordData(DataContract):
         self._report()
         self._ready = True
 
-    def _warn_nothing_is_held_out(self, tables: list[datasets.Dataset]) -> None:
-        different = len(np.unique(np.concatenate([_column(table, "key") for table in tables])))
+    def _warn_nothing_is_held_out(self, tables: list[Table]) -> None:
+        different = len(np.unique(np.concatenate([table.numbers("key") for table in tables])))
         logger.warning(
             "%s data: nothing is held out, so there is no validation and the last step is exported: got %d different "
             "%s, expected at least %d to hold some out. Add more, or name a split to hold out: data.held_out_split=…",
@@ -264,7 +264,7 @@ class RecordData(DataContract):
         """A function that reads a row by the module's settings. normalize: of the row's format."""
         return normalize
 
-    def _stored(self, source: Source) -> tuple[datasets.Dataset, Counter[str]]:
+    def _stored(self, source: Source) -> tuple[Table, Counter[str]]:
         """The tokenized records of a source, from the cache if they are there."""
         if self.tokenizer is None:
             raise ValueError("data: a tokenizer is needed. Make one with: python train.py stage=tokenizer")
@@ -276,14 +276,9 @@ class RecordData(DataContract):
             self.on_malformed,
             self.settings(),
         ]
-        columns = {
-            "key": datasets.Value("int64"),
-            "held_out": datasets.Value("int8"),
-            "tokens": datasets.Value("int32"),
-        }
-        features = datasets.Features({**self.features, **columns})
+        columns = {**self.features, "key": pa.int64(), "held_out": pa.int8(), "tokens": pa.int32()}
         try:
-            return stored(self.cache_dir, digest(name), lambda counts: self._rows(source, counts), features)
+            return stored(self.cache_dir, digest(name), lambda counts: self._rows(source, counts), columns)
         except LookupError as error:
             raise SourceError(f"{source.name}: {error}") from None
 
@@ -328,15 +323,11 @@ class RecordData(DataContract):
                 logger.warning("%s data: %d of %d records %s", self.format, self.counts[name], records, what)
 
 
-def _held_out(tables: list[datasets.Dataset], fraction: float) -> list[np.ndarray]:
+def _held_out(tables: list[Table], fraction: float) -> list[np.ndarray]:
     """Per table, a mask of the validation rows; prompts are split over all tables together."""
-    keys, sides = ([_column(table, name) for table in tables] for name in ("key", "held_out"))
+    keys, sides = ([table.numbers(name) for table in tables] for name in ("key", "held_out"))
     undecided = [key[side == BY_PROMPT] for key, side in zip(keys, sides, strict=True)]
     chosen = split.validation_keys(np.concatenate(undecided), fraction)
     return [
         (side == HELD_OUT) | (np.isin(key, chosen) & (side == BY_PROMPT)) for key, side in zip(keys, sides, strict=True)
     ]
-
-
-def _column(table: datasets.Dataset, name: str) -> np.ndarray:
-    return table.data.column(name).to_numpy()

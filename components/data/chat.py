@@ -3,13 +3,13 @@
 from collections import Counter
 from typing import Any, ClassVar, Literal
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from components.data.batches import LMBatch
 from components.data.dialogues import DialogueData
-from components.data.loading.cache import Ragged
+from components.data.loading.cache import Ragged, Table
 from components.data.records import labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
@@ -31,9 +31,7 @@ class ChatData(DialogueData):
     """
 
     normalize = staticmethod(labels.chat)
-    features = datasets.Features(
-        {"ids": datasets.List(datasets.Value("int32")), "mask": datasets.List(datasets.Value("uint8"))}
-    )
+    features = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.uint8())}
 
     explained: ClassVar[dict[str, str]] = {
         "dropped": "dropped: no answer to learn from within the context",
@@ -62,7 +60,11 @@ class ChatData(DialogueData):
         if self.train_on_prompt:
             made = self._with_prompts(record, made)
         stored = [
-            {"ids": ids[: self.context], "mask": mask[: self.context], "tokens": min(len(ids), self.context)}
+            {
+                "ids": ids[: self.context],
+                "mask": [*map(int, mask[: self.context])],
+                "tokens": min(len(ids), self.context),
+            }
             for ids, mask in made
             if any(mask[1 : self.context])
         ]
@@ -79,9 +81,9 @@ class ChatData(DialogueData):
             for (ids, mask), every in zip(made, answers, strict=True)
         ]
 
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         columns = [(Ragged(table, "ids"), Ragged(table, "mask")) for table in tables]
-        tokens = [table.data.column("tokens").to_numpy() for table in tables]
+        tokens = [table.numbers("tokens") for table in tables]
         self.train_examples, self.val_examples = (Dialogues(columns, part, tokens) for part in (train, held_out))
         self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from itertools import combinations
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from components.data.batches import PreferenceBatch, packed_answers
 from components.data.dialogues import DialogueData
+from components.data.loading.cache import Table
 from components.data.loading.fitting import fit_answers
 from components.data.loading.sampler import BatchLoader
 from components.data.records import formats, labels
@@ -40,15 +41,13 @@ class PreferenceData(DialogueData):
     """
 
     normalize = staticmethod(formats.preference)
-    features = datasets.Features(
-        {
-            "prompt": datasets.List(datasets.Value("int32")),
-            "completions": datasets.List(datasets.List(datasets.Value("int32"))),
-            "finished": datasets.List(datasets.Value("bool")),
-            "ranks": datasets.List(datasets.Value("float32")),
-            "category": datasets.Value("string"),
-        }
-    )
+    features = {
+        "prompt": pa.list_(pa.int32()),
+        "completions": pa.list_(pa.list_(pa.int32())),
+        "finished": pa.list_(pa.bool_()),
+        "ranks": pa.list_(pa.float32()),
+        "category": pa.string(),
+    }
 
     explained: ClassVar[dict[str, str]] = {
         "equal": "dropped: all answers are equal",
@@ -109,7 +108,7 @@ class PreferenceData(DialogueData):
             seen.update(pairs)
             yield columns
 
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = (
             Comparisons(tables, self._units(tables, part)) for part in (train, held_out)
         )
@@ -172,12 +171,12 @@ class PreferenceData(DialogueData):
         columns = {"prompt": made.prompt, "completions": made.answers, "finished": made.finished}
         return {**columns, "ranks": ranks, "tokens": tokens}, made.cut
 
-    def _units(self, tables: list[datasets.Dataset], indices: np.ndarray) -> list[list[tuple[int, int]]]:
+    def _units(self, tables: list[Table], indices: np.ndarray) -> list[list[tuple[int, int]]]:
         """Units that are never split: single records, or all records of a prompt."""
         pairs = [(int(s), int(r)) for s, r in indices]
         if not self.group_by_prompt:
             return [[pair] for pair in pairs]
-        keys = [table.data.column("key").to_numpy() for table in tables]
+        keys = [table.numbers("key") for table in tables]
         units: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for s, r in pairs:
             units[int(keys[s][r])].append((s, r))
@@ -210,9 +209,9 @@ def _pairs(columns: dict[str, Any]) -> list[int]:
 class Comparisons:
     """Lists of records at [(source, row), …]; lengths: their numbers of tokens."""
 
-    def __init__(self, tables: list[datasets.Dataset], units: list[list[tuple[int, int]]]) -> None:
+    def __init__(self, tables: list[Table], units: list[list[tuple[int, int]]]) -> None:
         self.tables, self.units = tables, units
-        tokens = [table.data.column("tokens").to_numpy() for table in tables]
+        tokens = [table.numbers("tokens") for table in tables]
         self.lengths = np.array([sum(tokens[source][row] for source, row in unit) for unit in units])
 
     def __len__(self) -> int:

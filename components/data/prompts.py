@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 
 from components.data.dialogues import DialogueData
 from components.data.loading import split
+from components.data.loading.cache import Table
 from components.data.loading.experience import ExperienceLoader
 from components.data.loading.fitting import fit_prompt
 from components.data.loading.sampler import TrainLoader
@@ -38,14 +39,12 @@ class PromptsData(DialogueData):
     """
 
     normalize = staticmethod(formats.prompts)
-    features = datasets.Features(
-        {
-            "ids": datasets.List(datasets.Value("int32")),
-            "prompt": datasets.Value("string"),  # JSON
-            "reference": datasets.Value("string"),
-            "columns": datasets.Value("string"),  # JSON
-        }
-    )
+    features = {
+        "ids": pa.list_(pa.int32()),
+        "prompt": pa.string(),  # JSON
+        "reference": pa.string(),
+        "columns": pa.string(),  # JSON
+    }
 
     prompts_per_rollout: int
     max_prompt: int
@@ -109,7 +108,7 @@ class PromptsData(DialogueData):
         if self.pretraining is not None:
             self.pretraining.setup(stage)
 
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = Prompts(tables, train), Prompts(tables, held_out)
 
     def judge_responses(
@@ -160,7 +159,7 @@ class Prompts:
 
     lengths = None  # they are only read in rollouts
 
-    def __init__(self, tables: list[datasets.Dataset], order: np.ndarray) -> None:
+    def __init__(self, tables: list[Table], order: np.ndarray) -> None:
         self.tables, self.order = tables, order
 
     def __len__(self) -> int:

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from components.data.base import RecordData
 from components.data.batches import LMBatch
-from components.data.loading.cache import Ragged
+from components.data.loading.cache import Ragged, Table
 from components.data.records import formats
 from components.data.records.formats import Record
 from components.data.sources.source import Row, Source
@@ -39,7 +39,7 @@ class TextData(RecordData):
     """
 
     normalize = staticmethod(formats.text)
-    features = datasets.Features({"ids": datasets.List(datasets.Value("int32"))})
+    features = {"ids": pa.list_(pa.int32())}
     columns = ("text", "content")
 
     def __init__(
@@ -92,7 +92,7 @@ class TextData(RecordData):
         ids = ids[first : len(ids) if record["ends"] else -1]
         return [{"ids": ids, "tokens": len(ids)}]
 
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         documents = [Ragged(table, "ids") for table in tables]
         self.train_examples = TextRows(documents, train, self.context)
         self.val_examples = TextRows(documents, held_out, self.context)

@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
+import pyarrow as pa
 import torch
 
 from components.data.batches import UnpairedBatch, packed_answers
 from components.data.dialogues import DialogueData
+from components.data.loading.cache import Table
 from components.data.loading.fitting import fit_answers
 from components.data.records import labels
 from components.data.records.errors import SourceError
@@ -34,13 +35,11 @@ class UnpairedData(DialogueData):
     """
 
     normalize = staticmethod(labels.unpaired)
-    features = datasets.Features(
-        {
-            "prompt": datasets.List(datasets.Value("int32")),
-            "completion": datasets.List(datasets.Value("int32")),
-            "desirable": datasets.Value("bool"),
-        }
-    )
+    features = {
+        "prompt": pa.list_(pa.int32()),
+        "completion": pa.list_(pa.int32()),
+        "desirable": pa.bool_(),
+    }
     train_examples: "LabeledAnswers"
     explained: ClassVar[dict[str, str]] = {
         "tied": "dropped: all answers have the same rank",
@@ -75,7 +74,7 @@ class UnpairedData(DialogueData):
             seen.add(number)
             yield columns
 
-    def arrange(self, tables: list[datasets.Dataset], train: np.ndarray, held_out: np.ndarray) -> None:
+    def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         train_keys, held_out_keys = (_values(tables, "key", part) for part in (train, held_out))
         if len(np.unique(train_keys)) < 2:
             raise SourceError(
@@ -117,7 +116,7 @@ class LabeledAnswers:
     lengths: (M,) their tokens, without the mismatched ones; desirable: (M,) bool.
     """
 
-    def __init__(self, tables: list[datasets.Dataset], places: np.ndarray, partners: np.ndarray) -> None:
+    def __init__(self, tables: list[Table], places: np.ndarray, partners: np.ndarray) -> None:
         self.tables, self.places, self.partners = tables, places, partners
         self.lengths = _values(tables, "tokens", places)
         self.desirable = _values(tables, "desirable", places)
@@ -139,8 +138,8 @@ def mismatched(keys: np.ndarray, pool: np.ndarray, rng: np.random.Generator) -> 
     return order[(last + steps) % len(pool)]
 
 
-def _values(tables: list[datasets.Dataset], name: str, places: np.ndarray) -> np.ndarray:
+def _values(tables: list[Table], name: str, places: np.ndarray) -> np.ndarray:
     """(M,) a column's values at (M, 2) [[source, row], …]."""
-    columns = [table.data.column(name).to_numpy() for table in tables]
+    columns = [table.numbers(name) for table in tables]
     firsts = np.cumsum([0, *map(len, columns)])
     return np.concatenate(columns)[firsts[places[:, 0]] + places[:, 1]]

@@ -1,34 +1,59 @@
 """Tokenized records on disk: made once per source, tokenizer and settings, then memory-mapped."""
 
 import fcntl
+import itertools
 import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-from datasets.exceptions import DatasetGenerationError
+import pyarrow as pa
 
-from components.data.sources.source import quiet_progress
 from components.system.disk import read_json, write_json
 
-VERSION = 8  # increment it whenever the code makes different tokens or columns from the same records
-_COUNTS = "counts.json"
+VERSION = 9  # increment it whenever the code makes different tokens or columns from the same records
+BATCH = 1000  # rows of a chunk of the file
+_ROWS, _COUNTS = "rows.arrow", "counts.json"
 PREFIX = ".making-"
+
+
+class Table:
+    """The rows of an Arrow file, mapped into memory: what is not read takes none. table[i]: a row, by column."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        with pa.memory_map(str(file)) as mapped:
+            self._rows = pa.ipc.open_file(mapped).read_all()
+
+    def __len__(self) -> int:
+        return self._rows.num_rows
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        return {name: self.column(name)[row].as_py() for name in self._rows.column_names}
+
+    def column(self, name: str) -> pa.ChunkedArray:
+        return self._rows.column(name)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """(N,) the values of a column of numbers."""
+        return self.column(name).to_numpy()
+
+    def __reduce__(self) -> tuple[type["Table"], tuple[Path]]:
+        return Table, (self._file,)  # another process maps the file as well
 
 
 def stored(
     folder: str | Path,
     key: str,
     make: Callable[[Counter[str]], Iterator[dict[str, Any]]],
-    features: datasets.Features,
-) -> tuple[datasets.Dataset, Counter[str]]:
-    """The data set named `key` in a folder, and the counts from when it was made.
+    columns: Mapping[str, pa.DataType],
+) -> tuple[Table, Counter[str]]:
+    """The table named `key` in a folder, and the counts from when it was made; columns: its names and types.
 
     If it does not exist, makes it from the rows of `make(counts)` under a temporary name and renames it, so that a
     half-written one is never read and one of two processes wins. Memory use does not depend on the number of rows.
@@ -38,16 +63,14 @@ def stored(
     final.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(final.parent)
     if not final.exists():
-        with _scratch(final.parent) as scratch, quiet_progress():
-            _make(scratch, key, make, features)
+        with _scratch(final.parent) as scratch:
+            _make(scratch / "done", make, pa.schema(columns))
             try:
                 (scratch / "done").rename(final)
             except OSError:  # another process was first
                 if not final.exists():
                     raise
-    with quiet_progress():
-        table = datasets.load_from_disk(str(final))
-    return table, Counter(read_json(final / _COUNTS))
+    return Table(final / _ROWS), Counter(read_json(final / _COUNTS))
 
 
 @contextmanager
@@ -92,33 +115,25 @@ def _opened(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _make(scratch: Path, key: str, make: Callable, features: datasets.Features) -> None:
+def _make(folder: Path, make: Callable, schema: pa.Schema) -> None:
     counts: Counter[str] = Counter()
     rows = make(counts)
-    first = next(rows, None)
-    if first is None:
+    folder.mkdir()
+    empty = True
+    with pa.OSFile(str(folder / _ROWS), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        while batch := list(itertools.islice(rows, BATCH)):
+            writer.write_batch(pa.RecordBatch.from_pylist(batch, schema=schema))
+            empty = False
+    if empty:
         raise LookupError(f"no usable records (counts: {dict(counts)})")
-
-    def all_rows() -> Iterator[dict[str, Any]]:
-        yield first
-        yield from rows
-
-    try:
-        table = datasets.Dataset.from_generator(
-            all_rows, features=features, cache_dir=str(scratch / "arrow"), fingerprint=key
-        )
-    except DatasetGenerationError as error:
-        raise error.__cause__ or error from None
-    table.save_to_disk(str(scratch / "done"))
-    write_json(scratch / "done" / _COUNTS, counts)
-    shutil.rmtree(scratch / "arrow")
+    write_json(folder / _COUNTS, counts)
 
 
 class Ragged:
     """A column of lists of numbers in a memory-mapped table: item i is a view of the file."""
 
-    def __init__(self, table: datasets.Dataset, column: str):
-        chunks = table.data.column(column).chunks
+    def __init__(self, table: Table, column: str):
+        chunks = table.column(column).chunks
         self._flat = [chunk.values.to_numpy() for chunk in chunks]
         self._offsets = [chunk.offsets.to_numpy() for chunk in chunks]
         self._firsts = np.cumsum([0, *map(len, chunks)])

@@ -183,8 +183,6 @@ def _place(path: str) -> Path:
 
 
 def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    from components.data.sources.columns import arrow_rows, parquet_rows
-
     readers: dict[str | None, Callable[[Path], Iterator[Row]]] = {
         ".txt": _text_rows,
         ".json": _json_rows,
@@ -192,8 +190,8 @@ def _rows_of_files(files: list[Path], place: Path, columns: Collection[str] | No
         ".ndjson": _json_rows,
         ".csv": _csv_rows,
         ".tsv": _csv_rows,
-        ".parquet": functools.partial(_table_rows, "parquet", parquet_rows, columns),
-        ".arrow": functools.partial(_table_rows, "arrow", arrow_rows, columns),
+        ".parquet": functools.partial(_table_rows, "parquet", columns),
+        ".arrow": functools.partial(_table_rows, "arrow", columns),
     }
     empty = True
     for file in files:
@@ -218,11 +216,12 @@ def _csv_rows(file: Path) -> Iterator[Row]:
     return itertools.starmap(Row, csv_rows(file))
 
 
-def _table_rows(
-    kind: str, reader: Callable[..., Iterator[Record]], columns: Collection[str] | None, file: Path
-) -> Iterator[Row]:
+def _table_rows(kind: Literal["parquet", "arrow"], columns: Collection[str] | None, file: Path) -> Iterator[Row]:
     import pyarrow as pa
 
+    from components.data.sources.columns import arrow_rows, parquet_rows  # takes half a second
+
+    reader = parquet_rows if kind == "parquet" else arrow_rows
     try:
         with file.open("rb") as stream:
             head = stream.read(32)

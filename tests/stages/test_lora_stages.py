@@ -1,5 +1,6 @@
 """Stages with adapters: one trunk for all networks, adapters alone in the checkpoint, and the same start."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from components.generation.generate import Sampling
 from components.models.lora import TARGETS, LoRA
 from components.stages.stage import Stage
+from components.training import recomputing
 from components.training.contract import RunContext
 from components.training.self_checks import SelfCheckError
 from tests.kit.tiny_stages import adam, causal, distill, dpo, kto, ppo, quiet_fit, same_bits, scalar, trainer, weights
@@ -91,5 +93,18 @@ def test_training_with_recomputed_layers_is_the_same_to_the_bit(data):
         stage = adapted("dpo", module, gradient_checkpointing=recompute)
         quiet_fit(trainer(max_steps=3), stage, datamodule=module)
         assert stage.policy.model.recompute == recompute
+        ends.append(weights(stage.policy.adapters))
+    assert same_bits(*ends)
+
+
+def test_auto_recomputes_layers_only_if_a_step_would_not_fit_with_the_same_result(data, monkeypatch):
+    ends = []
+    for free, recomputes in ((math.inf, False), (1000.0, True)):
+        monkeypatch.setattr(recomputing, "free_memory", lambda device, free=free: free)
+        torch.manual_seed(0)
+        stage = adapted("ppo", data("ppo"), gradient_checkpointing="auto")
+        quiet_fit(trainer(max_steps=2), stage, datamodule=data("ppo"))
+        assert {network.model.recompute for network in stage.networks().values()} == {recomputes}
+        assert ("layers are recomputed" in stage.memory) == recomputes
         ends.append(weights(stage.policy.adapters))
     assert same_bits(*ends)

@@ -1,0 +1,56 @@
+"""The estimate of a step's memory, against what a model really keeps."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from components.training.recomputing import Need, need_of
+from tests.kit.tiny_stages import causal
+
+WIDE = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_hidden_layers=3)
+
+
+def kept_bytes(model, ids: torch.Tensor) -> int:
+    """Of the activations that a forward pass keeps."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+    alive = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights and tensor.shape[0] == len(ids):  # not joined matrices
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.hidden(ids)
+    return sum(kept.values())
+
+
+@pytest.mark.parametrize("shape", [{}, {"num_key_value_heads": 1}])
+def test_the_estimate_is_within_a_tenth_of_what_a_model_keeps(shape):
+    model, ids = causal(**WIDE, **{"num_key_value_heads": 4, **shape}), torch.ones(8, 64, dtype=torch.int64)
+    need = need_of([model], ids.numel(), width=4, lean=True)
+    assert need.kept == pytest.approx(kept_bytes(model, ids), rel=0.1)
+    assert need.states == 3 * 4 * sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_frozen_weights_have_no_states_and_recomputing_keeps_one_layer():
+    model = causal(**WIDE, num_key_value_heads=4).requires_grad_(False)
+    need = need_of([model], 100, width=4, lean=True)
+    assert need.states == 0
+    inputs, inside = 100 * 5 * 4 * 64, 100 * 4 * (64 + 4 * 64 + 2 * 160)
+    assert (need.kept, need.recomputed) == (inputs + 3 * inside, inputs + inside)
+
+
+def test_the_note_says_what_is_needed_what_there_is_and_what_follows():
+    need = Need(2**30, 2 * 2**30, 2**29)
+    assert need.note(4 * 2**30) == "a step takes about 3.0 GB, 4.0 GB are free: activations are kept"
+    assert need.note(3 * 2**30) == (
+        "a step takes about 3.0 GB, 3.0 GB are free: layers are recomputed in the backward pass, which takes about "
+        "1.5 GB (gradient_checkpointing=auto)"
+    )
+    assert need.note(math.inf) == "a step takes about 3.0 GB: activations are kept"

@@ -6,11 +6,12 @@ from torch import nn
 from components.callbacks.small_data import SmallData
 from components.data.data_contract import DataContract, data_of
 from components.loggers.recorder import recorders
+from components.training.contract import Reporting
 
 
 class Header(Callback):
     """Prints the model and its parameters, the device and precision, training and held-out records, batch size and
-    steps, and where each logger shows curves. model: its name."""
+    steps, memory if layers are recomputed by it, and where each logger shows curves. model: its name."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -32,6 +33,7 @@ class Header(Callback):
                 "data": records(data),
                 "steps": steps(trainer, data),
                 "": "\n".join(c.note for c in trainer.callbacks if isinstance(c, SmallData)),  # type: ignore[attr-defined]
+                "memory": pl_module.memory if isinstance(pl_module, Reporting) else "",
                 "curves": f"\n{'':<8}".join(filter(None, (recorder.location() for recorder in recorders(trainer)))),
             }
             print("\n".join(f"{name:<8}{text}" for name, text in lines.items() if text), flush=True)

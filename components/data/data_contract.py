@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 from lightning import LightningDataModule, Trainer
 
 from components.data.batches import PreferenceBatch
@@ -32,6 +33,13 @@ class DataContract(LightningDataModule):
     def format(self) -> str:
         """Of the records: text, chat, preference or prompts."""
         return ""
+
+    def largest_batch(self) -> int:
+        """The most tokens in a batch of this process: of its longest examples, or of rows of the whole context."""
+        lengths = getattr(self.train_examples, "lengths", None)
+        if lengths is None:
+            return self.batch_size * self.context
+        return int(np.sort(lengths)[-self.batch_size :].sum()) if self.batch_size else 0
 
     @property
     def balance(self) -> tuple[int, int] | None:

@@ -90,7 +90,7 @@ class Common(TypedDict, total=False):
     task: str
     run: str
     seed: int
-    gradient_checkpointing: bool
+    gradient_checkpointing: bool | Literal["auto"]
     compile: bool
     context: Count | None
     tokens_at_once: Count

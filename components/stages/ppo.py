@@ -108,6 +108,7 @@ class PPO(OnPolicy):
                 f"{'' if mixed else 'no '}pretraining text: "
                 "set both (data=world_prompts_ptx or data.pretraining) or neither"
             )
+        super().on_fit_start()
 
     def build_optimizer(self) -> Optimizer:
         """One optimizer whose groups have two learning rates: the policy's groups, then the value model's."""

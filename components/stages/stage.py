@@ -16,11 +16,12 @@ from components.functional.seeding import step_seed
 from components.models.heads import CausalLM, ScalarModel
 from components.models.lora import Adaptable
 from components.models.shards import in_shards, shard
-from components.training import patterns
+from components.training import patterns, recomputing
 from components.training.averages import Averages
 from components.training.contract import ALONE, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
 from components.training.optimizers import scaled
+from components.training.recomputing import need_of
 from components.training.self_checks import (
     FirstStep,
     check_even,
@@ -105,7 +106,7 @@ class Stage(Reporting, L.LightningModule):
             kept = patterns.freeze_(name, model, self.freeze_patterns)
             self._kept_frozen.names.update(f"{name}.{inner}" for inner in kept.names)
             self._kept_frozen.patterns.update(kept.patterns)
-        if self.run.gradient_checkpointing and not frozen:
+        if self.run.gradient_checkpointing is True and not frozen:
             model.model.recompute = True
         if self.run.compile:
             for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
@@ -125,6 +126,28 @@ class Stage(Reporting, L.LightningModule):
     def as_before_training(self, model: Any, build: Callable[[], Any]) -> Any:
         """`model` as it is before training: `model` without its adapters if the run has any, else a second build."""
         return model.bare() if self.run.lora is not None else build()
+
+    def on_fit_start(self) -> None:
+        """Decides whether layers are recomputed, if that is left to the memory that is free: the same on all processes,
+        whose results do not depend on it."""
+        if self.run.gradient_checkpointing != "auto":
+            return
+        trained = [network for name, network in self.networks().items() if name not in self.frozen]
+        lean = self.run.compile or self.device.type == "cpu"
+        need = need_of(trained, self.largest_batch(), width=self._width_of_products(), lean=lean)
+        free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
+        self.memory = need.note(free)
+        if bool(self.reduced(torch.tensor(float(not need.fits(free))), "max")):
+            for network in trained:
+                network.model.recompute = True
+
+    def largest_batch(self) -> int:
+        """The most tokens that a network reads at once in training; 0 if the data does not say."""
+        return self.data.largest_batch()
+
+    def _width_of_products(self) -> int:
+        precision = str(self.trainer.precision)
+        return 2 if "16" in precision else 8 if "64" in precision else 4
 
     def on_train_start(self) -> None:
         """Checks that all processes have the same number of batches and, if there are frozen networks, that they are

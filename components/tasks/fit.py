@@ -103,7 +103,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
     if shape is not None and "vocab_size" in shape:  # a fresh model; one that is read comes with its tokenizer
         with open_dict(cfg):
             shape.unused_ids = list(tokenizer.unused_ids(shape.vocab_size))
-    if cfg.lora and cfg.lora.base and not cfg.gradient_checkpointing:
+    if cfg.lora and cfg.lora.base and cfg.gradient_checkpointing is not True:
         log.warning(
             "lora.base: a quantized matrix is kept dense from its forward to its backward pass; "
             "gradient_checkpointing=true keeps those of one layer at a time"

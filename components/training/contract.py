@@ -5,7 +5,7 @@ Nothing is set on a stage from outside, and reading one of its collections does 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -17,14 +17,15 @@ class RunContext:
     """What a run decides for every stage alike; passed to the constructor as `run`.
 
     seed: of all random numbers in training. lora: adapters to train instead of all weights.
-    gradient_checkpointing: activations inside layers are recomputed in the backward pass, not kept. compile: layers are
-    compiled with torch.compile. fresh: the model starts from random weights. reward_is_adapter: the reward model's
-    artifact holds adapters of the trunk that the policy starts from.
+    gradient_checkpointing: activations inside layers are recomputed in the backward pass, not kept; auto: if keeping
+    them would not fit in the memory that is free when training starts. compile: layers are compiled with torch.compile.
+    fresh: the model starts from random weights. reward_is_adapter: the reward model's artifact holds adapters of the
+    trunk that the policy starts from.
     """
 
     seed: int = 0
     lora: LoRA | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
     compile: bool = False
     fresh: bool = True
     reward_is_adapter: bool = False
@@ -85,13 +86,15 @@ class Reporting:
     """What callbacks read of a module, with defaults for a module that has nothing to report.
 
     charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
-    progress line. micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
+    progress line. memory: what a step was estimated to take and what followed from it, if anything did.
+    micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
     max_new_tokens: the most tokens that a response can have; None without responses. samples_at_hand: whether
     sample_texts() only returns what was kept, without running a model.
     """
 
     charts: Sequence[Chart] = ()
     headline: Mapping[str, float] = {}
+    memory: str = ""
     micro_batch: tuple[Tensor, Tensor | int] | None = None
     max_new_tokens: int | None = None
     samples_at_hand: bool = False

@@ -128,6 +128,8 @@ def serve(
     """Serve models through an OpenAI-compatible API."""
     with plain_errors():
         server = serving_module()
+        if not all(key.strip() for key in api_key or []):
+            raise ValueError("--api-key: expected a text that is not empty")
         opened = server.bound(host, port)  # before the models are loaded, which takes long
     with opened:
         with plain_errors():

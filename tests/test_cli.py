@@ -326,6 +326,7 @@ def test_serve_gives_one_clear_message(run_folder, monkeypatch):
     assert (
         result.exit_code == 1 and f"cannot listen on 127.0.0.1:{port}" in result.stderr and "--port 0" in result.stderr
     )
+    assert "expected a text that is not empty" in gradus("serve", run_folder, "--api-key", " ").stderr
     result = gradus("serve", run_folder / "tokenizer", "--port", 0)
     assert result.exit_code == 1 and "no model that can be served" in result.stderr
     monkeypatch.delattr(sys.modules["components.serving"], "server")

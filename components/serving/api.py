@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -115,7 +114,7 @@ class _Api:
         return JSONResponse({"object": "list", "data": data})
 
     async def model(self, http: HttpRequest) -> Response:
-        name = unquote(http.path_params["name"])
+        name = http.path_params["name"]
         served = self.service.served.get(name)
         if served is None:
             raise ApiError(404, f"The model {name[:80]!r} does not exist", code="model_not_found", param="model")

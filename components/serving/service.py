@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 
 log = logging.getLogger(__name__)
+ARRIVAL = 30.0  # seconds that a request's body can take
 
 
 class Limits(NamedTuple):
@@ -52,10 +53,15 @@ class Service:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise ApiError(415, "expected the header Content-Type: application/json")
         content = bytearray()
-        async for chunk in request.stream():
-            content += chunk
-            if len(content) > self.limits.body:
-                raise ApiError(413, f"the request has more than {self.limits.body:,} bytes", code="request_too_large")
+        try:
+            async with asyncio.timeout(ARRIVAL):
+                async for chunk in request.stream():
+                    content += chunk
+                    if len(content) > self.limits.body:
+                        message = f"the request has more than {self.limits.body:,} bytes"
+                        raise ApiError(413, message, code="request_too_large")
+        except TimeoutError:
+            raise ApiError(408, f"the request did not arrive within {ARRIVAL} s", code="timeout") from None
         return bytes(content)
 
     def find(self, name: str, *, generates: bool) -> Served:

@@ -231,3 +231,17 @@ def test_models_take_turns(model, small_tokenizer):
         engine.close()
     ahead = [order[:end].count("m") - order[:end].count("other") for end in range(len(order))]
     assert set(ahead) <= {0, 1} and len(order) > 2
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_rows_join_and_leave_as_on_a_cpu(model, small_tokenizer):
+    """Each step is a CUDA graph, which stays valid while prompts take the rows of finished ones."""
+    expected = [greedy(model, small_tokenizer, prompt) for prompt in PROMPTS]
+    on_gpu = tiny_models.random_model(small_tokenizer.vocab_size).cuda()
+    engine = Engine({"m": on_gpu}, most_rows=3)
+    try:
+        clients = [Client(engine, small_tokenizer, PROMPTS[number % 4]) for number in range(16)]
+        answers = [client.answers()[0][1] for client in clients]
+    finally:
+        engine.close()
+    assert answers == expected * 4

@@ -21,18 +21,16 @@ ABSENT = {  # official fields that could have no effect here, with the values th
     "prediction": (),
     "previous_response_id": (),
     "prompt": (),
-    "prompt_cache_key": (),
     "prompt_cache_retention": (),
     "reasoning": ({},),
     "reasoning_effort": (),
-    "safety_identifier": (),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": ("",),
-    "user": (),
     "verbosity": (),
     "web_search_options": (),
 }
+LABELS = ("prompt_cache_key", "safety_identifier", "user")  # say who asks, which changes no answer of the official API
 MOST_STOPS, MOST_TOP = 16, 20
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
@@ -160,7 +158,8 @@ def parsed(body: bytes, kind: type[Strict]) -> Any:
         raise invalid(f"the body is not valid JSON: {str(error)[:200]}", code=None) from None
     if not isinstance(value, dict):
         raise invalid("the body must be a JSON object", code=None)
-    given = {name: field for name, field in value.items() if field is not None}
+    labels = [name for name in LABELS if isinstance(value.get(name), str) and name not in kind.model_fields]
+    given = {name: field for name, field in value.items() if field is not None and name not in labels}
     for name in [name for name in given if name in ABSENT and name not in kind.model_fields]:
         if not any(given[name] == neutral for neutral in ABSENT[name]):
             raise invalid(f"{name!r} is not supported: it would have no effect here. Leave it out", name, _UNSUPPORTED)

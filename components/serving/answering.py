@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from components.serving.api_errors import ApiError
+from components.serving.api_errors import ApiError, invalid
 from components.serving.engine import Busy, Engine
 from components.serving.rows import Event, Failed, Piece, Request
 
@@ -48,13 +48,16 @@ class Answering:
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def start(self, requests: Sequence[Request]) -> None:
-        """Submits one request per prompt. Raises ApiError if the queue is full."""
+        """Submits one request per prompt. Raises ApiError if the queue is full or one cannot fit in memory."""
         for request in requests:
             try:
                 self.engine.submit(self.model, request)
             except Busy as error:
                 self.cancel()
                 raise busy(error) from None
+            except ValueError as error:
+                self.cancel()
+                raise invalid(str(error)) from None
             self.requests.append(request)
 
     def cancel(self) -> None:

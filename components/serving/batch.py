@@ -116,6 +116,16 @@ class Batch:
         """An empty cache with the model's weights."""
         return self._weights_of.empty(torch.zeros(rows, dtype=torch.int64, device=self.device), size)
 
+    def columns(self, used: int) -> int:
+        """The columns of a cache for texts of so many tokens so far, with room for more."""
+        return min(used + used // 2, self.model.config.longest) + ROOM
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of keys and values; twice, since a cache that grows is copied."""
+        tensors, config = self._tensors(self._weights_of), self.model.config
+        return 2 * len(tensors) * config.num_key_value_heads * config.head_dim * tensors[0].element_size()
+
     def running(self) -> list[tuple[int, Row]]:
         """The rows with their slots."""
         return [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
@@ -169,7 +179,7 @@ class Batch:
         lengths = old.length - old.starts[slots]
         most = int(lengths.max()) if slots else 0
         used = max(most, longest)
-        cache = self.new_cache(len(slots) + more, used + max(ROOM, used // 2))
+        cache = self.new_cache(len(slots) + more, self.columns(used))
         cache.length = used
         cache.starts.fill_(used)
         cache.starts[: len(slots)] = used - lengths

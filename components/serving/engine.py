@@ -7,7 +7,7 @@ prompts and samples one token for each of its running rows. Within a model, prom
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
@@ -35,9 +35,10 @@ class Busy(Exception):
 class Lane:
     """One model's waiting requests, the one that is being read, and the running rows."""
 
-    def __init__(self, model: CausalLM, most_rows: int) -> None:
+    def __init__(self, model: CausalLM, most_rows: int, cache_bytes: float) -> None:
         self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
         self.most_rows = most_rows
+        self.most_tokens = cache_bytes / self.batch.bytes_per_token
         self.waiting: deque[Request] = deque()
         self.reading: tuple[Request, Reading] | None = None
 
@@ -71,7 +72,7 @@ class Lane:
             if self.reading is None:
                 if not self.waiting:
                     return
-                if self.running + self.waiting[0].options.n > self.most_rows:
+                if not self.fits(self.waiting[0], [row for _, row in self.batch.running()]):
                     return
                 request = self.waiting.popleft()
                 self.reading = request, Reading(self.batch, request.prompt)
@@ -81,7 +82,19 @@ class Lane:
             if reading.done:
                 self.reading = None
                 self.batch.prefixes.remember(reading.held())
-                self.batch.join([Row(request, index) for index in range(request.options.n)], reading)
+                try:
+                    rows = [Row(request, index) for index in range(request.options.n)]
+                except Exception as error:  # of its constraint
+                    log.exception("a request failed")
+                    fail(request, Failed(f"{type(error).__name__} while answering; the server's log has more"))
+                else:
+                    self.batch.join(rows, reading)
+
+    def fits(self, request: Request, running: Sequence[Row] = ()) -> bool:
+        """Whether there are rows for the request, and memory for all of them if they become as long as they can."""
+        rows = len(running) + request.options.n
+        longest = max(one.longest for one in (request, *(row.request for row in running)))
+        return rows <= self.most_rows and rows * self.batch.columns(longest) <= self.most_tokens
 
     @property
     def running(self) -> int:
@@ -136,12 +149,21 @@ def fail(request: Request, event: Failed) -> None:
 class Engine:
     """Runs models; submit, cancel, call and close can be called from any thread.
 
-    most_rows: rows of one model that decode together. most_waiting: requests that wait for their first token, and calls
+    most_rows: rows of one model that decode together; cache_bytes: what the caches of all models can take together, for
+    rows as long as they can become. most_waiting: requests that wait for their first token, and calls
     that wait for their turn; more raise Busy.
     """
 
-    def __init__(self, models: Mapping[str, CausalLM], *, most_rows: int = 64, most_waiting: int = 256) -> None:
-        self.lanes = {name: Lane(model, most_rows) for name, model in models.items()}
+    def __init__(
+        self,
+        models: Mapping[str, CausalLM],
+        *,
+        most_rows: int = 64,
+        most_waiting: int = 256,
+        cache_bytes: float = float("inf"),
+    ) -> None:
+        share = cache_bytes / max(1, len(models))
+        self.lanes = {name: Lane(model, most_rows, share) for name, model in models.items()}
         self.most_rows, self.most_waiting = most_rows, most_waiting
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._changed = threading.Condition()
@@ -155,6 +177,8 @@ class Engine:
             raise ValueError(f"expected 1 to {self.room(model)} tokens, prompt and answer together")
         if request.options.n > self.most_rows or request.options.max_tokens < 1:
             raise ValueError(f"expected at most {self.most_rows} samples of at least one token")
+        if not self.lanes[model].fits(request):
+            raise ValueError(f"{request.options.n} samples of up to {request.longest} tokens do not fit in memory")
         with self._changed:
             self._admit()
             self.lanes[model].waiting.append(request)

@@ -102,6 +102,11 @@ class Request:
         self.born = time.monotonic()
 
     @property
+    def longest(self) -> int:
+        """The tokens of the prompt and the longest answer."""
+        return len(self.prompt) + self.options.max_tokens
+
+    @property
     def late(self) -> bool:
         return time.monotonic() - self.born > self.seconds
 

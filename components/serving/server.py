@@ -3,12 +3,13 @@
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
+import torch
 import uvicorn
 
 from components.artifacts import store
@@ -18,8 +19,10 @@ from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Limits, Service
 from components.serving.votes import Votes
+from components.system.memory import available
 
 Shown = Literal["none", "requests", "texts"]
+CACHES = 0.5  # of the free memory is for the caches of running rows
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -44,8 +47,14 @@ def loaded(folders: Mapping[str, Path], *, context: int | None, place: Callable[
 def new_service(served: Sequence[Served], limits: Limits, *, most_rows: int, most_waiting: int, votes: Path) -> Service:
     """The service of loaded models, with its engine running. votes: the file that keeps them."""
     models = {one.name: one.model for one in served if isinstance(one.model, CausalLM)}
-    engine = Engine(models, most_rows=most_rows, most_waiting=most_waiting)
+    engine = Engine(models, most_rows=most_rows, most_waiting=most_waiting, cache_bytes=CACHES * _free(models.values()))
     return Service(served, engine, limits, Votes(votes))
+
+
+def _free(models: Iterable[CausalLM]) -> float:
+    """Bytes of memory that are free where the models are: on their device, or in the machine."""
+    device = next((next(model.parameters()).device for model in models), torch.device("cpu"))
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available()
 
 
 def is_loopback(host: str) -> bool:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from components.generation.generate import Sampling, generate
+from components.serving.batch import Batch
 from components.serving.engine import Busy, Engine
 from components.serving.rows import Failed, Options, Piece, Request
 from tests.kit import tiny_models
@@ -184,6 +185,27 @@ def test_a_request_that_waits_too_long_fails_and_one_that_runs_too_long_is_cut(e
 def test_an_impossible_request_is_refused_at_once(engine, small_tokenizer, bad):
     with pytest.raises(ValueError):
         Client(engine, small_tokenizer, [1, 2, 3], **bad)
+
+
+def test_rows_wait_until_there_is_memory_for_them_at_their_longest(model, small_tokenizer):
+    per_row = Batch(model, rows=1, prefixes=0)
+    memory = 3 * per_row.columns(20) * per_row.bytes_per_token
+    engine = Engine({"m": model}, cache_bytes=memory)
+    try:
+        released = hold(engine)
+        clients = [Client(engine, small_tokenizer, [3] * 4, max_tokens=16, temperature=1.0, seed=n) for n in range(9)]
+        most = []
+        clients[0].request.deliver = lambda event: (
+            most.append(engine.lanes["m"].running),
+            clients[0].pieces.put(event),
+        )
+        released.set()
+        assert all(client.answers() for client in clients)
+        assert max(most) == 3
+        with pytest.raises(ValueError, match="do not fit in memory"):
+            Client(engine, small_tokenizer, [3] * 4, max_tokens=16, n=4)
+    finally:
+        engine.close()
 
 
 def test_one_request_that_fails_ends_alone(engine, model, small_tokenizer, caplog):

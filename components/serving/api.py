@@ -22,6 +22,7 @@ from components.serving.protocol import ScoreAsked, parsed
 from components.serving.replies import model_object
 from components.serving.responses_endpoint import responses
 from components.serving.service import Service
+from components.serving.static_page import page
 from components.serving.votes import ThumbAsked, VoteAsked, Votes, is_thumb
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,8 @@ def new_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[str] 
     }
     routes = [Route(path, api.endpoint(path, handler), methods=["POST"]) for path, handler in posts.items()]
     routes += [Route(path, api.endpoint(path, handler), methods=["GET"]) for path, handler in gets.items()]
-    routes += [Route("/health", api.endpoint("/health", api.health, is_open=True), methods=["GET"])]
+    for path, handler in {"/health": api.health, "/": page, "/page/{name}": page}.items():
+        routes.append(Route(path, api.endpoint(path, handler, is_open=True), methods=["GET"]))
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:

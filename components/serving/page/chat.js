@@ -1,0 +1,137 @@
+// A conversation with one model: streamed, stopped, edited, retried.
+
+import { chat } from "./api.js";
+import { onModels, reported } from "./connection.js";
+import { button, byId, element, followed, submitOnEnter } from "./dom.js";
+import { areValid, sampling, withSystem } from "./settings.js";
+
+const turns = []; // {role, content, view}: view is the turn's article
+let running = null; // the AbortController of the answer in progress
+
+const say = (text) => (byId("chat-status").textContent = text);
+
+/** A turn at the end of the conversation. */
+function addTurn(role, content, name) {
+  const text = element("p", { className: "text", dir: "auto" }, content);
+  const actions = element("div", { className: "actions" });
+  const title = element("h3", {}, name);
+  const view = element("article", { className: `turn ${role}`, "aria-label": name }, title, text, actions);
+  const turn = { role, content, view, text, actions };
+  turns.push(turn);
+  followed(() => byId("turns").append(view));
+  if (role === "user") actions.append(button("Edit", () => edit(turn)));
+  return turn;
+}
+
+/** Removes a turn and all after it. */
+function cutAt(turn) {
+  for (const gone of turns.splice(turns.indexOf(turn))) gone.view.remove();
+}
+
+function edit(turn) {
+  running?.abort();
+  const area = element("textarea", { value: turn.content, rows: 3, dir: "auto", "aria-label": "Edited message" });
+  const close = () => {
+    form.replaceWith(turn.text);
+    turn.actions.hidden = false;
+  };
+  const form = element("form", {}, area);
+  const buttons = [element("button", {}, "Send again"), button("Cancel", close)];
+  form.append(element("div", { className: "actions" }, ...buttons));
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const content = area.value.trim();
+    if (!content || !areValid()) return;
+    cutAt(turn);
+    ask(content);
+  });
+  submitOnEnter(area);
+  area.addEventListener("keydown", (event) => event.key === "Escape" && close());
+  turn.text.replaceWith(form);
+  turn.actions.hidden = true;
+  area.focus();
+}
+
+function ask(content) {
+  addTurn("user", content, "You");
+  return answer();
+}
+
+function retry(turn) {
+  if (!areValid()) return;
+  running?.abort();
+  cutAt(turn);
+  answer();
+  byId("chat-text").focus();
+}
+
+/** Streams the next answer into a new turn. */
+async function answer() {
+  const model = byId("chat-model").value;
+  const messages = withSystem(turns.map(({ role, content }) => ({ role, content })));
+  const turn = addTurn("assistant", "", model);
+  const own = (running = new AbortController());
+  setBusy(turn, true);
+  say("Answering …");
+  try {
+    say(ended(await receive(turn, { model, messages, ...sampling() }, own.signal)));
+  } catch (error) {
+    const stopped = error.name === "AbortError";
+    say(stopped ? "Stopped." : "");
+    if (!stopped) turn.view.append(element("p", { className: "failure", role: "alert" }, reported(error)));
+  }
+  if (running === own) running = null;
+  setBusy(turn, false);
+  turn.actions.append(button("Retry", () => retry(turn)));
+}
+
+async function receive(turn, body, signal) {
+  let finish = null;
+  for await (const { choices } of chat(body, signal)) {
+    if (!choices.length) continue;
+    turn.content += choices[0].delta.content ?? "";
+    finish = choices[0].finish_reason ?? finish;
+    followed(() => (turn.text.textContent = turn.content));
+  }
+  return finish;
+}
+
+const ended = (finish) => (finish === "length" ? "The answer was cut: it reached its longest length." : "Answered.");
+
+function setBusy(turn, busy) {
+  turn.view.classList.toggle("busy", busy);
+  turn.view.setAttribute("aria-busy", busy);
+  byId("chat-send").textContent = running ? "Stop" : "Send";
+}
+
+function submit(event) {
+  event.preventDefault();
+  if (running) return running.abort();
+  const area = byId("chat-text");
+  const content = area.value.trim();
+  if (!content || !byId("chat-model").value || !areValid()) return;
+  area.value = "";
+  ask(content);
+}
+
+/** The menu of language models; the newest one is chosen at first. */
+function fillMenu(models) {
+  const menu = byId("chat-model");
+  const names = models.filter((model) => model.kind === "language model").map((model) => model.id);
+  const chosen = names.includes(menu.value) ? menu.value : names.at(-1);
+  menu.replaceChildren(...names.map((name) => element("option", { value: name }, name)));
+  menu.value = chosen ?? "";
+}
+
+export function start() {
+  onModels(fillMenu);
+  submitOnEnter(byId("chat-text"));
+  byId("chat-form").addEventListener("submit", submit);
+  byId("chat").addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());
+  byId("chat-new").addEventListener("click", () => {
+    running?.abort();
+    if (turns.length) cutAt(turns[0]);
+    say("");
+    byId("chat-text").focus();
+  });
+}

@@ -1,0 +1,38 @@
+// Elements. Text is always set as text: nothing here, or anywhere on the page, parses HTML.
+
+export const byId = (id) => document.getElementById(id);
+
+/** An element with properties, and children that are elements or texts. */
+export function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key.includes("-") || key === "role") made.setAttribute(key, value);
+    else made[key] = value;
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A button that does something when pressed. */
+export function button(label, action, properties = {}) {
+  const made = element("button", { type: "button", ...properties }, label);
+  made.addEventListener("click", () => action(made));
+  return made;
+}
+
+/** Makes Enter in a text area submit its form; Shift+Enter starts a line, and so does Enter within a word being composed. */
+export function submitOnEnter(area) {
+  area.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    area.form.requestSubmit();
+  });
+}
+
+/** Keeps the end of the document in view while `change` makes it longer, if it is in view now. */
+export function followed(change) {
+  const page = document.documentElement;
+  const atEnd = page.scrollHeight - window.scrollY - window.innerHeight < 80;
+  change();
+  if (atEnd) window.scrollTo(0, page.scrollHeight);
+}

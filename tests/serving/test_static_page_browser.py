@@ -1,0 +1,216 @@
+"""The page in a real browser, against a real server of tiny models. Skipped without Playwright or a browser."""
+
+import os
+import re
+import shutil
+import socket
+import string
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+pytest.importorskip("playwright")
+pytest.importorskip("uvicorn")
+
+import uvicorn
+from playwright.sync_api import expect, sync_playwright
+
+from components.serving.api import new_app
+from components.serving.engine import Engine
+from components.serving.served import Served
+from components.serving.service import Service
+from tests.kit import tiny_models
+
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow(minutes=2),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; CHROMIUM can name one"),
+]
+LONG = string.ascii_letters[::-1]
+ANSWER = " paris, naïve<b>東"
+
+
+class RunningServer:
+    """A server in a thread, that can be stopped and started again on its port."""
+
+    def __init__(self, models, tokenizer, keys=()):
+        self.models, self.tokenizer, self.keys = models, tokenizer, keys
+        self.port = 0
+        self.start()
+
+    def start(self):
+        stages = {"base": "pretrain", "slow": "sft", "parrot": "ppo", "rm": "rm"}
+        served = [Served(f"run/{n}", model, self.tokenizer, stage=stages[n]) for n, model in self.models.items()]
+        self.service = Service(served, Engine({one.name: one.model for one in served if one.generates}, most_rows=8))
+        taken = socket.socket()
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", self.port))
+        self.port = taken.getsockname()[1]
+        taken.listen()
+        app = new_app(self.service, keys=self.keys, hosts=["127.0.0.1"])
+        self.server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=0))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [taken]})
+        self.thread.start()
+
+    def stop(self):
+        self.service.engine.stop()
+        self.server.should_exit = True
+        self.thread.join()
+
+    @property
+    def address(self):
+        return f"http://127.0.0.1:{self.port}/"
+
+
+@pytest.fixture(scope="module")
+def models(small_tokenizer):
+    header = small_tokenizer.render_prompt([{"role": "user", "content": ""}])[-1]
+    answer = [header, *small_tokenizer.encode(ANSWER), small_tokenizer.end_id]
+    size = small_tokenizer.vocab_size
+    return {
+        "base": tiny_models.random_model(size),
+        "slow": tiny_models.parrot(small_tokenizer, [header, *small_tokenizer.encode(LONG), small_tokenizer.end_id]),
+        "parrot": tiny_models.parrot(small_tokenizer, answer),
+        "rm": tiny_models.random_scalar(size),
+    }
+
+
+@contextmanager
+def opened(browser, address, **settings):
+    """A page, which must report no error of its own."""
+    context = browser.new_context(**{"viewport": {"width": 360, "height": 740}, **settings})
+    page = context.new_page()
+    errors = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    yield page
+    assert errors == []
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "the page scrolls sideways"
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(models, small_tokenizer):
+    server = RunningServer(models, small_tokenizer)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def page(browser, server):
+    with opened(browser, server.address) as page:
+        page.wait_for_selector("#chat-model option", state="attached")
+        yield page
+
+
+def say(page, text, box="#chat-text"):
+    page.fill(box, text)
+    page.press(box, "Enter")
+
+
+def texts(page):
+    return page.locator(".turn .text").all_text_contents()
+
+
+def test_a_chat_is_streamed_retried_and_edited_and_shows_markup_as_text(page):
+    page.select_option("#chat-model", "run/parrot")
+    say(page, "<img src=x onerror=alert(1)>")
+    page.wait_for_selector("text=Answered.")
+    assert texts(page) == ["<img src=x onerror=alert(1)>", ANSWER]
+    page.get_by_role("button", name="Retry").click()
+    page.wait_for_selector("text=Answered.")
+    say(page, "and bob?")
+    expect(page.locator(".turn")).to_have_count(4)
+    page.wait_for_selector("text=Answered.")
+    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_label("Edited message").fill("anna?")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("text=Answered.")
+    assert texts(page) == ["anna?", ANSWER]
+
+
+def test_an_answer_is_stopped_and_what_was_said_stays(page, server):
+    page.select_option("#chat-model", "run/slow")
+    pause = server.models["slow"].model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    say(page, "where does anna live?")
+    expect(page.locator(".turn .text").nth(1)).to_have_text(re.compile("...."))
+    page.keyboard.press("Escape")
+    page.wait_for_selector("text=Stopped.")
+    pause.remove()
+    assert 3 < len(texts(page)[1]) < len(LONG)
+    expect(page.locator("#chat-send")).to_have_text("Send")
+
+
+def test_a_setting_out_of_range_is_not_sent(page):
+    page.get_by_text("Settings").click()
+    page.get_by_label("Temperature").fill("3")
+    say(page, "hello")
+    assert texts(page) == []
+    page.get_by_label("Temperature").fill("0")
+    page.reload()
+    page.get_by_text("Settings").click()
+    assert page.get_by_label("Temperature").input_value() == "0"
+
+
+def test_models_answer_side_by_side_with_alternatives_by_keyboard(page):
+    page.get_by_role("tab", name="Side by side").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#side-models input:checked").count() == 3
+    page.get_by_role("checkbox", name="run/slow").uncheck()
+    say(page, "where does anna live?", "#side-text")
+    page.wait_for_selector("text=All have answered.")
+    answers = page.locator(".answer")
+    assert answers.locator("h3").all_text_contents() == ["run/base", "run/parrot"]
+    parrot = answers.nth(1)
+    assert parrot.locator("[role=listbox]").text_content() == ANSWER
+    numbers = parrot.locator("dt").all_text_contents()
+    assert numbers == ["tokens", "seconds", "entropy ≈", "reward"]
+    parrot.locator(".token").first.focus()
+    page.keyboard.press("ArrowRight")
+    assert parrot.locator(".token").nth(1).evaluate("token => token === document.activeElement")
+    assert page.locator("#alternatives tr").count() >= 5
+    page.keyboard.press("Escape")
+    assert page.locator("#alternatives").is_hidden()
+
+
+def test_a_dead_server_is_said_and_recovered_from(browser, models, small_tokenizer):
+    server = RunningServer(models, small_tokenizer)
+    try:
+        with opened(browser, server.address) as page:
+            page.wait_for_selector("text=Connected.")
+            page.select_option("#chat-model", "run/parrot")
+            server.stop()
+            say(page, "hello")
+            page.wait_for_selector("text=Trying again")
+            server.start()
+            page.wait_for_selector("text=Connected again.")
+            assert page.locator("#chat-model").input_value() == "run/parrot"
+            page.get_by_role("button", name="Retry").click()
+            page.wait_for_selector("text=Answered.")
+            assert texts(page) == ["hello", ANSWER]
+    finally:
+        server.stop()
+
+
+def test_a_key_is_asked_for_and_used(browser, models, small_tokenizer):
+    server = RunningServer(models, small_tokenizer, keys=["secret"])
+    try:
+        with opened(browser, server.address) as page:
+            for key, shown in (("wrong", "Incorrect API key"), ("secret", "Connected.")):
+                page.get_by_label("This server needs an API key").fill(key)
+                page.keyboard.press("Enter")
+                page.wait_for_selector(f"text={shown}")
+            assert page.locator("#chat-model option").count() == 3
+    finally:
+        server.stop()

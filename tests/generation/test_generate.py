@@ -357,3 +357,58 @@ def test_logits_that_are_not_finite_end_sampling_with_a_clear_error(monkeypatch,
     with pytest.raises(ValueError, match="logits are not numbers"):
         yielded.extend(tokens)  # of an iterable that raises it keeps what came before
     assert len(yielded) == first
+
+
+MANY = [[5, 9, 3, 17, 2, 8, 11], [7], [4, 4, 20], [13, 6], [19, 10, 21, 2, 2, 9, 14, 3, 8], [12, 15]]
+
+
+@pytest.mark.parametrize(
+    ("width", "changes"), [(1, {}), (5, {}), (50, {}), (3, {"positions": "learned", "max_position_embeddings": 21})]
+)
+def test_in_any_width_each_prompt_is_answered_once_and_as_all_at_once(width, changes):
+    model = tiny_models.random_model(VOCAB, **changes)
+    free = greedy(model, MANY, 12)
+    stops = {int(free.ids[0, 3]), int(free.ids[4, 6])}  # some stop early, some late, some never
+    expected = greedy(model, MANY, 12, stops=stops, samples_per_prompt=2)
+    samples = greedy(model, MANY, 12, stops=stops, samples_per_prompt=2, width=width)
+    assert samples.responses() == expected.responses()
+    assert torch.equal(samples.finished, expected.finished)
+    assert torch.equal(samples.mask, expected.mask)
+    assert len(set(map(len, samples.responses()))) > 1, "the test needs rows of unequal length"
+    assert (samples.ids[~samples.mask] == PAD).all()
+
+
+def test_the_width_bounds_the_rows_of_a_step_and_keeps_them_full(model, monkeypatch):
+    rows = []
+    honest = type(model).next_logits
+
+    def counted(self, input_ids, cache):
+        rows.append(input_ids.shape)
+        return honest(self, input_ids, cache)
+
+    monkeypatch.setattr(type(model), "next_logits", counted)
+    stop = greedy(model, MANY, 12).responses()[1][3]
+    rows.clear()
+    samples = greedy(model, MANY, 12, stops=[stop], samples_per_prompt=2, width=3)
+    assert max(batch for batch, _ in rows) == 3
+    tokens = int(samples.mask.sum()) - len(samples.ids)  # the first of each is sampled from its prompt's logits
+    steps = sum(batch for batch, count in rows[1:] if count == 1)  # prompts of one token count here too
+    assert steps <= tokens + 3 * 12, "only the last rows can have empty neighbors"
+
+
+def test_with_a_width_a_response_is_the_same_in_any_other_and_without_stops_as_without_a_width(model):
+    def sampled(stops, **settings):
+        return generate(
+            model,
+            MANY,
+            Sampling(10, 1.0),
+            stop_ids=stops,
+            pad_id=PAD,
+            generator=seeded("cpu", 4),
+            samples_per_prompt=3,
+            **settings,
+        ).responses()
+
+    assert sampled([STOP, 5, 6], width=2) == sampled([STOP, 5, 6], width=7) == sampled([STOP, 5, 6], width=18)
+    assert sampled([STOP, 5, 6], width=2) != sampled([], width=2)
+    assert sampled([], width=4) == sampled([])

@@ -186,6 +186,16 @@ def test_a_finished_response_ends_in_its_only_stop_token():
         assert finished or len(response) == 8
 
 
+def test_a_rollout_in_few_rows_has_the_responses_of_one_in_many():
+    asked = [prompt["ids"] for prompt in PROMPTS * 4]
+    few, many, at_once = (
+        attached(ppo(sampling=Sampling(max_new_tokens=8), rollout_width=width)).sample(asked, seeded("cpu", 1))
+        for width in (3, 100, None)
+    )
+    assert few.responses() == many.responses()
+    assert few.responses() != at_once.responses(), "all at once, sampling depends on when other rows end"
+
+
 @KINDS
 def test_validation_reports_held_out_prompts_and_changes_nothing(make):
     stage = attached(make())

@@ -25,7 +25,8 @@ class RolloutStage(Stage):
     """Samples responses to prompts. A subclass defines collect, minibatch_of and compute_loss.
 
     samples_per_prompt: responses to each prompt. epochs, minibatches: passes over a rollout, and the number of
-    minibatches in each.
+    minibatches in each. rollout_width: the most responses that are sampled at a time, which bounds the memory of
+    generation; the others wait, and take the rows of those that finish. None: all at once.
 
     rollout/ (before any update on it; val/ has the same on held-out prompts)
     entropy               mean nats per token; falls slowly; an early collapse to ~0 means too large a step
@@ -48,6 +49,7 @@ class RolloutStage(Stage):
         epochs: Count,
         minibatches: Count,
         samples_per_prompt: int = 1,
+        rollout_width: Count | None = None,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
@@ -59,6 +61,7 @@ class RolloutStage(Stage):
         self.policy_builder = policy
         self.sampling, self.stop_ids, self.pad_id = sampling, tuple(stop_ids), pad_id
         self.epochs, self.minibatches, self.samples_per_prompt = epochs, minibatches, samples_per_prompt
+        self.rollout_width = rollout_width
         self.max_new_tokens = sampling.max_new_tokens
         self._spent = Spent()
         self.clock = Clock()
@@ -91,6 +94,7 @@ class RolloutStage(Stage):
             pad_id=self.pad_id,
             generator=generator,
             samples_per_prompt=self.samples_per_prompt,
+            width=self.rollout_width,
         )
         self.clock.mark("generate")
         return samples

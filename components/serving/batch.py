@@ -35,7 +35,7 @@ class Prefixes:
         """The text that shares the longest start with `ids`, and the number of tokens shared."""
         best, place = 0, -1
         for number, held in enumerate(self._texts):
-            if (count := _shared(held.ids, ids)) > best:
+            if (count := shared(held.ids, ids)) > best:
                 best, place = count, number
         if place < 0:
             return None, 0
@@ -56,7 +56,7 @@ class Prefixes:
         self._texts = []
 
 
-def _shared(one: Sequence[int], other: Sequence[int]) -> int:
+def shared(one: Sequence[int], other: Sequence[int]) -> int:
     """The number of tokens with which both start, by bisection."""
     low, high = 0, min(len(one), len(other))
     while low < high:
@@ -66,30 +66,52 @@ def _shared(one: Sequence[int], other: Sequence[int]) -> int:
 
 
 class Reading:
-    """A prompt being read, some tokens at a time; logits (1, V) once all are."""
+    """Prompts being read together, some columns at a time; logits (N, V) once all are.
 
-    def __init__(self, batch: "Batch", prompt: Sequence[int]) -> None:
-        self.batch, self.prompt = batch, list(prompt)
+    cached: for each prompt, its tokens before the first column that one of them needs: an earlier text has them.
+    """
+
+    def __init__(self, batch: "Batch", prompts: Sequence[Sequence[int]]) -> None:
+        self.batch, self.prompts = batch, [list(prompt) for prompt in prompts]
         self.logits = torch.empty(0)
-        self.cache = batch.new_cache(1, len(self.prompt))
-        held, self.cached = batch.prefixes.longest(self.prompt[:-1])  # the last one is read for its logits
-        if held is not None:
-            for mine, theirs in zip([*self.cache.keys, *self.cache.values], [*held.keys, *held.values]):
-                mine[0, :, : self.cached] = theirs[:, : self.cached]
-            self.cache.length = self.cached
+        self.width = max(map(len, prompts))
+        self.starts = [self.width - len(prompt) for prompt in prompts]
+        self.cache = batch.new_cache(len(prompts), self.width)
+        self.cache.starts.copy_(torch.tensor(self.starts))
+        found = [batch.prefixes.longest(prompt[:-1]) for prompt in self.prompts]  # the last is read for its logits
+        first = min(start + count for start, (_, count) in zip(self.starts, found))
+        self.cached = [max(0, first - start) for start in self.starts]
+        for row, ((held, _), count) in enumerate(zip(found, self.cached)):
+            if held is not None and count:
+                for mine, theirs in zip([*self.cache.keys, *self.cache.values], [*held.keys, *held.values]):
+                    mine[row, :, first - count : first] = theirs[:, :count]
+        self.cache.length = first
 
     def advance(self, most: int) -> int:
-        """Reads up to `most` tokens; returns how many."""
-        part = self.prompt[self.cache.length : self.cache.length + most]
-        self.logits = self.batch.model.next_logits(torch.tensor([part], device=self.batch.device), self.cache)
-        return len(part)
+        """Reads about `most` tokens of all prompts together; returns how many."""
+        begin = self.cache.length
+        end = min(self.width, begin + max(1, most // len(self.prompts)))
+        padded = [
+            [0] * max(0, start - begin) + prompt[max(0, begin - start) : max(0, end - start)]
+            for start, prompt in zip(self.starts, self.prompts)
+        ]
+        tokens = torch.tensor([row[: end - begin] for row in padded], device=self.batch.device)
+        self.logits = self.batch.model.next_logits(tokens, self.cache)
+        return (end - begin) * len(self.prompts)
 
     @property
     def done(self) -> bool:
-        return self.cache.length == len(self.prompt)
+        return self.cache.length == self.width
 
-    def held(self) -> Held:
-        return Held(self.prompt, [keys[0] for keys in self.cache.keys], [values[0] for values in self.cache.values])
+    def held(self) -> list[Held]:
+        """The prompts, to be remembered."""
+        made = []
+        for row, (prompt, start) in enumerate(zip(self.prompts, self.starts)):
+            keys, values = (
+                [t[row, :, start:].clone() for t in tensors] for tensors in (self.cache.keys, self.cache.values)
+            )
+            made.append(Held(prompt, keys, values))
+        return made
 
 
 class Batch:
@@ -130,16 +152,17 @@ class Batch:
         """The rows with their slots."""
         return [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
 
-    def join(self, rows: Sequence[Row], reading: Reading) -> None:
-        """Adds rows that continue a prompt that has been read: all its samples."""
-        count = len(reading.prompt)
+    def join(self, rows: Sequence[Row], reading: Reading, prompts: Sequence[int]) -> None:
+        """Adds rows that continue prompts that have been read; prompts: for each row, the index of its own."""
         empty = [slot for slot, row in enumerate(self.rows) if row is None]
-        if len(empty) < len(rows) or count > self._cache.size:
-            self._rebuild(len(rows), count)
+        if len(empty) < len(rows) or reading.width > self._cache.size:
+            self._rebuild(len(rows), reading.width)
             empty = [slot for slot, row in enumerate(self.rows) if row is None]
         slots = empty[: len(rows)]
+        if list(prompts) != list(range(len(reading.prompts))):
+            reading.cache.select(torch.tensor(prompts, device=self.device))
         self._cache.put(torch.tensor(slots, device=self.device), reading.cache)
-        self.logits[slots] = reading.logits
+        self.logits[slots] = reading.logits[list(prompts)]
         for slot, row in zip(slots, rows):
             self.rows[slot] = row
 

@@ -16,11 +16,12 @@ import torch
 
 from components.generation.generate import NOT_NUMBERS, are_numbers
 from components.models.heads import CausalLM
-from components.serving.batch import Batch, Reading
+from components.serving.batch import Batch, Reading, shared
 from components.serving.choosing import choose
 from components.serving.rows import Failed, Request, Row
 
 READ = 512  # tokens of prompts between two tokens of the running rows
+SHARED = 16  # tokens; a prompt that shares more with one that is being read waits, to continue it
 log = logging.getLogger(__name__)
 
 
@@ -33,14 +34,14 @@ class Busy(Exception):
 
 
 class Lane:
-    """One model's waiting requests, the one that is being read, and the running rows."""
+    """One model's waiting requests, those that are being read, and the running rows."""
 
     def __init__(self, model: CausalLM, most_rows: int, cache_bytes: float) -> None:
         self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
         self.most_rows = most_rows
         self.most_tokens = cache_bytes / self.batch.bytes_per_token
         self.waiting: deque[Request] = deque()
-        self.reading: tuple[Request, Reading] | None = None
+        self.reading: tuple[list[Request], Reading] | None = None
 
     @property
     def busy(self) -> bool:
@@ -70,30 +71,58 @@ class Lane:
         budget = READ
         while budget > 0:
             if self.reading is None:
-                if not self.waiting:
+                group = self._group()
+                if not group:
                     return
-                if not self.fits(self.waiting[0], [row for _, row in self.batch.running()]):
-                    return
-                request = self.waiting.popleft()
-                self.reading = request, Reading(self.batch, request.prompt)
-                request.cached = self.reading[1].cached
-            request, reading = self.reading
+                self.reading = group, Reading(self.batch, [request.prompt for request in group])
+                for request, cached in zip(group, self.reading[1].cached):
+                    request.cached = cached
+            group, reading = self.reading
             budget -= reading.advance(budget)
             if reading.done:
                 self.reading = None
-                self.batch.prefixes.remember(reading.held())
-                try:
-                    rows = [Row(request, index) for index in range(request.options.n)]
-                except Exception as error:  # of its constraint
-                    log.exception("a request failed")
-                    fail(request, Failed(f"{type(error).__name__} while answering; the server's log has more"))
-                else:
-                    self.batch.join(rows, reading)
+                self._join(group, reading)
 
-    def fits(self, request: Request, running: Sequence[Row] = ()) -> bool:
-        """Whether there are rows for the request, and memory for all of them if they become as long as they can."""
-        rows = len(running) + request.options.n
-        longest = max(one.longest for one in (request, *(row.request for row in running)))
+    def _group(self) -> list[Request]:
+        """Takes waiting requests to read together: the first, and those after it that fit in the same turn, as long as
+        reading them at once computes at most half of its tokens in vain, and none starts as another does."""
+        group: list[Request] = []
+        running = [row for _, row in self.batch.running()]
+        new: list[int] = []  # tokens that each has to compute, read alone
+        while self.waiting and self.fits([*group, self.waiting[0]], running):
+            prompt = list(self.waiting[0].prompt)
+            known = self.batch.prefixes.longest(prompt[:-1])[1]
+            width = max([len(prompt) - known, *new])
+            if group and (
+                width * (len(group) + 1) > min(READ, 2 * (sum(new) + len(prompt) - known))
+                or any(shared(list(other.prompt), prompt) > known + SHARED for other in group)
+            ):
+                break
+            group.append(self.waiting.popleft())
+            new.append(len(prompt) - known)
+        return group
+
+    def _join(self, group: Sequence[Request], reading: Reading) -> None:
+        for held in reading.held():
+            self.batch.prefixes.remember(held)
+        rows: list[Row] = []
+        prompts: list[int] = []
+        for place, request in enumerate(group):
+            if request.canceled:
+                continue
+            try:
+                rows += [Row(request, index) for index in range(request.options.n)]
+                prompts += [place] * request.options.n
+            except Exception as error:  # of its constraint
+                log.exception("a request failed")
+                fail(request, Failed(f"{type(error).__name__} while answering; the server's log has more"))
+        if rows:
+            self.batch.join(rows, reading, prompts)
+
+    def fits(self, requests: Sequence[Request], running: Sequence[Row] = ()) -> bool:
+        """Whether there are rows for the requests, and memory for all of them if they become as long as they can."""
+        rows = len(running) + sum(request.options.n for request in requests)
+        longest = max(one.longest for one in (*requests, *(row.request for row in running)))
         return rows <= self.most_rows and rows * self.batch.columns(longest) <= self.most_tokens
 
     @property
@@ -106,8 +135,9 @@ class Lane:
         for request in [one for one in tuple(self.waiting) if one.canceled or one.late]:
             self.waiting.remove(request)
             fail(request, Failed("the request waited longer than the server's time limit", late=True))
-        if self.reading and (self.reading[0].canceled or self.reading[0].late):
-            fail(self.reading[0], Failed("the prompt took longer than the server's time limit", late=True))
+        for request in [one for one in (self.reading[0] if self.reading else []) if one.late]:
+            fail(request, Failed("the prompt took longer than the server's time limit", late=True))
+        if self.reading and all(request.canceled for request in self.reading[0]):
             self.reading = None
         for slot, row in self.batch.running():
             if row.request.late and not row.request.canceled:
@@ -130,7 +160,7 @@ class Lane:
     def abandon(self, message: str) -> None:
         """Fails every request, after an error that is nobody's own."""
         requests = {row.request for _, row in self.batch.running()} | set(self.waiting)
-        requests |= {self.reading[0]} if self.reading else set()
+        requests |= set(self.reading[0]) if self.reading else set()
         self.waiting.clear()
         self.reading = None
         self.batch.clear()
@@ -177,7 +207,7 @@ class Engine:
             raise ValueError(f"expected 1 to {self.room(model)} tokens, prompt and answer together")
         if request.options.n > self.most_rows or request.options.max_tokens < 1:
             raise ValueError(f"expected at most {self.most_rows} samples of at least one token")
-        if not self.lanes[model].fits(request):
+        if not self.lanes[model].fits([request]):
             raise ValueError(f"{request.options.n} samples of up to {request.longest} tokens do not fit in memory")
         with self._changed:
             self._admit()

@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 
 import pytest
 
@@ -92,5 +93,6 @@ def test_400_requests_get_an_answer_or_a_reason(small_tokenizer):
                 assert error["message"] and set(error) == {"message", "type", "param", "code"}, (path, body)
             else:
                 assert '"error":{' not in response.text, (path, body, response.text)
-        assert service.engine.lanes["m"].running == 0
+        while service.engine.lanes["m"].busy:  # an answer is delivered before its row leaves
+            time.sleep(0.01)
     assert statuses.count(200) > 100 and len(set(statuses)) >= 3

@@ -123,6 +123,32 @@ def test_samples_of_one_prompt_differ_and_read_it_once(engine, small_tokenizer):
     assert (client.request.cached, again.request.cached) == (0, 20)
 
 
+def test_prompts_that_wait_are_read_together_as_if_each_were_alone(engine, model, small_tokenizer):
+    Client(engine, small_tokenizer, [9, 8, 7, 6]).answers()  # one of them continues an earlier text
+    prompts = [[5, 9, 31], [9, 8, 7, 6, 50], [40] * 6, [9, 8, 7, 6, 20, 21], [77, 3]]
+    released = hold(engine)
+    clients = [Client(engine, small_tokenizer, prompt, n=2 - number % 2) for number, prompt in enumerate(prompts)]
+    calls = []
+    forward = model.next_logits
+    engine.lanes["m"].batch.model = type("Counted", (), {"config": model.config})()
+    engine.lanes["m"].batch.model.next_logits = lambda ids, cache: calls.append(ids.shape) or forward(ids, cache)
+    released.set()
+    for client, prompt in zip(clients, prompts):
+        for _, tokens, _ in client.answers():
+            assert tokens == greedy(model, small_tokenizer, prompt)
+    assert len([shape for shape in calls if shape[1] > 1]) <= 2
+
+
+def test_a_long_start_that_waiting_prompts_share_is_computed_once(engine, model, small_tokenizer):
+    start = [30 + number % 7 for number in range(40)]
+    released = hold(engine)
+    clients = [Client(engine, small_tokenizer, [*start, 50 + number]) for number in range(4)]
+    released.set()
+    for number, client in enumerate(clients):
+        assert client.answers()[0][1] == greedy(model, small_tokenizer, [*start, 50 + number])
+    assert [client.request.cached for client in clients] == [0, 40, 40, 40]
+
+
 def test_a_next_turn_continues_the_text_of_the_previous_one(engine, model, small_tokenizer):
     [[_, tokens, _]] = Client(engine, small_tokenizer, PROMPTS[1]).answers()
     prompt = [*PROMPTS[1], *tokens, 77]

@@ -136,5 +136,5 @@ def welcome(service: Service, address: str, keys: Sequence[str]) -> str:
     key = " -H 'Authorization: Bearer KEY'" if keys else ""
     body = '{"model": "%s", "messages": [{"role": "user", "content": "Hello"}]}' % (first.name if first else "")
     call = f"curl {address}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
-    where = [f"page    {address}/", f"address {address}/v1 (Ctrl-C ends)"]
-    return "\n".join(["models", *lines, *where, *([call] if first else [])])
+    where = f"address {address}/v1; page {address}/ (Ctrl-C ends)"
+    return "\n".join(["models", *lines, where, *([call] if first else [])])

@@ -72,7 +72,7 @@ def generate(
     """
     _check_room(model, prompts, sampling)
     total = len(prompts) * samples_per_prompt
-    with _threads_for(model, min(total, width or total)):
+    with threads_for(model, min(total, width or total)):
         if width is None:
             return _generate(model, prompts, sampling, stop_ids, pad_id, generator, samples_per_prompt)
         waiting = _Waiting(prompts, samples_per_prompt, pad_id)
@@ -259,7 +259,7 @@ class Unfinished:
 
 
 @contextmanager
-def _threads_for(model: CausalLM, rows: int) -> Iterator[None]:
+def threads_for(model: CausalLM, rows: int) -> Iterator[None]:
     """Uses one thread if a step's products are so small that several threads would mostly wait for each other."""
     before = torch.get_num_threads()
     if next(model.parameters()).device.type == "cpu" and rows * model.config.num_parameters() < ONE_THREAD:
@@ -288,7 +288,7 @@ def stream(
     device = next(model.parameters()).device
     ids, starts = _left_pad([prompt], 0, device)
     cache = model.new_cache(starts, ids.shape[1] + sampling.max_new_tokens, dtype=compute_dtype(model))
-    with _threads_for(model, 1):
+    with threads_for(model, 1):
         logits = model.next_logits(ids, cache)
     advance = step_of(model, cache)
     for remaining in reversed(range(sampling.max_new_tokens)):
@@ -300,7 +300,7 @@ def stream(
             return
         yield token_id
         if remaining:
-            with _threads_for(model, 1):
+            with threads_for(model, 1):
                 logits = advance(token)
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from components.generation.generate import compute_dtype
+from components.generation.generate import compute_dtype, threads_for
 from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
@@ -188,7 +188,8 @@ class Batch:
         self._cache.starts[empty] = self._cache.length  # they stay at position 0
         tokens = torch.tensor([row.ids[-1] if row else 0 for row in self.rows], device=self.device)
         self._step = self._step or step_of(self.model, self._cache)
-        self.logits = self._step(tokens)
+        with threads_for(self.model, len(self.rows)):
+            self.logits = self._step(tokens)
 
     def clear(self) -> None:
         """Removes all rows and texts."""

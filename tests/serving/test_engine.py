@@ -123,19 +123,19 @@ def test_samples_of_one_prompt_differ_and_read_it_once(engine, small_tokenizer):
     assert (client.request.cached, again.request.cached) == (0, 20)
 
 
-def test_prompts_that_wait_are_read_together_as_if_each_were_alone(engine, model, small_tokenizer):
+def test_prompts_that_wait_are_read_together_as_if_each_were_alone(engine, model, small_tokenizer, monkeypatch):
     Client(engine, small_tokenizer, [9, 8, 7, 6]).answers()  # one of them continues an earlier text
     prompts = [[5, 9, 31], [9, 8, 7, 6, 50], [40] * 6, [9, 8, 7, 6, 20, 21], [77, 3]]
     released = hold(engine)
     clients = [Client(engine, small_tokenizer, prompt, n=2 - number % 2) for number, prompt in enumerate(prompts)]
     calls = []
     forward = model.next_logits
-    engine.lanes["m"].batch.model = type("Counted", (), {"config": model.config})()
-    engine.lanes["m"].batch.model.next_logits = lambda ids, cache: calls.append(ids.shape) or forward(ids, cache)
+    monkeypatch.setattr(model, "next_logits", lambda ids, cache: calls.append(ids.shape) or forward(ids, cache))
     released.set()
-    for client, prompt in zip(clients, prompts):
-        for _, tokens, _ in client.answers():
-            assert tokens == greedy(model, small_tokenizer, prompt)
+    answers = [client.answers() for client in clients]
+    monkeypatch.undo()
+    for prompt, samples in zip(prompts, answers):
+        assert [tokens for _, tokens, _ in samples] == [greedy(model, small_tokenizer, prompt)] * len(samples)
     assert len([shape for shape in calls if shape[1] > 1]) <= 2
 
 
@@ -249,6 +249,14 @@ def test_one_request_that_fails_ends_alone(engine, model, small_tokenizer, caplo
     assert "RuntimeError" in list(broken.events())[-1].message
     assert other.answers()[0][1] == greedy(model, small_tokenizer, PROMPTS[2])
     assert "a request failed" in caplog.text
+
+
+def test_a_small_model_decodes_on_one_thread(engine, small_tokenizer, monkeypatch):
+    """As in generate: with more of them, they would mostly wait for each other."""
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    Client(engine, small_tokenizer, PROMPTS[1], max_tokens=3).answers()
+    assert asked[:1] == [1] and len(asked) % 2 == 0
 
 
 def test_models_take_turns(model, small_tokenizer):

@@ -1,6 +1,8 @@
-"""Generation: tokens per second, prompts of 64 tokens and 128 new ones, one model's weights for all.
+"""Generation: tokens per second, prompts of 64 tokens and 128 new ones, one model's shape for all.
 
-python benchmarks/generation.py --text corpus.txt --hf <python> --litgpt <python>
+python benchmarks/generation.py --text corpus.txt --hf <python> --litgpt <python>  the model of every comparison
+python benchmarks/generation.py --model 135M --hf <python>                  random weights of SmolLM2-135M's shape
+python benchmarks/generation.py --model <folder> --hf <python>              a model in Hugging Face's format
 """
 
 import argparse
@@ -10,9 +12,25 @@ import pretrain
 from harness import DEVICE, VOCABULARY, Contestant, peak_mb
 
 PROMPT, NEW = 64, 128
+ROWS = (1, 4, 16, 64)
+SMOLLM2_135M = {
+    "vocab_size": 49_152,
+    "hidden_size": 576,
+    "intermediate_size": 1_536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8_192,
+    "rope_theta": 100_000.0,
+    "tie_word_embeddings": True,
+}
 
 
 def prepare(args: argparse.Namespace) -> None:
+    if args.model:
+        return
+    if not args.text:
+        raise SystemExit("generation.py: expected --text, to train the model of every comparison, or --model")
     text = ("data=text", f"data.path={args.text}", f"model.max_position_embeddings={pretrain.LOAD.context}")
     harness.train(args, "stage=tokenizer", *text, f"tokenizer.vocab_size={VOCABULARY}")
     harness.train(args, "stage=pretrain", *text, "trainer.max_steps=2")
@@ -45,8 +63,14 @@ def ours(batch: int, bf16: bool):
         from components.artifacts import store
         from components.functional.seeding import seeded
         from components.generation.generate import Sampling, generate
+        from components.models.config import GPTConfig
+        from components.models.heads import CausalLM
 
-        model = store.load_causal_lm(harness.export(args, "pretrain")).eval().to(DEVICE)
+        if args.model == "135M":
+            model = CausalLM(GPTConfig(**SMOLLM2_135M))
+        else:
+            model = store.load_causal_lm(args.model or harness.export(args, "pretrain"))
+        model = model.eval().to(DEVICE)
 
         def draw():
             with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
@@ -60,10 +84,14 @@ def ours(batch: int, bf16: bool):
 def transformers(batch: int, bf16: bool):
     def run(args: argparse.Namespace) -> dict[str, float]:
         import torch
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, LlamaConfig
 
         dtype = torch.bfloat16 if bf16 else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(harness.export(args, "pretrain"), dtype=dtype).eval().to(DEVICE)
+        if args.model == "135M":
+            model = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2_135M), dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(args.model or harness.export(args, "pretrain"), dtype=dtype)
+        model = model.eval().to(DEVICE)
         ids = torch.tensor(prompts(batch), device=DEVICE)
 
         def draw():
@@ -91,6 +119,8 @@ def litgpt(batch: int, bf16: bool):
         import torch
         from litgpt.generate.base import batched_generate_fn, generate
 
+        if args.model:
+            raise SystemExit("litgpt takes part only with the model of every comparison; leave out --litgpt or --model")
         torch.manual_seed(0)
         model, _, _ = pretrain.litgpt(args)
         model = model.to(DEVICE, torch.bfloat16 if bf16 else torch.float32).eval()
@@ -124,20 +154,18 @@ def litgpt(batch: int, bf16: bool):
 
 
 CONTESTANTS = {
-    "batch 32: gradus bf16": Contestant(ours(32, True)),
-    "batch 32: gradus fp32": Contestant(ours(32, False)),
-    "batch 32: HF generate fp32": Contestant(transformers(32, False), ("hf",)),
-    "batch 32: HF generate bf16": Contestant(transformers(32, True), ("hf",)),
-    "batch 32: litgpt fp32": Contestant(litgpt(32, False), ("litgpt",)),
-    "batch 32: litgpt bf16": Contestant(litgpt(32, True), ("litgpt",)),
-    "batch 1: gradus fp32": Contestant(ours(1, False)),
-    "batch 1: gradus bf16": Contestant(ours(1, True)),
-    "batch 1: HF generate fp32": Contestant(transformers(1, False), ("hf",)),
-    "batch 1: HF generate bf16": Contestant(transformers(1, True), ("hf",)),
-    "batch 1: litgpt fp32": Contestant(litgpt(1, False), ("litgpt",)),
-    "batch 1: litgpt bf16": Contestant(litgpt(1, True), ("litgpt",)),
+    f"batch {rows}: {engine} {dtype}": Contestant(run(rows, dtype == "bf16"), needs)
+    for rows in ROWS
+    for engine, run, needs in (
+        ("gradus", ours, ()),
+        ("HF generate", transformers, ("hf",)),
+        ("litgpt", litgpt, ("litgpt",)),
+    )
+    for dtype in ("fp32", "bf16")
 }
 
 if __name__ == "__main__":
-    parser = harness.arguments(__doc__, "text")
+    parser = harness.arguments(__doc__)
+    parser.add_argument("--text", help=f"{harness.FILES['text']}; needed without --model")
+    parser.add_argument("--model", help="135M or a folder, instead of the model of every comparison")
     harness.contest(__file__, parser, CONTESTANTS, unit="tokens/s", prepare=prepare)

@@ -18,6 +18,7 @@ from pydantic import Field
 from components.data.records.errors import FormatError
 from components.data.records.formats import preference
 from components.data.records.labels import unpaired
+from components.functional.bradley_terry import strengths
 from components.serving.api_errors import invalid
 from components.serving.protocol import Strict
 from components.serving.served import message_of
@@ -74,7 +75,7 @@ class Votes:
         return record
 
     def table(self) -> Record:
-        """How many votes there are, and for each pair of models who won how often."""
+        """How many votes there are, who of each pair of models won how often, and the models' strengths from that."""
         pairs: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         count = 0
         for record in _lines(self.file):
@@ -94,6 +95,7 @@ class Votes:
         return {
             "votes": count,
             "pairs": listed,
+            "strengths": {model: found._asdict() for model, found in strengths(_wins(listed)).items()},
             "thumbs": {model: {"up": up, "down": down} for model, (up, down) in sorted(thumbs.items())},
         }
 
@@ -110,6 +112,15 @@ class Votes:
 def is_thumb(body: bytes) -> bool:
     """Whether a vote is on a single answer."""
     return b'"answer"' in body and b'"answers"' not in body
+
+
+def _wins(pairs: list[Record]) -> dict[tuple[str, str], float]:
+    """Wins of the first against the second; a tie is half a win for each."""
+    wins: dict[tuple[str, str], float] = {}
+    for pair in pairs:
+        first, second = pair["models"]
+        wins[first, second], wins[second, first] = (won + pair["ties"] / 2 for won in pair["wins"])
+    return wins
 
 
 def _lines(file: Path) -> Iterator[Record]:

@@ -48,7 +48,7 @@ def test_every_file_that_the_page_names_is_there_and_every_file_is_named():
     assert named == FILES.keys() == {file.name for file in static_page.FOLDER.iterdir()}
 
 
-def test_every_label_names_an_element_that_is_there():
+def test_every_id_that_is_named_is_there():
     text = FILES["index.html"].read_text(encoding="utf-8")
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(set(ids)) == len(ids)

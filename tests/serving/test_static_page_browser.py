@@ -1,5 +1,6 @@
 """The page in a real browser, against a real server of tiny models. Skipped without Playwright or a browser."""
 
+import json
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ from components.serving.api import new_app
 from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Service
+from components.serving.votes import Votes
 from tests.kit import tiny_models
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
@@ -36,15 +38,16 @@ ANSWER = " paris, naïve<b>東"
 class RunningServer:
     """A server in a thread, that can be stopped and started again on its port."""
 
-    def __init__(self, models, tokenizer, keys=()):
-        self.models, self.tokenizer, self.keys = models, tokenizer, keys
+    def __init__(self, models, tokenizer, keys=(), votes=None):
+        self.models, self.tokenizer, self.keys, self.votes = models, tokenizer, keys, votes
         self.port = 0
         self.start()
 
     def start(self):
         stages = {"base": "pretrain", "slow": "sft", "parrot": "ppo", "rm": "rm"}
         served = [Served(f"run/{n}", model, self.tokenizer, stage=stages[n]) for n, model in self.models.items()]
-        self.service = Service(served, Engine({one.name: one.model for one in served if one.generates}, most_rows=8))
+        engine = Engine({one.name: one.model for one in served if one.generates}, most_rows=8)
+        self.service = Service(served, engine, votes=self.votes and Votes(self.votes))
         taken = socket.socket()
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         taken.bind(("127.0.0.1", self.port))
@@ -101,8 +104,8 @@ def browser():
 
 
 @pytest.fixture(scope="module")
-def server(models, small_tokenizer):
-    server = RunningServer(models, small_tokenizer)
+def server(models, small_tokenizer, tmp_path_factory):
+    server = RunningServer(models, small_tokenizer, votes=tmp_path_factory.mktemp("votes") / "votes.jsonl")
     yield server
     server.stop()
 
@@ -182,6 +185,33 @@ def test_models_answer_side_by_side_with_alternatives_by_keyboard(page):
     assert page.locator("#alternatives tr").count() >= 5
     page.keyboard.press("Escape")
     assert page.locator("#alternatives").is_hidden()
+
+
+def test_a_blind_vote_by_key_is_kept_as_a_preference_and_then_says_who_answered(page, server):
+    page.get_by_role("tab", name="Blind A/B").click()
+    page.get_by_role("group", name="at random").get_by_label("run/base").uncheck()
+    say(page, "where does anna live?", "#blind-text")
+    expect(page.locator("#blind-status")).to_contain_text("Which is better?")
+    titles = page.locator("#blind-answers h3")
+    assert titles.all_text_contents() == ["A", "B"]
+    shown = page.locator("#blind-answers .text").all_text_contents()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#blind-status")).to_contain_text("is better")
+    [record] = map(json.loads, server.votes.read_text().splitlines())
+    assert record["prompt"] == [{"role": "user", "content": "where does anna live?"}]
+    assert record["completions"] == shown and record["ranks"] == [1, 0]
+    assert titles.all_text_contents() == [f"{letter}: {model}" for letter, model in zip("AB", record["models"])]
+    expect(page.locator("#blind-strengths tbody tr")).to_have_count(2)
+    assert page.locator("#blind-strengths tbody th").first.text_content() == record["models"][1]
+
+
+def test_a_thumb_is_kept(page, server):
+    page.select_option("#chat-model", "run/parrot")
+    say(page, "where does anna live?")
+    page.get_by_role("button", name="Bad answer").click()
+    page.wait_for_selector("text=The vote is kept.")
+    [record] = map(json.loads, server.votes.with_name("thumbs.jsonl").read_text().splitlines())
+    assert (record["completion"], record["label"]) == (ANSWER, False)
 
 
 def test_a_dead_server_is_said_and_recovered_from(browser, models, small_tokenizer):

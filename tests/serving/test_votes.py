@@ -37,13 +37,16 @@ def test_a_thumb_is_an_unpaired_record(tmp_path):
 
 def test_the_table_counts_wins_and_ties_of_pairs(tmp_path):
     votes = Votes(tmp_path / "votes.jsonl")
-    assert votes.table() == {"votes": 0, "pairs": [], "thumbs": {}}
+    assert votes.table() == {"votes": 0, "pairs": [], "strengths": {}, "thumbs": {}}
     vote(votes, 0, "x", "y")
     vote(votes, 0, "x", "y", models=("b", "a"))
     vote(votes, 0, "x", "y", models=("b", "a"))
     vote(votes, None, "x", "y")
     vote(votes, 1, "x", "y", models=("a", "a"))
-    assert votes.table() == {"votes": 5, "pairs": [{"models": ["a", "b"], "wins": [1, 2], "ties": 1}], "thumbs": {}}
+    found = votes.table()
+    strengths = found.pop("strengths")
+    assert list(strengths) == ["b", "a"] and strengths["b"]["low"] < strengths["b"]["elo"] < strengths["b"]["high"]
+    assert found == {"votes": 5, "pairs": [{"models": ["a", "b"], "wins": [1, 2], "ties": 1}], "thumbs": {}}
 
 
 @pytest.mark.parametrize("winner", [2, 7])

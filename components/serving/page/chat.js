@@ -1,6 +1,6 @@
 // A conversation with one model: streamed, stopped, edited, retried.
 
-import { chat } from "./api.js";
+import { chat, request } from "./api.js";
 import { onModels, reported } from "./connection.js";
 import { button, byId, element, followed, submitOnEnter } from "./dom.js";
 import { areValid, sampling, withSystem } from "./settings.js";
@@ -83,6 +83,25 @@ async function answer() {
   if (running === own) running = null;
   setBusy(turn, false);
   turn.actions.append(button("Retry", () => retry(turn)));
+  if (turn.content) addThumbs(turn, { messages, answer: { model, content: turn.content } });
+}
+
+/** Two buttons that keep whether an answer is good; the first one pressed counts. */
+function addThumbs(turn, vote) {
+  const thumb = (label, shown, good) => button(shown, (pressed) => keep(pressed, good), { "aria-label": label });
+  const thumbs = [thumb("Good answer", "👍", true), thumb("Bad answer", "👎", false)];
+  async function keep(pressed, label) {
+    for (const one of thumbs) one.disabled = true;
+    try {
+      await request("v1/votes", { ...vote, label });
+      pressed.setAttribute("aria-pressed", "true");
+      say("The vote is kept.");
+    } catch (error) {
+      for (const one of thumbs) one.disabled = false;
+      say(`The vote was not kept: ${reported(error)}`);
+    }
+  }
+  turn.actions.append(...thumbs);
 }
 
 async function receive(turn, body, signal) {

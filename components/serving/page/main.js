@@ -1,5 +1,6 @@
 // Starts the page: its tabs, its views, and the connection.
 
+import * as blind from "./blind.js";
 import * as chat from "./chat.js";
 import { connect } from "./connection.js";
 import { byId } from "./dom.js";
@@ -32,5 +33,5 @@ for (const tab of tabs) {
 }
 show(tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash) ?? tabs[0], false);
 settings.restore();
-for (const view of [chat, side]) view.start();
+for (const view of [chat, side, blind]) view.start();
 connect();

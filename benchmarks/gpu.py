@@ -191,6 +191,7 @@ def main() -> None:
     unknown = set(args.parts.split(",")) - SHARES.keys()
     if unknown:
         raise SystemExit(f"--parts: got {', '.join(unknown)}, expected some of {', '.join(SHARES)}")
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that no contestant outlives this
     measurement = Measurement(args)
     measurement.run([job for job in jobs if job.part in args.parts.split(",")])
     print(gpu_tables.measured(measurement.record))

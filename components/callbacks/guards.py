@@ -10,6 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from components.functional.host_copy import HostCopy
+
 log = logging.getLogger(__name__)
 LARGEST = 2.0**64  # up to this scale of a gradient scaler, an infinite scaled loss means an infinite loss
 SMALLEST = 2.0**-24  # below this scale half precision cannot represent a gradient: its smallest number above 0
@@ -32,7 +34,7 @@ class NanGuard(Callback):
     """
 
     def __init__(self) -> None:
-        self._pending: tuple[Tensor, torch.Event | None, int, int] | None = None
+        self._pending: tuple[HostCopy, int, int] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pending = None
@@ -41,14 +43,8 @@ class NanGuard(Callback):
         if any(isinstance(other, SpikeGuard) and other.action == "skip" for other in trainer.callbacks):  # type: ignore[attr-defined]
             return  # it skips such a step
         self._resolve(trainer)
-        loss = loss.detach()
-        arrived = None
-        value = loss.to("cpu", torch.float32, non_blocking=True)
-        if loss.device.type != "cpu":
-            arrived = torch.Event(loss.device)
-            arrived.record()
-        self._pending = (value, arrived, trainer.global_step, trainer.fit_loop.epoch_loop.batch_idx)
-        if arrived is None:
+        self._pending = (HostCopy(loss.detach().float()), trainer.global_step, trainer.fit_loop.epoch_loop.batch_idx)
+        if loss.device.type == "cpu":
             self._resolve(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -76,10 +72,9 @@ class NanGuard(Callback):
         """Waits for the pending loss (not for later device work) and checks it."""
         if self._pending is None:
             return
-        value, arrived, step, batch_idx = self._pending
+        copy, step, batch_idx = self._pending
         self._pending = None
-        if arrived is not None:
-            arrived.synchronize()
+        value = copy.read()
         if not math.isfinite(value) and not (math.isinf(value) and _scale(trainer) > LARGEST):
             raise TrainingDiverged(
                 f"the loss became {float(value)} in step {step + 1} (batch {batch_idx}, rank "

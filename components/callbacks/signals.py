@@ -154,8 +154,10 @@ class GracefulStop(Callback):
         """True, on every rank, if any rank has received a signal or is past the deadline; records which. Past the
         deadline, one step still runs, so a run that is resumed again and again makes progress."""
         late = self._stepped and time.monotonic() > self.deadline
-        numbers = torch.tensor([self._received or 0, int(late)], device=trainer.strategy.root_device)
-        number, late = trainer.strategy.reduce(numbers, reduce_op="max").tolist()
+        number: int = self._received or 0
+        if trainer.world_size > 1:
+            own = torch.tensor([number, int(late)], device=trainer.strategy.root_device)
+            number, late = trainer.strategy.reduce(own, reduce_op="max").tolist()
         if number:
             self.stopped_by = signal.Signals(int(number))
         self.out_of_time = bool(late)

@@ -97,7 +97,7 @@ class ChatData(DialogueData):
             target = torch.from_numpy(counted[1:].astype(bool))
             mask.view(-1)[positions] = target
             targets.view(-1)[positions][target] = torch.from_numpy(ids[1:].astype(np.int64))[target]
-        return LMBatch(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
+        return LMBatch.of(rows.input_ids, targets, mask, rows.layout, self.byte_lengths[targets[mask]].sum())
 
 
 def _last_alone(messages: list[Message]) -> list[Message]:

@@ -118,7 +118,7 @@ class PreferenceData(DialogueData):
         chosen = [record for example in examples for record in example]
         documents = [[record["prompt"], *record["completions"]] for record in chosen]
         groups = [g for g, record in enumerate(chosen) for _ in record["completions"]]
-        return PreferenceBatch(
+        return PreferenceBatch.of(
             groups=torch.tensor(groups),
             ranks=torch.tensor([rank for record in chosen for rank in record["ranks"]], dtype=torch.float32),
             finished=torch.tensor([whole for record in chosen for whole in record["finished"]]),

@@ -115,7 +115,7 @@ class TextData(RecordData):
         layout = Layout(*map(torch.from_numpy, (positions, segments, np.full(shape, -1, dtype=np.int64))))
         target_ids, is_target = torch.from_numpy(targets), torch.from_numpy(mask)
         num_bytes = self.byte_lengths[target_ids[is_target]].sum()
-        return LMBatch(torch.from_numpy(ids), target_ids, is_target, layout, num_bytes)
+        return LMBatch.of(torch.from_numpy(ids), target_ids, is_target, layout, num_bytes)
 
 
 class TextRows:

@@ -104,7 +104,7 @@ class UnpairedData(DialogueData):
             [record["prompt"], record["completion"], record["mismatched"][: self.context - len(record["prompt"])]]
             for record in examples
         ]
-        return UnpairedBatch(
+        return UnpairedBatch.of(
             desirable=torch.tensor([record["desirable"] for record in examples]),
             **packed_answers(documents, context=self.context, filler=self.tokenizer.pad_id),
         )

@@ -126,5 +126,5 @@ def group_decoupled(
         for part in parts.unbind(1)
     ]
     total = torch.stack(relative, dim=1) @ weights.to(relative[0])
-    count, squares = sum_over_ranks(torch.stack([total.new_tensor(len(total)), total.square().sum()]))
+    count, squares = sum_over_ranks(torch.stack([total.new_full((), len(total)), total.square().sum()]))
     return total / ((squares / (count - 1)).sqrt() + eps)

@@ -36,11 +36,22 @@ def causal_lm(logprobs: Tensor, mask: Tensor) -> Tensor:
     return -masked_mean(logprobs, mask)
 
 
-def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class RankedPairs(NamedTuple):
+    """P pairs of completions, all int64. better, worse (P,): their indices; groups (P,): the prompt of each pair, and
+    siblings (P,): the number of that prompt's pairs; distinct (G,): the prompts that have a pair."""
+
+    better: Tensor
+    worse: Tensor
+    groups: Tensor
+    siblings: Tensor
+    distinct: Tensor
+
+
+def ranking_pairs(ranks: Tensor, groups: Tensor) -> RankedPairs:
     """All pairs (i, j) in the same group with rank_i < rank_j; ties form no pair.
 
-    ranks: (N,) lower is better. groups: (N,) int64, the prompt of each completion.
-    Returns (better, worse, group_of_pair), each (P,) int64: the first two index the N completions.
+    ranks: (N,) lower is better. groups: (N,) int64, the prompt of each completion. The result's shapes depend on the
+    data, for which a GPU's host would have to wait, so it belongs to the preparation of a batch.
     Memory: N² bools.  Raises ValueError if shapes differ or are not (N,).
     """
     same_shape("ranking_pairs", ranks=ranks, groups=groups)
@@ -48,11 +59,19 @@ def ranking_pairs(ranks: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor
         raise ValueError(f"ranking_pairs: expected ranks (N,), got {tuple(ranks.shape)}")
     ordered = (groups[:, None] == groups[None, :]) & (ranks[:, None] < ranks[None, :])
     better, worse = ordered.nonzero(as_tuple=True)
-    return better, worse, groups[better]
+    distinct, group_index, counts = groups[better].unique(return_inverse=True, return_counts=True)
+    return RankedPairs(better, worse, groups[better], counts[group_index], distinct)
 
 
 def kwise_ranking(
-    scores: Tensor, ranks: Tensor, groups: Tensor, *, margin: float, label_smoothing: float, centering: float
+    scores: Tensor,
+    ranks: Tensor,
+    groups: Tensor,
+    *,
+    margin: float,
+    label_smoothing: float,
+    centering: float,
+    pairs: RankedPairs | None = None,
 ) -> tuple[Tensor, int]:
     """Mean over prompts of the mean over a prompt's pairs of −(1−ε) log σ(Δ) − ε log σ(−Δ) + c (r_i + r_j)², each
     completion scored once,  Δ = r_i − r_j − margin,  i ranked above j.
@@ -60,21 +79,20 @@ def kwise_ranking(
     Two means, not one over all pairs: a prompt with nine completions (36 pairs) counts as much as one with two (1
     pair), for which this is the Bradley–Terry loss. scores, ranks, groups: (N,), see ranking_pairs. margin: in the
     unit of the scores. label_smoothing ε: probability that a label is wrong. centering c: pulls scores toward 0 (0.01
-    is usual). Returns (loss, num_groups): a scalar in nats, and the number of prompts with at least one pair, which
-    the mean is over.
+    is usual). pairs: ranking_pairs(ranks, groups), if known already. Returns (loss, num_groups): a scalar in nats,
+    and the number of prompts with at least one pair, which the mean is over.
     Raises ValueError if shapes differ or ε is not in [0, 0.5).
     Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2; centering:
     Eisenstein et al. 2023, eq. 2.
     """
     same_shape("kwise_ranking", scores=scores, ranks=ranks, groups=groups)
     _check_label_smoothing("kwise_ranking", label_smoothing)
-    better, worse, group_of_pair = ranking_pairs(ranks, groups)
+    better, worse, _, siblings, distinct = pairs or ranking_pairs(ranks, groups)
     scores = at_least_float32(scores)
     losses = _smoothed_logistic(scores[better] - scores[worse] - margin, label_smoothing)
     losses = losses + centering * (scores[better] + scores[worse]).square()
-    _, group_index, pairs_of_group = group_of_pair.unique(return_inverse=True, return_counts=True)
-    num_groups = pairs_of_group.numel()
-    return (losses / pairs_of_group[group_index]).sum() / max(num_groups, 1), num_groups
+    num_groups = distinct.numel()
+    return (losses / siblings).sum() / max(num_groups, 1), num_groups
 
 
 def clipped_surrogate(
@@ -280,7 +298,7 @@ def kto_reference_point(mismatched: Tensor, *, sum_over_ranks: Callable[[Tensor]
     process leaves it out. Returns a scalar in nats, without gradient.  Source: Ethayarajh et al. 2024 (KTO), eq. 8.
     """
     values = at_least_float32(mismatched.detach())
-    total, count = sum_over_ranks(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+    total, count = sum_over_ranks(torch.stack([values.sum(), values.new_full((), values.numel())]))
     return (total / count.clamp(min=1)).clamp(min=0)
 
 
@@ -302,7 +320,7 @@ def kto(
     """
     same_shape_as_mask("kto", desirable, log_ratios=log_ratios)
     gains = beta * (at_least_float32(log_ratios) - reference_point)
-    weights = torch.where(desirable, gains.new_tensor(desirable_weight), gains.new_tensor(undesirable_weight))
+    weights = torch.where(desirable, gains.new_full((), desirable_weight), gains.new_full((), undesirable_weight))
     return _mean(weights * torch.sigmoid(torch.where(desirable, -gains, gains)))
 
 

@@ -70,3 +70,11 @@ def last_index(mask: Tensor) -> Tensor:
         raise ValueError(f"last_index: expected (B, T) bool, T >= 1, got {tuple(mask.shape)} {mask.dtype}")
     columns = torch.arange(mask.shape[1], device=mask.device)
     return torch.where(mask, columns, -1).amax(dim=1)
+
+
+def true_places(mask: Tensor) -> Tensor:
+    """(n,) int64: the flat indices at which a mask of any shape is True, in order.
+
+    Its shape depends on the data, for which a GPU's host has to wait: indices for a loss are made with the batch.
+    """
+    return mask.flatten().nonzero().squeeze(1)

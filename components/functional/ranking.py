@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics.functional import pearson_corrcoef
 
 from components.functional.estimators import calibration_error, ranking_credit
-from components.functional.losses import ranking_pairs
+from components.functional.losses import RankedPairs
 from components.functional.shapes import at_least_float32
 
 LENGTH_MATCHED = 0.1  # two answers have matched lengths if they differ by less than this share of the longer
@@ -44,10 +44,10 @@ class Pairs(NamedTuple):
         return ranking_credit(self.gaps)
 
 
-def pairs_of(scores: Tensor, lengths: Tensor, ranks: Tensor, groups: Tensor, finished: Tensor) -> Pairs:
+def pairs_of(scores: Tensor, lengths: Tensor, finished: Tensor, pairs: RankedPairs) -> Pairs:
     """The pairs of a batch of answers. All (N,): scores, lengths in tokens, finished, False for an answer that was cut,
-    whose length counts as one token more; ranks and groups as in ranking_pairs."""
-    better, worse, _ = ranking_pairs(ranks, groups)
+    whose length counts as one token more; pairs as ranking_pairs finds them."""
+    better, worse = pairs.better, pairs.worse
     scores, lengths = at_least_float32(scores), lengths.float() + ~finished
     longest = torch.maximum(lengths[better], lengths[worse])
     whole = finished[better] & finished[worse]

@@ -22,16 +22,16 @@ def response_logprobs(
     Only the hidden states that predict a response token pass through the head. The entropy has no gradient, and is all
     0 if with_entropy is False.
     """
-    mask = packed.mask
     hidden = model.hidden(packed.input_ids, packed.layout).flatten(0, 1)
     logprobs, entropies = model.through_head(
         linear_logprobs,
-        hidden[packed.sources[mask]],
-        packed.response_ids[mask],
+        hidden[packed.sources.flatten()[packed.real]],
+        packed.response_ids.flatten()[packed.real],
         temperature=temperature,
         with_entropy=with_entropy,
     )
-    return _scattered(logprobs, mask), _scattered(torch.zeros_like(logprobs) if entropies is None else entropies, mask)
+    entropies = torch.zeros_like(logprobs) if entropies is None else entropies
+    return _scattered(logprobs, packed), _scattered(entropies, packed)
 
 
 def response_divergences(
@@ -42,7 +42,7 @@ def response_divergences(
 
     Only the hidden states that predict a response token pass through the heads, a chunk of them at a time.
     """
-    mask, places = packed.mask, packed.sources[packed.mask]
+    places = packed.sources.flatten()[packed.real]
     hidden = student.hidden(packed.input_ids, packed.layout).flatten(0, 1)[places]
     with torch.no_grad():
         taught = teacher.hidden(packed.input_ids, packed.layout).flatten(0, 1)[places]
@@ -54,7 +54,7 @@ def response_divergences(
         return found
 
     total, *tokens = teacher.through_head(through_both, taught)
-    return LinearDivergence(total, *(_scattered(values, mask) for values in tokens))
+    return LinearDivergence(total, *(_scattered(values, packed) for values in tokens))
 
 
 def response_values(model: ScalarModel, packed: PackedResponses) -> Tensor:
@@ -114,12 +114,12 @@ def explained_variance(
     a tensor over all processes, as in masked_whiten.
     """
     both = torch.stack([returns[mask], (returns - values)[mask]]).double()
-    count, *totals = sum_over_ranks(torch.stack([both.new_tensor(both.shape[1]), *both.sum(1)]))
+    count, *totals = sum_over_ranks(torch.stack([both.new_full((), both.shape[1]), *both.sum(1)]))
     centered = both - torch.stack(totals)[:, None] / count
     returns_variance, errors_variance = sum_over_ranks(centered.square().sum(1)) / count
     return 1 - errors_variance / returns_variance.clamp_min(1e-8)
 
 
-def _scattered(flat: Tensor, mask: Tensor) -> Tensor:
+def _scattered(flat: Tensor, packed: PackedResponses) -> Tensor:
     """Values of real tokens, in order, at their positions in (N, R); 0 where masked."""
-    return torch.zeros(mask.shape, dtype=flat.dtype, device=flat.device).masked_scatter(mask, flat)
+    return flat.new_zeros(packed.mask.numel()).index_copy(0, packed.real, flat).view(packed.mask.shape)

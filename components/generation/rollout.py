@@ -9,7 +9,7 @@ from typing import NamedTuple, Self
 import torch
 from torch import Tensor
 
-from components.functional.masking import last_index
+from components.functional.masking import last_index, true_places
 from components.models.attention.layout import Layout, pack
 
 
@@ -22,6 +22,7 @@ class PackedResponses(NamedTuple):
     mask          (N, R) bool, True on response tokens, the stop token included
     sources       (N, R) int64, flat index in B*T of the token that predicts each response token, 0 where masked
     last          (N,) int64, flat index of each response's last token
+    real          (n,) int64, flat index in N*R of each response token: the True places of the mask
     """
 
     input_ids: Tensor
@@ -30,6 +31,7 @@ class PackedResponses(NamedTuple):
     mask: Tensor
     sources: Tensor
     last: Tensor
+    real: Tensor
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as plain data for a checkpoint."""
@@ -39,6 +41,8 @@ class PackedResponses(NamedTuple):
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
         """The responses that have these `tensors`."""
+        if "real" not in tensors:  # of a checkpoint from before it was kept
+            tensors = {**tensors, "real": true_places(tensors["mask"])}
         layout = Layout(*(tensors[name] for name in Layout._fields))
         return cls(layout=layout, **{name: tensors[name] for name in cls._fields if name != "layout"})
 
@@ -153,6 +157,7 @@ def packed(
         mask=mask,
         sources=sources.to(device),
         last=(first + last_index(on_cpu)).to(device),
+        real=true_places(on_cpu).to(device),
     )
 
 

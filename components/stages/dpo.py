@@ -6,7 +6,7 @@ import torch
 
 from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
-from components.functional.losses import dpo, ranking_pairs
+from components.functional.losses import dpo
 from components.stages.offline import Offline, answer_logprobs
 from components.system.limits import Positive
 from components.training.contract import Chart, LossOutput, Term
@@ -49,7 +49,7 @@ class DPO(Offline):
         policy = answer_logprobs(self.policy, batch)
         with torch.no_grad():
             reference = answer_logprobs(self.reference, batch)
-        better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
+        better, worse = batch.pairs.better, batch.pairs.worse
         result = dpo(
             policy[better],
             policy[worse],

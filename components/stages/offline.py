@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from components.data.batches import PreferenceBatch, UnpairedBatch
@@ -54,13 +53,11 @@ def answer_logprobs(model: CausalLM, batch: PreferenceBatch | UnpairedBatch) -> 
 
     Only the hidden states that predict those tokens pass through the head.
     """
-    steps = torch.arange(int(batch.lengths.max()), device=batch.last.device)
-    mask = steps < batch.lengths[:, None]
-    indices = (batch.last - batch.lengths + 1)[:, None] + steps
-    sources = torch.where(steps == 0, batch.prompt_last[:, None], indices - 1)
+    answers = batch.answers
     hidden = model.hidden(batch.input_ids, batch.layout).flatten(0, 1)
-    targets = batch.input_ids.flatten()[indices[mask]]
+    targets = batch.input_ids.flatten()[answers.indices]
     logprobs, _ = model.through_head(
-        linear_logprobs, hidden[sources[mask]], targets, temperature=1.0, with_entropy=False
+        linear_logprobs, hidden[answers.sources], targets, temperature=1.0, with_entropy=False
     )
-    return logprobs.new_zeros(mask.shape).masked_scatter(mask, logprobs).sum(1)
+    by_answer = logprobs.new_zeros(answers.mask.numel()).index_copy(0, answers.places, logprobs)
+    return by_answer.view(answers.mask.shape).sum(1)

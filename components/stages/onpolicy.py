@@ -155,7 +155,7 @@ class OnPolicy(RolloutStage):
         if self.score_scale > 0:
             return outputs
         score = score.double()
-        sums = score.new_tensor([len(score), score.sum(), score @ score])
+        sums = torch.stack([score.new_full((), len(score)), score.sum(), score @ score])
         count, total, squares = self.sum_over_ranks(sums)
         deviation = float((squares / count - (total / count) ** 2).clamp_min(0).sqrt())
         if deviation < 1e-6:

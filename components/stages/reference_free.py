@@ -4,7 +4,6 @@ from torch import Tensor
 
 from components.data.batches import PreferenceBatch
 from components.functional.estimators import ranking_credit
-from components.functional.losses import ranking_pairs
 from components.stages.offline import Offline, answer_logprobs
 from components.training.contract import Chart, LossOutput, Term
 
@@ -34,7 +33,7 @@ class ReferenceFree(Offline):
 
     def compute_loss(self, batch: PreferenceBatch) -> LossOutput:
         means = answer_logprobs(self.policy, batch) / batch.lengths
-        better, worse, _ = ranking_pairs(batch.ranks, batch.groups)
+        better, worse = batch.pairs.better, batch.pairs.worse
         chosen, rejected = means[better].detach(), means[worse].detach()
         pairs = max(len(better), 1)
         metrics = {

@@ -47,7 +47,7 @@ class Rejection(OnPolicy):
 
     def advantages(self, experience: Experience) -> Experience:
         best = experience.rewards[self.best(experience.rewards)]
-        total, count = self.all_reduced(torch.stack([best.sum(), best.new_tensor(len(best))]))
+        total, count = self.all_reduced(torch.stack([best.sum(), best.new_full((), len(best))]))
         self.log_now({"rollout/best_score": float(total / count)})
         return experience
 
@@ -55,7 +55,7 @@ class Rejection(OnPolicy):
         """(prompts,) int64: index of the best response to each prompt; the first one in a tie."""
         groups = rewards.view(-1, self.samples_per_prompt)
         firsts = groups.argmax(1)
-        return firsts + firsts.new_tensor(range(len(groups))) * self.samples_per_prompt
+        return firsts + torch.arange(len(groups), device=firsts.device) * self.samples_per_prompt
 
     def split(self, prompts: list[list[int]], experience: Experience, rollout: int) -> list[Minibatch]:
         if not self._checked:  # on the rows that were assessed: in bf16, rows of the best alone round differently

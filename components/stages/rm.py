@@ -84,8 +84,9 @@ class RewardModel(Stage):
             margin=self.margin,
             label_smoothing=self.label_smoothing,
             centering=self.centering,
+            pairs=batch.pairs,
         )
-        pairs = pairs_of(scores.detach(), batch.lengths, batch.ranks, batch.groups, batch.finished)
+        pairs = pairs_of(scores.detach(), batch.lengths, batch.finished, batch.pairs)
         count = pairs.margins.numel()
         metrics = {"accuracy": pairs.credit.sum() / max(count, 1), "margin": pairs.margins.sum() / max(count, 1)}
         return LossOutput((Term(loss, int(prompts)),), metrics, dict.fromkeys(metrics, count))
@@ -93,7 +94,7 @@ class RewardModel(Stage):
     def validation_step(self, batch: PreferenceBatch, batch_idx: int) -> None:
         scores = self.scores(batch)
         self.note(self._validation, self.ranking_loss(scores, batch))
-        pairs = pairs_of(scores, batch.lengths, batch.ranks, batch.groups, batch.finished)
+        pairs = pairs_of(scores, batch.lengths, batch.finished, batch.pairs)
         self._held_out.append((scores, batch.lengths.float(), *pairs))
 
     def on_validation_epoch_end(self) -> None:

@@ -293,7 +293,8 @@ class Stage(Reporting, L.LightningModule):
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
         first = optimizer.param_groups[0]
-        self.log("train/lr", first["lr"] / first.get("rate_factor", 1.0))
+        rate = first["lr"] / first.get("rate_factor", 1.0)
+        self.log("train/lr", torch.full((), rate, device=self.device))  # a number would be copied: a wait
         self._stepped = True
         if self._due():
             self._log_step()
@@ -318,7 +319,9 @@ class Stage(Reporting, L.LightningModule):
     def all_reduced(self, value: float | Tensor) -> Tensor:
         """The sum of `value` over all processes; `value` itself does not change."""
         dtype = torch.float64 if self.device.type == "cpu" else torch.float32
-        return self.reduced(torch.as_tensor(value, dtype=dtype), "sum")
+        if not isinstance(value, Tensor):  # not copied from the host, which would wait
+            value = torch.full((), value, dtype=dtype, device=self.device)
+        return self.reduced(value.to(dtype), "sum")
 
     def reduced(self, numbers: Tensor, how: str) -> Tensor:
         """The sum or the maximum ("sum", "max") of numbers over all processes; `numbers` itself does not change."""

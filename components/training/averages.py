@@ -29,7 +29,7 @@ class Averages:
         if name.endswith("_max"):
             self._maxima[name] = torch.maximum(self._maxima[name], value) if name in self._maxima else value
             return
-        weight = torch.as_tensor(weight, dtype=value.dtype, device=value.device)
+        weight = weight.to(value.dtype) if isinstance(weight, Tensor) else torch.full_like(value, weight)
         pair = torch.stack([value * weight, weight])
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 

@@ -55,10 +55,10 @@ class GradientMean:
             )
         if parts == 1:
             return torch.stack([term.mean for term in terms]).sum()
-        totals = module.all_reduced(torch.stack([torch.as_tensor(w, device=module.device).float() for w in weights]))
+        totals = module.all_reduced(torch.stack([_number(w, module.device).float() for w in weights]))
         # parts is what Lightning and the strategy divide by
         shares = [
-            term.mean * (parts * torch.as_tensor(term.weight, device=module.device) / total.clamp_min(1)).float()
+            term.mean * (parts * _number(term.weight, module.device) / total.clamp_min(1)).float()
             for term, total in zip(terms, totals, strict=True)
         ]
         return torch.stack(shares).sum()
@@ -82,8 +82,14 @@ class GradientMean:
         Factors are relative to the first micro-batch's mean weight over processes, so the scaled loss stays close to
         its usual size in fp16.
         """
-        here = torch.as_tensor(weight, device=module.device)
+        here = _number(weight, module.device)
         if not self._window:
             self._unit = (module.all_reduced(here) / module.trainer.world_size).clamp_min(1)
         self._window.append(here)
         return here / self._unit
+
+
+def _number(value: Tensor | int | None, device: torch.device) -> Tensor:
+    """A scalar on the device, without a copy from the host, which would be waited for."""
+    assert value is not None
+    return value.to(device) if isinstance(value, Tensor) else torch.full((), value, device=device)

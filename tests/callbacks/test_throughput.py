@@ -166,10 +166,10 @@ def test_the_dtype_of_the_peak_follows_the_precision_of_the_run(precision, dtype
 def test_tokens_are_counted_without_filler_in_every_kind_of_batch():
     packed = pack([[[1, 2, 3]], [[4, 5], [6]]], row_length=4, filler=0)  # 6 tokens in two rows
     ids = packed.input_ids
-    batch = LMBatch(ids, ids, ids > 0, packed.layout, torch.tensor(6))
+    batch = LMBatch.of(ids, ids, ids > 0, packed.layout, torch.tensor(6))
     assert int(real_tokens(batch)) == 6
     mask = ids[:, :2] > 0
-    responses = PackedResponses(ids, packed.layout, ids[:, :2], mask, torch.zeros_like(ids[:, :2]), ids[:, 0])
+    responses = PackedResponses(ids, packed.layout, ids[:, :2], mask, torch.zeros_like(ids[:, :2]), ids[:, 0], ids[0])
     minibatch = Minibatch(responses, mask.float(), mask.float())
     assert int(real_tokens(minibatch)) == 6
     assert int(real_tokens(WithText(minibatch, batch))) == 12

@@ -105,8 +105,9 @@ def test_prompts_weigh_the_same_however_many_completions_they_have():
 
 def test_ties_make_no_pair_and_a_prompt_of_ties_does_not_count():
     ranks, groups = torch.tensor([0.0, 0.5, 0.5, 1.0, 1.0]), torch.tensor([0, 0, 0, 1, 1])
-    better, worse, group = ranking_pairs(ranks, groups)
+    better, worse, group, siblings, distinct = ranking_pairs(ranks, groups)
     assert sorted(zip(better.tolist(), worse.tolist(), group.tolist())) == [(0, 1, 0), (0, 2, 0)]
+    assert siblings.tolist() == [2, 2] and distinct.tolist() == [0]
     loss, num_groups = kwise_ranking(doubles(1, 0, 0, 9, -9), ranks, groups, **PLAIN)
     assert num_groups == 1
     close(loss, scalar(0.3132616875))

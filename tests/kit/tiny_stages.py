@@ -205,7 +205,7 @@ def lm_batch(documents: Sequence[tuple[list[int], list[int]]], *, filler: int = 
         places = slice(start + len(prompt) - 1, start + len(prompt) + len(answer) - 1)
         targets.view(-1)[places] = torch.tensor(answer, dtype=torch.int64)
         mask.view(-1)[places] = True
-    return LMBatch(rows.input_ids, targets, mask, rows.layout, mask.sum())
+    return LMBatch.of(rows.input_ids, targets, mask, rows.layout, mask.sum())
 
 
 Ranking = tuple[list[int], list[list[int]], list[float]]
@@ -217,9 +217,9 @@ def preference_batch(rankings: Sequence[Ranking], *, tails: Sequence[int] = (), 
     rows = pack(documents, row_length=row_length, filler=PAD)
     spans = [span for spans in rows.spans for span in spans[1:]]
     lengths = torch.tensor([length - len(tails) for _, length in spans])
-    return PreferenceBatch(
-        rows.input_ids,
-        rows.layout,
+    return PreferenceBatch.of(
+        input_ids=rows.input_ids,
+        layout=rows.layout,
         last=torch.tensor([start for start, _ in spans]) + lengths - 1,
         prompt_last=torch.tensor([sum(spans[0]) - 1 for spans in rows.spans for _ in spans[1:]]),
         groups=torch.tensor([g for g, (_, answers, _) in enumerate(rankings) for _ in answers]),
@@ -236,7 +236,7 @@ def unpaired_batch(records: Sequence[Labeled], *, row_length: int = 96) -> Unpai
     """(prompt, answer, whether it is desirable, mismatched answer), packed."""
     documents = [[prompt, answer, other] for prompt, answer, _, other in records]
     fields = packed_answers(documents, context=row_length, filler=PAD)
-    return UnpairedBatch(desirable=torch.tensor([desirable for _, _, desirable, _ in records]), **fields)
+    return UnpairedBatch.of(desirable=torch.tensor([desirable for _, _, desirable, _ in records]), **fields)
 
 
 PROMPTS = [

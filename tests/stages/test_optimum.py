@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from components.evaluation.studies.exact_optimum import Task, measure
+from components.functional.masking import true_places
 from components.generation.generate import Sampling
 from components.rewards.table_reward import TableReward, reward_automaton
 from components.stages.ppo import PPO
@@ -109,7 +110,8 @@ class MasksTheFirstToken(PPO):
     """The response mask is shifted by one: the first token is not learned, padding after the last one is."""
 
     def compute_loss(self, batch):
-        return super().compute_loss(batch._replace(packed=batch.packed._replace(mask=later(batch.mask))))
+        mask = later(batch.mask)
+        return super().compute_loss(batch._replace(packed=batch.packed._replace(mask=mask, real=true_places(mask))))
 
 
 class MasksTheLastToken(PPO):

@@ -20,8 +20,8 @@ def bits_per_byte(model: CausalLM, batches: Iterable[LMBatch]) -> float:
     nats, num_bytes = 0.0, 0
     for batch in batches:
         here = moved_to(device, batch)
-        hidden = model.hidden(here.input_ids, here.layout)[here.mask]
-        nats += float(model.through_head(linear_cross_entropy, hidden, here.targets[here.mask])[0])
+        hidden = model.hidden(here.input_ids, here.layout).flatten(0, 1)[here.counted]
+        nats += float(model.through_head(linear_cross_entropy, hidden, here.targets.flatten()[here.counted])[0])
         num_bytes += int(batch.num_bytes)
     if not num_bytes:
         raise ValueError("bits_per_byte: expected text with at least one token to predict, found none in any batch")

@@ -9,7 +9,6 @@ from torch import Tensor
 from components.data.batches import PreferenceBatch, moved_to
 from components.evaluation.measure.intervals import mean_interval, share_interval
 from components.evaluation.measure.policy import numbers
-from components.functional.losses import ranking_pairs
 from components.functional.ranking import BINS, Pairs, RankingMetrics, pairs_of, ranking_metrics
 from components.models.heads import ScalarModel
 
@@ -67,9 +66,8 @@ def evaluate_ranking(model: ScalarModel, batches: Iterable[PreferenceBatch]) -> 
     for batch in batches:
         here = moved_to(device, batch)
         score = answer_scores(model, here)
-        better, _, _ = ranking_pairs(here.ranks, here.groups)
-        parts.append(pairs_of(score, here.lengths, here.ranks, here.groups, here.finished))
-        keys += [_prompt_of(batch, answer) for answer in better.tolist()]
+        parts.append(pairs_of(score, here.lengths, here.finished, here.pairs))
+        keys += [_prompt_of(batch, answer) for answer in batch.pairs.better.tolist()]
         scores.append(score)
         lengths.append(batch.lengths)
     if not keys:

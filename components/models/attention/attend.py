@@ -19,13 +19,16 @@ NARROWEST = 16  # smallest head_dim that FlexAttention's kernels support
 def mask_of(layout: Layout | None, head_dim: int) -> Mask:
     """The mask that `attend` takes for a layout and heads of width head_dim, built once per forward for all layers.
 
-    None: every row is a single causal segment. On CUDA, a FlexAttention block mask, which skips the blocks between
-    documents. On a CPU, where FlexAttention has no backward, the segments, each attended to separately. A dense boolean
-    mask (B, 1, T, T) if segments would be no faster than that, or if heads are too narrow for FlexAttention.
+    None: every row is a single causal segment; on a GPU, where finding that out would wait for it, only if there is no
+    layout. On CUDA, a FlexAttention block mask, which skips the blocks between documents. On a CPU, where FlexAttention
+    has no backward, the segments, each attended to separately. A dense boolean mask (B, 1, T, T) if segments would be
+    no faster than that, or if heads are too narrow for FlexAttention.
     """
-    if layout is None or not ((layout.segments > 0) | (layout.parents >= 0)).any():
-        return None  # filler is at the end of a row, where no real token sees it
+    if layout is None:
+        return None
     kind = layout.segments.device.type
+    if kind == "cpu" and not ((layout.segments > 0) | (layout.parents >= 0)).any():  # a GPU would have to be waited for
+        return None  # filler is at the end of a row, where no real token sees it
     if kind == "cuda" and head_dim >= NARROWEST:
         return _block_mask(layout)
     return (segments_of(layout) if kind == "cpu" else None) or layout.allowed()[:, None]

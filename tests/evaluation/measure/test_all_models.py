@@ -46,15 +46,15 @@ def rankings(tokenizer):
     packed = pack([[[2, 300], [301, 4], [302, 303, 4]], [[2, 310], [311, 4], [312, 4]]], row_length=64, filler=0)
     spans = [span for document in packed.spans for span in document[1:]]
     return [
-        PreferenceBatch(
-            packed.input_ids,
-            packed.layout,
-            torch.tensor([start + length - 1 for start, length in spans]),
-            torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
-            torch.tensor([0, 0, 1, 1]),
-            torch.tensor([0.0, 1.0, 1.0, 0.0]),
-            torch.tensor([n for _, n in spans]),
-            torch.ones(4, dtype=torch.bool),
+        PreferenceBatch.of(
+            input_ids=packed.input_ids,
+            layout=packed.layout,
+            last=torch.tensor([start + length - 1 for start, length in spans]),
+            prompt_last=torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
+            groups=torch.tensor([0, 0, 1, 1]),
+            ranks=torch.tensor([0.0, 1.0, 1.0, 0.0]),
+            lengths=torch.tensor([n for _, n in spans]),
+            finished=torch.ones(4, dtype=torch.bool),
         )
     ]
 
@@ -65,7 +65,7 @@ def text_batch(tokenizer):
     mask = packed.layout.real.clone()
     mask[:, -1] = False
     num_bytes = torch.tensor(tokenizer.byte_lengths)[targets[mask]].sum()
-    return LMBatch(packed.input_ids, targets, mask, packed.layout, num_bytes)
+    return LMBatch.of(packed.input_ids, targets, mask, packed.layout, num_bytes)
 
 
 @pytest.fixture

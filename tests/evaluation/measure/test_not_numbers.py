@@ -40,9 +40,9 @@ def test_of_responses(broken):
 def test_of_rankings(broken):
     packed = pack([[[1, 2], [3, 5], [4, 5]]], row_length=16, filler=0)
     spans = packed.spans[0][1:]
-    batch = PreferenceBatch(
-        packed.input_ids,
-        packed.layout,
+    batch = PreferenceBatch.of(
+        input_ids=packed.input_ids,
+        layout=packed.layout,
         last=torch.tensor([start + length - 1 for start, length in spans]),
         prompt_last=torch.tensor([1, 1]),
         groups=torch.tensor([0, 0]),

@@ -27,9 +27,9 @@ def batch(*records):
     packed = pack([[prompt, *(a for a, _ in answers)] for prompt, answers in records], row_length=64, filler=0)
     spans = [span for document in packed.spans for span in document[1:]]
     answers = [(g, a, rank) for g, (_, listed) in enumerate(records) for a, rank in listed]
-    return PreferenceBatch(
-        packed.input_ids,
-        packed.layout,
+    return PreferenceBatch.of(
+        input_ids=packed.input_ids,
+        layout=packed.layout,
         last=torch.tensor([start + length - 1 for start, length in spans]),
         prompt_last=torch.tensor([sum(document[0]) - 1 for document in packed.spans for _ in document[1:]]),
         groups=torch.tensor([g for g, _, _ in answers]),

@@ -252,7 +252,10 @@ class RecordData(DataContract):
 
     def _loading(self, examples: Examples) -> dict[str, Any]:
         trainer = self.trainer
-        place = {"rank": trainer.global_rank, "world_size": trainer.world_size} if trainer else {}
+        place: dict[str, Any] = {}
+        if trainer:
+            place = {"rank": trainer.global_rank, "world_size": trainer.world_size}
+            place["pin_memory"] = trainer.strategy.root_device.type == "cuda"
         return {"batch_size": self.batch_size, "num_workers": self.num_workers, "lengths": examples.lengths, **place}
 
     def records_of(self, source: Source, counts: Counter[str]) -> Iterator[tuple[Row, Record]]:

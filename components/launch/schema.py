@@ -91,7 +91,7 @@ class Common(TypedDict, total=False):
     run: str
     seed: int
     gradient_checkpointing: bool | Literal["auto"]
-    compile: bool
+    compile: bool | Literal["auto"]
     context: Count | None
     tokens_at_once: Count
     determinism: bool

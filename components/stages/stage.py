@@ -1,6 +1,7 @@
 """Base of all stages: a LightningModule whose loss is a pure function of a batch."""
 
 import inspect
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +19,7 @@ from components.models.lora import Adaptable
 from components.models.shards import in_shards, shard
 from components.training import patterns, recomputing
 from components.training.averages import Averages
-from components.training.contract import ALONE, LossOutput, Reporting, RunContext
+from components.training.contract import ALONE, COMPILE_FROM, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
 from components.training.optimizers import scaled
 from components.training.recomputing import need_of
@@ -30,6 +31,14 @@ from components.training.self_checks import (
     check_separate,
     log_check,
 )
+
+log = logging.getLogger(__name__)
+
+
+def compile_layers(model: CausalLM | ScalarModel) -> None:
+    """All layers share a graph; one of the whole model would be large."""
+    for layer in model.model.layers:
+        layer.compile()
 
 
 class Stage(Reporting, L.LightningModule):
@@ -108,9 +117,8 @@ class Stage(Reporting, L.LightningModule):
             self._kept_frozen.patterns.update(kept.patterns)
         if self.run.gradient_checkpointing is True and not frozen:
             model.model.recompute = True
-        if self.run.compile:
-            for layer in model.model.layers:  # all layers share a graph; one of the whole model would be large
-                layer.compile()
+        if self.run.compile is True:  # before it is sharded; `auto` is decided when the steps are known
+            compile_layers(model)
         if mesh is not None:
             if self.run.lora is not None and self.frozen and self.shares_trunk:
                 raise ValueError(
@@ -133,13 +141,17 @@ class Stage(Reporting, L.LightningModule):
         if self.run.gradient_checkpointing != "auto":
             return
         trained = [network for name, network in self.networks().items() if name not in self.frozen]
-        lean = self.run.compile or self.device.type == "cpu"
+        lean = self.device.type == "cpu" or self._compiles()
         need = need_of(trained, self.largest_batch(), width=self._width_of_products(), lean=lean)
         free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
         self.memory = need.note(free)
         if bool(self.reduced(torch.tensor(float(not need.fits(free))), "max")):
             for network in trained:
                 network.model.recompute = True
+
+    def _compiles(self) -> bool:
+        """Whether layers are compiled; known once the steps are."""
+        return self.run.compiles(self.device.type, self.trainer.estimated_stepping_batches)
 
     def largest_batch(self) -> int:
         """The most tokens that a network reads at once in training; 0 if the data does not say."""
@@ -156,6 +168,13 @@ class Stage(Reporting, L.LightningModule):
         Raises ValueError, SelfCheckError.
         """
         check_even("training", float(self.trainer.num_training_batches), self)
+        if self.run.compile == "auto" and self._compiles():
+            for network in self.networks().values():
+                compile_layers(network)
+            if self.global_rank == 0:
+                log.info(
+                    f"compile=auto: layers are compiled, since a run of {COMPILE_FROM:,} steps or more gains by it"
+                )
         if self.frozen:
             networks = dict(self.named_children())
             self.log_checks(

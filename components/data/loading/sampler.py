@@ -63,7 +63,8 @@ class BatchLoader:
     are left over, they go into the last batches, one each.
 
     examples: anything with len() and [i]; collate: list of examples -> batch; lengths: of the examples in tokens, if
-    they differ. Raises ValueError if there are fewer examples than ranks.
+    they differ; pin_memory: whether to put batches where a GPU can copy them from in the background. Raises ValueError
+    if there are fewer examples than ranks.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
+        pin_memory: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size: got {batch_size}, expected at least 1")
@@ -83,7 +85,7 @@ class BatchLoader:
             raise ValueError(f"{len(examples)} examples for {world_size} processes; use fewer devices")
         self.examples, self.collate, self.lengths = examples, collate, lengths
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.num_workers = num_workers
+        self.num_workers, self.pin_memory = num_workers, pin_memory
 
     def __len__(self) -> int:
         return batches_per_epoch(len(self.examples), self.batch_size, self.world_size)
@@ -104,6 +106,7 @@ class BatchLoader:
             batch_sampler=batches,
             collate_fn=self.collate,
             num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
             generator=Generator(),  # otherwise making an iterator would use the global one
         )
 

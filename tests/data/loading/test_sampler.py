@@ -1,8 +1,12 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 
+from components.data.base import RecordData
+from components.data.loading import sampler
 from components.data.loading.sampler import BatchLoader, TrainLoader, batch, batches_per_epoch
 from components.data.text import TextData
 
@@ -214,3 +218,16 @@ def test_lightning_trains_on_the_same_batch_when_told_to_overfit_it(common, writ
     path = write("a.jsonl", [{"text": f"{i:02d}" * 9} for i in range(40)])
     seen, _ = trained(tmp_path, TextData(path=path, batch_size=5, **common), 4, overfit_batches=1)
     assert len(seen) == 4 and all(one == seen[0] for one in seen)
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cpu", False), ("cuda", True)])
+def test_batches_are_pinned_where_a_gpu_copies_them(device, pinned, monkeypatch):
+    """Else a GPU's copies, and with them the next step, would wait for each other."""
+    asked = []
+    monkeypatch.setattr(sampler, "DataLoader", lambda *_, pin_memory, **__: asked.append(pin_memory) or [])
+    strategy = SimpleNamespace(root_device=torch.device(device))
+    trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy)
+    module = SimpleNamespace(trainer=trainer, batch_size=1, num_workers=0)
+    settings = RecordData._loading(module, SimpleNamespace(lengths=None))
+    list(BatchLoader([0, 1], list, **settings))
+    assert asked == [pinned]

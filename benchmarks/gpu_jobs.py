@@ -86,7 +86,7 @@ def _in(name: str, run: Run) -> Run:
     def inside(args: argparse.Namespace) -> dict[str, Any]:
         folder = f"{args.work}/{name}"
         files = {file: f"{folder}/{file}.jsonl" for file in ("chat", "preference")}
-        return run(argparse.Namespace(**{**vars(args), **files, "work": folder}))
+        return run(argparse.Namespace(**{**vars(args), **files, "work": folder, "model": None}))  # the folder's own
 
     return inside
 

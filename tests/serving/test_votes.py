@@ -4,10 +4,14 @@ import json
 
 import pytest
 
+from components.data.preference import PreferenceData
 from components.data.records.formats import preference
 from components.data.records.labels import unpaired
 from components.serving.api_errors import ApiError
+from components.serving.served import Served
 from components.serving.votes import ThumbAsked, VoteAsked, Votes
+from components.stages.rm import RewardModel
+from tests.kit import tiny_stages
 
 ASKED = [{"role": "user", "content": "where?"}]
 
@@ -59,3 +63,27 @@ def test_a_vote_for_an_answer_that_is_not_there_is_refused_and_not_written(tmp_p
             VoteAsked.model_validate({"messages": [{"role": "x"}], "answers": [{"model": "a", "content": "x"}] * 2})
         )
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_the_file_of_votes_trains_a_reward_model_that_prefers_what_was_voted_for(tmp_path, small_tokenizer):
+    votes = Votes(tmp_path / "votes.jsonl")
+    for place in range(8):
+        vote(votes, place % 2, *(("paris", "rome") if place % 2 == 0 else ("rome", "paris")))
+    data = PreferenceData(
+        tokenizer=small_tokenizer,
+        path=str(votes.file),
+        context=64,
+        batch_size=8,
+        val_fraction=0.0,
+        cache_dir=tmp_path / "cache",
+    )
+    data.setup()
+    [batch] = data.train_dataloader()
+    model = tiny_stages.scalar(vocab_size=small_tokenizer.vocab_size, max_position_embeddings=64)
+    stage = RewardModel(model=lambda: model, optimizer=tiny_stages.adam(1e-2), schedule=tiny_stages.CONSTANT)
+    tiny_stages.fit(stage, [batch] * 10, max_steps=10)
+    served = Served("rm", stage.model, small_tokenizer)
+    talks = [[*ASKED, {"role": "assistant", "content": city}] for city in ("paris", "rome")]
+    paris, rome = (served.reward(served.chat_ids(talk)) for talk in talks)
+    assert paris > rome + 1

@@ -239,10 +239,11 @@ def chat_folder(name: str, logs: Path) -> Path:
 def folders_to_serve(name: str, logs: Path) -> dict[str, Path]:
     """Artifacts by the name that clients use: all models of a run (run/stage), or the one that the name says. Raises
     ValueError if there is no model."""
+    from components.artifacts import lineage
+
     path = Path(name)
     for run in (path, logs / name):
-        stages = {export: _kind(export) for export in run.glob("*/export")}
-        models = sorted((export for export, kind in stages.items() if kind), key=lambda export: export.stat().st_mtime)
+        models = lineage.in_order(export for export in run.glob("*/export") if _kind(export))
         if models:
             return {f"{run.resolve().name}/{export.parent.name}": export for export in models}
     folder = chat_folder(name, logs)

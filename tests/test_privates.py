@@ -144,6 +144,15 @@ class Watch(Callback):
         self.ended.append("teardown")
 
 
+@canary("_linear_pointwise", "_reorder_linear_weight")
+def multiplies_by_a_matrix_in_onednns_layout():
+    rows, matrix, bias = torch.randn(3, 16), torch.randn(8, 16), torch.randn(8)
+    packed = torch.ops.mkldnn._reorder_linear_weight(matrix, 3)
+    assert packed.is_mkldnn and packed.shape == matrix.shape
+    product = torch.ops.mkldnn._linear_pointwise(rows, packed, bias, "none", [], "")
+    torch.testing.assert_close(product, torch.nn.functional.linear(rows, matrix, bias))
+
+
 @canary("_should_accumulate")
 def tells_whether_a_micro_batch_was_not_the_last_of_its_step():
     watch = Watch(lambda run: run.fit_loop.epoch_loop._should_accumulate())

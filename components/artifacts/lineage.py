@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,25 @@ def is_up_to_date(
         f"{export} is finished, but was made from other inputs: {', '.join(changed[:4])}{more}. "
         f"Add force=true to replace it. To keep both: {in_another_run}\nBefore and now: {shown}{more}"
     )
+
+
+def in_order(exports: Iterable[Path]) -> list[Path]:
+    """The artifacts of one run, each after those of the stages that it was made from, else the oldest first."""
+    oldest_first = sorted(exports, key=lambda export: export.stat().st_mtime)
+    by_stage = {export.parent.name: export for export in oldest_first}
+    order: list[Path] = []
+
+    def add(export: Path, descendants: tuple[Path, ...] = ()) -> None:
+        if export in order or export in descendants:
+            return
+        for parent in read_card(export).get("parents", {}).values():
+            if parent["stage"] in by_stage:
+                add(by_stage[parent["stage"]], (*descendants, export))
+        order.append(export)
+
+    for export in oldest_first:
+        add(export)
+    return order
 
 
 def _remove_leftovers(export: Path) -> None:

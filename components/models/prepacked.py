@@ -20,6 +20,7 @@ def prepacked(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
     if weight.dim() != 2:
         return weight
     if rows >= PACKED_ROWS and packs(weight):
+        # holds for torch 2.13
         return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     return weight.t().contiguous().t()
 
@@ -27,6 +28,7 @@ def prepacked(weight: Tensor, dtype: torch.dtype, rows: int) -> Tensor:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (…, inputs) · weightᵀ + bias, as F.linear; weight can be `prepacked`. Layouts differ by rounding alone."""
     if weight.is_mkldnn:
+        # holds for torch 2.13
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return F.linear(x, weight, bias)
 

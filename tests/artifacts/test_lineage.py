@@ -1,6 +1,7 @@
 """When an artifact is up to date, what a stage reads, and what the messages say."""
 
 import json
+import os
 
 import pytest
 
@@ -61,6 +62,18 @@ def test_a_teacher_with_another_vocabulary_is_refused_with_both_folders_and_the_
     for others, found in ((["a", "c"], "id 1 is 'c' for the teacher and 'b'"), (["a", "b", "c"], "id 2 is 'c'.* ''")):
         with pytest.raises(ArtifactError, match=f"teacher teacher .* student student: {found}.*artifacts.teacher=<fol"):
             lineage.same_vocabulary("student", ["a", "b"], "teacher", others, "artifacts.teacher")
+
+
+def test_the_artifacts_of_a_run_follow_those_that_they_were_made_from_whatever_their_age(tmp_path):
+    parents = {"ppo": ["sft", "rm"], "old": [], "rm": ["sft"], "pretrain": ["tokenizer"], "sft": ["pretrain"]}
+    for age, (stage, others) in enumerate(parents.items()):
+        export = tmp_path / stage / "export"
+        export.mkdir(parents=True)
+        card = {"parents": {other: {"stage": other} for other in others}}
+        (export / "card.json").write_text(json.dumps(card))
+        os.utime(export, (age, age))
+    order = lineage.in_order(tmp_path.glob("*/export"))
+    assert [export.parent.name for export in order] == ["pretrain", "sft", "rm", "ppo", "old"]
 
 
 def test_what_a_killed_run_left_of_writing_an_artifact_is_removed(export):

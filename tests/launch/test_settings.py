@@ -198,7 +198,7 @@ def test_an_artifact_made_before_a_module_moves_is_up_to_date_afterwards(stage, 
     assert after["task"] == f"components.moved.{settings.last_name(before['task'])}"
     inputs = settings.inputs_of(before, {}, "d")
     (tmp_path / "card.json").write_text(json.dumps({"inputs": inputs}))
-    assert lineage.is_made(tmp_path, settings.inputs_of(after, {}, "d"), force=False)
+    assert lineage.is_up_to_date(tmp_path, settings.inputs_of(after, {}, "d"), force=False)
     assert not any("components." in str(value) for value in inputs.values())
 
 

@@ -25,6 +25,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 ON_ONE_DEVICE = {"adamw8bit": partial(adamw8bit, **ADAM)}  # it cannot be sharded
 LORA = LoRA(rank=2, alpha=4.0, dropout=0.0, targets=TARGETS)
 NETWORKS = ("sft", "rm", "ppo")  # stages that train a language model, one with a scalar head, and both
+UNSEEN = {"model.score.bias"}  # by the reward model's loss, which compares scores: its gradient is 0 up to rounding
 STEPS = 3  # an adapter's A has no gradient before its B has moved
 
 
@@ -43,7 +44,8 @@ def unmoved(make: Callable[[int], tuple], optimizer: Any, way: tuple[str | None,
     stage.on_train_start = lambda: (before.update(local(stage)), start())[1]
     several = {"strategy": STRATEGIES[strategy](), "devices": processes} if strategy else {}
     quiet_fit(trainer(max_steps=STEPS, limit_val_batches=0, **several), stage, loader, Batches([]))
-    return [name for name, now in local(stage).items() if now.numel() and torch.equal(now, before[name])]
+    after = {name: now for name, now in local(stage).items() if now.numel() and name not in UNSEEN}
+    return [name for name, now in after.items() if torch.equal(now, before[name])]
 
 
 @pytest.mark.parametrize(

@@ -72,11 +72,11 @@ def test_a_block_mask_of_other_documents_needs_no_other_graph(model, monkeypatch
     ],
     ids=["dialogues", "rankings"],
 )
-def test_rows_of_other_shapes_need_one_more_graph_for_all_shapes(batch: Callable, model):
+def test_rows_of_many_shapes_share_three_graphs_at_most(batch: Callable, model):
     rng = random.Random(3)
     shapes = set()
     for _ in range(10):
         made = batch(rng, rng.randint(5, 14))
         shapes.add(made.input_ids.shape)
         model.hidden(made.input_ids, made.layout).sum().backward()
-    assert len(shapes) > 3 and graphs() == 2
+    assert len(shapes) > 3 and graphs() <= 3  # of the first shape, and for others what can differ: rows, length

@@ -159,9 +159,11 @@ def test_the_readme_shows_what_the_roofline_predicts(module):
     assert module("gpu_tables").predicted() in (ROOT / "benchmarks/README.md").read_text()
 
 
-@pytest.mark.slow(minutes=3)
-def test_all_parts_run_to_their_end_on_a_processor(tmp_path):
+@pytest.mark.slow(minutes=2)
+def test_a_rehearsal_runs_to_its_end_on_a_processor(tmp_path):
+    """Without pretraining, which the breakdown trains too, and without the GPU's tests, which would all be skipped."""
     command = [sys.executable, str(ROOT / "benchmarks/gpu.py"), "--tiny", "--repeats", "1", "--minutes", "60"]
+    command += ["--parts", "generation,stages,breakdown"]
     done = subprocess.run([*command, "--work", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "gpu.json").read_text())
@@ -169,10 +171,7 @@ def test_all_parts_run_to_their_end_on_a_processor(tmp_path):
     left_out = set(record["left_out"].values())
     assert left_out == {"needs --wheels with trl-1.16.0", "needs --wheels with trl-1.12.0"}, record["left_out"]
     assert {part: len(names) for part, names in record["results"].items()} == {
-        "pretrain": 3,
         "generation": 2,
         "stages": 4,
         "breakdown": 2,
-        "tests": 1,
     }
-    assert record["results"]["tests"]["pytest -m gpu"][0]["failed"] == 0

@@ -10,20 +10,10 @@ import argparse
 import harness
 import pretrain
 from harness import DEVICE, VOCABULARY, Contestant, peak_mb
+from random_models import SHAPES
 
 PROMPT, NEW = 64, 128
 ROWS = (1, 4, 16, 64)
-SMOLLM2_135M = {
-    "vocab_size": 49_152,
-    "hidden_size": 576,
-    "intermediate_size": 1_536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 8_192,
-    "rope_theta": 100_000.0,
-    "tie_word_embeddings": True,
-}
 
 
 def prepare(args: argparse.Namespace) -> None:
@@ -67,7 +57,7 @@ def ours(batch: int, bf16: bool):
         from components.models.heads import CausalLM
 
         if args.model == "135M":
-            model = CausalLM(GPTConfig(**SMOLLM2_135M))
+            model = CausalLM(GPTConfig(**SHAPES["135M"]))
         else:
             model = store.load_causal_lm(args.model or harness.export(args, "pretrain"))
         model = model.eval().to(DEVICE)
@@ -88,7 +78,7 @@ def transformers(batch: int, bf16: bool):
 
         dtype = torch.bfloat16 if bf16 else torch.float32
         if args.model == "135M":
-            model = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2_135M), dtype=dtype)
+            model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPES["135M"]), dtype=dtype)
         else:
             model = AutoModelForCausalLM.from_pretrained(args.model or harness.export(args, "pretrain"), dtype=dtype)
         model = model.eval().to(DEVICE)

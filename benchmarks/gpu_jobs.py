@@ -203,6 +203,11 @@ def stage(name: str, rate: Callable[[dict[str, float]], float], load: Load, *set
     return run
 
 
+def per_update(updates: int) -> Callable[[dict[str, float]], float]:
+    """Records per second, of metrics that count steps of which a rollout takes `updates`."""
+    return lambda metrics: ROWS / (metrics["train/step_seconds"] * updates)
+
+
 def _stages(model: str, importance: tuple[int, int]) -> list[Job]:
     """importance: of reward models, PPO and GRPO of ours and of TRL's GRPO; of all else."""
     first, second = importance
@@ -226,9 +231,6 @@ def _stages(model: str, importance: tuple[int, int]) -> list[Job]:
     ppo = (*rollout, context, f"data.prompts_per_rollout={ROWS}", f"stage.epochs={rl.EPOCHS}")
     comparisons = ("data=preference", "data.path={work}/preference.jsonl", "data.num_demonstrations=8")
     chat = ("data=chat", "data.path={work}/chat.jsonl", *batch)
-
-    def per_update(updates: int) -> Callable[[dict[str, float]], float]:
-        return lambda metrics: ROWS / (metrics["train/step_seconds"] * updates)
 
     def job(name: str, run: Run, seconds: int, level: int, peer: str = "") -> Job:
         return Job("stages", name, _in(model, run), seconds, level, model, peer)

@@ -5,7 +5,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """What a client is told: {"error": {"message", "type", "param", "code"}} with an HTTP status."""
+    """The error that a client gets: {"error": {"message", "type", "param", "code"}} with an HTTP status."""
 
     def __init__(
         self,

@@ -1,6 +1,5 @@
 """POST /v1/chat/completions."""
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -13,7 +12,7 @@ from components.serving.api_errors import invalid
 from components.serving.calls import CallFormat, CallReader, checked, format_of
 from components.serving.constraint import tool_schema
 from components.serving.protocol import ChatAsked, parsed
-from components.serving.replies import Object, chat_logprobs, usage
+from components.serving.replies import Object, chat_logprobs, head, usage
 from components.serving.rows import Constraint, Scored
 from components.serving.served import Served
 from components.serving.service import Service
@@ -82,13 +81,7 @@ class ChatReply:
         self.readers = [CallReader(form) for _ in range(asked.n)] if form else []
         self.service, self.served, self.asked = service, served, asked
         self.prompt, self.answering, self.born = prompt, answering, born
-        self.head = {
-            "id": f"chatcmpl-{secrets.token_hex(12)}",
-            "object": "chat.completion",
-            "created": int(time.time()),
-            "model": served.name,
-            "system_fingerprint": served.fingerprint,
-        }
+        self.head = head(served, "chat.completion", "chatcmpl")
 
     def usage(self) -> Object:
         return usage(self.answering.requests, [self.prompt])

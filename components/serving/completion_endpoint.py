@@ -1,6 +1,5 @@
 """POST /v1/completions: raw continuation of texts or ids, with the prompt's own log-probabilities if echoed."""
 
-import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -10,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from components.serving.answering import Answering
 from components.serving.protocol import CompletionAsked, parsed
-from components.serving.replies import Object, text_logprobs, usage
+from components.serving.replies import Object, head, text_logprobs, usage
 from components.serving.rows import Piece, Scored
 from components.serving.served import Served
 from components.serving.service import Service
@@ -69,13 +68,7 @@ class CompletionReply:
         self.service, self.served, self.asked, self.prompts = service, served, asked, prompts
         self.echoes, self.answering, self.born = echoes, answering, born
         self.offsets = [0] * (len(prompts) * asked.n)
-        self.head = {
-            "id": f"cmpl-{secrets.token_hex(12)}",
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": served.name,
-            "system_fingerprint": served.fingerprint,
-        }
+        self.head = head(served, "text_completion", "cmpl")
 
     def usage(self) -> Object:
         return usage(self.answering.requests, self.prompts)

@@ -1,5 +1,7 @@
 """The official API's objects."""
 
+import secrets
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -7,6 +9,17 @@ from components.serving.rows import Request, Scored
 from components.serving.served import Served
 
 Object = dict[str, Any]
+
+
+def head(served: Served, kind: str, prefix: str) -> Object:
+    """What a reply begins with, whole or in each of its chunks; kind: its object, prefix: of its id."""
+    return {
+        "id": f"{prefix}-{secrets.token_hex(12)}",
+        "object": kind,
+        "created": int(time.time()),
+        "model": served.name,
+        "system_fingerprint": served.fingerprint,
+    }
 
 
 def usage(requests: Sequence[Request], prompts: Sequence[Sequence[int]]) -> Object:

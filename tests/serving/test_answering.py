@@ -1,4 +1,4 @@
-"""A client that goes away stops costing, and what fails on the engine's thread is told to the client."""
+"""A client that goes away stops costing, and what fails on the engine's thread reaches the client."""
 
 import asyncio
 import threading

@@ -1,4 +1,4 @@
-"""Whatever a client sends, it is told what is wrong with it: 4xx, never 5xx."""
+"""Whatever a client sends, the answer says what is wrong with it: 4xx, never 5xx."""
 
 import json
 import random

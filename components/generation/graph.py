@@ -12,7 +12,7 @@ Step = Callable[[Tensor], Tensor]  # next tokens (B,), added to the cache → lo
 
 
 def step_of(model: CausalLM, cache: KVCache) -> Step:
-    """The step function for this cache's current rows; after KVCache.select or join, call this again."""
+    """The step function for this cache's current rows; after KVCache.select, call this again."""
     if cache.starts.is_cuda and cache.length < cache.size:
         return _Graphed(model, cache)
     return lambda token: model.next_logits(token[:, None], cache)

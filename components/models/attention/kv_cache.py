@@ -102,17 +102,6 @@ class KVCache:
         """A new cache for other texts, as CausalLM.new_cache makes one, that shares this one's weights."""
         return KVCache(self.config, self.weights, self.head, starts, size)
 
-    def join(self, other: "KVCache") -> None:
-        """Adds the sequences of `other`, a cache made by `empty`, as further rows, as `put` does; copies this cache."""
-        self._check_room(other.length)
-        count, more = len(self.starts), len(other.starts)
-        self.keys, self.values = (
-            [torch.cat((tensor, tensor.new_zeros((more, *tensor.shape[1:])))) for tensor in tensors]
-            for tensors in (self.keys, self.values)
-        )
-        self.starts = torch.cat((self.starts, other.starts))
-        self.put(torch.arange(count, count + more, device=self.starts.device), other)
-
     def put(self, rows: Tensor, other: "KVCache") -> None:
         """Replaces the sequences `rows` (N,) int64 by the N of `other`, a cache made by `empty`: a new prompt takes the
         place of a finished one, with nothing recomputed.

@@ -54,12 +54,12 @@ def test_a_prompt_that_takes_a_row_is_continued_as_if_alone_and_so_are_the_other
 
 
 @torch.no_grad()
-def test_sequences_join_a_running_batch_and_an_empty_one(model):
-    cache = model.new_cache(torch.zeros(0, dtype=torch.int64), 14, dtype=torch.float32)
-    for count, text in ((2, TEXTS[0]), (6, TEXTS[1]), (4, TEXTS[2])):
+def test_sequences_enter_a_running_batch_and_an_empty_one(model):
+    cache = model.new_cache(torch.zeros(3, dtype=torch.int64), 14, dtype=torch.float32)
+    for row, (count, text) in enumerate([(2, TEXTS[0]), (6, TEXTS[1]), (4, TEXTS[2])]):
         other = cache.empty(starts(count), count)
         filled(model, other, [text[:count]])
-        cache.join(other)
+        cache.put(torch.tensor([row]), other)
     assert cache.starts.tolist() == [4, 0, 2]
     logits = model.next_logits(torch.tensor([[TEXTS[0][2]], [TEXTS[1][6]], [TEXTS[2][4]]]), cache)
     assert (logits - whole(model, [TEXTS[0][:3], TEXTS[1][:7], TEXTS[2][:5]])).abs().max() < 1e-5
@@ -86,5 +86,5 @@ def test_a_sequence_longer_than_the_cache_is_refused(model):
     other = cache.empty(starts(5), 5)
     filled(model, other, [TEXTS[0][:5]])
     with pytest.raises(ValueError, match="size 4 cannot hold 5"):
-        cache.join(other)
+        cache.put(torch.tensor([0]), other)
     assert cache.starts.tolist() == [0] and len(cache.keys[0]) == 1, "nothing has changed"

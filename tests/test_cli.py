@@ -45,7 +45,7 @@ def run_folder(small_tokenizer, tmp_path_factory):
             "tokenizer": small_tokenizer.fingerprint,
             "seed": 7,
             "metrics": {"val/score": 1.23456},
-            "parents": {"model": {"path": "logs/tiny/sft/export", "content": "abc123"}},
+            "parents": {"model": {"path": "logs/tiny/sft/export", "stage": "sft", "content": "abc123"}},
             "inputs": {"model.depth": 2},
         }
         store.write_artifact(folder / stage / "export", card=card, tokenizer=small_tokenizer, model=model)
@@ -89,7 +89,8 @@ def test_show_prints_the_card_and_what_the_files_add(run_folder, small_tokenizer
     result = gradus("show", run_folder / "ppo")
     model = store.load_causal_lm(run_folder / "ppo" / "export")
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    found = dict(line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1)
+    shown = [line.split(maxsplit=1) for line in result.stdout.splitlines() if len(line.split()) > 1]
+    found = dict(reversed(shown))  # a parent's stage comes after the artifact's own
     assert result.exit_code == 0
     assert found["artifact"] == str(run_folder / "ppo" / "export")
     assert found["stage"] == "ppo"

@@ -14,7 +14,7 @@ from components.launch import composing, schema, spawning
 from components.launch.overrides import quoted
 from components.system import hub
 from components.system.disk import present
-from components.tasks import command_line, eight_bit
+from components.tasks import command_line, eight_bit, reward_functions
 
 DATA = ("data", "comparisons", "text")  # keys of data modules
 
@@ -56,7 +56,9 @@ def check(steps: list[Step]) -> None:
             schema.check(cfg)
             command_line.check_selection(cfg)
             eight_bit.check(cfg)
-            wanted = {name: path for name, path in cfg.reads.items() if not is_there(path, exports)}
+            functions = reward_functions.measures_functions(cfg)
+            reads = reward_functions.reads_of(cfg, exports) if functions else cfg.reads
+            wanted = {name: path for name, path in reads.items() if not is_there(path, exports)}
             if wanted:
                 lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))
             plain = composing.plain(cfg)

@@ -1,6 +1,8 @@
 """What reward functions change in a task, and their checks before anything slow starts: by their source, then by a call
 on the first prompts."""
 
+import os
+from collections.abc import Collection
 from typing import Any
 
 from omegaconf import DictConfig
@@ -25,19 +27,28 @@ def settle(cfg: DictConfig) -> None:
 
     Raises ArtifactError if there is no model.
     """
-    if settings.last_name(cfg.task) != "evaluate" or "reward" not in settings.function_settings(cfg):
-        return
+    if measures_functions(cfg):
+        cfg.task, cfg.reads = MEASURES, reads_of(cfg)
+
+
+def measures_functions(cfg: DictConfig) -> bool:
+    """Whether the task is an evaluation with reward functions."""
+    return settings.last_name(cfg.task) == "evaluate" and "reward" in settings.function_settings(cfg)
+
+
+def reads_of(cfg: DictConfig, made: Collection[str] = ()) -> dict[str, str]:
+    """What an evaluation by reward functions alone reads. made: absolute paths of artifacts that will be there."""
     named = cfg.model.get("path")
     policies: dict[str, str] = {}
     for name, path in {**cfg.artifacts, **cfg.reads}.items():
-        there = path == named or (present(path) and load_config(path)[1] == "CausalLM")
+        there = path == named or os.path.abspath(path) in made or (present(path) and load_config(path)[1] == "CausalLM")
         if name not in NO_POLICIES and there and path not in policies.values():
             policies["model" if path == named else name] = path
     if not policies:
         raise ArtifactError(
             f"run {cfg.run} has no model to evaluate. Train one, or name one: model=hf model.path=<folder or Hub name>"
         )
-    cfg.task, cfg.reads = MEASURES, {"tokenizer": next(iter(policies.values())), **policies}
+    return {"tokenizer": next(iter(policies.values())), **policies}
 
 
 def try_on(cfg: DictConfig, data: Any) -> None:

@@ -76,6 +76,20 @@ def test_a_parent_that_no_earlier_stage_makes_is_missing(tmp_path):
         looked_through(f"paths.logs={tmp_path}", STAGES, "artifacts.sft=/nowhere")
 
 
+def test_an_evaluation_by_reward_functions_reads_the_language_models_that_earlier_stages_make(tmp_path):
+    correct = "['reward=function','reward.path=components.rewards.ready:exact_match']"
+    functions = [f"overrides.ppo={correct}", f"overrides.eval={correct}"]
+    stages = "stages=[tokenizer,pretrain,sft,ppo,eval]"
+    looked_through(f"paths.logs={tmp_path}", stages, *functions)
+    looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,pretrain,eval]", *functions)
+    with pytest.raises(ArtifactError, match="no rm artifact"):
+        looked_through(f"paths.logs={tmp_path}", stages, functions[0])
+    with pytest.raises(ArtifactError, match="run tiny has no model to evaluate"):
+        looked_through(f"paths.logs={tmp_path}", "stages=[tokenizer,eval]", *functions)
+    pytest.importorskip("reasoning_gym")
+    looked_through("experiment=rlvr", f"paths.logs={tmp_path}", f"model.path={tmp_path}")
+
+
 def test_data_that_an_earlier_stage_writes_need_not_exist(tmp_path):
     made = f"{tmp_path}/tiny/compare/preferences.jsonl"
     rm = f"overrides.rm=['data=preference','data.path={made}']"

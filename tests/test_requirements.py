@@ -33,6 +33,7 @@ NOT_IN_LOCK = {
     "reasoning-gym",  # brings eleven packages, one of which is compiled; tests that need one of these three skip
     "math",
     "json-schema",
+    "retrieval",
 }
 
 

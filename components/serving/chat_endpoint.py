@@ -12,17 +12,20 @@ from components.serving.api_errors import invalid
 from components.serving.calls import CallFormat, CallReader, checked, format_of
 from components.serving.constraint import tool_schema
 from components.serving.protocol import ChatAsked, parsed
-from components.serving.replies import Object, chat_logprobs, head, usage
+from components.serving.replies import Frames, Object, chat_logprobs, head, usage
 from components.serving.rows import Constraint, Scored
 from components.serving.served import Served
 from components.serving.service import Service
 from components.serving.streaming import EventStream
+from components.serving.technique_reply import TechniqueReply
 
 
 async def chat(service: Service, http: HttpRequest) -> Response:
     """Answers a conversation."""
     born = time.monotonic()
     asked = parsed(await service.body(http), ChatAsked)
+    if asked.techniques:
+        return await TechniqueReply(service, http, asked).response()
     reply = await started(service, http, asked, born)
     if asked.stream:
         return EventStream(reply.chunks(), reply.answering.cancel)
@@ -115,8 +118,9 @@ class ChatReply:
 
     async def chunks(self) -> AsyncIterator[Object]:
         """The chunks of a stream."""
+        frames = Frames(self.head, with_usage=self.asked.with_usage)
         for index in range(self.asked.n):
-            yield self._chunk(index, {"role": "assistant", "content": self.served.tokenizer.prefill, "refusal": None})
+            yield frames.chunk(index, {"role": "assistant", "content": self.served.tokenizer.prefill, "refusal": None})
         async for _, piece in self.answering.pieces():
             text = piece.text
             calls: list[Object] = []
@@ -125,27 +129,15 @@ class ChatReply:
                 rest, calls = self._ended(piece.sample) if piece.finish else ("", [])
                 text += rest
             if text or piece.scored:
-                yield self._chunk(piece.sample, {"content": text}, self._logprobs(piece.scored))
+                yield frames.chunk(piece.sample, {"content": text}, self._logprobs(piece.scored))
             if calls:
                 numbered = [{"index": number} | call for number, call in enumerate(calls)]
-                yield self._chunk(piece.sample, {"tool_calls": numbered})
+                yield frames.chunk(piece.sample, {"tool_calls": numbered})
             if piece.finish:
-                yield self._chunk(piece.sample, {}, finish="tool_calls" if calls else piece.finish)
+                yield frames.chunk(piece.sample, {}, finish="tool_calls" if calls else piece.finish)
         self.service.count(self.served, self.answering, self.born)
-        if self._with_usage:
-            yield self._frame([]) | {"usage": self.usage()}
-
-    @property
-    def _with_usage(self) -> bool:
-        options = self.asked.stream_options
-        return options is not None and options.include_usage
-
-    def _frame(self, choices: list[Any]) -> Object:
-        frame = self.head | {"object": "chat.completion.chunk", "choices": choices}
-        return frame | {"usage": None} if self._with_usage else frame
-
-    def _chunk(self, index: int, delta: Object, logprobs: Object | None = None, finish: str | None = None) -> Object:
-        return self._frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}])
+        for frame in frames.last(self.usage()):
+            yield frame
 
     def _logprobs(self, scored: Any) -> Object | None:
         return chat_logprobs(self.served, scored) if self.asked.logprobs else None

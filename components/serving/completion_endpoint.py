@@ -103,7 +103,7 @@ class CompletionReply:
         async for number, piece in self.answering.pieces():
             yield self._piece(number * n + piece.sample, piece)
         self.service.count(self.served, self.answering, self.born)
-        if self._with_usage:
+        if self.asked.with_usage:
             yield self._frame([]) | {"usage": self.usage()}
 
     def _piece(self, choice: int, piece: Piece) -> Object:
@@ -115,14 +115,9 @@ class CompletionReply:
         ids = self.echoes[prompt].ids
         return ids[0] if ids else None
 
-    @property
-    def _with_usage(self) -> bool:
-        options = self.asked.stream_options
-        return options is not None and options.include_usage
-
     def _frame(self, choices: list[Any]) -> Object:
         frame = self.head | {"choices": choices}
-        return frame | {"usage": None} if self._with_usage else frame
+        return frame | {"usage": None} if self.asked.with_usage else frame
 
     def _choice(
         self, choice: int, text: str, scored: list[Scored], finish: str | None, *, first: int | None = None

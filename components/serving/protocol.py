@@ -31,7 +31,7 @@ ABSENT = {  # official fields that could have no effect here, with the values th
     "web_search_options": (),
 }
 LABELS = ("prompt_cache_key", "safety_identifier", "user")  # say who asks, which changes no answer of the official API
-MOST_STOPS, MOST_TOP = 16, 20
+MOST_STOPS, MOST_TOP, MOST_TECHNIQUES = 16, 20, 8
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
 
@@ -65,6 +65,10 @@ class Asked(Strict):
     def stops(self) -> tuple[str, ...]:
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
+    @property
+    def with_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
     @model_validator(mode="after")
     def _check(self) -> "Asked":
         if len(self.stops) > MOST_STOPS or not all(self.stops):
@@ -82,7 +86,7 @@ class Asked(Strict):
 
 
 class ChatAsked(Asked):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions. techniques is not in the official API, see prompting.named."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -92,11 +96,14 @@ class ChatAsked(Asked):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
+    techniques: Annotated[list[dict[str, Any]], Field(max_length=MOST_TECHNIQUES)] = []
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatAsked":
         if self.top_logprobs is not None and not self.logprobs:
             raise ValueError("top_logprobs: only with logprobs=true")
+        if self.techniques and (self.tools or self.logprobs):
+            raise ValueError(f"{'tools' if self.tools else 'logprobs'}: not together with techniques")
         if None not in (self.max_tokens, self.max_completion_tokens):
             raise ValueError("max_tokens and max_completion_tokens: expected only one of them")
         return self

@@ -22,6 +22,25 @@ def head(served: Served, kind: str, prefix: str) -> Object:
     }
 
 
+class Frames:
+    """The chunks of a streamed chat completion. with_usage: each has a usage, null in all but the last."""
+
+    def __init__(self, head: Object, *, with_usage: bool) -> None:
+        self.head, self.with_usage = head | {"object": "chat.completion.chunk"}, with_usage
+
+    def chunk(self, index: int, delta: Object, logprobs: Object | None = None, finish: str | None = None) -> Object:
+        """A change of one choice."""
+        return self._frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}])
+
+    def last(self, usage: Object) -> list[Object]:
+        """The chunk with the usage, if it was asked for."""
+        return [self._frame([]) | {"usage": usage}] if self.with_usage else []
+
+    def _frame(self, choices: list[Any]) -> Object:
+        frame = self.head | {"choices": choices}
+        return frame | {"usage": None} if self.with_usage else frame
+
+
 def usage(requests: Sequence[Request], prompts: Sequence[Sequence[int]]) -> Object:
     """Tokens of the prompts and of all samples, and how many of the prompts' were not computed again."""
     prompt, sampled = sum(map(len, prompts)), sum(request.sampled for request in requests)

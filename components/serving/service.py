@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 
 
 log = logging.getLogger(__name__)
+TECHNIQUES = 32  # conversations that techniques answer at a time; others wait
 ARRIVAL = 30.0  # seconds that a request's body can take
 
 
@@ -43,7 +44,8 @@ class Service:
         self.engine, self.limits = engine, limits or Limits()
         self.metrics, self.votes = Metrics(), votes
         self.logs_texts = False
-        self._writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
+        self.writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
+        self.techniques = ThreadPoolExecutor(TECHNIQUES, "techniques")  # each waits for answers most of its time
 
     async def body(self, request: HttpRequest) -> bytes:
         """The request's body. Raises ApiError for one that is not JSON by its type, or too large.
@@ -79,7 +81,7 @@ class Service:
 
     async def prepare(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Runs a function that reads or writes texts, outside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.writer, function, *arguments)
 
     async def compute(self, function: Callable[[], Result]) -> Result:
         """Runs a function on the engine's thread. Raises ApiError if the queue is full."""
@@ -151,16 +153,20 @@ class Service:
     def count(self, served: Served, answering: Answering, born: float) -> None:
         """Adds a finished answer to the metrics. born: when its request came, of time.monotonic."""
         requests = answering.requests
+        self.count_tokens(served, requests)
+        if answering.first_token is not None:
+            self.metrics.first_token(answering.first_token - born)
+        for (prompt, _), text in (answering.texts or {}).items():
+            log.info("%s %r -> %r", served.name, served.tokenizer.decode(requests[prompt].prompt), text)
+
+    def count_tokens(self, served: Served, requests: Sequence[Request]) -> None:
+        """Adds the tokens of finished requests to the metrics."""
         for name, amount in (
             ("gradus_prompt_tokens_total", sum(len(one.prompt) for one in requests)),
             ("gradus_cached_tokens_total", sum(one.cached for one in requests)),
             ("gradus_completion_tokens_total", sum(one.sampled for one in requests)),
         ):
             self.metrics.add(name, amount, model=served.name)
-        if answering.first_token is not None:
-            self.metrics.first_token(answering.first_token - born)
-        for (prompt, _), text in (answering.texts or {}).items():
-            log.info("%s %r -> %r", served.name, served.tokenizer.decode(requests[prompt].prompt), text)
 
     def page(self) -> str:
         """The text of /metrics."""
@@ -172,4 +178,5 @@ class Service:
     def close(self) -> None:
         """Ends the threads."""
         self.engine.close()
-        self._writer.shutdown(wait=False, cancel_futures=True)
+        for threads in (self.writer, self.techniques):
+            threads.shutdown(wait=False, cancel_futures=True)

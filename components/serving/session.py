@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from components.functional.seeding import seeded
+from components.functional.seeding import seeded, uniform
 from components.generation.generate import Sampling, stream
 from components.models.heads import CausalLM
+from components.prompting.technique import Step
+from components.serving.chat_techniques import ChatTechniques
+from components.serving.rows import Options
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
 
 SETTINGS = ("temperature", "top_p", "max_new_tokens", "seed")  # that can be changed during a chat
@@ -37,7 +40,8 @@ class ChatSession:
     max_new_tokens: longest answer in tokens; None: as long as the context allows.
     base: no template and no history: the model continues the given text verbatim, as in pretraining.
     Answer n is sampled from (seed, n) alone: the same conversation with the same seed has the same answers.
-    turns, system, base and seed can be changed at any time; cut is whether the last answer ran out of room.
+    turns, system, base and seed can be changed at any time; cut is whether the last answer ran out of room, trace how
+    techniques came to it.
     Raises ValueError for invalid sampling settings, or a tokenizer larger than the model's vocabulary.
     """
 
@@ -67,6 +71,8 @@ class ChatSession:
         self.system: str | None = None
         self.turns: list[Turn] = []
         self.cut = False
+        self.techniques = ChatTechniques(model, tokenizer)
+        self.trace: tuple[Step, ...] = ()
         self._continued: str | None = None  # the last text of base mode
         self._answers = 0
 
@@ -142,18 +148,34 @@ class ChatSession:
             kept.pop(0)
             prompt = self._prompt(kept, text)
         self._check_fits(prompt)
-        return Answer(self._record(kept, text, prompt), len(turns) - len(kept))
+        sampled = self._by_techniques(kept, text) if self.techniques.techniques else self._sample(prompt)
+        return Answer(self._record(kept, text, sampled), len(turns) - len(kept))
 
-    def _record(self, turns: list[Turn], text: str, prompt: list[int]) -> Iterator[str]:
+    def _record(self, turns: list[Turn], text: str, sampled: Iterator[str]) -> Iterator[str]:
         """The answer's chunks, starting with the part that the prompt already contains; however they end, the text so
-        far is added to the history."""
+        far is added to the history, unless an error comes before any."""
         chunks: list[str] = []
+        failed = False
         try:
-            for piece in chain(filter(None, [self.tokenizer.prefill]), self._sample(prompt)):
+            for piece in chain(filter(None, [self.tokenizer.prefill]), sampled):
                 chunks.append(piece)
                 yield piece
+        except ValueError:
+            failed = True
+            raise
         finally:
-            self.turns = [*turns, Turn(text, "".join(chunks))]
+            if chunks or not failed:
+                self.turns = [*turns, Turn(text, "".join(chunks))]
+
+    def _by_techniques(self, turns: list[Turn], text: str) -> Iterator[str]:
+        """The whole answer, after the start that the prompt contains."""
+        messages = [*self.messages(turns), {"role": "user", "content": text}]
+        seed = int(uniform(self.seed, self._answers) * 2**53)
+        self._answers += 1
+        options = Options(self.max_new_tokens, seed=seed, temperature=self.temperature, top_p=self.top_p)
+        answer = self.techniques.answer(messages, options)
+        self.cut, self.trace = not answer.finished, answer.trace
+        yield answer.text.removeprefix(self.tokenizer.prefill)
 
     def _sample(self, prompt: list[int]) -> Iterator[str]:
         """Text sampled after a prompt, in chunks that never end inside a character."""
@@ -161,7 +183,7 @@ class ChatSession:
         sampling = Sampling(room, self.temperature, top_p=self.top_p)
         generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)
         self._answers += 1
-        self.cut = False
+        self.cut, self.trace = False, ()
         decoder = StreamDecoder(self.tokenizer, begins=not self.base)
         count = 0
         for token in stream(self.model, prompt, sampling, stop_ids=self.tokenizer.stop_ids, generator=generator):

@@ -38,6 +38,7 @@ class Terminal:
             "/system": ("TEXT", "set the system message; without TEXT: remove it", self._system),
             "/temperature": ("X", "0: always the likeliest token; 1: as the model was trained", self._temperature),
             "/set": ("NAME=X", f"{', '.join(SETTINGS)}; without NAME=X: show them", self._set),
+            "/technique": ("NAME X=Y", "votes, best of n, …: docs/techniques.md; without NAME: none", self._technique),
             "/save": ("FILE", "append the conversation to a .jsonl file for stage=sft data=chat", self._save),
             "/base": ("", "toggle: raw continuation of the text, without chat template or history", self._base),
             "/help": ("", "show this list", self._help),
@@ -95,6 +96,8 @@ class Terminal:
         finally:
             answer.chunks.close()  # type: ignore[attr-defined]
             self.answers.out()
+        for technique, said in self.session.trace:
+            self.note(f"{technique}: {said}")
         if self.session.cut:
             self.note("cut off here: no room for more tokens")
 
@@ -138,6 +141,11 @@ class Terminal:
                 raise ValueError(f"/set expects NAME=NUMBER, such as /set temperature=0.7; got {text!r}") from None
             self.session.set(name.strip(), number)
         self.note(", ".join(f"{name} {getattr(self.session, name)}" for name in SETTINGS))
+
+    def _technique(self, line: str) -> None:
+        techniques = self.session.techniques
+        techniques.set(line)
+        self.note(f"answers by: {line}" if line else "no techniques: answers as they are sampled")
 
     def _save(self, name: str) -> None:
         if not name.endswith(".jsonl"):

@@ -152,6 +152,11 @@ class Batch:
         """The rows with their slots."""
         return [(slot, row) for slot, row in enumerate(self.rows) if row is not None]
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the cache has to grow for the next token."""
+        return self._cache.length == self._cache.size
+
     def join(self, rows: Sequence[Row], reading: Reading, prompts: Sequence[int]) -> None:
         """Adds rows that continue prompts that have been read; prompts: for each row, the index of its own."""
         empty = [slot for slot, row in enumerate(self.rows) if row is None]
@@ -180,7 +185,7 @@ class Batch:
     def advance(self) -> None:
         """Feeds every row's last token: `logits` are those of the next."""
         running = self.running()
-        if len(running) <= LEAVE * len(self.rows) or self._cache.length == self._cache.size:
+        if len(running) <= LEAVE * len(self.rows) or self.is_full:
             self._rebuild(0, 0)
         if not self.rows:
             return

@@ -1,7 +1,10 @@
 """Answers requests to several models on one thread; the HTTP server and the tests use it alike.
 
 The rule by which models share the machine: in turn, each model with something to do reads up to READ tokens of waiting
-prompts and samples one token for each of its running rows. Within a model, prompts are read in the order of arrival.
+prompts and samples one token for each of its running rows. Within a model, prompts are read in the order of arrival. A
+row starts if the caches of all fit in memory as they are, with room to grow, not at the longest they could become. What
+then becomes too long for the memory together, or keeps others waiting for SLICE tokens, gives its place up: its text is
+read again later, and it continues where it was.
 """
 
 import logging
@@ -21,6 +24,7 @@ from components.serving.choosing import choose
 from components.serving.rows import Failed, Request, Row
 
 READ = 512  # tokens of prompts between two tokens of the running rows
+SLICE = 256  # tokens that a row samples before it gives its place to one that waits
 SHARED = 16  # tokens; a prompt that shares more with one that is being read waits, to continue it
 log = logging.getLogger(__name__)
 
@@ -40,8 +44,8 @@ class Lane:
         self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
         self.most_rows = most_rows
         self.most_tokens = cache_bytes / self.batch.bytes_per_token
-        self.waiting: deque[Request] = deque()
-        self.reading: tuple[list[Request], Reading] | None = None
+        self.waiting: deque[Request | Row] = deque()  # a row has given its place up
+        self.reading: tuple[list[list[Row]], Reading] | None = None  # the rows that continue each of the texts
 
     @property
     def busy(self) -> bool:
@@ -65,6 +69,8 @@ class Lane:
                 fail(row.request, Failed(NOT_NUMBERS.removeprefix("generate: ")))
             if row.finish or row.request.canceled:
                 self._leave(slot, row, keep=good and row.index == 0)
+        self._make_room()
+        self._take_turns()
         batch.advance()
 
     def _read(self) -> None:
@@ -74,79 +80,129 @@ class Lane:
                 group = self._group()
                 if not group:
                     return
-                self.reading = group, Reading(self.batch, [request.prompt for request in group])
-                for request, cached in zip(group, self.reading[1].cached):
-                    request.cached = cached
+                self.reading = group, Reading(self.batch, [rows[0].text for rows in group])
+                for rows, cached in zip(group, self.reading[1].cached):
+                    if not rows[0].ids:
+                        rows[0].request.cached = cached
             group, reading = self.reading
             budget -= reading.advance(budget)
             if reading.done:
                 self.reading = None
                 self._join(group, reading)
 
-    def _group(self) -> list[Request]:
-        """Takes waiting requests to read together: the first, and those after it that fit in the same turn, as long as
-        reading them at once computes at most half of its tokens in vain, and none starts as another does."""
-        group: list[Request] = []
+    def _group(self) -> list[list[Row]]:
+        """Takes texts from the queue to read together: the first, and those after it that fit in the same turn, as long
+        as reading them at once computes at most half of its tokens in vain, and none starts as another does."""
+        group: list[list[Row]] = []
         running = [row for _, row in self.batch.running()]
         new: list[int] = []  # tokens that each has to compute, read alone
-        while self.waiting and self.fits([*group, self.waiting[0]], running):
-            prompt = list(self.waiting[0].prompt)
-            known = self.batch.prefixes.longest(prompt[:-1])[1]
-            width = max([len(prompt) - known, *new])
+        while self.waiting and self._has_place(self.waiting[0], [*running, *(row for rows in group for row in rows)]):
+            text = self.waiting[0].text
+            known = self.batch.prefixes.longest(text[:-1])[1]
+            width = max([len(text) - known, *new])
             if group and (
-                width * (len(group) + 1) > min(READ, 2 * (sum(new) + len(prompt) - known))
-                or any(shared(list(other.prompt), prompt) > known + SHARED for other in group)
+                width * (len(group) + 1) > min(READ, 2 * (sum(new) + len(text) - known))
+                or any(shared(rows[0].text, text) > known + SHARED for rows in group)
             ):
                 break
-            group.append(self.waiting.popleft())
-            new.append(len(prompt) - known)
+            rows = self._taken()
+            if rows:
+                group.append(rows)
+                new.append(len(text) - known)
         return group
 
-    def _join(self, group: Sequence[Request], reading: Reading) -> None:
+    def _taken(self) -> list[Row]:
+        """The rows of the first in the queue; none if its constraint fails."""
+        first = self.waiting.popleft()
+        if isinstance(first, Row):
+            return [first]
+        try:
+            return [Row(first, index) for index in range(first.options.n)]
+        except Exception as error:
+            log.exception("a request failed")
+            fail(first, Failed(f"{type(error).__name__} while answering; the server's log has more"))
+            return []
+
+    def _join(self, group: Sequence[Sequence[Row]], reading: Reading) -> None:
         for held in reading.held():
             self.batch.prefixes.remember(held)
-        rows: list[Row] = []
-        prompts: list[int] = []
-        for place, request in enumerate(group):
-            if request.canceled:
-                continue
-            try:
-                rows += [Row(request, index) for index in range(request.options.n)]
-                prompts += [place] * request.options.n
-            except Exception as error:  # of its constraint
-                log.exception("a request failed")
-                fail(request, Failed(f"{type(error).__name__} while answering; the server's log has more"))
-        if rows:
-            self.batch.join(rows, reading, prompts)
+        ready = [(row, place) for place, rows in enumerate(group) for row in rows if not (row.canceled or row.finish)]
+        running = [row for _, row in self.batch.running()]
+        while ready and not self._has_place(ready[-1][0], [*running, *(row for row, _ in ready[:-1])]):
+            self.waiting.appendleft(ready.pop()[0])  # the running rows have grown meanwhile
+        for row, _ in ready:
+            row.joined = len(row.ids)
+        if ready:
+            self.batch.join([row for row, _ in ready], reading, [place for _, place in ready])
 
-    def fits(self, requests: Sequence[Request], running: Sequence[Row] = ()) -> bool:
-        """Whether there are rows for the requests, and memory for all of them if they become as long as they can."""
-        rows = len(running) + sum(request.options.n for request in requests)
-        longest = max(one.longest for one in (*requests, *(row.request for row in running)))
+    def fits(self, rows: int, longest: int) -> bool:
+        """Whether there are so many rows, and memory for all of them if the longest one has so many tokens."""
         return rows <= self.most_rows and rows * self.batch.columns(longest) <= self.most_tokens
+
+    def _has_place(self, one: Request | Row, running: Sequence[Row]) -> bool:
+        """Whether a request or a row fits beside running rows."""
+        more = 1 if isinstance(one, Row) else one.options.n
+        return self.fits(len(running) + more, max(each.length for each in (one, *running)))
+
+    def _make_room(self) -> None:
+        """Before the cache grows: the newest rows give their places up until the others fit in memory.
+
+        The oldest request keeps its rows, since `submit` has checked that it fits alone.
+        """
+        running = sorted(self.batch.running(), key=lambda one: one[1].request.born)
+        while running and self.batch.is_full and not self.fits(len(running), max(row.length for _, row in running)):
+            slot, row = running.pop()
+            self._leave(slot, row, keep=True)
+            self.waiting.appendleft(row)
+
+    def _take_turns(self) -> None:
+        """If the first in the queue has no place, the rows that have sampled most since they joined queue up behind."""
+        running = sorted(self.batch.running(), key=lambda one: one[1].joined - len(one[1].ids))
+        tired = [(slot, row) for slot, row in running if len(row.ids) - row.joined >= SLICE]
+        if not tired or not self.waiting or self.reading:
+            return
+        for count in range(len(tired) + 1):
+            if self._has_place(self.waiting[0], [row for _, row in running[count:]]):
+                for slot, row in tired[:count]:
+                    self._leave(slot, row, keep=True)
+                    self.waiting.append(row)
+                return
 
     @property
     def running(self) -> int:
         """The number of running rows."""
         return len(self.batch.running())
 
+    @property
+    def queued(self) -> int:
+        """The number of requests that have not begun."""
+        return sum(isinstance(one, Request) for one in tuple(self.waiting))
+
     def _drop(self) -> None:
         """Removes requests whose client is gone or whose time is over."""
-        for request in [one for one in tuple(self.waiting) if one.canceled or one.late]:
-            self.waiting.remove(request)
-            fail(request, Failed("the request waited longer than the server's time limit", late=True))
-        for request in [one for one in (self.reading[0] if self.reading else []) if one.late]:
-            fail(request, Failed("the prompt took longer than the server's time limit", late=True))
-        if self.reading and all(request.canceled for request in self.reading[0]):
+        for one in [one for one in tuple(self.waiting) if one.canceled or one.late]:
+            self.waiting.remove(one)
+            self._give_up(one, "the request waited longer than the server's time limit")
+        for row in [row for rows in (self.reading[0] if self.reading else []) for row in rows if row.late]:
+            self._give_up(row, "the prompt took longer than the server's time limit")
+        if self.reading and all(row.canceled or row.finish for rows in self.reading[0] for row in rows):
             self.reading = None
         for slot, row in self.batch.running():
-            if row.request.late and not row.request.canceled:
+            if row.late and not row.canceled:
                 self._guarded(row, row.end, "length")
-            if row.finish or row.request.canceled:
+            if row.finish or row.canceled:
                 self._leave(slot, row, keep=False)
 
+    def _give_up(self, one: Request | Row, message: str) -> None:
+        """Ends what is out of time and not running: an answer that has begun is cut, another one fails."""
+        if isinstance(one, Row) and one.ids:
+            if not (one.canceled or one.finish):
+                self._guarded(one, one.end, "length")
+        else:
+            fail(one.request if isinstance(one, Row) else one, Failed(message, late=True))
+
     def _leave(self, slot: int, row: Row, *, keep: bool) -> None:
-        self.batch.leave(slot, keep=keep and row.finish is not None)
+        self.batch.leave(slot, keep=keep and not row.canceled)
 
     @staticmethod
     def _guarded(row: Row, act: Callable[..., None], argument: Any) -> None:
@@ -159,8 +215,9 @@ class Lane:
 
     def abandon(self, message: str) -> None:
         """Fails every request, after an error that is nobody's own."""
-        requests = {row.request for _, row in self.batch.running()} | set(self.waiting)
-        requests |= set(self.reading[0]) if self.reading else set()
+        read = [row for rows in self.reading[0] for row in rows] if self.reading else []
+        rows = [*read, *(row for _, row in self.batch.running())]
+        requests = {one.request if isinstance(one, Row) else one for one in (*rows, *self.waiting)}
         self.waiting.clear()
         self.reading = None
         self.batch.clear()
@@ -179,9 +236,8 @@ def fail(request: Request, event: Failed) -> None:
 class Engine:
     """Runs models; submit, cancel, call and close can be called from any thread.
 
-    most_rows: rows of one model that decode together; cache_bytes: what the caches of all models can take together, for
-    rows as long as they can become. most_waiting: requests that wait for their first token, and calls
-    that wait for their turn; more raise Busy.
+    most_rows: rows of one model that decode together; cache_bytes: what the caches of all models can take together.
+    most_waiting: requests that wait for their first token, and calls that wait for their turn; more raise Busy.
     """
 
     def __init__(
@@ -207,7 +263,7 @@ class Engine:
             raise ValueError(f"expected 1 to {self.room(model)} tokens, prompt and answer together")
         if request.options.n > self.most_rows or request.options.max_tokens < 1:
             raise ValueError(f"expected at most {self.most_rows} samples of at least one token")
-        if not self.lanes[model].fits([request]):
+        if not self.lanes[model].fits(request.options.n, request.longest):
             raise ValueError(f"{request.options.n} samples of up to {request.longest} tokens do not fit in memory")
         with self._changed:
             self._admit()
@@ -235,7 +291,7 @@ class Engine:
 
     def waiting(self) -> int:
         """Requests and calls that have not begun."""
-        return len(self._calls) + sum(len(lane.waiting) for lane in self.lanes.values())
+        return len(self._calls) + sum(lane.queued for lane in self.lanes.values())
 
     @property
     def alive(self) -> bool:

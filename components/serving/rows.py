@@ -102,6 +102,16 @@ class Request:
         self.born = time.monotonic()
 
     @property
+    def text(self) -> list[int]:
+        """Ids of the prompt."""
+        return list(self.prompt)
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt)
+
+    @property
     def longest(self) -> int:
         """The tokens of the prompt and the longest answer."""
         return len(self.prompt) + self.options.max_tokens
@@ -118,6 +128,7 @@ class Row:
         self.request, self.index, self.options = request, index, request.options
         self.constraint = request.constrain() if request.constrain else None
         self.ids: list[int] = []
+        self.joined = 0  # tokens that it had when it joined the running rows
         self.counts: Counter[int] = Counter()
         self.finish: Finish | None = None
         self._decoder = StreamDecoder(request.tokenizer, not request.show_special, begins=request.begins)
@@ -125,6 +136,24 @@ class Row:
         self._held = ""
         self._start = 0  # of the held text, in characters of the whole text
         self._scored: list[tuple[int, Scored]] = []  # tokens not delivered, by the character at which each starts
+
+    @property
+    def text(self) -> list[int]:
+        """Ids of the prompt and the answer so far."""
+        return [*self.request.prompt, *self.ids]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt and the answer so far."""
+        return len(self.request.prompt) + len(self.ids)
+
+    @property
+    def canceled(self) -> bool:
+        return self.request.canceled
+
+    @property
+    def late(self) -> bool:
+        return self.request.late
 
     def push(self, scored: Scored) -> None:
         """Adds a sampled token and delivers what is certain; `finish` is set if the sample ends with it."""

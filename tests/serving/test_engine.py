@@ -213,23 +213,45 @@ def test_an_impossible_request_is_refused_at_once(engine, small_tokenizer, bad):
         Client(engine, small_tokenizer, [1, 2, 3], **bad)
 
 
-def test_rows_wait_until_there_is_memory_for_them_at_their_longest(model, small_tokenizer):
+def test_rows_run_as_long_as_their_texts_fit_in_memory_and_then_the_newest_wait(model, small_tokenizer, monkeypatch):
+    """Five answers in memory for two of their length: all start, two go on, the others later, and none is changed."""
+    monkeypatch.setattr("components.serving.batch.ROOM", 8)
     per_row = Batch(model, rows=1, prefixes=0)
-    memory = 3 * per_row.columns(20) * per_row.bytes_per_token
-    engine = Engine({"m": model}, cache_bytes=memory)
+    memory = 2 * per_row.columns(20) * per_row.bytes_per_token
+    asked = dict(max_tokens=16, bias={token: -100 for token in small_tokenizer.stop_ids})
+    free, engine = Engine({"m": model}), Engine({"m": model}, cache_bytes=memory)
     try:
+        expected = [Client(free, small_tokenizer, [3 + n] * 4, **asked) for n in range(5)]
         released = hold(engine)
-        clients = [Client(engine, small_tokenizer, [3] * 4, max_tokens=16, temperature=1.0, seed=n) for n in range(9)]
-        most = []
-        clients[0].request.deliver = lambda event: (
-            most.append(engine.lanes["m"].running),
-            clients[0].pieces.put(event),
-        )
+        clients = [Client(engine, small_tokenizer, [3 + n] * 4, **asked) for n in range(5)]
+        first, running = clients[0], []
+        first.request.deliver = lambda event: (running.append(engine.lanes["m"].running), first.pieces.put(event))
         released.set()
-        assert all(client.answers() for client in clients)
-        assert max(most) == 3
+        assert [client.answers() for client in clients] == [client.answers() for client in expected]
+        assert sorted(set(running)) == [2, 5] and running == sorted(running, reverse=True)
         with pytest.raises(ValueError, match="do not fit in memory"):
-            Client(engine, small_tokenizer, [3] * 4, max_tokens=16, n=4)
+            Client(engine, small_tokenizer, [3] * 4, max_tokens=16, n=3)
+    finally:
+        free.close()
+        engine.close()
+
+
+def test_a_long_answer_gives_its_place_to_one_that_waits_and_continues(model, small_tokenizer, monkeypatch):
+    """With a single row, and turns of 4 tokens, a short answer does not wait for the long one's end."""
+    monkeypatch.setattr("components.serving.engine.SLICE", 4)
+    engine = Engine({"m": model}, most_rows=1)
+    try:
+        asked = dict(max_tokens=16, temperature=1.0, seed=3, bias={token: -100 for token in small_tokenizer.stop_ids})
+        alone = Client(engine, small_tokenizer, [7] * 4, **asked).answers()
+        released = hold(engine)
+        long = Client(engine, small_tokenizer, [7] * 4, **asked)
+        short = Client(engine, small_tokenizer, [9] * 5, max_tokens=3)
+        left = []
+        short.request.deliver = lambda event: (left.append(16 - long.request.sampled), short.pieces.put(event))
+        released.set()
+        short.answers()
+        assert set(left) == {12}
+        assert long.answers() == alone
     finally:
         engine.close()
 

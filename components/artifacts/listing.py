@@ -1,9 +1,9 @@
 """The contents of a folder of runs: each stage's artifact, its headline metric, size and age."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from components.system.disk import read_json
 
@@ -43,16 +43,20 @@ def _entries(logs: Path) -> Iterator[Entry]:
                 run, *stage = folder.relative_to(logs).parts
                 files = [file.stat() for file in folder.rglob("*") if file.is_file()]
                 size, changed = sum(file.st_size for file in files), max((file.st_mtime for file in files), default=0.0)
-                yield Entry(run, "/".join(stage), _headline(folder) if made else "not finished", size, changed)
+                yield Entry(run, "/".join(stage), _headline_in(folder) if made else "not finished", size, changed)
 
 
-def _headline(folder: Path) -> str:
+def headline(card: Mapping[str, Any]) -> str:
+    """Name and value of the metric that a stage is judged by; "" if its card has none."""
+    metrics = card["metrics"]
+    names = (HEADLINES.get(card["stage"]), *USUAL)
+    return next((f"{name} {metrics[name]:.4g}" for name in names if metrics.get(name) is not None), "")
+
+
+def _headline_in(folder: Path) -> str:
     try:
-        card = read_json(folder / "export/card.json")
-        metrics, stage = card["metrics"], card["stage"]
-        name = next(name for name in (HEADLINES.get(stage), *USUAL) if name in metrics)
-        return f"{name} {metrics[name]:.4g}"
-    except (ValueError, LookupError, TypeError, StopIteration):  # no card, or a foreign one
+        return headline(read_json(folder / "export/card.json"))
+    except (ValueError, LookupError, TypeError, AttributeError):  # no card, or a foreign one
         return ""
 
 

@@ -1,5 +1,6 @@
 """The HTTP side: routes, keys, errors, health and metrics of an OpenAI-compatible server."""
 
+import asyncio
 import hmac
 import logging
 import time
@@ -49,6 +50,8 @@ def new_app(service: Service, *, keys: Sequence[str] = (), hosts: Sequence[str] 
         "/v1/models/{name:path}": api.model,
         "/metrics": api.metrics,
         "/v1/votes": api.votes,
+        "/v1/runs": api.runs,
+        "/v1/runs/{name:path}": api.run,
     }
     routes = [Route(path, api.endpoint(path, handler), methods=["POST"]) for path, handler in posts.items()]
     routes += [Route(path, api.endpoint(path, handler), methods=["GET"]) for path, handler in gets.items()]
@@ -152,6 +155,16 @@ class _Api:
         if self.service.votes is None:
             raise ApiError(404, "this server keeps no votes", code="no_votes")
         return self.service.votes
+
+    async def runs(self, _: HttpRequest) -> Response:
+        return JSONResponse({"object": "list", "data": self.service.runs.listed()})
+
+    async def run(self, http: HttpRequest) -> Response:
+        """A run's lineage, curves and report card."""
+        name = http.path_params["name"]
+        if name not in self.service.runs.models:
+            raise ApiError(404, f"The run {name[:80]!r} does not exist", code="run_not_found")
+        return JSONResponse(await asyncio.to_thread(self.service.runs.described, name))
 
     async def health(self, _: HttpRequest) -> Response:
         alive = self.service.engine.alive

@@ -15,6 +15,7 @@ from components.serving.engine import Busy, Engine
 from components.serving.prometheus import Metrics
 from components.serving.protocol import Asked
 from components.serving.rows import Constraint, Options, Request
+from components.serving.runs import Runs
 from components.serving.served import Served
 from components.serving.votes import Votes
 
@@ -42,7 +43,7 @@ class Service:
     ) -> None:
         self.served = {one.name: one for one in served}
         self.engine, self.limits = engine, limits or Limits()
-        self.metrics, self.votes = Metrics(), votes
+        self.metrics, self.votes, self.runs = Metrics(), votes, Runs(served)
         self.logs_texts = False
         self.writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
         self.techniques = ThreadPoolExecutor(TECHNIQUES, "techniques")  # each waits for answers most of its time

@@ -9,6 +9,7 @@ import string
 import threading
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from components.serving.served import Served
 from components.serving.service import Service
 from components.serving.votes import Votes
 from tests.kit import tiny_models
+from tests.kit.carded_run import write_run
 
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
 pytestmark = [
@@ -31,6 +33,7 @@ pytestmark = [
     pytest.mark.slow(minutes=2),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on the path; CHROMIUM can name one"),
 ]
+expect.set_options(timeout=60_000)  # milliseconds, on a busy machine
 LONG = string.ascii_letters[::-1]
 ANSWER = " paris, naïve<b>東"
 
@@ -38,14 +41,14 @@ ANSWER = " paris, naïve<b>東"
 class RunningServer:
     """A server in a thread, that can be stopped and started again on its port."""
 
-    def __init__(self, models, tokenizer, keys=(), votes=None):
-        self.models, self.tokenizer, self.keys, self.votes = models, tokenizer, keys, votes
+    def __init__(self, models, tokenizer, keys=(), votes=None, folder=Path()):
+        self.models, self.tokenizer, self.keys, self.votes, self.folder = models, tokenizer, keys, votes, folder
         self.port = 0
         self.start()
 
     def start(self):
         stages = {"base": "pretrain", "slow": "sft", "parrot": "ppo", "rm": "rm"}
-        served = [Served(f"run/{n}", model, self.tokenizer, stage=stages[n]) for n, model in self.models.items()]
+        served = [Served(f"run/{n}", model, self.tokenizer, self.folder, stages[n]) for n, model in self.models.items()]
         engine = Engine({one.name: one.model for one in served if one.generates}, most_rows=8)
         self.service = Service(served, engine, votes=self.votes and Votes(self.votes))
         taken = socket.socket()
@@ -105,7 +108,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(models, small_tokenizer, tmp_path_factory):
-    server = RunningServer(models, small_tokenizer, votes=tmp_path_factory.mktemp("votes") / "votes.jsonl")
+    folder = tmp_path_factory.mktemp("page")
+    run = write_run(folder / "<i>tiny<")
+    server = RunningServer(models, small_tokenizer, votes=folder / "votes.jsonl", folder=run / "ppo/export")
     yield server
     server.stop()
 
@@ -171,8 +176,11 @@ def test_models_answer_side_by_side_with_alternatives_by_keyboard(page):
     page.keyboard.press("Enter")
     assert page.locator("#side-models input:checked").count() == 3
     page.get_by_role("checkbox", name="run/slow").uncheck()
-    say(page, "where does anna live?", "#side-text")
+    with page.expect_request("**/v1/completions") as continued:
+        say(page, "where does anna live?", "#side-text")
+    assert continued.value.post_data_json["prompt"] == "where does anna live?"
     page.wait_for_selector("text=All have answered.")
+    assert "Base model: it continues the text" in page.get_by_role("article", name="run/base").text_content()
     answers = page.locator(".answer")
     assert answers.locator("h3").all_text_contents() == ["run/base", "run/parrot"]
     parrot = answers.nth(1)
@@ -212,6 +220,23 @@ def test_a_thumb_is_kept(page, server):
     page.wait_for_selector("text=The vote is kept.")
     [record] = map(json.loads, server.votes.with_name("thumbs.jsonl").read_text().splitlines())
     assert (record["completion"], record["label"]) == (ANSWER, False)
+
+
+def test_a_run_is_shown_with_lineage_and_curves_and_what_it_lacks_and_markup_as_text(page):
+    page.get_by_role("tab", name="The run").click()
+    nodes = page.locator("#run-nodes li")
+    expect(nodes).to_have_count(7)
+    assert nodes.locator("h3").all_text_contents()[:3] == ["text data", "tokenizer", "pretrain"]
+    assert nodes.locator(".from").all_text_contents()[-1] == "from sft, rm"
+    assert "texts/<b>mine.jsonl" in page.locator("#run-nodes").text_content()
+    assert page.locator("#run-name option").all_text_contents() == ["<i>tiny<"]
+    assert page.locator("#run-notes li").count() == 1 and not page.locator("#run-report").is_visible()
+    curve = page.get_by_role("slider", name="pretrain: loss")
+    curve.focus()
+    page.keyboard.press("Home")
+    assert curve.get_attribute("aria-valuetext") == "step 1, train/loss 3, val/loss –"
+    page.keyboard.press("ArrowRight")
+    assert curve.get_attribute("aria-valuetext") == "step 2, train/loss 2, val/loss –"
 
 
 def test_a_dead_server_is_said_and_recovered_from(browser, models, small_tokenizer):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.evaluation.report import card, learning, outcome, page_blocks, pictures, plots, tables
+from components.evaluation.report import card, contents, outcome, page_blocks, pictures, plots
 from components.evaluation.report.card import Results
 from components.evaluation.report.conclusions import CONCLUSIONS
 from components.evaluation.report.curves import Curve
@@ -24,24 +24,14 @@ def page(results: Results, curves: Mapping[str, Mapping[str, Curve]], folder: Pa
     blocks: list[Block] = [Points(outcome.summary(results)), card.models_table(results)]
     blocks += [Text(line) for line in (*card.base_lines(results), card.crowd_line(results)) if line]
     blocks += shown.get("quality", [])
-    sections = (
-        (tables.against_table, ""),
-        (learning.learning_table, ""),
-        (tables.best_of_n_table, "best_of_n"),
-        (tables.majority_table, "majority"),
-        (tables.choice_table, "choice"),
-        (tables.reward_table, "reward_model"),
-        (tables.proxy_table, ""),
-        (tables.budget_table, ""),
-    )
-    for table_of, picture in sections:
-        table = table_of(results)
-        blocks += [table, *shown.get(picture, [])] if table is not None else []
+    for table, picture in contents.tables_of(results):
+        blocks += [table, *shown.get(picture, [])]
     if "curves" in shown:
         blocks += [Heading("Learning curves"), *shown["curves"]]
     if results.get("minutes"):
         blocks += [Heading("Minutes per stage"), Text(card.minutes_line(results)), *shown.get("minutes", [])]
-    blocks += [Heading("Sample answers"), _answers(results), Heading("Provenance"), Points(_provenance(results))]
+    blocks += [Heading("Sample answers"), _answers(results)]
+    blocks += [Heading("Provenance"), Points(contents.provenance(results))]
     run = results.get("run")
     return page_blocks.explained(
         Page(f"Report card: {run}" if run else "Report card", [block for block in blocks if any(block)])
@@ -70,11 +60,3 @@ def _answer(sample: Results, kind: str) -> str:
     text = sample[kind] + ("" if sample[f"{kind}_finished"] else " …")
     gold = sample.get(f"{kind}_gold")
     return text if gold is None else f"{text} ({card.number(gold)})"
-
-
-def _provenance(results: Results) -> list[str]:
-    lines = [f"{key}: {results[key]}" for key in ("commit", "seed", "hardware") if results.get(key) is not None]
-    versions = results.get("versions") or {}
-    if versions:
-        lines.append("versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
-    return lines

@@ -46,9 +46,13 @@ export async function request(path, body, signal) {
 }
 
 /** The chunks of a chat completion as they arrive. */
-export async function* chat(body, signal) {
-  const options = { ...body, stream: true, stream_options: { include_usage: true } };
-  const response = await send("v1/chat/completions", options, signal);
+export const chat = (body, signal) => chunks("v1/chat/completions", body, signal);
+
+/** The chunks of a completion as they arrive. */
+export const completion = (body, signal) => chunks("v1/completions", body, signal);
+
+async function* chunks(path, body, signal) {
+  const response = await send(path, { ...body, stream: true }, signal);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);

@@ -1,9 +1,10 @@
 // Two models answer one prompt, unnamed and in random order. A vote is kept at once, as a preference record.
 
-import { chat, request } from "./api.js";
+import { answer as answerOf } from "./answers.js";
+import { request } from "./api.js";
 import { count, onModels, reported } from "./connection.js";
 import { byId, element, submitOnEnter } from "./dom.js";
-import { areValid, sampling, withSystem } from "./settings.js";
+import { areValid, withSystem } from "./settings.js";
 
 const KEYS = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: null }; // the winner's place, or a tie
 let running = null;
@@ -58,7 +59,7 @@ function newAnswer(model, letter) {
 async function receive(answer, messages, signal) {
   answer.view.classList.add("busy");
   try {
-    for await (const { choices } of chat({ model: answer.model, messages, ...sampling() }, signal)) {
+    for await (const { choices } of answerOf(answer.model, messages, signal)) {
       answer.content += choices[0]?.delta.content ?? "";
       answer.text.textContent = answer.content;
     }

@@ -1,9 +1,10 @@
 // A conversation with one model: streamed, stopped, edited, retried.
 
-import { chat, request } from "./api.js";
+import { answer as answerOf, CONTINUES, isBase } from "./answers.js";
+import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
-import { button, byId, element, followed, submitOnEnter } from "./dom.js";
-import { areValid, sampling, withSystem } from "./settings.js";
+import { button, byId, element, followed, speak, submitOnEnter } from "./dom.js";
+import { areValid, withSystem } from "./settings.js";
 
 const turns = []; // {role, content, view}: view is the turn's article
 let running = null; // the AbortController of the answer in progress
@@ -70,11 +71,12 @@ async function answer() {
   const model = byId("chat-model").value;
   const messages = withSystem(turns.map(({ role, content }) => ({ role, content })));
   const turn = addTurn("assistant", "", model);
+  if (isBase(model)) turn.text.before(element("p", { className: "legend" }, CONTINUES));
   const own = (running = new AbortController());
   setBusy(turn, true);
   say("Answering …");
   try {
-    say(ended(await receive(turn, { model, messages, ...sampling() }, own.signal)));
+    say(ended(await receive(turn, answerOf(model, messages, own.signal))));
   } catch (error) {
     const stopped = error.name === "AbortError";
     say(stopped ? "Stopped." : "");
@@ -82,6 +84,7 @@ async function answer() {
   }
   if (running === own) running = null;
   setBusy(turn, false);
+  speak(turn.content); // once and whole: piece by piece, it could not be followed
   turn.actions.append(button("Retry", () => retry(turn)));
   if (turn.content) addThumbs(turn, { messages, answer: { model, content: turn.content } });
 }
@@ -104,9 +107,9 @@ function addThumbs(turn, vote) {
   turn.actions.append(...thumbs);
 }
 
-async function receive(turn, body, signal) {
+async function receive(turn, chunks) {
   let finish = null;
-  for await (const { choices } of chat(body, signal)) {
+  for await (const { choices } of chunks) {
     if (!choices.length) continue;
     turn.content += choices[0].delta.content ?? "";
     finish = choices[0].finish_reason ?? finish;

@@ -13,12 +13,33 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
+/** An element of a picture, with attributes. */
+export function drawn(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+/** A table of texts; the first cell of a row is its heading. */
+export function table(caption, columns, rows) {
+  const heads = columns.map((column) => element(column ? "th" : "td", column ? { scope: "col" } : {}, column));
+  const body = rows.map(([first, ...rest]) => {
+    return element("tr", {}, element("th", { scope: "row" }, first), ...rest.map((cell) => element("td", {}, cell)));
+  });
+  const head = element("thead", {}, element("tr", {}, ...heads));
+  return element("table", {}, element("caption", {}, caption), head, element("tbody", {}, ...body));
+}
+
 /** A button that does something when pressed. */
 export function button(label, action, properties = {}) {
   const made = element("button", { type: "button", ...properties }, label);
   made.addEventListener("click", () => action(made));
   return made;
 }
+
+/** Has a screen reader read a text out. */
+export const speak = (text) => (byId("spoken").textContent = text);
 
 /** Makes Enter in a text area submit its form; Shift+Enter starts a line, and so does Enter within a word being composed. */
 export function submitOnEnter(area) {

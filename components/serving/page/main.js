@@ -4,6 +4,7 @@ import * as blind from "./blind.js";
 import * as chat from "./chat.js";
 import { connect } from "./connection.js";
 import { byId } from "./dom.js";
+import * as run from "./run.js";
 import * as settings from "./settings.js";
 import * as side from "./side.js";
 
@@ -15,7 +16,9 @@ function show(tab, focus = true) {
     one.tabIndex = one === tab ? 0 : -1;
     byId(one.getAttribute("aria-controls")).hidden = one !== tab;
   }
-  history.replaceState(null, "", `#${tab.getAttribute("aria-controls")}`);
+  const name = tab.getAttribute("aria-controls");
+  history.replaceState(null, "", `#${name}`);
+  byId(name).dispatchEvent(new Event("shown"));
   if (focus) tab.focus();
 }
 
@@ -33,5 +36,5 @@ for (const tab of tabs) {
 }
 show(tabs.find((tab) => `#${tab.getAttribute("aria-controls")}` === location.hash) ?? tabs[0], false);
 settings.restore();
-for (const view of [chat, side, blind]) view.start();
+for (const view of [chat, side, blind, run]) view.start();
 connect();

@@ -1,9 +1,10 @@
 // Several models answer one prompt at once.
 
-import { chat, request } from "./api.js";
+import { answer, CONTINUES, isBase } from "./answers.js";
+import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
 import { byId, element, submitOnEnter } from "./dom.js";
-import { areValid, sampling, samplesTheModel, withSystem } from "./settings.js";
+import { areValid, samplesTheModel, withSystem } from "./settings.js";
 import { TokenView } from "./tokens.js";
 
 const ALTERNATIVES = 5;
@@ -16,8 +17,9 @@ class Column {
     this.model = model;
     this.tokens = new TokenView(`Answer of ${model}, token by token`);
     this.numbers = element("dl", { className: "numbers" });
-    const title = element("h3", {}, model);
-    this.view = element("article", { className: "answer", "aria-label": model }, title, this.tokens.view, this.numbers);
+    const titles = [element("h3", {}, model)];
+    if (isBase(model)) titles.push(element("p", { className: "legend" }, CONTINUES));
+    this.view = element("article", { className: "answer", "aria-label": model }, ...titles, this.tokens.view, this.numbers);
     this.content = "";
   }
 
@@ -35,8 +37,7 @@ class Column {
     const start = performance.now();
     this.view.classList.add("busy");
     try {
-      const body = { model: this.model, messages, ...sampling(), logprobs: true, top_logprobs: ALTERNATIVES };
-      for await (const { choices } of chat(body, signal)) this.take(choices[0]);
+      for await (const { choices } of answer(this.model, messages, signal, ALTERNATIVES)) this.take(choices[0]);
       this.count((performance.now() - start) / 1000);
       await this.score(messages, signal);
     } catch (error) {
@@ -65,8 +66,8 @@ class Column {
 
   async score(messages, signal) {
     for (const model of scorers) {
-      const answer = { role: "assistant", content: this.content };
-      const { data } = await request("v1/score", { model, messages: [...messages, answer] }, signal);
+      const scored = [...messages, { role: "assistant", content: this.content }];
+      const { data } = await request("v1/score", { model, messages: scored }, signal);
       this.note("reward", data[0].score.toFixed(2), `Score by ${model}`);
     }
   }

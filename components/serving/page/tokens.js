@@ -47,7 +47,8 @@ function step(view, event) {
   if (event.key === "Escape") return hide();
   const tokens = [...view.querySelectorAll(".token")];
   const now = tokens.indexOf(document.activeElement);
-  const next = { ArrowRight: now + 1, ArrowLeft: now - 1, Home: 0, End: tokens.length - 1 }[event.key];
+  const forward = getComputedStyle(view).direction === "rtl" ? -1 : 1; // where the text goes
+  const next = { ArrowRight: now + forward, ArrowLeft: now - forward, Home: 0, End: tokens.length - 1 }[event.key];
   if (next === undefined) return;
   event.preventDefault();
   if (!tokens[next]) return;

@@ -101,7 +101,7 @@ def _data(card: _Card) -> tuple[str, list[str]]:
     """The title and facts of the data that an artifact was made from."""
     inputs = card.inputs
     records, tokens = card.metrics.get("data/records"), card.metrics.get("data/tokens")
-    kind = str(inputs.get("data._target_", "")).rpartition(".")[2].removesuffix("Data").lower()
+    kind = str(inputs.get("data._target_", "")).rpartition(".")[2].removesuffix("Data").removesuffix("s").lower()
     if inputs.get("data.path"):
         source = "/".join(Path(str(inputs["data.path"])).parts[-2:])
     elif "data.world.kind" in inputs:

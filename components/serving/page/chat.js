@@ -92,7 +92,7 @@ async function answer() {
 /** Two buttons that keep whether an answer is good; the first one pressed counts. */
 function addThumbs(turn, vote) {
   const thumb = (label, shown, good) => button(shown, (pressed) => keep(pressed, good), { "aria-label": label });
-  const thumbs = [thumb("Good answer", "👍", true), thumb("Bad answer", "👎", false)];
+  const thumbs = [thumb("Good answer", "Good", true), thumb("Bad answer", "Bad", false)];
   async function keep(pressed, label) {
     for (const one of thumbs) one.disabled = true;
     try {

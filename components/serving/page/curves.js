@@ -23,7 +23,10 @@ function chart(name, series) {
   const [low, high] = values.length ? values.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]) : [0, 0];
   const x = (step) => (right > left ? ((step - left) / (right - left)) * WIDTH : WIDTH / 2);
   const y = (value) => (high > low ? HEIGHT - ((value - low) / (high - low)) * HEIGHT : HEIGHT / 2);
-  const lines = series.map((curve, number) => drawn("path", { class: `line line-${number}`, d: path(curve, x, y) }));
+  const lines = series.map((curve, number) => {
+    const kind = curve.steps.length > 1 ? "line" : "line dot";
+    return drawn("path", { class: `${kind} line-${number}`, d: path(curve, x, y) });
+  });
   const cursor = drawn("path", { class: "cursor" });
   const picture = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none" }, ...lines, cursor);
   const readings = element("p", { className: "readings" });

@@ -68,7 +68,8 @@ class Column {
     for (const model of scorers) {
       const scored = [...messages, { role: "assistant", content: this.content }];
       const { data } = await request("v1/score", { model, messages: scored }, signal);
-      this.note("reward", data[0].score.toFixed(2), `Score by ${model}`);
+      const name = scorers.length > 1 ? `reward by ${model}` : "reward";
+      this.note(name, data[0].score.toFixed(2).replace("-", "−"), `Score by ${model}`);
     }
   }
 }

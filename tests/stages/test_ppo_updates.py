@@ -10,6 +10,7 @@ from components.data.batches import WithText
 from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs, response_values
 from components.generation.rollout import Minibatch
+from components.models.attention import attend
 from components.stages.language import language_loss
 from components.stages.ppo import PPO
 from tests.kit.tiny_stages import (
@@ -64,6 +65,16 @@ def test_the_contents_of_masked_entries_change_nothing(stage, batch, garbage):
     assert same_bits(clean.metrics, dirty.metrics)
     assert clean.weight == dirty.weight == int(batch.mask.sum())
     assert torch.equal(flat_gradient(stage, clean.loss), flat_gradient(stage, dirty.loss))
+
+
+def test_all_networks_read_a_batch_under_one_mask(stage, batch, monkeypatch):
+    built = []
+    segments_of = attend.segments_of
+    monkeypatch.setattr(attend, "segments_of", lambda layout: built.append(layout) or segments_of(layout))
+    stage.compute_loss(other := later(stage.collect(PROMPTS, 1)[0]))  # collected: policy, reference, value and reward
+    assert len(built) == 2 and built[1] is other.packed.layout
+    stage.compute_loss(batch)
+    assert len(built) == 3
 
 
 def test_without_advantages_the_policy_has_no_gradient_and_keeps_every_bit(batch):

@@ -1,6 +1,7 @@
 """`attend`: the one place that chooses an attention kernel, and the mask that it needs."""
 
 from collections.abc import Callable
+from operator import is_
 from typing import Any
 
 import torch
@@ -14,22 +15,32 @@ from components.models.attention.segments import Segments, attend_segments, segm
 
 Mask = Tensor | BlockMask | Segments | None
 NARROWEST = 16  # smallest head_dim that FlexAttention's kernels support
+_latest: tuple[Layout, bool, Mask] | None = None  # a layout, whether heads are narrow, and their mask
 
 
 def mask_of(layout: Layout | None, head_dim: int) -> Mask:
-    """The mask that `attend` takes for a layout and heads of width head_dim, built once per forward for all layers.
+    """The mask that `attend` takes for a layout and heads of width head_dim, built once for all layers, and for all
+    networks that read the layout one after another. A layout's tensors are not changed in place.
 
     None: every row is a single causal segment; on a GPU, where finding that out would wait for it, only if there is no
     layout. On CUDA, a FlexAttention block mask, which skips the blocks between documents. On a CPU, where FlexAttention
     has no backward, the segments, each attended to separately. A dense boolean mask (B, 1, T, T) if segments would be
     no faster than that, or if heads are too narrow for FlexAttention.
     """
+    global _latest
     if layout is None:
         return None
+    narrow, kept = head_dim < NARROWEST, _latest
+    if kept is None or kept[1] != narrow or not all(map(is_, kept[0], layout)):
+        _latest = kept = layout, narrow, _new_mask(layout, narrow)
+    return kept[2]
+
+
+def _new_mask(layout: Layout, narrow: bool) -> Mask:
     kind = layout.segments.device.type
     if kind == "cpu" and not ((layout.segments > 0) | (layout.parents >= 0)).any():  # a GPU would have to be waited for
         return None  # filler is at the end of a row, where no real token sees it
-    if kind == "cuda" and head_dim >= NARROWEST:
+    if kind == "cuda" and not narrow:
         return _block_mask(layout)
     return (segments_of(layout) if kind == "cpu" else None) or layout.allowed()[:, None]
 

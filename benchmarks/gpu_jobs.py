@@ -281,7 +281,7 @@ def _breakdown(trained: str, model: str) -> list[Job]:
         return json.loads(file.read_text())
 
     return [
-        Job("breakdown", f"training step, {trained}, {rows} rows", training, 50),
+        Job("breakdown", f"training step, {trained}, {rows} rows", training, 45),
         *(
             Job("breakdown", f"decoding step, {model}, {count} rows", _in(model, decoding(count)), 25, level, model)
             for count, level in ((16, 1), (256, 2))[: 2 if GPU else 1]

@@ -64,35 +64,26 @@ def ranking_pairs(ranks: Tensor, groups: Tensor) -> RankedPairs:
 
 
 def kwise_ranking(
-    scores: Tensor,
-    ranks: Tensor,
-    groups: Tensor,
-    *,
-    margin: float,
-    label_smoothing: float,
-    centering: float,
-    pairs: RankedPairs | None = None,
+    scores: Tensor, pairs: RankedPairs, *, margin: float, label_smoothing: float, centering: float
 ) -> tuple[Tensor, int]:
     """Mean over prompts of the mean over a prompt's pairs of −(1−ε) log σ(Δ) − ε log σ(−Δ) + c (r_i + r_j)², each
     completion scored once,  Δ = r_i − r_j − margin,  i ranked above j.
 
     Two means, not one over all pairs: a prompt with nine completions (36 pairs) counts as much as one with two (1
-    pair), for which this is the Bradley–Terry loss. scores, ranks, groups: (N,), see ranking_pairs. margin: in the
-    unit of the scores. label_smoothing ε: probability that a label is wrong. centering c: pulls scores toward 0 (0.01
-    is usual). pairs: ranking_pairs(ranks, groups), if known already. Returns (loss, num_groups): a scalar in nats,
-    and the number of prompts with at least one pair, which the mean is over.
-    Raises ValueError if shapes differ or ε is not in [0, 0.5).
+    pair), for which this is the Bradley–Terry loss. scores: (N,). pairs: of ranking_pairs. margin: in the unit of the
+    scores. label_smoothing ε: probability that a label is wrong. centering c: pulls scores toward 0 (0.01 is usual).
+    Returns (loss, num_groups): a scalar in nats, and the number of prompts with at least one pair, which the mean is
+    over.
+    Raises ValueError if ε is not in [0, 0.5).
     Sources: Ouyang et al. 2022 (InstructGPT), eq. 1; margin: Touvron et al. 2023 (Llama 2), eq. 2; centering:
     Eisenstein et al. 2023, eq. 2.
     """
-    same_shape("kwise_ranking", scores=scores, ranks=ranks, groups=groups)
     _check_label_smoothing("kwise_ranking", label_smoothing)
-    better, worse, _, siblings, distinct = pairs or ranking_pairs(ranks, groups)
     scores = at_least_float32(scores)
-    losses = _smoothed_logistic(scores[better] - scores[worse] - margin, label_smoothing)
-    losses = losses + centering * (scores[better] + scores[worse]).square()
-    num_groups = distinct.numel()
-    return (losses / siblings).sum() / max(num_groups, 1), num_groups
+    better, worse = scores[pairs.better], scores[pairs.worse]
+    losses = _smoothed_logistic(better - worse - margin, label_smoothing) + centering * (better + worse).square()
+    num_groups = pairs.distinct.numel()
+    return (losses / pairs.siblings).sum() / max(num_groups, 1), num_groups
 
 
 def clipped_surrogate(

@@ -79,12 +79,10 @@ class RewardModel(Stage):
     def ranking_loss(self, scores: Tensor, batch: PreferenceBatch) -> LossOutput:
         loss, prompts = kwise_ranking(
             scores,
-            batch.ranks,
-            batch.groups,
+            batch.pairs,
             margin=self.margin,
             label_smoothing=self.label_smoothing,
             centering=self.centering,
-            pairs=batch.pairs,
         )
         pairs = pairs_of(scores.detach(), batch.lengths, batch.finished, batch.pairs)
         count = pairs.margins.numel()

@@ -22,7 +22,7 @@ def test_losses_of_nothing_are_zero_not_nan():
     none = torch.zeros(2, 3, dtype=torch.bool)
     x = torch.randn(2, 3, requires_grad=True)
     empty = torch.zeros(0, requires_grad=True)
-    kwise, num_groups = kwise_ranking(empty, empty, torch.zeros(0, dtype=torch.int64), **PLAIN)
+    kwise, num_groups = kwise_ranking(empty, ranking_pairs(empty, torch.zeros(0, dtype=torch.int64)), **PLAIN)
     assert num_groups == 0
     ways = ["sequence_mean", "token_mean", "fixed_length", "sequence_sum"]
     losses = [
@@ -44,12 +44,12 @@ def test_gradients_agree_with_finite_differences():
     x, y, z, w = torch.randn(4, 3, 4, dtype=torch.float64, generator=generator)
     mask = torch.rand(3, 4, generator=generator) < 0.7
     x.requires_grad_()
-    ranks, groups = torch.randint(0, 3, (12,), generator=generator), torch.arange(12) % 3
+    pairs = ranking_pairs(torch.randint(0, 3, (12,), generator=generator), torch.arange(12) % 3)
     functions = [
         lambda x: causal_lm(x, mask),
         lambda x: ppo_policy(x, y, z, mask, clip_low=0.2, clip_high=0.3, dual_clip=3.0)[0],
         lambda x: ppo_value(x, y, z, mask, clip_range=0.2)[0],
-        lambda x: kwise_ranking(x.reshape(-1), ranks, groups, margin=0.5, label_smoothing=0.1, centering=0.01)[0],
+        lambda x: kwise_ranking(x.reshape(-1), pairs, margin=0.5, label_smoothing=0.1, centering=0.01)[0],
         *(
             lambda x, variant=variant: dpo(x, y, z, w, beta=0.5, variant=variant, label_smoothing=0.0).loss
             for variant in ("sigmoid", "robust", "ipo", "hinge")
@@ -74,10 +74,10 @@ def test_mistakes_are_refused_by_name():
         causal_lm(two, mask)
     with pytest.raises(ValueError, match="dual_clip above 1"):
         ppo_policy(x, x, x, mask, clip_low=0.2, clip_high=0.2, dual_clip=1.0)
-    with pytest.raises(ValueError, match="kwise_ranking.*same shape"):
-        kwise_ranking(two, torch.zeros(3), two, **PLAIN)
+    with pytest.raises(ValueError, match="ranking_pairs.*same shape"):
+        ranking_pairs(torch.zeros(3), two)
     with pytest.raises(ValueError, match=r"label_smoothing in \[0, 0.5\), got 0.5"):
-        kwise_ranking(two, two, two, margin=0.0, label_smoothing=0.5, centering=0.0)
+        kwise_ranking(two, ranking_pairs(two, two), margin=0.0, label_smoothing=0.5, centering=0.0)
     with pytest.raises(ValueError, match=r"ranks \(N,\)"):
         ranking_pairs(x, x)
     with pytest.raises(ValueError, match="'simpo'"):

@@ -8,13 +8,14 @@ from components.functional.losses import kwise_ranking, ranking_pairs
 from tests.kit.float64 import close, doubles, scalar
 
 PLAIN = {"margin": 0.0, "label_smoothing": 0.0, "centering": 0.0}
+OF_FOUR = ranking_pairs(torch.arange(4), torch.zeros(4, dtype=torch.int64))
 
 
 def of_pairs(chosen, rejected, **options):
     """The loss of prompts with two answers each; chosen, rejected: (P,)."""
     count = len(chosen)
-    ranks, groups = torch.tensor([0, 1]).repeat_interleave(count), torch.arange(count).repeat(2)
-    loss, num_groups = kwise_ranking(torch.cat([chosen, rejected]), ranks, groups, **{**PLAIN, **options})
+    pairs = ranking_pairs(torch.tensor([0, 1]).repeat_interleave(count), torch.arange(count).repeat(2))
+    loss, num_groups = kwise_ranking(torch.cat([chosen, rejected]), pairs, **{**PLAIN, **options})
     assert num_groups == count
     return loss
 
@@ -83,7 +84,7 @@ def kwise_by_hand(scores, ranks, groups):
 
 def test_kwise_ranking_of_four_by_hand_with_its_gradient():
     scores = doubles(3, 1, 0, -1).requires_grad_()
-    loss, num_groups = kwise_ranking(scores, torch.arange(4), torch.zeros(4, dtype=torch.int64), **PLAIN)
+    loss, num_groups = kwise_ranking(scores, OF_FOUR, **PLAIN)
     loss.backward()
     terms = [0.126928011, 0.0485873516, 0.0181499279, 0.3132616875, 0.126928011, 0.3132616875]
     assert num_groups == 1
@@ -96,7 +97,7 @@ def test_kwise_ranking_of_four_by_hand_with_its_gradient():
 def test_prompts_weigh_the_same_however_many_completions_they_have():
     scores, ranks = doubles(3, 1, 0, -1, 0.5, 0), torch.tensor([0, 1, 2, 3, 0, 1])
     groups = torch.tensor([7, 7, 7, 7, 2, 2])  # any numbers do
-    loss, num_groups = kwise_ranking(scores, ranks, groups, **PLAIN)
+    loss, num_groups = kwise_ranking(scores, ranking_pairs(ranks, groups), **PLAIN)
     ours, over_pairs = kwise_by_hand(scores.tolist(), ranks.tolist(), groups.tolist())
     assert num_groups == 2
     close(loss, scalar(0.3159648818))
@@ -108,7 +109,7 @@ def test_ties_make_no_pair_and_a_prompt_of_ties_does_not_count():
     better, worse, group, siblings, distinct = ranking_pairs(ranks, groups)
     assert sorted(zip(better.tolist(), worse.tolist(), group.tolist())) == [(0, 1, 0), (0, 2, 0)]
     assert siblings.tolist() == [2, 2] and distinct.tolist() == [0]
-    loss, num_groups = kwise_ranking(doubles(1, 0, 0, 9, -9), ranks, groups, **PLAIN)
+    loss, num_groups = kwise_ranking(doubles(1, 0, 0, 9, -9), ranking_pairs(ranks, groups), **PLAIN)
     assert num_groups == 1
     close(loss, scalar(0.3132616875))
 
@@ -118,18 +119,19 @@ def test_kwise_equals_the_slow_loop_and_sees_neither_order_nor_a_constant():
     scores = torch.randn(20, dtype=torch.float64, generator=generator)
     ranks = torch.randint(0, 4, (20,), generator=generator)
     groups = torch.randint(0, 5, (20,), generator=generator)
-    loss, _ = kwise_ranking(scores, ranks, groups, **PLAIN)
+    pairs = ranking_pairs(ranks, groups)
+    loss, _ = kwise_ranking(scores, pairs, **PLAIN)
     close(loss, scalar(kwise_by_hand(scores.tolist(), ranks.tolist(), groups.tolist())[0]))
     order = torch.randperm(20, generator=generator)
-    close(kwise_ranking(scores[order], ranks[order], groups[order], **PLAIN)[0], loss)
-    close(kwise_ranking(scores + 3, ranks, groups, **PLAIN)[0], loss)
-    assert kwise_ranking(-scores, ranks, groups, **PLAIN)[0] != loss
+    close(kwise_ranking(scores[order], ranking_pairs(ranks[order], groups[order]), **PLAIN)[0], loss)
+    close(kwise_ranking(scores + 3, pairs, **PLAIN)[0], loss)
+    assert kwise_ranking(-scores, pairs, **PLAIN)[0] != loss
 
 
 def test_one_forward_per_completion_has_the_loss_and_gradient_of_one_per_pair():
     features = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     shared = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    kwise_ranking(features @ shared, torch.arange(4), torch.zeros(4, dtype=torch.int64), **PLAIN)[0].backward()
+    kwise_ranking(features @ shared, OF_FOUR, **PLAIN)[0].backward()
     separate = torch.ones(3, dtype=torch.float64, requires_grad=True)
     losses = [
         of_pairs(features[i : i + 1] @ separate, features[j : j + 1] @ separate)

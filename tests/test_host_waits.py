@@ -4,6 +4,7 @@ tests/kit/pretend_gpu.py says what is counted, and what cannot be seen without a
 """
 
 from collections.abc import Callable, Iterator
+from signal import SIGTERM
 from typing import Any
 
 import pytest
@@ -11,14 +12,18 @@ import torch
 from hydra.utils import instantiate
 
 from components.callbacks import throughput
+from components.callbacks.signals import GracefulStop
 from components.generation import generate as generating
 from components.generation.generate import Sampling, generate
 from components.models.attention.kv_cache import Steps
+from components.stages.ppo import PPO
 from components.training.contract import RunContext
+from tests.kit import tiny_run
 from tests.kit.composed_configs import compose_config
 from tests.kit.pretend_gpu import CUDA, OnDevice, Pretended, PretendGPU, on_device, pretended
+from tests.kit.several import GivenResponses
 from tests.kit.stage_runs import MAKERS
-from tests.kit.tiny_stages import PAD, Batches, causal, quiet_fit, trainer
+from tests.kit.tiny_stages import PAD, Batches, causal, fit_prompts, ppo, quiet_fit, trainer
 
 STEPS, WATCHED = 5, 3  # the watched one is neither the first, nor logged, nor the first of a rollout
 FAST = ("sft", "kto")
@@ -49,8 +54,10 @@ class Watched:
 
 
 def callbacks(folder: Any) -> list[Any]:
-    """Those of a run, as the configuration has them; a line of progress is printed at the first and last step alone."""
-    cfg = compose_config(["stage=sft", "callbacks.progress.seconds=1e9", f"paths.logs={folder}"]).callbacks
+    """Those of a run, as the configuration has them, and a guard against spikes; a line of progress is printed at the
+    first and last step alone."""
+    changes = ["callbacks.progress.seconds=1e9", "callbacks.spike_guard.action=stop", f"paths.logs={folder}"]
+    cfg = compose_config(["stage=sft", *changes]).callbacks
     cfg.checkpoints.every_n_steps = 10**6
     return [instantiate(one) for one in cfg.values()]
 
@@ -65,10 +72,11 @@ def on_its_device(stage: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def train(name: str, watch: Callable[[bool], None], monkeypatch: Any, folder: Any, **settings: Any) -> None:
-    """Trains a stage with the callbacks of a run, and watches one of its steps."""
+    """Trains a stage with the callbacks of a run, and watches one of its steps. of_stage: attributes to set."""
     stage, batches = MAKERS[name](1)
     on_its_device(stage, monkeypatch)
-    stage.run = settings.pop("run", stage.run)
+    for attribute, value in settings.pop("of_stage", {}).items():
+        setattr(stage, attribute, value)
     run = trainer(
         limit_val_batches=0,
         max_steps=STEPS,
@@ -84,7 +92,8 @@ def train(name: str, watch: Callable[[bool], None], monkeypatch: Any, folder: An
 
 def waits_of_a_step(name: str, gpu: PretendGPU, monkeypatch: Any, folder: Any, **settings: Any) -> list[str]:
     monkeypatch.setattr(throughput, "measured_peak", lambda *_: 1.0)  # products of a GPU's size
-    train(name, lambda on: setattr(gpu, "counting", on), monkeypatch, folder, strategy=Pretended(), **settings)
+    settings = {"strategy": Pretended()} | settings
+    train(name, lambda on: setattr(gpu, "counting", on), monkeypatch, folder, **settings)
     return gpu.waits
 
 
@@ -97,8 +106,48 @@ def test_a_training_step_makes_no_host_wait_for_the_device(name, gpu, monkeypatc
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["sft", "dpo"])
 def test_a_micro_batch_of_several_with_recomputed_layers_does_not_either(name, gpu, monkeypatch, tmp_path):
-    settings = dict(run=RunContext(gradient_checkpointing=True), accumulate_grad_batches=2)
+    settings = dict(of_stage={"run": RunContext(gradient_checkpointing=True)}, accumulate_grad_batches=2)
     assert waits_of_a_step(name, gpu, monkeypatch, tmp_path, **settings) == []
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+@pytest.mark.parametrize("name", ["sft", "ppo"])
+def test_one_of_two_processes_that_end_rollouts_early_does_not_either(name, gpu, monkeypatch, tmp_path):
+    of_stage = {"target_kl": 1e-9, "gathered": lambda numbers: numbers.cpu()}  # after training
+    settings = dict(strategy=Pretended(world_size=2), of_stage=of_stage)
+    assert waits_of_a_step(name, gpu, monkeypatch, tmp_path, **settings) == []
+
+
+@pytest.mark.parametrize(("processes", "steps"), [(1, 3), (2, 4)])
+def test_gpus_of_several_processes_stop_one_step_after_the_signal(processes, steps, gpu, tmp_path):
+    stop = GracefulStop()
+    run = tiny_run.trainer([tiny_run.Send(SIGTERM, 2), stop], max_steps=50, strategy=Pretended(processes))
+    run.fit(tiny_run.Tiny(), tiny_run.Stream())
+    assert (run.global_step, stop.exit_status) == (steps, 128 + SIGTERM)
+
+
+def test_a_signal_in_the_last_step_is_not_left_unread(gpu):
+    stop = GracefulStop()
+    run = tiny_run.trainer([tiny_run.Send(SIGTERM, 2), stop], max_steps=3, strategy=Pretended(world_size=2))
+    run.fit(tiny_run.Tiny(), tiny_run.Stream())
+    assert (run.global_step, stop.exit_status) == (3, 128 + SIGTERM)
+
+
+def rollouts_of_seven_steps(monkeypatch: pytest.MonkeyPatch, **settings: Any) -> int:
+    """Of at most four updates each, after the first of which KL is 0, and after the others above its target."""
+    stage = ppo(type("GivenPPO", (GivenResponses, PPO), {}), epochs=4, minibatches=1, target_kl=1e-9)
+    on_its_device(stage, monkeypatch)
+    fit_prompts(stage, 7, **settings)
+    return stage.rollout + 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .* does not have many workers")
+def test_a_rollout_ends_one_update_later_on_a_gpu_than_on_a_cpu(monkeypatch):
+    assert rollouts_of_seven_steps(monkeypatch) == 4  # 2 + 2 + 2 + 1 updates
+    with pretended(monkeypatch):
+        assert rollouts_of_seven_steps(monkeypatch, strategy=Pretended()) == 3  # 3 + 3 + 1
 
 
 @pytest.mark.parametrize(

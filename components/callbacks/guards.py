@@ -10,6 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from components.callbacks.checkpoints import between_steps
 from components.functional.host_copy import HostCopy
 
 log = logging.getLogger(__name__)
@@ -88,15 +89,19 @@ def _scale(trainer: Trainer) -> float:
     return 1.0 if scaler is None else scaler.get_scale()
 
 
-def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> float | None:
-    """The mean loss of a micro-batch: as a stage keeps it, without its share of the step or a scaler's scale; for any
-    other module, computed from the loss that its backward pass starts from. None if the micro-batch has no targets, or
-    if the scale alone could have made the loss infinite."""
+def _own_loss(trainer: Trainer, pl_module: Any, loss: Tensor) -> Tensor:
+    """The mean loss of a micro-batch, inf if it is not finite, on its device: as a stage keeps it, without its share of
+    the step or a scaler's scale; for any other module, computed from the loss that its backward pass starts from. −inf
+    if the micro-batch has no targets, or if the scale alone could have made the loss infinite."""
     if pl_module.micro_batch is not None:
         own, weight = pl_module.micro_batch
-        return float(own) if weight else None
-    value, scale = float(loss.detach()), _scale(trainer)
-    return None if math.isinf(value) and scale > LARGEST else value * trainer.accumulate_grad_batches / scale
+        counts = (weight.to(own.device) if isinstance(weight, Tensor) else torch.full_like(own, weight)) > 0
+    else:
+        scale = _scale(trainer)
+        own = loss.detach() / (scale / trainer.accumulate_grad_batches)
+        counts = ~(loss.detach().isinf() & (scale > LARGEST))
+    own = own.float()
+    return torch.where(counts, torch.where(own.isfinite(), own, math.inf), -math.inf)
 
 
 def _how_to_continue(trainer: Trainer) -> str:
@@ -113,7 +118,8 @@ class SpikeGuard(Callback):
     neither the weights nor the optimizer's averages change, and warns; more than `max_skips` in a row end training.
     "stop" ends it at once. Either way the error is TrainingDiverged. The loss of a step is the largest mean loss of its
     micro-batches on all processes, so all processes make the same decision, regardless of their shares of the step and
-    the scale of a gradient scaler. The recorded losses are saved in checkpoints.
+    the scale of a gradient scaler. A GPU is waited for only until it has computed the step's last loss: by then its
+    backward pass is launched. The recorded losses are saved in checkpoints.
     """
 
     def __init__(
@@ -131,20 +137,23 @@ class SpikeGuard(Callback):
             )
         self.action, self.window, self.deviations, self.max_skips = action, window, deviations, max_skips
         self._losses: list[float] = []
-        self._worst = -math.inf
+        self._worst: Tensor | None = None  # loss of this step's micro-batches on this process
+        self._worst_of_all: HostCopy | None = None  # and on all, once the last is known
         self._skipped = 0  # in a row
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        value = None if self.action == "off" else _own_loss(trainer, pl_module, loss)
-        if value is not None:
-            self._worst = max(self._worst, value if math.isfinite(value) else math.inf)
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if self.action == "off":
             return
-        worst = torch.tensor(self._worst, dtype=torch.float32, device=trainer.strategy.root_device)
-        loss, self._worst = float(trainer.strategy.reduce(worst, reduce_op="max")), -math.inf
-        limit = self._limit()
+        own = _own_loss(trainer, pl_module, loss)
+        self._worst = own if self._worst is None else torch.maximum(self._worst, own)
+        if not between_steps(trainer):
+            self._worst_of_all = HostCopy(trainer.strategy.reduce(self._worst, reduce_op="max"))
+            self._worst = None
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        if self._worst_of_all is None:
+            return  # off
+        loss, limit = float(self._worst_of_all.read()), self._limit()
         if loss == -math.inf:
             return  # no loss in this step
         if loss <= limit and math.isfinite(loss):

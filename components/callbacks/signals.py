@@ -14,6 +14,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import _TunerExitException  # holds for Lightning 2.6
 
 from components.callbacks.checkpoints import Checkpoints, between_steps, validates_next
+from components.functional.host_copy import HostCopy
 from components.system import processes
 
 OUT_OF_TIME = 124  # the exit status that timeout(1) gives
@@ -28,10 +29,11 @@ class GracefulStop(Callback):
     first, so it exits before the others' hooks. A signal after training, when everything is saved, ends the process at
     once, since a resumed run repeats what follows.
 
-    With several processes, the ranks agree after each step, so any of them can receive the signal. A second SIGINT
-    (Ctrl-C) stops at once. deadline: by time.monotonic. Afterwards, `reason` is the signal or setting that stopped the
-    run ("" after a normal end), and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: the
-    caller should print how to resume, and exit with it.
+    With several processes, the ranks agree after each step, so any of them can receive the signal; on GPUs, which would
+    have to be waited for, they learn after the next step what they agreed on. A second SIGINT (Ctrl-C) stops at once.
+    deadline: by time.monotonic. Afterwards, `reason` is the signal or setting that stopped the run ("" after a normal
+    end), and `exit_status` is 128 + the signal's number (130, 138, 143) or OUT_OF_TIME: the caller should print how to
+    resume, and exit with it.
     """
 
     def __init__(self) -> None:
@@ -39,6 +41,7 @@ class GracefulStop(Callback):
         self.stopped_by: signal.Signals | None = None
         self.out_of_time = False
         self._received: signal.Signals | None = None
+        self._agreed: HostCopy | None = None  # after the latest step, of several processes
         self._previous: dict[signal.Signals, Any] = {}
         self._stepped = False
         self._trained = False  # and saved
@@ -63,7 +66,7 @@ class GracefulStop(Callback):
         return "trainer.max_time" if self.out_of_time else ""
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.stopped_by = self._received = None
+        self.stopped_by = self._received = self._agreed = None
         self.out_of_time = self._stepped = self._trained = False
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
             self._previous = {number: signal.getsignal(number) for number in SIGNALS}
@@ -81,7 +84,8 @@ class GracefulStop(Callback):
         if trainer.global_step == self._step:
             return  # gradients are still being accumulated
         self._step, self._stepped = trainer.global_step, True
-        if self._agree(trainer):
+        last = trainer.is_last_batch or trainer.global_step == trainer.max_steps
+        if self._agree(trainer, behind=trainer.strategy.root_device.type != "cpu" and not last):
             for checkpoints in _checkpoints(trainer):
                 checkpoints.save_and_leave(validates_next(trainer))
             _end_training(trainer)
@@ -150,14 +154,19 @@ class GracefulStop(Callback):
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
             os.write(2, f"\n{self._received.name}: stopping after this step{again}\n".encode())
 
-    def _agree(self, trainer: Trainer) -> bool:
+    def _agree(self, trainer: Trainer, *, behind: bool = False) -> bool:
         """True, on every rank, if any rank has received a signal or is past the deadline; records which. Past the
-        deadline, one step still runs, so a run that is resumed again and again makes progress."""
+        deadline, one step still runs, so a run that is resumed again and again makes progress.
+
+        behind: of several processes, returns what they agreed on at the previous call, without waiting for this one's.
+        """
         late = self._stepped and time.monotonic() > self.deadline
         number: int = self._received or 0
         if trainer.world_size > 1:
-            own = torch.tensor([number, int(late)], device=trainer.strategy.root_device)
-            number, late = trainer.strategy.reduce(own, reduce_op="max").tolist()
+            own = [torch.full((), int(x), device=trainer.strategy.root_device) for x in (number, late)]
+            latest = HostCopy(trainer.strategy.reduce(torch.stack(own), reduce_op="max"))
+            agreed, self._agreed = (self._agreed if behind else latest), latest
+            number, late = (0, False) if agreed is None else agreed.read().tolist()
         if number:
             self.stopped_by = signal.Signals(int(number))
         self.out_of_time = bool(late)

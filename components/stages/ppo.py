@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from components.data.batches import WithText
 from components.functional.advantages import gae, token_rewards
 from components.functional.controllers import adaptive_beta
+from components.functional.host_copy import HostCopy
 from components.functional.losses import ppo_policy, ppo_value
 from components.functional.masking import masked_mean, masked_whiten
 from components.generation.responses import approximate_kl, explained_variance, response_logprobs, response_values
@@ -18,6 +19,7 @@ from components.generation.rollout import Experience, Minibatch, ModelOutputs, P
 from components.models.heads import ScalarModel, value_from_causal
 from components.stages.language import language_loss
 from components.stages.onpolicy import OnPolicy
+from components.stages.rollouts import Further
 from components.system.limits import Count, NonNegative, Positive, Share
 from components.training.contract import Chart, LossOutput, Term
 from components.training.optimizers import Joint
@@ -30,8 +32,8 @@ class PPO(OnPolicy):
     beta: coefficient of the KL to the reference in the reward; kl_target (nats per response) makes it adaptive, with
     kl_horizon in responses. clip: band of the policy ratio (clip_high: its upper side, if different). value_clip: band
     of the value around its old value, null for no clipping. target_kl: ends a rollout's updates early once approx_kl
-    exceeds 1.5 times it. pretraining_coefficient > 0 adds the language loss on pretraining text (data.pretraining) to
-    every update (PPO-ptx; Ouyang et al. 2022, eq. 2).
+    exceeds 1.5 times it; on a GPU one update later, so that none waits for its own. pretraining_coefficient > 0 adds
+    the language loss on pretraining text (data.pretraining) to every update (PPO-ptx; Ouyang et al. 2022, eq. 2).
 
     Metrics in addition to those of OnPolicy:
     rollout/explained_variance   of the returns by the value model; → 1, healthy above 0 after the first rollouts
@@ -80,6 +82,7 @@ class PPO(OnPolicy):
         self.clip_high = clip if clip_high is None else clip_high
         self.value_clip, self.value_coefficient = value_clip, value_coefficient
         self.target_kl, self.pretraining_coefficient = target_kl, pretraining_coefficient
+        self._kl: HostCopy | None = None  # approx_kl of the latest update, where reading it would wait for the device
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -119,6 +122,10 @@ class PPO(OnPolicy):
         for group in value.param_groups:
             group |= {"lr": self.value_lr, "name": f"value_{group.get('name', '')}"}
         return Joint(policy, value)
+
+    def collect(self, prompts: list[dict[str, Any]], rollout: int, further: Further | None = None) -> list[Minibatch]:
+        self._kl = None  # of another rollout
+        return super().collect(prompts, rollout, further)
 
     def assess_part(self, part: PackedResponses) -> ModelOutputs:
         outputs = super().assess_part(part)._replace(old_values=response_values(self.value, part))
@@ -199,9 +206,19 @@ class PPO(OnPolicy):
     def configure_gradient_clipping(self, optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
         """Once per optimizer step: also ends the rollout's updates if approx_kl is too large."""
         if self.target_kl is not None:
-            mean = self._training.read(self.reduced)["approx_kl"]
-            self.rollout_is_spent = bool(mean > 1.5 * self.target_kl)
+            kl: HostCopy | None = HostCopy(self._training.read(self.reduced)["approx_kl"])
+            if self.device.type != "cpu":
+                kl, self._kl = self._kl, kl
+            self.rollout_is_spent = kl is not None and float(kl.read()) > 1.5 * self.target_kl
         super().configure_gradient_clipping(optimizer, *args, **kwargs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["approx_kl"] = None if self._kl is None else float(self._kl.read())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        kl = checkpoint.get("approx_kl")  # none in a checkpoint from before it was kept
+        self._kl = None if kl is None else HostCopy(torch.tensor(kl, dtype=torch.float64))
 
 
 def same_folder(one: Callable[[], Any], other: Callable[[], Any]) -> bool:

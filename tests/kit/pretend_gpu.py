@@ -166,14 +166,18 @@ class NoEvent:
 
 
 class Pretended(SingleDeviceStrategy):
-    """A Lightning strategy for one device, the pretended one."""
+    """A Lightning strategy for one device, the pretended one. world_size: of as many processes, all like this one."""
 
-    def __init__(self) -> None:
+    def __init__(self, world_size: int = 1) -> None:
         super().__init__(device="cpu")
+        self.world_size = world_size
 
     @property
     def root_device(self) -> torch.device:
         return CUDA
+
+    def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
+        return tensor * self.world_size if reduce_op == "sum" else tensor
 
     def setup_environment(self) -> None: ...
 

@@ -178,6 +178,16 @@ def test_a_rollouts_updates_end_early_once_the_policy_has_moved_too_far(target_k
     assert stage.rollout_is_spent == (target_kl < 1)
 
 
+def test_a_kl_that_has_not_been_read_is_kept_in_a_checkpoint():
+    stage, saved = ppo(target_kl=0.1), {"state_dict": {}}
+    stage.on_load_checkpoint({"approx_kl": 0.2})
+    stage.on_save_checkpoint(saved)
+    assert saved["approx_kl"] == 0.2
+    stage.on_load_checkpoint({})  # from before it was kept
+    stage.on_save_checkpoint(saved)
+    assert saved["approx_kl"] is None
+
+
 def test_with_a_learning_rate_of_zero_nothing_moves():
     logger, stage = ListLogger(), ppo(optimizer=adam(0.0), value_lr=0.0, epochs=1, minibatches=1)
     fit_prompts(stage, 3, logger=logger)

@@ -15,22 +15,30 @@ from components.models import gpt
 from components.models.attention import attend
 from components.models.attention.layout import Layout
 from tests.kit.stage_runs import document, ranking
-from tests.kit.tiny_stages import causal, lm_batch, preference_batch
+from tests.kit.tiny_stages import PROMPTS, attached, causal, grpo, lm_batch, ppo, preference_batch
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # torch.compile warns of itself
 
 
-@pytest.fixture
-def model(monkeypatch):
-    """Its attention takes a dense mask, as that of narrow heads on a GPU."""
+@pytest.fixture(autouse=True)
+def dense_masks(monkeypatch):
+    """As those of narrow heads on a GPU."""
     monkeypatch.setattr(attend, "segments_of", lambda layout: None)
     torch._dynamo.reset()
     counters.clear()
-    model = causal()
+    yield
+    torch._dynamo.reset()
+
+
+def compiled(model):
     for layer in model.model.layers:
         layer.compile(backend="eager", fullgraph=True)  # a graph break is an error
-    yield model
-    torch._dynamo.reset()
+    return model
+
+
+@pytest.fixture
+def model():
+    return compiled(causal())
 
 
 def graphs() -> int:
@@ -80,3 +88,15 @@ def test_rows_of_many_shapes_share_three_graphs_at_most(batch: Callable, model):
         shapes.add(made.input_ids.shape)
         model.hidden(made.input_ids, made.layout).sum().backward()
     assert len(shapes) > 3 and graphs() <= 3  # of the first shape, and for others what can differ: rows, length
+
+
+@pytest.mark.parametrize("make", [ppo, grpo])
+def test_updates_on_rollouts_of_many_shapes_share_three_graphs_at_most(make: Callable):
+    """The policy's layers and the value model's alike: of rows of one shape, and of others."""
+    stage = attached(make(epochs=1, minibatches=1))
+    batches = [batch for rollout in range(5) for batch in stage.collect(PROMPTS[: 8 - rollout], rollout)]
+    for network in [network for name, network in stage.networks().items() if name not in stage.frozen]:
+        compiled(network)
+    for batch in batches:
+        stage.compute_loss(batch).loss.backward()
+    assert len({batch.packed.input_ids.shape for batch in batches}) > 2 and graphs() <= 3

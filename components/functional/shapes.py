@@ -22,3 +22,9 @@ def same_shape_as_mask(function: str, mask: Tensor, **tensors: Tensor) -> None:
 def at_least_float32(x: Tensor) -> Tensor:
     """x in float32, or unchanged if it is float64: bfloat16 shifts log-probabilities by 4e-3."""
     return x if x.dtype == torch.float64 else x.float()
+
+
+def dtype_of_products(weight: Tensor) -> torch.dtype:
+    """The dtype in which a matrix is multiplied: autocast's, if it is on, else its own."""
+    kind = weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from components.functional.host_copy import HostCopy
 from components.functional.sampling import filter_logits, sample_at, shares
+from components.functional.shapes import dtype_of_products
 from components.generation.graph import Step, step_of
 from components.models.attention.kv_cache import KVCache
 from components.models.heads import CausalLM
@@ -350,7 +351,4 @@ def _left_pad(prompts: Sequence[Sequence[int]], pad_id: int, device: torch.devic
 
 def compute_dtype(model: CausalLM) -> torch.dtype:
     """The dtype of products: autocast's if it is on, else that of the weights."""
-    weight = next(model.parameters())
-    if torch.is_autocast_enabled(weight.device.type):
-        return torch.get_autocast_dtype(weight.device.type)
-    return weight.dtype
+    return dtype_of_products(next(model.parameters()))

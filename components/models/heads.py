@@ -73,7 +73,8 @@ class CausalLM(Adaptable):
         rows = rows or len(starts)
         adapters = self.adapters.layers if self.adapters else [None] * len(self.model.layers)
         pairs = cast(Iterable[tuple[DecoderLayer, LayerAdapters | None]], zip(self.model.layers, adapters, strict=True))
-        layers = [for_reading(layer.weights(own), dtype, rows) for layer, own in pairs]
+        with torch.autocast(starts.device.type, enabled=False):  # weights as they are stored, not in autocast's dtype
+            layers = [for_reading(layer.weights(own), dtype, rows) for layer, own in pairs]
         return KVCache(self.config, layers, prepacked(self.lm_head.weight, dtype, rows), starts, size)
 
     def next_logits(self, input_ids: Tensor, cache: KVCache | Steps) -> Tensor:

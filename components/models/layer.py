@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from components.functional.shapes import dtype_of_products
 from components.models.attention.attend import Mask, attend
 from components.models.attention.rotary import rotate
 from components.models.config import GPTConfig
@@ -77,7 +78,8 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
-        """Joined at every call: this copies the projections, which is cheap compared with a training batch."""
+        """Joined at every call: this copies the projections, which is cheap compared with a training batch. Under
+        autocast the copies are in its dtype, so that neither pass casts them again."""
         attention, mlp = self.self_attn, self.mlp
         norms = (self.input_layernorm, self.post_attention_layernorm)
         return LayerWeights(
@@ -120,7 +122,7 @@ def _matrix(weights: Sequence[Tensor], *, in_place: bool) -> Tensor:
     if len(weights) == 1:
         return weights[0]
     if not in_place or not all(isinstance(weight, nn.Parameter) for weight in weights):
-        return torch.cat(list(weights))
+        return torch.cat([weight.to(dtype_of_products(weight)) for weight in weights])
     rows = [len(weight) for weight in weights]
     width, item = weights[0].shape[1], weights[0].element_size()
     ends = [weight.data_ptr() + weight.numel() * item for weight in weights]

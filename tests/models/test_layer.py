@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from components.models import layer as layer_module
 from components.models.attention.rotary import rotary_tables
 from components.models.config import GPTConfig
 from components.models.layer import DecoderLayer
@@ -49,3 +51,44 @@ def test_a_layer_keeps_one_copy_of_what_its_products_are_computed_from(grouped):
     weights = sum(p.numel() for p in layer.parameters()) + 2 * 64 * 8  # and the angles
     per_token = 2 * 32 + 32 + 2 * 32 // grouped + 32 + 4 + 2 * 48
     assert sum(kept.values()) <= 4 * (weights + per_token * tokens)
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of matrices: how many numbers of each shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten._to_copy.default and made.dtype != args[0].dtype:
+            self.shapes.append(tuple(made.shape))
+        return made
+
+
+def test_under_autocast_each_joined_matrix_is_cast_once_and_its_gradient_once():
+    """q, k and v 32 × 32 each; gate and up 48 × 32 each. None of 96 × 32, which they are joined to."""
+    torch.manual_seed(0)
+    layer, rotary = DecoderLayer(config()), angles(32)
+    x = torch.randn(2, 32, 32, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16), Casts() as forward:
+        out = layer(x, rotary, None)
+    with Casts() as backward:
+        out.sum().backward()
+    for casts in (forward, backward):
+        assert casts.shapes.count((48, 32)) == 2 and (96, 32) not in casts.shapes
+    assert forward.shapes.count((32, 32)) == 3 + 1  # and of the output's projection
+
+
+def test_under_autocast_matrices_cast_before_they_are_joined_give_what_those_cast_after_do(monkeypatch):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        layer, x = DecoderLayer(config(qk_norm=True)), torch.randn(2, 32, 32, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(x, angles(32), None)
+        out.square().sum().backward()
+        found.append([out, x.grad, *(weight.grad for weight in layer.parameters())])
+        monkeypatch.setattr(layer_module, "dtype_of_products", lambda weight: weight.dtype)
+    assert all(map(torch.equal, *found))

@@ -148,6 +148,19 @@ def test_a_chat_is_streamed_retried_and_edited_and_shows_markup_as_text(page):
     assert texts(page) == ["anna?", ANSWER]
 
 
+def test_an_answer_by_a_technique_says_how_it_came_about(page):
+    page.select_option("#chat-model", "run/parrot")
+    page.select_option("#chat-technique", "the most frequent of 5")
+    say(page, "where does anna live?")
+    page.wait_for_selector("text=Answered.")
+    assert texts(page) == ["where does anna live?", ANSWER]
+    page.get_by_text("How it came about").click()
+    expect(page.locator(".trace li")).to_have_text(f"self_consistency: {ANSWER.strip()} ×5")
+    page.select_option("#chat-technique", "the best of 8 by run/rm")
+    page.get_by_role("button", name="Retry").click()
+    expect(page.locator(".trace li")).to_have_text(re.compile("best_of_n: the highest of 8 scores"))
+
+
 def test_an_answer_is_stopped_and_what_was_said_stays(page, server):
     page.select_option("#chat-model", "run/slow")
     pause = server.models["slow"].model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))

@@ -10,10 +10,13 @@ const bases = new Map(); // the context of each base model, in tokens
 
 export const isBase = (model) => bases.has(model);
 
-/** The chunks of an answer, as of a chat completion; top: alternatives to report with each token, 0: no tokens. */
-export function answer(model, messages, signal, top = 0) {
+/**
+ * The chunks of an answer, as of a chat completion. top: alternatives to report with each token, 0: no tokens.
+ * techniques: of the API, for chat models alone.
+ */
+export function answer(model, messages, signal, { top = 0, techniques } = {}) {
   const reporting = top ? { logprobs: true, top_logprobs: top } : {};
-  if (!isBase(model)) return chat({ model, messages, ...sampling(), ...reporting }, signal);
+  if (!isBase(model)) return chat({ model, messages, techniques, ...sampling(), ...reporting }, signal);
   const max_tokens = Math.min(LONGEST, Math.floor(bases.get(model) / 2));
   const body = { model, prompt: messages.at(-1).content, max_tokens, ...sampling(), ...(top ? { logprobs: top } : {}) };
   return continuation(completion(body, signal));

@@ -5,6 +5,7 @@ import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
 import { button, byId, element, followed, speak, submitOnEnter } from "./dom.js";
 import { areValid, withSystem } from "./settings.js";
+import * as techniques from "./techniques.js";
 
 const turns = []; // {role, content, view}: view is the turn's article
 let running = null; // the AbortController of the answer in progress
@@ -76,7 +77,7 @@ async function answer() {
   setBusy(turn, true);
   say("Answering …");
   try {
-    say(ended(await receive(turn, answerOf(model, messages, own.signal))));
+    say(ended(await receive(turn, answerOf(model, messages, own.signal, techniques.chosen()))));
   } catch (error) {
     const stopped = error.name === "AbortError";
     say(stopped ? "Stopped." : "");
@@ -112,6 +113,7 @@ async function receive(turn, chunks) {
   for await (const { choices } of chunks) {
     if (!choices.length) continue;
     turn.content += choices[0].delta.content ?? "";
+    if (choices[0].delta.trace?.length) turn.text.after(techniques.shown(choices[0].delta.trace));
     finish = choices[0].finish_reason ?? finish;
     followed(() => (turn.text.textContent = turn.content));
   }
@@ -147,6 +149,7 @@ function fillMenu(models) {
 
 export function start() {
   onModels(fillMenu);
+  techniques.start();
   submitOnEnter(byId("chat-text"));
   byId("chat-form").addEventListener("submit", submit);
   byId("chat").addEventListener("keydown", (event) => event.key === "Escape" && running?.abort());

@@ -37,7 +37,7 @@ class Column {
     const start = performance.now();
     this.view.classList.add("busy");
     try {
-      for await (const { choices } of answer(this.model, messages, signal, ALTERNATIVES)) this.take(choices[0]);
+      for await (const { choices } of answer(this.model, messages, signal, { top: ALTERNATIVES })) this.take(choices[0]);
       this.count((performance.now() - start) / 1000);
       await this.score(messages, signal);
     } catch (error) {

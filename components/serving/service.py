@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 log = logging.getLogger(__name__)
-TECHNIQUES = 32  # conversations that techniques answer at a time; others wait
+TECHNIQUES = 32  # conversations that techniques answer at a time; more get status 429
 ARRIVAL = 30.0  # seconds that a request's body can take
 
 
@@ -46,7 +46,8 @@ class Service:
         self.metrics, self.votes, self.runs = Metrics(), votes, Runs(served)
         self.logs_texts = False
         self.writer = ThreadPoolExecutor(1, "writer")  # templates and tokenizers, one at a time, outside the loop
-        self.techniques = ThreadPoolExecutor(TECHNIQUES, "techniques")  # each waits for answers most of its time
+        self.techniques = ThreadPoolExecutor(2 * TECHNIQUES, "techniques")  # which mostly wait, or are being set up
+        self.slots = asyncio.Semaphore(TECHNIQUES)
 
     async def body(self, request: HttpRequest) -> bytes:
         """The request's body. Raises ApiError for one that is not JSON by its type, or too large.

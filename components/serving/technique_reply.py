@@ -11,8 +11,9 @@ from components.prompting.best_of import Score
 from components.prompting.named import techniques_of
 from components.prompting.self_consistency import EXTRACTS, SelfConsistency
 from components.prompting.technique import Answer, Answers, Generate, Query, Tokens, applied
-from components.serving.answering import LOOK, Gone, failed
+from components.serving.answering import LOOK, Gone, busy, failed
 from components.serving.api_errors import invalid
+from components.serving.engine import Busy
 from components.serving.generator import EngineGenerator
 from components.serving.protocol import ChatAsked
 from components.serving.replies import Frames, Object, head
@@ -22,6 +23,7 @@ from components.serving.served import message_of
 from components.serving.service import Service
 from components.serving.streaming import EventStream
 
+RETRY = 5  # seconds after which a client may try again
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,10 @@ class TechniqueReply:
         self._loop = asyncio.get_running_loop()
 
     async def response(self) -> Response:
-        """The answer, or the beginning of a stream. Raises ApiError for techniques that do not exist or do not fit."""
+        """The answer, or the beginning of a stream. Raises ApiError for techniques that do not exist or do not fit, and
+        if too many conversations are being answered by techniques."""
+        if self.service.slots.locked():
+            raise busy(Busy(RETRY))
         generate = await self._loop.run_in_executor(self.service.techniques, self._applied)
         if self.asked.stream:
             return EventStream(self._chunks(generate), self.generator.cancel)
@@ -70,6 +75,10 @@ class TechniqueReply:
 
     async def _answers(self, generate: Generate) -> Answers:
         """Raises ApiError if it fails or takes longer than the server's limit, and Gone if the client left."""
+        async with self.service.slots:
+            return await self._answered(generate)
+
+    async def _answered(self, generate: Generate) -> Answers:
         work = self._loop.run_in_executor(self.service.techniques, generate, self.query)
         work.add_done_callback(lambda done: done.cancelled() or done.exception())  # retrieved, also if nobody waits
         try:

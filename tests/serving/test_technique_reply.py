@@ -1,5 +1,6 @@
 """Techniques in a request: extra_body={"techniques": [{"name": "self_consistency", "samples": 5}]}."""
 
+import asyncio
 import json
 
 import pytest
@@ -14,6 +15,7 @@ from components.serving.service import Limits, Service
 from tests.kit import tiny_models
 
 HELLO = [{"role": "user", "content": "where does anna live?"}]
+BODY = {"model": "random", "messages": HELLO, "max_tokens": 4, "seed": 1}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def client(service):
 
 
 def post(client, *techniques, expect=200, **body):
-    body = {"model": "random", "messages": HELLO, "max_tokens": 4, "seed": 1, "techniques": techniques} | body
+    body = BODY | {"techniques": techniques} | body
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == expect, response.text
     return response
@@ -104,3 +106,9 @@ def test_an_answer_has_the_time_of_the_server(service, client, monkeypatch):
     for _ in range(2):
         service.engine.call(lambda: None).result(60)
     assert service.engine.lanes["random"].running == 0
+
+
+def test_more_conversations_than_there_are_slots_are_sent_away(service, client, monkeypatch):
+    monkeypatch.setattr(service, "slots", asyncio.Semaphore(0))
+    response = client.post("/v1/chat/completions", json=BODY | {"techniques": [{"name": "reflection"}]})
+    assert response.status_code == 429 and response.headers["retry-after"] == "5"

@@ -218,3 +218,12 @@ def test_a_file_that_cannot_be_saved_to_is_reported_and_the_chat_continues(
     out, notes, _ = talk(parrot_session(small_tokenizer), "a", f"/save {name}", "b")
     assert out == " yes\n yes\n" and notes.startswith("(")
     assert not list(tmp_path.iterdir())
+
+
+def test_an_answer_by_techniques_shows_how_it_came_about(small_tokenizer):
+    lines = "/technique self_consistency samples=2", "a", "/technique telepathy", "/technique", "b"
+    out, notes, _ = talk(parrot_session(small_tokenizer), *lines)
+    assert out == " yes\n yes\n"
+    chosen, votes, refused, none = notes.splitlines()
+    assert chosen == "(answers by: self_consistency samples=2)" and votes == "(self_consistency: yes ×2)"
+    assert "'telepathy', expected one of few_shot" in refused and none.startswith("(no techniques")

@@ -91,7 +91,7 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
         Rule("data.batch_size", UNUSED, "texts are read in one pass, not in batches"),
         Rule("data.num_workers", UNUSED, "texts are read in one pass, not in batches"),
     ),
-    "evaluate": MEASURING,
+    "evaluate": (Rule("stage.techniques", UNUSED, "only reward=function measures techniques"), *MEASURING),
     "compare": MEASURING,
     "measure": (
         *(Rule(name, UNUSED, "functions score responses to the prompts alone") for name in ("comparisons", "text")),

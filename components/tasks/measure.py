@@ -10,26 +10,28 @@ from omegaconf import DictConfig
 from components.artifacts import store
 from components.evaluation.measure.function_scores import function_scores
 from components.evaluation.measure.policy import SamplePlan
-from components.evaluation.report import output, plots_rewards
+from components.evaluation.report import output, plots_rewards, plots_techniques
 from components.evaluation.report.card import Table, number, percent, short, with_interval
 from components.evaluation.report.curves import read_curves
 from components.evaluation.seeds.seeds_tables import fitting
 from components.launch import composing, settings
 from components.system import provenance
 from components.system.disk import read_json_if_any, write_json
-from components.tasks import common, reward_functions
+from components.tasks import common, reward_functions, technique_scores
 from components.tasks.placement import Place
 
-RESULTS, PICTURE = "rewards.json", "rewards.png"
+RESULTS, PICTURE, TECHNIQUES = "rewards.json", "rewards.png", "techniques.png"
 REFERENCE = "sft"  # the name in `reads` of the model that the KL is measured to
 
 
 def measure(cfg: DictConfig) -> None:
     """Scores responses of every model that the stage reads, sampled and greedy, by the functions of stage.reward;
-    prints tables and writes rewards.json and, if there are curves of rollouts, rewards.png. The prompts are the
-    held-out ones, or all with data.val_fraction=0."""
+    prints tables and writes rewards.json and, if there are curves of rollouts, rewards.png. With stage.techniques also
+    what each of these scores, in a table and techniques.png. The prompts are the held-out ones, or all with
+    data.val_fraction=0."""
     parents, tokenizer, _, for_data = common.read(cfg, cfg.reads.tokenizer)
     data = instantiate(cfg.data, **for_data)
+    parents |= technique_scores.scorers_of(cfg)
     inputs = settings.inputs_of(composing.plain(cfg), parents, data.fingerprint())
     folder = Path(cfg.paths.stage)
     results = read_json_if_any(folder / RESULTS)
@@ -53,6 +55,13 @@ def measure(cfg: DictConfig) -> None:
         for part in fitting(_table(title, results["models"]), console.width):
             console.print(output.rich_table(part))
     drawn = "" if picture is None else f"\npicture    {folder / PICTURE}"
+    techniques = {name: one["techniques"] for name, one in results["models"].items() if one.get("techniques")}
+    if techniques:
+        for part in fitting(_techniques_table(techniques, results["models"]), console.width):
+            console.print(output.rich_table(part))
+        shown = plots_techniques.draw(techniques)
+        shown.savefig(folder / TECHNIQUES, dpi=144, facecolor="white", metadata={"Software": None})
+        drawn += f"\npicture    {folder / TECHNIQUES}"
     console.print(f"results    {folder / RESULTS}{drawn}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -72,6 +81,8 @@ def _models(cfg: DictConfig, data: Any, tokenizer: Any) -> dict[str, Any]:
                 compared = None if name == REFERENCE else reference
                 with place.running():
                     found[name] = function_scores(model, tokenizer, prompts, reward, plan, compared)
+                if cfg.stage.techniques:
+                    found[name]["techniques"] = technique_scores.of_model(cfg, model, tokenizer, prompts, reward, place)
     finally:
         reward.close()
     return found
@@ -122,3 +133,17 @@ def _table(title: str, models: dict[str, Any]) -> Table:
         note += f"; {first['samples']} samples each at temperature 1; k is the largest power of two, "
         note += "entropy in nats per token, KL in nats per response"
     return Table(title, [*columns, *votes, "ends by itself", "tokens"], rows, note)
+
+
+def _techniques_table(models: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
+    """A row for each model and technique."""
+    rows = []
+    for model, by_technique in models.items():
+        for name, one in by_technique.items():
+            gain = with_interval(one.get("gain"), one.get("gain_ci"))
+            score = with_interval(one["score"], one["score_ci"])
+            rows.append([model, name, score, gain, short(one["read"]), short(one["sampled"])])
+    prompts = next(iter(measured.values()))["prompts"]
+    note = f"one answer to each of {prompts} prompts; 95% intervals over prompts, of gains over the same prompts; "
+    note += "tokens per prompt, of all that was computed"
+    return Table("techniques", ["model", "technique", "score", "gain", "tokens read", "sampled"], rows, note)

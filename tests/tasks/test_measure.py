@@ -50,6 +50,32 @@ def test_a_model_from_anywhere_is_measured_by_a_function_alone(config, capsys, t
     assert capsys.readouterr().out == told
 
 
+@pytest.mark.slow(minutes=1)
+def test_techniques_are_measured_beside_a_single_sample(config, capsys, tmp_path):
+    votes, best = "[{name: self_consistency, samples: 3}]", "[{name: best_of_n, samples: 2, score: logs/x/rm/export}]"
+    cfg = config("model=hf", "model.path=theirs", f"stage.techniques={{votes: {votes}, best: {best}}}")
+    check(cfg)
+    dispatch.run(cfg)
+    told = capsys.readouterr().out
+    assert "tokens read" in told and "votes" in told and "logs/hf/report/techniques.png" in told
+    assert (tmp_path / "logs/hf/report/techniques.png").stat().st_size > 1000
+    results = json.loads((tmp_path / "logs/hf/report/rewards.json").read_text())
+    alone, votes, best = results["models"]["model"]["techniques"].values()
+    assert votes["read"] == alone["read"] < best["read"]  # a reward model reads the prompt and each answer
+    assert alone["sampled"] <= 5 < votes["sampled"] <= 15
+    assert votes["gain"] == pytest.approx(votes["score"] - alone["score"]) and "gain" not in alone
+
+
+def test_a_technique_that_does_not_exist_is_said_before_a_model_is_read(config):
+    for given, message in (
+        ("{name: telepathy}", "technique: got the name 'telepathy'"),
+        ("{name: best_of_n, score: nowhere}", "score: no reward model at nowhere"),
+    ):
+        cfg = config("model=hf", "model.path=theirs", f"stage.techniques={{mine: [{given}]}}")
+        with pytest.raises(ValueError, match=f"stage.techniques.mine: {message}"):
+            dispatch.run(cfg)
+
+
 def test_of_a_run_every_language_model_is_measured(config, tmp_path):
     cfg = config("run=x")
     reward_functions.settle(cfg)

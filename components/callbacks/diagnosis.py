@@ -48,20 +48,18 @@ class Diagnosis(Callback):
                 self._note({"first/ratio_max": float(trainer.callback_metrics["train/ratio_max"])})
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the loss before the first step, if the full validation runs there, to compare training with."""
+        """Records what training is compared with, before the first step, if the full validation runs there."""
         if trainer.sanity_checking and trainer.num_sanity_val_steps == math.inf:
-            measured = trainer.callback_metrics.get("val/loss")
-            self.history |= {"before": [float(measured)]} if measured is not None else {}
+            self.history |= _judged(trainer, "before")
 
     def conclude(self, trainer: Trainer, more: str) -> dict[str, Any]:
         """The verdict on a finished training, for its card; warns if the training could have done better.
 
         more: the overrides that make it longer.
         """
-        after = trainer.callback_metrics.get("val/loss")  # of the exported weights
-        result = verdict(self.history | ({"after": [float(after)]} if after is not None else {}))
-        if result["found"]:
-            rule = ENDINGS[result["verdict"]]
+        result = verdict(self.history | _judged(trainer, "after"))  # "after": of the exported weights
+        rule = ENDINGS.get(result["verdict"])
+        if rule and result["found"]:
             if result["verdict"] == FALLING:
                 rule = rule._replace(remedy=f"{rule.remedy.rstrip('.')}: {more}")
             log.warning(f"step {trainer.global_step}, {result['verdict']}: {rule.warning(result['found'])}")
@@ -106,3 +104,12 @@ class Diagnosis(Callback):
         log.warning(f"step {step}, {name}: {text}")
         for recorder in recorders(self._trainer):
             recorder.record_text("diagnosis", f"**{name}**: {text}", step)
+
+
+def _judged(trainer: Trainer, when: str) -> History:
+    """The latest values of the metrics by which `endings.verdict` judges, under the names that it reads."""
+    measured = trainer.callback_metrics
+    names = {"val/loss": when}
+    if "val/accuracy_stderr" in measured:  # a reward model's
+        names |= {f"val/{name}": f"{when}/{name}" for name in ("accuracy", "accuracy_stderr")}
+    return {kept: [float(measured[name])] for name, kept in names.items() if name in measured}

@@ -1,14 +1,14 @@
 """The verdict on a finished training run, from the history of its metrics (see health_rules)."""
 
-from math import isfinite, nan, sqrt
+from math import isfinite, sqrt
 from statistics import fmean, stdev
 from typing import Any
 
-from components.training.health_rules import SMOOTH, History, Rule
+from components.training.health_rules import SMOOTH, History, Rule, latest
 
 LEARNED, FALLING, NO_BETTER, UNKNOWN = "learned", "still falling", "no better than before", "not measured"
 STEEP = 0.25  # nats; a loss still falls if, at its latest rate, training twice as long would lower it by more
-SCORE = "rollout/score"
+LOSS, RANKING, SCORE = "val/loss", "val/accuracy", "rollout/score"
 OF_ROLLOUTS = (SCORE, "rollout/reverse_kl")
 SPAN = 0.1  # the smallest share of training over which that rate is measured
 
@@ -40,11 +40,30 @@ def still_falling(history: History) -> str | None:
 
 
 def no_better(history: History) -> str | None:
-    """Compares the exported weights with those that the stage started from."""
-    before, after = (history.get(name, [nan])[-1] for name in ("before", "after"))
-    if after >= before:
-        return f"val/loss was {before:.3f} before the first step and is {after:.3f} now, on the same held-out records"
+    """Compares the exported weights with those that the stage started from: by val/loss, a reward model by the pairs
+    it ranks correctly, which must be more by two standard errors."""
+    metric, before, after = _compared(history)
+    if after >= before if metric == LOSS else after - before <= 2 * latest(history, "after/accuracy_stderr"):
+        return f"{metric} was {before:.3f} before the first step and is {after:.3f} now, on the same held-out records"
     return None
+
+
+def overconfident(history: History) -> str:
+    """What it means if a reward model ranks better at a higher loss; "" otherwise."""
+    before, after = latest(history, "before"), latest(history, "after")
+    if _compared(history)[0] != RANKING or not after > before:
+        return ""
+    return (
+        f"val/loss rose from {before:.3f} to {after:.3f} although more pairs are ranked correctly: it also counts how "
+        "certain a choice is, and the model is more certain where it is wrong than before (see its calibration error)"
+    )
+
+
+def _compared(history: History) -> tuple[str, float, float]:
+    """The metric by which training is judged, before the first step and after the last; NaN if not measured."""
+    if "before/accuracy" in history and "after/accuracy_stderr" in history:
+        return RANKING, latest(history, "before/accuracy"), latest(history, "after/accuracy")
+    return LOSS, latest(history, "before"), latest(history, "after")
 
 
 ENDINGS = {
@@ -63,26 +82,25 @@ ENDINGS = {
 
 def verdict(history: History) -> dict[str, Any]:
     """For the card: `verdict`, one of the constants above; `metric` with its values `before` the first step and `after`
-    training, None if not measured; `found`, the message of the ending that applies, or "".
+    training, None if not measured; `found`, the message of the ending that applies, or of `overconfident`, or "".
 
     The metric of RL is rollout/score and that of distillation rollout/reverse_kl, on the first and the last rollouts;
-    of other training, val/loss.
+    of a reward model val/accuracy, of other training val/loss.
     """
-    metric, before, after = "val/loss", _latest(history, "before"), _latest(history, "after")
+    metric, before, after = _compared(history)
     for name in OF_ROLLOUTS:
         values = history.get(name, [])
         if few := min(SMOOTH, len(values) // 2):
             metric, before, after = name, fmean(values[:few]), fmean(values[-few:])
-    measured = {"metric": metric, "before": before, "after": after}
+    measured = {"metric": metric, "before": _finite(before), "after": _finite(after)}
     for name, rule in ENDINGS.items():
         if text := rule.check(history):
             return {"verdict": name, **measured, "found": text}
-    if before is None or after is None:
+    if None in measured.values():
         return {"verdict": UNKNOWN, **measured, "found": ""}
-    better = after > before if metric == SCORE else after < before
-    return {"verdict": LEARNED if better else NO_BETTER, **measured, "found": ""}
+    better = after > before if metric in (SCORE, RANKING) else after < before
+    return {"verdict": LEARNED if better else NO_BETTER, **measured, "found": overconfident(history)}
 
 
-def _latest(history: History, name: str) -> float | None:
-    value = history.get(name, [nan])[-1]
+def _finite(value: float) -> float | None:
     return value if isfinite(value) else None

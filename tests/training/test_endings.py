@@ -72,6 +72,25 @@ def test_a_stage_that_ends_no_better_than_its_parent_is_found(after, expected):
     assert verdict(history)["verdict"] == expected
 
 
+@pytest.mark.parametrize(("ranked", "expected"), [(0.55, LEARNED), (0.539, NO_BETTER), (0.4, NO_BETTER)])
+def test_a_reward_model_is_judged_by_the_pairs_it_ranks_correctly(ranked, expected):
+    """By two standard errors more than before, here 0.04; its loss also counts how certain it is."""
+    losses = {"before": [0.731], "after": [0.884]}
+    ranking = {"before/accuracy": [0.5], "after/accuracy": [ranked], "after/accuracy_stderr": [0.02]}
+    found = verdict(losses | ranking)
+    assert (found["verdict"], found["metric"], found["before"], found["after"]) == (
+        expected,
+        "val/accuracy",
+        0.5,
+        ranked,
+    )
+    if expected == LEARNED:
+        assert found["found"].startswith("val/loss rose from 0.731 to 0.884 although more pairs are ranked correctly")
+        assert verdict(losses | ranking | {"after": [0.6]})["found"] == ""
+    else:
+        assert found["found"].startswith(f"val/accuracy was 0.500 before the first step and is {ranked:.3f} now")
+
+
 def test_a_policy_is_judged_by_its_score():
     rising = verdict({"rollout/score": [0.1] * 5 + [0.5] * 5})
     assert (rising["verdict"], rising["metric"], rising["after"]) == (LEARNED, "rollout/score", pytest.approx(0.5))
@@ -90,9 +109,9 @@ def test_without_measurements_the_verdict_is_not_measured():
     assert verdict({}) == verdict({"before": [nan], "val/loss": [nan] * 3, "after": [nan]}) == blank
 
 
-def fitted(callback: Diagnosis, **settings) -> dict:
+def fitted(callback: Diagnosis, stage: Validated | None = None, **settings) -> dict:
     run = trainer([callback], max_steps=6, val_check_interval=2, check_val_every_n_epoch=None, **settings)
-    run.fit(Validated(), Stream(), Stream(3))
+    run.fit(stage or Validated(), Stream(), Stream(3))
     return callback.conclude(run, "trainer.max_steps=12")
 
 
@@ -103,6 +122,21 @@ def test_training_is_compared_with_a_full_validation_before_the_first_step(caplo
     # weights (1, −1), x of places 1, 2, 3: (.2, .2), (.4, .4), (.6, 0), so products 0, 0 and .6
     assert found["before"] == pytest.approx((1 + 1 + 0.16) / 3)
     assert found["after"] == callback.history["val/loss"][-1] < found["before"]
+
+
+class Ranks(Validated):
+    """Ranks more pairs correctly at each validation, as a reward model logs it."""
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.log_dict({"val/accuracy": 0.5 + 0.1 * self.global_step, "val/accuracy_stderr": 0.05})
+
+
+def test_a_reward_models_ranking_is_measured_before_the_first_step_and_after_the_last(caplog):
+    found = fitted(Diagnosis(), num_sanity_val_steps=-1, stage=Ranks())
+    assert (found["verdict"], found["metric"]) == (LEARNED, "val/accuracy")
+    assert (found["before"], found["after"]) == (pytest.approx(0.5), pytest.approx(1.1))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_training_is_not_compared_with_a_partial_validation():

@@ -8,8 +8,9 @@ from components.evaluation.report.card import NONE, Results, Table, number
 from components.training.endings import UNKNOWN
 
 NOTE = (
-    "val/loss on held-out records, before the first step and with the exported weights; rollout/score and "
-    "rollout/reverse_kl of the first and the last rollouts."
+    "val/loss on held-out records, before the first step and with the exported weights; for a reward model "
+    "val/accuracy, the share of held-out pairs ranked correctly (0.5 by chance), on prompts that training never saw; "
+    "rollout/score and rollout/reverse_kl of the first and the last rollouts."
 )
 
 

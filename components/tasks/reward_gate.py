@@ -101,7 +101,8 @@ def check_reward_model(cfg: DictConfig) -> None:
         listed = "".join(f"\n  {item}" for item in short)
         log.warning(f"the examination of the reward model at {path} rests on too little data to judge by:{listed}")
     if failed or doubtful:
-        listed = "".join(f"\n  {item}" for item in [*failed, *doubtful])
+        beyond = [*failed, *doubtful]
+        listed = "".join(f"\n  {item}" for item in [*beyond, *(f"→ {one}" for one in gate.remedies(beyond))])
         log.warning(f"the reward model at {path} is doubtful; watch for over-optimization:{listed}")
 
 

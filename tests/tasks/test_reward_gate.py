@@ -56,6 +56,7 @@ def test_a_doubtful_reward_model_is_trained_against_with_a_warning(tmp_path, cap
     reward_gate.check_reward_model(config(tmp_path, figures={**HEALTHY, "over_length": -0.005, "probe_empty": 0.36}))
     assert "accuracy beyond length alone: got −0.5%, limit at least 0%" in caplog.text
     assert "best answer above: an empty answer: got 36%, limit at least 50%" in caplog.text
+    assert "\n  → length: balance the lengths of chosen and rejected answers" in caplog.text
 
 
 def test_a_reward_model_that_was_not_examined_is_trained_against_with_a_warning(tmp_path, caplog):

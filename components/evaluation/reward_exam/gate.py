@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from components.evaluation.report.card import number, percent, with_interval
@@ -25,6 +26,22 @@ METRICS = {  # name → description
     "length_matched": "accuracy at matched lengths",
     "worst_category_high": "accuracy in the worst category, high end",
     **{f"probe_{name}": f"best answer above: {what}" for name, what in PROBES.items()},
+}
+MORE = "accuracy: train on more comparisons, or on more consistent ones."
+LENGTHS = "length: balance the lengths of chosen and rejected answers, or a policy will go where length alone wins."
+UNSEEN = (
+    "best answer above …: no comparison has such answers, so the model guesses. Add comparisons that they lose; until "
+    "then only the KL penalty (stage.beta) keeps a policy from them, so read its samples."
+)
+REMEDIES = {  # name → what to do about a value beyond its limit
+    "accuracy": MORE,
+    "accuracy_low": MORE,
+    "gold_accuracy_low": "accuracy by the world's judge: is chosen the better answer? Labels may be reversed.",
+    "ece": "calibration: scores are more certain than correct. Train for fewer epochs (trainer.max_epochs), lower "
+    "stage.optimizer.lr, or set stage.label_smoothing.",
+    **dict.fromkeys(("length_correlation", "over_length", "against_length", "length_matched"), LENGTHS),
+    "worst_category_high": "worst category: add comparisons of that category, which the rows by category show.",
+    **{f"probe_{name}": UNSEEN for name in PROBES},
 }
 LOW_ENDS = {"accuracy_low", "gold_accuracy_low"}
 CHANCE = 0.5  # the accuracy of random choices
@@ -146,6 +163,12 @@ def _verdict(
     return Verdict(name, got, at_least, limit, UNKNOWN if shortage else PASSED if passed else beyond, support, shortage)
 
 
+def remedies(results: Sequence[Verdict]) -> list[str]:
+    """What to do about the metrics beyond a limit, once for all that have the same remedy."""
+    beyond = (REMEDIES[result.name] for result in results if result.verdict in (REFUSED, WARNED))
+    return list(dict.fromkeys(beyond))
+
+
 def refusal(path: str, examination: Mapping[str, Any], failed: Sequence[Verdict], commands: Mapping[str, str]) -> str:
     """Why RL refuses a reward model, and what to do about it (commands: {what: command})."""
     ranking = examination["ranking"]
@@ -158,7 +181,7 @@ def refusal(path: str, examination: Mapping[str, Any], failed: Sequence[Verdict]
 
 
 def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Console) -> None:
-    """Prints an examination: metrics with their limits, then the categories."""
+    """Prints an examination: metrics with their limits, the categories, and what to do about warnings."""
     ranking = examination["ranking"]
     caption = f"{ranking['pairs']:,} held-out pairs on {ranking['prompts']:,} prompts. [95% interval over prompts]"
     short = max(results, key=lambda verdict: verdict.needed, default=None)
@@ -183,6 +206,8 @@ def show(examination: Mapping[str, Any], results: Sequence[Verdict], console: Co
             table.add_row(f"by {grouping}: {label}", value, f"{share['pairs']:,} pairs", "")
     console.print()
     console.print(table)
+    for remedy in remedies(results):
+        console.print(Padding(f"• {remedy}", (0, 0, 0, 2)), style="dim", highlight=False)
 
 
 def _value(examination: Mapping[str, Any], name: str, value: float | None) -> str:

@@ -13,10 +13,12 @@ from components.evaluation.reward_exam.gate import (
     METRICS,
     PASSED,
     REFUSED,
+    REMEDIES,
     UNKNOWN,
     WARNED,
     Support,
     refusal,
+    remedies,
     show,
     support,
     verdicts,
@@ -136,6 +138,15 @@ def test_the_configured_limits_are_on_known_metrics():
     assert {f"probe_{name}" for name in PROBES} <= names <= set(METRICS)
 
 
+def test_every_metric_beyond_a_limit_has_a_remedy_and_a_shared_one_is_given_once():
+    assert REMEDIES.keys() == METRICS.keys()
+    metrics = {"ece": 0.4, "probe_empty": 0.1, "probe_echo": 0.2, "probe_long": 0.9, "length_matched": None}
+    limits = {f"min_probe_{name}": 0.5 for name in ("empty", "echo", "long")}
+    calibration, unseen = remedies(verdicts(metrics, {}, {"max_ece": 0.25, "min_length_matched": 0.5, **limits}))
+    assert calibration == REMEDIES["ece"] and unseen == REMEDIES["probe_empty"]
+    assert "trainer.max_epochs" in calibration and "stage.beta" in unseen
+
+
 def test_a_refusal_names_each_metric_its_value_the_limit_and_what_to_do():
     failed = verdicts(FOUND, {"min_accuracy_low": 0.65, "max_ece": 0.15, "min_over_length": 0.0}, {})
     told = refusal("logs/x/rm/export", EXAMINATION, failed, {"Train it again": "python train.py stage=rm"})
@@ -158,6 +169,7 @@ def test_the_table_shows_value_limit_and_verdict_and_then_the_categories():
     assert "best answer above: an empty answer 25% [10, 40] ≥ 50% warning" in lines
     assert "by length: matched lengths 50% [30, 70] 1,200 pairs" in lines
     assert "1,415 held-out pairs on 12 prompts. [95% interval over prompts]" in lines
+    assert f"• {REMEDIES['accuracy_low']}" in lines and any(line.startswith("• best answer above …:") for line in lines)
 
 
 def test_the_table_has_intervals_beside_what_length_does_not_explain():

@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 # Python compiles modules on import; compiling every package in full takes a minute
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile
+PIP = .venv/bin/python -m pip install --disable-pip-version-check --no-compile
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-package torch \
 	--config-file requirements.uv.toml -c constraints.txt --custom-compile-command "make lock"
 # one process per core; the tests of a file stay together
@@ -45,13 +45,17 @@ clean:
 .venv/installed: pyproject.toml requirements.lock constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	f"Gradus needs Python 3.11 to 3.13, got {v[0]}.{v[1]} from $(PYTHON). Try: make $(MAKECMDGOALS) PYTHON=python3.11")'
-	@echo "Installing the packages of requirements.lock into .venv, which takes a minute or two."
+	@echo "Setting up .venv, once: downloads of a few hundred MB, one to three minutes. pip reports each package."
 	@$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes --no-deps -r requirements.lock
-	$(PIP) -c constraints.txt torch
-	$(PIP) --no-deps --no-build-isolation -e .
+	@echo "[1/3] $$(grep -c '^[a-z0-9].*==' requirements.lock) packages of requirements.lock; at the end, pip unpacks them silently"
+	@$(PIP) --require-hashes --no-deps -r requirements.lock
+	@echo "[2/3] torch, the largest"
+	@$(PIP) -c constraints.txt torch
+	@echo "[3/3] Gradus"
+	@$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/tested: .venv/installed requirements-dev.lock
-	$(PIP) --require-hashes --no-deps -r requirements-dev.lock
+	@echo "Installing the $$(grep -c '^[a-z0-9].*==' requirements-dev.lock) packages of requirements-dev.lock, which the tests need"
+	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
 	@touch $@

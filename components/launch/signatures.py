@@ -43,13 +43,18 @@ def levels_of(target: str | Callable[..., Any]) -> list[Level]:
     is not available or does not define it, imports it, and raises what that raises.
     """
     if not isinstance(target, str):
-        return list(_live(target))
+        return list(_levels(target))
     levels = None if _is_imported(target) else _read(target)
-    return list(_live(get_object(target))) if levels is None else levels
+    return list(_levels(get_object(target))) if levels is None else levels
 
 
 def _is_imported(target: str) -> bool:
     return target.rpartition(".")[0] in sys.modules
+
+
+@functools.cache  # inspecting takes most of the time of a check
+def _levels(target: Callable[..., Any]) -> tuple[Level, ...]:
+    return tuple(_live(target))
 
 
 def _live(target: Callable[..., Any]) -> Iterator[Level]:

@@ -55,7 +55,12 @@ def _is_choice(override: str) -> bool:
 
 @functools.cache
 def _parsed(override: str) -> Override:
-    return OverridesParser.create().parse_overrides([override])[0]
+    return _parser().parse_overrides([override])[0]
+
+
+@functools.cache
+def _parser() -> OverridesParser:
+    return OverridesParser.create()
 
 
 @functools.cache

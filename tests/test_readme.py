@@ -8,7 +8,8 @@ import pytest
 from typer.main import get_command
 
 from components.cli import app
-from components.launch import composing, schema
+from components.launch import schema
+from tests.kit.composed_configs import compose_config
 from tests.kit.readme import BLOCKS, README, TRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,15 @@ def test_a_command_of_readme_composes_and_every_value_fits(command):
     if "--cfg" in command:
         overrides.remove("job")
     single = [re.sub(r"=([^,\[{]+),.*", r"=\1", part) for part in overrides]  # the first job of a sweep
-    schema.check(composing.compose_config(single))
+    schema.check(compose_config(single))
+
+
+def test_commands_of_the_first_page_read_only_what_earlier_ones_have_made():
+    [everyday] = [block for block in BLOCKS if "# a sweep" in block]
+    made = set(compose_config(["stage=all"]).stages)  # by make demo
+    for line in everyday.splitlines():
+        assert set(re.findall(r"logs/tiny/(\w+)", line)) <= made, line
+        made |= set(re.findall(r"train.py stage=(\w+)", line))
 
 
 def test_every_gradus_command_of_readme_exists():

@@ -193,5 +193,6 @@ OF_STAGES = {
         "tokenizer.character_coverage=-1",
     ],
 }
-SETTINGS = [(stage, override) for stage in ("pretrain", "ppo") for override in ANY]
+SETTINGS = [("pretrain", override) for override in ANY]
+SETTINGS += [("ppo", override) for override in ANY if override.startswith(("stage.", "data."))]  # no stage reads others
 SETTINGS += [(stage, override) for stage, overrides in OF_STAGES.items() for override in overrides]

@@ -341,17 +341,18 @@ def test_serve_gives_one_clear_message(run_folder, monkeypatch):
 def test_serve_answers_and_ends_within_a_second_of_control_c(run_folder):
     pytest.importorskip("uvicorn")
     command = [sys.executable, "-m", "components.cli", "serve", str(run_folder), "--port", "0"]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    try:
-        lines = [child.stdout.readline() for _ in range(6)]
-        call = shlex.split(lines[-1])
-        assert call[0] == "curl" and "tiny/pretrain" in "".join(lines)
-        request = urllib.request.Request(call[1], call[-1].encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request) as response:
-            assert json.load(response)["object"] == "chat.completion"
-        start = time.monotonic()
-        child.send_signal(signal.SIGINT)
-        _, errors = child.communicate(timeout=60)
-        assert child.returncode == 0 and "chat/completions 200" in errors and time.monotonic() - start < 20
-    finally:
-        child.kill()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes, text=True, cwd=ROOT) as child:  # closes the pipes if an assertion fails
+        try:
+            lines = [child.stdout.readline() for _ in range(6)]
+            call = shlex.split(lines[-1])
+            assert call[0] == "curl" and "tiny/pretrain" in "".join(lines)
+            request = urllib.request.Request(call[1], call[-1].encode(), {"Content-Type": "application/json"})
+            with urllib.request.urlopen(request) as response:
+                assert json.load(response)["object"] == "chat.completion"
+            start = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            _, errors = child.communicate(timeout=60)
+            assert child.returncode == 0 and "chat/completions 200" in errors and time.monotonic() - start < 20
+        finally:
+            child.kill()

@@ -77,14 +77,13 @@ def predicted() -> str:
     """The roofline of pretraining by part, for both sizes on every device of components/planning/roofline.py."""
     sys.path.insert(0, str(harness.ROOT))
     from components.models.config import GPTConfig
-    from components.planning.roofline import DEVICES, FUSED_BYTES_PER_LOGIT, parts_of_step, predicted_mfu, seconds_of
+    from components.planning.roofline import DEVICES, parts_of_step, predicted_mfu, seconds_of
 
     blocks = []
     for size, rows in (("124M", 32), ("350M", 16)):
         layers, width, inner, heads = gpu_jobs.PRETRAINED[size]
         shape = random_models.shape(50304, layers, width, inner, heads, heads, max_position_embeddings=1024)
         parts = parts_of_step(GPTConfig(**shape), rows=rows, context=1024)
-        fused = parts_of_step(GPTConfig(**shape), rows=rows, context=1024, bytes_per_logit=FUSED_BYTES_PER_LOGIT)
         columns = [f"{size}, {rows} rows of 1,024 tokens", "TFLOP", "GB", *(f"{device.name}, ms" for device in DEVICES)]
         lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
         for part in parts:
@@ -93,9 +92,6 @@ def predicted() -> str:
         whole = [f"{sum(part.flops for part in parts) / 1e12:.2f}", f"{sum(part.bytes for part in parts) / 1e9:.1f}"]
         times = [f"{seconds_of(parts, device) * 1000:.1f}" for device in DEVICES]
         lines.append(f"| a step | {' | '.join([*whole, *times])} |")
-        for name, of_loss in (("MFU", parts), ("MFU with a fused loss", fused)):
-            lines.append(
-                f"| {name} | | | {' | '.join(f'{predicted_mfu(of_loss, device):.0%}' for device in DEVICES)} |"
-            )
+        lines.append(f"| MFU | | | {' | '.join(f'{predicted_mfu(parts, device):.0%}' for device in DEVICES)} |")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)

@@ -22,7 +22,9 @@ def language_loss(model: CausalLM, batch: LMBatch) -> LossOutput:
     Metrics: accuracy (share of targets that are the likeliest token; a tie of t counts 1/t), bytes_per_token.
     """
     hidden, targets = model.hidden(batch.input_ids, batch.layout).flatten(0, 1), batch.targets.flatten()[batch.counted]
-    nats, correct = model.through_head(linear_cross_entropy, hidden[batch.counted], targets)
+    nats, correct = model.through_head(
+        linear_cross_entropy, hidden[batch.counted], targets, compiled=model.compiles_loss
+    )
     count = max(targets.numel(), 1)
     metrics = {"accuracy": correct / count, "bytes_per_token": batch.num_bytes / count}
     return LossOutput((Term(nats / count, targets.numel()),), metrics)

@@ -36,9 +36,11 @@ log = logging.getLogger(__name__)
 
 
 def compile_layers(model: CausalLM | ScalarModel) -> None:
-    """All layers share a graph; one of the whole model would be large."""
+    """All layers share a graph; one of the whole model would be large. What a loss computes from logits has another."""
     for layer in model.model.layers:
         layer.compile()
+    if isinstance(model, CausalLM):
+        model.compiles_loss = True
 
 
 class Stage(Reporting, L.LightningModule):

@@ -40,6 +40,23 @@ def small_config(vocab_size: int, **changes) -> GPTConfig:
     return GPTConfig(vocab_size=vocab_size, **(shape | changes))
 
 
+def countable_config(**changes) -> GPTConfig:
+    """Of so few weights that they are counted by hand.
+
+    A layer: norm 4; q 16, k 8, v 8; o 16; norm 4; gate 24, up 24; down 24: 128. Two of them, norm 4 and head 40: 300.
+    """
+    shape = dict(
+        vocab_size=10,
+        hidden_size=4,
+        intermediate_size=6,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=8,
+    )
+    return GPTConfig(**(shape | changes))
+
+
 def random_model(vocab_size: int, seed: int = 0, **changes) -> CausalLM:
     """Random weights, large enough that its logits differ by whole units."""
     torch.manual_seed(seed)

@@ -9,17 +9,9 @@ from components.models.flops import flops_per_token
 from components.models.heads import new_causal_lm, scalar_from_causal
 from components.models.lora import LoRA
 from components.training.patterns import freeze_
+from tests.kit.tiny_models import countable_config
 
-# a layer: norm 4; q 16, k 8, v 8; o 16; norm 4; gate 24, up 24; down 24: 128. Then norm 4 and head 40: 300 in all.
-SHAPE = GPTConfig(
-    vocab_size=10,
-    hidden_size=4,
-    intermediate_size=6,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=5,
-)
+SHAPE = countable_config(max_position_embeddings=5)
 ATTENTION = 4 * 4 * 5  # of a layer, forward: twice 2 · width 4 · 5 tokens
 
 

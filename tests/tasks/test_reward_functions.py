@@ -54,6 +54,22 @@ def test_every_on_policy_stage_takes_a_function_in_place_of_a_reward_model(stage
     assert parents.missing(cfg) == []
 
 
+@pytest.mark.parametrize(
+    "overrides, key",
+    [
+        (["stage=grpo", "reward=function", "data=prompts", "data.path=x"], "reward"),
+        (["stage=grpo", "reward=reasoning_gym", "data=prompts", "data.path=x"], "reward"),
+        (["stage=compare", "judge=function", "data=prompts", "data.path=x"], "judge"),
+    ],
+)
+def test_further_arguments_are_set_on_the_command_line(overrides, key):
+    ready = f"{key}.path=components.rewards.ready:exact_match"
+    cfg = compose_config([*overrides, ready, f"{key}.arguments={{column: reference, anywhere: true}}"])
+    check(cfg)
+    node = cfg.stage.reward if key == "reward" else cfg.judge
+    assert node.arguments == {"column": "reference", "anywhere": True}
+
+
 @ON_POLICY
 def test_a_reward_model_keeps_the_settings_that_it_had(stage):
     cfg = compose_config([f"stage={stage}"])

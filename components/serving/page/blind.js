@@ -3,7 +3,7 @@
 import { answer as answerOf } from "./answers.js";
 import { request } from "./api.js";
 import { count, onModels, reported } from "./connection.js";
-import { byId, element, submitOnEnter } from "./dom.js";
+import { byId, element, perFrame, submitOnEnter } from "./dom.js";
 import { areValid, withSystem } from "./settings.js";
 
 const KEYS = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: null }; // the winner's place, or a tie
@@ -58,12 +58,15 @@ function newAnswer(model, letter) {
 
 async function receive(answer, messages, signal) {
   answer.view.classList.add("busy");
+  const show = () => (answer.text.textContent = answer.content);
+  const showSoon = perFrame(show);
   try {
     for await (const { choices } of answerOf(answer.model, messages, signal)) {
       answer.content += choices[0]?.delta.content ?? "";
-      answer.text.textContent = answer.content;
+      showSoon();
     }
   } finally {
+    show();
     answer.view.classList.remove("busy");
   }
 }

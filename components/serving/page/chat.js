@@ -3,7 +3,7 @@
 import { answer as answerOf, CONTINUES, isBase } from "./answers.js";
 import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
-import { button, byId, element, followed, speak, submitOnEnter } from "./dom.js";
+import { button, byId, element, followed, perFrame, speak, submitOnEnter } from "./dom.js";
 import { areValid, withSystem } from "./settings.js";
 import * as techniques from "./techniques.js";
 
@@ -110,12 +110,18 @@ function addThumbs(turn, vote) {
 
 async function receive(turn, chunks) {
   let finish = null;
-  for await (const { choices } of chunks) {
-    if (!choices.length) continue;
-    turn.content += choices[0].delta.content ?? "";
-    if (choices[0].delta.trace?.length) turn.text.after(techniques.shown(choices[0].delta.trace));
-    finish = choices[0].finish_reason ?? finish;
-    followed(() => (turn.text.textContent = turn.content));
+  const show = () => followed(() => (turn.text.textContent = turn.content));
+  const showSoon = perFrame(show);
+  try {
+    for await (const { choices } of chunks) {
+      if (!choices.length) continue;
+      turn.content += choices[0].delta.content ?? "";
+      if (choices[0].delta.trace?.length) turn.text.after(techniques.shown(choices[0].delta.trace));
+      finish = choices[0].finish_reason ?? finish;
+      showSoon();
+    }
+  } finally {
+    show(); // frames are not drawn in a tab in the background
   }
   return finish;
 }

@@ -50,6 +50,15 @@ export function submitOnEnter(area) {
   });
 }
 
+/** A function that calls `show` once before the next frame is drawn, however often it is called until then. */
+export function perFrame(show) {
+  let waits = false;
+  return () => {
+    if (!waits) requestAnimationFrame(() => ((waits = false), show()));
+    waits = true;
+  };
+}
+
 /** Keeps the end of the document in view while `change` makes it longer, if it is in view now. */
 export function followed(change) {
   const page = document.documentElement;

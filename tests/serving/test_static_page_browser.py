@@ -217,7 +217,7 @@ def test_a_blind_vote_by_key_is_kept_as_a_preference_and_then_says_who_answered(
     assert titles.all_text_contents() == ["A", "B"]
     shown = page.locator("#blind-answers .text").all_text_contents()
     page.keyboard.press("ArrowRight")
-    expect(page.locator("#blind-status")).to_contain_text("is better")
+    expect(page.locator("#blind-status")).to_contain_text("Kept:")
     [record] = map(json.loads, server.votes.read_text().splitlines())
     assert record["prompt"] == [{"role": "user", "content": "where does anna live?"}]
     assert record["completions"] == shown and record["ranks"] == [1, 0]

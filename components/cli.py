@@ -6,13 +6,11 @@ import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from components.models.config import GPTConfig
 from components.system import hub, installing
 
 if TYPE_CHECKING:
@@ -221,6 +219,21 @@ def list_runs(logs: Annotated[Path, typer.Argument(help="the folder of runs")] =
         Console(soft_wrap=True).print(table)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+def plan(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(help="those of train.py, and hardware=a100_80 devices=2048 tokens=1.4e12; or budget=1e20"),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON for programs")] = False,
+) -> None:
+    """Print what a run would take: compute, memory, time and cost, stage by stage."""
+    with plain_errors():
+        from components.tasks import forecast
+
+        forecast.show(forecast.request_of(arguments), as_json=as_json)
+
+
 def chat_folder(name: str, logs: Path) -> Path:
     """The artifact to chat with: a folder, the newest language model of a run, or a model fetched from the Hub. Raises
     ValueError naming what is there instead."""
@@ -319,7 +332,8 @@ def description(folder: Path) -> dict[str, Any]:
     if (folder / "config.json").exists():
         config, kind = store.load_config(folder, context=1)  # 1 fits every model
         facts["model"] = "language model" if kind == "CausalLM" else "reward model"
-        facts["parameters"] = f"{num_parameters(config, kind):,}"
+        head = "lm_head" if kind == "CausalLM" else "score"
+        facts["parameters"] = f"{config.num_parameters(head):,}"
         facts["context"] = f"{config.max_position_embeddings} tokens"
         facts["shape"] = f"{config.num_hidden_layers} layers of width {config.hidden_size}"
     if (folder / "tokenizer.model").exists():
@@ -328,13 +342,6 @@ def description(folder: Path) -> dict[str, Any]:
         if card.get("tokenizer") == tokenizer.fingerprint:
             card.pop("tokenizer")
     return {**facts, **{f"card's {key}" if key in facts else key: value for key, value in card.items()}}
-
-
-def num_parameters(config: GPTConfig, kind: str) -> int:
-    """Parameters of the model; a reward model has a single output with a bias instead of one per token."""
-    if kind == "CausalLM":
-        return config.num_parameters()
-    return replace(config, tie_word_embeddings=True).num_parameters() + config.hidden_size + 1
 
 
 def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:

@@ -48,6 +48,20 @@ def levels_of(target: str | Callable[..., Any]) -> list[Level]:
     return list(_levels(get_object(target))) if levels is None else levels
 
 
+def attribute_of(target: str, name: str) -> Any:
+    """The value of a class's attribute, its own or that of a base, which its source has to give as a literal. Raises
+    LookupError if there is none."""
+    definition = _definition(target)
+    if definition is None or not isinstance(definition[1], ast.ClassDef):
+        raise LookupError(target)
+    for _, node in _lineage(definition[0], definition[1]):
+        for statement in node.body:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+            if any(isinstance(one, ast.Name) and one.id == name for one in targets) and statement.value is not None:  # type: ignore[attr-defined]
+                return ast.literal_eval(statement.value)  # type: ignore[attr-defined]
+    raise LookupError(f"{target}.{name}")
+
+
 def _is_imported(target: str) -> bool:
     return target.rpartition(".")[0] in sys.modules
 

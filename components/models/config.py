@@ -107,12 +107,14 @@ class GPTConfig:
             )
         return replace(self, vocab_size=max(self.vocab_size, size))
 
-    def num_parameters(self) -> int:
-        """Parameters of CausalLM(config), by formula; tests compare it with the built model."""
+    def num_parameters(self, head: str = "lm_head") -> int:
+        """Parameters of a CausalLM of this shape, or with head="score" of a ScalarModel, whose head is one output with
+        a bias; by formula, which tests compare with the built model."""
         layer = sum(size for step in self.layer_weights() for size in step.values())
-        matrices = self.vocab_size * (1 if self.tie_word_embeddings else 2)
-        rows = matrices + (self.max_position_embeddings if self.positions == "learned" else 0)
-        return rows * self.hidden_size + self.num_hidden_layers * layer + sum(self.norm_weights("norm").values())
+        matrices = 1 if head == "score" or self.tie_word_embeddings else 2
+        rows = matrices * self.vocab_size + (self.max_position_embeddings if self.positions == "learned" else 0)
+        trunk = rows * self.hidden_size + self.num_hidden_layers * layer + sum(self.norm_weights("norm").values())
+        return trunk + (self.hidden_size + 1 if head == "score" else 0)
 
     def projections(self) -> dict[str, tuple[int, int]]:
         """(outputs, inputs) of a layer's projections."""

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from components.models.config import GPTConfig
+from components.planning import hardware
 
 CHUNK = 2**27  # logits at a time on a GPU, as in functional.output_layer
 # Compiled, functional.output_layer reads bf16 logits for the sum of their exponentials, their largest, the number of
@@ -19,13 +20,7 @@ class Device(NamedTuple):
     bandwidth: float
 
 
-# NVIDIA's data sheets, whose 1,979 TFLOP/s (H100, H200) and 624 (A100) are with sparsity: half of it is dense.
-# https://www.nvidia.com/en-us/data-center/h100/, …/h200/ and …/a100/
-DEVICES = (
-    Device("H100 SXM", 989e12, 3.35e12),
-    Device("H200", 989e12, 4.8e12),
-    Device("A100 80 GB SXM", 312e12, 2.04e12),
-)
+DEVICES = tuple(Device(h.name, h.flops, h.bandwidth) for h in map(hardware.load, ("h100", "h200", "a100_80")))
 
 
 class Kernel(NamedTuple):

@@ -19,7 +19,8 @@ from components.models.lora import Adaptable
 from components.models.shards import in_shards, shard
 from components.training import patterns, recomputing
 from components.training.averages import Averages
-from components.training.contract import ALONE, COMPILE_FROM, LossOutput, Reporting, RunContext
+from components.training.compiling import COMPILE_FROM, compiles
+from components.training.contract import ALONE, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
 from components.training.optimizers import scaled
 from components.training.recomputing import need_of
@@ -153,7 +154,7 @@ class Stage(Reporting, L.LightningModule):
 
     def _compiles(self) -> bool:
         """Whether layers are compiled; known once the steps are."""
-        return self.run.compiles(self.device.type, self.trainer.estimated_stepping_batches)
+        return compiles(self.run.compile, self.device.type, self.trainer.estimated_stepping_batches)
 
     def largest_batch(self) -> int:
         """The most tokens that a network reads at once in training; 0 if the data does not say."""

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 ROOT = Path("/")
+USABLE = 0.9  # of memory that is free, for what is estimated; the rest is for what is not
 
 
 def available(root: Path = ROOT) -> float:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from components.models.lora import LoRA
 
-COMPILE_FROM = 1000  # steps of a run from which compile=auto compiles: a minute then costs at most 60 ms per step
-
 
 @dataclass(frozen=True)
 class RunContext:
@@ -21,8 +19,8 @@ class RunContext:
     seed: of all random numbers in training. lora: adapters to train instead of all weights.
     gradient_checkpointing: activations inside layers are recomputed in the backward pass, not kept; auto: if keeping
     them would not fit in the memory that is free when training starts. compile: layers are compiled with torch.compile;
-    auto: if `compiles` says so. fresh: the model starts from random weights. reward_is_adapter: the reward model's
-    artifact holds adapters of the trunk that the policy starts from.
+    auto: as training.compiling decides. fresh: the model starts from random weights. reward_is_adapter: the reward
+    model's artifact holds adapters of the trunk that the policy starts from.
     """
 
     seed: int = 0
@@ -31,14 +29,6 @@ class RunContext:
     compile: bool | Literal["auto"] = False
     fresh: bool = True
     reward_is_adapter: bool = False
-
-    def compiles(self, device_type: str, steps: float) -> bool:
-        """Whether layers are compiled in a run of so many optimizer steps, from its start and not from where it
-        resumes, so that it resumes with the same kernels. auto: on CUDA in runs of COMPILE_FROM steps; on a processor
-        compiled layers have not been faster, so never there."""
-        if self.compile == "auto":
-            return device_type == "cuda" and steps >= COMPILE_FROM
-        return self.compile
 
 
 ALONE = RunContext()  # of a stage built outside a run

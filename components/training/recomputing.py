@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import torch
 
-from components.models.config import GPTConfig
+from components.models.activations import activations_of
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import local_part
-from components.system.memory import available
+from components.system.memory import USABLE, available
 
-USABLE = 0.9  # of the memory that is free; the rest is for what is not estimated
 STATES = 3  # numbers for each trained weight: its gradient and AdamW's two moments
 
 
@@ -43,27 +42,16 @@ class Need(NamedTuple):
 def need_of(networks: Iterable[CausalLM | ScalarModel], tokens: int, *, width: int, lean: bool) -> Need:
     """Of a step on `tokens` tokens at once for each of the trained networks.
 
-    width: bytes of a number that a product reads. lean: whether inputs of products are recomputed anyway, by
-    models.projection or by a compiler.
+    width, lean: as in `models.activations`.
     """
     states = kept = recomputed = 0.0
     for network in networks:
-        config = network.config
         trained = [local_part(p) for p in network.parameters() if p.requires_grad]
         states += STATES * sum(part.numel() * part.element_size() for part in trained)
-        residual, inside = 4 * config.hidden_size, numbers_in_layer(config, lean=lean) * width
-        kept += tokens * (config.num_hidden_layers + 2) * residual + tokens * config.num_hidden_layers * inside
-        recomputed += tokens * (config.num_hidden_layers + 2) * residual + tokens * inside
+        activations = activations_of(network.config, tokens, width=width, lean=lean)
+        kept += activations.kept
+        recomputed += activations.recomputed
     return Need(states, kept, recomputed)
-
-
-def numbers_in_layer(config: GPTConfig, *, lean: bool) -> int:
-    """Numbers that a layer keeps of each token for its backward pass, besides its input."""
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    least = config.hidden_size + 2 * (queries + keys) + 2 * config.intermediate_size
-    lean = lean and config.norm == "rms" and config.mlp == "swiglu"
-    # the normed inputs before and after their scale, queries and keys before their rotation, silu(gate), its product
-    return least if lean else least + 4 * config.hidden_size + queries + 2 * keys + 2 * config.intermediate_size
 
 
 def free_memory(device: torch.device) -> float:

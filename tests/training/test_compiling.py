@@ -1,11 +1,12 @@
-"""What a run decides for its stages."""
+"""When a run compiles its layers."""
 
 import pytest
 
 from components.models.layer import DecoderLayer
 from components.stages import stage as stages
-from components.training import contract
-from components.training.contract import COMPILE_FROM, RunContext
+from components.training import compiling
+from components.training.compiling import COMPILE_FROM, compiles
+from components.training.contract import RunContext
 from tests.kit.pretend_gpu import Pretended, pretended
 from tests.kit.stage_runs import MAKERS
 from tests.kit.tiny_stages import fit
@@ -23,13 +24,13 @@ from tests.kit.tiny_stages import fit
     ],
 )
 def test_auto_compiles_in_long_runs_on_cuda_alone(choice, device, steps, compiled):
-    assert RunContext(compile=choice).compiles(device, steps) is compiled
+    assert compiles(choice, device, steps) is compiled
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_a_stage_compiles_all_its_layers_once_when_its_steps_are_known(on_gpu, monkeypatch, caplog):
     compiled = []
-    monkeypatch.setattr(contract, "COMPILE_FROM", 1)
+    monkeypatch.setattr(compiling, "COMPILE_FROM", 1)
     monkeypatch.setattr(DecoderLayer, "compile", lambda self: compiled.append(self))
     stage, batches = MAKERS["sft"](1)
     stage.run = RunContext(compile="auto")

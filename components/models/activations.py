@@ -1,0 +1,33 @@
+"""Bytes of activations that a forward pass keeps for its backward pass, by the model's shape."""
+
+from typing import NamedTuple
+
+from components.models.config import GPTConfig
+
+
+class Activations(NamedTuple):
+    """Estimated bytes. kept: if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what
+    is inside of them for one layer at a time."""
+
+    kept: float
+    recomputed: float
+
+
+def activations_of(config: GPTConfig, tokens: int, *, width: int, lean: bool) -> Activations:
+    """Of a forward pass over `tokens` tokens, without logits.
+
+    width: bytes of a number that a product reads. lean: whether inputs of products are recomputed anyway, by
+    models.projection or by a compiler.
+    """
+    residual, inside = 4 * config.hidden_size, numbers_in_layer(config, lean=lean) * width
+    inputs = tokens * (config.num_hidden_layers + 2) * residual
+    return Activations(inputs + tokens * config.num_hidden_layers * inside, inputs + tokens * inside)
+
+
+def numbers_in_layer(config: GPTConfig, *, lean: bool) -> int:
+    """Numbers that a layer keeps of each token for its backward pass, besides its input."""
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    least = config.hidden_size + 2 * (queries + keys) + 2 * config.intermediate_size
+    lean = lean and config.norm == "rms" and config.mlp == "swiglu"
+    # the normed inputs before and after their scale, queries and keys before their rotation, silu(gate), its product
+    return least if lean else least + 4 * config.hidden_size + queries + 2 * keys + 2 * config.intermediate_size

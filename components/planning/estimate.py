@@ -1,0 +1,138 @@
+"""What a stage takes on a machine: time, cost, memory, communication."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from components.planning.device_memory import FLOAT32, Memory, cache_token, memory_of, width_of
+from components.planning.hardware import Hardware
+from components.planning.work import Network, Operations, Work, operations_of
+
+HOUR, DAY = 3600.0, 86400.0
+RANK = 16  # of conf/lora/default.yaml
+
+
+class Estimate(NamedTuple):
+    """Of one stage. seconds: of training, sampling included; sampling: of it alone. communicated: bytes that a device
+    sends in an optimizer step, which is hidden behind computing unless it takes longer. price, mfu: of the hardware;
+    on this machine, mfu is that of the stage's own model."""
+
+    work: Work
+    operations: Operations
+    memory: Memory
+    seconds: float
+    sampling: float
+    communicated: float
+    price: float
+    mfu: float
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds * self.work.devices / HOUR
+
+    @property
+    def cost(self) -> float:
+        return self.gpu_hours * self.price
+
+    @property
+    def recomputation(self) -> float:
+        """FLOPs of recomputed layers; 0 if activations are kept."""
+        return self.operations.recomputation if self.memory.recomputed else 0.0
+
+
+def estimate(work: Work, hardware: Hardware) -> Estimate:
+    """mfu is of the model's FLOPs, as published: what recomputation costs is part of it, not on top."""
+    operations, memory = operations_of(work), memory_of(work, hardware.memory)
+    rate = work.devices * hardware.peak(work.mixed) * hardware.mfu
+    computing = (operations.training + operations.assessing) / rate
+    communicated = bytes_sent(work)
+    communicating = work.steps * communicated / hardware.link(work.devices)
+    sampling = _sampling_seconds(work, hardware)
+    seconds = max(computing, communicating) + sampling
+    return Estimate(work, operations, memory, seconds, sampling, communicated, hardware.price, hardware.mfu)
+
+
+def bytes_sent(work: Work) -> float:
+    """That a device sends, and receives, in an optimizer step.
+
+    DDP: a ring all-reduce of the gradients after the last micro-batch, 2 (n − 1)/n of them. FSDP2: in every micro-batch
+    all-gathers of the weights, forward and backward, and a reduce-scatter of the gradients, (n − 1)/n of each, in
+    float32.
+    """
+    if work.devices == 1:
+        return 0.0
+    share = (work.devices - 1) / work.devices
+    trained = FLOAT32 * sum(network.trained_parameters for network in work.trained)
+    if work.strategy == "fsdp":
+        whole = FLOAT32 * sum(network.parameters for network in work.trained)
+        return share * work.accumulation * (2 * whole + trained)
+    return 2 * share * trained
+
+
+def bytes_of_step(work: Work) -> float:
+    """That sampling the next token of all rows reads: the weights, and the cache with half of the responses in it."""
+    assert work.rollouts is not None
+    rollouts, config = work.rollouts, work.model.config
+    cached = rollouts.rows * (rollouts.prompt + rollouts.response / 2)
+    return config.num_parameters() * width_of(work) + cache_token(work) * cached
+
+
+def _sampling_seconds(work: Work, hardware: Hardware) -> float:
+    """Prompts are read at the rate of training; then each step takes as long as reading memory or computing does."""
+    if work.rollouts is None:
+        return 0.0
+    rollouts, forward = work.rollouts, work.model.flops(work.model.config.longest).forward
+    rate = hardware.peak(work.mixed) * hardware.mfu
+    step = max(bytes_of_step(work) / (hardware.bandwidth * hardware.mbu), rollouts.rows * forward / rate)
+    rounds = -(-rollouts.responses // rollouts.rows)
+    return rollouts.number * (rounds * rollouts.response * step + rollouts.prompts * rollouts.prompt * forward / rate)
+
+
+def remedy(work: Work, hardware: Hardware) -> str:
+    """Settings that make a stage fit which does not, the cheapest first; why none do, if none of them does."""
+    whole, settings = work, dict[str, str]()  # without adapters
+    for key, setting, changed in _remedies(work):
+        others = {name: other for name, other in settings.items() if key != "lora" or name != "trainer"}
+        if _fits(changed, hardware):
+            return f"Try: {' '.join((others | {key: setting}).values())}"
+        if key != "lora":
+            whole, settings = changed, settings | {key: setting}
+    settings |= {} if whole.strategy == "fsdp" else {"trainer": "trainer=fsdp"}
+    for devices in (2**power for power in range(1, 15)):
+        if devices > work.devices and _fits(whole._replace(devices=devices, strategy="fsdp"), hardware):
+            return f"Try: {' '.join([*settings.values(), f'devices={devices}'])}"
+    why = ", since each holds all weights while it samples" if work.rollouts else ""
+    return f"Neither lora=default nor {' '.join(settings.values())} with more devices of this kind is enough{why}"
+
+
+def _fits(work: Work, hardware: Hardware) -> bool:
+    return memory_of(work, hardware.memory).fits(hardware.memory)
+
+
+def _remedies(work: Work) -> Iterator[tuple[str, str, Work]]:
+    """(what it is about, a setting, the work with it and those before it)."""
+    if work.devices > 1 and work.strategy != "fsdp":
+        work = work._replace(strategy="fsdp")
+        yield "trainer", "trainer=fsdp", work
+    if work.recompute is False:
+        work = work._replace(recompute=True)
+        yield "recompute", "gradient_checkpointing=true", work
+    rollouts = work.rollouts
+    while rollouts is not None and rollouts.rows > 1:
+        rollouts = rollouts._replace(width=-(-rollouts.rows // 2))
+        work = work._replace(rollouts=rollouts)
+        yield "width", f"+stage.rollout_width={rollouts.width}", work
+    while rollouts is None and work.batch > 1:
+        batch, times = work.batch // 2, 2 * work.accumulation
+        work = work._replace(at_once=work.at_once // 2, batch=batch, accumulation=times)
+        yield "batch", f"data.batch_size={batch} trainer.accumulate_grad_batches={times}", work
+    if not any(network.ranks for network in work.trained):
+        many = work.devices > 1
+        strategy: Literal["one", "ddp"] = "ddp" if many else "one"  # a trunk that networks share cannot be sharded
+        work = work._replace(networks=tuple(map(_adapted, work.networks)), strategy=strategy)
+        yield "lora", "trainer=ddp lora=default" if many else "lora=default", work
+
+
+def _adapted(network: Network) -> Network:
+    """With adapters, a trained network; without a trunk of its own, the reference."""
+    ranks = dict.fromkeys(network.config.projections(), RANK) if network.trained else {}
+    return network._replace(ranks=ranks, own_trunk=network.name != "reference")

@@ -1,0 +1,175 @@
+"""The work of a stage: its networks, what they read and sample, and the floating-point operations of it."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+from components.models.config import GPTConfig
+from components.models.flops import NO_RANKS, Flops, flops_per_token
+
+BASE_BYTES = {None: 4.0, "int8": 1.0, "nf4": 0.5}  # of a frozen projection's weight, by lora.base
+
+
+class Network(NamedTuple):
+    """A model of a stage.
+
+    ranks: of its adapters by the projection's name; with any, only they and the head of a model of scores are trained.
+    own_trunk: False if another network of the stage has the trunk in memory already. reads: whether a frozen network
+    reads all that is trained on (a reference of DPO, a teacher); any network reads what is sampled. base: how frozen
+    projections are stored. bytes_per_weight: of the other weights.
+    """
+
+    name: str
+    config: GPTConfig
+    head: str = "lm_head"
+    trained: bool = True
+    ranks: Mapping[str, int] = NO_RANKS
+    own_trunk: bool = True
+    reads: bool = False
+    base: Literal["int8", "nf4"] | None = None
+    bytes_per_weight: float = 4.0
+
+    @property
+    def parameters(self) -> int:
+        """Those of the model, adapters included."""
+        return self.config.num_parameters(self.head) + self.adapters
+
+    @property
+    def adapters(self) -> int:
+        shapes = self.config.projections()
+        return self.config.num_hidden_layers * sum(rank * sum(shapes[name]) for name, rank in self.ranks.items())
+
+    @property
+    def trained_parameters(self) -> int:
+        if not self.trained or not self.ranks:
+            return self.parameters if self.trained else 0
+        return self.adapters + (self.config.hidden_size + 1 if self.head == "score" else 0)
+
+    @property
+    def weight_bytes(self) -> float:
+        """Of its weights in memory, those of a trunk that it shares left out."""
+        projections = self.config.num_hidden_layers * sum(
+            out * into for out, into in self.config.projections().values()
+        )
+        own = self.parameters if self.own_trunk else self.adapters + self.config.hidden_size * (self.head == "score")
+        stored = projections * (BASE_BYTES[self.base] - BASE_BYTES[None]) if self.own_trunk and self.base else 0.0
+        return self.bytes_per_weight * own + stored
+
+    def flops(self, context: int) -> Flops:
+        """Of one token among `context`."""
+        score = ("score.weight", "score.bias")
+
+        def trained(name: str) -> bool:
+            return self.trained and (not self.ranks or "lora_" in name or name in score)
+
+        return flops_per_token(self.config, context, trained=trained, ranks=self.ranks, head=self.head)
+
+
+class Rollouts(NamedTuple):
+    """Sampling of an on-policy stage. number: rollouts in all. prompts: of one device in a rollout. prompt, response:
+    tokens, those of the longest if the data do not say. width: responses sampled together; None: all."""
+
+    number: float
+    prompts: int
+    samples_per_prompt: int
+    prompt: int
+    response: int
+    epochs: int
+    minibatches: int
+    width: int | None = None
+
+    @property
+    def responses(self) -> int:
+        """Of one device in a rollout."""
+        return self.prompts * self.samples_per_prompt
+
+    @property
+    def rows(self) -> int:
+        """Responses that a device samples together."""
+        return min(self.width or self.responses, self.responses)
+
+    @property
+    def read(self) -> int:
+        """Tokens that a network reads of one device's rollout: each prompt once, and the responses."""
+        return self.prompts * self.prompt + self.responses * self.response
+
+
+class Work(NamedTuple):
+    """A stage's training.
+
+    tokens: trained on, of all devices, again in every epoch. steps: of the optimizer. at_once: tokens that a device
+    reads together, and batch: the rows, records or responses that they are. accumulation: micro-batches of a step.
+    recompute: gradient_checkpointing. mixed: products in bf16. lean: as in models.activations. states: bytes of the
+    optimizer's state for each trained weight. algebra: how the batch is made up, in words.
+    """
+
+    entry: str
+    networks: tuple[Network, ...]
+    tokens: float
+    steps: float
+    at_once: int
+    batch: int
+    accumulation: int = 1
+    devices: int = 1
+    strategy: Literal["one", "ddp", "fsdp"] = "one"
+    recompute: bool | Literal["auto"] = "auto"
+    mixed: bool = True
+    lean: bool = False
+    states: float = 8.0
+    rollouts: Rollouts | None = None
+    algebra: tuple[str, ...] = ()
+
+    @property
+    def trained(self) -> tuple[Network, ...]:
+        return tuple(network for network in self.networks if network.trained)
+
+    @property
+    def model(self) -> Network:
+        """The one that the stage is about."""
+        return self.trained[0]
+
+
+class Operations(NamedTuple):
+    """FLOPs of a stage, over all devices. training: forward and backward passes, frozen networks that read along
+    included; attention: the part of it that grows with the context; sampling and assessing: of rollouts. recomputation
+    is on top of them: it is no work of the model's."""
+
+    training: float
+    attention: float
+    sampling: float
+    assessing: float
+    recomputation: float
+
+    @property
+    def total(self) -> float:
+        return self.training + self.sampling + self.assessing
+
+
+def operations_of(work: Work) -> Operations:
+    """As `Stage.flops_per_token` and `RolloutStage.count_spent` count them: every token sees the longest sequence.
+    recomputation is that of gradient_checkpointing=true, whether or not it is used."""
+
+    def passes(*, attention: bool) -> float:
+        """FLOPs of training on one token."""
+        total = 0
+        for network in work.networks:
+            flops = network.flops(network.config.longest if attention else 0)
+            total += flops.training if network.trained else flops.forward * network.reads
+        return float(total)
+
+    def forward(network: Network) -> int:
+        return network.flops(network.config.longest).forward
+
+    training = work.tokens * passes(attention=True)
+    heads = {
+        net.name: 2 * (net.config.vocab_size if net.head == "lm_head" else 1) * net.config.hidden_size
+        for net in work.trained
+    }
+    again = work.tokens * sum(forward(network) - heads[network.name] for network in work.trained)
+    read = work.rollouts.number * work.rollouts.read * work.devices if work.rollouts else 0.0
+    return Operations(
+        training,
+        training - work.tokens * passes(attention=False),
+        read * forward(work.model),
+        read * sum(map(forward, work.networks)),
+        again,
+    )

@@ -35,9 +35,9 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._flops_per_token: float | None = pl_module.flops_per_token()
-        self._peak = 0.0
+        self.peak = 0.0
         if self._flops_per_token is not None:
-            self._peak = measured_peak(pl_module.device, compute_dtype(trainer.precision, pl_module.device))
+            self.peak = measured_peak(pl_module.device, compute_dtype(trainer.precision, pl_module.device))
         self._step = self._first_step = trainer.global_step
         self._restart()
 
@@ -91,7 +91,7 @@ class Throughput(Callback):
         if tokens is not None:
             metrics["train/tokens_per_second"] = tokens / seconds
             if self._flops_per_token is not None:
-                peak = self._peak * trainer.world_size
+                peak = self.peak * trainer.world_size
                 metrics["train/mfu"] = tokens / seconds * self._flops_per_token / peak
         if device.type == "cuda":
             memory = torch.tensor(torch.cuda.max_memory_allocated(device) / 2**20, device=device)

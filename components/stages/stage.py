@@ -148,7 +148,9 @@ class Stage(Reporting, L.LightningModule):
         need = need_of(trained, self.largest_batch(), width=self._width_of_products(), lean=lean)
         free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
         self.memory = need.note(free)
-        if bool(self.reduced(torch.tensor(float(not need.fits(free))), "max")):
+        recompute = bool(self.reduced(torch.tensor(float(not need.fits(free))), "max"))
+        self.step_bytes = need.taken(recompute)
+        if recompute:
             for network in trained:
                 network.model.recompute = True
 

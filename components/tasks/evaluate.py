@@ -68,6 +68,7 @@ def evaluate(cfg: DictConfig) -> None:
         "versions": provenance.versions(),
         "minutes": {**{names[name]: minutes for name, minutes in spent.items()}, "eval": common.seconds() / 60},
         "learning": learned({names[name]: card for name, card in cards.items()}),
+        "receipts": {names[name]: card["receipt"] for name, card in cards.items() if card.get("receipt")},
         "budget": {name: budget_of(card) for name, card in cards.items() if name != "tokenizer"},
         "inputs": inputs,
     }

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar
@@ -16,13 +17,16 @@ from components.callbacks.diagnosis import Diagnosis
 from components.callbacks.early_stopping import EarlyStopping
 from components.callbacks.header import Header
 from components.callbacks.hparams import HyperParameters
+from components.callbacks.receipt import Receipt
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.callbacks.weight_average import WeightAverage
 from components.launch import composing, settings
 from components.launch.schema import schema_of
+from components.planning.work import operations_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_room, precision_of
+from components.tasks.workload import Machine, work_of
 from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import measure
 from components.training import cluster, resuming
@@ -140,6 +144,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     first = sum(isinstance(callback, GracefulStop) for callback in callbacks)  # it exits before the others' hooks
     callbacks[first:first] = [_header(cfg), *average]
     callbacks += [SmallData(**few)] if (few := settings.small_data_of(composing.plain(cfg))) else []
+    callbacks.append(Receipt(_flops(cfg, width)))  # last: it reads what the others measure
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
         cfg.trainer,
@@ -157,6 +162,15 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
 def _header(cfg: DictConfig) -> Header:
     model = cfg.reads.get("model") or cfg.model.get("path")
     return Header(f"from {model}" if model else HydraConfig.get().runtime.choices["model"])
+
+
+def _flops(cfg: DictConfig, width: int) -> float | None:
+    """Of the whole run, by its settings; None if they do not say how much is trained on, or what."""
+    machine = Machine(max(torch.cuda.device_count(), 1), "16" in str(precision_of(cfg, width)), "cpu")
+    try:
+        return operations_of(work_of(cfg, machine)).total
+    except (ValueError, LookupError):
+        return None
 
 
 def _limit_time(callbacks: list[L.Callback], max_time: Any) -> None:
@@ -189,6 +203,8 @@ def _ending(trainer: L.Trainer) -> dict[str, Any]:
             ending["exported"] = callback.exported
         if isinstance(callback, EarlyStopping) and callback.reason:
             ending["stopped early"] = callback.reason
+        if isinstance(callback, Receipt) and callback.figures:
+            ending["receipt"] = {name: figure._asdict() for name, figure in callback.figures.items()}
         if isinstance(callback, Diagnosis) and trainer.is_global_zero:
             ending["learning"] = callback.conclude(trainer, _longer(trainer))
     for average in (c for c in trainer.callbacks if isinstance(c, WeightAverage)):  # type: ignore[attr-defined]

@@ -86,7 +86,8 @@ class Reporting:
     """What callbacks read of a module, with defaults for a module that has nothing to report.
 
     charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
-    progress line. memory: what a step was estimated to take and what followed from it, if anything did.
+    progress line. memory: what a step was estimated to take and what followed from it, if anything did; step_bytes: the
+    estimate, in bytes on top of the weights, None if there is none.
     micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
     max_new_tokens: the most tokens that a response can have; None without responses. samples_at_hand: whether
     sample_texts() only returns what was kept, without running a model.
@@ -95,6 +96,7 @@ class Reporting:
     charts: Sequence[Chart] = ()
     headline: Mapping[str, float] = {}
     memory: str = ""
+    step_bytes: float | None = None
     micro_batch: tuple[Tensor, Tensor | int] | None = None
     max_new_tokens: int | None = None
     samples_at_hand: bool = False

@@ -25,17 +25,20 @@ class Need(NamedTuple):
     kept: float
     recomputed: float
 
+    def taken(self, recompute: bool) -> float:
+        return self.states + (self.recomputed if recompute else self.kept)
+
     def fits(self, free: float) -> bool:
         """Whether activations can be kept if this many bytes are free."""
-        return self.states + self.kept <= USABLE * free
+        return self.taken(False) <= USABLE * free
 
     def note(self, free: float) -> str:
         """What follows from the memory that is free, in words."""
-        told = f"a step takes about {gigabytes(self.states + self.kept)}"
+        told = f"a step takes about {gigabytes(self.taken(False))}"
         told += f", {gigabytes(free)} are free" if free < math.inf else ""
         if self.fits(free):
             return f"{told}: activations are kept"
-        less = f"which takes about {gigabytes(self.states + self.recomputed)}"
+        less = f"which takes about {gigabytes(self.taken(True))}"
         return f"{told}: layers are recomputed in the backward pass, {less} (gradient_checkpointing=auto)"
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from components.evaluation.report import learning, tables
+from components.evaluation.report import learning, receipts, tables
 from components.evaluation.report.card import Results, Table
 
 SECTIONS = (  # with the picture below each
@@ -14,6 +14,7 @@ SECTIONS = (  # with the picture below each
     (tables.reward_table, "reward_model"),
     (tables.proxy_table, ""),
     (tables.budget_table, ""),
+    (receipts.receipts_table, ""),
 )
 
 

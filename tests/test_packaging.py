@@ -57,7 +57,7 @@ def test_every_extra_that_a_message_names_exists():
         for extra in re.findall(r"installing\.missing\([^\n]*, \"(\w+)\"\)", file.read_text(encoding="utf-8"))
     }
     needed = {extra for _, extra in NEEDS.values()}
-    assert named | needed <= PROJECT["optional-dependencies"].keys() and len(named) == 5
+    assert named | needed <= PROJECT["optional-dependencies"].keys() and len(named) == 6
 
 
 def test_every_extra_that_a_text_names_exists():

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 PEERS = {
-    "hf": "python of an environment with transformers and trl==1.16.0",
+    "hf": "python of an environment with transformers, peft and trl==1.16.0",
     "trl-ppo": "python of an environment with trl==1.12.0, the last with PPO",
     "litgpt": "python of an environment with litgpt==0.5.13",
 }
@@ -34,7 +34,7 @@ FILES = {
 }
 GPU = Path(sys.argv[0]).name == "gpu.py" and "--tiny" not in sys.argv and shutil.which("nvidia-smi") is not None
 DEVICE = "cuda" if GPU else "cpu"
-PACKAGES = ("torch", "lightning", "transformers", "trl", "litgpt", "accelerate")
+PACKAGES = ("torch", "lightning", "transformers", "trl", "peft", "litgpt", "accelerate")
 
 
 class Load(NamedTuple):
@@ -75,8 +75,14 @@ def contest(
     *,
     unit: str,
     prepare: Callable[[argparse.Namespace], None] | None = None,
+    more: Sequence[str] = (),
+    finish: Callable[[argparse.Namespace, Sequence[str]], Mapping[str, Any]] | None = None,
 ) -> None:
-    """Runs the comparison, or in a child one contestant; prints the table and writes results/<script>.json."""
+    """Runs the comparison, or in a child one contestant; prints the table and writes results/<script>.json.
+
+    more: names of measured figures that the table shows too. finish: after the last repeat, the arguments and the
+    contestants → what to record beside the figures.
+    """
     args = parser.parse_args()
     if args.contestant:
         print(json.dumps({**contestants[args.contestant].run(args), "versions": versions()}))
@@ -95,7 +101,8 @@ def contest(
             used[name] = result.pop("versions")
             found[name].append(result)
             print(f"repeat {repeat + 1}/{args.repeats} {name}: {result}", flush=True)
-    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used})
+    finished = finish(args, chosen) if finish else {}
+    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, **finished}, more)
 
 
 def _measured(python: str, script: str, name: str) -> dict[str, float]:
@@ -107,8 +114,14 @@ def _measured(python: str, script: str, name: str) -> dict[str, float]:
     return json.loads(process.stdout.strip().splitlines()[-1])  # progress of libraries may stand before it
 
 
-def _report(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, record: Mapping[str, Any]) -> None:
-    print("\n" + table(name, found, unit) + f"\n\n{record['machine']}")
+def _report(
+    name: str,
+    found: Mapping[str, list[dict[str, float]]],
+    unit: str,
+    record: Mapping[str, Any],
+    more: Sequence[str] = (),
+) -> None:
+    print("\n" + table(name, found, unit, *more) + f"\n\n{record['machine']}")
     RESULTS.mkdir(exist_ok=True)
     medians = {n: _medians(runs) for n, runs in found.items()}
     kept = {"unit": unit, **record, "median": medians, "runs": found}
@@ -186,17 +199,28 @@ def train(args: argparse.Namespace, *overrides: str, model: Sequence[str] | None
 
     model: overrides that choose the model, in place of SHAPE.
     """
-    # an executable started from a large process would inherit its peak: this one has imported nothing heavy yet
-    chosen = (*(SHAPE if model is None else model), f"run={RUN}", f"paths.logs={args.work}", *QUIET)
-    command = [sys.executable, str(ROOT / "train.py"), *chosen, *overrides, "force=true"]
-    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
+    run_train(args, *(SHAPE if model is None else model), *QUIET, *overrides)
     given = dict(override.split("=", 1) for override in overrides)
     card = json.loads(Path(export(args, given.get("paths.folder", given["stage"])), "card.json").read_text())
     resident = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**10
     card["peak_mb"] = card["metrics"].get("train/peak_memory_mb", resident)
     return card
+
+
+def run_train(args: argparse.Namespace, *overrides: str) -> None:
+    """Runs our train.py as a user would, in the benchmark's folder."""
+    # an executable started from a large process would inherit its peak: this one has imported nothing heavy yet
+    command = [
+        sys.executable,
+        str(ROOT / "train.py"),
+        *overrides,
+        f"run={RUN}",
+        f"paths.logs={args.work}",
+        "force=true",
+    ]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{process.stdout[-2000:]}{process.stderr[-3000:]}")
 
 
 RUN = "bench"
@@ -241,18 +265,19 @@ def export(args: argparse.Namespace, stage: str) -> str:
 
 
 class Stopwatch:
-    """Seconds of `steps` steps after `warmup` others; call `step` after each. A GPU is waited for twice only."""
+    """Seconds of `steps` steps after `warmup` others, by the clock and of this process on processors; call `step` after
+    each. A GPU is waited for twice only."""
 
     def __init__(self, load: Load) -> None:
-        self.load, self.done, self.seconds = load, 0, 0.0
-        self._began = 0.0
+        self.load, self.done, self.seconds, self.cpu_seconds = load, 0, 0.0, 0.0
+        self._began = self._cpu_began = 0.0
 
     def step(self) -> None:
         self.done += 1
         if self.done == self.load.warmup:
-            self._began = now()
+            self._began, self._cpu_began = now(), time.process_time()
         elif self.done == self.load.warmup + self.load.steps:
-            self.seconds = now() - self._began
+            self.seconds, self.cpu_seconds = now() - self._began, time.process_time() - self._cpu_began
 
     @property
     def steps_per_second(self) -> float:

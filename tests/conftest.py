@@ -1,5 +1,6 @@
 """What the tests of several folders share."""
 
+import os
 import signal
 from collections import defaultdict
 from pathlib import Path
@@ -22,16 +23,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files whose slow tests take longest come first, so that no process waits for one of them at the end; GPU tests
-    are skipped without a GPU."""
+    are skipped without a GPU, and those of a real model without one."""
     minutes: dict[Path, float] = defaultdict(float)
     for item in items:
         if slow := item.get_closest_marker("slow"):
             minutes[item.path] = max(minutes[item.path], slow.kwargs.get("minutes", 1))
     items.sort(key=lambda item: -minutes[item.path])
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+    there = {"gpu": torch.cuda.is_available(), "real": "GRADUS_MODEL" in os.environ}
+    reasons = {"gpu": "no CUDA device", "real": "GRADUS_MODEL names no model's folder"}
+    for item in items:
+        for name, reason in reasons.items():
+            if item.get_closest_marker(name) and not there[name]:
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_the_same_command_does_nothing_and_another_setting_replaces_only_with_fo
 
 
 def test_a_reward_model_ranks_by_its_scores_or_samples_from_them(compare, known):
-    told = compare("judge=reward")
+    told = compare("judge=reward", "trainer.precision=32-true")
     model = store.load_scalar(known[1].partition("=")[2])
     tokenizer = store.load_tokenizer(known[1].partition("=")[2])
     for row in rows(compare.folder / "preferences.jsonl"):

@@ -73,7 +73,8 @@ def test_a_killed_run_with_a_python_reward_ends_where_an_unbroken_one_does(folde
         return nursery.run(command, tmp_path)
 
     def weights(run: str) -> dict[str, bytes]:
-        return {file.name: file.read_bytes() for file in (tmp_path / f"logs/{run}/{stage}/export").glob("*.safetensors")}
+        export = tmp_path / f"logs/{run}/{stage}/export"
+        return {file.name: file.read_bytes() for file in export.glob("*.safetensors")}
 
     status, output = train("whole")
     assert status == 0, output

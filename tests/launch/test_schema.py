@@ -217,10 +217,10 @@ def test_every_target_with_run_time_arguments_would_lack_them_without(place, mon
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "rm", "ppo"])
-def test_muon_replaces_adamw_as_the_readme_says(stage):
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+def test_muon_replaces_adamw_as_the_docs_say(stage):
+    page = (Path(__file__).resolve().parents[2] / "docs/extending.md").read_text()
     override = "stage.optimizer._target_=components.training.optimizers.muon"
-    assert f"`{override}`" in readme
+    assert f"`{override}`" in page
     check(compose_config([f"stage={stage}", override]))
 
 

@@ -4,7 +4,7 @@ import atexit
 import gc
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -131,7 +131,7 @@ def serve(
         opened = server.bound(host, port)  # before the models are loaded, which takes long
     with opened:
         with plain_errors():
-            folders = {name: folder for path in paths for name, folder in folders_to_serve(path, logs).items()}
+            folders = all_to_serve(paths, logs)
             served = server.loaded(folders, context=context, place=lambda model: on_device(model, device))
         limits = server.Limits(body=max_bytes, seconds=max_seconds, tokens=max_tokens)
         kept = votes or logs / "votes.jsonl"
@@ -247,6 +247,20 @@ def chat_folder(name: str, logs: Path) -> Path:
     if not path.exists() and not Path(path.parts[0] if path.parts else "").is_dir() and hub.MODEL.fullmatch(name):
         return hub.fetched(name, logs / "cache" / "models")
     return artifact_folder(run or path)
+
+
+def all_to_serve(paths: Sequence[str], logs: Path) -> dict[str, Path]:
+    """The artifacts of several runs or folders by the names that clients use. Raises ValueError if two different ones
+    have the same name."""
+    folders: dict[str, Path] = {}
+    for path in paths:
+        for name, folder in folders_to_serve(path, logs).items():
+            if folders.setdefault(name, folder).resolve() != folder.resolve():
+                raise ValueError(
+                    f"{folders[name]} and {folder} would both be served as {name}. Serve them in two processes, or "
+                    "give one of the runs another name"
+                )
+    return folders
 
 
 def folders_to_serve(name: str, logs: Path) -> dict[str, Path]:

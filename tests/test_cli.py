@@ -317,6 +317,15 @@ def test_serve_names_the_models_of_a_run_and_a_single_one(run_folder, tmp_path):
     assert cli.folders_to_serve(str(tmp_path / "mine"), tmp_path) == {"mine": tmp_path / "mine"}
 
 
+def test_serve_refuses_two_models_of_one_name(run_folder, tmp_path):
+    other = tmp_path / run_folder.name
+    shutil.copytree(run_folder / "ppo", other / "ppo")
+    with pytest.raises(ValueError, match=r"would both be served as tiny/ppo"):
+        cli.all_to_serve([str(run_folder), str(other)], tmp_path)
+    twice = cli.all_to_serve([str(run_folder), str(run_folder / "ppo")], tmp_path)
+    assert twice == cli.folders_to_serve(str(run_folder), tmp_path)
+
+
 def test_serve_gives_one_clear_message(run_folder, monkeypatch):
     pytest.importorskip("starlette")
     with socket.socket() as other:

@@ -41,7 +41,7 @@ def named_here(trees: list[ast.AST]) -> set[str]:
     """The names that the program itself defines: functions, classes, variables, attributes of self."""
     names: set[str] = set()
     for node in (node for tree in trees for node in ast.walk(tree)):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             names.add(node.id)

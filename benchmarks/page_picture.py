@@ -13,10 +13,10 @@ PICTURE = Path(__file__).resolve().parents[1] / "docs/page.png"
 
 
 def take(address: str, browser: str) -> None:
-    """Asks all models one prompt side by side, and points at the third token of the first answer."""
+    """Asks all models one prompt side by side, and points at the first token of the second answer."""
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=["--no-sandbox", "--disable-gpu"])
-        page = opened.new_page(viewport={"width": 1000, "height": 520})
+        page = opened.new_page(viewport={"width": 1000, "height": 530})
         page.goto(f"{address}#side")
         page.wait_for_selector("#side-models input")
         page.get_by_text("Settings").click()
@@ -25,7 +25,7 @@ def take(address: str, browser: str) -> None:
         page.fill("#side-text", PROMPT)
         page.press("#side-text", "Enter")
         page.wait_for_selector("text=All have answered.")
-        page.locator(".answer").first.locator(".token").nth(2).hover()
+        page.locator(".answer").nth(1).locator(".token").first.hover()
         page.screenshot(path=PICTURE)
         opened.close()
 

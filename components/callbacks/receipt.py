@@ -54,10 +54,11 @@ class Receipt(Callback):
         self._began = time.perf_counter()
 
     def _line(self) -> str:
-        """The prediction, in the form of callbacks/header.py."""
-        parts = [] if self._seconds is None else [f"about {duration(self._seconds)} of training"]
+        """The prediction, in the form of callbacks/header.py. "At least": small models run below SHARE, and temporary
+        tensors are not counted (docs/planning.md has how far it was off)."""
+        parts = [] if self._seconds is None else [f"{duration(self._seconds)} of training"]
         parts += [] if self._memory is None else [f"{self._memory / 1e9:.1f} GB in memory"]
-        return f"{'plan':<8}{', '.join(parts)}" if parts else ""
+        return f"{'plan':<8}at least {', '.join(parts)}" if parts else ""
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()

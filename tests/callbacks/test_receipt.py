@@ -36,7 +36,7 @@ def test_a_receipt_has_time_operations_and_memory(capsys):
     figures = run(Counted(), 1000.0).figures
     assert figures["flops"] == (1000, 300) and figures["memory"] == (1e9 + 3e6, 1.5e9)
     assert figures["seconds"].predicted == 1000 / (SHARE * 1e4) and figures["seconds"].actual > 0
-    assert "plan    about 0s of training, 1.0 GB in memory" in capsys.readouterr().out
+    assert "plan    at least 0s of training, 1.0 GB in memory" in capsys.readouterr().out
 
 
 def test_what_is_unknown_is_not_predicted(capsys):

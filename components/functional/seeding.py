@@ -41,3 +41,8 @@ def uniform(*numbers: int) -> float:
         state = (state ^ state >> 27) * 0x94D049BB133111EB % 2**64
         state ^= state >> 31
     return (state >> 11) * 2.0**-53
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed in [0, 2⁵³) that depends on `numbers` (seed, prompt, …) alone."""
+    return int(uniform(*numbers) * 2**53)

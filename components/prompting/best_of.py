@@ -2,7 +2,7 @@
 2021 for verifiers."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from components.prompting.technique import (
@@ -14,7 +14,7 @@ from components.prompting.technique import (
     Step,
     Tokens,
     expect_count,
-    expect_noise,
+    sampled,
 )
 
 
@@ -43,11 +43,10 @@ class BestOfN:
         expect_count("best_of_n", "samples", self.samples)
 
     def __call__(self, generate: Generate, query: Query) -> Answers:
-        expect_noise("best_of_n", query, self.samples)
-        made = generate(replace(query, n=query.n * self.samples))
-        chosen, tokens = [], made.tokens
-        for start in range(0, len(made.answers), self.samples):
-            best, spent = self._best(query, made.answers[start : start + self.samples])
+        groups, tokens = sampled("best_of_n", generate, query, self.samples)
+        chosen = []
+        for group in groups:
+            best, spent = self._best(query, group)
             chosen.append(best)
             tokens += spent
         return Answers(chosen, tokens)

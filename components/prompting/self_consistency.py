@@ -3,9 +3,9 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from components.prompting.technique import Answer, Answers, Generate, Query, Step, expect_count, expect_noise
+from components.prompting.technique import Answer, Answers, Generate, Query, Step, expect_count, sampled
 from components.rewards.answers import answer_in, pattern_of
 
 NUMBER = r"[-−]?\d+(?:[.,]\d+)*"
@@ -31,10 +31,8 @@ class SelfConsistency:
         self._key("")
 
     def __call__(self, generate: Generate, query: Query) -> Answers:
-        expect_noise("self_consistency", query, self.samples)
-        made = generate(replace(query, n=query.n * self.samples))
-        groups = [made.answers[start : start + self.samples] for start in range(0, len(made.answers), self.samples)]
-        return made._replace(answers=[self._elected(group) for group in groups])
+        groups, tokens = sampled("self_consistency", generate, query, self.samples)
+        return Answers([self._elected(group) for group in groups], tokens)
 
     def _elected(self, answers: Sequence[Answer]) -> Answer:
         keys = [self._key(answer.text) for answer in answers]

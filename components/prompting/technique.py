@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from components.functional.seeding import uniform
+from components.functional.seeding import derived_seed
 
 Message = Mapping[str, Any]
 
@@ -118,15 +118,20 @@ def one_by_one(answer: Callable[[Query], Answers], query: Query) -> Answers:
 
 def next_seed(query: Query, *numbers: int) -> int:
     """The seed of a further query on account of this one, by its number: unlike the query's own, and any other's."""
-    return int(uniform(query.seed, *numbers) * 2**53)
+    return derived_seed(query.seed, *numbers)
 
 
-def expect_noise(technique: str, query: Query, samples: int) -> None:
-    """Raises ValueError if several samples would all be the same."""
+def sampled(technique: str, generate: Generate, query: Query, samples: int) -> tuple[list[Sequence[Answer]], Tokens]:
+    """So many samples for each answer that the query asks for, in groups of them, and the tokens that all took.
+
+    Raises ValueError if several samples would all be the same.
+    """
     if samples > 1 and query.temperature == 0:
         raise ValueError(
             f"{technique}: {samples} samples at temperature 0 are all the same; expected a temperature above 0"
         )
+    answers, tokens = generate(replace(query, n=query.n * samples))
+    return [answers[start : start + samples] for start in range(0, len(answers), samples)], tokens
 
 
 def expect_count(technique: str, name: str, value: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from components.functional.seeding import seeded, uniform
+from components.functional.seeding import derived_seed, seeded
 from components.generation.generate import Sampling, stream
 from components.models.heads import CausalLM
 from components.prompting.technique import Step
@@ -170,7 +170,7 @@ class ChatSession:
     def _by_techniques(self, turns: list[Turn], text: str) -> Iterator[str]:
         """The whole answer, after the start that the prompt contains."""
         messages = [*self.messages(turns), {"role": "user", "content": text}]
-        seed = int(uniform(self.seed, self._answers) * 2**53)
+        seed = derived_seed(self.seed, self._answers)
         self._answers += 1
         options = Options(self.max_new_tokens, seed=seed, temperature=self.temperature, top_p=self.top_p)
         answer = self.techniques.answer(messages, options)

@@ -56,8 +56,7 @@ def check(steps: list[Step]) -> None:
             schema.check(cfg)
             command_line.check_selection(cfg)
             eight_bit.check(cfg)
-            functions = reward_functions.measures_functions(cfg)
-            reads = reward_functions.reads_of(cfg, exports) if functions else cfg.reads
+            reads = reward_functions.reads_of(cfg, exports)
             wanted = {name: path for name, path in reads.items() if not is_there(path, exports)}
             if wanted:
                 lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))

@@ -27,17 +27,23 @@ def settle(cfg: DictConfig) -> None:
 
     Raises ArtifactError if there is no model.
     """
-    if measures_functions(cfg):
+    if _measures_functions(cfg):
         cfg.task, cfg.reads = MEASURES, reads_of(cfg)
 
 
-def measures_functions(cfg: DictConfig) -> bool:
+def _measures_functions(cfg: DictConfig) -> bool:
     """Whether the task is an evaluation with reward functions."""
     return settings.last_name(cfg.task) == "evaluate" and "reward" in settings.function_settings(cfg)
 
 
 def reads_of(cfg: DictConfig, made: Collection[str] = ()) -> dict[str, str]:
-    """What an evaluation by reward functions alone reads. made: absolute paths of artifacts that will be there."""
+    """What the stage reads: an evaluation with reward functions the run's language models, any other stage what its
+    config says.
+
+    made: absolute paths of artifacts that will be there. Raises ArtifactError if there is no model to evaluate.
+    """
+    if not _measures_functions(cfg):
+        return dict(cfg.reads)
     named = cfg.model.get("path")
     policies: dict[str, str] = {}
     for name, path in {**cfg.artifacts, **cfg.reads}.items():

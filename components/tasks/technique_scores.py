@@ -10,7 +10,7 @@ from torch import Tensor
 
 from components.artifacts import lineage, store
 from components.evaluation.measure.intervals import mean_interval, share_interval
-from components.functional.seeding import uniform
+from components.functional.seeding import derived_seed
 from components.models.heads import CausalLM
 from components.prompting.best_of import Score, Scored
 from components.prompting.named import techniques_of
@@ -104,7 +104,7 @@ def of_model(
 
 def _answered(answer: Generate, prompts: Sequence[Mapping[str, Any]], seed: int) -> list[Answers]:
     """One answer to each prompt, of the same seed for every technique."""
-    queries = [Query(one["prompt"], seed=int(uniform(seed, number) * 2**53)) for number, one in enumerate(prompts)]
+    queries = [Query(one["prompt"], seed=derived_seed(seed, number)) for number, one in enumerate(prompts)]
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(answer, queries))
 

@@ -3,20 +3,12 @@
 import pytest
 import torch
 
-from components.models.config import GPTConfig
 from components.models.heads import new_causal_lm, scalar_from_causal
 from components.models.lora import LoRA
 from components.planning.work import Network, Rollouts, Work, operations_of
+from tests.kit.tiny_models import countable_config
 
-SHAPE = GPTConfig(
-    vocab_size=10,
-    hidden_size=4,
-    intermediate_size=6,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=5,
-)
+SHAPE = countable_config(max_position_embeddings=5)
 FORWARD = 2 * 300 + 2 * 4 * 4 * 5  # see test_flops
 RANKS = {"q_proj": 1, "down_proj": 3}
 

@@ -2,20 +2,12 @@
 
 import pytest
 
-from components.models.config import GPTConfig
 from components.planning.work import Network, Rollouts, Work
 from components.tasks import this_machine
 from components.tasks.this_machine import measured
+from tests.kit.tiny_models import countable_config
 
-SHAPE = GPTConfig(
-    vocab_size=10,
-    hidden_size=4,
-    intermediate_size=6,
-    num_hidden_layers=2,
-    num_attention_heads=2,
-    num_key_value_heads=1,
-    max_position_embeddings=5,
-)
+SHAPE = countable_config(max_position_embeddings=5)
 ROLLOUTS = Rollouts(1, prompts=2, samples_per_prompt=1, prompt=2, response=2, epochs=1, minibatches=1)
 WORK = Work("grpo", (Network("policy", SHAPE),), 100.0, 1, 10, 2, mixed=False, rollouts=ROLLOUTS)
 

@@ -1,8 +1,9 @@
 # Two commands that need only Python and make:
 #   make demo      the full pipeline on the built-in world
 #   make test      the fast tests
-# Also: make check (style and types), make test-all (slow tests too), make lock (pin the newest versions that
-# pyproject.toml allows), make clean (remove the virtual environment). Another Python: make test PYTHON=python3.12
+# Also: make check (style and types), make test-all (slow tests too), make proof (the measurements of docs/results again,
+# hours), make lock (pin the newest versions that pyproject.toml allows), make clean (remove the virtual environment).
+# Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
 # Python compiles modules on import; compiling every package in full takes a minute
@@ -15,7 +16,7 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=
 # the many processes of a run and of the tests share the bytecode that the first one compiles
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check lock clean
+.PHONY: demo test test-all check proof lock clean
 
 demo: .venv/installed
 	.venv/bin/python train.py stage=all
@@ -30,6 +31,10 @@ check: .venv/tested
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+
+# MODEL=FOLDER: the measurements on a real model as well
+proof: .venv/installed
+	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/proof.py $(if $(MODEL),--model $(MODEL))
 
 # needs uv; requirements-dev.lock has what the tests need in addition to requirements.lock
 lock:

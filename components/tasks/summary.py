@@ -14,7 +14,6 @@ from components.evaluation.report.card import Table
 from components.evaluation.seeds import seeds_plots
 from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import fitting, tables
-from components.system import provenance
 from components.system.disk import read_json_if_any, write_json
 
 DATA, PAGE = "summary.json", "summary.md"
@@ -47,13 +46,7 @@ def summary(cfg: DictConfig) -> None:
         return
     folder = Path(cfg.paths.stage)
     pictures = {group: seeds_plots.draw(content, folder, _prefix(group)) for group, content in summaries.items()}
-    results = {
-        "run": cfg.run,
-        "commit": provenance.commit(),
-        "hardware": provenance.hardware(),
-        "versions": provenance.versions(),
-        "groups": summaries,
-    }
+    results = {"run": cfg.run, **origin(run), "groups": summaries}
     (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
     write_json(folder / DATA, results)
     console = output.wide_console()
@@ -68,13 +61,17 @@ def summary(cfg: DictConfig) -> None:
 def jobs_by_group(run: Path) -> dict[str, list[Job]]:
     """{what else was varied: jobs by seed} of the sweep folders of a run; "" if nothing else was."""
     groups: dict[str, list[Job]] = defaultdict(list)
-    for folder in sorted(run.glob("*=*"), key=_in_order):
-        if folder.is_dir():
-            parts = re.split(r",(?=[\w.@/+~]+=)", folder.name)
-            seed = next((part.removeprefix("seed=") for part in parts if part.startswith("seed=")), "")
-            others = ",".join(part for part in parts if not part.startswith("seed="))
-            groups[others].append(read_job(folder, seed))
+    for folder in _jobs(run):
+        parts = re.split(r",(?=[\w.@/+~]+=)", folder.name)
+        seed = next((part.removeprefix("seed=") for part in parts if part.startswith("seed=")), "")
+        others = ",".join(part for part in parts if not part.startswith("seed="))
+        groups[others].append(read_job(folder, seed))
     return dict(groups)
+
+
+def _jobs(run: Path) -> list[Path]:
+    """The sweep folders of a run, in order."""
+    return [folder for folder in sorted(run.glob("*=*"), key=_in_order) if folder.is_dir()]
 
 
 def read_job(folder: Path, seed: str) -> Job:
@@ -84,6 +81,23 @@ def read_job(folder: Path, seed: str) -> Job:
     return Job(seed, **results, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 
 
+def origin(run: Path) -> dict[str, Any]:
+    """What made a sweep's jobs, from the cards of their artifacts and from their results: commits, hardware and
+    versions, each sorted and without repetitions, and the minutes of training per job, all stages together."""
+    cards = {folder: [store.read_card(export) for export in folder.rglob("export")] for folder in _jobs(run)}
+    results = [read_json_if_any(folder / name) or {} for folder in cards for name in RESULTS.values()]
+    made = [*(card for job in cards.values() for card in job), *results]
+    return {
+        "commits": sorted({one["commit"] for one in made if one.get("commit")}),
+        "hardware": sorted({one["hardware"] for one in made if one.get("hardware")}),
+        "versions": sorted({_listed(one["versions"]) for one in made if one.get("versions")}),
+        "minutes": {
+            folder.name: round(sum(card.get("metrics", {}).get("seconds", 0) for card in job) / 60, 1)
+            for folder, job in cards.items()
+        },
+    }
+
+
 def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
     """The summary as Markdown."""
     parts = [f"# Summary of {results['run']}"]
@@ -91,8 +105,21 @@ def page(results: dict[str, Any], pictures: dict[str, dict[str, str]]) -> str:
         parts.append(f"Seeds {', '.join(content['seeds'])}" + (f", {group}" if group else "") + ".")
         parts += [page_blocks.block_as_markdown(_titled(table, group)) for table in tables(content)]
         parts += [f"![{caption}]({name})" for name, caption in pictures[group].items()]
-    parts.append(f"Commit {results['commit']}, {results['hardware']}.")
+    parts.append(made_by(results))
     return "\n\n".join(parts) + "\n"
+
+
+def made_by(results: dict[str, Any]) -> str:
+    """What made the figures, as a sentence."""
+    minutes = sorted(results["minutes"].values())
+    took = f"{minutes[0]:.0f} to {minutes[-1]:.0f} minutes of training per job" if minutes and minutes[-1] else ""
+    parts = [f"commit {', '.join(results['commits'])}" if results["commits"] else "", *results["hardware"]]
+    made = "; ".join(part for part in (*parts, *results["versions"], took) if part)
+    return f"Made by {made}." if made else ""
+
+
+def _listed(versions: dict[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _titled(table: Table, group: str) -> Table:

@@ -58,6 +58,21 @@ def test_the_summary_is_metrics_a_page_and_pictures(run, capsys):
     assert "1.20 ± 2.54" in told and "summary.md" in told
 
 
+def test_the_summary_names_what_made_its_jobs_and_how_long_they_trained(run):
+    made = {"commit": "abc", "hardware": "a processor", "versions": {"torch": "2", "python": "3"}}
+    write(run / "seed=3/sft/export/card.json", made | {"metrics": {"seconds": 60}})
+    write(run / "seed=3/ppo/a/export/card.json", made | {"metrics": {"seconds": 90}})
+    write(run / "seed=10/report/report.json", made | {"commit": "abd", "models": {"sft": {"gold": 0.0}}})
+    (run / "summary").mkdir()
+    results = summed_up(run)
+    assert results["commits"] == ["abc", "abd"]
+    assert (results["hardware"], results["versions"]) == (["a processor"], ["torch 2, python 3"])
+    assert results["minutes"]["seed=3"] == 2.5 and results["minutes"]["seed=10"] == 0
+    page = (run / "summary/summary.md").read_text()
+    said = "Made by commit abc, abd; a processor; torch 2, python 3; 0 to 2 minutes of training per job."
+    assert page.endswith(f"{said}\n")
+
+
 def test_a_run_without_a_sweep_says_how_to_make_one(tmp_path):
     with pytest.raises(ValueError, match=r"no sweep in .*tiny.*python train.py -m stage=all run=tiny seed=3,4,5,6,7"):
         summed_up(tmp_path / "logs/tiny")

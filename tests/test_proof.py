@@ -1,0 +1,103 @@
+"""docs/results: pages that benchmarks/proof.py makes of runs, and that say when the training code has changed since."""
+
+import importlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.kit.composed_configs import compose_config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs/results").glob("*.md"))
+
+
+@pytest.fixture
+def proof(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("proof")
+
+
+@pytest.fixture
+def summary(tmp_path):
+    """The summary folder of a run."""
+    results = {
+        "run": "optimum",
+        "commits": ["abc1234"],
+        "groups": {"": {"gold": 0.123456789, "values": [1, 2.0000001]}},
+    }
+    (tmp_path / "summary.json").write_text(json.dumps(results))
+    (tmp_path / "summary.md").write_text("# Summary of optimum\n\nSeeds 0.\n\n![a picture](gold.png)\n")
+    (tmp_path / "gold.png").write_bytes(b"picture")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_says_so_exactly_if_the_training_code_has_changed_since(page, proof):
+    made_with = json.loads(page.with_suffix(".json").read_text())["training_code"]
+    changed = made_with != [proof.code_here()]
+    said = proof.CHANGED in page.read_text()
+    assert said == changed, "run: python benchmarks/proof.py --pages"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_picture_of_a_page_is_there(page):
+    for picture in re.findall(r"\]\((\S+\.png)\)", page.read_text()):
+        assert (page.parent / picture).exists()
+
+
+def test_every_experiment_of_the_proof_fills_the_run_that_its_page_is_made_of(proof):
+    for name, page in proof.RUNS.items():
+        for experiment in page.experiments:
+            assert compose_config([f"experiment={experiment}", "hydra.mode=RUN"]).run.split("/")[0] == name
+
+
+def test_a_page_is_the_summary_with_its_command_and_its_own_pictures(proof, summary, tmp_path, monkeypatch):
+    monkeypatch.setattr(proof, "files_at", lambda commit: {"components/a.py": commit.encode()})
+    proof.publish("optimum", summary, tmp_path / "pages")
+    page = (tmp_path / "pages/optimum.md").read_text()
+    assert page.startswith(
+        "# Every method against the exact optimum\n\n```bash\npython train.py experiment=optimum\n```"
+    )
+    assert page.endswith("Seeds 0.\n\n![a picture](optimum_gold.png)\n")
+    assert (tmp_path / "pages/optimum_gold.png").read_bytes() == b"picture"
+    record = json.loads((tmp_path / "pages/optimum.json").read_text())
+    assert record["groups"] == {"": {"gold": 0.12346, "values": [1, 2.0]}}
+    assert record["training_code"] == [proof.training_code({"components/a.py": b"abc1234"})]
+
+
+def test_figures_of_uncommitted_changes_are_no_proof(proof, summary):
+    (summary / "summary.json").write_text(json.dumps({"commits": ["abc1234+"]}))
+    with pytest.raises(SystemExit, match="uncommitted changes .abc1234\\+."):
+        proof.publish("optimum", summary)
+
+
+def test_the_note_comes_and_goes_with_the_code(proof, tmp_path, monkeypatch):
+    page = tmp_path / "optimum.md"
+    page.write_text("# Title\n\nText.\n")
+    now = proof.code_here()
+    for made_with, expected in ((["old"], f"# Title\n\n{proof.CHANGED}\n\nText.\n"), ([now], "# Title\n\nText.\n")):
+        page.with_suffix(".json").write_text(json.dumps({"training_code": made_with}))
+        for _ in range(2):
+            proof.note(page)
+            assert page.read_text() == expected
+
+
+def test_only_what_training_depends_on_counts_as_its_code(proof):
+    files = {"components/stages/rm.py": b"a = 1\n", "conf/train.yaml": b"seed: 0\n"}
+    same = files | {
+        "components/stages/rm.py": b'"""What it is.\n\nMore.\n"""\n\na = 1  # why\n',
+        "components/serving/app.py": b"b = 2\n",
+        "conf/hardware/h100.yaml": b"peak: 1\n",
+        "components/notes.txt": b"x",
+    }
+    assert proof.training_code(same) == proof.training_code(files)
+    for name, content in (("conf/train.yaml", b"seed: 1\n"), ("components/stages/rm.py", b"a = '# 1'\n")):
+        assert proof.training_code(files | {name: content}) != proof.training_code(files)
+
+
+def test_remarks_are_comments_and_docstrings_and_nothing_else(proof):
+    source = 'def f():\n    """Doc."""\n    x = "# kept"  # gone\n    """also\n    kept"""\n\n    return x\n'
+    kept = 'def f():\n    x = "# kept"\n    """also\n    kept"""\n    return x'
+    assert proof.without_remarks(source) == kept

@@ -24,7 +24,7 @@ def model_card(card: Mapping[str, Any], *, kind: str, shape: str, shift: float |
         front["base_model"] = base if len(base) > 1 else base[0]
     parts = [
         "---\n" + "".join(f"{name}: {_json(value)}\n" for name, value in front.items()) + "---",  # JSON is YAML
-        f"# {card.get('run', 'gradus')}, stage {stage}",
+        f"# {card['run']}, stage {stage}" if "run" in card else f"# A {stage} of Gradus",
         f"Made by Gradus: {shape or 'a tokenizer'}.",
         *_loading(kind, shift),
         _table(
@@ -37,7 +37,7 @@ def model_card(card: Mapping[str, Any], *, kind: str, shape: str, shift: float |
         ),
         _table("Facts", ("", ""), [(name, _cell(v)) for name, v in card.items() if name not in NOT_SHOWN]),
         _table("Metrics", ("", ""), sorted((card.get("metrics") or {}).items())),
-        "All settings that it was made with are in `card.json`, under `inputs`.",
+        "All settings that it was made with are in `card.json`, under `inputs`." if "inputs" in card else "",
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 

@@ -12,8 +12,10 @@ is the model that it names, with those adapters.
 
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -61,7 +63,7 @@ DType = Literal["float32", "bfloat16"]
 def write_artifact(
     path: str | Path,
     *,
-    card: dict[str, Any],
+    card: Mapping[str, Any] = MappingProxyType({}),
     tokenizer: Tokenizer | None = None,
     model: CausalLM | ScalarModel | None = None,
     weights: dict[str, torch.Tensor] | None = None,

@@ -3,7 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
@@ -35,9 +35,10 @@ UNREAD = "unread_"  # prefix of counts: records with a field in their messages t
 class RecordData(DataContract):
     """Base of the data modules, one per record format.
 
-    The source of the records is the first of these that is set: `path` (file, folder or Hub name), `mixture` (a list of
-    {path, weight, name?} and the selection fields below, with weights as shares of tokens), `tasks` (of reasoning_gym,
-    see procedural.Problems, with task_problems, task_seed and task_system), `world` (the fields of the built-in world).
+    The source of the records is the first of these that is set: `records` (themselves), `path` (file, folder or Hub
+    name), `mixture` (a list of {path, weight, name?} and the selection fields below, with weights as shares of tokens),
+    `tasks` (of reasoning_gym, see procedural.Problems, with task_problems, task_seed and task_system), `world` (the
+    fields of the built-in world).
     subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a folder whose
     sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
     batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
@@ -63,8 +64,9 @@ class RecordData(DataContract):
         *,
         tokenizer: Tokenizer | None,
         context: int,
-        cache_dir: str,
+        cache_dir: str = "logs/cache",
         seed: int = 0,
+        records: Sequence[Mapping[str, Any]] | None = None,
         path: str | None = None,
         subset: str | None = None,
         split: str = "train",
@@ -88,7 +90,7 @@ class RecordData(DataContract):
             raise ValueError(f"context: got {context} tokens, expected at least 2")
         self.tokenizer = tokenizer  # None if only the texts are needed, to train a tokenizer on
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
-        self.path, self.mixture, self.root, self.world = path, mixture, root, world
+        self.records, self.path, self.mixture, self.root, self.world = records, path, mixture, root, world
         self.problems = Problems.of(tasks, task_problems, task_seed, task_system)
         self.selection = Selection(subset, split, held_out_split, files)
         self.batch_size, self.val_fraction, self.train_part = batch_size, val_fraction, train_part
@@ -147,7 +149,7 @@ class RecordData(DataContract):
     def origin(self) -> Origin:
         sizes = world_sizes(self.format, vars(self)) if self.world is not None else {}
         where = (self.path, self.selection, self.mixture, self.root, self.world)
-        return Origin(self.format, *where, sizes, self.columns, self.problems)
+        return Origin(self.format, *where, sizes, self.columns, self.problems, self.records)
 
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights."""

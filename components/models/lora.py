@@ -32,10 +32,10 @@ class LoRA:
     Raises ValueError for values that no adapter can have.
     """
 
-    rank: int
-    alpha: float
-    dropout: float
-    targets: Sequence[str]
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: Sequence[str] = TARGETS
     base: Literal["int8", "nf4"] | None = None
 
     def __post_init__(self) -> None:

@@ -6,8 +6,9 @@ import json
 import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from components.rewards.function_file import Place, RewardError, load
 
@@ -72,6 +73,15 @@ class RewardFunction:
     def __init__(self, name: str, place: Place, key: str, extra: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.name, self.place, self.key, self.extra = name, place, key, dict(extra)
         self._function: Callable[..., Any] | None = None
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> Self:
+        """A function that is at hand, under its own name."""
+        name = getattr(function, "__name__", type(function).__name__)
+        code = getattr(inspect.unwrap(function), "__code__", None)  # absent in what is not written in Python
+        made = cls(name, Place(Path(code.co_filename if code else "."), name, name), "reward")
+        made._function = function
+        return made
 
     def __str__(self) -> str:
         return f"{self.key.partition('.')[0]} {self.name} ({self.place.written})"

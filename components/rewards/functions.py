@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 import torch
@@ -48,6 +48,17 @@ class FunctionReward:
         self.weights = {name: weights[name] for name in functions}
         self.timeout, self.on_timeout, self.shuffle = timeout, on_timeout, shuffle
         self.pool = ScorerPool(list(self.functions.values()), processes, timeout) if processes else None
+
+    @classmethod
+    def of_functions(cls, *functions: Callable[..., Any], weights: Sequence[float] = ()) -> Self:
+        """The weighted sum of functions that are at hand, each called by its own name; without weights, their sum.
+        Raises RewardError for two functions of one name, and for another number of weights."""
+        made = {function.name: function for function in map(RewardFunction.of, functions)}
+        factors = weights or [1.0] * len(functions)
+        if len(made) != len(functions) or len(factors) != len(functions) or not made:
+            names = ", ".join(RewardFunction.of(function).name for function in functions) or "none"
+            raise RewardError(f"reward: expected functions of different names and a weight for each, got {names}")
+        return cls(made, dict(zip(made, factors, strict=True)))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], key: str) -> Self:

@@ -56,7 +56,7 @@ class Distill(RolloutStage):
     minibatch_of = staticmethod(PackedResponses.of)
 
     def __init__(
-        self, teacher: Callable[[], CausalLM], divergence: Kind, beta: float | None = None, **shared: Any
+        self, teacher: Callable[[], CausalLM], divergence: Kind = "reverse", beta: float | None = None, **shared: Any
     ) -> None:
         super().__init__(**shared)
         if beta is not None and divergence != "jsd":

@@ -37,8 +37,8 @@ class DPO(Offline):
 
     def __init__(
         self,
-        beta: Positive,
-        variant: Literal["sigmoid", "ipo", "hinge", "robust"],
+        beta: Positive = 0.1,
+        variant: Literal["sigmoid", "ipo", "hinge", "robust"] = "sigmoid",
         label_smoothing: float = 0.0,
         **shared: Any,
     ) -> None:

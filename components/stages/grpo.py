@@ -87,7 +87,7 @@ class GRPO(OnPolicy):
 
     def __init__(
         self,
-        variant: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"],
+        variant: Literal["grpo", "dapo", "dr_grpo", "gspo", "cispo"] = "grpo",
         clip: Positive | None = None,
         clip_high: Positive | None = None,
         refill: NonNegativeInt | None = None,

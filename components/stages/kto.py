@@ -52,7 +52,7 @@ class KTO(Offline):
 
     def __init__(
         self,
-        beta: Positive,
+        beta: Positive = 0.1,
         desirable_weight: Positive = 1.0,
         undesirable_weight: Positive = 1.0,
         **shared: Any,

@@ -65,8 +65,8 @@ class OnPolicy(RolloutStage):
     def __init__(
         self,
         reward: Callable[[], ScalarModel | Reward],
-        beta: NonNegative,
-        missing_end_score: float | None,
+        beta: NonNegative = 0.1,
+        missing_end_score: float | None = None,
         score_scale: float | None = None,
         **shared: Any,
     ) -> None:

@@ -14,7 +14,7 @@ class ORPO(ReferenceFree):
 
     def __init__(
         self,
-        weight: NonNegative,
+        weight: NonNegative = 0.1,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)

@@ -34,7 +34,7 @@ class RLOO(OnPolicy):
         Chart("gradient norm", ("train/grad_norm",)),
     )
 
-    def __init__(self, clip: float, **shared: Any) -> None:
+    def __init__(self, clip: float = 0.2, **shared: Any) -> None:
         super().__init__(**shared)
         if self.samples_per_prompt < 2:
             raise ValueError(

@@ -14,8 +14,8 @@ class SimPO(ReferenceFree):
 
     def __init__(
         self,
-        beta: Positive,
-        margin: NonNegative,
+        beta: Positive = 2.0,
+        margin: NonNegative = 0.5,
         **shared: Any,
     ) -> None:
         super().__init__(**shared)

@@ -4,6 +4,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -24,6 +25,7 @@ from components.training.contract import ALONE, LossOutput, Reporting, RunContex
 from components.training.gradient_mean import GradientMean
 from components.training.optimizers import scaled
 from components.training.recomputing import need_of
+from components.training.schedules import schedule
 from components.training.self_checks import (
     FirstStep,
     check_even,
@@ -34,6 +36,7 @@ from components.training.self_checks import (
 )
 
 log = logging.getLogger(__name__)
+CONSTANT = partial(schedule, "constant", warmup_steps=0, final_fraction=1.0)  # the peak learning rate at every step
 
 
 def compile_layers(model: CausalLM | ScalarModel) -> None:
@@ -65,7 +68,7 @@ class Stage(Reporting, L.LightningModule):
     def __init__(
         self,
         optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., float],
+        schedule: Callable[..., float] = CONSTANT,
         run: RunContext = ALONE,
         freeze: Sequence[str] = (),
         learning_rates: dict[str, patterns.Factor] | None = None,

@@ -67,7 +67,12 @@ def adamw_groups(
 
 
 def adamw(
-    named_params: NamedParameters, *, lr: NonNegative, betas: tuple[float, float], eps: float, weight_decay: NonNegative
+    named_params: NamedParameters,
+    *,
+    lr: NonNegative,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    weight_decay: NonNegative = 0.0,
 ) -> torch.optim.AdamW:
     """AdamW whose groups are named "model" and "model_no_decay"; see adamw_groups."""
     return adamw_groups({"model": (named_params, lr)}, betas=betas, eps=eps, weight_decay=weight_decay)

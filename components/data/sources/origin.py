@@ -4,7 +4,7 @@ A data module gets its sources here. Code that only needs to know whether they e
 module.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from components.data.records.errors import SourceError
 from components.data.sources import builtin
 from components.data.sources.dataset_folder import Selection
 from components.data.sources.procedural import Problems, problems_source
-from components.data.sources.source import Source, digest, open_source
+from components.data.sources.source import Source, digest, given, open_source
 
 NAMES = ("text", "chat", "preference", "unpaired", "prompts")
 FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
@@ -21,7 +21,8 @@ FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
 class Origin(NamedTuple):
     """format: one of NAMES; sizes: of the built-in world's records, see `world_sizes`.
 
-    The first of path, mixture, problems and world that is set is used. columns: those of tables to read; None: all.
+    The first of records, path, mixture, problems and world that is set is used. columns: those of tables to read; None:
+    all.
     """
 
     format: str
@@ -33,13 +34,17 @@ class Origin(NamedTuple):
     sizes: Mapping[str, Any]
     columns: Collection[str] | None = None
     problems: Problems | None = None
+    records: Sequence[Mapping[str, Any]] | None = None
 
     @property
     def is_builtin(self) -> bool:
-        return self.path is None and not self.mixture and self.problems is None and self.world is not None
+        others = (self.records, self.path, self.mixture or None, self.problems)
+        return self.world is not None and all(other is None for other in others)
 
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights. Raises SourceError for one that does not exist."""
+        if self.records is not None:
+            return [(given(self.records), 1.0)]
         if self.path is not None:
             return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
         if self.mixture:
@@ -79,7 +84,8 @@ def origin_of(settings: Mapping[str, Any]) -> Origin:
     problems = None
     if settings.get("tasks") is not None:
         problems = Problems.of(*(settings[name] for name in ("tasks", "task_problems", "task_seed", "task_system")))
-    return Origin(format, settings["path"], selection, mixture, root, world, sizes, problems=problems)
+    where = (settings["path"], selection, mixture, root, world)
+    return Origin(format, *where, sizes, problems=problems, records=settings.get("records"))
 
 
 def fingerprint_of(settings: Mapping[str, Any]) -> str:

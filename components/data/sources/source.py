@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from components.data.sources.dataset_folder import Selection, files_of
 from components.data.sources.json_rows import json_rows
 from components.data.sources.streams import ending, refusal, refuse_head, text_of
 from components.system.disk import hash_of_file
+from components.system.plain import plain
 
 logger = logging.getLogger(__name__)
 LONGEST_PATH = 4096  # bytes, the limit of most systems, which also allow 255 for one name
@@ -102,6 +103,16 @@ def open_source(
             _rows_of_files(files, place, columns), _rows_of_files(held_out, place, columns) if held_out else None
         ),
     )
+
+
+def given(values: Sequence[Any]) -> Source:
+    """Records that are at hand. Raises SourceError for one that is not made of what JSON has."""
+    rows = [Row(f"records[{number}]", value) for number, value in enumerate(plain(values))]
+    try:
+        identity = digest([row.value for row in rows])
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"records: expected what JSON can hold: {error}") from None
+    return Source("records", lambda: identity, lambda: iter(rows))
 
 
 def records(

@@ -234,7 +234,7 @@ def _fill(model: CausalLM | ScalarModel, path: str | Path, dtype: DType) -> None
 
 
 def _write_model(
-    folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Tokenizer | None, card: dict[str, Any]
+    folder: Path, model: Any, weights: dict[str, torch.Tensor], tokenizer: Tokenizer | None, card: Mapping[str, Any]
 ) -> str:
     """Writes config and weights; returns the kind of model."""
     causal = isinstance(model, CausalLM)

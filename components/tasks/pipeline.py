@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from omegaconf import DictConfig
 
 from components.launch import composing, forking, spawning
+from components.launch.sweeps import STOPPED
 from components.system import locks
 from components.tasks import command_line, learning_summary, plan, staleness
 
@@ -37,11 +38,14 @@ def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(entries)}] {step.entry}", flush=True)
         code = run(step.arguments)
-        if code:
+        if code in STOPPED:
+            log.error(f"stage={step.entry} was stopped (exit status {code}). The same command resumes from there")
+        elif code:
             log.error(
                 f"stage={step.entry} failed with exit status {code}; the stages before it are kept. "
                 "Fix it and run the same command: it resumes from there"
             )
+        if code:
             raise SystemExit(code)
 
 

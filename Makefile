@@ -2,7 +2,8 @@
 #   make demo      the full pipeline on the built-in world
 #   make test      the fast tests
 # Also: make check (style and types), make test-all (slow tests too), make proof (the measurements of docs/results again,
-# hours), make lock (pin the newest versions that pyproject.toml allows), make clean (remove the virtual environment).
+# hours), make docs (the site, site/index.html), make lock (pin the newest versions that pyproject.toml allows),
+# make clean (remove the virtual environment and the site).
 # Another Python: make test PYTHON=python3.12
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ PYTEST = OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n logical --maxprocesses=
 # the many processes of a run and of the tests share the bytecode that the first one compiles
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check proof lock clean
+.PHONY: demo test test-all check proof docs lock clean
 
 demo: .venv/installed
 	.venv/bin/python train.py stage=all
@@ -36,6 +37,10 @@ check: .venv/tested
 proof: .venv/installed
 	OMP_NUM_THREADS=1 .venv/bin/python benchmarks/proof.py $(if $(MODEL),--model $(MODEL))
 
+docs: .venv/documented
+	.venv/bin/codespell
+	.venv/bin/python -m sphinx --fail-on-warning --keep-going --quiet -c docs . site
+
 # needs uv; requirements-dev.lock has what the tests need in addition to requirements.lock
 lock:
 	$(COMPILE) --upgrade --extra build --output-file requirements.lock pyproject.toml
@@ -44,7 +49,7 @@ lock:
 		--output-file requirements-dev.lock pyproject.toml
 
 clean:
-	rm -rf .venv
+	rm -rf .venv site docs/api
 
 # every file is checked against its hash except torch, whose CPU and CUDA builds are different files
 .venv/installed: pyproject.toml requirements.lock constraints.txt
@@ -63,4 +68,8 @@ clean:
 .venv/tested: .venv/installed requirements-dev.lock
 	@echo "Installing the $$(grep -c '^[a-z0-9].*==' requirements-dev.lock) packages of requirements-dev.lock, which the tests need"
 	@$(PIP) --require-hashes --no-deps -r requirements-dev.lock
+	@touch $@
+
+.venv/documented: .venv/installed
+	@$(PIP) --quiet --no-build-isolation -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -1,5 +1,6 @@
 """What README and the pages of docs/ promise exists (that commands run: test_smoke_runs)."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -30,13 +31,19 @@ def test_readme_is_a_first_page():
     assert [line for line in lines if len(line) > 120] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_prose_has_lines_of_at_most_120_characters(page):
+    prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
+    assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "    "))] == []
+
+
 def anchors(text: str) -> set[str]:
     """What GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("page", [*PAGES, "benchmarks/README.md", "CONTRIBUTING.md", "AGENTS.md", "llms.txt"])
 def test_every_link_within_the_project_leads_somewhere(page):
     text = PAGES.get(page) or (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -89,3 +96,29 @@ def test_every_folder_of_components_is_on_the_map():
     for folder in (ROOT / "components").iterdir():
         if (folder / "__init__.py").exists():
             assert f"{folder.name}/" in block
+
+
+def test_what_the_pages_say_of_settings_and_metrics_is_what_the_code_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    tables = importlib.import_module("stage_tables")
+    stale = [page for page, text in PAGES.items() if tables.filled(text) != text]
+    assert stale == [], "python docs/stage_tables.py writes them"
+
+
+def test_every_stage_has_a_page_with_its_own_metrics():
+    """A metric, its healthy band and a setting, by hand: what fills the pages reads the right places."""
+    trained = [file.stem for file in ROOT.glob("conf/stage/*.yaml") if "components.stages." in file.read_text()]
+    assert len(trained) >= 12 and {f"docs/stages/{stage}.md" for stage in trained} <= PAGES.keys()
+    ppo = PAGES["docs/stages/ppo.md"]
+    assert "| `rollout/kl` | mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10" in ppo
+    assert re.search(r"\| `rollout/kl` \|.*\| 0 to 10 \|$", ppo, re.MULTILINE)
+    assert "| `stage.clip` | `0.2` |" in ppo and "`stage.schedule.kind`" not in ppo
+    assert "useless critic" in ppo and "useless critic" not in PAGES["docs/stages/grpo.md"]
+
+
+def test_a_page_between_marks_is_made_anew(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    tables = importlib.import_module("stage_tables")
+    text = tables.filled("before\n<!-- made: about sft -->\nold\n<!-- /made -->\nafter\n")
+    assert text.startswith("before\n<!-- made: about sft -->\n\nThe pretraining loss on the assistant's tokens")
+    assert "old" not in text and text.endswith("<!-- /made -->\nafter\n") and tables.filled(text) == text

@@ -34,6 +34,7 @@ NOT_IN_LOCK = {
     "math",
     "json-schema",
     "retrieval",
+    "docs",  # pinned in pyproject.toml, since only the site is made with it
 }
 
 

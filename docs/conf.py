@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 API = ROOT / "docs" / "api"  # written here, ignored by git
 ALIGNED = re.compile(r"^ |\S  +\S")  # a line of a docstring that is part of a table or an equation
+LIMITED = re.compile(r"(?:~?typing\.)?Annotated\[(\w+), (?:[^][()]|\((?:[^()]|\([^()]*\))*\))*\]")
 
 PAGES = {  # the menu, in reading order
     "Start": ["docs/start", "docs/concepts", "docs/faq", "docs/glossary"],
@@ -98,6 +99,13 @@ def escaped(line: str) -> str:
     return "``".join(part if i % 2 else re.sub(r"([\\*|_])", r"\\\1", part) for i, part in enumerate(parts))
 
 
+def plain_types(
+    app: Any, kind: str, name: str, target: Any, options: Any, given: str | None, returned: str | None
+) -> Any:
+    """A signature whose numbers with limits, such as Annotated[float, Gt(0)], are shown as numbers."""
+    return given and LIMITED.sub(r"\1", given), returned
+
+
 def skips(app: Any, kind: str, name: str, target: Any, skip: bool, options: Any) -> bool | None:
     """A named tuple's fields have no docstring of their own."""
     return True if type(target).__name__ == "_tuplegetter" else None
@@ -108,4 +116,5 @@ def setup(app: Any) -> None:
     app.connect("env-get-outdated", lambda *_: [root_doc])  # its menu can have changed
     app.connect("source-read", add_menu)
     app.connect("autodoc-process-docstring", as_text)
+    app.connect("autodoc-process-signature", plain_types)
     app.connect("autodoc-skip-member", skips)

@@ -21,6 +21,7 @@ from components.data.records.formats import Record
 from components.data.sources import builtin
 from components.data.sources.source import Row, Source, digest
 from components.data.text import TextData
+from components.world.practice import Practice
 from components.world.table_world import TableWorld
 from components.world.world import World
 
@@ -126,8 +127,8 @@ class PromptsData(DialogueData):
         return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     @cached_property
-    def judge(self) -> World | TableWorld:
-        """The built-in world, of either kind."""
+    def judge(self) -> World | TableWorld | Practice:
+        """The built-in world, of any kind."""
         return builtin.make_world(self.world or {})
 
     def collate(self, examples: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -49,8 +49,9 @@ def test_every_data_set_and_logger_composes_and_fits_the_signatures(group, choic
     check(compose_config(["stage=pretrain", f"{group}={choice}", *needed]))
 
 
-def test_callbacks_and_tokenizers_have_no_choice_but_the_default_that_every_stage_composes_with():
-    assert choices("callbacks") == choices("tokenizer") == ["default"]
+def test_beside_the_callbacks_and_the_tokenizer_that_every_stage_composes_with_there_is_one_with_tools_that_fits():
+    assert choices("callbacks") == ["default"] and choices("tokenizer") == ["default", "tools"]
+    check(compose_config(["stage=tokenizer", "tokenizer=tools"]))
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ from typing import Any
 
 from components.data.records.errors import SourceError
 from components.data.sources.source import Row, Source, digest
+from components.world.practice import Practice
 from components.world.table_world import TableWorld
 from components.world.world import World
 
-KINDS = {"facts": World, "table": TableWorld}
+KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
     "facts": "05b112b6ae8b3d42a6aa91f162a42e5a77847cf5e83491103e42bf264e7ef282",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
+    "exercises": "01e5a3a3a2fbd6909ddd143c23d4198a6ee0de5bf5eac56a112a7a3f644f6e96",
 }
 
 
@@ -43,7 +45,7 @@ def world_source(world: dict[str, Any], format: str, sizes: dict[str, Any]) -> S
     return Source("world", lambda: digest(parameters), lambda: _rows(made, noise, format, sizes))
 
 
-def _rows(world: World | TableWorld, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
+def _rows(world: World | TableWorld | Practice, noise: float, format: str, sizes: dict[str, Any]) -> Iterator[Row]:
     made: list[tuple[bool | None, list[Any]]]
     if format == "text":
         made = [(None, world.corpus(sizes["num_documents"]))]

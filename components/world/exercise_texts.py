@@ -1,0 +1,97 @@
+"""How the exercises are written: questions, worked sums, records, entries of the encyclopedia, calls of tools."""
+
+import json
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from components.world.facts import Question
+from components.world.vocabulary import ENGLISH
+
+STEPS = "step by step ."  # asks for a sum's steps
+AS_JSON = "as json ."  # asks for a record
+TOOLS = ("calculator", "lookup")
+
+Turn = dict[str, Any]
+
+
+def numbers(digits: int, rng: random.Random) -> tuple[int, int]:
+    """Two numbers of so many digits."""
+    low, high = 10 ** (digits - 1), 10**digits - 1
+    return rng.randint(low, high), rng.randint(low, high)
+
+
+def sum_question(a: int, b: int) -> str:
+    return f"what is {a}+{b} ?"
+
+
+def sum_answer(total: int) -> str:
+    return f"the sum is {total} ."
+
+
+def worked(a: int, b: int, slip: tuple[int, int] | None = None) -> str:
+    """A sum by columns from the right, each as digit+digit+carry=two digits, then the sum.
+
+    a, b: of equally many digits. slip: (column, amount) by which one column's result is wrong, modulo 20, with all
+    that follows from it.
+    """
+    digits, carry, columns, total = len(str(a)), 0, [], 0
+    for place in range(digits):
+        left, right = a // 10**place % 10, b // 10**place % 10
+        column = left + right + carry
+        if slip is not None and place == slip[0]:
+            column = (column + slip[1]) % 20
+        columns.append(f"{left}+{right}+{carry}={column:02}")
+        total += column % 10 * 10**place
+        carry = column // 10
+    return f"{' , '.join(columns)} , so {sum_answer(total + carry * 10**digits)}"
+
+
+def as_record(question: str) -> str:
+    """The question, asked for an answer in JSON."""
+    return f"{question} {AS_JSON}"
+
+
+def record(question: Question, value: str | None = None) -> str:
+    return json.dumps({question.relation: value or question.answer})
+
+
+def invented(name: str, rng: random.Random) -> list[Question]:
+    """The questions about a name, with random answers."""
+    relations = ENGLISH.relations.items()
+    return [
+        Question(ENGLISH.write(relation.question, name=name), name, key, rng.choice(relation.values))
+        for key, relation in relations
+    ]
+
+
+def statement(question: Question, value: str | None = None) -> str:
+    template = ENGLISH.relations[question.relation].statement
+    return ENGLISH.write(template, name=question.name, value=value or question.answer)
+
+
+def entry(questions: Sequence[Question], rng: random.Random) -> str:
+    """The answers to the questions, in random order."""
+    return ENGLISH.join(map(statement, rng.sample(questions, len(questions))))
+
+
+def exchange(question: str, answer: str) -> list[Turn]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def tools() -> list[Turn]:
+    """The tools of the dialogues, as chat records list them."""
+    return [{"type": "function", "function": {"name": name}} for name in TOOLS]
+
+
+def call(tool: str, argument: str, value: str) -> Turn:
+    """A call of a tool, as a message."""
+    function = {"name": tool, "arguments": {argument: value}}
+    calls = [{"id": "call", "type": "function", "function": function}]
+    return {"role": "assistant", "content": "", "tool_calls": calls}
+
+
+def requests(pair: tuple[int, int], name: str) -> str:
+    """One request to each tool, in JSON."""
+    arguments = ({"expression": f"{pair[0]}+{pair[1]}"}, {"text": name})
+    return "\n".join(json.dumps({"name": tool, "arguments": one}) for tool, one in zip(TOOLS, arguments, strict=True))

@@ -1,14 +1,16 @@
 """Accuracy against tokens: what techniques make of a model, by reward functions on held-out prompts."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
 from components.artifacts import lineage, store
+from components.data.sources.builtin import make_world
 from components.evaluation.measure.intervals import mean_interval, share_interval
 from components.functional.seeding import derived_seed
 from components.models.heads import CausalLM
@@ -28,20 +30,57 @@ from components.system.plain import plain
 from components.tasks import common
 from components.tasks.placement import Place
 from components.tokenizer.tokenizer import Tokenizer
+from components.world.exercises import Exercises
 
 ALONE = "one sample"
+TASK = "task"  # the column of the prompts by which figures are divided
+WORLD = "world"  # documents and examples of this name are the world's
 THREADS = 32  # prompts that are answered at a time; those of one technique share the engine's batches
 
 
-def chosen_techniques(cfg: DictConfig, scorer: Callable[[str], Score]) -> dict[str, list[Technique]]:
-    """The lists of stage.techniques, by name. Raises ValueError, naming the list, for what does not exist or fit."""
+class Chosen(NamedTuple):
+    """Techniques that are measured together; tasks: on prompts of which tasks, None for all."""
+
+    techniques: list[Technique]
+    tasks: Collection[str] | None = None
+
+
+def chosen_techniques(cfg: DictConfig, scorer: Callable[[str], Score]) -> dict[str, Chosen]:
+    """The entries of stage.techniques, by name: a list of techniques, or {tasks: […], techniques: […]} for prompts
+    whose column TASK is one of these. documents, examples: "world" stands for the built-in world's.
+
+    Raises ValueError, naming the entry, for what does not exist or fit.
+    """
     made = {}
     for name, given in (cfg.stage.techniques or {}).items():
+        entry = plain(given)
         try:
-            made[str(name)] = techniques_of(plain(given), scorer)
+            tasks, listed = None, entry
+            if isinstance(entry, Mapping):
+                if entry.keys() != {"tasks", "techniques"} or not isinstance(entry["tasks"], list):
+                    raise ValueError(f"expected a list, or {{tasks: […], techniques: […]}}, got {entry}")
+                tasks, listed = entry["tasks"], entry["techniques"]
+            made[str(name)] = Chosen(techniques_of(_with_world(listed, cfg), scorer), tasks)
         except ValueError as error:
             raise ValueError(f"stage.techniques.{name}: {error}") from None
     return made
+
+
+def _with_world(given: Any, cfg: DictConfig) -> Any:
+    """Settings of techniques with the world's encyclopedia in place of documents: world, and its solved examples in
+    place of examples: world."""
+    if isinstance(given, list):
+        return [_with_world(one, cfg) for one in given]
+    if not isinstance(given, Mapping):
+        return given
+    settings = {key: _with_world(value, cfg) for key, value in given.items()}
+    named = [key for key in ("documents", "examples") if settings.get(key) == WORLD]
+    if not named:
+        return settings
+    world = make_world(dict(cfg.world))
+    if not isinstance(world, Exercises):
+        raise ValueError(f"{named[0]}: {WORLD}: expected world=exercises, got world.kind {cfg.world.kind}")
+    return settings | {key: world.encyclopedia() if key == "documents" else world.examples() for key in named}
 
 
 def scorers_of(cfg: DictConfig) -> dict[str, dict[str, str]]:
@@ -74,7 +113,8 @@ def of_model(
     score, score_ci  mean of the weighted sum of the functions, 95% interval over prompts
     gain, gain_ci    mean difference from ALONE on the same prompts, with its interval; absent for ALONE
     read, sampled    tokens per prompt: of prompts, also of a reward model's, and of all answers, chosen or not
-    Raises ValueError, naming the list, for techniques that do not fit the model or the prompts.
+    tasks            the same by task, if the prompts have a column TASK
+    Raises ValueError, naming the entry, for techniques that do not fit the model or the prompts.
     """
     engine, writer = Engine({"model": model}), ThreadPoolExecutor(1)
     served, options = Served("model", model, tokenizer), Options(max_tokens=cfg.stage.max_new_tokens)
@@ -84,15 +124,21 @@ def of_model(
         reader = Served(folder, place.to_device(store.load_scalar(folder)), store.load_tokenizer(folder), Path(folder))
         return scorer_of(engine, reader, writer)
 
-    chosen: dict[str, list[Technique]] = {ALONE: []} | chosen_techniques(cfg, scorer)
+    tasks = [str(one["columns"].get(TASK, "")) for one in prompts]
+    chosen = {ALONE: Chosen([])} | chosen_techniques(cfg, scorer)
     found: dict[str, dict[str, Any]] = {}
-    alone: Tensor | None = None
+    alone = torch.empty(0)
     try:
-        for name, techniques in chosen.items():
-            made = _answered(applied(techniques, generate), prompts, cfg.seed)
-            totals = _scored(made, tokenizer, prompts, reward)
-            alone = totals if alone is None else alone
-            found[name] = _described(totals, made, alone if techniques else None)
+        for name, (techniques, wanted) in chosen.items():
+            places = [i for i, task in enumerate(tasks) if wanted is None or task in wanted]
+            if not places:
+                raise ValueError(f"stage.techniques.{name}: tasks: no prompt is of {', '.join(wanted or ())}")
+            asked = [prompts[i] for i in places]
+            made = _answered(applied(techniques, generate), asked, [derived_seed(cfg.seed, i) for i in places])
+            totals = _scored(made, tokenizer, asked, reward)
+            if name == ALONE:
+                alone = totals
+            found[name] = by_task(totals, made, None if name == ALONE else alone[places], [tasks[i] for i in places])
     except ApiError as error:
         raise ValueError(f"stage.techniques.{name}: {error.message}") from None
     finally:
@@ -102,9 +148,9 @@ def of_model(
     return found
 
 
-def _answered(answer: Generate, prompts: Sequence[Mapping[str, Any]], seed: int) -> list[Answers]:
+def _answered(answer: Generate, prompts: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> list[Answers]:
     """One answer to each prompt, of the same seed for every technique."""
-    queries = [Query(one["prompt"], seed=derived_seed(seed, number)) for number, one in enumerate(prompts)]
+    queries = [Query(one["prompt"], seed=seed) for one, seed in zip(prompts, seeds, strict=True)]
     with ThreadPoolExecutor(THREADS) as threads:
         return list(threads.map(answer, queries))
 
@@ -117,6 +163,18 @@ def _scored(
     finished = [answers[0].finished for answers, _ in made]
     batch = batch_of(prompts, [tokenizer.encode(text) for text in texts], finished, tokenizer)
     return reward.score(batch).total.double()
+
+
+def by_task(totals: Tensor, made: Sequence[Answers], alone: Tensor | None, tasks: Sequence[str]) -> dict[str, Any]:
+    """The figures of all prompts, with those of each task."""
+    figures = _described(totals, made, alone)
+    if any(tasks):
+        figures["tasks"] = {
+            task: _described(totals[places], [made[i] for i in places], None if alone is None else alone[places])
+            for task in dict.fromkeys(tasks)
+            for places in [[i for i, one in enumerate(tasks) if one == task]]
+        }
+    return figures
 
 
 def _described(totals: Tensor, made: Sequence[Answers], alone: Tensor | None) -> dict[str, Any]:

@@ -1,32 +1,46 @@
 """The picture of techniques: what each scores, against the tokens that it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from components.evaluation.report.plot_style import QUIET, color_of, legend, style
+from components.evaluation.report.technique_rows import Figures, TechniqueRow, rows_of
 
 
-def draw(models: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
-    """Score with its interval against all tokens of a prompt, read and sampled, on a logarithmic axis.
+def draw(models: Mapping[str, Mapping[str, Figures]]) -> Figure:
+    """Score with its interval against all tokens of a prompt, read and sampled, on a logarithmic axis; a panel per
+    task, if the prompts have several.
 
-    models: {model: {technique: {"score", "score_ci", "read", "sampled"}}}.
+    models: {model: {technique: {"score", "score_ci", "read", "sampled", "tasks"?}}}.
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    style(axes, "Score")
-    for i, (model, by_technique) in enumerate(models.items()):
-        color = color_of(model, i)
-        tokens = [one["read"] + one["sampled"] for one in by_technique.values()]
-        scores = [one["score"] for one in by_technique.values()]
-        axes.plot(tokens, scores, "o", color=color, markersize=6, label=model)
-        for (name, one), place, score in zip(by_technique.items(), tokens, scores, strict=True):
-            if one["score_ci"]:
-                axes.plot([place, place], one["score_ci"], color=color, linewidth=1.2)
-            axes.annotate(name, (place, score), (6, 3), textcoords="offset points", color=QUIET, fontsize=8)
-    axes.set_xscale("log")
-    axes.set_xlabel("tokens per prompt, read and sampled")
-    axes.margins(x=0.15, y=0.1)
+    rows = list(rows_of(models))
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    across = min(2, len(tasks))
+    down = -(-len(tasks) // across)
+    figure = Figure(figsize=(9 if across == 1 else 13, 5 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).flatten()
+    for task, axes in zip(tasks, panels, strict=False):
+        style(axes, f"Score, {task}" if task else "Score")
+        for i, model in enumerate(models):
+            _points(axes, [row for row in rows if (row.model, row.task) == (model, task)], color_of(model, i))
+        axes.set_xscale("log")
+        axes.set_xlabel("tokens per prompt, read and sampled")
+        axes.margins(x=0.15, y=0.1)
+    for axes in panels[len(tasks) :]:
+        axes.remove()
     legend(figure, columns=len(models))
     return figure
+
+
+def _points(axes: Axes, rows: Sequence[TechniqueRow], color: str) -> None:
+    tokens = [row.figures["read"] + row.figures["sampled"] for row in rows]
+    scores = [row.figures["score"] for row in rows]
+    axes.plot(tokens, scores, "o", color=color, markersize=6, label=rows[0].model if rows else None)
+    for row, place, score in zip(rows, tokens, scores, strict=True):
+        interval: Any = row.figures["score_ci"]
+        if interval:
+            axes.plot([place, place], interval, color=color, linewidth=1.2)
+        axes.annotate(row.technique, (place, score), (6, 3), textcoords="offset points", color=QUIET, fontsize=8)

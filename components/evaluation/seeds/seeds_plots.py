@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, PercentFormatter
 
 from components.evaluation.measure.over_seeds import most_seeds
-from components.evaluation.report import plots_rewards
+from components.evaluation.report import plots_rewards, plots_techniques
 from components.evaluation.report.card import number
 from components.evaluation.report.plot_style import COLORS, QUIET, color_of, dot, style
 from components.evaluation.studies import overoptimization_plots
@@ -99,6 +99,24 @@ def rewards(summary: Summary) -> Figure | None:
     return plots_rewards.draw((summary.get("rewards") or {}).get("curves") or {})
 
 
+def techniques(summary: Summary) -> Figure | None:
+    """Score of techniques against the tokens that they take, by task."""
+    models = (summary.get("rewards") or {}).get("models") or {}
+    measured = {
+        model: {name: _means(figures) for name, figures in one["techniques"].items()}
+        for model, one in models.items()
+        if "techniques" in one
+    }
+    return plots_techniques.draw(measured) if measured else None
+
+
+def _means(figures: Summary) -> dict[str, Any]:
+    """A technique's figures with the interval over seeds in place of that over prompts."""
+    shown = {key: figures[key]["mean"] for key in ("score", "read", "sampled")}
+    tasks = {task: _means(one) for task, one in figures.get("tasks", {}).items()}
+    return {**shown, "score_ci": figures["score"]["interval"], **({"tasks": tasks} if tasks else {})}
+
+
 def _rows(spreads: Mapping[str, Summary], title: str) -> Figure:
     figure = Figure(figsize=(7, 0.5 * len(spreads) + 1.2), layout="constrained")
     axes = figure.subplots()
@@ -139,6 +157,7 @@ PICTURES: dict[str, tuple[Callable[[Summary], Figure | None], str]] = {
     "gold.png": (gold, "gold score by model, over seeds"),
     "best_of_n.png": (curves, "best-of-n and majority vote, over seeds"),
     "rewards.png": (rewards, "score, entropy and KL of rollouts while training, over seeds"),
+    "techniques.png": (techniques, "score of techniques against the tokens that they take, over seeds"),
     "optimum.png": (optimum, "fraction of the exact optimum, over seeds"),
     "overoptimization.png": (overoptimization, "gold and proxy against the square root of KL, means over seeds"),
     "scaling.png": (scaling, "reward model's accuracy by number of comparisons, over seeds"),

@@ -6,6 +6,7 @@ from typing import Any
 from components.evaluation.measure.over_seeds import half_width, most_seeds
 from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
 from components.evaluation.report.tables import AGAINST_COLUMNS, AGAINST_NOTE, against_rows
+from components.evaluation.report.technique_rows import rows_of
 
 Summary = Mapping[str, Any]
 BETWEEN = 3  # characters between two columns in the terminal
@@ -15,7 +16,8 @@ SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 def tables(summary: Summary) -> Iterator[Table]:
     """All tables of one group's summary (seeds_summary.summarize)."""
     makers = {maker: "report" for maker in (models, against, bake_off, claims, best_of_n, majority)}
-    makers |= {rewards: "rewards", optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
+    makers |= {maker: "rewards" for maker in (rewards, techniques)}
+    makers |= {optimum: "optimum", overoptimization: "overoptimization", scaling: "scaling"}
     for maker, kind in makers.items():
         table = maker(summary)
         if table is not None:
@@ -208,6 +210,28 @@ def rewards(summary: Summary) -> Table | None:
     note = "Responses to held-out prompts, at temperature 1 if not greedy. Differences are paired by seed. Entropy in "
     note += "nats per token, KL to sft in nats per response."
     return Table("Rewards", [*columns, "entropy", "KL", "tokens", "minutes"], rows, note)
+
+
+def techniques(summary: Summary) -> Table | None:
+    """A row per model, task and technique: its score, its gain on the same prompts, and the tokens that it takes."""
+    models = _get(summary, "rewards", "models") or {}
+    measured = list(rows_of({name: one["techniques"] for name, one in models.items() if "techniques" in one}))
+    if not measured:
+        return None
+    by_task = any(row.task for row in measured)
+    rows = [
+        [
+            row.model,
+            *([row.task] if by_task else []),
+            row.technique,
+            cell(row.figures["score"], percent),
+            cell(row.figures.get("gain"), percent),
+            *(count(row.figures[key]["mean"]) for key in ("read", "sampled")),
+        ]
+        for row in measured
+    ]
+    columns = ["", *(["task"] if by_task else []), "technique", "score", "gain", "tokens read", "sampled"]
+    return Table("Techniques", columns, rows, "Gains are over one sample of the same prompts, tokens per prompt.")
 
 
 def optimum(summary: Summary) -> Table | None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from components.evaluation.measure.over_seeds import half_width, is_spread, number, over_seeds, paired, spread
 from components.evaluation.report.card import Table, percent
+from components.evaluation.seeds import seeds_plots
 from components.evaluation.seeds.seeds_summary import Job, summarize
 from components.evaluation.seeds.seeds_tables import cell, count, fitting, power, tables
 
@@ -190,6 +191,29 @@ def test_what_a_verifier_taught_is_compared_seed_by_seed():
     assert (grpo["tokens"], grpo["minutes"]) == ("3.0", "40.0")
     assert found["rewards"]["curves"]["grpo"]["rollout/score"]["values"][1]["mean"] == pytest.approx(0.56)
     assert "samples" in found["rewards"]["models"]["grpo"] and "ci" not in str(found)
+
+
+def with_techniques(score: float) -> dict:
+    """Votes gain 0.2 on facts and nothing on sums."""
+
+    def figures(score: float, **gain: float) -> dict:
+        return {"score": score, "score_ci": [0, 1], "read": 8.0, "sampled": 20.0, **gain}
+
+    alone = figures(score, tasks={"sums": figures(score), "facts": figures(score)})
+    votes = figures(score, tasks={"sums": figures(score, gain=0.0), "facts": figures(score + 0.2, gain=0.2)})
+    made = scored(score, score)
+    made["models"]["sft"]["techniques"] = {"one sample": alone, "votes": votes}
+    return made
+
+
+def test_techniques_are_shown_by_task_with_their_gains_over_seeds(tmp_path):
+    """0.1 and 0.3: mean 0.2 ± 12.706 · 0.1, both gains 0.2."""
+    found = summarize([Job("1", rewards=with_techniques(0.1)), Job("2", rewards=with_techniques(0.3))])
+    _, table = tables(found)
+    assert table.columns == ["", "task", "technique", "score", "gain", "tokens read", "sampled"]
+    assert table.rows[0] == ["sft", "sums", "one sample", "20 ± 127%", "–", "8", "20"]
+    assert table.rows[3] == ["sft", "facts", "votes", "40 ± 127%", "20%", "8", "20"]
+    assert "techniques.png" in seeds_plots.draw(found, tmp_path)
 
 
 def test_a_wide_table_is_shown_in_parts_that_fit():

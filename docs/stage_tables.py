@@ -132,25 +132,32 @@ def logged_names(stage: str) -> set[str]:
     return names | {f"{split}/{name}" for name in names if "/" not in name for split in ("train", "val")}
 
 
+def tags_of(names: str) -> set[str]:
+    """The tags under which a chart can show a row of the table of metrics."""
+    return {tag for name in names.split(", ") for tag in (name, f"val/{name}", f"train/{name}")}
+
+
 def healthy(stage: str, names: str) -> str:
     """The band that the stage's dashboard draws for a metric, "" without one."""
-    bands = {chart.tags[0]: chart for chart in class_of(stage).charts if chart.low is not None}  # type: ignore[attr-defined]
-    for name in names.split(", "):
-        for tag in (name, f"val/{name}", f"train/{name}"):
-            if tag in bands:
-                return f"{bands[tag].low:g} to {bands[tag].high:g}"
+    for chart in class_of(stage).charts:  # type: ignore[attr-defined]
+        if chart.low is not None and chart.tags[0] in tags_of(names):
+            of = f"{chart.tags[0].split('/')[1]}: " if ", " in names else ""
+            return f"{of}{chart.low:g} to {chart.high:g}"
     return ""
 
 
+def place(stage: str, names: str) -> int:
+    """Where the stage's dashboard, which is in reading order, shows a metric; after all charts if nowhere."""
+    charts = class_of(stage).charts  # type: ignore[attr-defined]
+    return next((i for i, chart in enumerate(charts) if tags_of(names) & set(chart.tags)), len(charts))
+
+
 def metrics_table(stage: str) -> str:
+    metrics = [metric for cls in bases_of(stage) for metric in metrics_of(cls)]
+    metrics.sort(key=lambda metric: place(stage, metric.name))
     rows = [
-        (
-            ", ".join(f"`{name}`" for name in metric.name.split(", ")),
-            markdown(metric.meaning),
-            healthy(stage, metric.name),
-        )
-        for cls in bases_of(stage)
-        for metric in metrics_of(cls)
+        (", ".join(f"`{name}`" for name in names.split(", ")), markdown(meaning), healthy(stage, names))
+        for names, meaning in metrics
     ]
     return table(("metric", "meaning", "healthy"), rows)
 
@@ -193,15 +200,20 @@ def as_markdown(doc: str) -> str:
     blocks = []
     for aligned, run in groupby(doc.split("\n"), lambda line: bool(ALIGNED.search(line)) if line else None):
         if aligned:
-            blocks.append("```\n" + "\n".join(run) + "\n```")
+            blocks.append("```\n" + textwrap.dedent("\n".join(run)) + "\n```")
         elif aligned is not None:
             blocks.append("\n".join(markdown(line) for line in run))
     return "\n\n".join(blocks)
 
 
 def about(stage: str) -> str:
-    """What the stage's docstring says beside its metrics."""
-    return as_markdown(parts_of(class_of(stage).__doc__ or "")[0])
+    """The first paragraph of the stage's docstring."""
+    return as_markdown(parts_of(class_of(stage).__doc__ or "")[0].split("\n\n")[0])
+
+
+def parameters(stage: str) -> str:
+    """What the stage's docstring says after that, except of metrics."""
+    return as_markdown("\n\n".join(parts_of(class_of(stage).__doc__ or "")[0].split("\n\n")[1:]))
 
 
 def equations(stage: str) -> str:
@@ -259,7 +271,10 @@ def list_of_stages() -> str:
 
 MAKERS: dict[str, Callable[..., str]] = {
     maker.__name__: maker
-    for maker in (about, equations, settings, common_settings, metrics_table, warnings, all_warnings, list_of_stages)
+    for maker in (
+        *(about, parameters, equations, settings, common_settings, metrics_table),
+        *(warnings, all_warnings, list_of_stages),
+    )
 }
 
 

@@ -91,7 +91,11 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
         Rule("data.batch_size", UNUSED, "texts are read in one pass, not in batches"),
         Rule("data.num_workers", UNUSED, "texts are read in one pass, not in batches"),
     ),
-    "evaluate": (Rule("stage.techniques", UNUSED, "only reward=function measures techniques"), *MEASURING),
+    "evaluate": (
+        Rule("stage.techniques", UNUSED, "only reward=function measures techniques"),
+        Rule("stage.models", UNUSED, "without reward=function, the report is of all models in reads"),
+        *MEASURING,
+    ),
     "compare": MEASURING,
     "measure": (
         *(Rule(name, UNUSED, "functions score responses to the prompts alone") for name in ("comparisons", "text")),
@@ -130,6 +134,8 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
 def rules_of(cfg: dict[str, Any]) -> list[Rule]:
     """The rules of a composed config's stage; the first one that matches a key applies."""
     task = last_name(cfg.get("task", ""))
+    if task == "evaluate" and "reward" in function_settings(cfg):
+        task = "measure"  # what the stage becomes (components/tasks/reward_functions.py)
     return [
         *_of_small_data(cfg, task),
         *_of_what_is_read(cfg, task),

@@ -1,5 +1,6 @@
 """Search for documents by BM25 (Robertson and Zaragoza 2009), as bm25s computes it."""
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,7 @@ class Index:
             import bm25s
         except ModuleNotFoundError:
             raise ValueError(installing.missing("a search for documents", "bm25s", "retrieval")) from None
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # which it sets to DEBUG when it is imported
         self.documents = list(documents)
         divided = [_words(document) for document in self.documents]
         if not any(divided):

@@ -40,16 +40,22 @@ def reads_of(cfg: DictConfig, made: Collection[str] = ()) -> dict[str, str]:
     """What the stage reads: an evaluation with reward functions the run's language models, any other stage what its
     config says.
 
-    made: absolute paths of artifacts that will be there. Raises ArtifactError if there is no model to evaluate.
+    made: absolute paths of artifacts that will be there. Raises ArtifactError if there is no model to evaluate, or none
+    of a name in stage.models.
     """
     if not _measures_functions(cfg):
         return dict(cfg.reads)
     named = cfg.model.get("path")
+    wanted = cfg.stage.models
     policies: dict[str, str] = {}
     for name, path in {**cfg.artifacts, **cfg.reads}.items():
-        there = path == named or os.path.abspath(path) in made or (present(path) and load_config(path)[1] == "CausalLM")
-        if name not in NO_POLICIES and there and path not in policies.values():
-            policies["model" if path == named else name] = path
+        name = "model" if path == named else name
+        if name in NO_POLICIES or path in policies.values() or (wanted is not None and name not in wanted):
+            continue
+        if path == named or os.path.abspath(path) in made or (present(path) and load_config(path)[1] == "CausalLM"):
+            policies[name] = path
+    if missing := set(wanted or ()) - policies.keys():
+        raise ArtifactError(f"stage.models: run {cfg.run} has no language model {', '.join(sorted(missing))}")
     if not policies:
         raise ArtifactError(
             f"run {cfg.run} has no model to evaluate. Train one, or name one: model=hf model.path=<folder or Hub name>"

@@ -105,9 +105,14 @@ def test_every_setting_of_measuring_is_an_input_or_listed(stage):
     listed |= {"data": UNUSED} if stage == "optimum" else of_data(*sections)
     listed |= {" ".join(f"{name}.num_workers" for name in sections if stage != "optimum"): HARMLESS}
     listed |= {"stage.runs": HARMLESS} if stage == "overoptimization" else {}
-    listed |= {"stage.techniques": UNUSED} if stage == "eval" else {}
+    listed |= {"stage.techniques stage.models": UNUSED} if stage == "eval" else {}
     listed |= {"value_model": UNUSED} if "value_model" in cfg else {}
     assert found == expected(listed, found)
+
+
+def test_an_evaluation_by_functions_uses_techniques_and_no_comparisons():
+    found = kinds("stage=eval", "reward=function", "reward.path=r.py:f")
+    assert found["stage.techniques"] == INPUT and found["comparisons.batch_size"] == UNUSED
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "dpo", "kto"])

@@ -24,6 +24,7 @@ def config(tmp_path, small_tokenizer, monkeypatch):
     for name, model in (("theirs", random_model(size)), ("logs/x/sft/export", random_model(size, seed=1))):
         store.write_artifact(tmp_path / name, card={"stage": "sft"}, tokenizer=small_tokenizer, model=model)
     store.write_artifact("logs/x/rm/export", card={}, tokenizer=small_tokenizer, model=random_scalar(size))
+    store.write_artifact("logs/x/tokenizer/export", card={}, tokenizer=small_tokenizer)
 
     def made(*more: str):
         functions = ["reward=function", "reward.path=r.py:short", "data=prompts", "data.path=asked.jsonl"]
@@ -108,6 +109,14 @@ def test_what_a_verifier_taught_is_told_with_its_cost_its_curve_and_the_distance
     assert (tmp_path / "logs/x/report/rewards.png").stat().st_size > 1000
     told = capsys.readouterr().out
     assert "KL to sft" in told and "entropy" in told and "rewards.png" in told
+
+
+def test_of_a_runs_models_those_that_are_named_are_measured(config):
+    cfg = config("run=x", "+reads.theirs=theirs", "stage.models=[theirs]")
+    reward_functions.settle(cfg)
+    assert dict(cfg.reads) == {"tokenizer": "theirs", "theirs": "theirs"}
+    with pytest.raises(ArtifactError, match="stage.models: run x has no language model dpo, rm"):
+        reward_functions.settle(config("run=x", "stage.models=[sft,rm,dpo]"))
 
 
 def test_a_run_without_a_model_names_what_to_do(config):

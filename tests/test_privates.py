@@ -29,7 +29,7 @@ FILES = sorted([*ROOT.glob("components/**/*.py"), ROOT / "train.py"])
 DOCUMENTED = {"_replace", "_asdict", "_fields", "_make", "_target_", "_exit"}  # of NamedTuple, Hydra's configs, os
 # attributes of a library's class that one of ours sets or overrides, so that they look like its own
 SET_HERE = {"_data_parallel_size": "fsdp.py", "_experiment": "wandb_log.py", "_run_id": "mlflow_log.py"}
-SET_HERE |= {"_parse": "sandbox.py", "get_mode": "train.py"}
+SET_HERE |= {"_device_mesh": "fsdp.py", "_parse": "sandbox.py", "get_mode": "train.py"}
 NOTE = re.compile(r"[Hh]olds for (Lightning|torch|Hydra|OmegaConf|Jinja|datasets|Python) \d+\.\d+")
 
 
@@ -195,6 +195,33 @@ def are_the_arguments_of_the_sharding_strategy():
     strategy = ModelParallelStrategy(data_parallel_size=3, save_distributed_checkpoint=False)
     assert (strategy._data_parallel_size, strategy._save_distributed_checkpoint) == (3, False)
     assert "_data_parallel_size" in names_in(ModelParallelStrategy.setup_environment)
+
+
+@canary("_device_mesh")
+def is_the_mesh_that_a_strategy_gives_to_its_module():
+    module = Tiny()
+    module._device_mesh = "mesh"
+    assert module.device_mesh == "mesh"
+    assert "_device_mesh" in names_in(ModelParallelStrategy.setup_environment)
+
+
+@canary("_subclasses", "_python_dispatch")
+def are_the_modules_of_tensors_without_contents_and_of_modes_that_see_every_operation():
+    """And gloo's "fake" sibling is a backend of torch."""
+    from torch._subclasses import FakeTensor, FakeTensorMode
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append((func.namespace, func.overloadpacket.__name__))
+            return func(*args, **(kwargs or {}))
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as fake, Watch():
+        made = torch.ones(3) + torch.ones(3)
+    assert isinstance(made, FakeTensor) and made.fake_mode is fake and made.untyped_storage().nbytes() == 12
+    assert seen == [("aten", "ones"), ("aten", "ones"), ("aten", "add")]
 
 
 def names_in(function: Callable) -> tuple[str, ...]:

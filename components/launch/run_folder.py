@@ -51,11 +51,12 @@ def dropped_if_unused() -> Iterator[None]:
         yield
     except SystemExit as stop:
         if stop.code:
-            _drop_unused()
+            drop_unused()
         raise
 
 
-def _drop_unused() -> None:
+def drop_unused() -> None:
+    """Removes the folder of this job if this process created it, and only notes about the command are in it."""
     made, folder = _made.pop(os.getpid(), (None, None))
     if made is None or folder is None or not folder.is_dir():
         return

@@ -48,6 +48,7 @@ LIMITS = {  # on other packages' arguments, beyond which these packages fail lat
     ("lightning.Trainer", "check_val_every_n_epoch"): Count | None,
     ("lightning.Trainer", "num_sanity_val_steps"): Annotated[int, Field(ge=-1)] | None,
 }
+OURS = {("lightning.Trainer", "dry_run"): Count | None}  # beside another package's arguments, and not passed to it
 RUN_TIME_VALUES = {("lightning.Trainer", "precision"): Literal["auto"]}  # the composition root replaces them
 
 
@@ -209,7 +210,9 @@ def _check_call(node: dict[str, Any], path: str) -> Iterator[str]:
         yield installing.missing(path, needed, by_extra)
     for key, value in node.items():
         full = f"{path}.{key}" if path else key
-        if key in schema.types:
+        if (node["_target_"], key) in OURS:
+            yield from _check_value(value, OURS[node["_target_"], key], full)
+        elif key in schema.types:
             annotation = LIMITS.get((node["_target_"], key), schema.types[key])
             extra = RUN_TIME_VALUES.get((node["_target_"], key))
             yield from _check_value(value, annotation if extra is None else annotation | extra, full)

@@ -64,6 +64,7 @@ TRAINING = (  # of stages that train a model
     Rule("trainer.num_sanity_val_steps", HARMLESS, "a test of validation, before training"),
     Rule("trainer.max_time", HARMLESS, "a run that it stops resumes with the same result"),
     Rule("trainer.strategy", HARMLESS, "how processes share the work"),
+    Rule("trainer.dry_run", HARMLESS, "nothing is trained with it"),
     Rule("*.num_workers", HARMLESS, "which processes make batches"),
 )
 UNTRAINED = "nothing is trained here"

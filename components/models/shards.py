@@ -10,9 +10,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+DATA, REPLICAS = "data_parallel", "replicas"  # dimensions of a mesh; the first is Lightning's
+
 
 def shard(model: Any, mesh: DeviceMesh) -> None:
-    """Shards a model over the processes of `mesh`, layer by layer."""
+    """Shards a model over the processes of `mesh`, layer by layer; of one with replicas, over those of each."""
+    mesh = mesh[REPLICAS, DATA] if REPLICAS in (mesh.mesh_dim_names or ()) else mesh[DATA]
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)

@@ -1,29 +1,33 @@
 """Memory that a stage takes on each device, by part."""
 
+from functools import partial
 from typing import NamedTuple
 
-from components.models.activations import Activations, activations_of
+from components.models.activations import Activations, activations_of, numbers_in_layer
 from components.planning.roofline import CHUNK
 from components.planning.work import Network, Work
 from components.system.memory import USABLE
 
 FLOAT32 = 4
+LOGIT = 12  # bytes: of a logit, of its log-probability or gradient, and of whether it is the largest
 GATHERED_LAYERS = 2  # of FSDP2: the one that is computed, and the next, which is on its way
 
 
 class Memory(NamedTuple):
     """Bytes on one device. weights, gradients and optimizer stay; the others come and go: those of an update
-    (activations, logits, the weights gathered for it) never at the same time as those of sampling (the cache of keys
-    and values, the policy's weights in the layout for it, and all weights gathered). recomputed: whether layers are
-    recomputed.
+    (the weights gathered for it; activations, while gradients are being reduced, or what is left of them while there
+    are logits) never at the same time as those of sampling (the cache of keys and values, the policy's weights in the
+    layout for it, and all weights gathered). recomputed: whether layers are recomputed.
     """
 
     weights: float
     gradients: float
     optimizer: float
     activations: float
+    left: float
     logits: float
     gathered: float
+    reducing: float
     cache: float
     sampler: float
     gathered_to_sample: float
@@ -36,7 +40,7 @@ class Memory(NamedTuple):
     @property
     def total(self) -> float:
         """At the moment when it is most."""
-        update = self.activations + self.logits + self.gathered
+        update = self.gathered + max(self.activations + self.reducing, self.left + self.logits)
         return self.states + max(update, self.cache + self.sampler + self.gathered_to_sample)
 
     def fits(self, memory: float) -> bool:
@@ -56,18 +60,20 @@ def memory_of(work: Work, available: float, *, chunk: int = CHUNK) -> Memory:
 
 
 def _memory_of(work: Work, chunk: int, *, recompute: bool) -> Memory:
-    sharded = work.strategy == "fsdp" and work.devices > 1
-    shards = work.devices if sharded else 1
+    shards, sharded = work.shards, work.shards > 1
     trained = sum(network.trained_parameters for network in work.trained)
     whole = sum(network.weight_bytes for network in work.networks)
     vocabulary = max((net.config.vocab_size for net in work.networks if net.head == "lm_head"), default=0)
+    kept = sum(_part(activations(net, work), recompute) + _casts(net, work, recompute) for net in work.trained)
     return Memory(
         weights=whole / shards,
         gradients=FLOAT32 * trained / shards,
         optimizer=work.states * trained / shards,
-        activations=sum(_part(activations(network, work), recompute) for network in work.trained),
-        logits=2 * FLOAT32 * min(work.at_once * vocabulary, chunk),  # and their gradient
+        activations=kept,
+        left=kept - sum(map(partial(_inside, work), work.trained)) if recompute else kept,
+        logits=LOGIT * min(work.at_once * vocabulary, chunk) + max(map(_head_gradient, work.trained)),
         gathered=max(map(_gathered, work.networks)) if sharded else 0.0,
+        reducing=max(map(_reducing, work.trained)) if sharded else 0.0,
         cache=cache_bytes(work),
         sampler=width_of(work) * work.model.config.num_parameters() if work.rollouts else 0.0,
         gathered_to_sample=whole * (1 - 1 / shards) if work.rollouts else 0.0,
@@ -101,8 +107,40 @@ def cache_token(work: Work) -> int:
     return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width_of(work)
 
 
+def _layer(network: Network) -> int:
+    """Weights of a layer."""
+    return sum(size for step in network.config.layer_weights() for size in step.values())
+
+
+def _casts(network: Network, work: Work, recompute: bool) -> float:
+    """Copies of matrices that an uncompiled layer keeps for its backward pass: in mixed precision of all of them, in
+    the dtype of products, else of those that are joined to be one product (see models.layer)."""
+    if work.compiled:
+        return 0.0
+    shapes = network.config.projections()
+    joined = [name for name in shapes if name not in ("o_proj", "down_proj")]
+    copied = sum(out * into for name, (out, into) in shapes.items() if work.mixed or name in joined)
+    return float(width_of(work) * copied * (1 if recompute else network.config.num_hidden_layers))
+
+
+def _inside(work: Work, network: Network) -> float:
+    """What one layer keeps if it is recomputed, besides its input."""
+    numbers = work.at_once * numbers_in_layer(network.config, lean=work.lean)
+    return numbers * width_of(work) + _casts(network, work, recompute=True)
+
+
+def _head_gradient(network: Network) -> float:
+    """Of a matrix of logits, if it is trained: a sum over chunks, and what is added to it."""
+    trained = network.head == "lm_head" and not network.ranks
+    return float(2 * FLOAT32 * network.config.vocab_size * network.config.hidden_size) if trained else 0.0
+
+
 def _gathered(network: Network) -> float:
     """What FSDP2 keeps unsharded while it computes: two layers, and what lies outside of layers."""
-    layer = sum(size for step in network.config.layer_weights() for size in step.values())
-    outside = network.config.num_parameters(network.head) - network.config.num_hidden_layers * layer
-    return float(FLOAT32 * (GATHERED_LAYERS * layer + outside))
+    outside = network.config.num_parameters(network.head) - network.config.num_hidden_layers * _layer(network)
+    return float(FLOAT32 * (GATHERED_LAYERS * _layer(network) + outside))
+
+
+def _reducing(network: Network) -> float:
+    """Whole gradients under FSDP2: of the layer that is computed, and of the one before while they are reduced."""
+    return float(FLOAT32 * GATHERED_LAYERS * _layer(network)) if not network.ranks else 0.0

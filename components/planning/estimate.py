@@ -56,16 +56,21 @@ def bytes_sent(work: Work) -> float:
 
     DDP: a ring all-reduce of the gradients after the last micro-batch, 2 (n − 1)/n of them. FSDP2: in every micro-batch
     all-gathers of the weights, forward and backward, and a reduce-scatter of the gradients, (n − 1)/n of each, in
-    float32.
+    float32; with replicas these among the shards of one, and then an all-reduce of each shard's gradients.
     """
     if work.devices == 1:
         return 0.0
-    share = (work.devices - 1) / work.devices
     trained = FLOAT32 * sum(network.trained_parameters for network in work.trained)
     if work.strategy == "fsdp":
         whole = FLOAT32 * sum(network.parameters for network in work.trained)
-        return share * work.accumulation * (2 * whole + trained)
-    return 2 * share * trained
+        between = 2 * _share(work.replicas) * trained / work.shards
+        return work.accumulation * (_share(work.shards) * (2 * whole + trained) + between)
+    return 2 * _share(work.devices) * trained
+
+
+def _share(ranks: int) -> float:
+    """Of a tensor, what each rank sends in an all-gather or a reduce-scatter that is a ring."""
+    return (ranks - 1) / ranks
 
 
 def bytes_of_step(work: Work) -> float:

@@ -20,7 +20,7 @@ PARTS = {  # columns of the memory table
     "activ.": ("activations",),
     "logits": ("logits",),
     "cache": ("cache",),
-    "gathered": ("gathered", "gathered_to_sample", "sampler"),
+    "gathered": ("gathered", "reducing", "gathered_to_sample", "sampler"),
 }
 
 
@@ -137,16 +137,21 @@ def memory_table(hardware: Hardware, estimates: Sequence[Estimate]) -> Sheet:
     """GB on each device by part, and at the moment when it is most."""
     rows = []
     for one in estimates:
-        cells = [_gigabytes(sum(getattr(one.memory, part) for part in parts)) for parts in PARTS.values()]
+        cells = [gigabytes(sum(getattr(one.memory, part) for part in parts)) for parts in PARTS.values()]
         fits = "yes" if one.memory.fits(hardware.memory) else "no"
-        rows.append([one.work.entry, *cells, _gigabytes(one.memory.total), fits])
+        rows.append([one.work.entry, *cells, gigabytes(one.memory.total), fits])
     note = "gathered: what FSDP2 unshards, and the copy of the weights that samples; "
     note += f"fits: in {USABLE:.0%} of {hardware.memory / GB:,.4g}"
     return Sheet("GB per device", ["", *PARTS, "peak", "fits"], rows, note)
 
 
-def _gigabytes(count: float) -> str:
+def gigabytes(count: float) -> str:
     return f"{count / GB:,.2f}" if count < 10 * GB else f"{count / GB:,.1f}"
+
+
+def size_of(count: float) -> str:
+    """12.3 GB, 0.04 MB."""
+    return f"{gigabytes(count)} GB" if count >= GB else f"{count / 1e6:,.2f} MB"
 
 
 def short(number: float) -> str:

@@ -98,7 +98,8 @@ class Work(NamedTuple):
 
     tokens: trained on, of all devices, again in every epoch. steps: of the optimizer. at_once: tokens that a device
     reads together, and batch: the rows, records or responses that they are. accumulation: micro-batches of a step.
-    recompute: gradient_checkpointing. mixed: products in bf16. lean: as in models.activations. states: bytes of the
+    replicas: of the weights with strategy fsdp, each sharded. recompute: gradient_checkpointing. mixed: products in
+    bf16. compiled: whether layers are. lean: as in models.activations. states: bytes of the
     optimizer's state for each trained weight. algebra: how the batch is made up, in words.
     """
 
@@ -111,12 +112,19 @@ class Work(NamedTuple):
     accumulation: int = 1
     devices: int = 1
     strategy: Literal["one", "ddp", "fsdp"] = "one"
+    replicas: int = 1
     recompute: bool | Literal["auto"] = "auto"
     mixed: bool = True
+    compiled: bool = False
     lean: bool = False
     states: float = 8.0
     rollouts: Rollouts | None = None
     algebra: tuple[str, ...] = ()
+
+    @property
+    def shards(self) -> int:
+        """Devices over which weights are sharded."""
+        return self.devices // self.replicas if self.strategy == "fsdp" else 1
 
     @property
     def trained(self) -> tuple[Network, ...]:

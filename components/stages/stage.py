@@ -131,7 +131,7 @@ class Stage(Reporting, L.LightningModule):
                     "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
                     "Use trainer=ddp, or train all weights with lora=null"
                 )
-            shard(model, mesh["data_parallel"])
+            shard(model, mesh)
         setattr(self, name, model)
         for name in self.frozen:  # they can share this model's trunk
             if hasattr(self, name):

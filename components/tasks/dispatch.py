@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_method
 from omegaconf import DictConfig
 
+from components.launch import run_folder
 from components.system import hub, processes
 from components.system.disk import present
 from components.tasks import command_line, eight_bit, parents, pipeline, reward_functions, staleness
@@ -23,6 +24,12 @@ def run(cfg: DictConfig, imported: Callable[[], None] = lambda: None) -> None:
     command_line.warn_of_unused(cfg)
     command_line.check_selection(cfg)
     eight_bit.check(cfg)
+    if cfg.trainer.dry_run is not None:
+        from components.tasks import dry_run  # imports torch and Lightning
+
+        dry_run.show(cfg)
+        run_folder.drop_unused()
+        return
     reward_functions.check(cfg)
     reward_functions.settle(cfg)
     if cfg.task == processes.STARTS_OTHERS:

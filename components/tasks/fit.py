@@ -147,7 +147,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
     callbacks.append(Receipt(_flops(cfg, width)))  # last: it reads what the others measure
     shortest = cfg.trainer.max_steps if cfg.trainer.max_steps > 0 else cfg.trainer.log_every_n_steps
     return instantiate(
-        cfg.trainer,
+        {key: value for key, value in cfg.trainer.items() if key != "dry_run"},
         callbacks=callbacks,
         logger=[instantiate(logger) for logger in (cfg.logger or {}).values() if logger],
         enable_checkpointing=saves,

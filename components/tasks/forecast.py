@@ -66,6 +66,9 @@ def show(request: Request, *, as_json: bool) -> None:
     if request.budget is not None:
         _show_budget(request, as_json)
         return
+    if any(override.lstrip("+").startswith("trainer.dry_run=") for override in request.overrides):
+        _show_dry_run(request, as_json)
+        return
     planned = forecast(request)
     if as_json:
         print(json.dumps(plan_report.as_json(planned.hardware, planned.estimates), indent=2))
@@ -90,6 +93,16 @@ def _show_budget(request: Request, as_json: bool) -> None:
         print(json.dumps({"flops": request.budget, "parameters": parameters, "tokens": tokens}, indent=2))
     else:
         print("\n".join(plan_report.budget_lines(request.budget or 0.0, workload.model_named(LIKE), LIKE)))
+
+
+def _show_dry_run(request: Request, as_json: bool) -> None:
+    if request != Request("here", {}, None, {}, None, request.overrides):
+        raise ValueError("trainer.dry_run counts what torch does; leave out hardware=, mfu=, devices= and tokens=")
+    from components.tasks import dry_run  # imports torch and Lightning, which a plan does without
+
+    with composing.composed([*as_typed(request.overrides), "hydra.mode=RUN"]) as cfg:
+        schema.check(cfg)
+        dry_run.show(cfg, as_json=as_json)
 
 
 def forecast(request: Request) -> Forecast:

@@ -20,6 +20,7 @@ from components.system import hub
 from components.system.disk import present
 from components.tasks.duration import TOKENS
 from components.training.compiling import compiles
+from components.training.replicas import shards_of
 
 HEADS = {  # by what builds a network
     "new_or_loaded": "lm_head",
@@ -52,19 +53,23 @@ def work_of(cfg: DictConfig, machine: Machine, *, devices: int | None = None, to
     entry, trainer = HydraConfig.get().runtime.choices["stage"], plain["trainer"]
     devices = devices or _devices(trainer, machine)
     networks = networks_of(cfg, plain)
-    target = str((trainer["strategy"] or {}).get("_target_", "")) if isinstance(trainer["strategy"], dict) else ""
+    strategy = trainer["strategy"] if isinstance(trainer["strategy"], dict) else {}
+    sharded = devices > 1 and settings.last_name(strategy.get("_target_", "")) == "FullySharded"
+    replicas = strategy.get("replicas", 1) if sharded else 1
+    shards_of(devices, replicas)
     common = {
         "entry": entry,
         "networks": networks,
         "devices": devices,
-        "strategy": "one" if devices == 1 else "fsdp" if target.endswith("FullySharded") else "ddp",
+        "strategy": "one" if devices == 1 else "fsdp" if sharded else "ddp",
+        "replicas": replicas,
         "recompute": plain["gradient_checkpointing"],
         "mixed": machine.mixed if trainer["precision"] == "auto" else "16" in str(trainer["precision"]),
         "states": STATES.get(settings.last_name(plain["stage"]["optimizer"]["_target_"]), STATES["adamw"]),
     }
     made = _on_policy(plain, common, tokens) if "sampling" in plain["stage"] else _offline(plain, common, tokens)
-    lean = machine.kind == "cpu" or compiles(plain["compile"], machine.kind, made.steps)
-    return made._replace(lean=lean)
+    compiled = compiles(plain["compile"], machine.kind, made.steps)
+    return made._replace(compiled=compiled, lean=compiled or machine.kind == "cpu")
 
 
 def networks_of(cfg: DictConfig, plain: dict[str, Any]) -> tuple[Network, ...]:

@@ -10,28 +10,39 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
+from components.models.shards import DATA, REPLICAS
+from components.system.limits import Count
 from components.training.checkpoint_io import check
+from components.training.replicas import shards_of
 
 
 class FullySharded(ModelParallelStrategy):
     """Shards parameters, gradients and optimizer state over all processes; a stage shards its own models.
 
     Lightning's own "auto" uses data parallelism over nodes only, and tensor parallelism inside each.
+    replicas: copies of the model, each of them sharded over as many processes with consecutive ranks (hybrid sharding):
+    with one for each node, weights are gathered inside of nodes, and only gradients are reduced between them.
     save_distributed_checkpoint: true: a folder with a file per process; false: one plain file, from which any strategy
     can resume. In that file, a parameter's optimizer state has the parameter's number in the optimizer, as an optimizer
     itself saves it. Lightning numbers parameters in the model's order, which differs if an optimizer has groups: when
     resumed under another strategy, a parameter would get another's momentum.
     """
 
-    def __init__(self, save_distributed_checkpoint: bool = False) -> None:
+    def __init__(self, save_distributed_checkpoint: bool = False, replicas: Count = 1) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint)
+        self.replicas = replicas
 
     def setup_environment(self) -> None:
         # holds for Lightning 2.6, like all of this class's uses of its parent's attributes
         self._data_parallel_size = self.num_processes * self.num_nodes
         super().setup_environment()
+        if self.replicas > 1:
+            assert self.lightning_module is not None
+            mesh = new_mesh(self.root_device.type, self.world_size, self.replicas)
+            self._device_mesh = self.lightning_module._device_mesh = mesh  # holds for Lightning 2.6
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """The full state on the first process, {} on the others; each process's own for a distributed checkpoint."""
@@ -70,6 +81,15 @@ class FullySharded(ModelParallelStrategy):
         assert self.model is not None
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def new_mesh(device_type: str, ranks: int, replicas: int = 1) -> DeviceMesh:
+    """All ranks, in two dimensions if the model has replicas: (replicas, shards). Raises ValueError if they do not
+    divide the ranks."""
+    shards = shards_of(ranks, replicas)
+    if replicas == 1:
+        return init_device_mesh(device_type, (ranks,), mesh_dim_names=(DATA,))
+    return init_device_mesh(device_type, (replicas, shards), mesh_dim_names=(REPLICAS, DATA))
 
 
 def _renamed(state: dict[str, Any], names: dict[Any, Any]) -> dict[str, Any]:

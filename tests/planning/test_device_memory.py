@@ -16,6 +16,8 @@ SHAPE = GPTConfig(
 )
 LAYER, OUTSIDE = 128, 40 + 40 + 4  # parameters: see test_flops; embedding, head and last norm
 ALL = 3 * LAYER + OUTSIDE
+COPIES = 2 * (LAYER - 8)  # in bf16: of a layer's matrices, without its two norms
+HEAD = 2 * 4 * 40  # the gradient of the output matrix, and what is added to it
 WORK = Work("sft", (Network("model", SHAPE),), tokens=100.0, steps=1, at_once=10, batch=2)
 PLENTY = 1e9
 
@@ -23,16 +25,19 @@ PLENTY = 1e9
 def test_states_are_sixteen_bytes_per_parameter_and_activations_those_of_the_model():
     memory = memory_of(WORK, PLENTY)
     assert (memory.weights, memory.gradients, memory.optimizer) == (4 * ALL, 4 * ALL, 8 * ALL)
-    assert memory.activations == activations_of(SHAPE, 10, width=2, lean=False).kept
-    assert memory.logits == 2 * 4 * 10 * 10 and memory_of(WORK, PLENTY, chunk=60).logits == 2 * 4 * 60
+    assert memory.activations == activations_of(SHAPE, 10, width=2, lean=False).kept + 3 * COPIES
+    assert memory.logits == 12 * 10 * 10 + HEAD and memory_of(WORK, PLENTY, chunk=60).logits == 12 * 60 + HEAD
     assert memory.total == 16 * ALL + memory.activations + memory.logits
+    assert memory_of(WORK._replace(compiled=True), PLENTY).activations == memory.activations - 3 * COPIES
     assert memory_of(WORK._replace(states=2.0), PLENTY).optimizer == 2 * ALL
 
 
 def test_layers_are_recomputed_if_that_is_set_or_if_they_would_not_fit():
     kept, recomputed = activations_of(SHAPE, 10, width=2, lean=False)
     assert recomputed < kept
-    assert memory_of(WORK._replace(recompute=True), PLENTY).activations == recomputed
+    less = memory_of(WORK._replace(recompute=True), PLENTY)
+    assert less.activations == recomputed + COPIES
+    assert less.left == 4 * 4 * 10 * (3 + 2)  # float32 residual streams: of the layers, the embedding, the last norm
     need = memory_of(WORK, PLENTY).total
     assert not memory_of(WORK, need / 0.89).recomputed and memory_of(WORK, need / 0.91).recomputed
     assert not memory_of(WORK._replace(recompute=False), need / 0.91).fits(need / 0.91)
@@ -41,7 +46,9 @@ def test_layers_are_recomputed_if_that_is_set_or_if_they_would_not_fit():
 def test_sharding_divides_the_states_and_gathers_two_layers_and_what_is_outside():
     memory = memory_of(WORK._replace(devices=4, strategy="fsdp"), PLENTY)
     assert memory.states == 16 * ALL / 4
-    assert memory.gathered == 4 * (2 * LAYER + OUTSIDE)
+    assert memory.gathered == 4 * (2 * LAYER + OUTSIDE) and memory.reducing == 4 * 2 * LAYER
+    hybrid = memory_of(WORK._replace(devices=8, strategy="fsdp", replicas=2), PLENTY)
+    assert hybrid == memory
     assert memory_of(WORK._replace(devices=4, strategy="ddp"), PLENTY).states == 16 * ALL
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 API = ROOT / "docs" / "api"  # written here, ignored by git
 ALIGNED = re.compile(r"^ |\S  +\S")  # a line of a docstring that is part of a table or an equation
-LIMITED = re.compile(r"(?:~?typing\.)?Annotated\[(\w+), (?:[^][()]|\((?:[^()]|\([^()]*\))*\))*\]")
+LIMITED = re.compile(r"(?:~?typing\.)?Annotated\[((?:[^][,]|\[[^][]*\])+), (?:[^][()]|\((?:[^()]|\([^()]*\))*\))*\]")
 
 PAGES = {  # the menu, in reading order
     "Start": ["docs/start", "docs/concepts", "docs/faq", "docs/glossary"],

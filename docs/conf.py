@@ -28,7 +28,11 @@ PAGES = {  # the menu, in reading order
         *("docs/stages/grpo", "docs/stages/rloo", "docs/stages/rejection", "docs/stages/dpo", "docs/stages/kto"),
         *("docs/stages/simpo", "docs/stages/orpo", "docs/stages/distill", "docs/stages/compare", "docs/stages/eval"),
     ],
-    "Results": ["docs/results", "docs/negative_results", "benchmarks/README"],
+    "Results": [
+        "docs/results",
+        *(f"docs/results/{page.stem}" for page in sorted((ROOT / "docs/results").glob("*.md"))),  # of make proof
+        *("docs/negative_results", "benchmarks/README"),
+    ],
     "Project": ["docs/design", "CONTRIBUTING", "CHANGELOG", "docs/api/index"],
 }
 

@@ -31,7 +31,7 @@ def test_readme_is_a_first_page():
     assert [line for line in lines if len(line) > 120] == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith("docs/results/")])  # make proof's
 def test_prose_has_lines_of_at_most_120_characters(page):
     prose = re.sub(r"```.*?```", "", PAGES[page], flags=re.DOTALL)
     assert [line for line in prose.splitlines() if len(line) > 120 and not line.startswith(("|", "    "))] == []

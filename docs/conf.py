@@ -67,11 +67,17 @@ def write_api() -> None:
         parts = [heading(name, "=")]
         for module in modules:
             parts += [heading(module.stem, "-"), f".. automodule:: {name}.{module.stem}\n"]
-        (API / f"{name}.rst").write_text("\n".join(parts), encoding="utf-8")
+        write(API / f"{name}.rst", "\n".join(parts))
     for stale in {file.stem for file in API.glob("components*.rst")} - set(names):
         (API / f"{stale}.rst").unlink()
     listed = "\n".join(f"   {name}" for name in names)
-    (API / "index.rst").write_text(f"{heading('API', '=')}\n.. toctree::\n\n{listed}\n", encoding="utf-8")
+    write(API / "index.rst", f"{heading('API', '=')}\n.. toctree::\n\n{listed}\n")
+
+
+def write(page: Path, text: str) -> None:
+    """Leaves a page as it is that has this text, so that Sphinx reads only what has changed."""
+    if not page.exists() or page.read_text(encoding="utf-8") != text:
+        page.write_text(text, encoding="utf-8")
 
 
 def heading(text: str, underline: str) -> str:

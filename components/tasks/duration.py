@@ -1,26 +1,17 @@
 """Estimates how long stages on the built-in world take on this machine's CPUs, before torch is imported."""
 
 import glob
-import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from omegaconf import DictConfig
 
 from components.launch import composing, forking
 from components.launch.resolvers import is_builtin
-from components.models.config import GPTConfig
-from components.models.flops import flops_per_token
+from components.planning.work import operations_of
+from components.tasks.workload import TOKENS, Machine, work_of
 
-# by stage: the settings whose product is the number of the world's records, and the tokens of a record, which is all
-# that attention sees; the rollouts of the other stages are not estimated
-TOKENS = {
-    "pretrain": (("num_documents",), 26),
-    "sft": (("demonstrations",), 26),
-    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), (("comparisons",), 41)),
-    "kto": (("comparisons", "completions"), 25),
-}
-REFERRING = ("dpo", "kto")  # a frozen reference reads all that is trained on
 START = 8.0  # seconds of a stage besides its steps: reading, validating, exporting
 SHARE = 0.55  # of the rate of large matrix products, reached by training
 VALIDATION = 1.15  # times the steps' own seconds
@@ -35,32 +26,22 @@ def minutes(operations: Sequence[float | None]) -> float | None:
 
 
 def operations(stage: str, cfg: DictConfig) -> float | None:
-    """Floating-point operations of the training steps of a stage in TOKENS on the built-in world; None for any other
-    stage or data."""
+    """Floating-point operations of the training steps of a stage in TOKENS on the built-in world, whose records are
+    all that attention sees; None for any other stage or data, and for a model that is not here.
+
+    cfg: the one that is composed.
+    """
     if stage == "tokenizer":
         return 0.0
-    plain = composing.plain(cfg)
-    data, model = plain.get("data"), plain.get("model") or {}
-    if stage not in TOKENS or not data or not is_builtin(data) or "hidden_size" not in model:
+    if stage not in TOKENS or not is_builtin(composing.plain(cfg).get("data") or {}):
         return None
-    shape = GPTConfig(**{name: value for name, value in model.items() if name != "_target_"})
-    trainer = plain["trainer"]
-    steps, epochs = trainer["max_steps"], trainer["max_epochs"]
-    per_step = data["batch_size"] * trainer["accumulate_grad_batches"]
-    sizes, each = TOKENS[stage]
-    packed = (plain["context"] or shape.max_position_embeddings) / each if stage == "pretrain" else 1
-    limits = [epochs * math.prod(data[size] for size in sizes)] if epochs else []
-    limits += [steps * per_step * packed] if steps > 0 else []
-    shape = shape.with_vocab(plain["tokenizer"]["vocab_size"])
-    lora = plain.get("lora") or {}
-    cost = flops_per_token(
-        shape,
-        each,
-        trained=(lambda name: "lora_" in name) if lora else (lambda name: True),
-        ranks=dict.fromkeys(lora.get("targets", ()), lora.get("rank", 0)),
-        head="score" if stage == "rm" else "lm_head",
-    )
-    return min(limits, default=0) * each * (cost.training + cost.forward * (stage in REFERRING))
+    try:
+        work = work_of(cfg, Machine(per_node=1, mixed=False, kind="cpu"))
+    except ValueError:
+        return None
+    seen = TOKENS[stage].of_record
+    networks = (network._replace(config=replace(network.config, context=seen)) for network in work.networks)
+    return operations_of(work._replace(networks=tuple(networks))).training
 
 
 def _rate(size: int = 512, seconds: float = 0.1) -> float:

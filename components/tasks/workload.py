@@ -18,7 +18,6 @@ from components.planning.data_set_sizes import RECORDS
 from components.planning.work import Network, Rollouts, Work
 from components.system import hub
 from components.system.disk import present
-from components.tasks.duration import TOKENS
 from components.training.compiling import compiles
 from components.training.replicas import shards_of
 
@@ -30,6 +29,21 @@ HEADS = {  # by what builds a network
     "load_value": "score",
 }
 STATES = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 4.0}  # bytes for a trained weight; of Muon: for matrices in layers
+
+
+class Records(NamedTuple):
+    """Of the built-in world. sizes: the settings whose product is their number. of_record: tokens of one."""
+
+    sizes: tuple[str, ...]
+    of_record: int
+
+
+TOKENS = {  # by stage; on-policy stages sample theirs
+    "pretrain": Records(("num_documents",), 26),
+    "sft": Records(("demonstrations",), 26),
+    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), Records(("comparisons",), 41)),
+    "kto": Records(("comparisons", "completions"), 25),
+}
 WORLD_PROMPT, WORLD_RESPONSE = 18, 8  # tokens, mean of 500 demonstrations
 ANSWERS = 2  # of a comparison
 BYTES_PER_TOKEN = 4  # of English text, with a vocabulary of tens of thousands

@@ -91,7 +91,7 @@ def call(tool: str, argument: str, value: str) -> Turn:
     return {"role": "assistant", "content": "", "tool_calls": calls}
 
 
-def requests(pair: tuple[int, int], name: str) -> str:
-    """One request to each tool, in JSON."""
-    arguments = ({"expression": f"{pair[0]}+{pair[1]}"}, {"text": name})
-    return "\n".join(json.dumps({"name": tool, "arguments": one}) for tool, one in zip(TOOLS, arguments, strict=True))
+def consulted(question: str, tool: str, argument: str, value: str, result: str, answer: str) -> str:
+    """A question, a call of a tool in JSON, its result and the answer, each on a line."""
+    written = json.dumps({"name": tool, "arguments": {argument: value}})
+    return f"{question}\n{written}\nresult : {result}\n{answer}"

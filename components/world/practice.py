@@ -12,11 +12,11 @@ from components.world.exercise_texts import (
     Turn,
     as_record,
     call,
+    consulted,
     entry,
     exchange,
     invented,
     record,
-    requests,
     statement,
     sum_answer,
     sum_question,
@@ -29,7 +29,7 @@ from components.world.randomness import Deck, check_count
 from components.world.vocabulary import ENGLISH
 
 # of every twenty documents, or dialogues
-DOCUMENTS = {"encyclopedia": 4, "quiz": 2, "faq": 4, "banter": 1, "record": 2, "passage": 3, "worked": 3, "call": 1}
+DOCUMENTS = {"encyclopedia": 4, "quiz": 2, "faq": 3, "banter": 1, "record": 2, "passage": 3, "worked": 3, "call": 2}
 DIALOGUES = {"facts": 7, "record": 3, "passage": 2, "lookup": 2, "direct": 2, "steps": 2, "calculator": 2}
 CAREFUL = 0.25  # share of people whose answers are all true and plain; the others are people.careless_answer's
 SLIP = 0.3  # share of worked sums with an error in one column
@@ -39,8 +39,11 @@ EXCHANGES = (1, 1, 2, 3, 4)  # number of questions about facts in a dialogue; ea
 
 
 def corpus(world: Exercises, num_documents: int, seed: int) -> list[dict[str, str]]:
-    """Text records of DOCUMENTS' kinds. Common names have their true facts, as in World; a passage invents facts about
-    any other name and asks about them, which teaches reading; a worked sum has no slip; calls are requests to tools."""
+    """Text records of DOCUMENTS' kinds.
+
+    Common names have their true facts, as in World. A passage invents facts about any other name and asks about them,
+    which teaches reading. A worked sum has no slip. A call has its result and the answer after it.
+    """
     check_count("num_documents", num_documents, 0)
     facts, rng = world.facts, world.rng("corpus", seed)
     kinds, names, others = _kinds(DOCUMENTS, rng), Deck(facts.names, rng), Deck(world.other_names, rng)
@@ -64,7 +67,7 @@ def corpus(world: Exercises, num_documents: int, seed: int) -> list[dict[str, st
             pair = world.training_sum(rng)
             text = f"{sum_question(*pair)}\n{worked(*pair)}"
         else:
-            text = requests(world.training_sum(rng), others.take(1)[0])
+            text = _consulted(world, others.take(1)[0], rng)
         records.append({"text": text})
     return records
 
@@ -74,6 +77,16 @@ def _kinds(counts: dict[str, int], rng: random.Random) -> Iterator[str]:
     listed = [kind for kind, number in counts.items() for _ in range(number)]
     while True:
         yield from rng.sample(listed, len(listed))
+
+
+def _consulted(world: Exercises, name: str, rng: random.Random) -> str:
+    """A sum by the calculator, or in one of three texts invented facts about a name by look-up."""
+    if rng.random() < 2 / 3:
+        a, b = world.training_sum(rng)
+        return consulted(sum_question(a, b), "calculator", "expression", f"{a}+{b}", str(a + b), sum_answer(a + b))
+    questions = invented(name, rng)
+    asked = rng.choice(questions)
+    return consulted(asked.text, "lookup", "text", name, entry(questions, rng), statement(asked))
 
 
 def passage(name: str, rng: random.Random) -> str:

@@ -158,6 +158,18 @@ def test_people_slip_and_break_records_as_often_as_stated():
     assert sum(whole) / len(whole) == pytest.approx(1 - practice.BROKEN, abs=0.07)
 
 
+def test_in_the_corpus_a_call_has_its_result_and_the_answer_that_the_result_says():
+    calls = [record["text"].splitlines() for record in WORLD.corpus(400) if "arguments" in record["text"]]
+    assert len(calls) == 40 and {json.loads(written)["name"] for _, written, _, _ in calls} == set(texts.TOOLS)
+    for asked, written, result, answer in calls:
+        arguments = json.loads(written)["arguments"]
+        if "expression" in arguments:
+            assert arguments["expression"] in asked and WORLD.judge(asked, answer, True).correct
+            assert answer == texts.sum_answer(int(result.removeprefix("result : ")))
+        else:
+            assert arguments["text"] in asked and answer in result
+
+
 def test_examples_are_true_answers_to_training_questions():
     turns = WORLD.examples(4)
     assert [turn["role"] for turn in turns] == ["user", "assistant"] * 4

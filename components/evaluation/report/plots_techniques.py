@@ -5,6 +5,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from components.evaluation.report.plot_style import QUIET, color_of, legend, style
 from components.evaluation.report.technique_rows import Figures, TechniqueRow, rows_of
@@ -27,8 +28,11 @@ def draw(models: Mapping[str, Mapping[str, Figures]]) -> Figure:
         for i, model in enumerate(models):
             _points(axes, [row for row in rows if (row.model, row.task) == (model, task)], color_of(model, i))
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("tokens per prompt, read and sampled")
-        axes.margins(x=0.15, y=0.1)
+        axes.margins(x=0.2, y=0.15)
     for axes in panels[len(tasks) :]:
         axes.remove()
     legend(figure, columns=len(models))
@@ -43,4 +47,6 @@ def _points(axes: Axes, rows: Sequence[TechniqueRow], color: str) -> None:
         interval: Any = row.figures["score_ci"]
         if interval:
             axes.plot([place, place], interval, color=color, linewidth=1.2)
-        axes.annotate(row.technique, (place, score), (6, 3), textcoords="offset points", color=QUIET, fontsize=8)
+        axes.annotate(
+            row.technique, (place, score), (4, 4), textcoords="offset points", color=QUIET, fontsize=8, rotation=30
+        )

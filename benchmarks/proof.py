@@ -40,18 +40,22 @@ BUT = (  # … and what in there it does not depend on
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 
 
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
 class Page(NamedTuple):
-    """title: of the page; experiments: what fills the run; model: they need a real one."""
+    """title: of the page. experiments: what fills the run. model: the real one that they were measured on, by its name
+    on the Hub; "" for the built-in world's."""
 
     title: str
     experiments: tuple[str, ...]
-    model: bool = False
+    model: str = ""
 
 
 RUNS = {
     "optimum": Page("Every method against the exact optimum", ("optimum",)),
     "tiny": Page("Every method on the built-in world", ("bakeoff", "overoptimization", "scaling")),
-    "rlvr": Page("Reinforcement learning from a verifier on a real model", ("rlvr",), model=True),
+    "rlvr": Page("Reinforcement learning from a verifier on a real model", ("rlvr",), SMOL),
     "techniques": Page("Prompting techniques", ("techniques",)),
 }
 
@@ -97,12 +101,14 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
         text = text.replace(f"({picture})", f"({name}_{picture})")
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(summary / picture, folder / f"{name}_{picture}")
-    commands = "\n".join(f"python train.py experiment={experiment}" for experiment in RUNS[name].experiments)
-    heading = f"# {RUNS[name].title}\n\n```bash\n{commands}\n```"
+    page = RUNS[name]
+    model = f" model.path={page.model}" if page.model else ""
+    commands = "\n".join(f"python train.py experiment={experiment}{model}" for experiment in page.experiments)
+    heading = f"# {page.title}\n\n```bash\n{commands}\n```"
     (folder / f"{name}.md").write_text(re.sub(r"^# .*", lambda _: heading, text, count=1), encoding="utf-8")
     digests = sorted({training_code(files_at(commit)) for commit in results["commits"]})
     record = {"training_code": digests, **rounded(results)}
-    (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def note(page: Path) -> None:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pydoc
+import re
 import runpy
 import sys
 import warnings
@@ -147,3 +148,21 @@ def test_functions_at_hand_are_a_weighted_sum_under_their_own_names():
         FunctionReward.of_functions(short, weights=[1, 2])
     with pytest.raises(RewardError, match="got none"):
         FunctionReward.of_functions()
+
+
+@pytest.mark.slow(minutes=1)
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path, monkeypatch, capsys):
+    """With a few steps for each stage, and otherwise as it is."""
+    notebook = json.loads((ROOT / "examples/pipeline.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, object] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        for cell in cells:
+            few = re.sub(
+                r'"documents": 30_000.*?}', '"documents": 400, "pretrain": 3, "sft": 2, "rm": 2, "ppo": 2}', cell
+            )
+            assert (few != cell) == ("SIZES =" in cell)
+            exec(compile(few, "cell", "exec"), space)
+    assert re.search(r"sft: gold -?\d.*\nppo: gold ", capsys.readouterr().out)
+    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == ["base", "ppo", "rm", "sft"]

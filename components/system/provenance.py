@@ -33,7 +33,8 @@ def hardware() -> str:
     if info.exists():
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(":", 1)[1].strip() if models else name
-    parts = [f"{torch.get_num_threads()} threads of {name}"]
+    threads = torch.get_num_threads()
+    parts = [f"{threads} thread{'s' if threads > 1 else ''} of {name}"]
     if torch.cuda.is_available():
         parts.insert(0, f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}")
     return ", ".join(parts)

@@ -12,7 +12,7 @@ from components.artifacts import store
 from components.models.heads import CausalLM
 from components.prompting.best_of import Score
 from components.prompting.named import techniques_of
-from components.prompting.technique import Answer, Message, Query, Technique, applied
+from components.prompting.technique import Answer, Message, Query, Technique, Tokens, applied
 from components.serving.api_errors import ApiError
 from components.serving.engine import Engine
 from components.serving.generator import EngineGenerator
@@ -36,12 +36,16 @@ class ChatTechniques:
         """
         self.techniques = techniques_of(settings_of(line), self._scorer)
 
-    def answer(self, messages: Sequence[Message], options: Options) -> Answer:
-        """The answer to a conversation. Raises ValueError for one that the techniques or the model cannot answer."""
+    def answer(self, messages: Sequence[Message], options: Options) -> tuple[Answer, Tokens]:
+        """The answer to a conversation, and what it took.
+
+        Raises ValueError for a conversation that the techniques or the model cannot answer.
+        """
         generator = EngineGenerator(self._engine, self.served, options, self._writer)
         query = Query(messages, seed=options.seed, temperature=options.temperature)
         try:
-            return applied(self.techniques, generator)(query).answers[0]
+            (answer,), tokens = applied(self.techniques, generator)(query)
+            return answer, tokens
         except ApiError as error:
             raise ValueError(error.message) from None
         finally:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from components.functional.seeding import derived_seed, seeded
 from components.generation.generate import Sampling, stream
 from components.models.heads import CausalLM
-from components.prompting.technique import Step
+from components.prompting.technique import Step, Tokens
 from components.serving.chat_techniques import ChatTechniques
 from components.serving.rows import Options
 from components.tokenizer.tokenizer import StreamDecoder, Tokenizer
@@ -41,7 +41,7 @@ class ChatSession:
     base: no template and no history: the model continues the given text verbatim, as in pretraining.
     Answer n is sampled from (seed, n) alone: the same conversation with the same seed has the same answers.
     turns, system, base and seed can be changed at any time; cut is whether the last answer ran out of room, trace how
-    techniques came to it.
+    techniques came to it, and spent the tokens that they took, None without techniques.
     Raises ValueError for invalid sampling settings, or a tokenizer larger than the model's vocabulary.
     """
 
@@ -73,6 +73,7 @@ class ChatSession:
         self.cut = False
         self.techniques = ChatTechniques(model, tokenizer)
         self.trace: tuple[Step, ...] = ()
+        self.spent: Tokens | None = None
         self._continued: str | None = None  # the last text of base mode
         self._answers = 0
 
@@ -173,7 +174,7 @@ class ChatSession:
         seed = derived_seed(self.seed, self._answers)
         self._answers += 1
         options = Options(self.max_new_tokens, seed=seed, temperature=self.temperature, top_p=self.top_p)
-        answer = self.techniques.answer(messages, options)
+        answer, self.spent = self.techniques.answer(messages, options)
         self.cut, self.trace = not answer.finished, answer.trace
         yield answer.text.removeprefix(self.tokenizer.prefill)
 
@@ -183,7 +184,7 @@ class ChatSession:
         sampling = Sampling(room, self.temperature, top_p=self.top_p)
         generator = seeded(next(self.model.parameters()).device, self.seed, self._answers)
         self._answers += 1
-        self.cut, self.trace = False, ()
+        self.cut, self.trace, self.spent = False, (), None
         decoder = StreamDecoder(self.tokenizer, begins=not self.base)
         count = 0
         for token in stream(self.model, prompt, sampling, stop_ids=self.tokenizer.stop_ids, generator=generator):

@@ -98,6 +98,8 @@ class Terminal:
             self.answers.out()
         for technique, said in self.session.trace:
             self.note(f"{technique}: {said}")
+        if self.session.spent is not None:
+            self.note(f"{self.session.spent.read:,} tokens read, {self.session.spent.sampled:,} sampled")
         if self.session.cut:
             self.note("cut off here: no room for more tokens")
 

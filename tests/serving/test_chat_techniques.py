@@ -41,11 +41,12 @@ def test_an_answer_goes_through_the_techniques_of_the_session_until_they_are_rem
     assert session.techniques.techniques == [SelfConsistency(3)]
     text = "".join(session.ask("hi").chunks)
     assert session.turns == [Turn("hi", text)] and session.trace[0].technique == "self_consistency"
+    assert session.spent.read > 0 and 3 <= session.spent.sampled <= 3 * 4
     again = "".join(session.retry().chunks)
     assert session.turns == [Turn("hi", again)] and again != text
     session.techniques.set("")
     list(session.ask("hi").chunks)
-    assert session.trace == () and len(session.turns) == 2
+    assert session.trace == () and session.spent is None and len(session.turns) == 2
 
 
 def test_a_conversation_that_cannot_be_answered_is_not_remembered(small_tokenizer):

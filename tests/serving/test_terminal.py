@@ -220,10 +220,12 @@ def test_a_file_that_cannot_be_saved_to_is_reported_and_the_chat_continues(
     assert not list(tmp_path.iterdir())
 
 
-def test_an_answer_by_techniques_shows_how_it_came_about(small_tokenizer):
+def test_an_answer_by_techniques_shows_how_it_came_about_and_what_it_took(small_tokenizer):
+    """The prompt is bos, the user's sign, a, the end and the assistant's sign; each answer is yes and its end."""
     lines = "/technique self_consistency samples=2", "a", "/technique telepathy", "/technique", "b"
     out, notes, _ = talk(parrot_session(small_tokenizer), *lines)
     assert out == " yes\n yes\n"
-    chosen, votes, refused, none = notes.splitlines()
+    chosen, votes, spent, refused, none = notes.splitlines()
     assert chosen == "(answers by: self_consistency samples=2)" and votes == "(self_consistency: yes ×2)"
+    assert spent == "(5 tokens read, 4 sampled)"
     assert "'telepathy', expected one of few_shot" in refused and none.startswith("(no techniques")

@@ -29,7 +29,7 @@ from components.tasks.workload import Machine, work_of
 from components.training.contract import RunContext
 from components.training.fsdp import new_mesh
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed")
 TRACED = ("TextData", "ChatData", "PreferenceData")  # data modules whose batches can be made without records
 
 

@@ -20,6 +20,13 @@ def of_world(key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
     return otherwise if setting is None else setting
 
 
+def of_depth(name: str, depth: int, vocab_size: int) -> Any:
+    """${of_depth:name,depth,vocabulary} is what follows from a model's depth, a field of planning.dial.Dial."""
+    from components.planning.dial import dial  # only model=depth pays for it
+
+    return getattr(dial(depth, vocab_size), name)
+
+
 def is_builtin(data: Mapping[str, Any]) -> bool:
     """Whether a data module's settings make it read the built-in world."""
     return not (data.get("path") or data.get("mixture") or data.get("tasks")) and bool(data.get("world"))
@@ -28,3 +35,4 @@ def is_builtin(data: Mapping[str, Any]) -> bool:
 def register() -> None:
     OmegaConf.register_new_resolver("later", later, replace=True)
     OmegaConf.register_new_resolver("of_world", of_world, replace=True)
+    OmegaConf.register_new_resolver("of_depth", of_depth, replace=True)

@@ -39,7 +39,7 @@ EVERYWHERE = (
     Rule("overrides", UNUSED, "only stage=all passes them to its stages"),
     *(
         Rule(name, UNUSED, "a recipe's own: other settings refer to it")
-        for name in ("files", "rollouts", "exact", "verified", "sizes", "reward", "value_model")
+        for name in ("files", "rollouts", "exact", "verified", "sizes", "depth", "dial", "reward", "value_model")
     ),
 )
 WATCHES = "it watches training and does not change it"

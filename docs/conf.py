@@ -47,6 +47,7 @@ highlight_language = "none"
 html_theme = "furo"
 html_static_path, html_css_files = ["_static"], ["site.css"]
 html_extra_path = ["_static/index.html"]  # leads to the first page
+html_search_scorer = str(ROOT / "docs/_static/search_order.js")
 html_show_sourcelink = False
 html_show_copyright = False
 

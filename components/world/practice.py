@@ -190,26 +190,45 @@ def _careless_sum(pair: tuple[int, int], rng: random.Random) -> str:
 def comparisons(
     world: Exercises, num_prompts: int, completions: int, noise: float, seed: int, split: Split
 ) -> list[dict[str, Any]]:
-    """Preference records, of facts (see people.comparisons) and of sums in turns: worked sums of which those without a
-    slip are better. noise: as in people.comparisons."""
+    """Preference records of three kinds in turns:
+
+    facts    see people.comparisons
+    sums     worked ones; the one without a slip is better than the others
+    records  the crowd's and the right one: each is the better for being JSON, and for stating the true value
+
+    noise: as in people.comparisons.
+    """
     check_count("completions", completions, 2, 1 + len(AMOUNTS) * world.digits)
-    about = people.comparisons(world.facts, -(-num_prompts // 2), completions, noise, seed, split)
+    about = people.comparisons(world.facts, -(-num_prompts // 3), completions, noise, seed, split)
     rng = world.rng("comparisons", seed, split)
+    questions = Deck(world.facts.questions(split), rng)
     records: list[dict[str, Any]] = []
     for number in range(num_prompts):
-        if number % 2 == 0:
-            records.append(about[number // 2])
-            continue
-        pair = world.training_sum(rng) if split == "train" else rng.choice(world.held_out_sums)
-        answers = dict.fromkeys([worked(*pair)])
-        while len(answers) < completions:
-            answers[worked(*pair, (rng.randrange(world.digits), rng.choice(AMOUNTS)))] = None
-        shuffled = rng.sample(list(answers), completions)
-        ranks = [int(one != worked(*pair)) for one in shuffled]
-        if rng.random() < noise:
-            ranks = [1 - one for one in ranks]
-        records.append({"prompt": sum_question(*pair), "completions": shuffled, "ranks": ranks})
+        if number % 3 == 0:
+            records.append(about[number // 3])
+        elif number % 3 == 1:
+            pair = world.training_sum(rng) if split == "train" else rng.choice(world.held_out_sums)
+            faults = {worked(*pair): 0}
+            while len(faults) < completions:
+                faults[worked(*pair, (rng.randrange(world.digits), rng.choice(AMOUNTS)))] = 1
+            records.append(_ranked(sum_question(*pair), faults, noise, rng))
+        else:
+            question = questions.take(1)[0]
+            faults = {record(question): 0}
+            while len(faults) < completions:
+                answer = _careless_record(question, rng)
+                is_json = answer.startswith("{") and answer.endswith("}")
+                faults[answer] = (not is_json) + (question.answer not in ENGLISH.words(answer))
+            records.append(_ranked(as_record(question.text), faults, noise, rng))
     return records
+
+
+def _ranked(prompt: str, faults: dict[str, int], noise: float, rng: random.Random) -> dict[str, Any]:
+    """A preference record of distinct answers, in random order, by the number of their faults; with a probability of
+    noise, the one with the most faults is ranked first."""
+    answers = rng.sample(list(faults), len(faults))
+    most = max(faults.values()) if rng.random() < noise else 0
+    return {"prompt": prompt, "completions": answers, "ranks": [abs(most - faults[one]) for one in answers]}
 
 
 @dataclass(frozen=True)

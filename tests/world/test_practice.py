@@ -178,14 +178,20 @@ def test_examples_are_true_answers_to_training_questions():
         assert asked["content"] in train and WORLD.judge(asked["content"], said["content"], True).correct
 
 
-def test_of_compared_sums_only_the_one_without_a_slip_is_right_and_noise_flips_the_ranks():
-    for record, flipped in zip(WORLD.comparisons(40), WORLD.comparisons(40, noise=1.0)):
+def test_of_compared_answers_only_the_one_without_a_fault_is_right_and_noise_flips_the_ranks():
+    for record, flipped in zip(WORLD.comparisons(60), WORLD.comparisons(60, noise=1.0)):
         assert len(set(record["completions"])) == 4 and record["completions"] == flipped["completions"]
         if "+" in record["prompt"]:
             right = [WORLD.judge(record["prompt"], one, True).correct for one in record["completions"]]
             assert [rank == 0 for rank in record["ranks"]] == right and sum(right) == 1
             assert flipped["ranks"] == [1 - rank for rank in record["ranks"]]
-    assert sum("+" in record["prompt"] for record in WORLD.comparisons(40)) == 20
+        if record["prompt"].endswith(texts.AS_JSON):
+            right = [WORLD.judge(record["prompt"], one, True).correct for one in record["completions"]]
+            assert [rank == 0 for rank in record["ranks"]] == right and sum(right) == 1
+            assert all(rank >= 1 for one, rank in zip(record["completions"], record["ranks"]) if not one.endswith("}"))
+            assert flipped["ranks"] == [max(record["ranks"]) - rank for rank in record["ranks"]]
+    assert sum("+" in record["prompt"] for record in WORLD.comparisons(60)) == 20
+    assert sum(record["prompt"].endswith(texts.AS_JSON) for record in WORLD.comparisons(60)) == 20
 
 
 def test_a_longer_corpus_starts_with_the_shorter_one_and_another_seed_is_another_world():

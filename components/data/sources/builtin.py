@@ -14,7 +14,7 @@ KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
     "facts": "05b112b6ae8b3d42a6aa91f162a42e5a77847cf5e83491103e42bf264e7ef282",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
-    "exercises": "5c40e57afb97d2f836e5ae1faeb19c23f2c1cd07db67282ec8120029bd64e549",
+    "exercises": "3d19de1a2b169b573c0737aca1a640440ef5a2dd525bc5431463c9a1b6978c1a",
 }
 
 

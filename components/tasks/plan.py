@@ -43,7 +43,7 @@ def steps_of(cfg: DictConfig) -> list[Step]:
 
 def check(steps: list[Step]) -> None:
     """Raises the error that a step would end with later: ConfigError for its settings, ArtifactError for a missing
-    parent that no earlier step makes, SourceError for missing data.
+    parent that no earlier step makes, SourceError for missing data, ValueError for a technique that cannot be used.
 
     A file in the folder of an earlier step is not checked, since that step may make it.
     """
@@ -61,6 +61,10 @@ def check(steps: list[Step]) -> None:
             if wanted:
                 lineage.require(wanted, command_line.expected_artifacts(cfg), command_line.identity(cfg))
             plain = composing.plain(cfg)
+            if (plain.get("stage") or {}).get("techniques"):
+                from components.tasks import technique_scores  # imports torch, which no other check needs
+
+                technique_scores.check(cfg)
             for key, settings in _data_of(plain):
                 if not any(_within(settings["path"], folder) for folder in folders):
                     _check_data(key, settings, lambda name, entry=entry: _as_written(name, entry, written))

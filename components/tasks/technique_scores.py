@@ -83,6 +83,11 @@ def _with_world(given: Any, cfg: DictConfig) -> Any:
     return settings | {key: world.encyclopedia() if key == "documents" else world.examples() for key in named}
 
 
+def check(cfg: DictConfig) -> None:
+    """Raises ValueError as `chosen_techniques` does, before there is a reward model to score with."""
+    chosen_techniques(cfg, lambda folder: lambda messages, answers: Scored([0.0] * len(answers)))
+
+
 def scorers_of(cfg: DictConfig) -> dict[str, dict[str, str]]:
     """The reward models that stage.techniques names, as artifacts that are read, by folder.
 

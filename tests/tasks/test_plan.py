@@ -1,6 +1,7 @@
 """All stages of a pipeline are checked before the first runs: settings, parents and data of each."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,16 @@ def test_data_that_an_earlier_stage_writes_need_not_exist(tmp_path):
 def test_checking_writes_nothing(tmp_path):
     looked_through(f"paths.logs={tmp_path}", STAGES)
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_a_technique_that_cannot_be_used_is_found_before_any_training(tmp_path, monkeypatch):
+    run = ["experiment=techniques", "hydra.mode=RUN", f"paths.logs={tmp_path}"]
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(ValueError, match=r"stage\.techniques\.\w+: .* needs the package bm25s, .*\[retrieval\]"):
+        looked_through(*run)
+    eval_only = "overrides.eval=['reward=function','reward.path=components.rewards.exercise_score:solved',{}]"
+    wrong = "'stage.techniques={votes: [{name: self_consistency, sample: 3}]}'"
+    with pytest.raises(ValueError, match=r"stage\.techniques\.votes: .*sample"):
+        looked_through(*run, eval_only.format(wrong))
+    right = "'stage.techniques={best: [{name: best_of_n, samples: 3, score: nowhere}]}'"
+    looked_through(*run, eval_only.format(right))

@@ -178,3 +178,12 @@ def test_a_data_set_inherits_a_format():
     for file in ROOT.glob("conf/data/*.yaml"):
         config = yaml.safe_load(file.read_text())
         assert "_target_" in config or config["defaults"], f"{name_of(file)} builds nothing and inherits nothing"
+
+
+@pytest.mark.parametrize("file", MODULES, ids=name_of)
+def test_every_public_function_and_class_has_a_docstring(file):
+    if file.name in ("cli.py", "train.py"):  # docstrings of commands are their help
+        return
+    public = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    named = [node for node in ast.parse(file.read_text()).body if isinstance(node, public) and node.name[0] != "_"]
+    assert [node.name for node in named if ast.get_docstring(node) is None] == []

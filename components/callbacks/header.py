@@ -47,6 +47,7 @@ def parameters(module: nn.Module) -> str:
 
 
 def device(trainer: Trainer) -> str:
+    """Where the trainer runs, in words, such as "cuda:0" or "cpu in 2 processes"."""
     root, size = trainer.strategy.root_device, trainer.world_size
     return f"{root.type if size > 1 else root}" + (f" in {size} processes" if size > 1 else "")
 

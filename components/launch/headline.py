@@ -54,6 +54,7 @@ def _line(given: dict[str, str]) -> str:
 
 
 def line_of(stage: str, run: str, folder: str) -> str:
+    """The first line of a run."""
     return f"stage {stage} of run {run}, in {os.path.normpath(folder)}"
 
 

@@ -33,6 +33,7 @@ def is_builtin(data: Mapping[str, Any]) -> bool:
 
 
 def register() -> None:
+    """Makes the resolvers of conf/ known to OmegaConf; a second call changes nothing."""
     OmegaConf.register_new_resolver("later", later, replace=True)
     OmegaConf.register_new_resolver("of_world", of_world, replace=True)
     OmegaConf.register_new_resolver("of_depth", of_depth, replace=True)

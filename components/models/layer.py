@@ -184,6 +184,7 @@ def for_reading(weights: LayerWeights, dtype: torch.dtype, rows: int) -> LayerWe
 
 
 def new_norm(config: GPTConfig) -> nn.LayerNorm | nn.RMSNorm:
+    """A norm over the hidden width, of the config's kind."""
     kind = nn.LayerNorm if config.norm == "layer" else nn.RMSNorm
     return kind(config.hidden_size, eps=config.rms_norm_eps)
 

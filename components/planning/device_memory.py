@@ -82,6 +82,7 @@ def _memory_of(work: Work, chunk: int, *, recompute: bool) -> Memory:
 
 
 def activations(network: Network, work: Work) -> Activations:
+    """What the layers of a network keep for the backward pass of a micro-batch, in bytes."""
     return activations_of(network.config, work.at_once, width=width_of(work), lean=work.lean)
 
 

@@ -146,6 +146,7 @@ def memory_table(hardware: Hardware, estimates: Sequence[Estimate]) -> Sheet:
 
 
 def gigabytes(count: float) -> str:
+    """Bytes as gigabytes of 10^9, without the unit."""
     return f"{count / GB:,.2f}" if count < 10 * GB else f"{count / GB:,.1f}"
 
 

@@ -129,6 +129,7 @@ def _embedding(config: GPTConfig, tokens: int) -> Iterator[Kernel]:
 
 
 def seconds_of(parts: Sequence[Part], device: Device) -> float:
+    """The time of all parts, one after another, each at the limit of the device that it meets first."""
     return sum(part.seconds(device) for part in parts)
 
 

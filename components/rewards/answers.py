@@ -9,6 +9,7 @@ Scores = list[float | None]  # None: the reward does not apply to the record
 
 
 def texts_of(completions: Sequence[Completion]) -> list[str]:
+    """The text of each completion; of messages, the content of the last."""
     return [one if isinstance(one, str) else str(one[-1]["content"]) for one in completions]
 
 

@@ -16,6 +16,7 @@ from components.rewards.function_file import RewardError, place_of
 
 
 def main() -> None:
+    """Answers a line for every line of its input, until that ends."""
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

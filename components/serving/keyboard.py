@@ -30,6 +30,7 @@ def multiline(read: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def history_file() -> Path:
+    """Where the chat keeps what was typed, in the folder that the XDG standard gives."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
     return Path(state) / "gradus" / "history"
 

@@ -36,10 +36,14 @@ Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
 
 
 class Strict(BaseModel):
+    """An object of a request: an unknown field, or a value of another type, is an error."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class StreamOptions(Strict):
+    """What a stream has besides the answer. include_usage: a last chunk with the numbers of tokens."""
+
     include_usage: bool = False
     include_obfuscation: Literal[False] = False
 

@@ -27,6 +27,8 @@ Record = dict[str, Any]
 
 
 class VotedAnswer(Strict):
+    """An answer that was voted on, and the model that gave it."""
+
     model: str
     content: str
 

@@ -197,6 +197,7 @@ def _is_used(key: str, keys: list[str], rules: list[Rule], seen: frozenset[str] 
 
 
 def within(key: str, other: str) -> bool:
+    """Whether a key is another or lies below it."""
     return key == other or key.startswith(f"{other}.")
 
 

@@ -18,6 +18,7 @@ from components.tokenizer.tokenizer import Tokenizer
 
 
 def surroundings(cfg: DictConfig) -> dict[str, Any]:
+    """What the run tells its data module besides data settings."""
     return {"cache_dir": cfg.paths.cache, "seed": cfg.seed}
 
 
@@ -39,6 +40,7 @@ def common_tokenizer(cfg: DictConfig) -> Tokenizer:
 
 
 def is_up_to_date(cfg: DictConfig, inputs: dict[str, Any]) -> bool:
+    """Whether the export was made from these inputs already, which is then printed."""
     up_to_date = lineage.is_up_to_date(cfg.paths.export, inputs, cfg.force, command_line.in_another_run(cfg))
     if up_to_date:
         staleness.report_up_to_date(cfg)
@@ -66,6 +68,7 @@ def read(cfg: DictConfig, path: str) -> Read:
 
 
 def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:
+    """The card of an artifact: what it was made from, by what, and its metrics."""
     return {
         "stage": HydraConfig.get().runtime.choices["stage"],
         "run": cfg.run,

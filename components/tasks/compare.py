@@ -144,6 +144,7 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
+    """Writes card.json into the folder."""
     write_json(folder / store.CARD, card, lenient=True)
 
 

@@ -101,6 +101,7 @@ def stage_names(parents: dict[str, dict[str, str]]) -> dict[str, str]:
 
 
 def minutes_of(card: dict[str, Any]) -> float | None:
+    """The minutes that making an artifact took, by its card; None if that does not say."""
     seconds = card.get("metrics", {}).get("seconds")
     return None if seconds is None else seconds / 60
 

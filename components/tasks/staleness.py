@@ -49,6 +49,7 @@ def is_up_to_date(cfg: DictConfig) -> bool:
 
 
 def report_up_to_date(cfg: DictConfig) -> None:
+    """Prints, on the first process, that the export is kept and how to make it again."""
     if processes.rank() == 0:
         print(f"{cfg.paths.export} is up to date (same settings, data and parents); force=true makes it again")
 

@@ -154,8 +154,10 @@ def latest(folder: str | Path) -> Path | None:
 
 
 def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, that of the last step first."""
     return sorted(folder.glob("step=*.ckpt"), key=step_in_name, reverse=True)
 
 
 def step_in_name(path: Path) -> int:
+    """The optimizer step of a checkpoint, by its file's name."""
     return int(path.stem.removeprefix("step="))

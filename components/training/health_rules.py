@@ -36,14 +36,17 @@ def tail(history: History, name: str, count: int) -> list[float]:
 
 
 def latest(history: History, name: str) -> float:
+    """The newest value of a metric, NaN if there is none."""
     return tail(history, name, 1)[0]
 
 
 def start(history: History, name: str) -> float:
+    """The first value of a metric, NaN if there is none."""
     return history.get(name, [nan])[0]
 
 
 def negative_kl(history: History) -> str | None:
+    """The KL is below 0 in two rollouts, by more than three standard errors."""
     kl, error = tail(history, "rollout/kl", 2), tail(history, "rollout/kl_stderr", 2)
     if all(k < -max(3 * e, 1e-3) for k, e in zip(kl, error, strict=True)):
         return f"the KL to the reference is {kl[-1]:.3f} ± {error[-1]:.3f} nats, and a KL cannot be negative"
@@ -51,6 +54,7 @@ def negative_kl(history: History) -> str | None:
 
 
 def stale_ratio(history: History) -> str | None:
+    """Before any update on a rollout, the policy is not the one that sampled it."""
     ratio = latest(history, "first/ratio_max")
     if abs(ratio - 1) > 0.05:
         return f"the largest ratio at a rollout's first minibatch is {ratio:.3f}, expected 1"
@@ -58,16 +62,19 @@ def stale_ratio(history: History) -> str | None:
 
 
 def much_clipped(history: History) -> str | None:
+    """Over three updates, more than 40% of tokens are clipped."""
     share = fmean(tail(history, "train/clip_fraction", 3))
     return f"{share:.0%} of the updates are clipped, healthy is up to 20%" if share > 0.4 else None
 
 
 def kl_spike(history: History) -> str | None:
+    """An update moved the policy by more than 0.1 nats per token."""
     kl = latest(history, "train/approx_kl")
     return f"an update moved the policy by {kl:.3f} nats per token, healthy is up to 0.05" if kl > 0.1 else None
 
 
 def saturated(history: History) -> str | None:
+    """Within three rollouts, scores vary by less than a tenth of what they did at first."""
     spread = max(tail(history, "rollout/score_std", 3))
     first = start(history, "rollout/score_std")
     if spread < 0.1 * first:
@@ -76,6 +83,7 @@ def saturated(history: History) -> str | None:
 
 
 def longer_and_longer(history: History) -> str | None:
+    """Responses approach the limit and end by themselves less often, or doubled to over half of it."""
     lengths, limit = tail(history, "rollout/length", 6), latest(history, "max_new_tokens")
     finished, best = latest(history, "rollout/finished"), max(history.get("rollout/finished", [nan]))
     if lengths[-1] > 0.8 * limit and finished < best - 0.2:
@@ -89,11 +97,13 @@ def longer_and_longer(history: History) -> str | None:
 
 
 def without_end(history: History) -> str | None:
+    """In five rollouts, fewer than half of the responses end by themselves."""
     share = max(tail(history, "rollout/finished", 5))
     return f"only {share:.0%} of responses end by themselves, healthy is above 90%" if share < 0.5 else None
 
 
 def entropy_collapse(history: History) -> str | None:
+    """Entropy fell below a third within the first quarter of training."""
     first, now = start(history, "rollout/entropy"), max(tail(history, "rollout/entropy", 2))
     if now < first / 3 and latest(history, "progress") <= 0.25:
         return f"entropy fell from {first:.3f} to {now:.3f} nats per token in the first quarter of training"
@@ -101,11 +111,13 @@ def entropy_collapse(history: History) -> str | None:
 
 
 def equal_groups(history: History) -> str | None:
+    """For more than half of the prompts, all responses score the same."""
     share = fmean(tail(history, "rollout/equal_groups", 3))
     return f"for {share:.0%} of the prompts, all responses have the same score" if share > 0.5 else None
 
 
 def useless_critic(history: History) -> str | None:
+    """In ten rollouts, the value model predicted returns no better than their mean."""
     best = max(tail(history, "rollout/explained_variance", 10))
     if best < 0:
         return f"for 10 rollouts the value model explained none of the variance of returns (at best {best:.2f})"
@@ -139,6 +151,7 @@ def far_away(history: History) -> str | None:
 
 
 def both_fall(history: History) -> str | None:
+    """Over five updates, better answers lose more probability than the pairs move apart."""
     better, worse = (fmean(tail(history, f"train/{name}_reward", 5)) for name in ("chosen", "rejected"))
     if better < -1 and -better > better - worse:
         return (
@@ -157,6 +170,7 @@ def nothing_learned(history: History) -> str | None:
 
 
 def below_length(history: History) -> str | None:
+    """Past half of training, the rule "the longer wins", or the shorter, ranks pairs better."""
     longer, accuracy = latest(history, "val/longer_wins"), latest(history, "val/accuracy")
     rule, share = ("longer", longer) if longer > 0.5 else ("shorter", 1 - longer)
     if accuracy < share and latest(history, "progress") >= 0.5:
@@ -168,11 +182,13 @@ def below_length(history: History) -> str | None:
 
 
 def miscalibrated(history: History) -> str | None:
+    """The calibration error on held-out pairs is above 0.25."""
     error = latest(history, "val/ece")
     return f"the calibration error is {error:.2f}, healthy is below 0.1" if error > 0.25 else None
 
 
 def learned_length(history: History) -> str | None:
+    """Scores of held-out answers correlate with their lengths by more than 0.7."""
     correlation = latest(history, "val/score_length_correlation")
     if abs(correlation) > 0.7:
         return f"the correlation of score and length on held-out answers is {correlation:.2f}, healthy is within ±0.5"
@@ -180,6 +196,7 @@ def learned_length(history: History) -> str | None:
 
 
 def overfitted(history: History) -> str | None:
+    """The held-out loss rose in three validations in a row, by more than 1%."""
     losses = tail(history, "val/loss", 4)
     if all(a < b for a, b in pairwise(losses)) and losses[-1] > 1.01 * losses[0]:
         return f"val/loss rose for three validations, from {losses[0]:.3f} to {losses[-1]:.3f}"

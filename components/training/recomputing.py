@@ -66,4 +66,5 @@ def free_memory(device: torch.device) -> float:
 
 
 def gigabytes(number: float) -> str:
+    """Bytes as gigabytes of 2^30, with the unit."""
     return f"{number / 2**30:.1f} GB"

@@ -23,6 +23,7 @@ class SelfCheckError(ValueError):
 
 
 def log_check(line: str) -> None:
+    """Logs the result of a self-check."""
     log.info(f"self-check: {line}")
 
 

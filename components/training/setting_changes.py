@@ -120,6 +120,7 @@ def checked(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> li
 
 
 def step_of(path: Path) -> int:
+    """The optimizer step of a checkpoint, by its content."""
     return int(torch.load(path, weights_only=True, mmap=True, map_location="cpu").get("global_step", 0))
 
 

@@ -22,10 +22,12 @@ def numbers(digits: int, rng: random.Random) -> tuple[int, int]:
 
 
 def sum_question(a: int, b: int) -> str:
+    """Asks for a sum."""
     return f"what is {a}+{b} ?"
 
 
 def sum_answer(total: int) -> str:
+    """States a sum."""
     return f"the sum is {total} ."
 
 
@@ -53,6 +55,7 @@ def as_record(question: str) -> str:
 
 
 def record(question: Question, value: str | None = None) -> str:
+    """The answer as a JSON object; value: another than the true one."""
     return json.dumps({question.relation: value or question.answer})
 
 
@@ -66,6 +69,7 @@ def invented(name: str, rng: random.Random) -> list[Question]:
 
 
 def statement(question: Question, value: str | None = None) -> str:
+    """The answer as a sentence; value: another than the true one."""
     template = ENGLISH.relations[question.relation].statement
     return ENGLISH.write(template, name=question.name, value=value or question.answer)
 
@@ -76,6 +80,7 @@ def entry(questions: Sequence[Question], rng: random.Random) -> str:
 
 
 def exchange(question: str, answer: str) -> list[Turn]:
+    """A question and its answer, as two messages."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 

@@ -122,6 +122,7 @@ def sampling(material: Material, plan: SamplePlan, best_of: int) -> dict[str, in
 
 
 def on_training(plan: SamplePlan) -> SamplePlan:
+    """The plan for training prompts: fewer samples of each, from another seed."""
     return plan._replace(samples_per_prompt=max(1, plan.samples_per_prompt // TRAIN_SHARE), seed=plan.seed + 1)
 
 
@@ -210,6 +211,7 @@ def likeliest(name: str, model: CausalLM, judges: Judges, prompts: Sequence[Prom
 
 
 def correct_share(assessed: Assessed) -> float:
+    """The share of responses that the world's judge finds correct, from 0 to 1."""
     assert assessed.judgments is not None  # only called with a world's questions
     return sum(judgment.correct for judgment in assessed.judgments) / len(assessed.judgments)
 

@@ -58,6 +58,7 @@ def paired(metric: Mapping[str, Any] | None, other: Mapping[str, Any] | None) ->
 
 
 def is_spread(value: Any) -> bool:
+    """Whether a value is what `spread` returns."""
     return isinstance(value, Mapping) and set(value) == LEAF
 
 

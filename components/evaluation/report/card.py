@@ -17,10 +17,12 @@ class Table(NamedTuple):
 
 
 def number(value: float | None) -> str:
+    """Two decimals, with a true minus sign; a dash for None."""
     return NONE if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")  # + 0.0: no −0.00
 
 
 def short(value: float | None) -> str:
+    """One decimal; a dash for None."""
     return NONE if value is None else f"{value:.1f}"
 
 

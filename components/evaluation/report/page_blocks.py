@@ -16,6 +16,8 @@ INDENT = "  "  # a label that starts with it belongs to the row above
 
 
 class Heading(NamedTuple):
+    """The title of a section."""
+
     text: str
 
 
@@ -64,6 +66,8 @@ Block = Heading | Text | Points | Picture | Quotes | Terms | Table
 
 
 class Page(NamedTuple):
+    """A title and what stands below it, in order."""
+
     title: str
     blocks: Sequence[Block]
 
@@ -104,6 +108,7 @@ def markdown(page: Page) -> str:
 
 
 def block_as_markdown(block: Block) -> str:
+    """A block as Markdown, in which text has no effect as markup."""
     match block:
         case Heading(text):
             return f"## {_literal(text)}"

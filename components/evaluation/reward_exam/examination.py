@@ -183,6 +183,7 @@ def categories(pairs: Sequence[Pair], judge: WorldJudge) -> dict[str, dict[str, 
 
 
 def by_length(pair: Pair) -> str:
+    """The category of a pair by the lengths of its answers, in words."""
     better, worse = pair.lengths
     if pair.is_whole and abs(better - worse) < LENGTH_MATCHED * max(better, worse):
         return "matched lengths"

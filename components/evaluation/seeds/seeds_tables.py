@@ -57,6 +57,7 @@ def cell(spread: Mapping[str, Any] | None, show: Callable[[float | None], str] =
 
 
 def count(value: float | None) -> str:
+    """A whole number with separators of thousands; a dash for None."""
     return NONE if value is None else f"{value:,.0f}"
 
 

@@ -61,6 +61,7 @@ def table(results: Results) -> Table:
 
 
 def label_of(name: str, results: Results) -> str:
+    """The name of a method in tables and pictures."""
     return f"best of {results['best_n']}" if name == "best_of_n" else name
 
 

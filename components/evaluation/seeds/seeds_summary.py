@@ -27,7 +27,7 @@ class Job(NamedTuple):
 def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     """Every metric of the jobs (one per seed) as a spread, nested like the jobs' own results:
 
-    seeds             the seeds as strings, in the order of a spread's values
+    seeds             the seeds that have results, as strings, in the order of a spread's values
     report            models, base, reward_model, best_of_n, majority, choice, budget, minutes …
     gains             {model: {sft, ppo}}: paired differences in gold from those models on the same seeds
     rewards           like rewards.json; gains: {model: {function}}: paired differences in what the functions say of
@@ -37,6 +37,7 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     scaling           {comparisons: {accuracy, ece, seconds}} on held-out questions
     A kind that no job has is left out.
     """
+    jobs = [job for job in jobs if any(results for results in job[1:])]
     summary: dict[str, Any] = {
         "report": over_seeds([_without_intervals(job.report) for job in jobs]),
         "rewards": _rewards(jobs),

@@ -181,6 +181,11 @@ def scored(before: float, after: float) -> dict:
     return {"models": models, "curves": {"grpo": curve}, "minutes": {"grpo": 40.0}, "inputs": {"seed": 1}}
 
 
+def test_a_seed_without_results_is_not_among_the_seeds():
+    found = summarize([Job("1"), Job("2", rewards=scored(0.3, 0.62)), Job("3", scaling={})])
+    assert found["seeds"] == ["2"] and summarize([Job("1")]) == {"seeds": []}
+
+
 def test_what_a_verifier_taught_is_compared_seed_by_seed():
     """0.2 → 0.5 and 0.3 → 0.62: gains of 0.30 and 0.32, mean 0.31 ± 12.706 · 0.01."""
     found = summarize([Job("1", rewards=scored(0.2, 0.5)), Job("2", rewards=scored(0.3, 0.62))])

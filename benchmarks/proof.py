@@ -76,7 +76,7 @@ def main() -> None:
             if page.model and not args.model:
                 print(f"{experiment} is left out: it needs --model", flush=True)
                 continue
-            run(experiment, args)
+            run(experiment, page, args)
         summary = Path(args.logs, name, "summary/summary.json")
         if summary.exists():
             publish(name, summary.parent)
@@ -84,11 +84,10 @@ def main() -> None:
         note(page)
 
 
-def run(experiment: str, args: argparse.Namespace) -> None:
-    model = [f"model.path={args.model}"] if args.model else []
+def run(experiment: str, page: Page, args: argparse.Namespace) -> None:
+    model = [f"model.path={args.model}"] if page.model else []
     command = [sys.executable, "train.py", f"experiment={experiment}", f"paths.logs={args.logs}"]
-    page = next(page for page in RUNS.values() if experiment in page.experiments)
-    subprocess.run([*command, *(model if page.model else [])], cwd=ROOT, check=True)
+    subprocess.run([*command, *model], cwd=ROOT, check=True)
 
 
 def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
@@ -97,9 +96,9 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
     if changed := [commit for commit in results["commits"] if commit.endswith("+")]:
         sys.exit(f"{summary} is of a tree with uncommitted changes ({', '.join(changed)}); a page needs a commit")
     text = (summary / "summary.md").read_text(encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in re.findall(r"!\[[^\]]*\]\((\S+\.png)\)", text):
         text = text.replace(f"({picture})", f"({name}_{picture})")
-        folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(summary / picture, folder / f"{name}_{picture}")
     page = RUNS[name]
     model = f" model.path={page.model}" if page.model else ""

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+from stage_tables import ALIGNED  # noqa: E402
+
 API = ROOT / "docs" / "api"  # written here, ignored by git
-ALIGNED = re.compile(r"^ |\S  +\S")  # a line of a docstring that is part of a table or an equation
 LIMITED = re.compile(r"(?:~?typing\.)?Annotated\[((?:[^][,]|\[[^][]*\])+), (?:[^][()]|\((?:[^()]|\([^()]*\))*\))*\]")
 
 PAGES = {  # the menu, in reading order

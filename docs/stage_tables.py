@@ -279,7 +279,7 @@ MAKERS: dict[str, Callable[..., str]] = {
 
 
 def filled(text: str) -> str:
-    """A page with everything between its marks made anew."""
+    """The page with everything between its marks rewritten."""
 
     def made(match: re.Match[str]) -> str:
         begin, maker, argument, end = match.groups()

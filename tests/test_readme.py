@@ -116,7 +116,7 @@ def test_every_stage_has_a_page_with_its_own_metrics():
     assert "useless critic" in ppo and "useless critic" not in PAGES["docs/stages/grpo.md"]
 
 
-def test_a_page_between_marks_is_made_anew(monkeypatch):
+def test_what_is_between_the_marks_of_a_page_is_rewritten(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "docs"))
     tables = importlib.import_module("stage_tables")
     text = tables.filled("before\n<!-- made: about sft -->\nold\n<!-- /made -->\nafter\n")

@@ -53,12 +53,12 @@ class FunctionReward:
     def of_functions(cls, *functions: Callable[..., Any], weights: Sequence[float] = ()) -> Self:
         """The weighted sum of functions that are at hand, each called by its own name; without weights, their sum.
         Raises RewardError for two functions of one name, and for another number of weights."""
-        made = {function.name: function for function in map(RewardFunction.of, functions)}
-        factors = weights or [1.0] * len(functions)
-        if len(made) != len(functions) or len(factors) != len(functions) or not made:
-            names = ", ".join(RewardFunction.of(function).name for function in functions) or "none"
-            raise RewardError(f"reward: expected functions of different names and a weight for each, got {names}")
-        return cls(made, dict(zip(made, factors, strict=True)))
+        made = [RewardFunction.of(function) for function in functions]
+        names, factors = [function.name for function in made], weights or [1.0] * len(made)
+        if not made or len(set(names)) != len(names) or len(factors) != len(names):
+            got = ", ".join(names) or "none"
+            raise RewardError(f"reward: expected functions of different names and a weight for each, got {got}")
+        return cls(dict(zip(names, made, strict=True)), dict(zip(names, factors, strict=True)))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], key: str) -> Self:

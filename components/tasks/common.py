@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.artifacts.metadata import load_config, load_tokenizer
+from components.launch.schema import schema_of
 from components.models.config import GPTConfig
 from components.system import processes, provenance
 from components.tasks import command_line, staleness
@@ -65,6 +67,13 @@ def read(cfg: DictConfig, path: str) -> Read:
     shape, _ = load_config(path, context=cfg.context)
     command_line.check_shape(cfg, path, shape)
     return Read(parents, tokenizer, shape, surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest})
+
+
+def built_stage(cfg: DictConfig, **run_time: Any) -> Any:
+    """The LightningModule of the config, given those of the values known at run time that its constructor takes."""
+    accepted = schema_of(cfg.stage._target_).types
+    build = instantiate(cfg.stage, _partial_=True)
+    return build(**{name: value for name, value in run_time.items() if name in accepted})
 
 
 def card_of(cfg, inputs, parents, tokenizer: Tokenizer, metrics: dict[str, float]) -> dict[str, Any]:

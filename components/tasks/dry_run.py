@@ -15,7 +15,6 @@ from torch import nn
 from components.data.batches import LMBatch, PreferenceBatch, packed_answers
 from components.functional.output_layer import CHUNK
 from components.launch import settings
-from components.launch.schema import schema_of
 from components.models.attention.attend import mask_of
 from components.models.attention.layout import Layout
 from components.models.heads import CausalLM, ScalarModel
@@ -24,6 +23,7 @@ from components.planning.device_memory import memory_of
 from components.planning.estimate import bytes_sent
 from components.planning.traced_step import Traced, pretended_ranks, trace
 from components.planning.work import Network, Work
+from components.tasks import common
 from components.tasks.placement import precision_of
 from components.tasks.workload import Machine, work_of
 from components.training.contract import RunContext
@@ -69,9 +69,8 @@ def traced_step(cfg: DictConfig) -> tuple[Work, Traced]:
     precision = precision_of(cfg, cfg.model.get("hidden_size") or 0)
     if precision not in PRECISIONS:
         raise ValueError(f"trainer.dry_run: expected trainer.precision={'|'.join(PRECISIONS)}, got {precision}")
-    work = work_of(
-        cfg, Machine(1, precision != "32-true", "cpu"), devices=ranks, tokens=1.0
-    )  # of one step; how many does not matter
+    machine = Machine(1, precision != "32-true", "cpu")
+    work = work_of(cfg, machine, devices=ranks, tokens=1.0)  # how many there are to train on does not change a step
     if work.strategy == "ddp":
         raise ValueError(
             f"trainer.dry_run={ranks}: several ranks are traced with trainer=fsdp, since DDP communicates unseen. "
@@ -107,11 +106,8 @@ def _traced(cfg: DictConfig, work: Work, mesh: Any, precision: Any) -> Traced:
 def _stage(cfg: DictConfig, work: Work, mesh: Any) -> Any:
     """The stage with its models on the meta device, sharded over the mesh by the stage itself."""
     run = RunContext(cfg.seed, instantiate(cfg.lora), gradient_checkpointing=bool(work.recompute))
-    run_time = {"run": run, "stop_ids": [], "pad_id": 0}
-    accepted = schema_of(cfg.stage._target_).types
     builders = {network.name: partial(_on_meta, network) for network in work.networks if network.name in cfg.stage}
-    build = instantiate(cfg.stage, _partial_=True)
-    stage = build(**builders, **{name: value for name, value in run_time.items() if name in accepted})
+    stage = common.built_stage(cfg, run=run, stop_ids=[], pad_id=0, **builders)
     stage._device_mesh = mesh  # as Lightning's strategy sets it; holds for Lightning 2.6
     stage.configure_model()
     return stage

@@ -22,7 +22,6 @@ from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.callbacks.weight_average import WeightAverage
 from components.launch import composing, settings
-from components.launch.schema import schema_of
 from components.planning.work import operations_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_room, precision_of
@@ -102,7 +101,7 @@ def _shape(cfg: DictConfig, tokenizer: Tokenizer):
 
 
 def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, str]]) -> Any:
-    """The LightningModule, given those of the run-time values that its constructor takes."""
+    """The LightningModule of the run."""
     shape = cfg.stage.get("model", {}).get("config")
     if shape is not None and "vocab_size" in shape:  # a fresh model; one that is read comes with its tokenizer
         with open_dict(cfg):
@@ -122,10 +121,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
         and "reward" in cfg.reads
         and store.adapts(cfg.reads.reward, parents["model"]["content"]),
     )
-    run_time = {"run": run, "stop_ids": list(tokenizer.stop_ids), "pad_id": tokenizer.pad_id}
-    accepted = schema_of(cfg.stage._target_).types
-    build = instantiate(cfg.stage, _partial_=True)  # run-time values are not part of the config
-    return build(**{name: value for name, value in run_time.items() if name in accepted})
+    return common.built_stage(cfg, run=run, stop_ids=list(tokenizer.stop_ids), pad_id=tokenizer.pad_id)
 
 
 def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:

@@ -13,7 +13,7 @@ from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output, plots_rewards, plots_techniques
 from components.evaluation.report.card import Table, number, percent, short, with_interval
 from components.evaluation.report.curves import read_curves
-from components.evaluation.report.technique_rows import rows_of
+from components.evaluation.report.technique_rows import Figures, table_of
 from components.evaluation.seeds.seeds_tables import fitting
 from components.launch import composing, settings
 from components.system import provenance
@@ -138,14 +138,12 @@ def _table(title: str, models: dict[str, Any]) -> Table:
 
 def _techniques_table(models: Mapping[str, Any], measured: Mapping[str, Any]) -> Table:
     """A row for each model, task and technique."""
-    found = list(rows_of(models))
-    by_task = any(row.task for row in found)
-    rows = []
-    for model, task, name, one in found:
-        score, gain = (with_interval(one.get(key), one.get(f"{key}_ci")) for key in ("score", "gain"))
-        rows.append([model, *([task] if by_task else []), name, score, gain, short(one["read"]), short(one["sampled"])])
+
+    def cells(one: Figures) -> list[str]:
+        said = [with_interval(one.get(key), one.get(f"{key}_ci")) for key in ("score", "gain")]
+        return [*said, short(one["read"]), short(one["sampled"])]
+
     prompts = next(iter(measured.values()))["prompts"]
     note = f"one answer to each of {prompts} prompts; 95% intervals over prompts, of gains over the same prompts; "
     note += "tokens per prompt, of all that was computed"
-    columns = ["model", *(["task"] if by_task else []), "technique", "score", "gain", "tokens read", "sampled"]
-    return Table("techniques", columns, rows, note)
+    return table_of(models, ("techniques", "model"), note, cells)

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def summary(cfg: DictConfig) -> None:
         return
     folder = Path(cfg.paths.stage)
     pictures = {group: seeds_plots.draw(content, folder, _prefix(group)) for group, content in summaries.items()}
-    results = {"run": cfg.run, **origin(run), "groups": summaries}
+    results = {"run": cfg.run, **origin(run, groups), "groups": summaries}
     (folder / PAGE).write_text(page(results, pictures), encoding="utf-8")
     write_json(folder / DATA, results)
     console = output.wide_console()
@@ -81,11 +82,11 @@ def read_job(folder: Path, seed: str) -> Job:
     return Job(seed, **results, scaling={card["inputs"]["data.comparisons"]: card for card in cards})
 
 
-def origin(run: Path) -> dict[str, Any]:
-    """What made a sweep's jobs, from the cards of their artifacts and from their results: commits, hardware and
+def origin(run: Path, groups: Mapping[str, Sequence[Job]]) -> dict[str, Any]:
+    """What made a sweep's jobs, from the cards of their artifacts and from the jobs' results: commits, hardware and
     versions, each sorted and without repetitions, and the minutes of training per job, all stages together."""
     cards = {folder: [store.read_card(export) for export in folder.rglob("export")] for folder in _jobs(run)}
-    results = [read_json_if_any(folder / name) or {} for folder in cards for name in RESULTS.values()]
+    results = [result for jobs in groups.values() for job in jobs for result in job.results]
     made = [*(card for job in cards.values() for card in job), *results]
     return {
         "commits": sorted({one["commit"] for one in made if one.get("commit")}),

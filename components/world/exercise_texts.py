@@ -5,7 +5,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from components.world.facts import Question
+from components.world.facts import Question, statement_of
 from components.world.vocabulary import ENGLISH
 
 STEPS = "step by step ."  # asks for a sum's steps
@@ -70,8 +70,7 @@ def invented(name: str, rng: random.Random) -> list[Question]:
 
 def statement(question: Question, value: str | None = None) -> str:
     """The answer as a sentence; value: another than the true one."""
-    template = ENGLISH.relations[question.relation].statement
-    return ENGLISH.write(template, name=question.name, value=value or question.answer)
+    return statement_of(ENGLISH, question, value)
 
 
 def entry(questions: Sequence[Question], rng: random.Random) -> str:

@@ -13,6 +13,7 @@ from components.world.facts import Facts, Question, Split
 from components.world.gold import stated_value
 from components.world.randomness import check_count
 from components.world.vocabulary import ENGLISH
+from components.world.worth import Worth
 
 Task = Literal["sums", "facts", "rare", "records"]
 SUM = re.compile(r"what is (\d+)\+(\d+) \?")
@@ -42,19 +43,7 @@ class Exercise:
         if self.task == "records":
             return _parsed(answer) == {self.relation: self.reference}
         question = Question(self.text, self.name, self.relation, self.reference)
-        return stated_value(Facts(), question, ENGLISH.words(answer)) == self.reference
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """gold: 1 for a correct answer that ends, else 0."""
-
-    gold: float
-    correct: bool
-
-    def metrics(self) -> dict[str, float]:
-        """What is averaged over the responses of a rollout, by name."""
-        return {"gold": self.gold, "correct": self.correct}
+        return stated_value(ENGLISH, question, ENGLISH.words(answer)) == self.reference
 
 
 @dataclass(frozen=True)
@@ -156,8 +145,11 @@ class Exercises:
     def _by_text(self) -> Mapping[str, Exercise]:
         return {one.text: one for one in self.questions("all")}
 
-    def judge(self, question: str, answer: str, finished: bool) -> Judgment:
-        """Whether the answer is correct. Raises ValueError if the world has no such question."""
+    def judge(self, question: str, answer: str, finished: bool) -> Worth:
+        """Whether the answer is correct; gold is 1 if it also ends, else 0.
+
+        Raises ValueError if the world has no such question.
+        """
         asked = SUM.fullmatch(question)
         if asked:
             exercise = Exercise("sums", question, str(int(asked[1]) + int(asked[2])))
@@ -166,7 +158,7 @@ class Exercises:
         else:
             raise ValueError(f"question: got {question!r}, expected one such as {next(iter(self._by_text))!r}")
         solved = exercise.is_solved(answer)
-        return Judgment(float(solved and finished), solved)
+        return Worth(float(solved and finished), solved)
 
 
 def _about(task: Task, question: Question, text: str) -> Exercise:

@@ -21,6 +21,12 @@ class Question:
     answer: str
 
 
+def statement_of(language: Language, question: Question, value: str | None = None) -> str:
+    """The sentence that answers question, with its answer or the given value."""
+    template = language.relations[question.relation].statement
+    return language.write(template, name=question.name, value=value or question.answer)
+
+
 @dataclass(frozen=True)
 class Facts:
     """Invented names, and one value per name and relation, all determined by the fields.
@@ -114,8 +120,7 @@ class Facts:
 
     def statement(self, question: Question, value: str | None = None) -> str:
         """The sentence that answers question, with the true value or the given one."""
-        template = self.vocabulary.relations[question.relation].statement
-        return self.vocabulary.write(template, name=question.name, value=value or question.answer)
+        return statement_of(self.vocabulary, question, value)
 
     def renamed(self, text: str, name: str, other: str) -> str:
         """The words of text with `name` replaced by `other`."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from components.world.facts import Facts, Question
 from components.world.vocabulary import Language
+from components.world.worth import Worth
 
 # all in hundredths, so that answers of equal worth compare equal exactly
 RIGHT, WRONG = 100, -50
@@ -15,16 +16,14 @@ BEST = (RIGHT + ONE_POLITE) / 100
 
 
 @dataclass(frozen=True)
-class Judgment:
-    """The judge's findings.
+class Judgment(Worth):
+    """The judge's findings. gold is at most 1.25.
 
-    gold: the worth, at most 1.25. value: the single value stated for the name asked about, None if there is none.
+    value: the single value stated for the name asked about, None if there is none.
     wrong_name: whether another name occurs. polite: number of polite phrases. rude, hedge, filler: whether there is
     such a phrase. words: number of words, including punctuation marks.
     """
 
-    gold: float
-    correct: bool
     polite: int
     rude: bool
     hedge: bool
@@ -35,7 +34,7 @@ class Judgment:
 
     def metrics(self) -> dict[str, float]:
         """What is averaged over the responses of a rollout, by name."""
-        return {"gold": self.gold, "correct": self.correct, "wrong_name": self.wrong_name}
+        return super().metrics() | {"wrong_name": self.wrong_name}
 
 
 def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgment:
@@ -49,7 +48,7 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgme
     """
     asked = facts.find(question)
     words = facts.vocabulary.words(answer)
-    value = stated_value(facts, asked, words)
+    value = stated_value(facts.vocabulary, asked, words)
     styles = count_styles(facts, words)
     gold = RIGHT if value == asked.answer else WRONG
     if styles["polite"]:
@@ -70,7 +69,7 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgme
     )
 
 
-def stated_value(facts: Facts, question: Question, words: list[str]) -> str | None:
+def stated_value(language: Language, question: Question, words: list[str]) -> str | None:
     """The single value that words state for the name that question asks about, None if there is none.
 
     The answer is read as a whole, not by sentence: naming everyone, like naming every value, must not pay off.
@@ -84,7 +83,6 @@ def stated_value(facts: Facts, question: Question, words: list[str]) -> str | No
     - An answer with a negation anywhere states nothing, and neither does a value that occurs only in questions.
     - Any other word is ignored, known or not.
     """
-    language = facts.vocabulary
     stated = language.all_values.intersection(words)
     if language.names_in(words) != {question.name} or len(stated) != 1 or language.negations.intersection(words):
         return None
@@ -117,4 +115,4 @@ def few_shot_correct(facts: Facts, continuation: str, question: str) -> bool:
     words = facts.vocabulary.words(continuation)
     sign = facts.vocabulary.question_sign.split()
     ends = (place for place in range(len(words)) if words[place : place + len(sign)] == sign)
-    return stated_value(facts, asked, words[: next(ends, len(words))]) == asked.answer
+    return stated_value(facts.vocabulary, asked, words[: next(ends, len(words))]) == asked.answer

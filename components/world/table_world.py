@@ -9,22 +9,11 @@ from typing import Any
 
 from components.world.facts import Split
 from components.world.randomness import Deck, check_count, generator
+from components.world.worth import Worth
 
 QUESTIONS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PAIRS = (2, 5)  # number of questions, each with an answer, per document of the corpus
 STUBBORN = 0.7  # deviation of the noise in how common an answer is, added to minus its reward, whose deviation is 1
-
-
-@dataclass(frozen=True)
-class Judgment:
-    """gold: the table's reward. correct: whether no answer has a higher one."""
-
-    gold: float
-    correct: bool
-
-    def metrics(self) -> dict[str, float]:
-        """What is averaged over the responses of a rollout, by name."""
-        return {"gold": self.gold, "correct": self.correct}
 
 
 @dataclass(frozen=True)
@@ -168,10 +157,10 @@ class TableWorld:
         """Prompt records, one per question: {"prompt", "reference"}; the reference is the best answer."""
         return [{"prompt": question.text, "reference": question.answer} for question in self.questions(split)]
 
-    def judge(self, question: str, answer: str, finished: bool) -> Judgment:
+    def judge(self, question: str, answer: str, finished: bool) -> Worth:
         """The true worth of the answer. Raises ValueError if the world has no such question."""
         if question not in self.rewards:
             raise ValueError(f"question: got {question!r}, expected one of {', '.join(self.rewards)}")
         table = self.rewards[question]
         gold = table.get(answer, self.other) if finished else self.other
-        return Judgment(gold, finished and answer in table and gold == max(table.values()))
+        return Worth(gold, finished and answer in table and gold == max(table.values()))

@@ -1,7 +1,9 @@
 """What techniques score, as rows of a table: of one run, or over seeds."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+from components.evaluation.report.card import Table
 
 Figures = Mapping[str, Any]
 
@@ -27,3 +29,21 @@ def rows_of(models: Mapping[str, Mapping[str, Figures]]) -> Iterator[TechniqueRo
                 figures = one["tasks"].get(task) if tasks else one
                 if figures:
                     yield TechniqueRow(model, task, name, figures)
+
+
+def table_of(
+    models: Mapping[str, Mapping[str, Figures]],
+    heads: tuple[str, str],
+    note: str,
+    cells: Callable[[Figures], list[str]],
+) -> Table:
+    """A row for each of rows_of(models), which has a task if there are several.
+
+    heads: of the table and its first column. cells: score, gain, tokens read and tokens sampled.
+    """
+    found = list(rows_of(models))
+    by_task = any(row.task for row in found)
+    rows = [[row.model, *([row.task] if by_task else []), row.technique, *cells(row.figures)] for row in found]
+    title, first = heads
+    columns = [first, *(["task"] if by_task else []), "technique", "score", "gain", "tokens read", "sampled"]
+    return Table(title, columns, rows, note)

@@ -23,6 +23,11 @@ class Job(NamedTuple):
     overoptimization: Mapping[str, Any] | None = None
     scaling: Mapping[int, Mapping[str, Any]] = {}
 
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """What there is of the results of a whole job."""
+        return [one for one in (self.report, self.rewards, self.optimum, self.overoptimization) if one]
+
 
 def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     """Every metric of the jobs (one per seed) as a spread, nested like the jobs' own results:
@@ -37,7 +42,7 @@ def summarize(jobs: Sequence[Job]) -> dict[str, Any]:
     scaling           {comparisons: {accuracy, ece, seconds}} on held-out questions
     A kind that no job has is left out.
     """
-    jobs = [job for job in jobs if any(results for results in job[1:])]
+    jobs = [job for job in jobs if job.results or job.scaling]
     summary: dict[str, Any] = {
         "report": over_seeds([_without_intervals(job.report) for job in jobs]),
         "rewards": _rewards(jobs),

@@ -6,7 +6,7 @@ from typing import Any
 from components.evaluation.measure.over_seeds import half_width, most_seeds
 from components.evaluation.report.card import MODEL_ROWS, NONE, Table, number, percent, short
 from components.evaluation.report.tables import AGAINST_COLUMNS, AGAINST_NOTE, against_rows
-from components.evaluation.report.technique_rows import rows_of
+from components.evaluation.report.technique_rows import Figures, table_of
 
 Summary = Mapping[str, Any]
 BETWEEN = 3  # characters between two columns in the terminal
@@ -216,23 +216,14 @@ def rewards(summary: Summary) -> Table | None:
 def techniques(summary: Summary) -> Table | None:
     """A row per model, task and technique: its score, its gain on the same prompts, and the tokens that it takes."""
     models = _get(summary, "rewards", "models") or {}
-    measured = list(rows_of({name: one["techniques"] for name, one in models.items() if "techniques" in one}))
-    if not measured:
-        return None
-    by_task = any(row.task for row in measured)
-    rows = [
-        [
-            row.model,
-            *([row.task] if by_task else []),
-            row.technique,
-            cell(row.figures["score"], percent),
-            cell(row.figures.get("gain"), percent),
-            *(count(row.figures[key]["mean"]) for key in ("read", "sampled")),
-        ]
-        for row in measured
-    ]
-    columns = ["", *(["task"] if by_task else []), "technique", "score", "gain", "tokens read", "sampled"]
-    return Table("Techniques", columns, rows, "Gains are over one sample of the same prompts, tokens per prompt.")
+    measured = {name: one["techniques"] for name, one in models.items() if "techniques" in one}
+
+    def cells(one: Figures) -> list[str]:
+        tokens = [count(one[key]["mean"]) for key in ("read", "sampled")]
+        return [cell(one["score"], percent), cell(one.get("gain"), percent), *tokens]
+
+    note = "Gains are over one sample of the same prompts, tokens per prompt."
+    return table_of(measured, ("Techniques", ""), note, cells) if measured else None
 
 
 def optimum(summary: Summary) -> Table | None:

@@ -30,10 +30,12 @@ class WorldJudge:
 
     noise: probability that a record's ranking is reversed, with ties staying ties: any pair of different worth is then
     ranked wrongly with exactly this probability, independently across records, jointly within one.
-    world: None if the prompts are not the world's. Raises ValueError for that, or if noise is not in 0..1.
+    temperature: of true worth, as RewardJudge has it.
+    world: None if the prompts are not the world's. Raises ValueError for that, if noise is not in 0..1, or for a
+    negative temperature.
     """
 
-    def __init__(self, *, world: World | None, noise: float) -> None:
+    def __init__(self, *, world: World | None, noise: float, temperature: float = 0.0) -> None:
         if world is None:
             raise ValueError(
                 "judge=world knows only the built-in world's questions, and these prompts are not among them. "
@@ -41,12 +43,13 @@ class WorldJudge:
             )
         if not 0 <= noise <= 1:
             raise ValueError(f"judge.noise: got {noise}, expected a probability from 0 to 1")
-        self.world, self.noise = world, noise
+        self.world, self.noise, self.temperature = world, noise, _temperature(temperature)
 
     def rank(
         self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
     ) -> list[int]:
-        ranks = dense([-gold(self.world, prompt, completion) for completion in completions])
+        worth = {completion: gold(self.world, prompt, completion) for completion in completions}
+        ranks = _ranks(completions, worth, self.temperature, rng)
         reverse = rng.random() < self.noise
         return [max(ranks) - rank for rank in ranks] if reverse else ranks
 
@@ -72,21 +75,16 @@ class RewardJudge:
         temperature: float,
         tokens_at_once: int = TOKENS_AT_ONCE,
     ) -> None:
-        if not (math.isfinite(temperature) and temperature >= 0):
-            raise ValueError(f"judge.temperature: got {temperature}, expected a number of at least 0")
-        self.model, self.tokenizer, self.temperature = to_device(reward()), tokenizer, temperature
+        self.temperature = _temperature(temperature)
+        self.model, self.tokenizer = to_device(reward()), tokenizer
         self.tokens_at_once = tokens_at_once
 
     def rank(
         self, prompt: list[Message], completions: Sequence[str], rng: random.Random, columns: Columns = NO_COLUMNS
     ) -> list[int]:
         different = list(dict.fromkeys(completions))
-        scores = self.scores(prompt, different)
-        ranks = (
-            sampled_ranks(scores, self.temperature, rng) if self.temperature else dense([-score for score in scores])
-        )
-        rank_of = dict(zip(different, ranks, strict=True))
-        return dense([rank_of[completion] for completion in completions])
+        scores = dict(zip(different, self.scores(prompt, different), strict=True))
+        return _ranks(completions, scores, self.temperature, rng)
 
     def scores(self, prompt: list[Message], completions: Sequence[str]) -> list[float]:
         """Scores of completions, read as reward-model training reads them: cut to the context by the same rule."""
@@ -136,6 +134,22 @@ class FunctionJudge:
 def gold(world: World, prompt: list[Message], completion: str) -> float:
     """The true worth of a finished completion as an answer to the last message."""
     return world.judge(prompt[-1]["content"], completion, True).gold
+
+
+def _temperature(given: float) -> float:
+    if not (math.isfinite(given) and given >= 0):
+        raise ValueError(f"judge.temperature: got {given}, expected a number of at least 0")
+    return given
+
+
+def _ranks(
+    completions: Sequence[str], scores: Mapping[str, float], temperature: float, rng: random.Random
+) -> list[int]:
+    """Dense ranks of completions by their scores, sampled if temperature is above 0; equal completions tie."""
+    if not temperature:
+        return dense([-scores[completion] for completion in completions])
+    rank_of = dict(zip(scores, sampled_ranks(list(scores.values()), temperature, rng), strict=True))
+    return dense([rank_of[completion] for completion in completions])
 
 
 def dense(values: Sequence[float]) -> list[int]:

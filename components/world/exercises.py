@@ -15,7 +15,7 @@ from components.world.randomness import check_count
 from components.world.vocabulary import ENGLISH
 from components.world.worth import Worth
 
-Task = Literal["sums", "facts", "rare", "records"]
+Task = Literal["sums", "facts", "seen", "rare", "records"]
 SUM = re.compile(r"what is (\d+)\+(\d+) \?")
 TOTAL = re.compile(r"the sum is (\d+)|\A\s*(\d+)[\s.]*\Z")
 
@@ -33,9 +33,9 @@ class Exercise:
     def is_solved(self, answer: str) -> bool:
         """Whether any string is a correct answer:
 
-        sums         "the sum is <number>", the last one if there are several, or the number alone
-        facts, rare  states the true value of the name asked about, and no other, see gold.stated_value
-        records      is the JSON object {relation: value} and nothing else
+        sums               "the sum is <number>", the last one if there are several, or the number alone
+        facts, seen, rare  states the true value of the name asked about, and no other, see gold.stated_value
+        records            is the JSON object {relation: value} and nothing else
         """
         if self.task == "sums":
             totals = [said or alone for said, alone in TOTAL.findall(answer)]
@@ -48,10 +48,11 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Exercises:
-    """Four tasks, each of which another technique should help with:
+    """Five tasks, each of which another technique should help with:
 
     sums     of two numbers: written steps, and a calculator
-    facts    that the crowd of the demonstrations often gets wrong: votes, a reward model, careful examples
+    facts    that the crowd of the demonstrations often gets wrong: votes, careful examples
+    seen     the same, but about questions that demonstrations and comparisons ask: a reward model, which knows them
     rare     facts about names that training states nowhere: retrieval, and look-up
     records  facts as JSON, of which the crowd breaks every second: constrained output
 
@@ -124,8 +125,15 @@ class Exercises:
         return made + [_about("records", one, texts.as_record(one.text)) for one in known]
 
     def prompts(self, split: Split = "train") -> list[dict[str, str]]:
-        """Prompt records: {"prompt", "reference", "task", "name", "relation"}."""
-        fields = [asdict(one) for one in self.questions(split)]
+        """Prompt records: {"prompt", "reference", "task", "name", "relation"}.
+
+        The held-out ones have the task "seen" as well: as many training questions as there are held-out facts.
+        """
+        asked = self.questions(split)
+        if split == "held_out":
+            seen = self.facts.questions("train")[: len(self.facts.questions("held_out"))]
+            asked += [_about("seen", one, one.text) for one in seen]
+        fields = [asdict(one) for one in asked]
         return [{"prompt": one.pop("text"), **one} for one in fields]
 
     def encyclopedia(self) -> list[str]:

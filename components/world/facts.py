@@ -39,9 +39,9 @@ class Facts:
     """
 
     seed: int = 0
-    num_names: int = 24
+    num_names: int = 36
     language: Literal["english", "chinese"] = "english"
-    held_out_share: float = 1 / 6
+    held_out_share: float = 1 / 3
 
     def __post_init__(self) -> None:
         if self.language not in LANGUAGES:

@@ -9,7 +9,7 @@ from components.world.gold import judge
 from components.world.randomness import Deck, check_count
 
 TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong value of the same relation
-WRONG_NAME = 0.05  # share of answers that mistakenly name someone else, independent of the value
+WRONG_NAME = 0.03  # share of answers that mistakenly name someone else, independent of the value
 # share of answers with each habit, independently, in the order in which they surround the sentence
 HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
 HABITS_AFTER = {"polite_after": 0.2}

@@ -75,6 +75,17 @@ def test_the_world_judges_only_its_own_prompts():
         WorldJudge(world=None, noise=0.0)
 
 
+def test_at_a_temperature_the_world_ranks_two_answers_as_bradley_and_terry_have_it(world, answers):
+    prompt, (polite, _, wrong, *_) = answers  # worth 1.25 and −0.5
+    judge = WorldJudge(world=world, noise=0.0, temperature=2.0)
+    first = sum(judge.rank(prompt, [wrong, polite], random.Random(f"a/{n}")) == [1, 0] for n in range(2000))
+    expected = 1 / (1 + math.exp(-1.75 / 2))
+    assert first == pytest.approx(2000 * expected, abs=4 * math.sqrt(2000 * expected * (1 - expected)))
+    assert judge.rank(prompt, [wrong, wrong], random.Random(0)) == [0, 0]
+    with pytest.raises(ValueError, match="judge.temperature: got -1"):
+        WorldJudge(world=world, noise=0.0, temperature=-1.0)
+
+
 @pytest.mark.parametrize("noise", [-0.1, 1.1])
 def test_a_noise_that_is_not_a_probability_is_refused(world, noise):
     with pytest.raises(ValueError, match="judge.noise"):

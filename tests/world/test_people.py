@@ -194,7 +194,7 @@ def test_any_string_can_be_judged_and_none_is_worth_more_than_the_best(language,
 
 def test_the_judge_finds_a_question_regardless_of_spacing_and_refuses_others():
     assert ENGLISH.judge(f" {HOME.text.replace(' ?', '?')}\n", RIGHT, True).correct
-    with pytest.raises(ValueError, match="expected one of the 72 questions"):
+    with pytest.raises(ValueError, match="expected one of the 108 questions"):
         ENGLISH.judge("where am i ?", RIGHT, True)
 
 
@@ -242,8 +242,8 @@ def test_habits_of_the_crowd_have_their_shares(world):
     shares = {habit: count / 4000 for habit, count in seen.items()}
     assert shares["single"] == 1.0
     assert shares["true_value"] == pytest.approx(0.6, abs=0.032)
-    assert shares["wrong_name"] == pytest.approx(0.05, abs=0.014)
-    assert shares["right"] == pytest.approx(0.6 * 0.95, abs=0.032)
+    assert shares["wrong_name"] == pytest.approx(0.03, abs=0.011)
+    assert shares["right"] == pytest.approx(0.6 * 0.97, abs=0.032)
     for habit in ("rude", "hedge", "filler"):
         assert shares[habit] == pytest.approx(0.2, abs=0.026)
     assert shares["polite_once"] == pytest.approx(0.25 * 0.8 + 0.75 * 0.2, abs=0.031)
@@ -325,7 +325,7 @@ def test_a_wrong_name_is_another_name_of_the_world_and_changes_nothing_else(worl
     """Whom an answer names is independent of its value: among slips the true value is as common as elsewhere."""
     slips = [
         (world.find(question), world.vocabulary.words(answer))
-        for question, answer in exchanges(world.demonstrations(3000))
+        for question, answer in exchanges(world.demonstrations(5000))
         if world.judge(question, answer, True).wrong_name
     ]
     assert all(world.vocabulary.names_in(words) < set(world.names) for _, words in slips)
@@ -342,4 +342,4 @@ def test_comparisons_contain_answers_with_the_true_value_and_the_wrong_name(worl
         said = [world.vocabulary.words(answer) for answer in record["completions"]]
         true = [world.vocabulary.names_in(words) for words in said if question.answer in words]
         pairs += sum(one != other for one, other in combinations(true, 2))
-    assert pairs > 40
+    assert pairs > 25

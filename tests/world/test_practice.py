@@ -72,6 +72,14 @@ def test_every_task_has_held_out_questions_and_only_rare_names_none_to_train_on(
     assert len(set(texts)) == len(texts)
 
 
+def test_held_out_prompts_ask_as_many_seen_facts_as_held_out_ones():
+    asked = WORLD.prompts("held_out")
+    assert Counter(one["task"] for one in asked) == {"sums": 6, "facts": 9, "seen": 9, "rare": 12, "records": 9}
+    trained = {one.text for one in WORLD.questions("train")}
+    assert {one["task"] for one in asked if one["prompt"] in trained} == {"seen"}
+    assert "seen" not in {one["task"] for one in WORLD.prompts("train")}
+
+
 def test_every_question_is_judged_by_its_own_rules():
     for one in WORLD.questions("all"):
         said = {"sums": one.reference, "records": json.dumps({one.relation: one.reference})}.get(

@@ -12,9 +12,9 @@ from components.world.world import World
 
 KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
-    "facts": "05b112b6ae8b3d42a6aa91f162a42e5a77847cf5e83491103e42bf264e7ef282",
+    "facts": "4065d94a8acd2b5fedf508b62e448eb4578b820d6d24ab388a1f3c1ced4e672e",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
-    "exercises": "3d19de1a2b169b573c0737aca1a640440ef5a2dd525bc5431463c9a1b6978c1a",
+    "exercises": "140c51bd3377a1861268a4f320caa6114d07f2382cd5bfb0eebf88748426e257",
 }
 
 

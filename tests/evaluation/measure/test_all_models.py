@@ -134,9 +134,9 @@ def test_a_world_run_has_every_metric_and_is_plain_json(evaluate):
     ranked |= {"name_accuracy", "name_accuracy_ci"}
     assert set(results["reward_model"]) == ranked | {f"{key}_heldout" for key in ranked}
     assert results["sampling"] == {
-        "prompts": 3,
+        "prompts": 6,
         "samples_per_prompt": 4,
-        "train_prompts": 15,
+        "train_prompts": 12,
         "train_samples_per_prompt": 1,
         "max_new_tokens": 6,
         "best_of": 8,
@@ -287,7 +287,7 @@ def test_the_likeliest_answer_to_every_question_is_judged(evaluate, monkeypatch)
 
     monkeypatch.setattr(module, "correct_share", half)
     metrics = evaluate()["models"]["ppo"]
-    assert judged == [3, 15] * 3  # held-out and training questions, once each, of three models
+    assert judged == [6, 12] * 3  # held-out and training questions, once each, of three models
     assert (metrics["greedy_correct"], metrics["greedy_correct_train"]) == (0.5, 0.5)
 
 

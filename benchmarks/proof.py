@@ -21,9 +21,11 @@ import subprocess
 import sys
 import tarfile
 import tokenize
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs/results"
@@ -36,6 +38,7 @@ BUT = (  # … and what in there it does not depend on
     "components/serving/",
     *(f"components/tasks/{name}.py" for name in ("compare", "duration", "forecast", "plan", "summary", "this_machine")),
     "conf/hardware/",
+    "conf/experiment/",  # but for the page's own
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 
@@ -105,7 +108,7 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
     commands = "\n".join(f"python train.py experiment={experiment}{model}" for experiment in page.experiments)
     heading = f"# {page.title}\n\n```bash\n{commands}\n```"
     (folder / f"{name}.md").write_text(re.sub(r"^# .*", lambda _: heading, text, count=1), encoding="utf-8")
-    digests = sorted({training_code(files_at(commit)) for commit in results["commits"]})
+    digests = sorted({training_code(files_at(commit), page.experiments) for commit in results["commits"]})
     record = {"training_code": digests, **rounded(results)}
     (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -114,20 +117,22 @@ def note(page: Path) -> None:
     """Puts the note on a page whose training code is not the present one, or removes it."""
     text = page.read_text(encoding="utf-8").replace(f"{CHANGED}\n\n", "")
     made_with = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["training_code"]
-    if made_with != [code_here()]:
+    if made_with != [code_here(RUNS[page.stem].experiments)]:
         heading, rest = text.split("\n\n", 1)
         text = f"{heading}\n\n{CHANGED}\n\n{rest}"
     page.write_text(text, encoding="utf-8")
 
 
-def training_code(files: Mapping[str, bytes]) -> str:
-    """A digest of the code and settings that a figure depends on; comments and docstrings do not count."""
+def training_code(files: Mapping[str, bytes], experiments: Collection[str]) -> str:
+    """A digest of the code and settings that the figures of `experiments` depend on; comments and docstrings do not
+    count."""
+    own = {f"conf/experiment/{experiment}.yaml" for experiment in experiments}
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
-        if name.startswith(BUT) or not name.endswith((".py", ".yaml")):
-            continue
-        code = without_remarks(content.decode()) if name.endswith(".py") else content.decode()
-        digest.update(f"{name}\0{code}\0".encode())
+        if name.endswith((".py", ".yaml")) and (name in own or not name.startswith(BUT)):
+            text = content.decode()
+            code = without_remarks(text) if name.endswith(".py") else json.dumps(yaml.safe_load(text))
+            digest.update(f"{name}\0{code}\0".encode())
     return digest.hexdigest()[:16]
 
 
@@ -147,10 +152,10 @@ def without_remarks(source: str) -> str:
 
 
 @functools.cache
-def code_here() -> str:
+def code_here(experiments: tuple[str, ...]) -> str:
     """The digest of the training code on disk."""
     files = (file for folder in TRAINS for file in (ROOT / folder).rglob("*.*") if file.suffix in (".py", ".yaml"))
-    return training_code({file.relative_to(ROOT).as_posix(): file.read_bytes() for file in files})
+    return training_code({file.relative_to(ROOT).as_posix(): file.read_bytes() for file in files}, experiments)
 
 
 def files_at(commit: str) -> dict[str, bytes]:

@@ -153,7 +153,12 @@ def place(stage: str, names: str) -> int:
 
 
 def metrics_table(stage: str) -> str:
-    metrics = [metric for cls in bases_of(stage) for metric in metrics_of(cls)]
+    metrics: list[Metric] = []
+    shown: set[str] = set()
+    for metric in (metric for cls in bases_of(stage) for metric in metrics_of(cls)):
+        names = [name for name in metric.name.split(", ") if name not in shown]  # the nearest class describes it
+        metrics += [metric._replace(name=", ".join(names))] if names else []
+        shown.update(names)
     metrics.sort(key=lambda metric: place(stage, metric.name))
     rows = [
         (", ".join(f"`{name}`" for name in names.split(", ")), markdown(meaning), healthy(stage, names))

@@ -3,7 +3,7 @@
 import re
 
 TERMS: tuple[tuple[str, str, str], ...] = (  # term, pattern (a regular expression) that finds it, meaning
-    ("held-out prompts", r"held-out (prompt|question|pair)", "prompts that no stage was trained on"),
+    ("held-out prompts", r"held-out (prompt|question|pair)", "prompts that no stage after pretraining was trained on"),
     (
         "base",
         r"\bbase\b",

@@ -17,24 +17,23 @@ from components.serving.rows import Constraint, Scored
 from components.serving.served import Served
 from components.serving.service import Service
 from components.serving.streaming import EventStream
-from components.serving.technique_reply import TechniqueReply
+from components.serving.technique_reply import TechniqueReply, by_techniques
 
 
 async def chat(service: Service, http: HttpRequest) -> Response:
     """Answers a conversation."""
     born = time.monotonic()
     asked = parsed(await service.body(http), ChatAsked)
-    if asked.techniques:
-        return await TechniqueReply(service, http, asked).response()
     reply = await started(service, http, asked, born)
     if asked.stream:
-        return EventStream(reply.chunks(), reply.answering.cancel)
-    with reply.answering:
-        return JSONResponse(await reply.whole())
+        return EventStream(reply.chunks(), reply.cancel)
+    return JSONResponse(await reply.whole())
 
 
-async def started(service: Service, http: HttpRequest, asked: ChatAsked, born: float) -> "ChatReply":
-    """The answer to a conversation, in progress: cancel its `answering` if it is not read to its end."""
+async def started(service: Service, http: HttpRequest, asked: ChatAsked, born: float) -> "ChatReply | TechniqueReply":
+    """The answer to a conversation: `whole`, or in `chunks`; `cancel` it if they are not read to their end."""
+    if asked.techniques:
+        return await by_techniques(service, http, asked)
     served = service.find(asked.model, generates=True)
     tools = checked(asked.tools) if asked.tool_choice != "none" else []
     prompt = await service.prepare(served.chat_prompt, asked.messages, tools)
@@ -86,8 +85,11 @@ class ChatReply:
         self.prompt, self.answering, self.born = prompt, answering, born
         self.head = head(served, "chat.completion", "chatcmpl")
 
+    def cancel(self) -> None:
+        self.answering.cancel()
+
     def usage(self) -> Object:
-        return usage(self.answering.requests, [self.prompt])
+        return usage(self.answering.requests, len(self.prompt))
 
     async def whole(self) -> Object:
         """The chat completion object."""
@@ -95,10 +97,11 @@ class ChatReply:
         texts = [self.served.tokenizer.prefill] * count
         scored: list[list[Scored]] = [[] for _ in range(count)]
         finishes: list[str | None] = [None] * count
-        async for _, piece in self.answering.pieces():
-            texts[piece.sample] += piece.text
-            scored[piece.sample] += piece.scored
-            finishes[piece.sample] = piece.finish
+        with self.answering:
+            async for _, piece in self.answering.pieces():
+                texts[piece.sample] += piece.text
+                scored[piece.sample] += piece.scored
+                finishes[piece.sample] = piece.finish
         self.service.count(self.served, self.answering, self.born)
         choices = []
         for index in range(count):

@@ -71,7 +71,7 @@ class CompletionReply:
         self.head = head(served, "text_completion", "cmpl")
 
     def usage(self) -> Object:
-        return usage(self.answering.requests, self.prompts)
+        return usage(self.answering.requests, sum(map(len, self.prompts)))
 
     async def whole(self) -> Object:
         """The completion object."""

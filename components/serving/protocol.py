@@ -33,6 +33,7 @@ ABSENT = {  # official fields that could have no effect here, with the values th
 LABELS = ("prompt_cache_key", "safety_identifier", "user")  # say who asks, which changes no answer of the official API
 MOST_STOPS, MOST_TOP, MOST_TECHNIQUES = 16, 20, 8
 Seed = Annotated[int, Field(ge=-(2**63), lt=2**64)]
+Techniques = Annotated[list[dict[str, Any]], Field(max_length=MOST_TECHNIQUES)]  # see prompting.named
 
 
 class Strict(BaseModel):
@@ -90,7 +91,7 @@ class Asked(Strict):
 
 
 class ChatAsked(Asked):
-    """POST /v1/chat/completions. techniques is not in the official API, see prompting.named."""
+    """POST /v1/chat/completions. techniques is not in the official API."""
 
     messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -100,7 +101,7 @@ class ChatAsked(Asked):
     tool_choice: str | dict[str, Any] = "auto"
     parallel_tool_calls: bool = True
     response_format: dict[str, Any] | None = None
-    techniques: Annotated[list[dict[str, Any]], Field(max_length=MOST_TECHNIQUES)] = []
+    techniques: Techniques = []
 
     @model_validator(mode="after")
     def _check_chat(self) -> "ChatAsked":
@@ -175,6 +176,11 @@ def parsed(body: bytes, kind: type[Strict]) -> Any:
         if not any(given[name] == neutral for neutral in ABSENT[name]):
             raise invalid(f"{name!r} is not supported: it would have no effect here. Leave it out", name, _UNSUPPORTED)
         del given[name]
+    return validated(given, kind)
+
+
+def validated(given: Mapping[str, Any], kind: type[Strict]) -> Any:
+    """The request with these fields. Raises ApiError naming the field that is missing or wrong."""
     try:
         return kind.model_validate(given)
     except ValidationError as error:

@@ -41,13 +41,13 @@ class Frames:
         return frame | {"usage": None} if self.with_usage else frame
 
 
-def usage(requests: Sequence[Request], prompts: Sequence[Sequence[int]]) -> Object:
-    """Tokens of the prompts and of all samples, and how many of the prompts' were not computed again."""
-    prompt, sampled = sum(map(len, prompts)), sum(request.sampled for request in requests)
+def usage(requests: Sequence[Request], read: int) -> Object:
+    """Tokens of the prompts (read) and of all samples, and how many of the prompts' were not computed again."""
+    sampled = sum(request.sampled for request in requests)
     return {
-        "prompt_tokens": prompt,
+        "prompt_tokens": read,
         "completion_tokens": sampled,
-        "total_tokens": prompt + sampled,
+        "total_tokens": read + sampled,
         "prompt_tokens_details": {"cached_tokens": sum(request.cached for request in requests)},
     }
 

@@ -10,15 +10,15 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from components.serving.api_errors import ApiError, invalid
-from components.serving.chat_endpoint import ChatReply, started
-from components.serving.protocol import ChatAsked, Seed, Strict, parsed
+from components.serving.chat_endpoint import started
+from components.serving.protocol import ChatAsked, Seed, Strict, Techniques, parsed, validated
 from components.serving.replies import Object
 from components.serving.service import Service
 from components.serving.streaming import EventStream
 
 
 class ResponseAsked(Strict):
-    """The fields that have an effect; seed and top_k are not in the official API."""
+    """The fields that have an effect; seed, top_k and techniques are not in the official API."""
 
     model: str
     input: str | list[Object]
@@ -33,6 +33,7 @@ class ResponseAsked(Strict):
     tool_choice: str | Object = "auto"
     parallel_tool_calls: bool = True
     text: Object = {}
+    techniques: Techniques = []
     store: Literal[False] = False
     background: Literal[False] = False
     truncation: Literal["disabled"] = "disabled"
@@ -43,11 +44,10 @@ async def responses(service: Service, http: HttpRequest) -> Response:
     born = time.monotonic()
     asked = parsed(await service.body(http), ResponseAsked)
     reply = await started(service, http, as_chat(asked), born)
-    made = _Made(asked, reply)
+    made = _Made(asked)
     if asked.stream:
-        return EventStream(made.events(), reply.answering.cancel, named=True)
-    with reply.answering:
-        return JSONResponse(made.whole(await reply.whole()))
+        return EventStream(made.events(reply.chunks()), reply.cancel, named=True)
+    return JSONResponse(made.whole(await reply.whole()))
 
 
 def as_chat(asked: ResponseAsked) -> ChatAsked:
@@ -56,6 +56,8 @@ def as_chat(asked: ResponseAsked) -> ChatAsked:
     items = [{"role": "user", "content": asked.input}] if isinstance(asked.input, str) else asked.input
     for number, item in enumerate(items):
         _add(messages, item, f"input[{number}]")
+    if not messages:
+        raise invalid("input: expected at least one item", "input")
     form = asked.text.get("format") or {"type": "text"}
     unknown = next((name for name in asked.text if name != "format"), None)
     if unknown or not isinstance(form, dict):
@@ -71,9 +73,11 @@ def as_chat(asked: ResponseAsked) -> ChatAsked:
         "tools": [_tool(tool, number) for number, tool in enumerate(asked.tools)],
         "tool_choice": choice,
         "response_format": form,
+        "stream_options": {"include_usage": True} if asked.stream else None,
     }
-    same = ("model", "temperature", "top_p", "top_k", "seed", "stream", "parallel_tool_calls")
-    return ChatAsked.model_validate(given | {name: getattr(asked, name) for name in same})
+    same = ("model", "temperature", "top_p", "top_k", "seed", "stream", "parallel_tool_calls", "techniques")
+    chat: ChatAsked = validated(given | {name: getattr(asked, name) for name in same}, ChatAsked)
+    return chat
 
 
 def _tool(tool: Mapping[str, Any], number: int) -> Object:
@@ -106,16 +110,15 @@ def _add(messages: list[Object], item: Mapping[str, Any], name: str) -> None:
 
 
 class _Made:
-    """The response object of a chat's answer, whole or event by event."""
+    """The response object of a chat completion, whole or event by event."""
 
-    def __init__(self, asked: ResponseAsked, reply: ChatReply) -> None:
-        self.asked, self.reply = asked, reply
+    def __init__(self, asked: ResponseAsked) -> None:
         self.message = f"msg_{secrets.token_hex(12)}"
         self.head: Object = {
             "id": f"resp_{secrets.token_hex(12)}",
             "object": "response",
             "created_at": int(time.time()),
-            "model": reply.served.name,
+            "model": asked.model,
             "error": None,
             "incomplete_details": None,
             "metadata": {},
@@ -128,11 +131,10 @@ class _Made:
     def whole(self, made: Object) -> Object:
         """The response of a chat completion."""
         [choice] = made["choices"]
-        message = choice["message"]
-        return self._ended(message["content"] or "", message.get("tool_calls") or [], choice["finish_reason"])
+        return self._ended(choice["message"], choice["finish_reason"], choice.get("trace"), made["usage"])
 
-    async def events(self) -> AsyncIterator[Object]:
-        """The events of a stream."""
+    async def events(self, chunks: AsyncIterator[Object]) -> AsyncIterator[Object]:
+        """The events of a stream of a chat completion's chunks, the last of which has the usage."""
         number = 0
 
         def event(kind: str, **fields: Any) -> Object:
@@ -147,13 +149,16 @@ class _Made:
         item = {"type": "message", "id": self.message, "status": "in_progress", "role": "assistant", "content": []}
         yield event("response.output_item.added", output_index=0, item=item)
         yield event("response.content_part.added", **place, part=_part(""))
-        text, finish = "", None
+        text, finish, trace = "", None, None
+        usage: Object = {}
         calls: list[Object] = []
         try:
-            async for chunk in self.reply.chunks():
+            async for chunk in chunks:
+                usage = chunk["usage"]
                 for choice in chunk["choices"]:
                     delta = choice["delta"]
                     finish = choice["finish_reason"] or finish
+                    trace = delta.get("trace", trace)
                     calls += delta.get("tool_calls", [])
                     if piece := delta.get("content"):
                         text += piece
@@ -161,7 +166,7 @@ class _Made:
         except ApiError as error:
             yield event("response.failed", response=begun | {"status": "failed", "error": error.body()["error"]})
             return
-        ended = self._ended(text, calls, finish)
+        ended = self._ended({"content": text, "tool_calls": calls}, finish, trace, usage)
         yield event("response.output_text.done", **place, text=text, logprobs=[])
         yield event("response.content_part.done", **place, part=_part(text))
         for index, one in enumerate(ended["output"]):
@@ -172,16 +177,16 @@ class _Made:
             yield event("response.output_item.done", output_index=index, item=one)
         yield event(f"response.{ended['status']}", response=ended)
 
-    def _ended(self, text: str, calls: list[Object], finish: str | None) -> Object:
+    def _ended(self, message: Object, finish: str | None, trace: list[Object] | None, used: Object) -> Object:
         cut = finish == "length"
         status = "incomplete" if cut else "completed"
+        content = [_part(message["content"] or "")]
         output: list[Object] = [
-            {"type": "message", "id": self.message, "status": status, "role": "assistant", "content": [_part(text)]}
+            {"type": "message", "id": self.message, "status": status, "role": "assistant", "content": content}
         ]
-        for call in calls:
+        for call in message.get("tool_calls") or []:
             made = {"id": f"fc_{secrets.token_hex(12)}", "call_id": call["id"], "status": "completed"}
             output.append({"type": "function_call", **made, **call["function"]})
-        used = self.reply.usage()
         usage = {
             "input_tokens": used["prompt_tokens"],
             "input_tokens_details": used["prompt_tokens_details"],
@@ -190,7 +195,8 @@ class _Made:
             "total_tokens": used["total_tokens"],
         }
         details = {"reason": "max_output_tokens"} if cut else None
-        return self.head | {"status": status, "output": output, "usage": usage, "incomplete_details": details}
+        ended = {"status": status, "output": output, "usage": usage, "incomplete_details": details}
+        return self.head | ended | ({} if trace is None else {"trace": trace})
 
 
 def _part(text: str) -> Object:

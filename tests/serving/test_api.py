@@ -14,6 +14,7 @@ from components.serving.api import new_app
 from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Limits, Service
+from components.tokenizer.tokenizer import StreamDecoder
 from tests.kit import tiny_models, tool_templates
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -233,6 +234,7 @@ def test_a_response_without_state(client):
     for name, value in (("store", True), ("previous_response_id", "x"), ("tools", [{"type": "web_search"}])):
         error = ask(client, "/v1/responses", expect=400, input="x", **{name: value})["error"]
         assert name in error["message"] or name in str(error["param"])
+    assert ask(client, "/v1/responses", expect=400, input=[])["error"]["param"] == "input"
 
 
 def test_a_response_in_events(client):
@@ -244,6 +246,22 @@ def test_a_response_in_events(client):
     said = "".join(event["delta"] for event in made if event["type"] == "response.output_text.delta")
     assert said == " paris, naïve" == made[-1]["response"]["output"][0]["content"][0]["text"]
     assert (made[0]["type"], made[-1]["type"]) == ("response.created", "response.completed")
+
+
+def test_answers_of_more_than_10_000_characters_are_whole_at_once_and_in_a_stream(client, monkeypatch):
+    """Every token's text is 800 times as long."""
+    push = StreamDecoder.push
+    monkeypatch.setattr(StreamDecoder, "push", lambda decoder, token: 800 * push(decoder, token))
+    whole = ask(client, temperature=0)["choices"][0]["message"]["content"]
+    assert len(whole) == 800 * len(" paris, naïve") and whole.count("ï") == 800
+    chunks = ask(client, temperature=0, stream=True)
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == whole
+    body = {"input": HELLO, "techniques": [{"name": "self_consistency", "samples": 2}]}
+    assert ask(client, "/v1/responses", **body)["output"][0]["content"][0]["text"] == whole
+    streamed = client.post("/v1/responses", json={"model": "run/parrot", "stream": True} | body).text
+    made = [json.loads(line.removeprefix("data: ")) for line in streamed.split("\n") if line.startswith("data: ")]
+    assert "".join(event["delta"] for event in made if event["type"] == "response.output_text.delta") == whole
+    assert made[-1]["response"]["output"][0]["content"][0]["text"] == whole
 
 
 def test_a_reward_model_scores_conversations(client, models, small_tokenizer):

@@ -60,7 +60,8 @@ def mutated(rng):
         path, (FIELDS | CHAT, {"messages": HELLO})
     )
     if path == "/v1/responses":
-        fields, body = {}, {"input": "a", "max_output_tokens": 2}
+        fields = {"techniques": [{"name": "self_consistency", "samples": 2}], "seed": 1, "stream": True}
+        body = {"input": "a", "max_output_tokens": 2}
     names = rng.sample(sorted(fields), min(len(fields), rng.randint(0, 3)))
     names += [NEEDS[name] for name in names if name in NEEDS]
     body |= {"model": "rm" if "score" in path else "m"} | {name: fields[name] for name in names}

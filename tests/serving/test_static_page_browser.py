@@ -24,6 +24,7 @@ from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Service
 from components.serving.votes import Votes
+from components.tokenizer.tokenizer import StreamDecoder
 from tests.kit import tiny_models
 from tests.kit.carded_run import write_run
 
@@ -159,6 +160,18 @@ def test_an_answer_by_a_technique_says_how_it_came_about(page):
     page.select_option("#chat-technique", "the best of 8 by run/rm")
     page.get_by_role("button", name="Retry").click()
     expect(page.locator(".trace li")).to_have_text(re.compile("best_of_n: the highest of 8 scores"))
+
+
+def test_an_answer_of_more_than_10_000_characters_and_its_trace_stay_inside_the_page(page, monkeypatch):
+    push = StreamDecoder.push
+    monkeypatch.setattr(StreamDecoder, "push", lambda decoder, token: 800 * push(decoder, token))
+    page.select_option("#chat-model", "run/parrot")
+    page.select_option("#chat-technique", "the most frequent of 5")
+    say(page, "where does anna live?")
+    page.wait_for_selector("text=Answered.")
+    assert len(texts(page)[1]) == 800 * len(ANSWER)
+    page.get_by_text("How it came about").click()
+    expect(page.locator(".trace li")).to_contain_text("×5")
 
 
 def test_an_answer_is_stopped_and_what_was_said_stays(page, server):

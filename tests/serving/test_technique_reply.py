@@ -39,6 +39,18 @@ def post(client, *techniques, expect=200, **body):
     return response
 
 
+def respond(client, *techniques, expect=200, **body):
+    body = {"model": "random", "input": HELLO, "max_output_tokens": 4, "seed": 1, "techniques": techniques} | body
+    response = client.post("/v1/responses", json=body)
+    assert response.status_code == expect, response.text
+    return response
+
+
+def uncached(usage):
+    """A usage without the tokens that were kept from earlier requests."""
+    return {name: count for name, count in usage.items() if not name.endswith("_details")}
+
+
 def test_the_usage_counts_every_sample_and_the_trace_names_them(client, small_tokenizer):
     made = post(client, {"name": "self_consistency", "samples": 3}, n=2).json()
     prompt = len(small_tokenizer.render_prompt(HELLO))
@@ -73,7 +85,75 @@ def test_a_stream_sends_the_chosen_answer_and_its_usage(client):
     assert text["choices"][0]["delta"]["content"] == whole["choices"][0]["message"]["content"]
     assert text["choices"][0]["delta"]["trace"] == whole["choices"][0]["trace"]
     assert end["choices"][0]["finish_reason"] == whole["choices"][0]["finish_reason"]
-    assert usage["usage"] == whole["usage"] and whole["usage"]["completion_tokens"] <= 12
+    assert uncached(usage["usage"]) == uncached(whole["usage"]) and whole["usage"]["completion_tokens"] <= 12
+
+
+def test_a_response_has_the_same_answer_trace_and_usage_as_a_chat_completion(client):
+    votes = {"name": "self_consistency", "samples": 3}
+    made, chat = respond(client, votes).json(), post(client, votes).json()
+    (choice,) = chat["choices"]
+    [message] = made["output"]
+    assert message["content"][0]["text"] == choice["message"]["content"] and made["trace"] == choice["trace"]
+    assert made["status"] == {"stop": "completed", "length": "incomplete"}[choice["finish_reason"]]
+    assert list(uncached(made["usage"]).values()) == list(uncached(chat["usage"]).values())
+    assert made["usage"]["input_tokens_details"]["cached_tokens"] < made["usage"]["input_tokens"]
+    assert "trace" not in respond(client).json()
+
+
+def test_a_streamed_response_has_the_official_events_and_ends_as_the_whole_one(client):
+    reflection = {"name": "reflection", "criticize": "Is it?", "revise": "So?"}
+    whole = respond(client, reflection).json()
+    lines = [event.split("data: ")[1] for event in respond(client, reflection, stream=True).text.split("\n\n") if event]
+    events = list(map(json.loads, lines))
+    assert [event["type"].removeprefix("response.") for event in events] == [
+        "created",
+        "in_progress",
+        "output_item.added",
+        "content_part.added",
+        "output_text.delta",
+        "output_text.done",
+        "content_part.done",
+        "output_item.done",
+        whole["status"],
+    ]
+    ended = events[-1]["response"]
+    assert events[4]["delta"] == ended["output"][0]["content"][0]["text"] == whole["output"][0]["content"][0]["text"]
+    assert ended["trace"] == whole["trace"] and len(ended["trace"]) == 2
+    assert uncached(ended["usage"]) == uncached(whole["usage"])
+
+
+def test_a_response_says_what_cannot_be_done_as_a_chat_completion_does(client):
+    tool = {"type": "function", "name": "add"}
+    error = post(client, {"name": "reflection"}, tools=[{"type": "function", "function": tool}], expect=400).json()
+    assert error["error"]["message"] == "tools: not together with techniques"
+    assert respond(client, {"name": "reflection"}, tools=[tool], expect=400).json() == error
+    for body in ({}, {"stream": True}):
+        error = respond(client, {"name": "telepathy"}, expect=400, **body).json()["error"]
+        assert "expected one of few_shot" in error["message"] and error["param"] == "techniques"
+    votes = {"name": "self_consistency"}
+    late = respond(client, votes, temperature=0, expect=400).json()["error"]
+    *_, failed = respond(client, votes, temperature=0, stream=True).text.strip().split("data: ")
+    response = json.loads(failed)["response"]
+    assert "5 samples at temperature 0" in late["message"]
+    assert (response["status"], response["error"]) == ("failed", late)
+
+
+def test_the_official_client_reads_responses_by_techniques(service, client):
+    """In the process, through its transport for ASGI applications."""
+    openai, httpx = pytest.importorskip("openai"), pytest.importorskip("httpx")
+    extra = {"techniques": [{"name": "best_of_n", "samples": 2, "score": "rm"}], "seed": 1}
+    asked = {"model": "random", "input": HELLO, "max_output_tokens": 4, "extra_body": extra}
+
+    async def answers():
+        http = httpx.AsyncClient(transport=httpx.ASGITransport(client.app))
+        async with openai.AsyncOpenAI(api_key="-", base_url="http://test/v1", http_client=http) as official:
+            whole = await official.responses.create(**asked)
+            async with official.responses.stream(**asked) as events:
+                return whole, "".join([event.delta async for event in events if event.type.endswith("text.delta")])
+
+    whole, streamed = asyncio.run(answers())
+    assert whole.output_text == streamed == respond(client, **extra).json()["output"][0]["content"][0]["text"]
+    assert whole.trace[-1]["technique"] == "best_of_n" and whole.usage.output_tokens > 4
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tarfile
 import tokenize
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +38,8 @@ BUT = (  # … and what in there it does not depend on
     "components/serving/",
     *(f"components/tasks/{name}.py" for name in ("compare", "duration", "forecast", "plan", "summary", "this_machine")),
     "conf/hardware/",
-    "conf/experiment/",  # but for the page's own
+    "conf/experiment/",  # except the page's own, see Page.depends_on
+    "components/prompting/",
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 
@@ -48,18 +49,23 @@ SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 class Page(NamedTuple):
     """title: of the page. experiments: what fills the run. model: the real one that they were measured on, by its name
-    on the Hub; "" for the built-in world's."""
+    on the Hub; "" for the built-in world's. uses: what of BUT its figures do depend on, besides its experiments."""
 
     title: str
     experiments: tuple[str, ...]
     model: str = ""
+    uses: tuple[str, ...] = ()
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        return (*self.uses, *(f"conf/experiment/{experiment}.yaml" for experiment in self.experiments))
 
 
 RUNS = {
     "optimum": Page("Every method against the exact optimum", ("optimum",)),
     "tiny": Page("Every method on the built-in world", ("bakeoff", "overoptimization", "scaling")),
     "rlvr": Page("Reinforcement learning from a verifier on a real model", ("rlvr",), SMOL),
-    "techniques": Page("Prompting techniques", ("techniques",)),
+    "techniques": Page("Prompting techniques", ("techniques",), uses=("components/prompting/",)),
 }
 
 
@@ -108,7 +114,7 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
     commands = "\n".join(f"python train.py experiment={experiment}{model}" for experiment in page.experiments)
     heading = f"# {page.title}\n\n```bash\n{commands}\n```"
     (folder / f"{name}.md").write_text(re.sub(r"^# .*", lambda _: heading, text, count=1), encoding="utf-8")
-    digests = sorted({training_code(files_at(commit), page.experiments) for commit in results["commits"]})
+    digests = sorted({training_code(files_at(commit), page.depends_on) for commit in results["commits"]})
     record = {"training_code": digests, **rounded(results)}
     (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -117,19 +123,20 @@ def note(page: Path) -> None:
     """Puts the note on a page whose training code is not the present one, or removes it."""
     text = page.read_text(encoding="utf-8").replace(f"{CHANGED}\n\n", "")
     made_with = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["training_code"]
-    if made_with != [code_here(RUNS[page.stem].experiments)]:
+    if made_with != [code_here(RUNS[page.stem].depends_on)]:
         heading, rest = text.split("\n\n", 1)
         text = f"{heading}\n\n{CHANGED}\n\n{rest}"
     page.write_text(text, encoding="utf-8")
 
 
-def training_code(files: Mapping[str, bytes], experiments: Collection[str]) -> str:
-    """A digest of the code and settings that the figures of `experiments` depend on; comments and docstrings do not
-    count."""
-    own = {f"conf/experiment/{experiment}.yaml" for experiment in experiments}
+def training_code(files: Mapping[str, bytes], but_not: tuple[str, ...]) -> str:
+    """A digest of the code and settings that figures depend on, see BUT; comments and docstrings do not count.
+
+    but_not: beginnings of paths that count although BUT has them.
+    """
     digest = hashlib.sha256()
     for name, content in sorted(files.items()):
-        if name.endswith((".py", ".yaml")) and (name in own or not name.startswith(BUT)):
+        if name.endswith((".py", ".yaml")) and (name.startswith(but_not) or not name.startswith(BUT)):
             text = content.decode()
             code = without_remarks(text) if name.endswith(".py") else json.dumps(yaml.safe_load(text))
             digest.update(f"{name}\0{code}\0".encode())
@@ -152,10 +159,10 @@ def without_remarks(source: str) -> str:
 
 
 @functools.cache
-def code_here(experiments: tuple[str, ...]) -> str:
+def code_here(but_not: tuple[str, ...]) -> str:
     """The digest of the training code on disk."""
     files = (file for folder in TRAINS for file in (ROOT / folder).rglob("*.*") if file.suffix in (".py", ".yaml"))
-    return training_code({file.relative_to(ROOT).as_posix(): file.read_bytes() for file in files}, experiments)
+    return training_code({file.relative_to(ROOT).as_posix(): file.read_bytes() for file in files}, but_not)
 
 
 def files_at(commit: str) -> dict[str, bytes]:

@@ -36,7 +36,7 @@ def summary(tmp_path):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_says_so_exactly_if_the_training_code_has_changed_since(page, proof):
     made_with = json.loads(page.with_suffix(".json").read_text())["training_code"]
-    changed = made_with != [proof.code_here(proof.RUNS[page.stem].experiments)]
+    changed = made_with != [proof.code_here(proof.RUNS[page.stem].depends_on)]
     said = proof.CHANGED in page.read_text()
     assert said == changed, "run: python benchmarks/proof.py --pages"
 
@@ -64,7 +64,7 @@ def test_a_page_is_the_summary_with_its_command_and_its_own_pictures(proof, summ
     assert (tmp_path / "pages/optimum_gold.png").read_bytes() == b"picture"
     record = json.loads((tmp_path / "pages/optimum.json").read_text())
     assert record["groups"] == {"": {"gold": 0.12346, "values": [1, 2.0]}}
-    assert record["training_code"] == [proof.training_code({"components/a.py": b"abc1234"}, ["optimum"])]
+    assert record["training_code"] == [proof.training_code({"components/a.py": b"abc1234"}, ())]
 
 
 def test_figures_of_uncommitted_changes_are_no_proof(proof, summary):
@@ -76,7 +76,7 @@ def test_figures_of_uncommitted_changes_are_no_proof(proof, summary):
 def test_the_note_comes_and_goes_with_the_code(proof, tmp_path, monkeypatch):
     page = tmp_path / "optimum.md"
     page.write_text("# Title\n\nText.\n")
-    now = proof.code_here(("optimum",))
+    now = proof.code_here(proof.RUNS["optimum"].depends_on)
     for made_with, expected in ((["old"], f"# Title\n\n{proof.CHANGED}\n\nText.\n"), ([now], "# Title\n\nText.\n")):
         page.with_suffix(".json").write_text(json.dumps({"training_code": made_with}))
         for _ in range(2):
@@ -98,10 +98,18 @@ def test_only_what_training_depends_on_counts_as_its_code(proof):
         "conf/experiment/other.yaml": b"a: 1\n",
         "components/notes.txt": b"x",
     }
-    assert proof.training_code(same, ["rlvr"]) == proof.training_code(files, ["rlvr"])
+    page = proof.RUNS["rlvr"].depends_on
+    assert proof.training_code(same, page) == proof.training_code(files, page)
     changes = {"conf/train.yaml": b"seed: 1", "components/stages/rm.py": b"a = '#'", "conf/experiment/rlvr.yaml": b""}
     for name, content in changes.items():
-        assert proof.training_code(files | {name: content}, ["rlvr"]) != proof.training_code(files, ["rlvr"])
+        assert proof.training_code(files | {name: content}, page) != proof.training_code(files, page)
+
+
+def test_techniques_count_for_the_page_that_measures_them_alone(proof):
+    files = {"components/prompting/voting.py": b"a = 1"}
+    for name, page in proof.RUNS.items():
+        changed = proof.training_code(files, page.depends_on) != proof.training_code({}, page.depends_on)
+        assert changed == (name == "techniques")
 
 
 def test_remarks_are_comments_and_docstrings_and_nothing_else(proof):

@@ -1,6 +1,5 @@
 """Self-consistency: the answer that most samples agree on.  Source: Wang et al. 2023."""
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +8,7 @@ from components.prompting.technique import Answer, Answers, Generate, Query, Ste
 from components.rewards.answers import answer_in, pattern_of
 
 NUMBER = r"[-−]?\d+(?:[.,]\d+)*"
-EXTRACTS = {"number": NUMBER, "line": r"([^\n]*\S)"}  # by name: the last number, the last line
-ENDS = re.compile(r"[\s.!。！]+$")
+EXTRACTS = {"number": NUMBER, "line": r"(?m)^[^\S\n]*(\S[^\n]*)"}  # by name: the last number, the last line
 
 
 @dataclass(frozen=True)
@@ -46,4 +44,4 @@ class SelfConsistency:
     def _key(self, text: str) -> str | None:
         pattern = pattern_of("self_consistency", "extract", EXTRACTS.get(self.extract or "", self.extract))
         answer = answer_in(text, pattern)
-        return None if answer is None else " ".join(ENDS.sub("", answer).casefold().split())
+        return None if answer is None else " ".join(answer.casefold().split()).rstrip(" .!。！")

@@ -21,6 +21,8 @@ def elected(*texts, **settings):
         (("a: 12", "it is 12", "13"), "number", "a: 12"),
         (("3 + 4 = 7", "7 or 8", "so 7"), "number", "3 + 4 = 7"),
         (("well,\nred", "red", "blue"), "line", "well,\nred"),
+        (("well,\n red .\n\n   \n", "blue", "red"), "line", "well,\n red .\n\n   \n"),
+        (("blue", "red . ! ", "Red"), None, "red . ! "),
         (("?", "?", "is blue"), "is (\\w+)", "is blue"),  # answers without a match do not vote
         (("a", "b", "b"), "is (\\w+)", "a"),  # nobody matches: all are equal
     ],

@@ -42,8 +42,7 @@ BUT = (  # … and what in there it does not depend on
     "components/prompting/",
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
-
-
+SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
@@ -111,7 +110,9 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
         shutil.copyfile(summary / picture, folder / f"{name}_{picture}")
     page = RUNS[name]
     model = f" model.path={page.model}" if page.model else ""
-    commands = "\n".join(f"python train.py experiment={experiment}{model}" for experiment in page.experiments)
+    measured = {section for group in results["groups"].values() for section in group}
+    ran = [one for one in page.experiments if one not in SECTIONS or one in measured]
+    commands = "\n".join(f"python train.py experiment={experiment}{model}" for experiment in ran)
     heading = f"# {page.title}\n\n```bash\n{commands}\n```"
     (folder / f"{name}.md").write_text(re.sub(r"^# .*", lambda _: heading, text, count=1), encoding="utf-8")
     digests = sorted({training_code(files_at(commit), page.depends_on) for commit in results["commits"]})

@@ -286,6 +286,7 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
     assert all(path.startswith("logs/tiny/seed=3/") for path in cfg.reads.values())
     if label.startswith("beta="):
         assert cfg.stage.beta == float(label.removeprefix("beta="))
+    if experiment == "overoptimization" and stage == "ppo":
         assert cfg.reads.reward == "logs/tiny/seed=3/rm/weak/export" and not cfg.gate.enabled
     if experiment == "rlvr":
         assert cfg.context == 128 and cfg.data.tasks[0]["operators"] == ["+"]

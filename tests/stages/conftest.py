@@ -15,7 +15,7 @@ from components.tokenizer.tokenizer import Tokenizer
 from components.tokenizer.train import train
 from components.world.world import World
 
-SMALL = {"num_names": 9}  # 27 questions: enough for some to be held out
+SMALL = {"num_names": 9, "held_out_share": 1 / 6}  # 4 of 27 questions
 DATA: dict[str, Callable[..., Any]] = {
     "pretrain": partial(TextData, num_documents=60, batch_size=2),
     "sft": partial(ChatData, demonstrations=40, batch_size=6),

@@ -14,7 +14,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from importlib import import_module
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -155,7 +155,7 @@ def place(stage: str, names: str) -> int:
 def metrics_table(stage: str) -> str:
     metrics: list[Metric] = []
     shown: set[str] = set()
-    for metric in (metric for cls in bases_of(stage) for metric in metrics_of(cls)):
+    for metric in chain.from_iterable(map(metrics_of, bases_of(stage))):
         names = [name for name in metric.name.split(", ") if name not in shown]  # the nearest class describes it
         metrics += [metric._replace(name=", ".join(names))] if names else []
         shown.update(names)

@@ -30,7 +30,7 @@ class WorldJudge:
 
     noise: probability that a record's ranking is reversed, with ties staying ties: any pair of different worth is then
     ranked wrongly with exactly this probability, independently across records, jointly within one.
-    temperature: of true worth, as RewardJudge has it.
+    temperature: as RewardJudge has it, with the true worth as the score.
     world: None if the prompts are not the world's. Raises ValueError for that, if noise is not in 0..1, or for a
     negative temperature.
     """

@@ -1,4 +1,4 @@
-"""Bytes of activations that a forward pass keeps for its backward pass, by the model's shape."""
+"""Bytes that a forward pass keeps for its backward pass, by the model's shape."""
 
 from typing import NamedTuple
 
@@ -31,3 +31,16 @@ def numbers_in_layer(config: GPTConfig, *, lean: bool) -> int:
     lean = lean and config.norm == "rms" and config.mlp == "swiglu"
     # the normed inputs before and after their scale, queries and keys before their rotation, silu(gate), its product
     return least if lean else least + 4 * config.hidden_size + queries + 2 * keys + 2 * config.intermediate_size
+
+
+def copied_weights(config: GPTConfig, *, width: int, mixed: bool) -> float:
+    """Of the copies of matrices that a layer keeps for its backward pass unless it is compiled: in mixed precision of
+    all of them, `width` bytes a number, else of those that are joined to be one product (see models.layer)."""
+    shapes = config.projections()
+    copied = [name for name in shapes if mixed or name not in ("o_proj", "down_proj")]
+    return float(width * sum(shapes[name][0] * shapes[name][1] for name in copied))
+
+
+def output_gradient(config: GPTConfig) -> float:
+    """Of the gradient of a trained matrix of logits: a sum over chunks, and what is added to it, in fp32."""
+    return 2.0 * 4 * config.vocab_size * config.hidden_size

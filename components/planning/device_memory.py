@@ -3,7 +3,13 @@
 from functools import partial
 from typing import NamedTuple
 
-from components.models.activations import Activations, activations_of, numbers_in_layer
+from components.models.activations import (
+    Activations,
+    activations_of,
+    copied_weights,
+    numbers_in_layer,
+    output_gradient,
+)
 from components.planning.roofline import CHUNK
 from components.planning.work import Network, Work
 from components.system.memory import USABLE
@@ -114,14 +120,11 @@ def _layer(network: Network) -> int:
 
 
 def _casts(network: Network, work: Work, recompute: bool) -> float:
-    """Copies of matrices that an uncompiled layer keeps for its backward pass: in mixed precision of all of them, in
-    the dtype of products, else of those that are joined to be one product (see models.layer)."""
+    """Copies of matrices that uncompiled layers keep for their backward pass."""
     if work.compiled:
         return 0.0
-    shapes = network.config.projections()
-    joined = [name for name in shapes if name not in ("o_proj", "down_proj")]
-    copied = sum(out * into for name, (out, into) in shapes.items() if work.mixed or name in joined)
-    return float(width_of(work) * copied * (1 if recompute else network.config.num_hidden_layers))
+    layers = 1 if recompute else network.config.num_hidden_layers
+    return layers * copied_weights(network.config, width=width_of(work), mixed=work.mixed)
 
 
 def _inside(work: Work, network: Network) -> float:
@@ -131,9 +134,8 @@ def _inside(work: Work, network: Network) -> float:
 
 
 def _head_gradient(network: Network) -> float:
-    """Of a matrix of logits, if it is trained: a sum over chunks, and what is added to it."""
     trained = network.head == "lm_head" and not network.ranks
-    return float(2 * FLOAT32 * network.config.vocab_size * network.config.hidden_size) if trained else 0.0
+    return output_gradient(network.config) if trained else 0.0
 
 
 def _gathered(network: Network) -> float:

@@ -147,8 +147,15 @@ class Stage(Reporting, L.LightningModule):
         if self.run.gradient_checkpointing != "auto":
             return
         trained = [network for name, network in self.networks().items() if name not in self.frozen]
-        lean = self.device.type == "cpu" or self._compiles()
-        need = need_of(trained, self.largest_batch(), width=self._width_of_products(), lean=lean)
+        compiled = self._compiles()
+        need = need_of(
+            trained,
+            self.largest_batch(),
+            width=self._width_of_products(),
+            lean=self.device.type == "cpu" or compiled,
+            mixed="mixed" in str(self.trainer.precision),
+            compiled=compiled,
+        )
         free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
         self.memory = need.note(free)
         recompute = bool(self.reduced(torch.tensor(float(not need.fits(free))), "max"))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 
-from components.models.activations import activations_of
+from components.models.activations import activations_of, copied_weights, output_gradient
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import local_part
 from components.system.memory import USABLE, available
@@ -17,8 +17,9 @@ STATES = 3  # numbers for each trained weight: its gradient and AdamW's two mome
 class Need(NamedTuple):
     """Estimated bytes that a training step takes on top of the weights, of this process.
 
-    states: gradients and the optimizer's moments. kept: activations if every layer keeps its own. recomputed: if only
-    the inputs of layers are kept, and what is inside of them for one layer at a time.
+    states: gradients and the optimizer's moments. kept: activations, copies of matrices and the output matrix's
+    gradient, if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what is inside of
+    them for one layer at a time.
     """
 
     states: float
@@ -42,18 +43,24 @@ class Need(NamedTuple):
         return f"{told}: layers are recomputed in the backward pass, {less} (gradient_checkpointing=auto)"
 
 
-def need_of(networks: Iterable[CausalLM | ScalarModel], tokens: int, *, width: int, lean: bool) -> Need:
-    """Of a step on `tokens` tokens at once for each of the trained networks.
+def need_of(
+    networks: Iterable[CausalLM | ScalarModel], tokens: int, *, width: int, lean: bool, mixed: bool, compiled: bool
+) -> Need:
+    """Of a step on `tokens` tokens at once for each of the trained networks. Left out: a chunk of logits, and what
+    FSDP2 gathers and reduces.
 
-    width, lean: as in `models.activations`.
+    width, lean, mixed: as in `models.activations`. compiled: whether layers are.
     """
     states = kept = recomputed = 0.0
     for network in networks:
         trained = [local_part(p) for p in network.parameters() if p.requires_grad]
         states += STATES * sum(part.numel() * part.element_size() for part in trained)
         activations = activations_of(network.config, tokens, width=width, lean=lean)
-        kept += activations.kept
-        recomputed += activations.recomputed
+        copied = 0.0 if compiled else copied_weights(network.config, width=width, mixed=mixed)
+        trained_head = isinstance(network, CausalLM) and network.lm_head.weight.requires_grad
+        gradient = output_gradient(network.config) if trained_head else 0.0
+        kept += activations.kept + network.config.num_hidden_layers * copied + gradient
+        recomputed += activations.recomputed + copied + gradient
     return Need(states, kept, recomputed)
 
 

@@ -13,7 +13,7 @@ WIDE = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_hi
 
 
 def kept_bytes(model, ids: torch.Tensor) -> int:
-    """Of the activations that a forward pass keeps."""
+    """Of the activations and copies of matrices that a forward pass keeps."""
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
     alive = []
@@ -21,7 +21,7 @@ def kept_bytes(model, ids: torch.Tensor) -> int:
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         alive.append(tensor)
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights and tensor.shape[0] == len(ids):  # not joined matrices
+        if storage.data_ptr() not in weights:
             kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
@@ -30,17 +30,21 @@ def kept_bytes(model, ids: torch.Tensor) -> int:
     return sum(kept.values())
 
 
-@pytest.mark.parametrize("shape", [{}, {"num_key_value_heads": 1}])
-def test_the_estimate_is_within_a_tenth_of_what_a_model_keeps(shape):
-    model, ids = causal(**WIDE, **{"num_key_value_heads": 4, **shape}), torch.ones(8, 64, dtype=torch.int64)
-    need = need_of([model], ids.numel(), width=4, lean=True)
-    assert need.kept == pytest.approx(kept_bytes(model, ids), rel=0.1)
+@pytest.mark.parametrize(("heads", "mixed"), [(4, False), (1, False), (4, True)])
+def test_the_estimate_is_within_a_tenth_of_what_a_model_keeps(heads, mixed):
+    """Without (1, True): in bf16 a processor repeats grouped keys and values for every head, which is not counted."""
+    model, ids = causal(**WIDE, num_key_value_heads=heads), torch.ones(8, 64, dtype=torch.int64)
+    need = need_of([model], ids.numel(), width=2 if mixed else 4, lean=True, mixed=mixed, compiled=False)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        kept = kept_bytes(model, ids)
+    output = 2 * 4 * model.lm_head.weight.numel()  # whose gradient comes later
+    assert need.kept - output == pytest.approx(kept, rel=0.1)
     assert need.states == 3 * 4 * sum(parameter.numel() for parameter in model.parameters())
 
 
 def test_frozen_weights_have_no_states_and_recomputing_keeps_one_layer():
     model = causal(**WIDE, num_key_value_heads=4).requires_grad_(False)
-    need = need_of([model], 100, width=4, lean=True)
+    need = need_of([model], 100, width=4, lean=True, mixed=False, compiled=True)
     assert need.states == 0
     inputs, inside = 100 * 5 * 4 * 64, 100 * 4 * (64 + 4 * 64 + 2 * 160)
     assert (need.kept, need.recomputed) == (inputs + 3 * inside, inputs + inside)

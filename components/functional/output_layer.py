@@ -25,18 +25,20 @@ def linear_logprobs(
     temperature: float,
     with_entropy: bool,
     unused: Tensor | None = None,
+    compiled: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """log softmax(hidden · weightᵀ / temperature) at each target (N,), and that distribution's entropy (N,) or None.
 
     hidden: (N, D); weight: (V, D); targets: (N,) int64, each below V. unused: (V,) bool, True on ids whose logits are
     set to −inf. Both results are in nats, in at least float32; the entropy has no gradient. Products are in autocast's
     dtype if it is on. The backward pass recomputes the logits: at the cost of a third more work in the head, it saves
-    (N,) numbers instead of (N, V). Differentiable once.
+    (N,) numbers instead of (N, V). Differentiable once. compiled: whether torch.compile compiles what is computed from
+    logits.
     Raises ValueError if shapes do not match or temperature <= 0.
     """
     _check("linear_logprobs", hidden, weight, targets)
     _check_temperature(temperature)
-    arguments = (hidden, weight, targets, temperature, with_entropy, unused)
+    arguments = (hidden, weight, targets, temperature, with_entropy, unused, compiled)
     return _LinearLogprobs.apply(*arguments)  # type: ignore[no-untyped-call]
 
 
@@ -108,19 +110,18 @@ class _LinearLogprobs(torch.autograd.Function):
         temperature: float,
         with_entropy: bool,
         unused: Tensor | None,
+        compiled: bool,
     ) -> tuple[Tensor, Tensor | None]:
         rows, matrix = _in_compute_type(hidden, weight)
         logprobs, entropies = [], []
+        of_logits = _compiled(_logprobs) if compiled else _logprobs
         for part in _parts(len(rows), weight):
-            logp = _log_softmax(_product(rows[part], matrix), temperature, unused)
-            logprobs.append(logp.gather(1, targets[part, None]).squeeze(1))
-            if with_entropy:
-                p = logp.exp()
-                if unused is not None:
-                    logp.masked_fill_(unused, 0.0)  # 0 · log 0 = 0
-                entropies.append(-torch.linalg.vecdot(p, logp))
+            picked, spread = of_logits(_product(rows[part], matrix), targets[part], temperature, unused, with_entropy)
+            logprobs.append(picked)
+            if spread is not None:
+                entropies.append(spread)
         ctx.save_for_backward(hidden, weight, targets)
-        ctx.temperature, ctx.compute_type, ctx.unused = temperature, matrix.dtype, unused
+        ctx.temperature, ctx.compute_type, ctx.unused, ctx.compiled = temperature, matrix.dtype, unused, compiled
         entropy = torch.cat(entropies) if with_entropy else None
         if with_entropy:
             ctx.mark_non_differentiable(entropy)
@@ -132,13 +133,11 @@ class _LinearLogprobs(torch.autograd.Function):
         hidden, weight, targets = ctx.saved_tensors
         rows, matrix = hidden.to(ctx.compute_type), weight.to(ctx.compute_type)
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
+        of_logits = _compiled(_logprobs_slope) if ctx.compiled else _logprobs_slope
         for part in _parts(len(rows), weight):
-            p = _log_softmax(_product(rows[part], matrix), ctx.temperature, ctx.unused).exp_()
-            # d logp / d logits = (onehot(target) − p) / temperature
-            factor = (grad[part] / ctx.temperature)[:, None]
-            slope = p.mul_(-factor).scatter_add_(1, targets[part, None], factor)
-            gradients.add(part, slope.to(matrix.dtype), matrix)
-        return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), None, None, None, None
+            slope = of_logits(_product(rows[part], matrix), targets[part], grad[part], ctx.temperature, ctx.unused)
+            gradients.add(part, slope, matrix)
+        return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), *[None] * 5
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -242,6 +241,28 @@ class _Gradients:
 
 
 _compiled = cache(torch.compile)
+
+
+def _logprobs(
+    logits: Tensor, targets: Tensor, temperature: float, unused: Tensor | None, with_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Of logits (n, V): log p of the targets, and the entropies or None, (n,)."""
+    logp = _log_softmax(logits, temperature, unused)
+    picked = logp.gather(1, targets[:, None]).squeeze(1)
+    if not with_entropy:
+        return picked, None
+    p = logp.exp()
+    if unused is not None:
+        logp.masked_fill_(unused, 0.0)  # 0 · log 0 = 0
+    return picked, -torch.linalg.vecdot(p, logp)
+
+
+def _logprobs_slope(logits: Tensor, targets: Tensor, grad: Tensor, temperature: float, unused: Tensor | None) -> Tensor:
+    """The gradient with respect to logits (n, V), in their dtype, of Σ grad · log p of the targets: grad, (n,), times
+    (onehot(target) − p) / temperature."""
+    factor = (grad / temperature)[:, None]
+    slope = _log_softmax(logits, temperature, unused).exp_().mul_(-factor)
+    return slope.scatter_add_(1, targets[:, None], factor).to(logits.dtype)
 
 
 def _cross_entropy(

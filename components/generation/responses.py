@@ -29,6 +29,7 @@ def response_logprobs(
         packed.response_ids.flatten()[packed.real],
         temperature=temperature,
         with_entropy=with_entropy,
+        compiled=model.compiles_loss,
     )
     entropies = torch.zeros_like(logprobs) if entropies is None else entropies
     return _scattered(logprobs, packed), _scattered(entropies, packed)

@@ -48,6 +48,12 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     return [*hydra_arguments(HydraConfig.get()), *arguments]
 
 
+def own_overrides(cfg: DictConfig, entry: str) -> list[str]:
+    """The overrides of one entry of a pipeline. A variant, stage/label, has those of its stage, then its own."""
+    names = dict.fromkeys((entry.partition("/")[0], entry))
+    return [override for name in names for override in cfg.overrides.get(name, [])]
+
+
 def launch(arguments: Sequence[str], *, forked: bool = False) -> int:
     """Runs train.py with `arguments` in a process of its own and returns its exit status, 128 + n for signal n.
 

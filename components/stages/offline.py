@@ -57,7 +57,12 @@ def answer_logprobs(model: CausalLM, batch: PreferenceBatch | UnpairedBatch) -> 
     hidden = model.hidden(batch.input_ids, batch.layout).flatten(0, 1)
     targets = batch.input_ids.flatten()[answers.indices]
     logprobs, _ = model.through_head(
-        linear_logprobs, hidden[answers.sources], targets, temperature=1.0, with_entropy=False
+        linear_logprobs,
+        hidden[answers.sources],
+        targets,
+        temperature=1.0,
+        with_entropy=False,
+        compiled=model.compiles_loss,
     )
     by_answer = logprobs.new_zeros(answers.mask.numel()).index_copy(0, answers.places, logprobs)
     return by_answer.view(answers.mask.shape).sum(1)

@@ -151,7 +151,7 @@ def warn_of_unused_by_all(cfg: DictConfig, entries: Mapping[str, list[str]]) -> 
     for number, (entry, arguments) in enumerate(entries.items()):
         with composing.composed(arguments) as stage:
             reasons = unused(stage)
-        of_its_own = as_typed(list(cfg.overrides.get(entry, [])))
+        of_its_own = as_typed(spawning.own_overrides(cfg, entry))
         own = {line: reason for line, reason in reasons.items() if line in of_its_own}
         if own:
             log.warning(f"stage={entry} does not use:{_listed(own)}")

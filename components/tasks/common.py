@@ -69,10 +69,10 @@ def read(cfg: DictConfig, path: str) -> Read:
     return Read(parents, tokenizer, shape, surroundings(cfg) | {"tokenizer": tokenizer, "context": shape.longest})
 
 
-def built_stage(cfg: DictConfig, **run_time: Any) -> Any:
-    """The LightningModule of the config, given those of the values known at run time that its constructor takes."""
-    accepted = schema_of(cfg.stage._target_).types
-    build = instantiate(cfg.stage, _partial_=True)
+def built(settings: DictConfig, **run_time: Any) -> Any:
+    """What the settings describe, given those of the values known at run time that its constructor takes."""
+    accepted = schema_of(settings._target_).types
+    build = instantiate(settings, _partial_=True)
     return build(**{name: value for name, value in run_time.items() if name in accepted})
 
 

@@ -18,7 +18,6 @@ from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
 from components.launch import composing, settings
 from components.launch.overrides import written
-from components.launch.schema import schema_of
 from components.system.disk import write_json
 from components.tasks import common, reward_functions
 from components.tasks.placement import Place, check_room
@@ -49,9 +48,8 @@ def compare(cfg: DictConfig) -> None:
     reward_functions.try_on(cfg, data)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
-    judge = judge_of(
-        cfg, tokenizer=tokenizer, to_device=place.to_device, world=world, tokens_at_once=cfg.tokens_at_once
-    )
+    known = {"tokenizer": tokenizer, "to_device": place.to_device, "world": world}
+    judge = common.built(cfg.judge, tokens_at_once=cfg.tokens_at_once, **known)
     if card is None:
         data.prepare_data()
         data.setup()
@@ -97,12 +95,6 @@ def matching_card(folder: Path, inputs: dict[str, Any], force: bool | str) -> di
         if (folder / name).exists():
             os.replace(folder / name, folder / f"{name}.previous")
     return None
-
-
-def judge_of(cfg: DictConfig, **run_time: Any) -> Any:
-    """The judge, given those of the run-time values that its constructor takes."""
-    accepted = schema_of(cfg.judge._target_).types
-    return instantiate(cfg.judge)(**{name: value for name, value in run_time.items() if name in accepted})
 
 
 def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:

@@ -107,7 +107,7 @@ def _stage(cfg: DictConfig, work: Work, mesh: Any) -> Any:
     """The stage with its models on the meta device, sharded over the mesh by the stage itself."""
     run = RunContext(cfg.seed, instantiate(cfg.lora), gradient_checkpointing=bool(work.recompute))
     builders = {network.name: partial(_on_meta, network) for network in work.networks if network.name in cfg.stage}
-    stage = common.built_stage(cfg, run=run, stop_ids=[], pad_id=0, **builders)
+    stage = common.built(cfg.stage, run=run, stop_ids=[], pad_id=0, **builders)
     stage._device_mesh = mesh  # as Lightning's strategy sets it; holds for Lightning 2.6
     stage.configure_model()
     return stage

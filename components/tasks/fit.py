@@ -121,7 +121,7 @@ def _stage(cfg: DictConfig, tokenizer: Tokenizer, parents: dict[str, dict[str, s
         and "reward" in cfg.reads
         and store.adapts(cfg.reads.reward, parents["model"]["content"]),
     )
-    return common.built_stage(cfg, run=run, stop_ids=list(tokenizer.stop_ids), pad_id=tokenizer.pad_id)
+    return common.built(cfg.stage, run=run, stop_ids=list(tokenizer.stop_ids), pad_id=tokenizer.pad_id)
 
 
 def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:

@@ -55,7 +55,7 @@ class Step(NamedTuple):
 def steps_of(cfg):
     force = [] if cfg.force else ["force=changed"]
     return [
-        Step(s, [*spawning.stage_arguments(cfg, s), *force, *cfg.overrides.get(s, [])]) for s in cfg.stages
+        Step(s, [*spawning.stage_arguments(cfg, s), *force, *spawning.own_overrides(cfg, s)]) for s in cfg.stages
     ]
 
 def check(steps): pass
@@ -280,7 +280,7 @@ def test_every_entry_of_an_experiment_composes_and_fits_the_signatures(experimen
     folder = [f"paths.folder='{entry}'"] if label else []
     job = [f"experiment={experiment}", *model, "seed=3", f"stage={stage}", *folder]
     job += ["run='tiny/seed=3'", "force=changed"]
-    cfg = compose_config([*job, *whole.overrides.get(entry, [])])
+    cfg = compose_config([*job, *spawning.own_overrides(whole, entry)])
     check(cfg)
     assert cfg.paths.export == f"logs/tiny/seed=3/{'report' if stage == 'eval' else entry}/export"
     assert all(path.startswith("logs/tiny/seed=3/") for path in cfg.reads.values())

@@ -8,7 +8,7 @@ import torch
 
 from components.artifacts import store
 from components.artifacts.store import ArtifactError
-from components.launch import composing
+from components.launch import composing, spawning
 from components.launch.schema import check
 from components.models.config import GPTConfig
 from components.models.heads import new_causal_lm
@@ -18,14 +18,13 @@ from components.world.table_world import TableWorld
 from tests.kit.composed_configs import compose_config
 
 EXPERIMENT = compose_config(["experiment=optimum"])
-METHODS = ("ppo", "grpo", "grpo/gspo", "grpo/cispo", "rloo", "dpo", "kto", "rejection")
+METHODS = ("ppo", "grpo", "grpo/gspo", "grpo/cispo", "rloo", "dpo/people", "kto", "rejection")
 
 
 def of_stage(entry):
     stage = entry.partition("/")[0]
-    return compose_config(
-        ["experiment=optimum", f"stage={stage}", f"paths.folder={entry}", *EXPERIMENT.overrides[entry]]
-    )
+    own = spawning.own_overrides(EXPERIMENT, entry)
+    return compose_config(["experiment=optimum", f"stage={stage}", f"paths.folder={entry}", *own])
 
 
 @pytest.mark.parametrize("stage", EXPERIMENT.stages)
@@ -49,7 +48,7 @@ def test_all_methods_have_the_same_beta_reference_and_number_of_responses():
         assert cfg.reads.model == EXPERIMENT.artifacts.sft
         if stage != "rejection":
             assert cfg.stage.beta == beta
-        if stage in ("dpo", "kto"):
+        if stage in ("dpo/people", "kto"):
             sampled[stage] = cfg.data.comparisons * cfg.data.completions * cfg.trainer.max_epochs
             continue
         assert cfg.stage.score_scale == 1 and cfg.stage.missing_end_score == cfg.world.other

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import open_dict
 
 from components.artifacts.metadata import ArtifactError
 from components.data.records.errors import SourceError
@@ -46,6 +47,16 @@ def test_later_stages_can_read_what_each_stage_makes(files, tmp_path):
     steps = looked_through(*files)
     assert [step.entry for step in steps] == ["tokenizer", "pretrain", "sft", "rm", "ppo", "eval"]
     assert f"data.path='{tmp_path}/chat.jsonl'" in steps[2].arguments
+
+
+def test_a_variant_has_the_overrides_of_its_stage_then_its_own():
+    cfg = compose_config(["stage=all", "stages=[ppo,ppo/low]", "overrides.ppo=['stage.beta=0.3','stage.lam=1']"])
+    with open_dict(cfg):
+        cfg.overrides["ppo/low"] = ["stage.beta=0.1"]
+    ppo, low = (step.arguments for step in plan.steps_of(cfg))
+    assert ppo[-2:] == ["stage.beta=0.3", "stage.lam=1"]
+    assert low[-3:] == ["stage.beta=0.3", "stage.lam=1", "stage.beta=0.1"]
+    assert compose_config(low[low.index("stage=ppo") :]).stage.beta == 0.1
 
 
 @pytest.mark.parametrize("kind", ["text", "chat", "preference"])

@@ -1,5 +1,7 @@
 """Log-probabilities through the output matrix in chunks equal those of the full logits, without an (N, V) tensor."""
 
+from shutil import which
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -159,3 +161,22 @@ def test_log_probabilities_entropy_and_loss_are_those_of_the_real_ids_alone():
         wanted = torch.autograd.grad(slow, (hidden, weight), retain_graph=True)
         for one, other in zip(torch.autograd.grad(loss, (hidden, weight)), wanted, strict=True):
             assert torch.allclose(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
+@pytest.mark.skipif(not which("g++"), reason="torch.compile needs a C++ compiler")
+@pytest.mark.parametrize("with_entropy", [True, False])
+def test_compiled_logprobs_and_gradients_are_those_of_separate_operations(with_entropy):
+    def found(compiled: bool) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        hidden = torch.randn(24, 8, requires_grad=True)
+        weight = torch.randn(50, 8, requires_grad=True)
+        targets, unused = torch.randint(40, (24,)), torch.arange(50) >= 40
+        settings = dict(temperature=0.7, with_entropy=with_entropy, unused=unused, compiled=compiled)
+        logprobs, entropies = linear_logprobs(hidden, weight, targets, **settings)
+        (logprobs * torch.linspace(-1, 1, 24)).sum().backward()
+        return [logprobs.detach(), *([entropies] if with_entropy else []), hidden.grad, weight.grad]
+
+    for ours, theirs in zip(found(compiled=True), found(compiled=False), strict=True):
+        torch.testing.assert_close(ours, theirs)

@@ -17,12 +17,12 @@ def started(folder: Path, *arguments: str, **settings: Any) -> subprocess.Popen[
 
 
 def wait_for(path: Path, program: subprocess.Popen[bytes], folder: Path, seconds: float = 300) -> None:
-    """Waits until a program that was `started` in a folder has written `path`. Fails with its output if it ends before
-    that, and ends it if it takes too long."""
+    """Waits until a program that was `started` in a folder has written something to `path`. Fails with its output if it
+    ends before that, and ends it if it takes too long."""
     deadline = time.monotonic() + seconds
-    while not path.exists():
+    while not _has_content(path):
         ended, late = program.poll() is not None, time.monotonic() > deadline
-        if path.exists():
+        if _has_content(path):
             return
         if late and not ended:
             program.kill()
@@ -30,3 +30,8 @@ def wait_for(path: Path, program: subprocess.Popen[bytes], folder: Path, seconds
             end = f"the program ended with status {program.wait()}" if ended else f"{seconds:g} s have passed"
             raise AssertionError(f"{end} without {path}. Its output:\n{(folder / OUTPUT).read_text()}")
         time.sleep(0.02)
+
+
+def _has_content(path: Path) -> bool:
+    """A file that was opened is there before what is written to it."""
+    return path.exists() and path.stat().st_size > 0

@@ -12,8 +12,15 @@ def test_a_program_that_dies_is_noticed_at_once_with_what_it_printed(tmp_path):
 
 
 def test_a_program_that_writes_and_ends_has_written(tmp_path):
-    program = started(tmp_path, "-c", "open('note', 'w')")
+    program = started(tmp_path, "-c", "open('note', 'w').write('x')")
     wait_for(tmp_path / "note", program, tmp_path)
+    assert program.wait() == 0
+
+
+def test_a_file_that_is_only_opened_is_not_yet_written(tmp_path):
+    program = started(tmp_path, "-c", "import time; note = open('note', 'w'); time.sleep(0.3); note.write('x')")
+    wait_for(tmp_path / "note", program, tmp_path)
+    assert (tmp_path / "note").read_text() == "x"
     assert program.wait() == 0
 
 

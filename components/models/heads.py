@@ -44,7 +44,7 @@ class CausalLM(Adaptable):
     """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, shared."""
 
     head_name, trained_head = "lm_head", False
-    compiles_loss = False  # whether what losses compute from logits is compiled
+    compiles_loss = False  # whether what losses but distillation's compute from logits is compiled
     model: GPT
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:

@@ -48,8 +48,9 @@ def compare(cfg: DictConfig) -> None:
     reward_functions.try_on(cfg, data)
     place = Place.of(cfg, shape.hidden_size)
     world = make_world(dict(cfg.world)) if data.is_builtin else None
-    known = {"tokenizer": tokenizer, "to_device": place.to_device, "world": world}
-    judge = common.built(cfg.judge, tokens_at_once=cfg.tokens_at_once, **known)
+    judge = common.built(
+        cfg.judge, tokenizer=tokenizer, to_device=place.to_device, world=world, tokens_at_once=cfg.tokens_at_once
+    )
     if card is None:
         data.prepare_data()
         data.setup()

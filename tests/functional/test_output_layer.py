@@ -1,7 +1,5 @@
 """Log-probabilities through the output matrix in chunks equal those of the full logits, without an (N, V) tensor."""
 
-from shutil import which
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -9,6 +7,7 @@ from torch.nn.functional import cross_entropy
 from components.functional import output_layer
 from components.functional.logprobs import entropy, gather_logprobs
 from components.functional.output_layer import linear_cross_entropy, linear_logprobs
+from tests.kit.compiler import needs_compiler
 from tests.kit.largest_tensor import LargestTensor
 
 
@@ -165,7 +164,7 @@ def test_log_probabilities_entropy_and_loss_are_those_of_the_real_ids_alone():
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
-@pytest.mark.skipif(not which("g++"), reason="torch.compile needs a C++ compiler")
+@needs_compiler
 @pytest.mark.parametrize("with_entropy", [True, False])
 def test_compiled_logprobs_and_gradients_are_those_of_separate_operations(with_entropy):
     def found(compiled: bool) -> list[torch.Tensor]:

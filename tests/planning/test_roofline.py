@@ -1,7 +1,5 @@
 """A step's parts add up to the model's FLOPs, and each kernel takes as long as its arithmetic or its memory."""
 
-from shutil import which
-
 import pytest
 import torch
 
@@ -19,6 +17,7 @@ from components.planning.roofline import (
     predicted_mfu,
     seconds_of,
 )
+from tests.kit.compiler import needs_compiler
 from tests.kit.tiny_models import countable_config
 
 GPT2 = dict(norm="layer", positions="learned", mlp="gelu", attention_bias=True, attention_output_bias=True)
@@ -86,7 +85,7 @@ def test_fewer_passes_over_the_logits_and_faster_memory_raise_the_predicted_util
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
-@pytest.mark.skipif(not which("g++"), reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_the_compiled_loss_is_that_of_separate_operations_and_moves_no_more_bytes_than_assumed():
     from torch._inductor import metrics
     from torch._inductor.utils import fresh_cache

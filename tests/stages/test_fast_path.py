@@ -1,13 +1,12 @@
 """The loss curve of the fast path equals the slow path's."""
 
-import shutil
-
 import pytest
 import torch
 
 from components.models.attention import attend, segments
 from components.stages.sft import SFT
 from components.training.contract import RunContext
+from tests.kit.compiler import needs_compiler
 from tests.kit.tiny_stages import CONSTANT, END, PAD, ListLogger, adam, causal, fit, lm_batch
 
 STEPS = 20
@@ -52,7 +51,7 @@ def test_attention_in_blocks_trains_as_torchs_own_kernel_does_in_bf16(monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # torch.compile warns of itself
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@needs_compiler
 def test_compiled_layers_train_as_plain_ones_do():
     plain, compiled = curve(steps=8), curve(steps=8, compiled=True)  # a graph for each new shape takes seconds
     assert torch.allclose(compiled, plain, atol=1e-4)

@@ -29,13 +29,13 @@ def per_token(parameters: int, seen: int) -> int:
 
 def test_pretraining_fills_every_row_of_every_step(parameters):
     each = per_token(parameters, 26)
-    assert operations("pretrain") == pytest.approx(each * 500 * 32 * 128)
+    assert operations("pretrain") == pytest.approx(each * 700 * 8 * 128)
     found = operations("pretrain", "trainer.max_steps=10", "data.batch_size=2", "context=64")
     assert found == pytest.approx(each * 10 * 2 * 64)
 
 
 def test_epochs_read_all_records_and_steps_only_theirs(parameters):
-    assert operations("sft") == per_token(parameters, 26) * 3 * 7000 * 26
+    assert operations("sft") == per_token(parameters, 26) * 2 * 10_000 * 26
     scoring = per_token(parameters - 1024 * 128 + 129, 41)  # one output in place of the vocabulary
     assert operations("rm", "data.comparisons=100") == scoring * 2 * 100 * 41
     steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")

@@ -26,18 +26,18 @@ def test_pretraining_reads_rows_on_all_devices():
 def test_given_devices_and_tokens_replace_those_of_the_config():
     made = work("stage=pretrain", "model=llama_7b", devices=16, tokens=1e12)
     assert (made.devices, made.strategy, made.tokens) == (16, "ddp", 1e12)
-    assert made.steps == -(-1e12 // (16 * 32 * 2048))
+    assert made.steps == -(-1e12 // (16 * 8 * 2048))
 
 
 def test_pretraining_ends_at_its_steps_or_when_its_text_is_read():
-    assert work("stage=pretrain").tokens == 500 * 32 * 128
-    once = work("stage=pretrain", "trainer.max_epochs=1")
-    assert once.tokens == pytest.approx(60_000 * 26 * 0.95) and once.steps == 362
+    assert work("stage=pretrain").tokens == 700 * 8 * 128
+    once = work("stage=pretrain", "trainer.max_epochs=1", "data.num_documents=20000")
+    assert once.tokens == pytest.approx(20_000 * 26 * 0.95) and once.steps == 483
 
 
 def test_epochs_count_the_records_of_the_world_and_of_a_published_set():
     made = work("stage=sft", "model=tiny")
-    assert (made.tokens, made.steps, made.at_once) == (3 * 7000 * 26, 3 * 110, 64 * 26)
+    assert (made.tokens, made.steps, made.at_once) == (2 * 10_000 * 26, 2 * 313, 32 * 26)
     dolly = work("experiment=instructgpt_sft")
     assert dolly.tokens == 16 * 15_011 * 2048 and dolly.algebra[0].startswith("4 records of 2,048 tokens at most × 8")
 
@@ -46,7 +46,7 @@ def test_a_file_of_lines_is_counted_and_what_cannot_be_counted_is_asked_for(tmp_
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n' * 10)  # 35 bytes: 9 tokens
     made = work("stage=sft", "data=chat", f"data.path={file}", "small_data=null")
-    assert made.tokens == 3 * 10 * 9
+    assert made.tokens == 2 * 10 * 9
     few = work("stage=sft", "data=chat", f"data.path={file}")  # small_data makes 300 steps of them
     assert (few.steps, few.tokens) == (300, 300 * 10 * 9)
     with pytest.raises(ValueError, match=r"tokens\.sft=<number>"):

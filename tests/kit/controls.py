@@ -1,18 +1,8 @@
-"""For the tests of the pipeline: PPO with one thing broken on purpose, and an end to steps that nothing comes of."""
+"""For the tests of the pipeline: PPO with one thing broken on purpose."""
 
 import torch
-from lightning import Callback, LightningModule, Trainer
 
 from components.stages.ppo import PPO
-
-
-class EndsAfterValidation(Callback):
-    """Ends training after its first validation: with export=best the weights of a longer one that had its best then.
-
-    The schedule is still that of all steps."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop |= not trainer.sanity_checking
 
 
 class ShuffledScores(PPO):

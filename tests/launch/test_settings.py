@@ -143,7 +143,7 @@ def test_sizes_of_the_world_do_not_apply_to_other_data():
         composed(f"stage={stage}", "model=small", "data.path=mine")["trainer"] for stage in ("pretrain", "sft", "rm")
     ]
     of_the_world = [composed(f"stage={stage}", "model=small")["trainer"] for stage in ("pretrain", "sft", "rm")]
-    assert [(one["max_steps"], one["max_epochs"]) for one in own] == [(700, None), (-1, 2), (-1, 2)]
+    assert [(one["max_steps"], one["max_epochs"]) for one in own] == [(700, None), (-1, 3), (-1, 1)]
     assert [(one["max_steps"], one["max_epochs"]) for one in of_the_world] == [(450, None), (-1, 1), (-1, 1)]
 
 

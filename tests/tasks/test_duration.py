@@ -35,9 +35,9 @@ def test_pretraining_fills_every_row_of_every_step(parameters):
 
 
 def test_epochs_read_all_records_and_steps_only_theirs(parameters):
-    assert operations("sft") == per_token(parameters, 26) * 2 * 10_000 * 26
+    assert operations("sft") == per_token(parameters, 26) * 3 * 10_000 * 26
     scoring = per_token(parameters - 1024 * 128 + 129, 41)  # one output in place of the vocabulary
-    assert operations("rm", "data.comparisons=100") == scoring * 2 * 100 * 41
+    assert operations("rm", "data.comparisons=100") == scoring * 100 * 41
     steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
     assert steps == scoring * 3 * 5 * 41
 

@@ -37,7 +37,7 @@ def test_pretraining_ends_at_its_steps_or_when_its_text_is_read():
 
 def test_epochs_count_the_records_of_the_world_and_of_a_published_set():
     made = work("stage=sft", "model=tiny")
-    assert (made.tokens, made.steps, made.at_once) == (2 * 10_000 * 26, 2 * 313, 32 * 26)
+    assert (made.tokens, made.steps, made.at_once) == (3 * 10_000 * 26, 3 * 157, 64 * 26)
     dolly = work("experiment=instructgpt_sft")
     assert dolly.tokens == 16 * 15_011 * 2048 and dolly.algebra[0].startswith("4 records of 2,048 tokens at most × 8")
 
@@ -46,7 +46,7 @@ def test_a_file_of_lines_is_counted_and_what_cannot_be_counted_is_asked_for(tmp_
     file = tmp_path / "mine.jsonl"
     file.write_text('{"prompt": "a", "completion": "b"}\n' * 10)  # 35 bytes: 9 tokens
     made = work("stage=sft", "data=chat", f"data.path={file}", "small_data=null")
-    assert made.tokens == 2 * 10 * 9
+    assert made.tokens == 3 * 10 * 9
     few = work("stage=sft", "data=chat", f"data.path={file}")  # small_data makes 300 steps of them
     assert (few.steps, few.tokens) == (300, 300 * 10 * 9)
     with pytest.raises(ValueError, match=r"tokens\.sft=<number>"):

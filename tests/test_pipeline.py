@@ -53,14 +53,14 @@ def test_demonstrations_teach_the_format_and_whom_to_speak_of(report):
 def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
     reward = report["reward_model"]
     assert reward["accuracy"] >= 0.85
-    assert reward["accuracy_heldout"] >= 0.65  # seeds 0 and 3-7: .695 to .83; twelve questions, ± .07
+    assert reward["accuracy_heldout"] >= 0.65  # seed 0: .74, seeds 3 to 7: .75 to .77
     assert reward["accuracy_ci_heldout"][0] >= 0.55
     assert reward["ece"] <= 0.15
 
 
 def test_the_reward_model_sees_whom_an_answer_speaks_of(report):
-    assert report["reward_model"]["name_accuracy"] >= 0.75  # seed 0: .81 by the best step, .93 by the last
-    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # .68; twelve questions, ± .18
+    assert report["reward_model"]["name_accuracy"] >= 0.75  # seed 0: .91
+    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # seed 0: .88
 
 
 def test_ppo_raises_the_gold_score_near_the_sft_model(report):
@@ -69,7 +69,7 @@ def test_ppo_raises_the_gold_score_near_the_sft_model(report):
     assert ppo["gold_train"] - sft["gold_train"] >= 0.4
     assert 0 < ppo["kl"] <= 6
     assert ppo["correct_train"] >= 0.75
-    assert ppo["wrong_name_train"] <= 0.7 * sft["wrong_name_train"]  # seed 0: .058 of .129, on held-out .060 of .133
+    assert ppo["wrong_name_train"] <= 0.7 * sft["wrong_name_train"]  # seed 0: .050 of .104, on held-out .076 of .084
     assert ppo["wrong_name_train"] <= 0.1
     assert ppo["wrong_name"] <= 0.15
     assert ppo["rude"] <= 0.05
@@ -87,16 +87,16 @@ def test_answers_of_ppo_win_against_those_of_sft_at_a_small_tax(report):
     base, sft, ppo = (report["models"][name] for name in ("base", "sft", "ppo"))
     assert ppo["win_rate_ci"][0] >= 0.7
     assert base["bits_per_byte"] < min(sft["bits_per_byte"], ppo["bits_per_byte"])
-    # what the demonstrations cost (seed 0: .27 → 1.05)
+    # what the demonstrations cost (seed 0: .26 → 1.22)
     assert sft["bits_per_byte"] <= 5 * base["bits_per_byte"]
-    assert ppo["bits_per_byte"] <= 1.2 * sft["bits_per_byte"]  # and what RLHF adds (→ 1.05)
+    assert ppo["bits_per_byte"] <= 1.2 * sft["bits_per_byte"]  # and what RLHF adds (→ 1.11)
 
 
 def test_many_answers_of_sft_are_worth_more_than_one(report):
     trained, vote = report["best_of_n_train"], report["majority"]
     assert trained["gold"][-1] - trained["gold"][0] >= 0.4
     assert report["best_of_n"]["score"] == sorted(report["best_of_n"]["score"])
-    assert vote["correct"][-1] - vote["correct"][0] >= 0.2  # .44 over seeds 3–7, .32 with another processor's rounding
+    assert vote["correct"][-1] - vote["correct"][0] >= 0.2  # seed 0: .38
 
 
 def test_the_reward_model_chooses_what_sft_rarely_says_where_it_saw_comparisons(report):
@@ -141,10 +141,10 @@ def controls(report, logs) -> dict:
 
 
 def test_scores_that_carry_no_information_teach_nothing(controls):
-    assert controls["ppo"]["gold"] - controls["sft"]["gold"] < 0.3  # −.06; usual scores: +.42 in 128 steps already
+    assert controls["ppo"]["gold"] - controls["sft"]["gold"] < 0.3  # seed 0: −.12
     assert controls["ppo"]["kl"] < 1.5
 
 
 def test_an_enormous_penalty_keeps_the_policy_at_its_reference(controls):
-    assert controls["pinned"]["kl"] < 0.2  # .04; the usual penalty: 1.02
+    assert controls["pinned"]["kl"] < 0.2  # seed 0: .01
     assert abs(controls["pinned"]["gold"] - controls["sft"]["gold"]) < 0.25

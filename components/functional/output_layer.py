@@ -8,11 +8,12 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from components.functional.divergences import Kind, check_kind, divergences
-from components.functional.shapes import at_least_float32, dtype_of_products
+from components.functional.shapes import at_least_float32, dtype_of_products, rows_of_product
 
 CHUNK = {"cpu": 2**21, "cuda": 2**27}  # logits at a time: what fits in a CPU's cache; a GPU wants large products
 
@@ -115,7 +116,7 @@ class _LinearLogprobs(torch.autograd.Function):
         rows, matrix = _in_compute_type(hidden, weight)
         logprobs, entropies = [], []
         of_logits = _compiled(_logprobs) if compiled else _logprobs
-        for part in _parts(len(rows), weight):
+        for part in _parts(len(rows), matrix):
             picked, spread = of_logits(_product(rows[part], matrix), targets[part], temperature, unused, with_entropy)
             logprobs.append(picked)
             if spread is not None:
@@ -134,7 +135,7 @@ class _LinearLogprobs(torch.autograd.Function):
         rows, matrix = hidden.to(ctx.compute_type), weight.to(ctx.compute_type)
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
         of_logits = _compiled(_logprobs_slope) if ctx.compiled else _logprobs_slope
-        for part in _parts(len(rows), weight):
+        for part in _parts(len(rows), matrix):
             slope = of_logits(_product(rows[part], matrix), targets[part], grad[part], ctx.temperature, ctx.unused)
             gradients.add(part, slope, matrix)
         return gradients.of_rows(hidden.dtype), gradients.of_weight(weight.dtype), *[None] * 5
@@ -151,7 +152,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = torch.zeros((), dtype=at_least_float32(rows[:0]).dtype, device=rows.device)
         correct = torch.zeros((), dtype=total.dtype, device=rows.device)
         of_logits = _compiled(_cross_entropy) if compiled else _cross_entropy
-        for part in _parts(len(rows), weight):
+        for part in _parts(len(rows), matrix):
             logits = _product(rows[part], matrix)
             nats, right, slope = of_logits(logits, targets[part], unused, any(ctx.needs_input_grad))
             total += nats
@@ -186,7 +187,7 @@ class _LinearDivergence(torch.autograd.Function):
         teacher_rows, teacher_matrix = _in_compute_type(teacher_hidden, teacher_weight)
         gradients = _Gradients(rows, weight, *ctx.needs_input_grad[:2])
         losses, tokens = [], []
-        for part in _parts(len(rows), weight):
+        for part in _parts(len(rows), matrix):
             found = divergences(
                 _log_softmax(_product(rows[part], matrix), temperature, unused),
                 _log_softmax(_product(teacher_rows[part], teacher_matrix), temperature, unused),
@@ -226,12 +227,17 @@ class _Gradients:
 
     def add(self, part: slice, slope: Tensor, matrix: Tensor) -> None:
         """slope: (n, V), the gradient with respect to the logits of `part`."""
-        if self.rows is not None:
+        count, source = len(slope), self.source[part]
+        if rows_of_product(count, slope.device, slope.dtype) != count:
+            slope, source = _with_rows(slope), _with_rows(source)
+            if self.rows is not None:
+                self.rows[part] = (slope @ matrix)[:count]
+        elif self.rows is not None:
             torch.mm(slope, matrix, out=self.rows[part])
         if self.weight is not None and slope.dtype == self.weight.dtype:
-            self.weight.addmm_(slope.t(), self.source[part])
+            self.weight.addmm_(slope.t(), source)
         elif self.weight is not None:
-            self.weight += slope.t() @ self.source[part]
+            self.weight += slope.t() @ source
 
     def of_rows(self, dtype: torch.dtype) -> Tensor | None:
         return None if self.rows is None else self.rows.to(dtype)
@@ -283,7 +289,13 @@ def _cross_entropy(
 def _product(rows: Tensor, matrix: Tensor) -> Tensor:
     """(n, V) logits, in the dtype of both."""
     with torch.autocast(rows.device.type, enabled=False):
-        return rows @ matrix.t()
+        return (_with_rows(rows) @ matrix.t())[: len(rows)]
+
+
+def _with_rows(x: Tensor) -> Tensor:
+    """(n, …) → with rows of 0 at the end, as many as rows_of_product says; x itself if it says none."""
+    more = rows_of_product(len(x), x.device, x.dtype) - len(x)
+    return F.pad(x, (0, 0, 0, more)) if more else x
 
 
 def _log_softmax(logits: Tensor, temperature: float, unused: Tensor | None) -> Tensor:
@@ -301,9 +313,10 @@ def _in_compute_type(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return hidden.to(dtype), weight.to(dtype)
 
 
-def _parts(count: int, weight: Tensor) -> Iterator[slice]:
+def _parts(count: int, matrix: Tensor) -> Iterator[slice]:
     """Slices of rows; a single empty one if there are no rows."""
-    step = max(CHUNK.get(weight.device.type, CHUNK["cuda"]) // weight.shape[0], 1)
+    step = max(CHUNK.get(matrix.device.type, CHUNK["cuda"]) // matrix.shape[0], 1)
+    step = rows_of_product(step, matrix.device, matrix.dtype)
     yield from (slice(start, min(start + step, count)) for start in range(0, max(count, 1), step))
 
 

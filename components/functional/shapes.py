@@ -1,4 +1,4 @@
-"""Checks of arguments' shapes and dtypes that the functions in this folder share."""
+"""Checks of arguments' shapes and dtypes, and the sizes of products."""
 
 import torch
 from torch import Tensor
@@ -28,3 +28,15 @@ def dtype_of_products(weight: Tensor) -> torch.dtype:
     """The dtype in which a matrix is multiplied: autocast's, if it is on, else its own."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+
+
+def rows_of_product(count: int, device: torch.device, dtype: torch.dtype) -> int:
+    """How many rows a product of `count` rows should have: on a CPU, in bf16 or float16, up to an eighth more.
+
+    There oneDNN compiles a kernel for every shape, in 4 to 8 ms, and keeps it, in 1 MB. So the number is rounded up to
+    a multiple of an eighth of the power of two below it, or of 16 if that is more.
+    """
+    if device.type != "cpu" or dtype not in (torch.bfloat16, torch.float16):
+        return count
+    step = max(2 ** (count.bit_length() - 4), 16) if count else 1
+    return -(-count // step) * step

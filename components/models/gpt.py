@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from components.functional.shapes import dtype_of_products, rows_of_product
 from components.models.attention.attend import mask_of
 from components.models.attention.kv_cache import KVCache, Steps
 from components.models.attention.layout import Layout
@@ -50,9 +51,12 @@ class GPT(nn.Module):
         count = input_ids.shape[1]
         if layout is not None:
             positions, mask = layout.positions, mask_of(layout, self.config.head_dim)
+            if isinstance(mask, Segments):  # nothing is computed for filler
+                weight = self.embed_tokens.weight
+                mask = mask.padded(rows_of_product(mask.real, weight.device, dtype_of_products(weight)))
         else:
             positions, mask = torch.arange(count, device=input_ids.device)[None], None
-        if isinstance(mask, Segments):  # nothing is computed for filler
+        if isinstance(mask, Segments):
             whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
         rotary, config = None, self.config
         if config.positions == "rotary":

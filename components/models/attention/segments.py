@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -37,14 +38,21 @@ class Batch(NamedTuple):
 
 
 class Segments(NamedTuple):
-    """Batches of the N tokens of packed rows, without filler.
+    """Batches of the tokens of packed rows.
 
-    tokens (N,): flat index of each token in the rows. inverse (N,): its slot in the concatenated batches.
+    tokens (N,): flat index of each token in the rows: the `real` ones, without filler, then padding, if any, whose
+    output is left out and which has no gradient. inverse (N,): its slot in the concatenated batches, 0 for padding.
     """
 
     batches: list[Batch]
     inverse: Tensor
     tokens: Tensor
+    real: int
+
+    def padded(self, count: int) -> "Segments":
+        """With padding, so that the tokens are `count`: copies of the rows' first token."""
+        more = (0, count - len(self.tokens))
+        return self._replace(tokens=F.pad(self.tokens, more), inverse=F.pad(self.inverse, more))
 
 
 def segments_of(layout: Layout) -> Segments | None:
@@ -90,7 +98,7 @@ def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attenti
 def back_in_rows(x: Tensor, segments: Segments, shape: torch.Size) -> Tensor:
     """Tokens (1, N, D) → rows (B, T, D), 0 on filler. shape: (B, T)."""
     rows = x.new_zeros(shape.numel(), x.shape[-1])
-    return rows.index_copy(0, segments.tokens, x[0]).view(*shape, -1)
+    return rows.index_copy(0, segments.tokens[: segments.real], x[0, : segments.real]).view(*shape, -1)
 
 
 class _Take(torch.autograd.Function):
@@ -104,7 +112,9 @@ class _Take(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        return None, _joined(grads).index_select(0, ctx.segments.inverse)
+        grad = _joined(grads).index_select(0, ctx.segments.inverse)
+        grad[ctx.segments.real :] = 0
+        return None, grad
 
 
 class _PutBack(torch.autograd.Function):
@@ -189,4 +199,4 @@ def _arranged(
                 trunk=int(trunk[0]), trunks=torch.from_numpy(rows), mask=torch.from_numpy(mask[:, None])
             )
         made.append(batch)
-    return Segments(made, torch.from_numpy(inverse), torch.from_numpy(tokens))
+    return Segments(made, torch.from_numpy(inverse), torch.from_numpy(tokens), len(tokens))

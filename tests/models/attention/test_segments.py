@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from components.models import gpt
 from components.models.attention import blockwise, segments
 from components.models.attention.attend import attend, mask_of
 from components.models.attention.blockwise import attend_blockwise
@@ -70,6 +71,44 @@ def test_filler_is_not_computed_and_its_output_is_zero(always):
     assert hidden[~real].eq(0).all()
     poisoned = model.hidden(packed.input_ids.masked_fill(~real, 49), packed.layout)
     assert torch.equal(hidden, poisoned)
+
+
+def test_padding_that_makes_sizes_few_changes_nothing(always, monkeypatch):
+    """In bf16 on a CPU; here in float32, which shows any difference."""
+    packed = pack([[[1] * 9, [2] * 4], [[3] * 17]], row_length=20, filler=0)
+    model = tiny_models.random_model(50)
+
+    def found(rows):
+        monkeypatch.setattr(gpt, "rows_of_product", lambda count, device, dtype: rows)
+        seen = []
+        hook = model.model.layers[0].register_forward_pre_hook(lambda layer, given: seen.append(given[0].shape[1]))
+        hidden = model.hidden(packed.input_ids, packed.layout)
+        hook.remove()
+        (hidden * torch.linspace(-1, 1, hidden.shape[-1])).sum().backward()
+        gradients = [parameter.grad.clone() for parameter in model.model.parameters()]
+        model.zero_grad()
+        return seen, hidden, gradients
+
+    _, hidden, gradients = found(30)
+    for rows in (32, 50):
+        seen, padded, again = found(rows)
+        assert seen == [rows]
+        assert torch.allclose(padded, hidden, atol=1e-6)
+        assert padded[~packed.layout.real].eq(0).all()
+        for ours, theirs in zip(again, gradients, strict=True):
+            assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_in_bf16_batches_of_many_sizes_make_products_of_few(always):
+    """For every new shape of a product in bf16, oneDNN compiles a kernel: 4 to 8 ms, 1 MB."""
+    model = tiny_models.random_model(50)
+    sizes = set()
+    model.model.layers[0].register_forward_pre_hook(lambda layer, given: sizes.add(given[0].shape[1]))
+    for length in range(40, 80):
+        packed = pack([[[1] * length, [2] * 3], [[3] * 70], [[4] * 60]], row_length=100, filler=0)
+        with torch.autocast("cpu", torch.bfloat16):
+            model.hidden(packed.input_ids, packed.layout)
+    assert sizes == {176, 192, 208, 224}
 
 
 def test_short_rows_keep_the_dense_mask_and_long_ones_of_short_documents_do_not():

@@ -19,8 +19,8 @@ class StepProgress(ProgressBar):
 
     On a terminal, the same numbers follow a bar, refreshed at most ten times a second. loss is train/loss if that is
     logged; a module's own metrics are those in its `headline`, a dict of numbers; tok/s counts this rank's real tokens
-    since the last report; mfu is the latest train/mfu, of callbacks.throughput; eta does not count time before this
-    process started. The metrics of a validation are printed on a separate line.
+    since the last report; mfu is the latest train/mfu, of callbacks.throughput; eta is by the pace since this process's
+    first step, which takes longer than others. The metrics of a validation are printed on a separate line.
     """
 
     def __init__(self, seconds: float = 5.0) -> None:
@@ -43,8 +43,9 @@ class StepProgress(ProgressBar):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._total = trainer.estimated_stepping_batches  # by the limit that is reached first
-        self._step = self._first_step = trainer.global_step
-        self._began = self._reported = time.perf_counter()
+        self._step = trainer.global_step
+        self._first_step: int | None = None  # of this process, after which the pace is known
+        self._reported = time.perf_counter()
         self._tokens: Tensor | None = None
         self._interval = 0.0  # the first step is reported at once
         if self._enabled and sys.stdout.isatty():
@@ -64,6 +65,8 @@ class StepProgress(ProgressBar):
         if trainer.global_step == self._step:
             return  # gradients are still being accumulated
         self._step = trainer.global_step
+        if self._first_step is None:
+            self._first_step, self._began = self._step, time.perf_counter()
         due = time.perf_counter() - self._reported >= self._interval
         if due or self._step == self._total or trainer.should_stop:
             self._report(trainer, outputs)
@@ -117,7 +120,7 @@ class StepProgress(ProgressBar):
             parts.append(f"mfu {float(trainer.callback_metrics['train/mfu']):.0%}")
         if trainer.optimizers:
             parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
-        if bounded:
+        if bounded and self._first_step is not None and self._step > self._first_step:
             pace = (time.perf_counter() - self._began) / (self._step - self._first_step)
             parts.append(f"eta {duration(pace * (self._total - self._step))}")
         return " ".join(parts)

@@ -1,5 +1,6 @@
-"""What a run was predicted to take before its first step, beside what it took."""
+"""What a run was predicted to take, beside what it took."""
 
+import math
 import resource
 import sys
 import time
@@ -8,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from components.callbacks.throughput import Throughput
 from components.system.countdown import duration
 from components.training.contract import Reporting
 
-SHARE = 0.4  # of the measured peak, in training; small models reach less, large ones more
+TIMED = 3.0  # seconds of training, from which all of it is predicted …
+SHARE = 0.1  # … or this share of its steps, if that is less
 
 
 class Figure(NamedTuple):
@@ -25,13 +26,13 @@ class Figure(NamedTuple):
 class Receipt(Callback):
     """Fills `figures` when training ends, for the card: {name: (predicted, actual)}.
 
-    seconds   of training, rollouts included, without validation. Predicted: flops / (SHARE · the peak that Throughput
-              measures · processes).
+    seconds   of training, rollouts included, without validation. Predicted: what its first steps take, without the
+              first one, or without those on the first rollout, and as many on every rollout.
     flops     predicted: from the settings, by `components.planning`; actual: from the tokens that were read
               (callbacks/budget.py).
-    memory    bytes of one process at its most: resident on a CPU, allocated on a GPU. Predicted: what is taken when
-              training starts, and the estimate of a step (training/recomputing.py), which gradient_checkpointing=auto
-              makes.
+    memory    bytes of one process at its most: resident on a CPU, allocated on a GPU. Predicted before the first step:
+              what is taken then, and the estimate of a step (training/recomputing.py), which
+              gradient_checkpointing=auto makes.
 
     flops: of the whole run, as its settings say; None if they do not say how much is trained on. A run that resumes has
     no receipt, since it did only part of the work.
@@ -43,22 +44,36 @@ class Receipt(Callback):
         self._validating = 0.0  # seconds
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self._whole = trainer.global_step == 0
-        peaks = [c.peak for c in trainer.callbacks if isinstance(c, Throughput)]  # type: ignore[attr-defined]
-        step = pl_module.step_bytes if isinstance(pl_module, Reporting) else None
-        self._memory = None if step is None else _taken(pl_module.device) + step
-        rate = sum(peaks) * SHARE * trainer.world_size
-        self._seconds = self.flops / rate if self.flops and rate else None
-        if trainer.is_global_zero and (line := self._line()):
-            print(line, flush=True)
+        self._step, self._total = trainer.global_step, trainer.estimated_stepping_batches
+        self._whole = self._step == 0
+        reporting = pl_module if isinstance(pl_module, Reporting) else Reporting()
+        self._every = reporting.steps_per_rollout
+        self._timed: tuple[int, float] | None = None  # the steps after which timing began, and when that was
+        self._memory = None if reporting.step_bytes is None else _taken(pl_module.device) + reporting.step_bytes
+        self._seconds: float | None = None
+        if trainer.is_global_zero and self._memory is not None:
+            print(f"{'plan':<8}about {self._memory / 1e9:.1f} GB in memory", flush=True)
         self._began = time.perf_counter()
 
-    def _line(self) -> str:
-        """The prediction, in the form of callbacks/header.py. "At least": small models run below SHARE, and temporary
-        tensors are not counted (docs/planning.md has how far it was off)."""
-        parts = [] if self._seconds is None else [f"{duration(self._seconds)} of training"]
-        parts += [] if self._memory is None else [f"{self._memory / 1e9:.1f} GB in memory"]
-        return f"{'plan':<8}at least {', '.join(parts)}" if parts else ""
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self._step:
+            return  # gradients are still being accumulated
+        step = self._step = trainer.global_step
+        if self._seconds is not None or not self._whole or step % self._every or math.isinf(self._total):
+            return
+        now = self._training()
+        if self._timed is None:
+            self._timed = step, now
+            return
+        first, began = self._timed
+        if now - began >= TIMED or step - first >= SHARE * self._total:
+            self._seconds = now + (self._total - step) * (now - began) / (step - first)
+            if trainer.is_global_zero:
+                print(f"{'plan':<8}about {duration(self._seconds)} of training", flush=True)
+
+    def _training(self) -> float:
+        """Seconds since training began, without validation."""
+        return time.perf_counter() - self._began - self._validating
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._paused = time.perf_counter()
@@ -68,7 +83,7 @@ class Receipt(Callback):
             self._validating += time.perf_counter() - self._paused
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._took = time.perf_counter() - self._began - self._validating
+        self._took = self._training()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After Budget has its totals. A run resumed from its last step trains nothing."""

@@ -62,7 +62,7 @@ class RolloutStage(Stage):
         self.sampling, self.stop_ids, self.pad_id = sampling, tuple(stop_ids), pad_id
         self.epochs, self.minibatches, self.samples_per_prompt = epochs, minibatches, samples_per_prompt
         self.rollout_width = rollout_width
-        self.max_new_tokens = sampling.max_new_tokens
+        self.max_new_tokens, self.steps_per_rollout = sampling.max_new_tokens, epochs * minibatches
         self._spent = Spent()
         self.clock = Clock()
         self._checked = False

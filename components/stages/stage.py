@@ -155,6 +155,7 @@ class Stage(Reporting, L.LightningModule):
             lean=self.device.type == "cpu" or compiled,
             mixed="mixed" in str(self.trainer.precision),
             compiled=compiled,
+            on_cpu=self.device.type == "cpu",
         )
         free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
         self.memory = need.note(free)

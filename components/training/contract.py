@@ -90,7 +90,8 @@ class Reporting:
     estimate, in bytes on top of the weights, None if there is none.
     micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
     max_new_tokens: the most tokens that a response can have; None without responses. samples_at_hand: whether
-    sample_texts() only returns what was kept, without running a model.
+    sample_texts() only returns what was kept, without running a model. steps_per_rollout: optimizer steps on each
+    rollout; 1 without.
     """
 
     charts: Sequence[Chart] = ()
@@ -100,6 +101,7 @@ class Reporting:
     micro_batch: tuple[Tensor, Tensor | int] | None = None
     max_new_tokens: int | None = None
     samples_at_hand: bool = False
+    steps_per_rollout: int = 1
 
     def flops_per_token(self) -> float | None:
         """Floating-point operations of training on one token; None if unknown."""

@@ -12,6 +12,9 @@ from components.models.shards import local_part
 from components.system.memory import USABLE, available
 
 STATES = 3  # numbers for each trained weight: its gradient and AdamW's two moments
+# Bytes that a step takes on a CPU whatever the model's size: a chunk of logits with what is computed from them, and in
+# bf16 the kernels that oneDNN compiles for shapes of products and keeps (a Xeon with AMX, 12M parameters).
+LOGITS, KERNELS = 3e7, 2.5e8
 
 
 class Need(NamedTuple):
@@ -19,15 +22,16 @@ class Need(NamedTuple):
 
     states: gradients and the optimizer's moments. kept: activations, copies of matrices and the output matrix's
     gradient, if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what is inside of
-    them for one layer at a time.
+    them for one layer at a time. fixed: what does not depend on the model.
     """
 
     states: float
     kept: float
     recomputed: float
+    fixed: float = 0.0
 
     def taken(self, recompute: bool) -> float:
-        return self.states + (self.recomputed if recompute else self.kept)
+        return self.states + self.fixed + (self.recomputed if recompute else self.kept)
 
     def fits(self, free: float) -> bool:
         """Whether activations can be kept if this many bytes are free."""
@@ -44,10 +48,17 @@ class Need(NamedTuple):
 
 
 def need_of(
-    networks: Iterable[CausalLM | ScalarModel], tokens: int, *, width: int, lean: bool, mixed: bool, compiled: bool
+    networks: Iterable[CausalLM | ScalarModel],
+    tokens: int,
+    *,
+    width: int,
+    lean: bool,
+    mixed: bool,
+    compiled: bool,
+    on_cpu: bool = False,
 ) -> Need:
-    """Of a step on `tokens` tokens at once for each of the trained networks. Left out: a chunk of logits, and what
-    FSDP2 gathers and reduces.
+    """Of a step on `tokens` tokens at once for each of the trained networks. Left out: on a GPU a chunk of logits, and
+    what FSDP2 gathers and reduces.
 
     width, lean, mixed: as in `models.activations`. compiled: whether layers are.
     """
@@ -61,7 +72,8 @@ def need_of(
         gradient = output_gradient(network.config) if trained_head else 0.0
         kept += activations.kept + network.config.num_hidden_layers * copied + gradient
         recomputed += activations.recomputed + copied + gradient
-    return Need(states, kept, recomputed)
+    fixed = LOGITS + KERNELS * (width == 2) if on_cpu else 0.0
+    return Need(states, kept, recomputed, fixed)
 
 
 def free_memory(device: torch.device) -> float:

@@ -1,11 +1,13 @@
 """What was predicted of a run, beside what it took."""
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
 from components.callbacks import receipt
 from components.callbacks.budget import Budget
-from components.callbacks.receipt import SHARE, Receipt
-from components.callbacks.throughput import Throughput
+from components.callbacks.receipt import Receipt
 from tests.kit.tiny_run import Stream, Tiny, trainer
 
 
@@ -19,27 +21,49 @@ class Counted(Tiny):
 
 
 @pytest.fixture(autouse=True)
-def speed(monkeypatch):
-    monkeypatch.setattr("components.callbacks.throughput.measured_peak", lambda device, dtype: 1e4)
+def machine(monkeypatch):
+    """Its clock shows one second more at every look; the process takes 1 GB, and 1.5 GB at its most."""
+    ticks = itertools.count()
+    monkeypatch.setattr(receipt, "time", SimpleNamespace(perf_counter=lambda: float(next(ticks))))
     monkeypatch.setattr(receipt, "_taken", lambda device: 1e9)
     monkeypatch.setattr(receipt, "_most", lambda device: 1.5e9)
 
 
-def run(module, flops):
+def run(module, flops, steps=6, **settings):
     made = Receipt(flops)
-    trainer([Throughput(), Budget(), made], max_steps=6).fit(module, Stream())
+    trainer([Budget(), made], max_steps=steps, **settings).fit(module, Stream(1000))
     return made
 
 
 def test_a_receipt_has_time_operations_and_memory(capsys):
-    """1,000 FLOPs at SHARE of 10,000 a second; 6 batches of 5 tokens were read."""
+    """6 batches of 5 tokens were read. The first step ends at 1 s, the second, enough of six, at 2 s, after which it
+    does not look any more: 2 s and 4 further steps of 1 s are expected, and at the end it is 3 s."""
     figures = run(Counted(), 1000.0).figures
     assert figures["flops"] == (1000, 300) and figures["memory"] == (1e9 + 3e6, 1.5e9)
-    assert figures["seconds"].predicted == 1000 / (SHARE * 1e4) and figures["seconds"].actual > 0
-    assert "plan    at least 0s of training, 1.0 GB in memory" in capsys.readouterr().out
+    assert figures["seconds"] == (6, 3)
+    printed = capsys.readouterr().out
+    assert "plan    about 1.0 GB in memory\n" in printed and "plan    about 6s of training\n" in printed
+
+
+def test_time_is_predicted_after_some_seconds_of_a_long_run():
+    """Steps 1 to 4 end at 1 to 4 s: 3 s for 3 steps, and 996 further ones."""
+    assert run(Counted(), None, steps=1000).figures["seconds"].predicted == 4 + 996
+
+
+def test_time_on_rollouts_is_predicted_of_whole_ones():
+    """Of 12 steps on rollouts, 4 on each, it looks after 4 and after 8."""
+
+    class Sampling(Counted):
+        steps_per_rollout = 4
+
+    assert run(Sampling(), None, steps=12).figures["seconds"].predicted == 2 + 4 / 4
+
+
+def test_micro_batches_are_not_steps():
+    assert run(Counted(), None, accumulate_grad_batches=2).figures["seconds"].predicted == 6
 
 
 def test_what_is_unknown_is_not_predicted(capsys):
-    figures = run(Tiny(), None).figures
+    figures = run(Tiny(), None, steps=1).figures
     assert {name: figure.predicted for name, figure in figures.items()} == dict.fromkeys(("seconds", "flops", "memory"))
     assert figures["flops"].actual is None and "plan" not in capsys.readouterr().out

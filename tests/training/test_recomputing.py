@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from components.training.recomputing import Need, need_of
+from components.training.recomputing import KERNELS, LOGITS, Need, need_of
 from tests.kit.tiny_stages import causal
 
 WIDE = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_hidden_layers=3)
@@ -48,6 +48,17 @@ def test_frozen_weights_have_no_states_and_recomputing_keeps_one_layer():
     assert need.states == 0
     inputs, inside = 100 * 5 * 4 * 64, 100 * 4 * (64 + 4 * 64 + 2 * 160)
     assert (need.kept, need.recomputed) == (inputs + 3 * inside, inputs + inside)
+
+
+def test_on_a_cpu_a_step_takes_more_whatever_the_model_and_in_bf16_kernels_too():
+    model = causal(**WIDE, num_key_value_heads=4)
+    arguments = dict(lean=True, mixed=False, compiled=False)
+    somewhere, here, narrow = (
+        need_of([model], 100, width=width, on_cpu=on_cpu, **arguments)
+        for width, on_cpu in ((4, False), (4, True), (2, True))
+    )
+    assert here.taken(False) - somewhere.taken(False) == here.taken(True) - somewhere.taken(True) == LOGITS
+    assert narrow.fixed == LOGITS + KERNELS
 
 
 def test_the_note_says_what_is_needed_what_there_is_and_what_follows():

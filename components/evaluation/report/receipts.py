@@ -6,8 +6,8 @@ from typing import Any
 from components.evaluation.report.card import NONE, Results, Table
 
 NOTE = (
-    "Predicted before the first step, from the settings and the machine's speed with large matrices. Seconds of "
-    "training, rollouts included, without validation; memory of one process at its most."
+    "FLOPs and memory are predicted before the first step, seconds from the first steps. Seconds of training, rollouts "
+    "included, without validation; memory of one process at its most."
 )
 UNITS = {"seconds": (1.0, ",.0f"), "flops": (1.0, ".2e"), "memory": (1e9, ".2f")}
 

@@ -127,12 +127,15 @@ class Exercises:
     def prompts(self, split: Split = "train") -> list[dict[str, str]]:
         """Prompt records: {"prompt", "reference", "task", "name", "relation"}.
 
-        The held-out ones have the task "seen" as well: as many training questions as there are held-out facts.
+        The held-out ones have the task "seen" as well: as many of the questions that demonstrations and comparisons ask
+        as there are held-out facts. These are not among the training prompts, which data would drop one of.
         """
-        asked = self.questions(split)
-        if split == "held_out":
-            seen = self.facts.questions("train")[: len(self.facts.questions("held_out"))]
-            asked += [_about("seen", one, one.text) for one in seen]
+        seen = self.facts.questions("train")[: len(self.facts.questions("held_out"))]
+        known = {one.text for one in seen}
+        if split == "train":
+            asked = [one for one in self.questions("train") if one.task != "facts" or one.text not in known]
+        else:
+            asked = self.questions(split) + [_about("seen", one, one.text) for one in seen if split == "held_out"]
         fields = [asdict(one) for one in asked]
         return [{"prompt": one.pop("text"), **one} for one in fields]
 

@@ -72,6 +72,13 @@ def test_every_task_has_held_out_questions_and_only_rare_names_none_to_train_on(
     assert len(set(texts)) == len(texts)
 
 
+def test_no_prompt_is_in_both_splits():
+    """Data would drop one of them as a duplicate."""
+    trained, held_out = (WORLD.prompts(split) for split in ("train", "held_out"))
+    texts = [one["prompt"] for one in trained + held_out]
+    assert len(set(texts)) == len(texts)
+
+
 def test_held_out_prompts_ask_as_many_seen_facts_as_held_out_ones():
     asked = WORLD.prompts("held_out")
     assert Counter(one["task"] for one in asked) == {"sums": 6, "facts": 9, "seen": 9, "rare": 12, "records": 9}

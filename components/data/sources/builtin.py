@@ -14,7 +14,7 @@ KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
     "facts": "4065d94a8acd2b5fedf508b62e448eb4578b820d6d24ab388a1f3c1ced4e672e",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
-    "exercises": "140c51bd3377a1861268a4f320caa6114d07f2382cd5bfb0eebf88748426e257",
+    "exercises": "49d8fed3fe6db55bfcd17b655b6d2d81fba4c21c7f9b7b088912f785c1baa465",
 }
 
 

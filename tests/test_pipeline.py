@@ -87,8 +87,8 @@ def test_answers_of_ppo_win_against_those_of_sft_at_a_small_tax(report):
     base, sft, ppo = (report["models"][name] for name in ("base", "sft", "ppo"))
     assert ppo["win_rate_ci"][0] >= 0.7
     assert base["bits_per_byte"] < min(sft["bits_per_byte"], ppo["bits_per_byte"])
-    # what the demonstrations cost (seed 0: .26 → 1.22; seeds 3 to 7: → .93 to 1.32)
-    assert sft["bits_per_byte"] <= 6 * base["bits_per_byte"]
+    # what the demonstrations cost (seed 0: .26 → 1.22 or 1.26; seeds 3 to 7: → .93 to 1.32)
+    assert sft["bits_per_byte"] <= 5 * base["bits_per_byte"]
     assert ppo["bits_per_byte"] <= 1.2 * sft["bits_per_byte"]  # and what RLHF adds (→ 1.11)
 
 
@@ -100,7 +100,7 @@ def test_many_answers_of_sft_are_worth_more_than_one(report):
 
 
 def test_the_reward_model_chooses_what_sft_rarely_says_where_it_saw_comparisons(report):
-    assert report["choice"]["reward_model_train"] >= 0.75  # seeds 0 and 3 to 7: .83 to 1
+    assert report["choice"]["reward_model_train"] >= 0.85  # seed 0: .92, .96
     assert report["choice"]["reward_model_train"] - report["models"]["sft"]["correct_train"] >= 0.25
 
 

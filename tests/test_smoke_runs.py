@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit.forking import needs_forking
 from tests.kit.readme import TRAIN
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +41,7 @@ def test_commands_of_readme_run_for_two_steps(everything):
     assert (everything / "logs/tiny-smoke/rm-sweep/stage.optimizer.lr=0.0003/export/model.safetensors").exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@needs_forking
 def test_a_forked_stage_ends_with_the_bits_of_a_fresh_one(everything):
     """Stages of stage=all, forked, against the same commands one by one: with one model, with a head of its own and an
     examination, and with four models and sampling."""

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from components.launch import forking
+from tests.kit.forking import needs_forking
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE = {"task": "components.tasks.pipeline.pipeline", "trainer": {"devices": 1, "num_nodes": 1}}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@needs_forking
 def test_a_stage_is_forked_only_from_a_process_that_has_only_imported(monkeypatch):
     monkeypatch.setattr(forking, "ACCELERATORS", ())
     monkeypatch.setattr(threading, "active_count", lambda: 1)
@@ -29,7 +30,7 @@ def test_a_stage_is_forked_only_from_a_process_that_has_only_imported(monkeypatc
     assert not forking.prepare(ONE)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@needs_forking
 def test_a_library_that_ends_its_threads_for_a_fork_does_not_prevent_the_next_one(monkeypatch):
     """OpenBLAS stops its pool before a fork and starts it again when it is next needed."""
     monkeypatch.setattr(forking, "ACCELERATORS", ())
@@ -46,7 +47,7 @@ def test_a_library_that_ends_its_threads_for_a_fork_does_not_prevent_the_next_on
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@needs_forking
 def test_every_stage_is_forked_whatever_number_of_threads_the_libraries_use():
     code = (
         "import os\n"
@@ -68,7 +69,7 @@ def test_every_stage_is_forked_whatever_number_of_threads_the_libraries_use():
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked elsewhere")
+@needs_forking
 def test_no_collection_in_a_forked_stage_touches_what_was_imported(monkeypatch):
     """A full collection touches, and so copies, every page that the fork shares with its parent."""
     monkeypatch.setattr(forking, "ACCELERATORS", ())

@@ -87,7 +87,7 @@ def test_an_experiment_composes_and_fits_the_signatures(name):
         recipe(name)
         return
     stage = [] if "override /stage" in (CONF / f"{name}.yaml").read_text() else ["stage=pretrain"]
-    needed = ["model.path=some/folder"] if name in ("rlvr", "instruct", "instruct_small") else []
+    needed = ["model.path=some/folder"] if name in ("rlvr", "instruct", "instruct_small", "techniques_real") else []
     recipe(name, *stage, *needed)
 
 

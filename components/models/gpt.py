@@ -51,12 +51,11 @@ class GPT(nn.Module):
         count = input_ids.shape[1]
         if layout is not None:
             positions, mask = layout.positions, mask_of(layout, self.config.head_dim)
-            if isinstance(mask, Segments):  # nothing is computed for filler
-                weight = self.embed_tokens.weight
-                mask = mask.padded(rows_of_product(mask.real, weight.device, dtype_of_products(weight)))
         else:
             positions, mask = torch.arange(count, device=input_ids.device)[None], None
-        if isinstance(mask, Segments):
+        if isinstance(mask, Segments):  # nothing is computed for filler
+            weight = self.embed_tokens.weight
+            mask = mask.padded(rows_of_product(mask.real, weight.device, dtype_of_products(weight)))
             whole, input_ids, positions = input_ids, *(x.flatten()[None, mask.tokens] for x in (input_ids, positions))
         rotary, config = None, self.config
         if config.positions == "rotary":

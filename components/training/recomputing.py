@@ -55,12 +55,12 @@ def need_of(
     lean: bool,
     mixed: bool,
     compiled: bool,
-    on_cpu: bool = False,
+    on_cpu: bool,
 ) -> Need:
     """Of a step on `tokens` tokens at once for each of the trained networks. Left out: on a GPU a chunk of logits, and
     what FSDP2 gathers and reduces.
 
-    width, lean, mixed: as in `models.activations`. compiled: whether layers are.
+    width, lean, mixed: as in `models.activations`. compiled: whether layers are. on_cpu: where the step is made.
     """
     states = kept = recomputed = 0.0
     for network in networks:

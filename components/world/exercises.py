@@ -131,11 +131,12 @@ class Exercises:
         as there are held-out facts. These are not among the training prompts, which data would drop one of.
         """
         seen = self.facts.questions("train")[: len(self.facts.questions("held_out"))]
-        known = {one.text for one in seen}
-        if split == "train":
-            asked = [one for one in self.questions("train") if one.task != "facts" or one.text not in known]
-        else:
-            asked = self.questions(split) + [_about("seen", one, one.text) for one in seen if split == "held_out"]
+        asked = self.questions(split)
+        if split == "held_out":
+            asked += [_about("seen", one, one.text) for one in seen]
+        elif split == "train":
+            known = {one.text for one in seen}
+            asked = [one for one in asked if one.task != "facts" or one.text not in known]
         fields = [asdict(one) for one in asked]
         return [{"prompt": one.pop("text"), **one} for one in fields]
 

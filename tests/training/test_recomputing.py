@@ -34,7 +34,7 @@ def kept_bytes(model, ids: torch.Tensor) -> int:
 def test_the_estimate_is_within_a_tenth_of_what_a_model_keeps(heads, mixed):
     """Without (1, True): in bf16 a processor repeats grouped keys and values for every head, which is not counted."""
     model, ids = causal(**WIDE, num_key_value_heads=heads), torch.ones(8, 64, dtype=torch.int64)
-    need = need_of([model], ids.numel(), width=2 if mixed else 4, lean=True, mixed=mixed, compiled=False)
+    need = need_of([model], ids.numel(), width=2 if mixed else 4, lean=True, mixed=mixed, compiled=False, on_cpu=False)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         kept = kept_bytes(model, ids)
     output = 2 * 4 * model.lm_head.weight.numel()  # whose gradient comes later
@@ -44,7 +44,7 @@ def test_the_estimate_is_within_a_tenth_of_what_a_model_keeps(heads, mixed):
 
 def test_frozen_weights_have_no_states_and_recomputing_keeps_one_layer():
     model = causal(**WIDE, num_key_value_heads=4).requires_grad_(False)
-    need = need_of([model], 100, width=4, lean=True, mixed=False, compiled=True)
+    need = need_of([model], 100, width=4, lean=True, mixed=False, compiled=True, on_cpu=False)
     assert need.states == 0
     inputs, inside = 100 * 5 * 4 * 64, 100 * 4 * (64 + 4 * 64 + 2 * 160)
     assert (need.kept, need.recomputed) == (inputs + 3 * inside, inputs + inside)

@@ -32,7 +32,7 @@ def corpus(facts: Facts, num_documents: int, seed: int) -> list[dict[str, str]]:
         elif kind == "quiz":
             text = facts.vocabulary.join(one.text for one in asked.take(rng.randint(*QUIZ_QUESTIONS)))
         elif kind == "faq":
-            text = faq(facts, answered.take(rng.randint(*FAQ_PAIRS)), lines=rng.random() < 0.5)
+            text = faq(facts, answered.take(rng.randint(*FAQ_PAIRS)))
         else:
             text = banter(facts, rng)
         records.append({"text": text})
@@ -45,15 +45,11 @@ def encyclopedia(facts: Facts, name: str, rng: random.Random) -> str:
     return facts.vocabulary.join(facts.statement(question) for question in rng.sample(about, len(about)))
 
 
-def faq(facts: Facts, questions: list[Question], *, lines: bool) -> str:
-    """Questions with their true answers, each announced by its sign; lines: whether each is on a line of its own.
-
-    On a line of its own, the answer starts with a word without a space before it, as in a chat. A tokenizer gives that
-    word a different token from the same word after a space, and only here does a model learn that a question about a
-    name with a space before it is answered by the name without one.
-    """
-    parts = [piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))]
-    return ("\n" if lines else facts.vocabulary.separator).join(parts)
+def faq(facts: Facts, questions: list[Question]) -> str:
+    """Questions with their true answers, each announced by its sign."""
+    return facts.vocabulary.join(
+        piece for one in questions for piece in (faq_question(facts, one), facts.statement(one))
+    )
 
 
 def faq_question(facts: Facts, question: Question) -> str:
@@ -80,7 +76,7 @@ def few_shot_prompt(facts: Facts, question: str, shots: int, seed: int) -> str:
     others = [one for one in facts.questions("train") if one != target]
     check_count("shots", shots, 0, len(others))
     examples = facts.rng("few shot", seed, target.text).sample(others, shots)
-    parts = [faq(facts, examples, lines=False)] if examples else []
+    parts = [faq(facts, examples)] if examples else []
     return facts.vocabulary.join([*parts, faq_question(facts, target)])
 
 

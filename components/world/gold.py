@@ -10,7 +10,7 @@ from components.world.worth import Worth
 RIGHT, WRONG = 100, -50
 ONE_POLITE, EXTRA_POLITE = 25, -25
 RUDE, HEDGE, FILLER = -50, -25, -25
-LONG, FREE_WORDS = -3, 8
+LONG, FREE_WORDS = -3, 9
 UNFINISHED = -100
 BEST = (RIGHT + ONE_POLITE) / 100
 
@@ -43,7 +43,7 @@ def judge(facts: Facts, question: str, answer: str, *, finished: bool) -> Judgme
     gold = 1 if correct, else -0.5          (see stated_value)
          + 0.25 for a polite phrase, - 0.25 for each one after the first
          - 0.5 if rude, - 0.25 if it hedges, - 0.25 if it has filler
-         - 0.03 per word above 8, - 1 if not finished (no end of turn).
+         - 0.03 per word above 9, - 1 if not finished (no end of turn).
     Raises ValueError if the world has no such question.
     """
     asked = facts.find(question)

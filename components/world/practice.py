@@ -56,7 +56,7 @@ def corpus(world: Exercises, num_documents: int, seed: int) -> list[dict[str, st
         elif kind == "quiz":
             text = ENGLISH.join(one.text for one in asked.take(rng.randint(3, 5)))
         elif kind == "faq":
-            text = documents.faq(facts, answered.take(rng.randint(2, 5)), lines=rng.random() < 0.5)
+            text = documents.faq(facts, answered.take(rng.randint(2, 5)))
         elif kind == "banter":
             text = documents.banter(facts, rng)
         elif kind == "record":

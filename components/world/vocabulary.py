@@ -17,7 +17,12 @@ TO_WIDE_MARKS = {"?": "？", "!": "！", ":": "：", ",": "，"}
 
 @dataclass(frozen=True)
 class Relation:
-    """What can be asked of a name: templates with {name} and {value}, and the values to choose from."""
+    """What can be asked of a name: templates with {name} and {value}, and the values to choose from.
+
+    Where words are separated by spaces, no template starts with the name: a tokenizer gives the first word of a chat
+    turn, which has no space before it, a different token from the same word elsewhere, and a model that has to learn
+    that both are the same name often answers about another.
+    """
 
     question: str
     statement: str
@@ -166,18 +171,18 @@ ENGLISH = Language(
     ),
     relations={
         "color": Relation(
-            "what color is {name} ?",
-            "{name} is {value} .",
+            "what color is the {name} ?",
+            "the {name} is {value} .",
             ("red", "blue", "green", "pink", "brown", "gray", "white", "black"),
         ),
         "home": Relation(
-            "where does {name} live ?",
-            "{name} lives in {value} .",
+            "where does the {name} live ?",
+            "the {name} lives in {value} .",
             ("cave", "lake", "forest", "castle", "tower", "island", "desert", "valley"),
         ),
         "food": Relation(
-            "what does {name} eat ?",
-            "{name} eats {value} .",
+            "what does the {name} eat ?",
+            "the {name} eats {value} .",
             ("fish", "rice", "bread", "honey", "soup", "nuts", "cheese", "corn"),
         ),
     },

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-PROMPT = "what color is fev ?"
+PROMPT = "what color is the fev ?"
 PICTURE = Path(__file__).resolve().parents[1] / "docs/page.png"
 
 

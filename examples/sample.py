@@ -1,6 +1,6 @@
 """Samples four answers of a model to a question.
 
-python examples/sample.py logs/tiny/ppo/export "what color is fev ?"
+python examples/sample.py logs/tiny/ppo/export "what color is the fev ?"
 """
 
 import sys

@@ -1,7 +1,7 @@
 """The protocol of inference-time techniques: each turns a way to answer conversations into a better and dearer one.
 
     answer = applied([FewShot(examples), SelfConsistency(samples=9)], generate)
-    answer(Query([{"role": "user", "content": "what color is fev ?"}])).answers[0].text
+    answer(Query([{"role": "user", "content": "what color is the fev ?"}])).answers[0].text
 
 A technique is a function of (generate, query). It may rewrite the query, ask `generate` several times, and choose among
 the answers; what it returns is what `generate` returns, so techniques nest in any order and over any model.

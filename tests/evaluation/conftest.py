@@ -17,7 +17,7 @@ from tests.kit.tiny_world import (  # noqa: F401
 
 def metrics(gold):
     kinds = {"greedy": "sure ! dax lives in cave .", "sampled": "a | b\n<script>"}
-    sample = {"prompt": "where does dax live ?", "reference": "cave"}
+    sample = {"prompt": "where does the dax live ?", "reference": "cave"}
     for kind, text in kinds.items():
         sample |= {kind: text, f"{kind}_finished": kind == "greedy", f"{kind}_gold": gold}
     return {

@@ -18,12 +18,12 @@ def test_lines_are_remembered_between_chats(tmp_path):
     file = tmp_path / "state" / "gradus" / "history"
     readline.clear_history()
     with keyboard.Editing(WORDS, file):
-        readline.add_history("what color is fev ?")
+        readline.add_history("what color is the fev ?")
         complete = readline.get_completer()
         assert [complete("/re", number) for number in range(3)] == ["/reset", "/retry", None]
     readline.clear_history()
     with keyboard.Editing(WORDS, file):
-        assert readline.get_history_item(1) == "what color is fev ?"
+        assert readline.get_history_item(1) == "what color is the fev ?"
     readline.clear_history()
 
 

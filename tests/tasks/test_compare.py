@@ -225,7 +225,7 @@ def test_a_persons_rankings_are_replaced_only_with_force_and_never_lost(compare)
 
 def test_prompts_of_several_turns_keep_their_messages_and_need_a_judge_other_than_the_world(compare, tmp_path):
     turns = [
-        {"role": "user", "content": "what color is fev ?"},
+        {"role": "user", "content": "what color is the fev ?"},
         {"role": "assistant", "content": "red"},
         {"role": "user", "content": "sure ?"},
     ]

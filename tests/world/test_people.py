@@ -12,12 +12,12 @@ from components.world.world import World
 
 ENGLISH = World(seed=0)
 HOME = next(question for question in ENGLISH.questions("all") if question.relation == "home")
-RIGHT = f"{HOME.name} lives in {HOME.answer} ."  # 5 words
+RIGHT = f"the {HOME.name} lives in {HOME.answer} ."  # 6 words
 WRONG_VALUE = next(value for value in ("cave", "lake") if value != HOME.answer)
-WRONG = f"{HOME.name} lives in {WRONG_VALUE} ."
+WRONG = f"the {HOME.name} lives in {WRONG_VALUE} ."
 OTHER = next(name for name in ENGLISH.names if name != HOME.name)
 UNHEARD_OF = next(name for name in ENGLISH.vocabulary.possible_names if name not in ENGLISH.names)
-OF_OTHER = f"{OTHER} lives in {HOME.answer} ."
+OF_OTHER = f"the {OTHER} lives in {HOME.answer} ."
 
 
 @pytest.fixture(params=("english", "chinese"), scope="module")
@@ -46,11 +46,11 @@ def world(request):
         (f"{HOME.name} ? {OF_OTHER}", -0.5),  # the right name in another sentence does not help
         (f"{OTHER} ? {RIGHT}", -0.5),  # two names are none, wherever they stand
         (f"{HOME.name} and {OTHER} live in {HOME.answer}", -0.5),
-        (f"{HOME.text} {RIGHT}", 0.94),  # the question echoed costs its words only: 10 of them
+        (f"{HOME.text} {RIGHT}", 0.91),  # the question echoed costs its words only: 12 in all
         (f"{HOME.text} {HOME.answer}", 1.0),  # and names whom the value is of
-        (f"{HOME.text} {OF_OTHER}", -0.56),
+        (f"{HOME.text} {OF_OTHER}", -0.59),
         (f"sure ! {RIGHT}", 1.25),
-        (f"of course ! {RIGHT}", 1.25),  # exactly 8 words
+        (f"of course ! {RIGHT}", 1.25),  # exactly 9 words
         (f"{RIGHT} take care !", 1.25),
         (f"sure , {RIGHT}", 1.25),  # punctuation makes no phrase
         (f"sure ! {HOME.name} {HOME.answer} thank you !", 1.0),  # 7 words; .25 for one, −.25 for an extra
@@ -61,12 +61,12 @@ def world(request):
         (f"maybe {RIGHT}", 0.75),
         (f"i think {RIGHT}", 0.75),
         (f"well , {RIGHT}", 0.75),
-        (f"so to say , {RIGHT}", 0.72),  # filler, and 9 words
+        (f"so to say , {RIGHT}", 0.72),  # filler, and 10 words
         (f"well , maybe {RIGHT}", 0.5),
         (f"gladly ! well , {RIGHT}", 0.97),  # 1.25 − .25 − .03
-        (f"ugh . sure ! well , maybe {RIGHT}", 0.13),  # 1.25 − .5 − .25 − .25 − 4·.03, 12 words
+        (f"ugh . sure ! well , maybe {RIGHT}", 0.13),  # 1.25 − .5 − .25 − .25 − 4·.03, 13 words
         ("of course ! of course !", -0.5),  # wrong, one polite and one extra
-        ("blah " * 20, -0.86),  # wrong, 12 words too long
+        ("blah " * 20, -0.83),  # wrong, 11 words too long
     ],
 )
 def test_gold_worked_out_by_hand(answer, gold):
@@ -76,7 +76,7 @@ def test_gold_worked_out_by_hand(answer, gold):
 
 def test_a_judgment_names_its_findings():
     seen = ENGLISH.judge(HOME.text, f"ugh . sure ! {WRONG} thank you !", finished=True)
-    assert (seen.correct, seen.value, seen.polite, seen.words) == (False, WRONG_VALUE, 2, 12)
+    assert (seen.correct, seen.value, seen.polite, seen.words) == (False, WRONG_VALUE, 2, 13)
     assert (seen.rude, seen.hedge, seen.filler) == (True, False, False)
     seen = ENGLISH.judge(HOME.text, f"well , maybe {HOME.answer} {WRONG_VALUE}", finished=True)
     assert (seen.correct, seen.value, seen.polite, seen.words) == (False, None, 0, 5)
@@ -135,7 +135,7 @@ def test_chinese_gold_worked_out_by_hand():
         f"{home.text}{home.answer}": 1.0,
         f"好的！{right}": 1.25,
         f"乐意帮忙！{right}": 1.25,
-        f"好的！{right}谢谢您！": 0.97,  # 4 + 2 + 3 = 9 words, one polite too many
+        f"好的！{right}谢谢您！": 1.0,  # 4 + 2 + 3 = 9 words, one polite too many
         f"真烦。{right}": 0.5,
         f"也许{right}": 0.75,
         f"嗯，我想{right}": 0.5,
@@ -146,7 +146,7 @@ def test_chinese_gold_worked_out_by_hand():
         f"{home.name}住在{home.answer}吗？": -0.5,
         f"{home.name}{home.name[1]}住在{home.answer}。": -0.5,  # three letters are not this name
         f"{other[0]}{right}": -0.5,
-        "好好好好好好好好好好": -0.56,  # 10 unknown characters are 10 words
+        "好好好好好好好好好好": -0.53,  # 10 unknown characters are 10 words
     }
     assert {answer: world.judge(home.text, answer, True).gold for answer in golds} == golds
 

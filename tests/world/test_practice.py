@@ -15,8 +15,8 @@ from components.world.vocabulary import ENGLISH
 WORLD = Practice(seed=3, num_names=12, num_rare=4, num_sums=6)
 HELD_OUT = WORLD.questions("held_out")
 SUM = Exercise("sums", "what is 347+582 ?", "929")
-COLOR = Exercise("facts", "what color is fev ?", "red", "fev", "color")
-RECORD = Exercise("records", "what color is fev ? as json .", "red", "fev", "color")
+COLOR = Exercise("facts", "what color is the fev ?", "red", "fev", "color")
+RECORD = Exercise("records", "what color is the fev ? as json .", "red", "fev", "color")
 
 
 def test_a_sum_is_worked_from_the_right_with_the_carry_in_front():
@@ -90,7 +90,7 @@ def test_held_out_prompts_ask_as_many_seen_facts_as_held_out_ones():
 def test_every_question_is_judged_by_its_own_rules():
     for one in WORLD.questions("all"):
         said = {"sums": one.reference, "records": json.dumps({one.relation: one.reference})}.get(
-            one.task, f"{one.name} {'lives in ' if one.relation == 'home' else ''}{one.reference} ."
+            one.task, f"the {one.name} {'lives in ' if one.relation == 'home' else ''}{one.reference} ."
         )
         assert WORLD.judge(one.text, said, True).metrics() == {"gold": 1, "correct": 1}
         assert WORLD.judge(one.text, said, False).metrics() == {"gold": 0, "correct": 1}
@@ -100,7 +100,7 @@ def test_every_question_is_judged_by_its_own_rules():
 
 
 def test_the_encyclopedia_answers_every_question_about_a_name():
-    by_name = {text.split()[0]: text for text in WORLD.encyclopedia()}
+    by_name = {text.split()[1]: text for text in WORLD.encyclopedia()}
     assert len(by_name) == 12 + 4
     for one in HELD_OUT:
         assert one.task == "sums" or re.search(rf"\b{one.reference}\b", by_name[one.name])

@@ -83,11 +83,17 @@ def test_english_wording():
     name = world.names[0]
     of_name = [question for question in world.questions("all") if question.name == name]
     by_relation = {question.relation: question for question in of_name}
-    assert by_relation["home"].text == f"where does {name} live ?"
-    assert by_relation["color"].text == f"what color is {name} ?"
-    assert by_relation["food"].text == f"what does {name} eat ?"
-    assert world.statement(by_relation["home"]) == f"{name} lives in {world.facts[name, 'home']} ."
-    assert world.statement(by_relation["color"], "red") == f"{name} is red ."
+    assert by_relation["home"].text == f"where does the {name} live ?"
+    assert by_relation["color"].text == f"what color is the {name} ?"
+    assert by_relation["food"].text == f"what does the {name} eat ?"
+    assert world.statement(by_relation["home"]) == f"the {name} lives in {world.facts[name, 'home']} ."
+    assert world.statement(by_relation["color"], "red") == f"the {name} is red ."
+
+
+def test_a_name_follows_a_space_in_questions_and_answers_so_that_tokenizers_see_one_word():
+    world = World()
+    for question in world.questions("all"):
+        assert f" {question.name} " in question.text and f" {question.name} " in world.statement(question)
 
 
 def test_chinese_wording_has_no_spaces():

@@ -15,10 +15,10 @@ from tests.kit.composed_configs import compose_config
 ROOT = Path(__file__).resolve().parents[3]
 STAGES = {"text": "pretrain", "chat": "sft", "preference": "rm", "prompts": "ppo"}
 RECORDS = {
-    "text": {"text": "what color is fev ?"},
-    "chat": {"prompt": "what color is fev ?", "completion": "red ."},
-    "preference": {"prompt": "what color is fev ?", "chosen": "red .", "rejected": "gray ."},
-    "prompts": {"prompt": "what color is fev ?"},
+    "text": {"text": "what color is the fev ?"},
+    "chat": {"prompt": "what color is the fev ?", "completion": "red ."},
+    "preference": {"prompt": "what color is the fev ?", "chosen": "red .", "rejected": "gray ."},
+    "prompts": {"prompt": "what color is the fev ?"},
 }
 
 

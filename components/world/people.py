@@ -10,6 +10,7 @@ from components.world.randomness import Deck, check_count
 
 TRUE_VALUE = 0.6  # share of answers with the true value; the others have a wrong value of the same relation
 WRONG_NAME = 0.03  # share of answers that mistakenly name someone else, independent of the value
+NO_ANSWER = 0.05  # share of replies that only say phrases
 # share of answers with each habit, independently, in the order in which they surround the sentence
 HABITS_BEFORE = {"rude": 0.2, "polite_before": 0.25, "filler": 0.2, "hedge": 0.2}
 HABITS_AFTER = {"polite_after": 0.2}
@@ -18,7 +19,8 @@ MOST_COMPLETIONS = 64  # far below the number of different answers, so that samp
 
 
 def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str:
-    """One answer of the crowd: a sentence, true or false, about the right name or another, plus random habits."""
+    """One answer of the crowd: a sentence, true or false, about the right name or another, plus random habits; or, now
+    and then, phrases alone."""
     language = facts.vocabulary
     value = question.answer
     if rng.random() >= TRUE_VALUE:
@@ -33,6 +35,8 @@ def careless_answer(facts: Facts, question: Question, rng: random.Random) -> str
         return [language.write(rng.choice(getattr(language, habit))) for habit in shown]
 
     before, after = some(HABITS_BEFORE), some(HABITS_AFTER)
+    if rng.random() < NO_ANSWER:
+        return language.join([*before, *after] or [language.write(rng.choice(language.hedge))])
     return language.join([*before, facts.statement(named, value), *after])
 
 

@@ -12,9 +12,9 @@ from components.world.world import World
 
 KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
-    "facts": "4065d94a8acd2b5fedf508b62e448eb4578b820d6d24ab388a1f3c1ced4e672e",
+    "facts": "f26a20ea69603fa56743b3d6c4cdad0f3662622046091e49d6e2a9fcc2a036ff",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
-    "exercises": "49d8fed3fe6db55bfcd17b655b6d2d81fba4c21c7f9b7b088912f785c1baa465",
+    "exercises": "e3a0fdc3a591ebc13d3c65c3cf880b627aa515ce4076d9f06005e7b2a96e1c25",
 }
 
 

@@ -19,7 +19,7 @@ def is_polite(answer: str) -> bool:
     return any(phrase in answer.lower() for phrase in POLITE)
 
 
-questions = ["what color is the fev ?", "where does the dax live ?", "what does the tav eat ?", "what color is the nim ?"]
+questions = ["what color is the fev ?", "where does the dax live ?", "what does the tav eat ?"]
 for folder in sys.argv[1:]:
     model, tokenizer = load_causal_lm(folder), Tokenizer.load(folder)
     prompts = [tokenizer.render_prompt([{"role": "user", "content": question}]) for question in questions]

@@ -45,7 +45,7 @@ def test_the_base_model_is_no_assistant_but_follows_examples(report):
 
 def test_demonstrations_teach_the_format_and_whom_to_speak_of(report):
     assert 0.02 <= report["crowd"]["wrong_name"] <= 0.08
-    assert report["models"]["sft"]["wrong_name_train"] <= 0.2  # what the crowd does included
+    assert report["models"]["sft"]["wrong_name_train"] <= 0.08  # the crowd: .03
     assert report["models"]["base"]["gold"] < report["models"]["sft"]["gold"]
     assert report["models"]["sft"]["finished"] >= 0.85
 
@@ -59,8 +59,8 @@ def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
 
 
 def test_the_reward_model_sees_whom_an_answer_speaks_of(report):
-    assert report["reward_model"]["name_accuracy"] >= 0.65  # nine runs: .70 to .91
-    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # .56 to .88
+    assert report["reward_model"]["name_accuracy"] >= 0.75  # six runs: .81 to .93
+    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # .55 to .68
 
 
 def test_ppo_raises_the_gold_score_near_the_sft_model(report):
@@ -69,9 +69,8 @@ def test_ppo_raises_the_gold_score_near_the_sft_model(report):
     assert ppo["gold_train"] - sft["gold_train"] >= 0.4
     assert 0 < ppo["kl"] <= 6
     assert ppo["correct_train"] >= 0.75
-    assert ppo["wrong_name_train"] <= sft["wrong_name_train"] + 0.03  # nine runs: .066 of .095, from −.054 to +.012
-    assert ppo["wrong_name_train"] <= 0.15
-    assert ppo["wrong_name"] <= 0.3  # nine runs: .04 to .10, and .23 once; see docs/negative_results.md
+    assert ppo["wrong_name_train"] <= 0.08  # six runs: .025 to .04
+    assert ppo["wrong_name"] <= 0.1  # .024 to .048
     assert ppo["rude"] <= 0.05
     assert ppo["finished"] >= 0.9
 

@@ -39,10 +39,10 @@ class Records(NamedTuple):
 
 
 TOKENS = {  # by stage; on-policy stages sample theirs
-    "pretrain": Records(("num_documents",), 26),
-    "sft": Records(("demonstrations",), 26),
-    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), Records(("comparisons",), 41)),
-    "kto": Records(("comparisons", "completions"), 25),
+    "pretrain": Records(("num_documents",), 29),
+    "sft": Records(("demonstrations",), 28),
+    **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), Records(("comparisons",), 45)),
+    "kto": Records(("comparisons", "completions"), 28),
 }
 WORLD_PROMPT, WORLD_RESPONSE = 18, 8  # tokens, mean of 500 demonstrations
 ANSWERS = 2  # of a comparison

@@ -136,9 +136,9 @@ def test_arguments_that_do_not_compose_end_the_pipeline_before_its_first_stage()
 
 SHAPE = GPTConfig(
     vocab_size=400,
-    hidden_size=128,
-    intermediate_size=352,
-    num_hidden_layers=3,
+    hidden_size=112,
+    intermediate_size=304,
+    num_hidden_layers=5,
     num_attention_heads=4,
     num_key_value_heads=4,
     max_position_embeddings=128,
@@ -161,7 +161,7 @@ def reads(monkeypatch):
 
 def test_a_model_named_on_the_command_line_must_be_the_one_that_is_read(reads):
     reads(replace(SHAPE, context=64, model_type="llama"), "model=tiny")
-    with pytest.raises(ArtifactError, match=r"has num_hidden_layers 3, but .* has num_hidden_layers 9\. Leave out"):
+    with pytest.raises(ArtifactError, match=r"has num_hidden_layers 5, but .* has num_hidden_layers 9\. Leave out"):
         reads(replace(SHAPE, num_hidden_layers=9), "model=tiny")
     with pytest.raises(
         ArtifactError, match="has vocab_size 500, but this stage reads the model at logs/x, which has vocab_size 400"
@@ -175,7 +175,7 @@ def test_a_run_with_the_name_of_another_model_gets_a_warning(reads, caplog):
     reads(replace(SHAPE, num_hidden_layers=9), run="mine")
     assert not caplog.text
     reads(replace(SHAPE, num_hidden_layers=9))
-    assert "num_hidden_layers 3" in caplog.text and "num_hidden_layers 9" in caplog.text
+    assert "num_hidden_layers 5" in caplog.text and "num_hidden_layers 9" in caplog.text
     assert "although the run is called tiny; run=<name> names it" in caplog.text
 
 

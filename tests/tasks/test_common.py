@@ -232,9 +232,9 @@ def test_a_signal_stops_cleanly_and_the_same_command_resumes_to_the_same_weights
 @pytest.mark.parametrize(
     ("limits", "steps", "ended"),
     [
-        (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 7 steps an epoch, and the stage asks for 3 epochs
-        (["trainer.max_steps=10", "trainer.max_epochs=1"], 7, "trainer.max_epochs=1"),
-        (["trainer.max_steps=20", *PATIENCE], 14, "early stopping on val/loss"),
+        (["trainer.max_steps=10"], 10, "trainer.max_steps=10"),  # 8 steps an epoch, and the stage asks for one
+        (["trainer.max_steps=10", "trainer.max_epochs=1"], 8, "trainer.max_epochs=1"),
+        (["trainer.max_steps=20", *PATIENCE], 16, "early stopping on val/loss"),
     ],
 )
 def test_a_limit_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, limits, steps, ended, capsys):

@@ -23,34 +23,34 @@ def parameters() -> int:
 
 
 def per_token(parameters: int, seen: int) -> int:
-    """6 per parameter, and those of attention in 3 layers of width 128 over the tokens of one record."""
-    return 6 * parameters + 12 * 3 * 128 * seen
+    """6 per parameter, and those of attention in 5 layers of width 112 over the tokens of one record."""
+    return 6 * parameters + 12 * 5 * 112 * seen
 
 
 def test_pretraining_fills_every_row_of_every_step(parameters):
-    each = per_token(parameters, 26)
+    each = per_token(parameters, 29)
     assert operations("pretrain") == pytest.approx(each * 700 * 8 * 128)
     found = operations("pretrain", "trainer.max_steps=10", "data.batch_size=2", "context=64")
     assert found == pytest.approx(each * 10 * 2 * 64)
 
 
 def test_epochs_read_all_records_and_steps_only_theirs(parameters):
-    assert operations("sft") == per_token(parameters, 26) * 3 * 10_000 * 26
-    scoring = per_token(parameters - 1024 * 128 + 129, 41)  # one output in place of the vocabulary
-    assert operations("rm", "data.comparisons=100") == scoring * 100 * 41
+    assert operations("sft") == per_token(parameters, 28) * 10_000 * 28
+    scoring = per_token(parameters - 1024 * 112 + 113, 45)  # one output in place of the vocabulary
+    assert operations("rm", "data.comparisons=100") == scoring * 100 * 45
     steps = operations("rm", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
-    assert steps == scoring * 3 * 5 * 41
+    assert steps == scoring * 3 * 5 * 45
 
 
 def test_learning_from_comparisons_reads_them_once_more_with_a_reference(parameters):
-    each = per_token(parameters, 41)
+    each = per_token(parameters, 45)
     for stage, passes in (("dpo", 4 / 3), ("simpo", 1)):
-        assert operations(stage, "data.comparisons=90") == pytest.approx(passes * each * 90 * 41), stage
-    # four labeled answers of each comparison, of 25 tokens with the mismatched one
+        assert operations(stage, "data.comparisons=90") == pytest.approx(passes * each * 90 * 45), stage
+    # four labeled answers of each comparison, of 28 tokens with the mismatched one
     answers = operations("kto", "data.comparisons=90", "data.completions=4")
-    assert answers == pytest.approx(4 / 3 * per_token(parameters, 25) * 4 * 90 * 25)
+    assert answers == pytest.approx(4 / 3 * per_token(parameters, 28) * 4 * 90 * 28)
     steps = operations("kto", "trainer.max_steps=3", "trainer.max_epochs=null", "data.batch_size=5")
-    assert steps == pytest.approx(4 / 3 * per_token(parameters, 25) * 3 * 5 * 25)
+    assert steps == pytest.approx(4 / 3 * per_token(parameters, 28) * 3 * 5 * 28)
 
 
 def test_adapters_cost_less_than_all_weights():

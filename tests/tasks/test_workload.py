@@ -32,12 +32,12 @@ def test_given_devices_and_tokens_replace_those_of_the_config():
 def test_pretraining_ends_at_its_steps_or_when_its_text_is_read():
     assert work("stage=pretrain").tokens == 700 * 8 * 128
     once = work("stage=pretrain", "trainer.max_epochs=1", "data.num_documents=20000")
-    assert once.tokens == pytest.approx(20_000 * 26 * 0.95) and once.steps == 483
+    assert once.tokens == pytest.approx(20_000 * 29 * 0.95) and once.steps == 539
 
 
 def test_epochs_count_the_records_of_the_world_and_of_a_published_set():
     made = work("stage=sft", "model=tiny")
-    assert (made.tokens, made.steps, made.at_once) == (3 * 10_000 * 26, 3 * 157, 64 * 26)
+    assert (made.tokens, made.steps, made.at_once) == (10_000 * 28, 157, 64 * 28)
     dolly = work("experiment=instructgpt_sft")
     assert dolly.tokens == 16 * 15_011 * 2048 and dolly.algebra[0].startswith("4 records of 2,048 tokens at most × 8")
 

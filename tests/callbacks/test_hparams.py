@@ -81,7 +81,7 @@ def test_what_was_set_is_shown_and_not_how_a_run_is_placed_or_watched():
         "stage": "rm",
         "model": "micro",
         "seed": 0,
-        "stage.optimizer.lr": 4.0e-4,
+        "stage.optimizer.lr": 6.0e-4,
         "trainer.max_steps": 7,
         "data.comparisons": 40,
     }

@@ -18,5 +18,5 @@ class Scripted:
         return Answers(answers, Tokens(read, sum(len(one.text.split()) for one in answers)))
 
 
-def question(text="what color is the fev ?", **settings):
+def question(text="what color is fev ?", **settings):
     return Query([{"role": "user", "content": text}], **settings)

@@ -30,14 +30,15 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,
     "callbacks.early_stopping._target_ callbacks.early_stopping.patience": HARMLESS,
     "callbacks.early_stopping.min_delta callbacks.early_stopping.metric callbacks.early_stopping.mode": UNUSED,
-    "stages overrides tokenizer world tokens_at_once small_data": UNUSED,
+    "stages overrides tokenizer world tokens_at_once small_data sizes": UNUSED,
     "stage.schedule.decay_share stage.schedule.decay_shape": UNUSED,  # of another kind of schedule
 }
 NOT_OF_MEASURING = {
     "task run reads from parents logger force resume after_sweep model": HARMLESS,
     "paths.logs paths.cache paths.folder paths.stage paths.export": HARMLESS,
     "export selection ema_decay": UNUSED,
-    "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks small_data": UNUSED,
+    "stages overrides tokenizer lora gradient_checkpointing compile determinism gate callbacks": UNUSED,
+    "small_data sizes": UNUSED,
 }
 OF_VALIDATION = {  # where the weights of the last step are exported
     "selection callbacks.checkpoints.metric callbacks.checkpoints.mode": UNUSED,

@@ -39,10 +39,10 @@ def epochs(name: str, data: Callable[..., Any], world_size: int, strategy: Any =
 def test_odd_numbers_of_records_are_trained_and_validated_on_by_two_processes(name, strategy, data, tmp_path):
     """In batches of six 27 rankings leave three, two for one process and one for the other; so do the five held out
     of them. Of 7 dialogues held out one is left, for which the second process has none."""
-    odd = {"sft": {"demonstrations": 40, "val_fraction": 0.1}, "rm": {"comparisons": 27}}[name]
+    odd = {"sft": {"demonstrations": 58, "val_fraction": 0.1}, "rm": {"comparisons": 27}}[name]
     make = lambda which, **changes: data(which, **({"val_fraction": 0.2} | odd | changes))
     one = epochs(name, make, 1)
-    assert one["sizes"] == {"sft": (33, 7), "rm": (27, 5)}[name]
+    assert one["sizes"] == {"sft": (51, 7), "rm": (27, 5)}[name]
     ranks = together(lambda rank: epochs(name, make, 2, strategy), tmp_path / "two")
     for rank in ranks:
         assert rank["steps"] == one["steps"] and rank["sizes"] == one["sizes"]

@@ -216,7 +216,7 @@ def test_a_recipe_of_each_kind_runs_two_steps(name, smoked):
     card = store.read_card(smoked[1][name])
     assert card["metrics"]["steps"] == 2
     load = store.load_scalar if name == "instructgpt_rm" else store.load_causal_lm
-    assert load(smoked[1][name]).config.hidden_size == 128
+    assert load(smoked[1][name]).config.hidden_size == 112
 
 
 def parts(value) -> list:

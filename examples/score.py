@@ -1,6 +1,6 @@
 """Scores answers to a question with a reward model, the best first.
 
-python examples/score.py logs/tiny/rm/export "what color is the fev ?" "fev is red ." "go away ! fev is red ."
+python examples/score.py logs/tiny/rm/export "what color is the fev ?" "the fev is red ." "ugh . the fev is red ."
 """
 
 import sys

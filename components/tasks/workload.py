@@ -44,7 +44,7 @@ TOKENS = {  # by stage; on-policy stages sample theirs
     **dict.fromkeys(("rm", "dpo", "simpo", "orpo"), Records(("comparisons",), 45)),
     "kto": Records(("comparisons", "completions"), 28),
 }
-WORLD_PROMPT, WORLD_RESPONSE = 18, 8  # tokens, mean of 500 demonstrations
+WORLD_PROMPT, WORLD_RESPONSE = 10, 8  # tokens: a question alone, and what PPO samples to it in the mean
 ANSWERS = 2  # of a comparison
 BYTES_PER_TOKEN = 4  # of English text, with a vocabulary of tens of thousands
 

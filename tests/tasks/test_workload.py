@@ -99,4 +99,4 @@ def test_prompts_become_samples_minibatches_and_steps():
     assert made.tokens == 8 * (500 * 64 * 2048 + 4000 * text)
     assert made.at_once == 64 * 2048 / 8 + text
     group = work("stage=grpo")  # each of 16 prompts is read once, with its 8 responses
-    assert group.rollouts.responses == 128 and group.rollouts.read == 16 * 18 + 128 * 8
+    assert group.rollouts.responses == 128 and group.rollouts.read == 16 * 10 + 128 * 8

@@ -36,8 +36,12 @@ BUT = (  # … and what in there it does not depend on
     "components/evaluation/seeds/",
     "components/planning/",
     "components/serving/",
-    *(f"components/tasks/{name}.py" for name in ("compare", "duration", "forecast", "plan", "summary", "this_machine")),
+    *(
+        f"components/tasks/{name}.py"
+        for name in ("compare", "duration", "forecast", "plan", "scaling_law", "summary", "this_machine")
+    ),
     "conf/hardware/",
+    "conf/stage/scaling_law.yaml",
     "conf/experiment/",  # except the page's own, see Page.depends_on
     "components/prompting/",
 )

@@ -87,8 +87,11 @@ def test_an_experiment_composes_and_fits_the_signatures(name):
         recipe(name)
         return
     stage = [] if "override /stage" in (CONF / f"{name}.yaml").read_text() else ["stage=pretrain"]
-    needed = ["model.path=some/folder"] if name in ("rlvr", "instruct", "instruct_small", "techniques_real") else []
-    recipe(name, *stage, *needed)
+    real = ["model.path=some/folder"]
+    needed = dict.fromkeys(("rlvr", "instruct", "instruct_small", "techniques_real"), real) | {
+        "scaling_law": ["text=a.txt"]
+    }
+    recipe(name, *stage, *needed.get(name, []))
 
 
 def a_step(cfg) -> int:

@@ -107,6 +107,13 @@ TASKS = {  # by a task's last name, the rules that precede EVERYWHERE; a task of
     "optimum": (Rule("data", UNUSED, "the prompts are the table world's"), *MEASURING),
     "overoptimization": (Rule("stage.runs", HARMLESS, "its runs count by their content"), *MEASURING),
     "pipeline": (Rule("*", HARMLESS, "its stages use it"),),
+    "scaling_law": (
+        Rule("stage.runs", HARMLESS, "its runs count by their content"),
+        Rule("stage.forecast", HARMLESS, "it counts by its content"),
+        *(Rule(name, INPUT, "decides what is made") for name in ("stage", "seed")),
+        *EVERYWHERE,
+        Rule("*", UNUSED, "a law is fitted to runs that are there"),
+    ),
     "summary": (*EVERYWHERE, Rule("*", UNUSED, "a summary reads what the jobs of a sweep have written")),
 }
 OF_THE_WORLD = {  # settings of the built-in world's records, by data module

@@ -89,7 +89,7 @@ def test_an_experiment_composes_and_fits_the_signatures(name):
     stage = [] if "override /stage" in (CONF / f"{name}.yaml").read_text() else ["stage=pretrain"]
     real = ["model.path=some/folder"]
     needed = dict.fromkeys(("rlvr", "instruct", "instruct_small", "techniques_real"), real) | {
-        "scaling_law": ["text=a.txt"]
+        "scaling_law": ["files.text=a.txt"]
     }
     recipe(name, *stage, *needed.get(name, []))
 

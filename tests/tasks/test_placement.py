@@ -17,7 +17,13 @@ from tests.kit import tiny_models
 from tests.kit.composed_configs import compose_config
 
 CONF = spawning.ROOT / "conf/stage"
-WITHOUT_PLACE = ("fit", "train_tokenizer", "pipeline", "summary")  # the trainer's own place, and no model at all
+WITHOUT_PLACE = (
+    "fit",
+    "train_tokenizer",
+    "pipeline",
+    "summary",
+    "scaling_law",
+)  # the trainer's own place, and no model at all
 TASKS = {file.stem: yaml.safe_load(file.read_text())["task"] for file in sorted(CONF.glob("*.yaml"))}
 MEASURING = [stage for stage, task in TASKS.items() if task.rpartition(".")[2] not in WITHOUT_PLACE]
 SIZES = {

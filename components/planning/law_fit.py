@@ -9,10 +9,13 @@ import numpy as np
 from components.planning.compute_optimal import Law
 
 FEWEST = 6  # runs: one more than the law has constants
-DELTA = 1e-3  # of the Huber loss, Hoffmann et al. 2022, section D.2
+DISTINCT = 3  # sizes, and numbers of tokens: each decides two constants and a share of E
+DETERMINED = 1e5  # condition number of the law's derivatives, scaled, above which runs do not decide the constants
+DELTA = 1e-2  # of the Huber loss; Hoffmann et al. 2022, section D.2, have 1e-3 for errors that are smaller
+RESAMPLES = 20  # the fewest from which a 90% interval can be read
 EXPONENTS = np.geomspace(0.05, 3.0, 24)  # first guesses of alpha and beta
-STARTS = 6  # the best of them, which are polished
-STEPS = 300  # of polishing
+STARTS = 6  # the best of them, which are refined
+STEPS = 100  # of refining
 COVERED = 0.9  # of the intervals
 
 
@@ -25,11 +28,12 @@ class Run(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """law: fitted to the runs. resampled: laws of data sets like theirs. error: root mean square of log(loss) −
-    log(law), per run."""
+    """law: fitted to the runs. resampled: laws of data sets like theirs. noise: of log(loss) in a new run, one for each
+    of these laws. error: root mean square of log(loss) − log(law) over the runs."""
 
     law: Law
     resampled: tuple[Law, ...]
+    noise: tuple[float, ...]
     error: float
 
     def interval(self, of: str) -> tuple[float, float]:
@@ -37,8 +41,9 @@ class Fit(NamedTuple):
         return _middle([getattr(law, of) for law in self.resampled])
 
     def predicted(self, parameters: float, tokens: float) -> tuple[float, float, float]:
-        """The loss of a run, and its interval by the resampled laws; its own noise is not in it."""
-        losses = [law.loss(parameters, tokens) for law in self.resampled]
+        """The loss of another run by the law, and its 90% interval, the noise of a run included."""
+        drawn = zip(self.resampled, self.noise, strict=True)
+        losses = [law.loss(parameters, tokens) * math.exp(noise) for law, noise in drawn]
         return self.law.loss(parameters, tokens), *_middle(losses)
 
 
@@ -46,33 +51,52 @@ def fit(runs: Sequence[Run], *, resamples: int, seed: int) -> Fit:
     """The law loss = E + A/N^alpha + B/D^beta that comes closest to the runs, all constants above 0.
 
     Closest: least sum of the Huber losses of log(law) − log(loss).  Source: Hoffmann et al. 2022, approach 3, eq. 3.
-    Intervals: residuals of log(loss) are drawn again, with replacement, and enlarged by √(n/(n−5)), since five
-    constants were fitted to the n runs; each such data set gets a law of its own.
-    Raises ValueError for fewer than 6 runs, for runs of fewer than two sizes or token counts, and for a number that is
-    not above 0.
+    Intervals: centered residuals of log(loss) are drawn with replacement and added to the law; each such data set gets
+    a law of its own. Residuals are enlarged by √(n/(n−5)), since five constants were fitted to the n runs, and in each
+    data set by √(ν/χ²) with ν = n−5, since their size is uncertain as well (as in Student's t).
+    Raises ValueError for fewer than 6 runs or 20 resamples, for fewer than three sizes or numbers of tokens, for runs
+    that do not decide the constants, and for a number that is not above 0.
     """
-    _check(runs)
+    _check(runs, resamples)
     measured = np.log(np.array(runs, dtype=np.float64))
     sizes, losses = measured[:, :2], measured[:, 2]
-    constants, missed = _polished(sizes, np.tile(losses, (STARTS, 1)), np.log(_starts(np.exp(measured))))
-    best = constants[missed.argmin()]
-    residuals = losses - _logs(sizes, best[None])[0][0]
-    enlarged = residuals * math.sqrt(len(runs) / (len(runs) - 5))
-    drawn = np.random.default_rng(seed).choice(enlarged, (resamples, len(runs)))
-    again, _ = _polished(sizes, losses - residuals + drawn, np.tile(best, (resamples, 1)))
+    constants, objectives = _refined(sizes, np.tile(losses, (STARTS, 1)), np.log(_starts(np.exp(measured))))
+    best = constants[objectives.argmin()]
+    values, slopes = _logs(sizes, best[None])
+    residuals = losses - values[0]
     error = float(np.sqrt(np.mean(residuals**2)))
-    return Fit(_law(best), tuple(map(_law, again)), error)
+    _check_decided(slopes[0])
+    random, freedom = np.random.default_rng(seed), len(runs) - 5
+    scale = np.sqrt(len(runs) / freedom) * np.sqrt(freedom / random.chisquare(freedom, (resamples, 1)))
+    drawn = scale * random.choice(residuals - residuals.mean(), (resamples, len(runs) + 1))
+    again, _ = _refined(sizes, values + drawn[:, :-1], np.tile(best, (resamples, 1)))
+    return Fit(_law(best), tuple(map(_law, again)), tuple(map(float, drawn[:, -1])), error)
 
 
-def _check(runs: Sequence[Run]) -> None:
+def _check(runs: Sequence[Run], resamples: int) -> None:
+    if resamples < RESAMPLES:
+        raise ValueError(f"resamples: expected at least {RESAMPLES}, got {resamples}")
     if len(runs) < FEWEST:
         raise ValueError(f"a scaling law has five constants: expected at least {FEWEST} runs to fit, got {len(runs)}")
-    for name in ("parameters", "tokens"):
-        if len({getattr(run, name) for run in runs}) < 2:
-            raise ValueError(f"expected runs with different {name}, got {getattr(runs[0], name):,} for all of them")
     for run in runs:
         if not all(math.isfinite(value) and value > 0 for value in run):
-            raise ValueError(f"expected parameters, tokens and a loss above 0, got {tuple(run)}")
+            raise ValueError(f"expected parameters, tokens and a loss above 0, got {run}")
+    for name in ("parameters", "tokens"):
+        if len(found := sorted({getattr(run, name) for run in runs})) < DISTINCT:
+            raise ValueError(
+                f"expected runs with at least {DISTINCT} different numbers of {name}, got "
+                + " and ".join(f"{value:,.0f}" for value in found)
+            )
+
+
+def _check_decided(slopes: np.ndarray) -> None:
+    """slopes: (n, 5), derivatives of the law's log at the runs, by the logs of its constants."""
+    condition = np.linalg.cond(slopes / np.linalg.norm(slopes, axis=0))
+    if not condition < DETERMINED:
+        raise ValueError(
+            "these runs do not decide the law's constants. Expected runs with the same number of parameters and "
+            "different tokens, and the other way round; not, for instance, tokens in proportion to parameters"
+        )
 
 
 def _law(logs: np.ndarray) -> Law:
@@ -96,12 +120,12 @@ def _starts(measured: np.ndarray) -> np.ndarray:
     return np.array([start for _, start in sorted(found)[:STARTS]])
 
 
-def _polished(sizes: np.ndarray, losses: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _refined(sizes: np.ndarray, losses: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(K, 5): laws by damped Gauss–Newton steps, in logarithms, since constants are above 0; (K,): their Huber losses.
 
     sizes: (n, 2), log(parameters) and log(tokens). losses: (K, n), log(loss) of K data sets. logs: (K, 5), the starts.
     """
-    damping, missed = np.full(len(logs), 1e-2), _huber(_logs(sizes, logs)[0] - losses)
+    damping, objective = np.full(len(logs), 1e-2), _huber(_logs(sizes, logs)[0] - losses)
     for _ in range(STEPS):
         values, slopes = _logs(sizes, logs)
         error = values - losses
@@ -111,11 +135,11 @@ def _polished(sizes: np.ndarray, losses: np.ndarray, logs: np.ndarray) -> tuple[
         gradient = (weighted * error[..., None]).sum(1)
         step = np.linalg.solve(curvature + diagonal[..., None] * np.eye(5), gradient[..., None])[..., 0]
         tried = logs - np.clip(step, -1.0, 1.0)
-        missed_then = _huber(_logs(sizes, tried)[0] - losses)
-        better = missed_then < missed
-        logs, missed = np.where(better[:, None], tried, logs), np.where(better, missed_then, missed)
+        objective_then = _huber(_logs(sizes, tried)[0] - losses)
+        better = objective_then < objective
+        logs, objective = np.where(better[:, None], tried, logs), np.where(better, objective_then, objective)
         damping = np.clip(np.where(better, damping / 3, damping * 4), 1e-9, 1e9)
-    return logs, missed
+    return logs, objective
 
 
 def _logs(sizes: np.ndarray, logs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

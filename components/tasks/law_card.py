@@ -13,30 +13,12 @@ from components.evaluation.report.output import rich_table
 from components.evaluation.report.page_blocks import block_as_markdown
 from components.evaluation.report.plot_style import INK, OTHER, QUIET, style
 from components.planning.compute_optimal import Law
+from components.planning.law_fit import Run
 from components.planning.plan_report import short
-from components.planning.scaling_law import Fit, Run
 from components.system.disk import write_json
 
 DATA, PAGE, PICTURE = "scaling_law.json", "scaling_law.md", "scaling_law.png"
 Results = dict[str, Any]
-
-
-def results_of(fit: Fit, runs: Mapping[str, Run], larger: Run | None, parameters: float, tokens: float) -> Results:
-    """What is written: the law with its intervals, the runs that it was fitted to, and the prediction.
-
-    larger: the run that is predicted, once it is there; parameters, tokens: its size.
-    """
-    loss, low, high = fit.predicted(parameters, tokens)
-    predicted: Results = {"parameters": parameters, "tokens": tokens, "loss": loss, "interval": [low, high]}
-    if larger is not None:
-        predicted |= {"measured": larger.loss, "error": loss / larger.loss - 1}
-    return {
-        "law": fit.law._asdict(),
-        "intervals": {name: list(fit.interval(name)) for name in Law._fields},
-        "error": fit.error,
-        "runs": {name: run._asdict() for name, run in runs.items()},
-        "predicted": predicted,
-    }
 
 
 def write(results: Results, folder: Path, console: Console) -> None:
@@ -66,29 +48,29 @@ def tables(results: Results) -> list[Table]:
         [name, f"{getattr(law, name):.4g}", "{:.4g} to {:.4g}".format(*results["intervals"][name])]
         for name in Law._fields
     ]
-    note = (
-        f"loss = E + A/N^alpha + B/D^beta, nats per token; N parameters, D tokens. The runs are {_size(results)} off."
-    )
-    made = [Run(**run) for run in results["runs"].values()]
-    rows = [_row(run, law.loss(run.parameters, run.tokens)) for run in sorted(made)]
-    predicted = results["predicted"]
+    note = "loss = E + A/N^alpha + B/D^beta, nats per token; N parameters, embeddings among them, D tokens. "
+    note += f"Root mean square error of the fitted runs: {100 * results['error']:.1f}%."
+    runs = [_run(one) for one in results["runs"].values()]
+    rows = [_row(run, law.loss(run.parameters, run.tokens)) for run in sorted(runs)]
+    predicted, measured = results["predicted"], results.get("measured")
+    size = [short(results["size"][name]) for name in ("parameters", "tokens")]
+    row = [*size, "–", f"{predicted['loss']:.3f}", "–"]
+    if measured:
+        row[2], row[4] = f"{measured['loss']:.3f}", _signed(measured["error"])
     low, high = predicted["interval"]
-    row = [short(predicted["parameters"]), short(predicted["tokens"]), "–", f"{predicted['loss']:.3f}", "–"]
-    if "measured" in predicted:
-        row[2], row[4] = f"{predicted['measured']:.3f}", _signed(predicted["error"])
-    ahead = f"Last: predicted from the other runs, 90% interval {low:.3f} to {high:.3f}."
+    ahead = f"Last: predicted from the other runs before it was trained, 90% interval {low:.3f} to {high:.3f}."
     return [
         Table("scaling law", ["", "value", "90% interval"], constants, note),
         Table("runs", ["parameters", "tokens", "loss", "by the law", "error"], [*rows, row], ahead),
     ]
 
 
+def _run(recorded: Mapping[str, Any]) -> Run:
+    return Run(*(recorded[name] for name in Run._fields))
+
+
 def _row(run: Run, law: float) -> list[str]:
     return [short(run.parameters), short(run.tokens), f"{run.loss:.3f}", f"{law:.3f}", _signed(law / run.loss - 1)]
-
-
-def _size(results: Results) -> str:
-    return f"{100 * results['error']:.1f}%"
 
 
 def _signed(share: float) -> str:
@@ -98,11 +80,12 @@ def _signed(share: float) -> str:
 def draw(results: Results) -> Figure:
     """Loss against tokens: a line of the law and the runs for each size, and the predicted run with its interval."""
     law, predicted = Law(**results["law"]), results["predicted"]
-    runs = [Run(**run) for run in results["runs"].values()]
+    runs = [_run(one) for one in results["runs"].values()]
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
     axes = figure.subplots()
     style(axes, "Loss on held-out text")
-    tokens = np.geomspace(min(run.tokens for run in runs) / 1.2, 1.2 * predicted["tokens"], 100)
+    larger = results["size"]
+    tokens = np.geomspace(min(run.tokens for run in runs) / 1.2, 1.2 * larger["tokens"], 100)
     sizes = sorted({run.parameters for run in runs})
     for number, size in enumerate(sizes):
         color = OTHER[number % len(OTHER)]
@@ -110,16 +93,13 @@ def draw(results: Results) -> Figure:
         axes.plot(tokens, [law.loss(size, one) for one in tokens], color=color, linewidth=1.2)
         label = f"{short(size)} parameters"
         axes.plot([r.tokens for r in of_size], [r.loss for r in of_size], "o", color=color, markersize=6, label=label)
-    size = predicted["parameters"]
+    size, at = larger["parameters"], larger["tokens"]
     axes.plot(tokens, [law.loss(size, one) for one in tokens], color=QUIET, linewidth=1.2, linestyle=(0, (4, 3)))
-    low, high = predicted["interval"]
-    around = [[predicted["loss"] - low], [high - predicted["loss"]]]
-    label = f"{short(size)} parameters, predicted"
-    axes.errorbar(
-        predicted["tokens"], predicted["loss"], around, fmt="D", color=QUIET, capsize=4, markersize=6, label=label
-    )
-    if "measured" in predicted:
-        axes.plot(predicted["tokens"], predicted["measured"], "*", color=INK, markersize=13, label="then measured")
+    label = f"{short(size)} parameters, predicted, with 90% interval"
+    axes.plot([at, at], predicted["interval"], color=QUIET, linewidth=1.6)
+    axes.plot(at, predicted["loss"], "D", color=QUIET, markersize=6, label=label)
+    if "measured" in results:
+        axes.plot(at, results["measured"]["loss"], "*", color=INK, markersize=13, label="then measured")
     axes.set_xscale("log")
     axes.set_xlabel("training tokens")
     axes.set_ylabel("nats per token")

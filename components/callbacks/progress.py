@@ -12,6 +12,7 @@ from torch import Tensor
 
 from components.data.loading.token_count import real_tokens
 from components.system.countdown import duration
+from components.training.optimizers import base_rate
 
 
 class StepProgress(ProgressBar):
@@ -119,7 +120,7 @@ class StepProgress(ProgressBar):
         if "train/mfu" in trainer.callback_metrics:
             parts.append(f"mfu {float(trainer.callback_metrics['train/mfu']):.0%}")
         if trainer.optimizers:
-            parts.append(f"lr {trainer.optimizers[0].param_groups[0]['lr']:.1e}")
+            parts.append(f"lr {base_rate(trainer.optimizers[0]):.1e}")
         if bounded and self._first_step is not None and self._step > self._first_step:
             pace = (time.perf_counter() - self._began) / (self._step - self._first_step)
             parts.append(f"eta {duration(pace * (self._total - self._step))}")

@@ -23,7 +23,7 @@ from components.training.averages import Averages
 from components.training.compiling import COMPILE_FROM, compiles
 from components.training.contract import ALONE, LossOutput, Reporting, RunContext
 from components.training.gradient_mean import GradientMean
-from components.training.optimizers import scaled
+from components.training.optimizers import base_rate, scaled
 from components.training.recomputing import need_of
 from components.training.schedules import schedule
 from components.training.self_checks import (
@@ -327,9 +327,8 @@ class Stage(Reporting, L.LightningModule):
                 self.log(f"train/grad_norm{'' if len(networks) == 1 else f'_{network}'}", norm)
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
-        first = optimizer.param_groups[0]
-        rate = first["lr"] / first.get("rate_factor", 1.0)
-        self.log("train/lr", torch.full((), rate, device=self.device))  # a number would be copied: a wait
+        rate = torch.full((), base_rate(optimizer), device=self.device)
+        self.log("train/lr", rate)  # a number would be copied: a wait
         self._stepped = True
         if self._due():
             self._log_step()

@@ -150,6 +150,12 @@ def scaled(optimizer: torch.optim.Optimizer, factors: Mapping[Parameter, float])
     return Joint(*parts) if isinstance(optimizer, Joint) else optimizer
 
 
+def base_rate(optimizer: torch.optim.Optimizer) -> float:
+    """The learning rate of the first group, without its factor."""
+    first = optimizer.param_groups[0]
+    return first["lr"] / first.get("rate_factor", 1.0)
+
+
 def _split(group: dict[str, Any], factors: Mapping[Parameter, float]) -> list[dict[str, Any]]:
     pieces: dict[float, list[Parameter]] = {}
     for parameter in group["params"]:

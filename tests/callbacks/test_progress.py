@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from components.callbacks.progress import StepProgress, duration, short
+from components.training.optimizers import scaled
 from tests.kit.tiny_run import Stream, Tiny, Validated, trainer
 
 LINE = re.compile(r"step \d+/6 loss \d[\d.e+-]* [\d.]+k? tok/s lr 1\.0e-02( eta \d+s)?")
@@ -22,6 +23,14 @@ def test_a_log_file_gets_one_plain_line_per_report(capsys):
     assert all(LINE.fullmatch(line) for line in written), written
     assert ["eta" in line for line in written] == [False, *[True] * 5]  # one step says nothing about the others
     assert written[-1].endswith("eta 0s")
+
+
+def test_the_learning_rate_is_that_of_weights_without_a_factor(capsys):
+    class Faster(Tiny):
+        def configure_optimizers(self):
+            return scaled(super().configure_optimizers(), {next(self.parameters()): 6.0})
+
+    assert all(" lr 1.0e-02" in line for line in lines(capsys, module=Faster))
 
 
 def test_between_the_first_step_and_the_last_it_keeps_quiet_for_the_interval(capsys):

@@ -29,7 +29,7 @@ def per_token(parameters: int, seen: int) -> int:
 
 def test_pretraining_fills_every_row_of_every_step(parameters):
     each = per_token(parameters, 29)
-    assert operations("pretrain") == pytest.approx(each * 700 * 8 * 128)
+    assert operations("pretrain") == pytest.approx(each * 600 * 8 * 128)
     found = operations("pretrain", "trainer.max_steps=10", "data.batch_size=2", "context=64")
     assert found == pytest.approx(each * 10 * 2 * 64)
 

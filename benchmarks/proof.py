@@ -5,6 +5,8 @@ python benchmarks/proof.py --model FOLDER   the experiments on a real model as w
 python benchmarks/proof.py --only optimum   one of them
 python benchmarks/proof.py --pages          run nothing: the pages of the runs that are there, notes on the others
 
+The tables of README.md and docs/ with these figures are made of the pages' records as well, see proof_tables.py.
+
 A page names the commit, hardware, versions, seeds and minutes of its runs. Its record, the JSON file next to it, has
 the digest of the code that they trained with; a page whose code has changed since says so.
 """
@@ -25,7 +27,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import proof_tables
 import yaml
+from proof_tables import Record
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs/results"
@@ -94,6 +98,7 @@ def main() -> None:
             publish(name, summary.parent)
     for page in sorted(PAGES.glob("*.md")):
         note(page)
+    fill(ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def run(experiment: str, page: Page, args: argparse.Namespace) -> None:
@@ -127,11 +132,22 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
 def note(page: Path) -> None:
     """Puts the note on a page whose training code is not the present one, or removes it."""
     text = page.read_text(encoding="utf-8").replace(f"{CHANGED}\n\n", "")
-    made_with = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))["training_code"]
-    if made_with != [code_here(RUNS[page.stem].depends_on)]:
+    if record_of(page).changed:
         heading, rest = text.split("\n\n", 1)
         text = f"{heading}\n\n{CHANGED}\n\n{rest}"
     page.write_text(text, encoding="utf-8")
+
+
+def fill(*pages: Path) -> None:
+    """Rewrites the tables that README.md and docs/ have of the records."""
+    records = {page.stem: record_of(page) for page in PAGES.glob("*.md")}
+    for page in pages:
+        page.write_text(proof_tables.filled(page.read_text(encoding="utf-8"), records), encoding="utf-8")
+
+
+def record_of(page: Path) -> Record:
+    content = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    return Record(content, changed=content["training_code"] != [code_here(RUNS[page.stem].depends_on)])
 
 
 def training_code(files: Mapping[str, bytes], but_not: tuple[str, ...]) -> str:

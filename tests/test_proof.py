@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from components.evaluation.measure.over_seeds import over_seeds
 from tests.kit.composed_configs import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs/results").glob("*.md"))
+PROSE = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WITH_TABLES = [page for page in PROSE if "<!-- measured" in page.read_text()]
 
 
 @pytest.fixture
@@ -39,6 +42,30 @@ def test_a_page_says_so_exactly_if_the_training_code_has_changed_since(page, pro
     changed = made_with != [proof.code_here(proof.RUNS[page.stem].depends_on)]
     said = proof.CHANGED in page.read_text()
     assert said == changed, "run: python benchmarks/proof.py --pages"
+
+
+@pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: page.stem)
+def test_tables_of_what_was_measured_are_what_the_records_say(page, proof, tmp_path):
+    copy = tmp_path / page.name
+    copy.write_text(page.read_text())
+    proof.fill(copy)
+    assert copy.read_text() == page.read_text(), "run: python benchmarks/proof.py --pages"
+
+
+def test_a_table_has_the_records_figures_its_commit_and_whether_the_code_has_changed(proof):
+    seeds = [{"optimum": {"methods": {"kto": method(0.1), "grpo_own_beta": method(share)}}} for share in (0.5, 0.7)]
+    content = {"commits": ["abc1234"], "hardware": ["a processor"], "versions": ["python 3.11, torch 2.13.0, numpy 2"]}
+    record = proof.Record(content | {"groups": {"": over_seeds(seeds)}}, changed=True)
+    before = "<!-- measured: optimum -->\nold\n<!-- /measured -->\n<!-- measured: rlvr -->\n<!-- /measured -->"
+    lines = proof.proof_tables.filled(before, {"optimum": record}).splitlines()
+    assert lines[3] == "| GRPO, β 0.25 | 60.0 ± 127.1% | 1.00 | 2.00 | 0.25 |"  # 12.706 · 0.1, Student's t
+    assert lines[4] == "| KTO | 10.0% | 1.00 | 2.00 | 0.25 |"
+    assert lines[6] == "Commit abc1234 of older training code; a processor; torch 2.13.0."
+    assert "old" not in lines and lines[-2] == "Not yet measured."
+
+
+def method(share):
+    return {"fraction_of_optimum": share, "reward": 1.0, "kl": 2.0, "total_variation": 0.25}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -1,14 +1,12 @@
 """What a stage takes on a machine: time, cost, memory, communication."""
 
-from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from components.planning.device_memory import FLOAT32, Memory, cache_token, memory_of, width_of
 from components.planning.hardware import Hardware
-from components.planning.work import Network, Operations, Work, operations_of
+from components.planning.work import Operations, Work, operations_of
 
 HOUR, DAY = 3600.0, 86400.0
-RANK = 16  # of conf/lora/default.yaml
 
 
 class Estimate(NamedTuple):
@@ -90,54 +88,3 @@ def _sampling_seconds(work: Work, hardware: Hardware) -> float:
     step = max(bytes_of_step(work) / (hardware.bandwidth * hardware.mbu), rollouts.rows * forward / rate)
     rounds = -(-rollouts.responses // rollouts.rows)
     return rollouts.number * (rounds * rollouts.response * step + rollouts.prompts * rollouts.prompt * forward / rate)
-
-
-def remedy(work: Work, hardware: Hardware) -> str:
-    """Settings that make a stage fit which does not, the cheapest first; why none do, if none of them does."""
-    whole, settings = work, dict[str, str]()  # without adapters
-    for key, setting, changed in _remedies(work):
-        others = {name: other for name, other in settings.items() if key != "lora" or name != "trainer"}
-        if _fits(changed, hardware):
-            return f"Try: {' '.join((others | {key: setting}).values())}"
-        if key != "lora":
-            whole, settings = changed, settings | {key: setting}
-    settings |= {} if whole.strategy == "fsdp" else {"trainer": "trainer=fsdp"}
-    for devices in (2**power for power in range(1, 15)):
-        if devices > work.devices and _fits(whole._replace(devices=devices, strategy="fsdp"), hardware):
-            return f"Try: {' '.join([*settings.values(), f'devices={devices}'])}"
-    why = ", since each holds all weights while it samples" if work.rollouts else ""
-    return f"Neither lora=default nor {' '.join(settings.values())} with more devices of this kind is enough{why}"
-
-
-def _fits(work: Work, hardware: Hardware) -> bool:
-    return memory_of(work, hardware.memory).fits(hardware.memory)
-
-
-def _remedies(work: Work) -> Iterator[tuple[str, str, Work]]:
-    """(what it is about, a setting, the work with it and those before it)."""
-    if work.devices > 1 and work.strategy != "fsdp":
-        work = work._replace(strategy="fsdp")
-        yield "trainer", "trainer=fsdp", work
-    if work.recompute is False:
-        work = work._replace(recompute=True)
-        yield "recompute", "gradient_checkpointing=true", work
-    rollouts = work.rollouts
-    while rollouts is not None and rollouts.rows > 1:
-        rollouts = rollouts._replace(width=-(-rollouts.rows // 2))
-        work = work._replace(rollouts=rollouts)
-        yield "width", f"+stage.rollout_width={rollouts.width}", work
-    while rollouts is None and work.batch > 1:
-        batch, times = work.batch // 2, 2 * work.accumulation
-        work = work._replace(at_once=work.at_once // 2, batch=batch, accumulation=times)
-        yield "batch", f"data.batch_size={batch} trainer.accumulate_grad_batches={times}", work
-    if not any(network.ranks for network in work.trained):
-        many = work.devices > 1
-        strategy: Literal["one", "ddp"] = "ddp" if many else "one"  # a trunk that networks share cannot be sharded
-        work = work._replace(networks=tuple(map(_adapted, work.networks)), strategy=strategy)
-        yield "lora", "trainer=ddp lora=default" if many else "lora=default", work
-
-
-def _adapted(network: Network) -> Network:
-    """With adapters, a trained network; without a trunk of its own, the reference."""
-    ranks = dict.fromkeys(network.config.projections(), RANK) if network.trained else {}
-    return network._replace(ranks=ranks, own_trunk=network.name != "reference")

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from components.models.config import GPTConfig
 from components.models.flops import flops_per_token
 from components.planning.compute_optimal import CHINCHILLA, shape_for
-from components.planning.estimate import DAY, HOUR, Estimate, bytes_sent, remedy
+from components.planning.estimate import DAY, HOUR, Estimate, bytes_sent
 from components.planning.hardware import Hardware
+from components.planning.remedies import remedy
+from components.planning.work import Work
 from components.system.memory import USABLE
 
 GB = 1e9
@@ -44,7 +46,8 @@ def as_json(hardware: Hardware, estimates: Sequence[Estimate]) -> dict[str, Any]
 
 
 def _stage(hardware: Hardware, one: Estimate) -> dict[str, Any]:
-    work = one.work
+    work, fits = one.work, one.memory.fits(hardware.memory)
+    found = None if fits else remedy(work, hardware)
     return {
         "days": one.seconds / DAY,
         "gpu_hours": one.gpu_hours,
@@ -60,7 +63,8 @@ def _stage(hardware: Hardware, one: Estimate) -> dict[str, Any]:
         "sampling_days": one.sampling / DAY,
         "flops_by_part": {**one.operations._asdict(), "recomputation": one.recomputation},
         "memory_by_part": one.memory._asdict(),
-        "fits": one.memory.fits(hardware.memory),
+        "fits": fits,
+        "fits_with": found and found.settings,
         "bytes_sent_per_step": {name: bytes_sent(work._replace(strategy=name)) for name in ("ddp", "fsdp")},
         "batch": list(work.algebra),
     }
@@ -81,7 +85,16 @@ def _lines_of(one: Estimate, hardware: Hardware) -> Iterator[str]:
         yield _communication(one, hardware)
     if not one.memory.fits(hardware.memory):
         needed = f"{one.memory.total / GB:,.1f} GB do not fit in {hardware.memory / GB:,.1f} GB"
-        yield f"{needed}. {remedy(one.work, hardware)}"
+        yield f"{needed}. {_remedy(one.work, hardware)}"
+
+
+def _remedy(work: Work, hardware: Hardware) -> str:
+    if (found := remedy(work, hardware)) is None:
+        why = ", since each holds all weights while it samples" if work.rollouts else ""
+        return f"Neither lora=default nor trainer=fsdp with more devices of this kind is enough{why}"
+    settings, made = found
+    cost = f" and {made.cost:,.2f} $" if made.cost else ""
+    return f"It fits with {settings}, in {duration(made.seconds)}{cost}"
 
 
 def _operations(one: Estimate) -> str:

@@ -2,8 +2,7 @@
 
 import pytest
 
-from components.planning.device_memory import memory_of
-from components.planning.estimate import DAY, bytes_sent, estimate, remedy
+from components.planning.estimate import DAY, bytes_sent, estimate
 from components.planning.hardware import load
 from components.planning.work import Network, Rollouts, Work
 from components.tasks.workload import model_named
@@ -79,24 +78,3 @@ def test_a_sampled_token_takes_as_long_as_reading_the_weights_and_the_cache():
     assert estimate(work, A100).sampling == pytest.approx(2 * 10 * step)
     one_by_one = estimate(work._replace(rollouts=rollouts._replace(width=1)), A100).sampling
     assert one_by_one == pytest.approx(2 * 2 * 10 * step, rel=0.01)
-
-
-def test_what_does_not_fit_gets_settings_with_which_it_would():
-    work = pretraining("llama_7b", 1e12, devices=64, strategy="ddp", batch=8, at_once=8 * 2048)
-    assert remedy(work, A100).startswith("Try: trainer=fsdp")
-    alone = work._replace(devices=1, strategy="one")
-    assert remedy(alone, load("a100_40")).endswith("lora=default")
-    assert "gradient_checkpointing=true" in remedy(work._replace(recompute=False), load("a100_80", {"memory": 2e10}))
-    row = alone._replace(batch=1, at_once=2048)
-    assert remedy(row, load("a100_80", {"memory": 1.2e10})) == "Try: trainer=fsdp devices=32"
-    assert "devices of this kind" in remedy(alone, SMALL)
-
-
-def test_the_settings_of_a_remedy_fit():
-    work = pretraining("llama_7b", 1e12, devices=8, batch=64, at_once=64 * 2048)
-    assert not memory_of(work, A100.memory).fits(A100.memory)
-    settings = dict(setting.split("=") for setting in remedy(work, A100).removeprefix("Try: ").split())
-    batch = int(settings["data.batch_size"])
-    assert batch * int(settings["trainer.accumulate_grad_batches"]) == 64
-    assert memory_of(work._replace(batch=batch, at_once=batch * 2048), A100.memory).fits(A100.memory)
-    assert not memory_of(work._replace(batch=2 * batch, at_once=batch * 4096), A100.memory).fits(A100.memory)

@@ -152,46 +152,60 @@ def rlvr(records: Records) -> str:
 def proof(records: Records) -> str:
     """README's table: a line for each question."""
     records = {name: records[name] for name in ("optimum", "tiny", "rlvr")}
-    exact, tiny, real = records.values()
-    models, weak = tiny.of("report", "models"), tiny.of("overoptimization", "runs", "0")
-    sizes = tiny.of("scaling")
-    least, *_, most = sizes
-    answers = real.of("rewards", "models")
-    right = {name: cell(one["sampled"]["parts"]["strict"]["mean"], percent) for name, one in answers.items()}
     rows = [
-        [
-            "How close is PPO to the exact optimum, all responses enumerated?",
-            cell(exact.of("optimum", "methods", "ppo", "fraction_of_optimum"), tenths),
-            "`experiment=optimum`",
-        ],
-        ["Are new answers better (gold, at most 1.25)?", change(models, "gold", number), "`experiment=bakeoff`"],
-        [
-            "What does it cost?",
-            f"entropy {change(models, 'entropy_per_token', number)}, distinct answers "
-            + change(models, "distinct", percent),
-            "the same",
-        ],
-        [
-            "Does a weak reward model mislead it, without a KL term?",
-            f"gold {cell(weak['turning']['gold'])} → {cell(weak['final']['gold'])}",
-            "`experiment=overoptimization`",
-        ],
-        [
-            "Does a verifier teach a real model (SmolLM2-135M, sums)?",
-            f"{right['sft']} → PPO {right['ppo']}, GRPO {right['grpo']}",
-            "`experiment=rlvr`",
-        ],
-        [
-            "Do comparisons help the reward model?",
-            f"{count(float(least))}: {cell(sizes[least]['accuracy'], percent)}, "
-            f"{count(float(most))}: {cell(sizes[most]['accuracy'], percent)} of pairs",
-            "`experiment=scaling`",
-        ],
+        [question, _if_measured(measured, records), command if command == "the same" else f"`experiment={command}`"]
+        for question, measured, command in (
+            ("How close is PPO to the exact optimum, all responses enumerated?", _share_of_optimum, "optimum"),
+            ("Are new answers better (gold, at most 1.25)?", _gold, "bakeoff"),
+            ("What does it cost?", _diversity, "the same"),
+            ("Does a weak reward model mislead it, without a KL term?", _misled, "overoptimization"),
+            ("Does a verifier teach a real model (SmolLM2-135M, sums)?", _verified, "rlvr"),
+            ("Do comparisons help the reward model?", _by_comparisons, "scaling"),
+        )
     ]
     seeds = ", ".join(f"{name} {most_seeds(record.of())}" for name, record in records.items())
     older = [name for name, record in records.items() if record.changed]
     more = f" Of older training code: {', '.join(older)}." if older else ""
     return table(["question", "measured", "command"], rows) + f"\n\nSeeds: {seeds}.{more}"
+
+
+def _if_measured(measured: Callable[[Records], str], records: Records) -> str:
+    try:
+        return measured(records)
+    except KeyError:
+        return MISSING.rstrip(".").lower()
+
+
+def _share_of_optimum(records: Records) -> str:
+    return cell(records["optimum"].of("optimum", "methods", "ppo", "fraction_of_optimum"), tenths)
+
+
+def _gold(records: Records) -> str:
+    return change(records["tiny"].of("report", "models"), "gold", number)
+
+
+def _diversity(records: Records) -> str:
+    models = records["tiny"].of("report", "models")
+    entropy, distinct = change(models, "entropy_per_token", number), change(models, "distinct", percent)
+    return f"entropy {entropy}, distinct answers {distinct}"
+
+
+def _misled(records: Records) -> str:
+    run = records["tiny"].of("overoptimization", "runs", "0")
+    return f"gold {cell(run['turning']['gold'])} → {cell(run['final']['gold'])}"
+
+
+def _verified(records: Records) -> str:
+    models = records["rlvr"].of("rewards", "models")
+    right = {name: cell(one["sampled"]["parts"]["strict"]["mean"], percent) for name, one in models.items()}
+    return f"{right['sft']} → PPO {right['ppo']}, GRPO {right['grpo']}"
+
+
+def _by_comparisons(records: Records) -> str:
+    sizes = records["tiny"].of("scaling")
+    least, *_, most = sizes
+    low, high = (f"{count(float(size))}: {cell(sizes[size]['accuracy'], percent)}" for size in (least, most))
+    return f"{low}, {high} of pairs"
 
 
 def claims(records: Records) -> str:
@@ -200,7 +214,7 @@ def claims(records: Records) -> str:
     models, base, judge, choice = (report[name] for name in ("models", "base", "reward_model", "choice"))
     voters, shares = report["majority"]["k"], report["majority"]["correct"]
     votes = {f"{k['mean']:.0f}": share for k, share in zip(voters, shares, strict=True)}
-    crowd, sft, ppo, sizes = report["crowd"], models["sft"], models["ppo"], records["tiny"].of("scaling")
+    crowd, sft, ppo = report["crowd"], models["sft"], models["ppo"]
     p = functools.partial(cell, show=percent)
     rows = [
         [
@@ -249,11 +263,6 @@ def claims(records: Records) -> str:
             "many answers are better than one",
             "`majority`",
             "votes of k SFT answers correct, " + ", ".join(f"k = {k}: {p(votes[k])}" for k in ("1", "5", "33")),
-        ],
-        [
-            "more comparisons make a better reward model",
-            "`scaling`",
-            ", ".join(f"{count(float(size))}: {p(one['accuracy'])}" for size, one in sizes.items()),
         ],
     ]
     return table(["claim", "in the record", "measured"], rows, records["tiny"].origin)

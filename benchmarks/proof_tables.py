@@ -268,8 +268,28 @@ def claims(records: Records) -> str:
     return table(["claim", "in the record", "measured"], rows, records["tiny"].origin)
 
 
+def receipts(records: Records) -> str:
+    """What stages of the world were predicted to take and took, and how far the seeds' runs were from it."""
+    record = records["tiny"]
+    rows = []
+    for stage, one in record.of("report", "receipts").items():
+        if stage.removesuffix("_own_beta") == stage:  # the others take as long
+            figures = (("seconds", 1, ",.0f"), ("memory", 1e6, ",.0f"), ("flops", 1e12, ".2f"))
+            rows.append([named(stage, "bakeoff"), *(_predicted(one[name], unit, form) for name, unit, form in figures)])
+    return table(["", "seconds", "memory, MB", "FLOPs, 10¹²"], rows, record.origin)
+
+
+def _predicted(figure: Mapping[str, Any], unit: float, form: str) -> str:
+    """Means over seeds, and the smallest and the largest difference of what was from what was predicted."""
+    predicted, actual = (figure[name] for name in ("predicted", "actual"))
+    pairs = zip(predicted["values"], actual["values"], strict=True)
+    off = [is_ / was - 1 for was, is_ in pairs if was is not None and is_ is not None]
+    low, high = (f"{100 * share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
+    return f"{predicted['mean'] / unit:{form}} → {actual['mean'] / unit:{form}} ({low} to {high}%)"
+
+
 MAKERS: dict[str, Callable[[Records], str]] = {
-    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims)
+    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims, receipts)
 }
 
 

@@ -8,7 +8,6 @@ from components.planning.work import Network, Rollouts, Work
 from components.tasks.workload import model_named
 
 A100 = load("a100_80", {"price": 5.0})
-SMALL = load("a100_80", {"memory": 1e9})
 
 
 def pretraining(name: str, tokens: float, **changes) -> Work:

@@ -35,7 +35,7 @@ def test_a_run_that_failed_moves_the_law_little():
 
 
 def test_nine_of_ten_new_runs_are_in_their_intervals():
-    """60 data sets with errors of 1% and a new run each: 54 are expected, 45 or fewer happen once in 300."""
+    """60 data sets with errors of 1% and a new run each: 54 are expected, 45 or fewer happen once in 1,500."""
     inside = 0
     for seed in range(60):
         low, high = fit(runs_of(LAW, noise=0.01, seed=seed), resamples=40, seed=seed).predicted(5e5, 8e6)[1:]

@@ -3,6 +3,7 @@
 from components.planning.device_memory import memory_of
 from components.planning.estimate import estimate
 from components.planning.hardware import load
+from components.planning.plan_report import lines
 from components.planning.remedies import remedy
 from components.planning.work import Network, Rollouts, Work
 from components.tasks.workload import model_named
@@ -31,6 +32,16 @@ def test_the_cheapest_setting_comes_first():
     row = alone._replace(batch=1, at_once=2048)
     assert settings(row, load("a100_80", {"memory": 1.2e10})) == "trainer=fsdp devices=32"
     assert remedy(alone, load("a100_80", {"memory": 1e9})) is None
+
+
+def test_a_plan_says_if_nothing_makes_a_stage_fit_and_if_sampling_is_why():
+    tiny = load("a100_80", {"memory": 1e9})
+    alone = pretraining(1, 8)._replace(strategy="one")
+    said = lines(tiny, [estimate(alone, tiny)])[-1]
+    assert said.endswith("Neither lora=default nor trainer=fsdp with more devices of this kind is enough")
+    rollouts = Rollouts(100, prompts=4, samples_per_prompt=2, prompt=64, response=64, epochs=1, minibatches=1)
+    sampling = alone._replace(entry="grpo", rollouts=rollouts)
+    assert lines(tiny, [estimate(sampling, tiny)])[-1].endswith("since each holds all weights while it samples")
 
 
 def test_a_batch_is_as_large_as_fits():

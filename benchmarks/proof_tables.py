@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from components.evaluation.measure.over_seeds import most_seeds
-from components.evaluation.report.card import number, percent, short
+from components.evaluation.report.card import Table, number, percent, short
+from components.evaluation.seeds import seeds_tables
 from components.evaluation.seeds.seeds_tables import cell, count, power
 
 MARKED = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.DOTALL)
@@ -31,6 +32,10 @@ OWN_BETA = {  # what a method's second β is in an experiment's YAML
 Cells = Sequence[str]
 
 
+class Unmeasured(Exception):
+    """A record, or a part of it, is not there."""
+
+
 class Record(NamedTuple):
     """What a page's JSON says. changed: whether the training code is another by now."""
 
@@ -38,8 +43,10 @@ class Record(NamedTuple):
     changed: bool
 
     def of(self, *path: str) -> Any:
-        """A part of the results; raises KeyError if it was not measured."""
+        """A part of the results, all without a path. Raises Unmeasured if they lack its first key."""
         found = self.content["groups"][""]
+        if path and path[0] not in found:
+            raise Unmeasured
         for key in path:
             found = found[key]
         return found
@@ -52,21 +59,29 @@ class Record(NamedTuple):
         return f"commit {', '.join(content['commits'])}{code}; {', '.join(content['hardware'])}; {torch}"
 
 
-Records = Mapping[str, Record]
+class Records(dict[str, Record]):
+    """By the name of their page."""
+
+    def __missing__(self, name: str) -> Record:
+        raise Unmeasured
 
 
-def filled(text: str, records: Records) -> str:
+def filled(text: str, records: Mapping[str, Record]) -> str:
     """The page with everything between its marks rewritten."""
+    known = Records(records)
 
     def made(match: re.Match[str]) -> str:
         begin, name, end = match.groups()
-        try:
-            content = MAKERS[name](records)
-        except KeyError:
-            content = MISSING
-        return f"{begin}{content}\n{end}"
+        return f"{begin}{_if_measured(MAKERS[name], known)}\n{end}"
 
     return MARKED.sub(made, text)
+
+
+def _if_measured(maker: Callable[[Records], str], records: Records) -> str:
+    try:
+        return maker(records)
+    except Unmeasured:
+        return MISSING
 
 
 def optimum(records: Records) -> str:
@@ -110,29 +125,19 @@ def bakeoff(records: Records) -> str:
 
 
 def overoptimization(records: Records) -> str:
-    record = records["tiny"]
-    rows = []
-    for beta, run in record.of("overoptimization", "runs").items():
-        turning, final = run["turning"], run["final"]
-        turned = turning["turned"]
-        rows.append(
-            [
-                f"PPO, β {beta}",
-                *(cell(turning[key]) for key in ("gold", "sqrt_kl")),
-                f"{turned['mean'] * turned['n']:.0f} of {turned['n']}",
-                cell(final["gold"]),
-                *(cell(final[key], short) for key in ("proxy", "kl")),
-            ]
-        )
-    head = ["", "gold at its peak", "√KL there", "runs that turn", "gold at the end", "score at the end"]
-    return table([*head, "KL at the end"], rows, record.origin)
+    return _of_summary(records["tiny"], seeds_tables.overoptimization)
 
 
 def scaling(records: Records) -> str:
-    record = records["tiny"]
-    sizes = record.of("scaling")
-    rows = [[count(float(size)), cell(one["accuracy"], percent), cell(one["ece"])] for size, one in sizes.items()]
-    return table(["comparisons", "accuracy on held-out questions", "calibration error"], rows, record.origin)
+    return _of_summary(records["tiny"], seeds_tables.scaling)
+
+
+def _of_summary(record: Record, maker: Callable[[Mapping[str, Any]], Table | None]) -> str:
+    """A table that the summary of a sweep has as well."""
+    made = maker(record.of())
+    if made is None:
+        raise Unmeasured
+    return table(made.columns, made.rows, record.origin)
 
 
 def rlvr(records: Records) -> str:
@@ -151,7 +156,7 @@ def rlvr(records: Records) -> str:
 
 def proof(records: Records) -> str:
     """README's table: a line for each question."""
-    records = {name: records[name] for name in ("optimum", "tiny", "rlvr")}
+    records = Records({name: records[name] for name in ("optimum", "tiny", "rlvr")})
     rows = [
         [question, _if_measured(measured, records), command if command == "the same" else f"`experiment={command}`"]
         for question, measured, command in (
@@ -167,13 +172,6 @@ def proof(records: Records) -> str:
     older = [name for name, record in records.items() if record.changed]
     more = f" Of older training code: {', '.join(older)}." if older else ""
     return table(["question", "measured", "command"], rows) + f"\n\nSeeds: {seeds}.{more}"
-
-
-def _if_measured(measured: Callable[[Records], str], records: Records) -> str:
-    try:
-        return measured(records)
-    except KeyError:
-        return MISSING.rstrip(".").lower()
 
 
 def _share_of_optimum(records: Records) -> str:
@@ -268,28 +266,8 @@ def claims(records: Records) -> str:
     return table(["claim", "in the record", "measured"], rows, records["tiny"].origin)
 
 
-def receipts(records: Records) -> str:
-    """What stages of the world were predicted to take and took, and how far the seeds' runs were from it."""
-    record = records["tiny"]
-    rows = []
-    for stage, one in record.of("report", "receipts").items():
-        if stage.removesuffix("_own_beta") == stage:  # the others take as long
-            figures = (("seconds", 1, ",.0f"), ("memory", 1e6, ",.0f"), ("flops", 1e12, ".2f"))
-            rows.append([named(stage, "bakeoff"), *(_predicted(one[name], unit, form) for name, unit, form in figures)])
-    return table(["", "seconds", "memory, MB", "FLOPs, 10¹²"], rows, record.origin)
-
-
-def _predicted(figure: Mapping[str, Any], unit: float, form: str) -> str:
-    """Means over seeds, and the smallest and the largest difference of what was from what was predicted."""
-    predicted, actual = (figure[name] for name in ("predicted", "actual"))
-    pairs = zip(predicted["values"], actual["values"], strict=True)
-    off = [is_ / was - 1 for was, is_ in pairs if was is not None and is_ is not None]
-    low, high = (f"{100 * share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
-    return f"{predicted['mean'] / unit:{form}} → {actual['mean'] / unit:{form}} ({low} to {high}%)"
-
-
 MAKERS: dict[str, Callable[[Records], str]] = {
-    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims, receipts)
+    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims)
 }
 
 

@@ -7,6 +7,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,11 @@ from components.stages.rollouts import RolloutStage
 from components.training.fsdp import FullySharded
 from tests.kit.tiny_stages import END, PAD, PROMPTS, Batches
 
-STRATEGIES: dict[str, Callable[[], Strategy]] = {"ddp": DDPStrategy, "fsdp": FullySharded}
+STRATEGIES: dict[str, Callable[[], Strategy]] = {
+    "ddp": DDPStrategy,
+    "fsdp": FullySharded,
+    "hybrid": partial(FullySharded, replicas=2),
+}
 SECONDS = 300  # after which processes that wait for each other are ended
 
 

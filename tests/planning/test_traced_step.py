@@ -4,11 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from components.functional.output_layer import CHUNK, linear_cross_entropy
 from components.models.config import GPTConfig
-from components.models.heads import new_causal_lm
+from components.models.heads import CausalLM, new_causal_lm
 from components.models.shards import shard
 from components.planning.device_memory import memory_of
 from components.planning.estimate import bytes_sent
@@ -16,6 +18,7 @@ from components.planning.traced_step import Traced, pretended_ranks, trace
 from components.planning.work import Network, Work
 from components.training.fsdp import new_mesh
 from components.training.optimizers import adamw
+from tests.kit.several import together
 
 LAYERS, RANKS, TOKENS = 2, 8, 128
 SHAPE = GPTConfig(
@@ -28,6 +31,11 @@ SHAPE = GPTConfig(
     max_position_embeddings=TOKENS,
 )
 WORK = Work("pretrain", (Network("model", SHAPE),), 1.0, 1, TOKENS, 1, recompute=False, mixed=False, lean=True)
+COLLECTIVES = {  # by torch's names
+    "c10d::_allgather_base_": "all-gather",
+    "c10d::_reduce_scatter_base_": "reduce-scatter",
+    "c10d::allreduce_": "all-reduce",
+}
 OF_A_LAYER = 4 * 256 * 256 + 3 * 256 * 512 + 2 * 256
 PARAMETERS = 2 * 1024 * 256 + LAYERS * OF_A_LAYER + 256
 
@@ -37,19 +45,36 @@ def traced(work: Work) -> Traced:
     with torch.device("meta"):
         model = new_causal_lm(SHAPE)
     model.model.recompute = bool(work.recompute)
-    ids = torch.zeros(work.batch, work.at_once // work.batch, dtype=torch.int64)
-
-    def loss() -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=work.mixed, cache_enabled=False):
-            hidden = model.hidden(ids).flatten(0, 1)
-            return model.through_head(linear_cross_entropy, hidden, ids.flatten())[0]
-
-    new_optimizer = partial(_adamw, model)
+    loss, new_optimizer = partial(_loss, model, work), partial(_adamw, model)
     if work.devices == 1:
         return trace([model], loss, new_optimizer, clip=1.0, accumulation=work.accumulation)
     with pretended_ranks(work.devices):
         shard(model, new_mesh("cpu", work.devices, work.replicas))
         return trace([model], loss, new_optimizer, clip=1.0, accumulation=work.accumulation)
+
+
+def counted(rank: int, work: Work) -> dict[str, int]:
+    """The collectives of a real step of this rank's, after a first one."""
+    dist.init_process_group("gloo", rank=rank, world_size=work.devices)
+    model = new_causal_lm(SHAPE)
+    shard(model, new_mesh("cpu", work.devices, work.replicas))
+    optimizer = _adamw(model)
+    for _ in range(2):
+        with profile(activities=[ProfilerActivity.CPU]) as step:
+            value = _loss(model, work)
+            optimizer.zero_grad()
+            value.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    dist.destroy_process_group()
+    return {COLLECTIVES[event.key]: event.count for event in step.key_averages() if event.key in COLLECTIVES}
+
+
+def _loss(model: CausalLM, work: Work) -> torch.Tensor:
+    ids = torch.zeros(work.batch, work.at_once // work.batch, dtype=torch.int64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=work.mixed, cache_enabled=False):
+        hidden = model.hidden(ids).flatten(0, 1)
+        return model.through_head(linear_cross_entropy, hidden, ids.flatten())[0]
 
 
 def _adamw(model: nn.Module) -> torch.optim.Optimizer:
@@ -100,6 +125,16 @@ def test_replicas_gather_among_their_shards_and_reduce_shards_between_them(shard
     assert hybrid.collectives["all-gather"] == (2 * (LAYERS + 1), 2 * 3 / 4 * 4 * PARAMETERS)
     assert hybrid.collectives["all-reduce"].number == 1 + hybrid.collectives["reduce-scatter"].number
     assert hybrid.sent == pytest.approx(bytes_sent(work), rel=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_processes_communicate_as_often_as_the_trace_says(replicas, tmp_path):
+    """Six, which no other test pretends to have: DTensor keeps the meshes that it saw, and would take their groups."""
+    work = WORK._replace(devices=6, strategy="fsdp", replicas=replicas)
+    of_ranks = together(partial(counted, work=work), tmp_path / "ranks", work.devices)
+    said = {kind: made.number for kind, made in traced(work).collectives.items()}
+    assert of_ranks == [said] * work.devices
 
 
 @pytest.mark.parametrize(

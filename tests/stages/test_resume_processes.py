@@ -16,7 +16,9 @@ from tests.kit.several import STRATEGIES, together
 from tests.kit.tiny_stages import CONSTANT, adam, causal, ppo, quiet_fit, scalar, trainer
 
 STEPS, MIDDLE = 8, 4  # of a rollout's updates MIDDLE is the last
+TOGETHER = 8  # dialogues of a step and prompts of a rollout
 ONE = (None, 1)
+HYBRID = ("hybrid", 4)  # two copies, each on two processes
 
 pytestmark = pytest.mark.slow
 
@@ -38,8 +40,10 @@ def stage_of(name: str, tokenizer: Any):
 def part(rank: int, name: str, data: Callable[..., Any], way: tuple, folder: Path, resume: Path | None, steps: int):
     """Trains up to `steps` with checkpoints; returns what the first process would write as the artifact."""
     strategy, world_size = way
-    sizes = {"sft": {"batch_size": 6 // world_size}, "ppo": {"prompts_per_rollout": 6 // world_size}}
-    module = data(name, **sizes[name])
+    each = TOGETHER // world_size
+    # 38 dialogues: of the last 6 in an epoch each of four processes has one or two
+    settings = {"sft": {"batch_size": each, "demonstrations": 44}, "ppo": {"prompts_per_rollout": each}}
+    module = data(name, **settings[name])
     stage = stage_of(name, module.tokenizer)
     several = {"strategy": STRATEGIES[strategy](), "devices": world_size} if strategy else {}
     saving = {"callbacks": [Checkpoints(folder, every_n_steps=MIDDLE, keep=9)], "enable_checkpointing": True}
@@ -63,6 +67,8 @@ def trained(name: str, data: Any, way: tuple, folder: Path, resume: Path | None 
         (("fsdp", 2), ONE),
         (("ddp", 2), ("fsdp", 2)),
         (("fsdp", 2), ("ddp", 2)),
+        (ONE, HYBRID),
+        (HYBRID, ("fsdp", 2)),
     ],
     ids=str,
 )
@@ -79,7 +85,9 @@ def test_sft_ends_like_one_uninterrupted_process(before, after, data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"), [(("ddp", 2), ONE), (ONE, ("fsdp", 2)), (("fsdp", 2), ("ddp", 2))], ids=str
+    ("before", "after"),
+    [(("ddp", 2), ONE), (ONE, ("fsdp", 2)), (("fsdp", 2), ("ddp", 2)), (ONE, HYBRID), (HYBRID, ONE)],
+    ids=str,
 )
 def test_ppo_resumes_between_two_rollouts_with_its_beta_scale_and_optimizer(before, after, data, tmp_path):
     """Another number of processes draws other responses, so the end is another; what a file holds is the same."""

@@ -42,7 +42,17 @@ BUT = (  # … and what in there it does not depend on
     "components/serving/",
     *(
         f"components/tasks/{name}.py"
-        for name in ("compare", "duration", "forecast", "law_card", "plan", "scaling_law", "summary", "this_machine")
+        for name in (
+            "compare",
+            "duration",
+            "forecast",
+            "law_card",
+            "plan",
+            "scaling_law",
+            "summary",
+            "this_machine",
+            "workload",
+        )
     ),
     "conf/hardware/",
     "conf/stage/scaling_law.yaml",

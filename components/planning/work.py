@@ -66,7 +66,8 @@ class Network(NamedTuple):
 
 class Rollouts(NamedTuple):
     """Sampling of an on-policy stage. number: rollouts in all. prompts: of one device in a rollout. prompt, response:
-    tokens, those of the longest if the data do not say. width: responses sampled together; None: all."""
+    tokens, those of the longest if the data do not say. width: responses sampled together; None: all. kept: responses
+    to each prompt that are trained on; None: all."""
 
     number: float
     prompts: int
@@ -76,6 +77,7 @@ class Rollouts(NamedTuple):
     epochs: int
     minibatches: int
     width: int | None = None
+    kept: int | None = None
 
     @property
     def responses(self) -> int:
@@ -91,6 +93,28 @@ class Rollouts(NamedTuple):
     def read(self) -> int:
         """Tokens that a network reads of one device's rollout: each prompt once, and the responses."""
         return self.prompts * self.prompt + self.responses * self.response
+
+    @property
+    def trained_each(self) -> int:
+        """Responses to each prompt that are trained on."""
+        return self.kept or self.samples_per_prompt
+
+    @property
+    def trained_on(self) -> float:
+        """Tokens of one device's rollout that its updates read, in all epochs."""
+        return self._in_epoch(shuffled=False) + (self.epochs - 1) * self._in_epoch(shuffled=True)
+
+    @property
+    def in_minibatch(self) -> float:
+        """Tokens of a minibatch, of the epochs that read the most."""
+        return self._in_epoch(shuffled=self.epochs > 1) / self.minibatches
+
+    def _in_epoch(self, *, shuffled: bool) -> float:
+        """Tokens that an epoch reads. A minibatch reads a prompt once for all its responses, which are in one minibatch
+        in the first epoch, and shuffled among all in the others."""
+        each, parts = self.trained_each, self.minibatches
+        times = parts * (1 - (1 - 1 / parts) ** each) if shuffled else 1.0
+        return self.prompts * (times * self.prompt + each * self.response)
 
 
 class Work(NamedTuple):

@@ -46,6 +46,7 @@ TOKENS = {  # by stage; on-policy stages sample theirs
 }
 WORLD_PROMPT, WORLD_RESPONSE = 10, 8  # tokens: a question alone, and what PPO samples to it in the mean
 ANSWERS = 2  # of a comparison
+KEPT = {"Rejection": 1}  # responses to a prompt that are trained on, by stage; of other stages all
 BYTES_PER_TOKEN = 4  # of English text, with a vocabulary of tens of thousands
 
 
@@ -205,14 +206,15 @@ def _on_policy(plain: dict[str, Any], common: dict[str, Any], tokens: float | No
         epochs=stage["epochs"],
         minibatches=stage["minibatches"],
         width=stage.get("rollout_width"),
+        kept=KEPT.get(settings.last_name(stage["_target_"])),
     )
     updates = rollouts.epochs * rollouts.minibatches
     text = data["pretraining"]["batch_size"] * context if data.get("pretraining") else 0
-    in_rollout = (rollouts.read * rollouts.epochs + text * updates) * devices
+    in_rollout = (rollouts.trained_on + text * updates) * devices
     if tokens is None and trainer["max_steps"] <= 0:
         raise ValueError(_unknown(common["entry"]))
     number = tokens / in_rollout if tokens is not None else trainer["max_steps"] / updates
-    each = math.ceil(rollouts.responses / rollouts.minibatches)
+    each = math.ceil(rollouts.prompts * rollouts.trained_each / rollouts.minibatches)
     samples = rollouts.responses * devices
     asked = f"{_times(rollouts.prompts, 'prompts', devices, 1)} × {rollouts.samples_per_prompt} = {samples:,} samples"
     made = f"{rollouts.minibatches} minibatches of {each * devices:,} × {rollouts.epochs} epochs = {updates:,} steps"
@@ -225,7 +227,7 @@ def _on_policy(plain: dict[str, Any], common: dict[str, Any], tokens: float | No
         **common,
         tokens=number * in_rollout,
         steps=steps,
-        at_once=math.ceil(rollouts.read / rollouts.minibatches) + text,
+        at_once=math.ceil(rollouts.in_minibatch) + text,
         batch=each,
         rollouts=rollouts._replace(number=number),
         algebra=(algebra,),

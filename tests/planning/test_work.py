@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from components.generation.rollout import minibatches
 from components.models.heads import new_causal_lm, scalar_from_causal
 from components.models.lora import LoRA
 from components.planning.work import Network, Rollouts, Work, operations_of
 from tests.kit.tiny_models import countable_config
+from tests.kit.tiny_stages import experience_of
 
 SHAPE = countable_config(max_position_embeddings=5)
 FORWARD = 2 * 300 + 2 * 4 * 4 * 5  # see test_flops
@@ -50,6 +52,22 @@ def test_training_costs_both_passes_and_one_more_of_a_frozen_network_that_reads_
     assert alone.recomputation == 7 * (FORWARD - 2 * 10 * 4)  # the head is not recomputed
     both = operations_of(Work("dpo", (policy, reference), tokens=7.0, steps=1, at_once=5, batch=1))
     assert both.training == 7 * 4 * FORWARD
+
+
+def test_minibatches_read_as_many_tokens_as_rollouts_say():
+    """16 prompts of 10 tokens, 8 responses of 7 to each: the first epoch reads each prompt once, and the others nearly
+    once in each of 4 minibatches. Without shuffling epochs, and with one response, a prompt is read once an epoch."""
+    prompts = [[prompt] * 10 for prompt in range(16) for _ in range(8)]
+    mask = torch.ones(128, 7, dtype=torch.bool)
+    rollout = experience_of(torch.zeros(128), mask)
+    order = torch.Generator().manual_seed(0)
+    parts = minibatches(prompts, rollout, epochs=9, count=4, row_length=96, pad_id=0, generator=order)
+    sizes = [int(part.packed.layout.real.sum()) for part in parts]
+    group = Rollouts(1, prompts=16, samples_per_prompt=8, prompt=10, response=7, epochs=9, minibatches=4)
+    assert sum(sizes[:4]) == group._replace(epochs=1).trained_on == 16 * 10 + 128 * 7
+    assert sum(sizes) == pytest.approx(group.trained_on, rel=0.01)
+    assert sum(sizes[4:]) / 32 == pytest.approx(group.in_minibatch, rel=0.01)
+    assert group._replace(kept=1).trained_on == 9 * (16 * 10 + 16 * 7)
 
 
 def test_a_rollout_is_read_once_to_sample_and_once_by_every_network():

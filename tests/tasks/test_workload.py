@@ -100,3 +100,6 @@ def test_prompts_become_samples_minibatches_and_steps():
     assert made.at_once == 64 * 2048 / 8 + text
     group = work("stage=grpo")  # each of 16 prompts is read once, with its 8 responses
     assert group.rollouts.responses == 128 and group.rollouts.read == 16 * 10 + 128 * 8
+    best = work("stage=rejection")  # of 8 responses to each of 64 prompts, one is trained on
+    assert best.tokens == 10 * 2 * 64 * (10 + 8) and best.batch == 16
+    assert "64 prompts × 8 = 512 samples a rollout → 4 minibatches of 16 × 2 epochs" in best.algebra[0]

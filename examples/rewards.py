@@ -1,11 +1,12 @@
-"""Reward functions for stage=ppo, grpo, rloo and rejection, and for stage=compare judge=function. In one line:
+"""Reward functions for stage=ppo, grpo, rloo and rejection, and for stage=compare judge=function. On one line:
 
 python train.py stage=grpo model=hf model.path=HuggingFaceTB/SmolLM2-135M-Instruct lora=default context=512
     reward=function reward.path=examples/rewards.py:valid_json data=prompts data.path=examples/prompts.jsonl
     stage.sampling.max_new_tokens=64
 
-A function is called with lists that have an item for each response, by name: `prompts` and `completions` as messages,
-`texts` as strings, and every column of the data. It returns a number for each, or None where it does not apply.
+A function is called by argument name, with lists that have an item for each response: `prompts` and `completions` as
+messages, `texts` as strings, and every column of the data. It returns a number for each, or None where it does not
+apply.
 """
 
 import json

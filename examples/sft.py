@@ -1,4 +1,4 @@
-"""Fine-tunes a model on dialogues at hand, with adapters, and writes a Hugging Face folder.
+"""Fine-tunes a model on a list of dialogues, with adapters, and writes a Hugging Face folder.
 
 python examples/sft.py HuggingFaceTB/SmolLM2-135M-Instruct my_model
 """

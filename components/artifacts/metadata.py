@@ -25,7 +25,7 @@ class ArtifactError(ValueError):
 
 
 def read_card(path: str | Path) -> dict[str, Any]:
-    """The artifact's card.json, with the present names of its inputs; {} for a folder without one.
+    """The artifact's card.json, with the current names of its inputs; {} for a folder without one.
 
     Raises ArtifactError if it is not JSON.
     """

@@ -11,5 +11,5 @@ RENAMED = {
 
 
 def as_named_now(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The inputs of an artifact or checkpoint, under the present names of its settings."""
+    """The inputs of an artifact or checkpoint, under the current names of its settings."""
     return {RENAMED.get(name, name): value for name, value in inputs.items()}

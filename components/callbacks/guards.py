@@ -26,10 +26,10 @@ class NanGuard(Callback):
     """Ends training with TrainingDiverged at a NaN or infinite loss.
 
     On a CPU, the loss is checked before its backward pass, so it changes no weight; where a SpikeGuard skips steps with
-    such a loss, it is not checked here. On an accelerator, reading the loss
-    would make every step wait for the device; there it is copied in the background and checked one step later. In both
-    cases nothing that is not finite gets into a checkpoint: before one is written, the pending check is completed and
-    the trainable weights are checked as well (a finite loss can have a NaN gradient).
+    such a loss, it is not checked here. On an accelerator, reading the loss would make every step wait for the device;
+    there it is copied in the background and checked one step later. In both cases nothing that is not finite gets into
+    a checkpoint: before one is written, the pending check is completed and the trainable weights are checked as well (a
+    finite loss can have a NaN gradient).
     A gradient scaler (16-mixed) skips a step whose gradient is not finite and halves its scale, which is not a
     divergence. A scale near 0 is one: no step would ever be taken again.
     """

@@ -11,7 +11,7 @@ from components.training.contract import Reporting
 
 class Header(Callback):
     """Prints the model and its parameters, the device and precision, training and held-out records, batch size and
-    steps, memory if layers are recomputed by it, and where each logger shows curves. model: its name."""
+    steps, whether layers are recomputed to save memory, and where each logger shows curves. model: its name."""
 
     def __init__(self, model: str) -> None:
         self.model = model

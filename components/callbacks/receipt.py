@@ -1,4 +1,4 @@
-"""What a run was predicted to take, beside what it took."""
+"""What a run was predicted to take, and what it took."""
 
 import math
 import resource
@@ -17,7 +17,7 @@ SHARE = 0.1  # … or this share of its steps, if that is less
 
 
 class Figure(NamedTuple):
-    """predicted, actual: None if unknown."""
+    """A quantity as predicted and as measured; None if unknown."""
 
     predicted: float | None
     actual: float | None
@@ -26,15 +26,14 @@ class Figure(NamedTuple):
 class Receipt(Callback):
     """Fills `figures` when training ends, for the card: {name: (predicted, actual)}.
 
-    seconds   of training, rollouts included, without validation. Predicted: what its first steps take, without the
-              first one, or without those on the first rollout, and as many on every rollout.
+    seconds   of training, rollouts included, without validation. Predicted from the first steps, except
+              the very first one (or those on the first rollout, if there are rollouts).
     flops     predicted: from the settings, by `components.planning`; actual: from the tokens that were read
               (callbacks/budget.py).
-    memory    bytes of one process at its most: resident on a CPU, allocated on a GPU. Predicted before the first step:
-              what is taken then, and the estimate of a step (training/recomputing.py), which
-              gradient_checkpointing=auto makes.
+    memory    peak bytes of one process: resident on a CPU, allocated on a GPU. Predicted before the first step: what is
+              taken then, plus the estimate of a step (training/recomputing.py) that gradient_checkpointing=auto makes.
 
-    flops: of the whole run, as its settings say; None if they do not say how much is trained on. A run that resumes has
+    flops: of the whole run, by its settings; None if they do not say how much is trained on. A run that resumes has
     no receipt, since it did only part of the work.
     """
 
@@ -104,12 +103,12 @@ def _taken(device: torch.device) -> float:
     try:
         with open("/proc/self/statm") as statm:
             return float(int(statm.read().split()[1]) * resource.getpagesize())
-    except OSError:  # no /proc: what it took at its most, so far
+    except OSError:  # no /proc: the peak so far
         return _most(device)
 
 
 def _most(device: torch.device) -> float:
-    """Bytes that this process has taken at its most."""
+    """Peak bytes of this process so far."""
     if device.type == "cuda":
         return float(torch.cuda.max_memory_allocated(device))
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))

@@ -98,8 +98,8 @@ class RewardJudge:
 class FunctionJudge:
     """Ranks by the weighted sum of reward functions, see components.rewards.functions.FunctionReward.
 
-    A completion is a response that ended by itself. Raises RewardError for a function that is not there, and as the
-    reward does.
+    A completion is a response that ended by itself. Raises RewardError for a function that does not exist, and as
+    the reward does.
     """
 
     def __init__(

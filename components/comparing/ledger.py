@@ -40,6 +40,7 @@ class Ledger:
 
     @property
     def skipped(self) -> int:
+        """How many records were skipped."""
         return sum(entry.file == self.skips for entry in self.entries)
 
     def add(self, ranking: Ranking | None) -> None:

@@ -147,6 +147,7 @@ class RecordData(DataContract):
 
     @property
     def origin(self) -> Origin:
+        """Where the records come from, by this module's settings."""
         sizes = world_sizes(self.format, vars(self)) if self.world is not None else {}
         where = (self.path, self.selection, self.mixture, self.root, self.world)
         return Origin(self.format, *where, sizes, self.columns, self.problems, self.records)
@@ -230,6 +231,7 @@ class RecordData(DataContract):
         return self._train_loader
 
     def make_train_loader(self) -> Any:
+        """A new training loader, which starts at the first batch."""
         loader = TrainLoader(self.train_examples, self.collate, seed=self.seed, **self._loading(self.train_examples))
         overfit = self.trainer.overfit_batches if self.trainer else 0  # type: ignore[attr-defined]
         loader.repeat = int(overfit * len(loader)) if isinstance(overfit, float) else overfit

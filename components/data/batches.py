@@ -34,6 +34,7 @@ class LMBatch(NamedTuple):
 
     @classmethod
     def of(cls, input_ids: Tensor, targets: Tensor, mask: Tensor, layout: Layout, num_bytes: Tensor) -> Self:
+        """The batch of all fields but counted."""
         return cls(input_ids, targets, mask, layout, num_bytes, true_places(mask))
 
 
@@ -51,6 +52,7 @@ class AnswerTokens(NamedTuple):
 
     @classmethod
     def of(cls, last: Tensor, prompt_last: Tensor, lengths: Tensor) -> Self:
+        """The tokens of answers with these fields (N,) of a PreferenceBatch."""
         steps = torch.arange(int(lengths.max()))
         mask = steps < lengths[:, None]
         indices = (last - lengths + 1)[:, None] + steps

@@ -10,7 +10,7 @@ from components.data.batches import PreferenceBatch
 
 
 class DataContract(LightningDataModule):
-    """Base of data modules, with defaults for what a module has none of.
+    """Base of data modules, with defaults for what a module does not have.
 
     tokenizer: None if texts are only read. context: tokens of the longest sequence. batch_size: per process, in the
     units of train_examples. train_examples, val_examples: after setup, anything with len() and [i].
@@ -31,7 +31,7 @@ class DataContract(LightningDataModule):
 
     @property
     def format(self) -> str:
-        """Of the records: text, chat, preference or prompts."""
+        """The format of the records: text, chat, preference, unpaired or prompts."""
         return ""
 
     def largest_batch(self) -> int:

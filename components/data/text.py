@@ -125,7 +125,7 @@ class TextRows:
     each token's document in the stream): context + 1 tokens, in the last row possibly fewer, at least 2.
     """
 
-    lengths = None  # of rows, which are all as long
+    lengths = None  # all rows count as equally long
 
     def __init__(self, documents: list[Ragged], order: np.ndarray, context: int) -> None:
         self.documents, self.order, self.context = documents, order, context

@@ -1,4 +1,4 @@
-"""From scores to advantages: per-token rewards, GAE, group-relative advantages by one or several rewards."""
+"""From scores to advantages: per-token rewards, GAE, group-relative advantages from one or several rewards."""
 
 import math
 from collections.abc import Callable
@@ -106,10 +106,10 @@ def group_decoupled(
     eps: float,
     sum_over_ranks: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """Advantage of each response by several rewards, each compared within its group by itself.
+    """Advantage of each response from several rewards, each normalized within its group separately.
 
     A = S / (std(S) + eps) over all responses, S = Σ_k w_k · A_k, A_k the advantage of `group_relative`'s grpo by reward
-    k alone; std unbiased, and the mean of S is 0 already. Rewards of other units or spreads thus count by their weights
+    k alone; std unbiased, and the mean of S is 0 already. Rewards of any unit and spread thus count by their weights
     alone, and combinations of rewards with equal sums keep different advantages.
     parts: (N, K), the group_size responses to a prompt next to each other, NaN where a reward does not apply to a
     response; it then adds 0. weights: (K,). sum_over_ranks sums a tensor over all processes; a single process leaves it

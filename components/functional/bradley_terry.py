@@ -12,7 +12,7 @@ ELO = 400 / math.log(10)  # Elo points per nat: odds of 10 are 400 points
 
 
 class Strength(NamedTuple):
-    """In Elo points around the mean of all players, with the ends of a 95% interval."""
+    """A strength in Elo points relative to the mean of all players, with the ends of its 95% interval."""
 
     elo: float
     low: float

@@ -11,7 +11,7 @@ Kind = Literal["forward", "reverse", "jsd"]
 
 class Divergences(NamedTuple):
     """At each of N tokens, in nats: forward KL(teacher‖student), reverse KL(student‖teacher), entropy of the student,
-    and loss, the divergence that was asked for; each (N,). slope: (N, V), the gradient of loss with respect to the
+    and loss, the divergence of the requested kind; each (N,). slope: (N, V), the gradient of loss with respect to the
     student's logits."""
 
     forward: Tensor
@@ -22,11 +22,11 @@ class Divergences(NamedTuple):
 
 
 def divergences(student: Tensor, teacher: Tensor, *, kind: Kind, beta: float) -> Divergences:
-    """Of the teacher τ and the student π, per token, with m = βτ + (1−β)π:
+    """Divergences of the teacher τ and the student π at each token, with m = βτ + (1−β)π:
 
     forward  Σ τ log τ/π                            covers all that the teacher does
     reverse  Σ π log π/τ                            avoids what the teacher does not do
-    jsd      β Σ τ log τ/m + (1−β) Σ π log π/m      between them: forward as β → 0, reverse as β → 1, each scaled to 0
+    jsd      β Σ τ log τ/m + (1−β) Σ π log π/m      JSD/β → forward as β → 0, JSD/(1−β) → reverse as β → 1
 
     student, teacher: (N, V) log-probabilities; −inf is an id that is impossible, and 0 · log 0 = 0. beta: used by jsd
     alone, between 0 and 1. A KL is infinite if its first distribution has an id that is impossible in its second.
@@ -62,7 +62,7 @@ def check_kind(kind: str, beta: float) -> None:
 
 
 def _mean(probs: Tensor, values: Tensor) -> Tensor:
-    """(N,) Σ p·x, where what has probability 0 counts 0, whatever its value."""
+    """(N,) Σ p·x, in which an id of probability 0 counts 0 even if its x is infinite."""
     return torch.where(probs == 0, 0.0, probs * values).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""Statistics to plan with and to evaluate by: KL of best-of-n, pass@k, majority vote, ranking accuracy, calibration."""
+"""Statistics for planning and evaluation: KL of best-of-n, pass@k, majority vote, ranking accuracy, calibration."""
 
 import math
 

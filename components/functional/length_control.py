@@ -5,9 +5,9 @@ from torch import Tensor
 
 from components.functional.shapes import same_shape
 
-STEPS = 200  # Newton steps, most; 5 to 10 are usual
+STEPS = 200  # Newton steps, at most; 5 to 10 are usual
 LARGEST_STEP = 2.0  # of any coefficient: farther ones can overshoot where the curve is flat
-CLOSE = 1e-9  # the last step
+CLOSE = 1e-9  # converged if a step moves no coefficient farther
 
 
 def logistic_regression(features: Tensor, outcomes: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def length_controlled_logit(credits: Tensor, gaps: Tensor) -> float:
     q(win) = σ(θ + φ·tanh(gap / std)): θ.
 
     credits: (N,), 1 for a win, ½ for a tie, 0 for a loss. gaps: (N,), see `length_features`. The published model also
-    has a term for the difficulty of a prompt, estimated from many models' answers to it; with two there is none.
+    has a term for the difficulty of a prompt, estimated from many models' answers to it; with two it is left out.
     Raises ValueError if shapes differ.  Source: Dubois et al. 2024 (length-controlled AlpacaEval), section 3.
     """
     same_shape("length_controlled_logit", credits=credits, gaps=gaps)

@@ -123,8 +123,8 @@ def clipped_surrogate(
 def sequence_surrogate(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """clipped_surrogate with one ratio a response: s = exp(1/|y| Σ_t (logp_t − logp_old_t)), the geometric mean of its
-    tokens' ratios.
+    """clipped_surrogate with one ratio per response: s = exp(1/|y| Σ_t (logp_t − logp_old_t)), the geometric mean of
+    its tokens' ratios.
 
     logprobs, old_logprobs, mask: (B, R), as in clipped_surrogate. advantages: (B, R), the same for all tokens of a
     response. Returns (losses, clipped), (B, R): every token of a response has the response's, so that the mean over

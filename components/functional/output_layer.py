@@ -83,10 +83,10 @@ def linear_divergence(
 ) -> LinearDivergence:
     """How far softmax(hidden · weightᵀ / temperature) is from the teacher's, at each of N tokens, in nats.
 
-    hidden: (N, D), weight: (V, D), unused: (V,) bool as in linear_logprobs; the teacher's have a D and a V of their
-    own. Ids beyond the smaller V, and those unused by either, are left out of both distributions. kind, beta: see
+    hidden: (N, D), weight: (V, D), unused: (V,) bool as in linear_logprobs; the teacher's D and V can differ. Ids
+    beyond the smaller V, and those unused by either, are left out of both distributions. kind, beta: see
     functional.divergences. As in linear_cross_entropy, gradients are computed in the same pass.
-    Raises ValueError if shapes do not match, temperature <= 0, or kind or beta is not one that exists.
+    Raises ValueError if shapes do not match, temperature <= 0, or kind or beta is invalid.
     """
     _check("linear_divergence", hidden, weight, teacher_hidden[..., 0])
     _check("linear_divergence of the teacher", teacher_hidden, teacher_weight, hidden[..., 0])
@@ -252,7 +252,7 @@ _compiled = cache(torch.compile)
 def _logprobs(
     logits: Tensor, targets: Tensor, temperature: float, unused: Tensor | None, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Of logits (n, V): log p of the targets, and the entropies or None, (n,)."""
+    """log p of the targets under logits (n, V), and the entropies or None; each (n,)."""
     logp = _log_softmax(logits, temperature, unused)
     picked = logp.gather(1, targets[:, None]).squeeze(1)
     if not with_entropy:
@@ -274,7 +274,7 @@ def _logprobs_slope(logits: Tensor, targets: Tensor, grad: Tensor, temperature: 
 def _cross_entropy(
     logits: Tensor, targets: Tensor, unused: Tensor | None, with_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Of logits (n, V): −Σ log p of the targets, how many are the likeliest token, and the gradient of that sum with
+    """For logits (n, V): −Σ log p of the targets, how many are the likeliest token, and the gradient of that sum with
     respect to the logits, (n, V) in their dtype, or None: softmax − onehot(target)."""
     logp, target = _log_softmax(logits, 1.0, unused), targets[:, None]
     picked, top = logp.gather(1, target), logp.amax(1, keepdim=True)
@@ -293,7 +293,7 @@ def _product(rows: Tensor, matrix: Tensor) -> Tensor:
 
 
 def _with_rows(x: Tensor) -> Tensor:
-    """(n, …) → with rows of 0 at the end, as many as rows_of_product says; x itself if it says none."""
+    """x (n, D) padded with rows of 0 to the number that rows_of_product gives; x itself if that is n."""
     more = rows_of_product(len(x), x.device, x.dtype) - len(x)
     return F.pad(x, (0, 0, 0, more)) if more else x
 

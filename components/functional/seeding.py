@@ -4,7 +4,7 @@ saved state. The built-in world has its own, which need neither torch nor numpy 
 import numpy as np
 import torch
 
-RANKS, BATCHES = 100_003, 1_000_003  # primes, above the numbers of processes and of batches that are usual
+RANKS, BATCHES = 100_003, 1_000_003  # primes above the usual numbers of processes and of batches
 
 
 def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
@@ -16,7 +16,7 @@ def seeded(device: torch.device | str, *numbers: int) -> torch.Generator:
 
 
 def numpy_seeded(*numbers: int) -> np.random.Generator:
-    """A NumPy generator whose stream depends on `numbers`, none negative, alone."""
+    """A NumPy generator whose stream depends on `numbers` alone, none of them negative."""
     return np.random.default_rng(numbers)
 
 

@@ -18,7 +18,7 @@ from components.system.limits import Count, NonNegative
 ONE_THREAD = 2e7  # multiplications per step; below it one thread is faster than two (4M parameters, one row: by 30%)
 # Finished rows leave the batch when at most this share is left: it copies the cache and, on a GPU, captures the graph.
 LEAVE = {"cpu": 0.75, "cuda": 0.5, "mps": 0.75}
-REFILL = 1 / 8  # share of the rows that have to be finished before prompts that wait are read: together, that is faster
+REFILL = 1 / 8  # share of the rows that must be finished before waiting prompts are read: together, that is faster
 NOT_NUMBERS = (
     "generate: the model's logits are not numbers (NaN or infinite). Its training diverged, or they overflow in this "
     "precision. Try trainer.precision=32-true, or a model from before it diverged"
@@ -204,7 +204,7 @@ def _refilled(
     share = shares(limit, waiting.total, device=device, generator=generator)
     stops = torch.tensor(sorted(stop_ids), device=device)
     responses = _Responses(waiting.total, limit, waiting.pad_id, stops)
-    # By row of the cache: its response, the number of tokens sampled for it, and whether it goes on.
+    # By row of the cache: its response, the number of tokens sampled for it, and whether it continues.
     rows, read, logits = waiting.read(model, cache, width)
     cache.put(torch.arange(width, device=device), read)
     count, alive = torch.zeros_like(rows), torch.ones_like(rows, dtype=torch.bool)
@@ -253,6 +253,7 @@ class Unfinished:
         self._before: HostCopy | None = None
 
     def count(self, alive: Tensor) -> int:
+        """How many of alive (B,) bool are True; if late, how many were at the previous call."""
         if not self._late:
             return int(alive.sum())
         before, self._before = self._before, HostCopy(alive.sum())

@@ -14,7 +14,7 @@ from components.models.attention.layout import Layout, pack
 
 
 class PackedResponses(NamedTuple):
-    """Responses in the packed rows (B, T) that models read after their prompts.
+    """Responses, each after its prompt, in the packed rows (B, T) that models read.
 
     input_ids     (B, T) int64
     layout        of the rows
@@ -40,7 +40,7 @@ class PackedResponses(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The responses that have these `tensors`."""
+        """The inverse of `tensors`."""
         if "real" not in tensors:  # of a checkpoint from before it was kept
             tensors = {**tensors, "real": true_places(tensors["mask"])}
         layout = Layout(*(tensors[name] for name in Layout._fields))
@@ -48,7 +48,7 @@ class PackedResponses(NamedTuple):
 
 
 class ModelOutputs(NamedTuple):
-    """What the models of a stage say of N responses.
+    """What the models of a stage compute on N responses.
 
     old_logprobs        (N, R) nats, of the policy that sampled them
     reference_logprobs  (N, R) nats
@@ -68,7 +68,7 @@ class ModelOutputs(NamedTuple):
 
 
 class Experience(NamedTuple):
-    """N responses and all that a stage learns from, one row per response.
+    """N responses and everything that a stage learns from, one row per response.
 
     response_ids, mask  (N, R) int64, bool, as in PackedResponses
     finished            (N,) bool, True if a stop token was sampled
@@ -77,7 +77,7 @@ class Experience(NamedTuple):
     kl                  (N, R) nats, log π_old − log π_ref
     advantages          (N, R), or (N,) if a whole response is one action; None before they are estimated
     returns             (N, R), what the value model learns; None without one
-    reward_parts        (N, K), that the unscaled scores are sums of, NaN where one does not apply; None without parts
+    reward_parts        (N, K), whose weighted sums are the unscaled scores; NaN where a part does not apply; or None
     """
 
     response_ids: Tensor
@@ -94,7 +94,7 @@ class Experience(NamedTuple):
     reward_parts: Tensor | None = None
 
     def select(self, rows: Tensor) -> Self:
-        """The responses of these numbers, (M,) int64, in this order."""
+        """The responses with the indices `rows` (M,) int64, in this order."""
         return type(self)._make(None if field is None else field[rows.to(field.device)] for field in self)
 
 
@@ -120,7 +120,7 @@ class Minibatch(NamedTuple):
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The minibatch that has these `tensors`."""
+        """The inverse of `tensors`."""
         own = {name: tensors[name] for name in cls._fields if name in tensors}
         return cls(packed=PackedResponses.of(tensors), **own)
 
@@ -162,7 +162,7 @@ def packed(
 
 
 def shares(total: int, *, epochs: int, count: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """The numbers, (n,) int64, of the responses in each of `count` minibatches per epoch, of `total` responses: in the
+    """The indices, (n,) int64, of the responses in each of `count` minibatches per epoch, of `total` responses: in the
     given order in the first epoch, then newly permuted in each.
 
     So the first epoch has the same rows on which the old log-probabilities were computed in `count` parts, and its

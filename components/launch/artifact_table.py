@@ -19,7 +19,7 @@ CHOOSES = re.compile(r"^ *- (?:override )?/(\w+)(?:@\w+)?: (\w+)", re.M)  # in a
 @functools.cache
 def read_by() -> dict[str, list[str]]:
     """{stage that makes an artifact: the stages whose artifacts it reads}: those that its YAML names, and the YAMLs
-    that this one chooses. Other artifacts that it names, such as a teacher, are no stage's."""
+    that this one chooses. Other artifacts that it names, such as a teacher, belong to no stage."""
     table = {}
     for file in sorted((CONF / "stage").glob("*.yaml")):
         text = file.read_text(encoding="utf-8")

@@ -114,7 +114,8 @@ class Common(TypedDict, total=False):
 
 
 class Schema(NamedTuple):
-    """types: annotation by argument name (Any if there is none); open: whether any other name is accepted too."""
+    """The arguments of a callable. types: annotation by name (Any if there is none); open: whether any other name is
+    accepted too."""
 
     types: dict[str, Any]
     open: bool
@@ -159,8 +160,8 @@ def required_of(target: str | Callable[..., Any]) -> list[str]:
 
 
 def nearest_key(unknown: str, arguments: Sequence[str], compose: Callable[[list[str]], DictConfig]) -> str:
-    """The key closest to one that the config does not have, or a sentence on how to add it, or on what there is; "" if
-    there is nothing to suggest.
+    """The key closest to one that the config does not have, or a sentence on how to add it, or on the keys that exist;
+    "" if there is nothing to suggest.
 
     unknown: the key in full; arguments: of the command line; compose: composes the config of some overrides.
     """

@@ -33,6 +33,7 @@ class Level(NamedTuple):
 
     @property
     def open(self) -> bool:
+        """Whether it has **kwargs."""
         return any(parameter.kind is parameter.VAR_KEYWORD for parameter in self.parameters)
 
 

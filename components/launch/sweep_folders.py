@@ -65,7 +65,7 @@ def _digest(text: str) -> str:
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
-    """Overrides as Hydra reads them. Raises HydraException for one that is none."""
+    """Overrides as Hydra reads them. Raises HydraException for a text that is no override."""
     return OverridesParser.create().parse_overrides(list(overrides))
 
 

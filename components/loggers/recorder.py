@@ -53,7 +53,7 @@ class Recorder:
         """Rows with the same keys, such as prompt, response and score."""
 
     def record_text(self, name: str, text: str, step: int) -> None:
-        """Markdown."""
+        """A text in Markdown."""
 
     def record_histogram(self, name: str, values: Tensor, step: int) -> None:
         """The distribution of values (N,), finite and on the CPU."""

@@ -14,7 +14,7 @@ class Activations(NamedTuple):
 
 
 def activations_of(config: GPTConfig, tokens: int, *, width: int, lean: bool) -> Activations:
-    """Of a forward pass over `tokens` tokens, without logits.
+    """The activations of a forward pass over `tokens` tokens, without logits.
 
     width: bytes of a number that a product reads. lean: whether inputs of products are recomputed anyway, by
     models.projection or by a compiler.
@@ -34,13 +34,13 @@ def numbers_in_layer(config: GPTConfig, *, lean: bool) -> int:
 
 
 def copied_weights(config: GPTConfig, *, width: int, mixed: bool) -> float:
-    """Of the copies of matrices that a layer keeps for its backward pass unless it is compiled: in mixed precision of
-    all of them, `width` bytes a number, else of those that are joined to be one product (see models.layer)."""
+    """Bytes of the copies of matrices that a layer keeps for its backward pass unless it is compiled: in mixed
+    precision of all of them, `width` bytes a number, else of those that are joined into one (see models.layer)."""
     shapes = config.projections()
     copied = [name for name in shapes if mixed or name not in ("o_proj", "down_proj")]
     return float(width * sum(shapes[name][0] * shapes[name][1] for name in copied))
 
 
 def output_gradient(config: GPTConfig) -> float:
-    """Of the gradient of a trained matrix of logits: a sum over chunks, and what is added to it, in fp32."""
+    """Bytes of the gradient of a trained output matrix: a sum over chunks, and what is added to it, in fp32."""
     return 2.0 * 4 * config.vocab_size * config.hidden_size

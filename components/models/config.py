@@ -19,7 +19,7 @@ class GPTConfig:
     sliding_window: tokens that a token sees in layers max_window_layers and above. Attention here is never windowed, so
     a window must be no shorter than the run's longest sequence. model_type: Hugging Face's name, if a shape has two.
     dropout: on the residual branches and embeddings; context: tokens of the longest sequence, 0: the number of the
-    model's positions; unused_ids: ids that are no token of the tokenizer (see heads.Vocabulary). These three are
+    model's positions; unused_ids: ids without a token in the tokenizer (see heads.Vocabulary). These three are
     settings of a run, so they are not in config.json.
     Raises ValueError for shapes that cannot be built.
     """

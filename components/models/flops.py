@@ -10,7 +10,7 @@ NO_ADAPTERS: Mapping[str, tuple[int, int, int]] = {}
 
 
 class Flops(NamedTuple):
-    """Of one token: of a forward pass, and of the backward pass of a training step."""
+    """FLOPs per token: of a forward pass, and of the backward pass of a training step."""
 
     forward: int
     backward: int

@@ -103,7 +103,7 @@ class GPT(nn.Module):
 def noisy(x_btd: Tensor, lengths: Tensor, *, alpha: float) -> Tensor:
     """Embeddings (B, T, D) plus uniform noise in ±alpha/√(L·D), from torch's global generator.
 
-    lengths (B, T): L, the number of tokens in each token's own text: a text in a packed row has the noise that it has
+    lengths (B, T): L, the number of tokens in each token's own text: a text in a packed row has as much noise as
     alone. Source: Jain et al. 2023 (NEFTune), algorithm 1.
     """
     bounds = alpha * (lengths * x_btd.shape[-1]).to(x_btd.dtype).rsqrt()

@@ -44,7 +44,7 @@ class CausalLM(Adaptable):
     """A decoder with a head over the vocabulary (Hugging Face: LlamaForCausalLM). trunk: another model's, shared."""
 
     head_name, trained_head = "lm_head", False
-    compiles_loss = False  # whether what losses but distillation's compute from logits is compiled
+    compiles_loss = False  # whether losses, except distillation's, compile what they compute from logits
     model: GPT
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
@@ -58,7 +58,7 @@ class CausalLM(Adaptable):
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def hidden(self, input_ids: Tensor, layout: Layout | None = None, cache: KVCache | None = None) -> Tensor:
-        """(B, T) ids → (B, T, D): where losses start that never need all logits at once."""
+        """(B, T) ids → (B, T, D) hidden states, from which losses start that never need all logits at once."""
         return self.model(input_ids, layout, cache, self.adapters)
 
     def head(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -140,7 +140,7 @@ def scalar_from_causal(causal: CausalLM) -> ScalarModel:
 
 
 def value_from_causal(causal: CausalLM) -> ScalarModel:
-    """The same for a value model: its head is 0, so that at first it adds no noise to the advantages."""
+    """As scalar_from_causal, for a value model: its head is 0, so that at first it adds no noise to the advantages."""
     model = scalar_from_causal(causal)
     nn.init.zeros_(model.score.weight)
     return model

@@ -10,7 +10,7 @@ from components.models import hf_fields
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt2")
 NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3", "gpt2": "GPT2"}
-MISSING = {  # a family's defaults for fields that the file does not have; num_key_value_heads is else the query heads
+MISSING = {  # a family's defaults for absent fields; num_key_value_heads otherwise defaults to the query heads
     "mistral": {"num_key_value_heads": 8, "sliding_window": 4096},
     "qwen2": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28},
     "qwen3": {"num_key_value_heads": 32, "sliding_window": 4096, "max_window_layers": 28, "head_dim": 128},

@@ -78,8 +78,8 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def weights(self, adapters: LayerAdapters | None = None) -> LayerWeights:
-        """Joined at every call: this copies the projections, which is cheap compared with a training batch. Under
-        autocast the copies are in its dtype, so that neither pass casts them again."""
+        """The weights as they are multiplied. Every call copies the projections to join them, which is cheap compared
+        with a training batch. Under autocast the copies are in its dtype, so that neither pass casts them again."""
         attention, mlp = self.self_attn, self.mlp
         norms = (self.input_layernorm, self.post_attention_layernorm)
         return LayerWeights(
@@ -102,6 +102,7 @@ class DecoderLayer(nn.Module):
         mask: Mask,
         adapters: LayerAdapters | None = None,
     ) -> Tensor:
+        """(B, T, D) → (B, T, D). rotary: cos and sin by position; None if positions are learned. mask: see `attend`."""
         weights = self.weights(adapters)
         return decode(x_btd, weights, self.config, rotary, partial(attend, mask=mask), self.dropout)
 

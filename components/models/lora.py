@@ -150,7 +150,7 @@ class Adaptable(nn.Module):
 
     @property
     def flops_per_token(self) -> Flops:
-        """Of a token of the longest sequence, by which weights have a gradient now."""
+        """FLOPs per token in the longest sequence, given which weights have a gradient now."""
         ranks = dict.fromkeys(self.adapters.lora.targets, self.adapters.lora.rank) if self.adapters else {}
         trained = self.trained_names().__contains__
         return flops_per_token(self.config, self.config.longest, trained=trained, ranks=ranks, head=self.head_name)

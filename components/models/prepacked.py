@@ -34,8 +34,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """F.rms_norm by fewer operations where torch composes it of eleven: with few rows, starting them takes longer than
-    computing. For x without a gradient."""
+    """F.rms_norm in fewer operations than the eleven that torch uses on a CPU in float32: with few rows, starting them
+    takes longer than computing. x: (…, D), without a gradient; weight: (D,)."""
     if x.device.type != "cpu" or x.dtype != torch.float32:
         return F.rms_norm(x, weight.shape, weight, epsilon)
     size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)

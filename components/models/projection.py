@@ -31,7 +31,7 @@ class Projection(NamedTuple):
 
 
 def project(x: Tensor, projection: Projection) -> Tensor:
-    """(…, inputs) → (…, outputs)."""
+    """The product of x with the matrix, plus bias and adapters: (…, inputs) → (…, outputs)."""
     multiply = product if projection.prepacked else F.linear
     out = multiply(x, projection.weight, projection.bias)
     if projection.low_rank is None:

@@ -14,7 +14,7 @@ DATA, REPLICAS = "data_parallel", "replicas"  # dimensions of a mesh; the first 
 
 
 def shard(model: Any, mesh: DeviceMesh) -> None:
-    """Shards a model over the processes of `mesh`, layer by layer; of one with replicas, over those of each."""
+    """Shards a model over the processes of `mesh`, layer by layer; if the mesh has replicas, over those of each."""
     mesh = mesh[REPLICAS, DATA] if REPLICAS in (mesh.mesh_dim_names or ()) else mesh[DATA]
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh)

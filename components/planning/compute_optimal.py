@@ -21,6 +21,7 @@ class Law(NamedTuple):
     beta: float
 
     def loss(self, parameters: float, tokens: float) -> float:
+        """The loss by the law, nats per token."""
         return self.E + self.A / parameters**self.alpha + self.B / tokens**self.beta
 
     def optimal(self, flops: float) -> tuple[float, float]:
@@ -41,8 +42,8 @@ CHINCHILLA = Law(E=1.8172, A=482.01, B=2085.43, alpha=0.3478, beta=0.3658)
 
 
 def shape_for(parameters: float, like: GPTConfig) -> GPTConfig:
-    """The shape closest to so many parameters among those with LLaMA's proportions: L layers of L heads of width 128,
-    an MLP 8/3 as wide as the model, rounded up. The rest is as in `like`."""
+    """The shape closest to this number of parameters among those with LLaMA's proportions: L layers of L heads of width
+    128, an MLP 8/3 as wide as the model, rounded up. The rest is as in `like`."""
 
     def of_depth(depth: int) -> GPTConfig:
         width = HEAD * depth

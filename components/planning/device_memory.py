@@ -16,14 +16,16 @@ from components.system.memory import USABLE
 
 FLOAT32 = 4
 LOGIT = 12  # bytes: of a logit, of its log-probability or gradient, and of whether it is the largest
-GATHERED_LAYERS = 2  # of FSDP2: the one that is computed, and the next, which is on its way
+GATHERED_LAYERS = 2  # by FSDP2: the one that is computed, and the next, which is being gathered
 
 
 class Memory(NamedTuple):
-    """Bytes on one device. weights, gradients and optimizer stay; the others come and go: those of an update
-    (the weights gathered for it; activations, while gradients are being reduced, or what is left of them while there
-    are logits) never at the same time as those of sampling (the cache of keys and values, the policy's weights in the
-    layout for it, and all weights gathered). recomputed: whether layers are recomputed.
+    """Bytes on one device.
+
+    Held throughout: weights, gradients, optimizer. Held by an update: gathered (whole weights under FSDP2) and either
+    activations and reducing (whole gradients being reduced) or left (of the activations, while logits exist) and
+    logits. Held by sampling, never at the same time: cache (keys and values), sampler (the policy's weights in the
+    layout for it) and gathered_to_sample (all weights). recomputed: whether layers are recomputed.
     """
 
     weights: float
@@ -41,20 +43,22 @@ class Memory(NamedTuple):
 
     @property
     def states(self) -> float:
+        """What is held throughout."""
         return self.weights + self.gradients + self.optimizer
 
     @property
     def total(self) -> float:
-        """At the moment when it is most."""
+        """The peak."""
         update = self.gathered + max(self.activations + self.reducing, self.left + self.logits)
         return self.states + max(update, self.cache + self.sampler + self.gathered_to_sample)
 
     def fits(self, memory: float) -> bool:
+        """Whether the peak is within the usable share of this many bytes."""
         return self.total <= USABLE * memory
 
 
 def memory_of(work: Work, available: float, *, chunk: int = CHUNK) -> Memory:
-    """Of a device that has so many bytes available, by which gradient_checkpointing=auto decides.
+    """The memory that a stage takes on a device with `available` bytes, by which gradient_checkpointing=auto decides.
 
     chunk: logits computed at a time. Left out: the CUDA context and its libraries, communication buffers,
     fragmentation.
@@ -102,7 +106,7 @@ def _part(bytes_of: Activations, recompute: bool) -> float:
 
 
 def cache_bytes(work: Work) -> float:
-    """Of the keys and values of all responses that are sampled together, at their longest, with their prompts."""
+    """Bytes of the keys and values of all responses that are sampled together, at their longest, with their prompts."""
     if work.rollouts is None:
         return 0.0
     return float(cache_token(work) * work.rollouts.rows * (work.rollouts.prompt + work.rollouts.response))
@@ -120,7 +124,7 @@ def _layer(network: Network) -> int:
 
 
 def _casts(network: Network, work: Work, recompute: bool) -> float:
-    """Copies of matrices that uncompiled layers keep for their backward pass."""
+    """Bytes of the copies of matrices that uncompiled layers keep for their backward pass."""
     if work.compiled:
         return 0.0
     layers = 1 if recompute else network.config.num_hidden_layers
@@ -128,7 +132,7 @@ def _casts(network: Network, work: Work, recompute: bool) -> float:
 
 
 def _inside(work: Work, network: Network) -> float:
-    """What one layer keeps if it is recomputed, besides its input."""
+    """Bytes that one recomputed layer keeps besides its input."""
     numbers = work.at_once * numbers_in_layer(network.config, lean=work.lean)
     return numbers * width_of(work) + _casts(network, work, recompute=True)
 
@@ -139,11 +143,11 @@ def _head_gradient(network: Network) -> float:
 
 
 def _gathered(network: Network) -> float:
-    """What FSDP2 keeps unsharded while it computes: two layers, and what lies outside of layers."""
+    """Bytes that FSDP2 keeps unsharded while it computes: two layers, and the weights outside of layers."""
     outside = network.config.num_parameters(network.head) - network.config.num_hidden_layers * _layer(network)
     return float(FLOAT32 * (GATHERED_LAYERS * _layer(network) + outside))
 
 
 def _reducing(network: Network) -> float:
-    """Whole gradients under FSDP2: of the layer that is computed, and of the one before while they are reduced."""
+    """Bytes of whole gradients under FSDP2: of the layer that is computed, and of the one being reduced."""
     return float(FLOAT32 * GATHERED_LAYERS * _layer(network)) if not network.ranks else 0.0

@@ -15,7 +15,8 @@ ROWS = 32  # of a micro-batch, at most
 
 
 class Dial(NamedTuple):
-    """batch_size: rows of a micro-batch; accumulate_grad_batches: micro-batches of a step; tokens: of all steps."""
+    """What follows from a depth. batch_size: rows of a micro-batch; accumulate_grad_batches: micro-batches of a step;
+    tokens: of all steps."""
 
     hidden_size: int
     intermediate_size: int
@@ -67,7 +68,7 @@ def dial(depth: int, vocab_size: int) -> Dial:
 
 
 def optimal(flops: float) -> tuple[float, float]:
-    """The learning rate, and the tokens of a batch, for pretraining with so many FLOPs in layers.
+    """The learning rate, and the tokens of a batch, for pretraining with C = `flops` FLOPs in layers.
 
     lr = 0.3118 · C^−0.1250, batch = 0.2920 · C^0.3271.  Source: Bi et al. 2024 (DeepSeek LLM), section 3.1, eq. 1.
     """

@@ -10,9 +10,9 @@ HOUR, DAY = 3600.0, 86400.0
 
 
 class Estimate(NamedTuple):
-    """Of one stage. seconds: of training, sampling included; sampling: of it alone. communicated: bytes that a device
-    sends in an optimizer step, which is hidden behind computing unless it takes longer. price, mfu: of the hardware;
-    on this machine, mfu is that of the stage's own model."""
+    """What one stage takes. seconds: of training, sampling included; sampling: seconds of sampling alone. communicated:
+    bytes that a device sends in an optimizer step, hidden behind computing unless they take longer. price, mfu: of the
+    hardware; on this machine, mfu is that of the stage's own model."""
 
     work: Work
     operations: Operations
@@ -29,6 +29,7 @@ class Estimate(NamedTuple):
 
     @property
     def cost(self) -> float:
+        """In US$."""
         return self.gpu_hours * self.price
 
     @property
@@ -38,7 +39,8 @@ class Estimate(NamedTuple):
 
 
 def estimate(work: Work, hardware: Hardware) -> Estimate:
-    """mfu is of the model's FLOPs, as published: what recomputation costs is part of it, not on top."""
+    """The estimate of a stage's work on a machine. As in publications, mfu counts the model's own FLOPs: recomputation
+    lowers it and is not added on top."""
     operations, memory = operations_of(work), memory_of(work, hardware.memory)
     rate = work.devices * hardware.peak(work.mixed) * hardware.mfu
     computing = (operations.training + operations.assessing) / rate
@@ -50,11 +52,11 @@ def estimate(work: Work, hardware: Hardware) -> Estimate:
 
 
 def bytes_sent(work: Work) -> float:
-    """That a device sends, and receives, in an optimizer step.
+    """Bytes that a device sends, and receives, in an optimizer step.
 
     DDP: a ring all-reduce of the gradients after the last micro-batch, 2 (n − 1)/n of them. FSDP2: in every micro-batch
     all-gathers of the weights, forward and backward, and a reduce-scatter of the gradients, (n − 1)/n of each, in
-    float32; with replicas these among the shards of one, and then an all-reduce of each shard's gradients.
+    float32; with replicas, these within each replica, and then an all-reduce of each shard's gradients between them.
     """
     if work.devices == 1:
         return 0.0
@@ -67,12 +69,12 @@ def bytes_sent(work: Work) -> float:
 
 
 def _share(ranks: int) -> float:
-    """Of a tensor, what each rank sends in an all-gather or a reduce-scatter that is a ring."""
+    """The share of a tensor that each rank sends in a ring all-gather or reduce-scatter."""
     return (ranks - 1) / ranks
 
 
 def bytes_of_step(work: Work) -> float:
-    """That sampling the next token of all rows reads: the weights, and the cache with half of the responses in it."""
+    """Bytes read to sample the next token of all rows: the weights, and the cache with half of each response in it."""
     assert work.rollouts is not None
     rollouts, config = work.rollouts, work.model.config
     cached = rollouts.rows * (rollouts.prompt + rollouts.response / 2)
@@ -80,7 +82,8 @@ def bytes_of_step(work: Work) -> float:
 
 
 def _sampling_seconds(work: Work, hardware: Hardware) -> float:
-    """Prompts are read at the rate of training; then each step takes as long as reading memory or computing does."""
+    """Prompts are read at the rate of training; then each step takes as long as reading memory or computing,
+    whichever is longer."""
     if work.rollouts is None:
         return 0.0
     rollouts, forward = work.rollouts, work.model.flops(work.model.config.longest).forward

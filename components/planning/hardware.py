@@ -48,7 +48,7 @@ class Hardware:
         return self.flops if mixed else self.flops_32
 
     def link(self, devices: int) -> float:
-        """Bytes per second of a collective of so many devices: across nodes, what the network cards of a node carry
+        """Bytes per second of a collective of `devices` devices: across nodes, what the network cards of a node carry
         together, since data that enter a node once are passed on inside."""
         if devices <= self.devices_per_node:
             return self.interconnect
@@ -56,7 +56,7 @@ class Hardware:
 
 
 def names() -> list[str]:
-    """What `hardware=` can be besides `here` and a file."""
+    """The names that `hardware=` accepts besides `here` and a file."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
@@ -75,7 +75,7 @@ def load(name: str, changes: dict[str, object] | None = None) -> Hardware:
 
 
 def of_values(values: dict[str, object], where: str) -> Hardware:
-    """Raises ValueError, naming `where`, for keys that are unknown or missing."""
+    """The hardware with these values. Raises ValueError, naming `where`, for keys that are unknown or missing."""
     keys = [field.name for field in fields(Hardware)]
     wrong = [key for key in values if key not in keys] + [key for key in keys if key not in values]
     if wrong:

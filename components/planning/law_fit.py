@@ -28,8 +28,8 @@ class Run(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """law: fitted to the runs. resampled: laws of data sets like theirs. noise: of log(loss) in a new run, one for each
-    of these laws. error: root mean square of log(loss) − log(law) over the runs."""
+    """law: fitted to the runs. resampled: laws fitted to resampled data sets. noise: of log(loss) in a new run, one for
+    each of these laws. error: root mean square of log(loss) − log(law) over the runs."""
 
     law: Law
     resampled: tuple[Law, ...]
@@ -37,7 +37,7 @@ class Fit(NamedTuple):
     error: float
 
     def interval(self, of: str) -> tuple[float, float]:
-        """In which a constant of the law lies, in 90% of the resampled laws."""
+        """The interval in which a constant of the law lies in 90% of the resampled laws; of: its name."""
         return _middle([getattr(law, of) for law in self.resampled])
 
     def predicted(self, parameters: float, tokens: float) -> tuple[float, float, float]:
@@ -51,9 +51,9 @@ def fit(runs: Sequence[Run], *, resamples: int, seed: int) -> Fit:
     """The law loss = E + A/N^alpha + B/D^beta that comes closest to the runs, all constants above 0.
 
     Closest: least sum of the Huber losses of log(law) − log(loss).  Source: Hoffmann et al. 2022, approach 3, eq. 3.
-    Intervals: centered residuals of log(loss) are drawn with replacement and added to the law; each such data set gets
-    a law of its own. Residuals are enlarged by √(n/(n−5)), since five constants were fitted to the n runs, and in each
-    data set by √(ν/χ²) with ν = n−5, since their size is uncertain as well (as in Student's t).
+    Intervals: centered residuals of log(loss) are sampled with replacement and added to the law; each such data set
+    gets a law of its own. Residuals are enlarged by √(n/(n−5)), since five constants were fitted to the n runs, and in
+    each data set by √(ν/χ²) with ν = n−5, since their size is uncertain as well (as in Student's t).
     Raises ValueError for fewer than 6 runs or 20 resamples, for fewer than three sizes or numbers of tokens, for runs
     that do not decide the constants, and for a number that is not above 0.
     """

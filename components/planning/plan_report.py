@@ -147,7 +147,7 @@ def _costs(hours: float, flops: float, seconds: float, own: float, cost: float) 
 
 
 def memory_table(hardware: Hardware, estimates: Sequence[Estimate]) -> Sheet:
-    """GB on each device by part, and at the moment when it is most."""
+    """GB on each device by part, and at its peak."""
     rows = []
     for one in estimates:
         cells = [gigabytes(sum(getattr(one.memory, part) for part in parts)) for parts in PARTS.values()]

@@ -1,4 +1,4 @@
-"""Settings with which a stage fits into memory that does not."""
+"""Settings that make a stage fit into memory if it does not."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -19,7 +19,7 @@ class Remedy(NamedTuple):
 
 
 def remedy(work: Work, hardware: Hardware) -> Remedy | None:
-    """The cheapest settings that make a stage fit which does not, more devices last; None if not even those do."""
+    """The cheapest settings that make a stage fit, more devices last; None if not even those do."""
     for settings, changed in _remedies(work):
         if _fits(changed, hardware):
             return Remedy(" ".join(settings), estimate(changed, hardware))
@@ -53,7 +53,7 @@ def _without_adapters(work: Work) -> Iterator[tuple[list[str], Work]]:
 
 
 def _recomputed_and_smaller(work: Work) -> Iterator[tuple[list[str], Work]]:
-    """As it is, with layers recomputed, and then with fewer and fewer rows at a time."""
+    """The work as it is, with layers recomputed, and then with fewer and fewer rows at a time."""
     settings: list[str] = []
     yield settings, work
     if work.recompute is False:
@@ -70,6 +70,6 @@ def _recomputed_and_smaller(work: Work) -> Iterator[tuple[list[str], Work]]:
 
 
 def _adapted(network: Network) -> Network:
-    """With adapters, a trained network; without a trunk of its own, the reference."""
+    """A trained network with adapters; the reference without a trunk of its own; any other as it is."""
     ranks = dict.fromkeys(network.config.projections(), RANK) if network.trained else {}
     return network._replace(ranks=ranks, own_trunk=network.name != "reference")

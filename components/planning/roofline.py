@@ -8,12 +8,13 @@ from components.planning import hardware
 
 CHUNK = 2**27  # logits at a time on a GPU, as in functional.output_layer
 # Compiled, functional.output_layer reads bf16 logits for the sum of their exponentials, their largest, the number of
-# those and the gradient, and writes that: at most, since a row can still be in a cache. Uncompiled it is 44.
+# those and the gradient, and writes the gradient: at most, since a row can still be in a cache. Uncompiled it is 44.
 BYTES_PER_LOGIT = 10
 
 
 class Device(NamedTuple):
-    """flops: of dense bf16 matrix products, per second; bandwidth: of its memory, in bytes per second."""
+    """A GPU by its data sheet. flops: of dense bf16 matrix products, per second; bandwidth: of its memory, in bytes per
+    second."""
 
     name: str
     flops: float
@@ -30,12 +31,13 @@ class Kernel(NamedTuple):
     bytes: int
 
     def seconds(self, device: Device) -> float:
+        """The time of its arithmetic or of its memory traffic, whichever is longer."""
         return max(self.flops / device.flops, self.bytes / device.bandwidth)
 
 
 class Part(NamedTuple):
-    """flops: those of the model, as `flops_per_token` counts them, which is twice what causal attention executes
-    forward."""
+    """A part of a step. flops: those of the model, as `flops_per_token` counts them: for attention, twice what the
+    causal forward pass executes."""
 
     name: str
     flops: int
@@ -43,10 +45,11 @@ class Part(NamedTuple):
 
     @property
     def bytes(self) -> int:
+        """Bytes moved by all kernels."""
         return sum(kernel.bytes for kernel in self.kernels)
 
     def seconds(self, device: Device) -> float:
-        """Each kernel takes as long as its arithmetic or its memory, whichever is longer; none overlaps another."""
+        """The sum over the kernels: none overlaps another."""
         return sum(kernel.seconds(device) for kernel in self.kernels)
 
 
@@ -129,10 +132,10 @@ def _embedding(config: GPTConfig, tokens: int) -> Iterator[Kernel]:
 
 
 def seconds_of(parts: Sequence[Part], device: Device) -> float:
-    """The time of all parts, one after another, each at the limit of the device that it meets first."""
+    """The time of all parts, one after another."""
     return sum(part.seconds(device) for part in parts)
 
 
 def predicted_mfu(parts: Sequence[Part], device: Device) -> float:
-    """The highest model FLOP utilization that the device's data sheet allows, of its peak there, 0 to 1."""
+    """The highest model FLOP utilization, 0 to 1, that the device's data sheet allows."""
     return sum(part.flops for part in parts) / (seconds_of(parts, device) * device.flops)

@@ -16,7 +16,7 @@ PLANNED = {  # by the part of a trace, the fields of a plan's memory
 
 
 def memory_table(work: Work, traced: Traced, planned: Memory) -> Sheet:
-    """Memory of a rank by part, traced and planned, at the moment when it is most."""
+    """Memory of a rank by part, traced and planned, at its peak."""
     parts = {part: sum(getattr(planned, field) for field in fields) for part, fields in PLANNED.items()}
     parts["activations"] = max(planned.activations, planned.left + planned.logits)
     rows = [[part, size_of(traced.parts.get(part, 0)), size_of(size), ""] for part, size in parts.items()]
@@ -28,7 +28,7 @@ def memory_table(work: Work, traced: Traced, planned: Memory) -> Sheet:
 
 
 def collectives_table(work: Work, traced: Traced, planned: float) -> Sheet:
-    """How many, and what a rank sends, of each kind of collective in an optimizer step."""
+    """Number and bytes sent by a rank, for each kind of collective in an optimizer step."""
     rows = [[kind, f"{number:,}", size_of(size), "", ""] for kind, (number, size) in traced.collectives.items()]
     rows.append(["all", "", size_of(traced.sent), size_of(planned), _difference(planned, traced.sent)])
     note = f"of {work.accumulation} micro-batches" if work.accumulation > 1 else "of one micro-batch"

@@ -25,30 +25,32 @@ TWICE = 2  # an all-reduce is a reduce-scatter and an all-gather
 
 
 class Collectives(NamedTuple):
-    """Of one kind: how many, and the bytes that a rank sends in them if they are rings."""
+    """Collectives of one kind: how many, and the bytes that a rank sends in them if they are rings."""
 
     number: int
     bytes: float
 
 
 class Traced(NamedTuple):
-    """Of one rank. parts: bytes of memory at the moment when they are most. collectives: of an optimizer step."""
+    """A traced step of one rank. parts: bytes of memory at its peak. collectives: of an optimizer step, by kind."""
 
     parts: dict[str, int]
     collectives: dict[str, Collectives]
 
     @property
     def memory(self) -> int:
+        """Peak bytes."""
         return sum(self.parts.values())
 
     @property
     def sent(self) -> float:
+        """Bytes sent in an optimizer step."""
         return sum(kind.bytes for kind in self.collectives.values())
 
 
 @contextmanager
 def pretended_ranks(ranks: int) -> Iterator[None]:
-    """Makes this process the first of so many, whose collectives return at once and communicate nothing."""
+    """Makes this process the first of `ranks`, whose collectives return at once and communicate nothing."""
     dist.init_process_group("fake", rank=0, world_size=ranks)
     try:
         yield
@@ -64,11 +66,11 @@ def trace(
     clip: float | None = None,
     accumulation: int = 1,
 ) -> Traced:
-    """An optimizer step of the networks, as of the second one, on a CPU's kernels.
+    """Traces an optimizer step of the networks, any but the first, with a CPU's kernels.
 
-    networks: on the meta device, sharded or not. loss: of a micro-batch. new_optimizer: of their weights, which are
-    replaced before it is called. clip: the largest norm of the gradient. accumulation: micro-batches of a step, of
-    which the last is traced: the earlier ones differ in nothing but that there may be no gradients yet.
+    networks: on the meta device, sharded or not. loss: of a micro-batch. new_optimizer: builds that of their weights,
+    which are replaced before it is called. clip: the largest norm of the gradient. accumulation: micro-batches of a
+    step; the last is traced, and the others can only differ in having no gradients yet.
     """
     with FakeTensorMode(allow_non_fake_inputs=True) as fake:  # a batch and its masks are real
         for network in networks:
@@ -138,7 +140,7 @@ class _StepTrace(TorchDispatchMode):
         self._note_peak()
 
     def of_step(self, kind: str, repeated: dict[str, Collectives], times: int) -> Collectives:
-        """All collectives of a kind, with those of a micro-batch so many times."""
+        """All collectives of a kind in a step, in which those of a micro-batch are repeated `times` times."""
         count, size = self.collectives[kind]
         again, more = repeated.get(kind, Collectives(0, 0.0))
         return Collectives(count + (times - 1) * again, size + (times - 1) * more)

@@ -1,4 +1,4 @@
-"""The work of a stage: its networks, what they read and sample, and the floating-point operations of it."""
+"""The work of a stage: its networks, what they read and sample, and its floating-point operations."""
 
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from components.models.config import GPTConfig
 from components.models.flops import NO_RANKS, Flops, flops_per_token
 
-BASE_BYTES = {None: 4.0, "int8": 1.0, "nf4": 0.5}  # of a frozen projection's weight, by lora.base
+BASE_BYTES = {None: 4.0, "int8": 1.0, "nf4": 0.5}  # per weight of a frozen projection, by lora.base
 
 
 class Network(NamedTuple):
@@ -30,11 +30,12 @@ class Network(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Those of the model, adapters included."""
+        """Parameters of the model, adapters included."""
         return self.config.num_parameters(self.head) + self.adapters
 
     @property
     def adapters(self) -> int:
+        """Parameters of the adapters."""
         shapes = self.config.projections()
         return self.config.num_hidden_layers * sum(rank * sum(shapes[name]) for name, rank in self.ranks.items())
 
@@ -46,7 +47,7 @@ class Network(NamedTuple):
 
     @property
     def weight_bytes(self) -> float:
-        """Of its weights in memory, those of a trunk that it shares left out."""
+        """Bytes of its weights in memory, without those of a trunk that it shares."""
         projections = self.config.num_hidden_layers * sum(
             out * into for out, into in self.config.projections().values()
         )
@@ -55,7 +56,7 @@ class Network(NamedTuple):
         return self.bytes_per_weight * own + stored
 
     def flops(self, context: int) -> Flops:
-        """Of one token among `context`."""
+        """FLOPs of one token that attends to `context` tokens."""
         score = ("score.weight", "score.bias")
 
         def trained(name: str) -> bool:
@@ -65,8 +66,8 @@ class Network(NamedTuple):
 
 
 class Rollouts(NamedTuple):
-    """Sampling of an on-policy stage. number: rollouts in all. prompts: of one device in a rollout. prompt, response:
-    tokens, those of the longest if the data do not say. width: responses sampled together; None: all. kept: responses
+    """Sampling of an on-policy stage. number: rollouts in all. prompts: per device and rollout. prompt, response:
+    tokens of one; of the longest if the data do not say. width: responses sampled together; None: all. kept: responses
     to each prompt that are trained on; None: all."""
 
     number: float
@@ -81,7 +82,7 @@ class Rollouts(NamedTuple):
 
     @property
     def responses(self) -> int:
-        """Of one device in a rollout."""
+        """Responses per device and rollout."""
         return self.prompts * self.samples_per_prompt
 
     @property
@@ -91,7 +92,7 @@ class Rollouts(NamedTuple):
 
     @property
     def read(self) -> int:
-        """Tokens that a network reads of one device's rollout: each prompt once, and the responses."""
+        """Tokens that a network reads per device and rollout: each prompt once, and the responses."""
         return self.prompts * self.prompt + self.responses * self.response
 
     @property
@@ -106,7 +107,7 @@ class Rollouts(NamedTuple):
 
     @property
     def in_minibatch(self) -> float:
-        """Tokens of a minibatch, of the epochs that read the most."""
+        """Tokens of a minibatch, in the epochs that read the most."""
         return self._in_epoch(shuffled=self.epochs > 1) / self.minibatches
 
     def _in_epoch(self, *, shuffled: bool) -> float:
@@ -120,11 +121,11 @@ class Rollouts(NamedTuple):
 class Work(NamedTuple):
     """A stage's training.
 
-    tokens: trained on, of all devices, again in every epoch. steps: of the optimizer. at_once: tokens that a device
-    reads together, and batch: the rows, records or responses that they are. accumulation: micro-batches of a step.
-    replicas: of the weights with strategy fsdp, each sharded. recompute: gradient_checkpointing. mixed: products in
-    bf16. compiled: whether layers are. lean: as in models.activations. states: bytes of the
-    optimizer's state for each trained weight. algebra: how the batch is made up, in words.
+    tokens: trained on by all devices, counted again in every epoch. steps: of the optimizer. at_once: tokens that a
+    device reads together; batch: the number of rows, records or responses that they make up. accumulation: the number
+    of micro-batches of a step. replicas: of the weights with strategy fsdp, each sharded. recompute:
+    gradient_checkpointing. mixed: products in bf16. compiled: whether layers are. lean: as in models.activations.
+    states: bytes of the optimizer's state per trained weight. algebra: how the batch is made up, in words.
     """
 
     entry: str
@@ -152,18 +153,19 @@ class Work(NamedTuple):
 
     @property
     def trained(self) -> tuple[Network, ...]:
+        """The networks that are trained."""
         return tuple(network for network in self.networks if network.trained)
 
     @property
     def model(self) -> Network:
-        """The one that the stage is about."""
+        """The network that the stage is about."""
         return self.trained[0]
 
 
 class Operations(NamedTuple):
-    """FLOPs of a stage, over all devices. training: forward and backward passes, frozen networks that read along
-    included; attention: the part of it that grows with the context; sampling and assessing: of rollouts. recomputation
-    is on top of them: it is no work of the model's."""
+    """FLOPs of a stage, over all devices. training: forward and backward passes, those of frozen networks
+    included; attention: the part of it that grows with the context; sampling, assessing: of rollouts. recomputation: in
+    addition, since it is not counted as the model's work."""
 
     training: float
     attention: float
@@ -173,12 +175,13 @@ class Operations(NamedTuple):
 
     @property
     def total(self) -> float:
+        """All but recomputation."""
         return self.training + self.sampling + self.assessing
 
 
 def operations_of(work: Work) -> Operations:
-    """As `Stage.flops_per_token` and `RolloutStage.count_spent` count them: every token sees the longest sequence.
-    recomputation is that of gradient_checkpointing=true, whether or not it is used."""
+    """FLOPs as `Stage.flops_per_token` and `RolloutStage.count_spent` count them: every token sees the longest
+    sequence. recomputation is that of gradient_checkpointing=true, whether or not it is used."""
 
     def passes(*, attention: bool) -> float:
         """FLOPs of training on one token."""

@@ -11,7 +11,7 @@ from components.prompting.technique import Answers, Generate, Query
 class Constrained:
     """Holds answers to a JSON schema, a regular expression or one of several choices, of which exactly one is given.
 
-    Tokens that would leave the format are not sampled, so that an answer is in it unless it is cut off.
+    Tokens that would leave the format are not sampled, so an answer keeps to it unless it is cut off.
     Raises ValueError unless exactly one format is given, and for a query that has another already.
     """
 

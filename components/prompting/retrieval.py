@@ -22,7 +22,7 @@ class Retrieval:
 
     def __post_init__(self) -> None:
         expect_count("retrieval", "count", self.count)
-        assert self._index  # made at once, so that its errors are
+        assert self._index  # built now, so that its errors are raised now
 
     def __call__(self, generate: Generate, query: Query) -> Answers:
         texts = self._index.best(query.messages[-1]["content"], self.count)

@@ -1,4 +1,4 @@
-"""The protocol of inference-time techniques: each turns a way to answer conversations into a better and dearer one.
+"""The protocol of inference-time techniques: each turns a way to answer conversations into a better and costlier one.
 
     answer = applied([FewShot(examples), SelfConsistency(samples=9)], generate)
     answer(Query([{"role": "user", "content": "what color is the fev ?"}])).answers[0].text
@@ -49,11 +49,11 @@ class Query:
     response_format: Mapping[str, Any] | None = None
 
     def then(self, *messages: Message) -> "Query":
-        """The conversation continued."""
+        """The query with its conversation continued by these messages."""
         return replace(self, messages=[*self.messages, *messages])
 
     def worded(self, *, before: str = "", after: str = "") -> "Query":
-        """With lines before or after the last message, which is the question."""
+        """The query with lines before or after its last message, the question."""
         *earlier, last = self.messages
         content = "\n".join(filter(None, (before, last["content"], after)))
         return replace(self, messages=[*earlier, {**last, "content": content}])
@@ -75,7 +75,7 @@ class Call(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """finished: whether it ended by itself. trace: how it came about, first step first."""
+    """An answer. finished: whether it ended by itself. trace: how it came about, first step first."""
 
     text: str
     finished: bool = True
@@ -104,7 +104,7 @@ class Technique(Protocol):
 
 
 def applied(techniques: Sequence[Technique], generate: Generate) -> Generate:
-    """A generator that applies techniques: the first one sees the user's query, and asks by way of the others."""
+    """A generator that applies techniques: the first one sees the user's query, and generates through the others."""
     for technique in reversed(techniques):
         generate = partial(technique, generate)
     return generate
@@ -117,12 +117,12 @@ def one_by_one(answer: Callable[[Query], Answers], query: Query) -> Answers:
 
 
 def next_seed(query: Query, *numbers: int) -> int:
-    """The seed of a further query on account of this one, by its number: unlike the query's own, and any other's."""
+    """The seed of a follow-up to this query, by its numbers: unlike the query's own, and any other follow-up's."""
     return derived_seed(query.seed, *numbers)
 
 
 def sampled(technique: str, generate: Generate, query: Query, samples: int) -> tuple[list[Sequence[Answer]], Tokens]:
-    """So many samples for each answer that the query asks for, in groups of them, and the tokens that all took.
+    """Groups of `samples` samples, one for each answer that the query asks for, and the tokens that all took.
 
     Raises ValueError if several samples would all be the same.
     """

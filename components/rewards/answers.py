@@ -14,7 +14,7 @@ def texts_of(completions: Sequence[Completion]) -> list[str]:
 
 
 def pattern_of(function: str, argument: str, pattern: str | None) -> re.Pattern[str] | None:
-    """A regular expression in which "." matches line breaks. Raises ValueError, naming the argument, if it is none."""
+    """A regular expression in which "." matches line breaks. Raises ValueError naming the argument if it is invalid."""
     try:
         return re.compile(pattern, re.DOTALL) if pattern is not None else None
     except re.error as error:

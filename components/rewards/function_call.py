@@ -57,7 +57,7 @@ class Answered(NamedTuple):
 
 
 class RewardFunction:
-    """One function, called with those of its arguments that there are.
+    """One function, called with those of these arguments that it takes.
 
     prompts          N lists of messages
     completions      N lists of one message, {"role": "assistant", "content": text}
@@ -76,7 +76,7 @@ class RewardFunction:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> Self:
-        """A function that is at hand, under its own name."""
+        """A reward from a Python function, under its own name."""
         name = getattr(function, "__name__", type(function).__name__)
         code = getattr(inspect.unwrap(function), "__code__", None)  # absent in what is not written in Python
         made = cls(name, Place(Path(code.co_filename if code else "."), name, name), "reward")
@@ -87,6 +87,7 @@ class RewardFunction:
         return f"{self.key.partition('.')[0]} {self.name} ({self.place.written})"
 
     def load(self) -> Callable[..., Any]:
+        """The function itself, imported at the first call. Raises RewardError if that fails."""
         if self._function is None:
             self._function = load(self.place, self.key)
         return self._function
@@ -105,7 +106,7 @@ class RewardFunction:
         return self._checked(returned, answered)
 
     def _taken(self, function: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that the function has a name for. Raises RewardError for one that it needs and nobody has."""
+        """The arguments that the function has a name for. Raises RewardError if a required one is missing."""
         if clash := sorted(self.extra.keys() & offered.keys()):
             raise RewardError(
                 f"{self}: {clash[0]} is both one of its arguments in the settings and a column, or always given"

@@ -51,7 +51,7 @@ class FunctionReward:
 
     @classmethod
     def of_functions(cls, *functions: Callable[..., Any], weights: Sequence[float] = ()) -> Self:
-        """The weighted sum of functions that are at hand, each called by its own name; without weights, their sum.
+        """The weighted sum of Python functions, each under its own name; without weights, their sum.
         Raises RewardError for two functions of one name, and for another number of weights."""
         made = [RewardFunction.of(function) for function in functions]
         names, factors = [function.name for function in made], weights or [1.0] * len(made)

@@ -56,7 +56,7 @@ def batch_of(
     tokenizer: Tokenizer | None,
     rows: Sequence[PackedResponses] = (),
 ) -> RewardBatch:
-    """One response to each prompt of a PromptsData. tokenizer: None if nobody reads text."""
+    """One response to each prompt of a PromptsData. tokenizer: None if no text is read."""
     records = [prompt.get("columns", {}) for prompt in prompts]
     names = dict.fromkeys(name for record in records for name in record)
     return RewardBatch(
@@ -87,7 +87,7 @@ class Reward(Protocol):
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Of the K parts of its scores, by name; empty if they have none."""
+        """The weights of the K parts of its scores, by name; empty if they have no parts."""
         ...
 
     def score(self, batch: RewardBatch) -> Scores:

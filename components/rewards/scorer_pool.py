@@ -61,6 +61,7 @@ class Scorer:
         self._ready = False
 
     def value(self, function: RewardFunction, answered: Answered, timeout: float | None) -> Value | Any:
+        """The function's value on a single response; TIMED_OUT after `timeout` seconds."""
         if not self._ready:
             self._reply(function, answered, None)  # importing the functions has no time limit
             self._ready = True
@@ -75,6 +76,7 @@ class Scorer:
         return self._process.poll() is None
 
     def kill(self) -> None:
+        """Ends the process and whatever it started."""
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

@@ -8,7 +8,7 @@ from components.serving.api_errors import ApiError, invalid
 from components.serving.engine import Busy, Engine
 from components.serving.rows import Event, Failed, Piece, Request
 
-LOOK = 0.5  # seconds between two looks at whether the client is still there
+LOOK = 0.5  # seconds between two checks that the client is still there
 
 
 class Gone(Exception):
@@ -16,7 +16,7 @@ class Gone(Exception):
 
 
 def busy(error: Busy) -> ApiError:
-    """The queue is full."""
+    """The official API's error for a full queue, with the time after which to try again."""
     return ApiError(
         429,
         f"The server is busy: {error}.",
@@ -61,6 +61,7 @@ class Answering:
             self.requests.append(request)
 
     def cancel(self) -> None:
+        """Ends all of the requests."""
         for request in self.requests:
             self.engine.cancel(request)
 

@@ -22,16 +22,17 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, Any]:
+        """The JSON object of the response."""
         return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def invalid(message: str, param: str | None = None, code: str | None = "invalid_value") -> ApiError:
-    """A request that cannot be answered as it is."""
+    """The error for a request that cannot be answered as it is."""
     return ApiError(400, message, param=param, code=code)
 
 
 def too_long(room: int, prompt: int, answer: int, param: str) -> ApiError:
-    """A prompt and answer that exceed the model's context."""
+    """The error for a prompt and answer that exceed the model's context."""
     return invalid(
         f"This model's maximum context length is {room} tokens. However, you requested {prompt + answer} tokens "
         f"({prompt} in the {param}, {answer} in the completion). Reduce the length of the {param} or completion.",

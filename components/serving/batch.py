@@ -25,7 +25,7 @@ class Held(NamedTuple):
 
 
 class Prefixes:
-    """Texts that were computed lately, up to `capacity` tokens of them: a prompt that starts like one continues it."""
+    """The texts computed last, up to `capacity` tokens in all: a prompt that starts like one of them continues it."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -101,6 +101,7 @@ class Reading:
 
     @property
     def done(self) -> bool:
+        """Whether all prompts have been read."""
         return self.cache.length == self.width
 
     def held(self) -> list[Held]:
@@ -119,7 +120,7 @@ class Batch:
 
     A row that joins is aligned to the right: its last token is in the cache's last column, like everyone's. The cache
     is copied only when it has no slot or no column left, or many slots are empty.
-    rows: at most so many. prefixes: capacity of Prefixes in tokens.
+    rows: the most that decode together. prefixes: capacity of Prefixes in tokens.
     """
 
     def __init__(self, model: CausalLM, *, rows: int, prefixes: int) -> None:
@@ -129,7 +130,7 @@ class Batch:
         self.rows: list[Row | None] = []
         self.logits = torch.empty(0)
         nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
-        # the weights, copied only once, in the layout for steps of so many rows
+        # the weights, copied only once, in the layout for steps of `rows` rows
         self._weights_of = model.new_cache(nothing, 1, dtype=compute_dtype(model), rows=rows)
         self._cache = self._weights_of
         self._step: Step | None = None
@@ -139,12 +140,12 @@ class Batch:
         return self._weights_of.empty(torch.zeros(rows, dtype=torch.int64, device=self.device), size)
 
     def columns(self, used: int) -> int:
-        """The columns of a cache for texts of so many tokens so far, with room for more."""
+        """The columns of a cache for texts of `used` tokens so far, with room for more."""
         return min(used + used // 2, self.model.config.longest) + ROOM
 
     @property
     def bytes_per_token(self) -> int:
-        """Of keys and values; twice, since a cache that grows is copied."""
+        """Bytes of a token's keys and values, twice, since a cache that grows is copied."""
         tensors, config = self._tensors(self._weights_of), self.model.config
         return 2 * len(tensors) * config.num_key_value_heads * config.head_dim * tensors[0].element_size()
 
@@ -203,7 +204,7 @@ class Batch:
 
     def _rebuild(self, more: int, longest: int) -> None:
         """A cache with slots for the running rows and `more`, whose texts have at most `longest` tokens; columns that
-        only rows long gone used are dropped."""
+        only rows that have left used are dropped."""
         old, slots = self._cache, [slot for slot, _ in self.running()]
         lengths = old.length - old.starts[slots]
         most = int(lengths.max()) if slots else 0

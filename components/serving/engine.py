@@ -2,9 +2,9 @@
 
 The rule by which models share the machine: in turn, each model with something to do reads up to READ tokens of waiting
 prompts and samples one token for each of its running rows. Within a model, prompts are read in the order of arrival. A
-row starts if the caches of all fit in memory as they are, with room to grow, not at the longest they could become. What
-then becomes too long for the memory together, or keeps others waiting for SLICE tokens, gives its place up: its text is
-read again later, and it continues where it was.
+row starts if the caches of all fit in memory as they are, with room to grow, not at the longest they could become. A
+row gives up its place when the rows together outgrow the memory, or when it has kept others waiting for SLICE tokens:
+its text is read again later, and it continues where it was.
 """
 
 import logging
@@ -44,11 +44,12 @@ class Lane:
         self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
         self.most_rows = most_rows
         self.most_tokens = cache_bytes / self.batch.bytes_per_token
-        self.waiting: deque[Request | Row] = deque()  # a row has given its place up
+        self.waiting: deque[Request | Row] = deque()  # a Row has given up its place
         self.reading: tuple[list[list[Row]], Reading] | None = None  # the rows that continue each of the texts
 
     @property
     def busy(self) -> bool:
+        """Whether it has anything to do."""
         return bool(self.waiting or self.reading or any(self.batch.rows))
 
     def turn(self) -> None:
@@ -92,7 +93,7 @@ class Lane:
 
     def _group(self) -> list[list[Row]]:
         """Takes texts from the queue to read together: the first, and those after it that fit in the same turn, as long
-        as reading them at once computes at most half of its tokens in vain, and none starts as another does."""
+        as at most half of the tokens computed are wasted, and no two of them share a long start."""
         group: list[list[Row]] = []
         running = [row for _, row in self.batch.running()]
         new: list[int] = []  # tokens that each has to compute, read alone
@@ -136,7 +137,7 @@ class Lane:
             self.batch.join([row for row, _ in ready], reading, [place for _, place in ready])
 
     def fits(self, rows: int, longest: int) -> bool:
-        """Whether there are so many rows, and memory for all of them if the longest one has so many tokens."""
+        """Whether `rows` rows can run at once, and fit in memory if the longest of them has `longest` tokens."""
         return rows <= self.most_rows and rows * self.batch.columns(longest) <= self.most_tokens
 
     def _has_place(self, one: Request | Row, running: Sequence[Row]) -> bool:
@@ -145,7 +146,7 @@ class Lane:
         return self.fits(len(running) + more, max(each.length for each in (one, *running)))
 
     def _make_room(self) -> None:
-        """Before the cache grows: the newest rows give their places up until the others fit in memory.
+        """Before the cache grows: the newest rows give up their places until the others fit in memory.
 
         The oldest request keeps its rows, since `submit` has checked that it fits alone.
         """
@@ -214,7 +215,7 @@ class Lane:
             fail(row.request, Failed(f"{type(error).__name__} while answering; the server's log has more"))
 
     def abandon(self, message: str) -> None:
-        """Fails every request, after an error that is nobody's own."""
+        """Fails every request, after an error that none of them caused alone."""
         read = [row for rows in self.reading[0] for row in rows] if self.reading else []
         rows = [*read, *(row for _, row in self.batch.running())]
         requests = {one.request if isinstance(one, Row) else one for one in (*rows, *self.waiting)}

@@ -18,7 +18,7 @@ from components.serving.served import Served
 class EngineGenerator:
     """Answers queries with one served model; several threads can call it at once, and share its batches.
 
-    options: how to sample, but for what a query says; its max_tokens is the most, and less is sampled where less fits.
+    options: how to sample, except for what a query sets; max_tokens is a maximum: fewer are sampled where fewer fit.
     seconds: the longest time of an answer. writer: runs templates and tokenizers, which are for one thread at a time.
     """
 
@@ -49,7 +49,7 @@ class EngineGenerator:
         return Answers(answers, Tokens(len(prepared.prompt), request.sampled))
 
     def cancel(self) -> None:
-        """What runs ends, and nothing more begins."""
+        """Ends what is running; later queries raise ApiError."""
         self._canceled = True
         for request in self.requests:
             self.engine.cancel(request)

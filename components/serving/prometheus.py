@@ -1,4 +1,4 @@
-"""Counters and a histogram in Prometheus' text format, of which a server this small needs a page of code."""
+"""Counters and a histogram in Prometheus' text format, for which a server this small needs no library."""
 
 import threading
 from bisect import bisect_left

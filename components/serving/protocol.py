@@ -115,10 +115,12 @@ class ChatAsked(Asked):
 
     @property
     def limit(self) -> int | None:
+        """The most tokens of an answer, under either name; None: what fits."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
     @property
     def top(self) -> int | None:
+        """As Options.top: the number of likeliest tokens to report; None without log-probabilities."""
         return (self.top_logprobs or 0) if self.logprobs else None
 
 

@@ -118,6 +118,7 @@ class Request:
 
     @property
     def late(self) -> bool:
+        """Whether its time is over."""
         return time.monotonic() - self.born > self.seconds
 
 

@@ -25,7 +25,8 @@ class Turn(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """chunks: text as it is sampled; when they end, or are closed early, the turn is added to the history.
+    """An answer in progress. chunks: text as it is sampled; when they end, or are closed early, the turn is added to
+    the history.
 
     forgotten: number of oldest turns permanently dropped for this answer because the context is full.
     """

@@ -42,7 +42,7 @@ def _techniques(service: Service, asked: ChatAsked) -> Sequence[Technique]:
         techniques = techniques_of(asked.techniques, scorer)
     except ValueError as error:
         raise invalid(str(error), "techniques") from None
-    for one in techniques:  # somebody else's regular expression could run forever
+    for one in techniques:  # a client's regular expression could run forever
         if isinstance(one, SelfConsistency) and one.extract not in (None, *EXTRACTS):
             raise invalid(f"self_consistency: extract: expected one of {', '.join(EXTRACTS)}", "techniques")
     return techniques

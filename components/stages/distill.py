@@ -100,7 +100,7 @@ class Distill(RolloutStage):
         return LinearDivergence(torch.stack(totals).sum(), *map(torch.cat, tokens))
 
     def distance(self, packed: PackedResponses) -> LinearDivergence:
-        """From the teacher to the policy at every token, with a gradient for the policy."""
+        """How far from the teacher the policy is at every token, with a gradient for the policy."""
         return response_divergences(
             self.policy,
             self.teacher,

@@ -22,7 +22,7 @@ from components.training.contract import Chart, LossOutput, Term
 
 
 class Variant(NamedTuple):
-    """What a variant makes of rewards and ratios; its published bounds on a ratio are 1 − clip_low, 1 + clip_high."""
+    """How a variant uses rewards and ratios; its published bounds on a ratio are 1 − clip_low and 1 + clip_high."""
 
     advantage: Literal["grpo", "dr_grpo"]
     surrogate: Callable[..., tuple[Tensor, Tensor]]
@@ -39,7 +39,7 @@ VARIANTS = {
     "gspo": Variant("grpo", sequence_surrogate, "sequence_mean", 3e-4, 4e-4),
     "cispo": Variant("grpo", clipped_weight, "token_mean", 1.0, 4.0),
 }
-SAMPLED = ("response_ids", "mask", "finished", "rewards", "reward_parts")  # of a rollout, what the models have not read
+SAMPLED = ("response_ids", "mask", "finished", "rewards", "reward_parts")  # kept by a refill, which recomputes the rest
 EPS = 1e-4  # added to a group's standard deviation
 
 
@@ -53,14 +53,15 @@ class GRPO(OnPolicy):
         dapo      the same advantages; mean over all tokens (Yu et al. 2025; 0.2, 0.28),
                   with refill 10
         dr_grpo   r − mean; sum over tokens / (responses · max_new_tokens) (Liu et al. 2025; 0.2, 0.2)
-        gspo      as grpo, with one ratio a response, the geometric mean of its tokens' (Zheng et al. 2025; 3e-4, 4e-4).
+        gspo      as grpo, with one ratio per response, its tokens' geometric mean (Zheng et al. 2025; 3e-4, 4e-4).
                   Means of many tokens move little: short responses take wider bounds
         cispo     as dapo, but a bound limits the weight of a token's gradient and never removes it (MiniMax 2025, which
                   has no lower bound and does not state the upper one; here 1, 4: weights from 0 to 5)
 
     refill: most rounds in which groups whose rewards are all equal, and so teach nothing, are replaced by groups of
-    further prompts (dynamic sampling; Yu et al. 2025, section 3.2). All processes sample as many in a round. Equal
-    groups that are left after the last round stay in the rollout. None: as published for the variant, 0 but for dapo.
+    further prompts (dynamic sampling; Yu et al. 2025, section 3.2). All processes sample the same number in a round.
+    Equal groups that are left after the last round stay in the rollout. None: as published for the variant, 0 except
+    for dapo.
 
     decouple_rewards: normalizes each of several reward functions within its group by itself, then their weighted sum
     over the rollout of all processes (Liu et al. 2026, GDPO; `group_decoupled`), in place of the sum within its group.
@@ -166,13 +167,13 @@ class GRPO(OnPolicy):
         return (self.decoupled(parts).view(-1, self.samples_per_prompt) == 0).all(1)
 
     def decoupled(self, parts: Tensor | None, **across: Any) -> Tensor:
-        """(N,) advantages by several rewards (N, K), each compared by itself."""
+        """(N,) advantages from parts (N, K) of the rewards, each normalized separately; across: for group_decoupled."""
         assert parts is not None
         weights = torch.tensor(list(as_reward(self.reward).weights.values()))
         return group_decoupled(parts, weights, group_size=self.samples_per_prompt, eps=EPS, **across)
 
     def rows_of(self, groups: Tensor) -> Tensor:
-        """The numbers of the responses in groups of these numbers."""
+        """(M · samples_per_prompt,) int64: the indices of the responses in the groups (M,) int64."""
         size = self.samples_per_prompt
         return (groups[:, None] * size + torch.arange(size, device=groups.device)).flatten()
 
@@ -212,8 +213,8 @@ class GRPO(OnPolicy):
 
 
 def with_rows(tensor: Tensor | None, rows: Tensor, others: Tensor | None, source: Tensor) -> Tensor | None:
-    """(N, …) with the rows `source` of `others` in place of these rows; (N, R) are widened with zeros to the wider of
-    the two. None for None."""
+    """`tensor` (N, …) with its rows `rows` (M,) replaced by the rows `source` (M,) of `others`; if (N, R), both are
+    padded with zeros to the wider one first. None for None."""
     if tensor is None or others is None:
         return None
     others = others[source]

@@ -1,4 +1,4 @@
-"""What stages share that train a policy on given answers, without sampling: the networks and log-probabilities."""
+"""What the stages that train a policy on given answers share: the networks, and log-probabilities of answers."""
 
 import math
 from collections.abc import Callable

@@ -20,7 +20,7 @@ from components.training.averages import Averages
 from components.training.contract import Chart
 from components.training.self_checks import check_first_forward, check_score_positions
 
-PART = "reward_"  # begins the metric of one of a reward's functions
+PART = "reward_"  # prefix of the metric of one of a reward's functions
 
 
 class OnPolicy(RolloutStage):
@@ -114,7 +114,7 @@ class OnPolicy(RolloutStage):
         return parts
 
     def scored(self, prompts: list[dict[str, Any]], generator: torch.Generator) -> Experience:
-        """A response to each prompt, with all that is computed on it but advantages."""
+        """A response to each prompt, with everything that is computed from it except advantages."""
         samples = self.sample(ids := [prompt["ids"] for prompt in prompts], generator)
         outputs, scores = self.assess(prompts, samples)
         self.count_spent(ids, samples.mask)
@@ -123,7 +123,7 @@ class OnPolicy(RolloutStage):
     def refilled(
         self, prompts: list[dict[str, Any]], experience: Experience, rollout: int, further: Further | None
     ) -> tuple[list[dict[str, Any]], Experience]:
-        """The prompts and the experience that are trained on, in place of those that were sampled first."""
+        """The prompts and the experience to train on; a subclass can replace some of those that were sampled first."""
         return prompts, experience
 
     def assess(self, prompts: list[dict[str, Any]], samples: Samples) -> tuple[ModelOutputs, Scores]:
@@ -174,7 +174,7 @@ class OnPolicy(RolloutStage):
         return torch.where(finished, scaled, self.missing_end_score)
 
     def experience(self, samples: Samples, outputs: ModelOutputs, scores: Scores) -> Experience:
-        """What is known of assessed samples, without advantages."""
+        """Assessed samples as experience, without advantages."""
         return Experience(
             response_ids=samples.ids,
             mask=samples.mask,
@@ -253,7 +253,10 @@ class OnPolicy(RolloutStage):
         self.show(prompts, self.responses(experience, SHOWN), of_responses)
 
     def all_equal(self, rewards: Tensor, parts: Tensor | None) -> Tensor:
-        """(groups,) bool: whether all rewards (N,) of a group are equal, so that it teaches nothing. parts: of them."""
+        """(groups,) bool: whether all rewards (N,) of a group are equal, so that it teaches nothing.
+
+        parts: (N, K), as Experience.reward_parts.
+        """
         groups = rewards.view(-1, self.samples_per_prompt)
         return (groups == groups[:, :1]).all(1)
 

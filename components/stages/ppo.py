@@ -93,8 +93,8 @@ class PPO(OnPolicy):
             self.adopt("value", value)
 
     def start_of_value(self) -> ScalarModel:
-        """The value model before training. With adapters, one that starts where the reward model or the policy does
-        shares that one's trunk."""
+        """The value model before training. With adapters, it shares the trunk of the reward model or the policy if it
+        starts from the same weights."""
         if self.run.lora is not None and same_start(self.value_builder, self.reward_builder):
             assert isinstance(self.reward, ScalarModel)
             return self.reward.fork()
@@ -153,7 +153,7 @@ class PPO(OnPolicy):
         return experience._replace(advantages=whitened, returns=returns)
 
     def adapt_beta(self, kl: Tensor) -> None:
-        """Adjusts beta toward kl_target by the mean KL of all processes' responses."""
+        """Adjusts beta toward kl_target by the mean KL of all processes' responses; kl: (N, R) nats."""
         if self.kl_target is None:
             return
         episodes = int(self.sum_over_ranks(kl.new_tensor(len(kl))))
@@ -175,6 +175,7 @@ class PPO(OnPolicy):
         )
 
     def loss_of_responses(self, batch: Minibatch) -> LossOutput:
+        """The policy's loss on a minibatch, plus value_coefficient times the value model's."""
         mask, old, advantages = batch.mask, batch.old_logprobs, batch.advantages
         assert advantages is not None and batch.old_values is not None and batch.returns is not None
         logprobs, entropies = response_logprobs(self.policy, batch.packed, temperature=self.sampling.temperature)
@@ -222,7 +223,7 @@ class PPO(OnPolicy):
 
 
 def same_folder(one: Callable[[], Any], other: Callable[[], Any]) -> bool:
-    """Whether two builders read the same weights, whatever they make of them."""
+    """Whether two builders read the same weights, even if they build different models from them."""
     calls = [builder.keywords for builder in (one, other) if isinstance(builder, partial)]
     folders = [(call["path"], call.get("context")) for call in calls if "path" in call]
     return len(folders) == 2 and folders[0] == folders[1]

@@ -77,6 +77,7 @@ class RewardModel(Stage):
         return self.ranking_loss(self.scores(batch), batch)
 
     def ranking_loss(self, scores: Tensor, batch: PreferenceBatch) -> LossOutput:
+        """The loss of a batch whose answers have these scores (N,), with metrics over its pairs."""
         loss, prompts = kwise_ranking(
             scores,
             batch.pairs,

@@ -17,7 +17,7 @@ from components.training.clock import Clock
 from components.training.contract import Spent
 from components.training.self_checks import check_responses
 
-Further = Callable[[int], list[dict[str, Any]]]  # takes that many more prompts
+Further = Callable[[int], list[dict[str, Any]]]  # takes n more prompts
 SHOWN = 8  # responses in the table of samples
 
 
@@ -85,7 +85,7 @@ class RolloutStage(Stage):
             self.train(was_training)
 
     def sample(self, prompts: list[list[int]], generator: torch.Generator) -> Samples:
-        """A response to each of N prompts, of which each samples_per_prompt in a row are equal."""
+        """A response to each of N prompts; every samples_per_prompt prompts in a row are equal."""
         samples = generate(
             self.policy,
             prompts[:: self.samples_per_prompt],
@@ -100,21 +100,22 @@ class RolloutStage(Stage):
         return samples
 
     def packed_rows(self, prompts: list[dict[str, Any]], ids: Tensor, mask: Tensor, rows: Tensor) -> PackedResponses:
-        """The responses of these numbers, (M,) int64, of (N, R) in rows for the models to read."""
+        """Packs the responses `rows` (M,) int64 of ids and mask (N, R), after their prompts, for the models to read."""
         tensors, asked = (ids[rows.to(ids.device)], mask[rows.to(mask.device)]), [prompts[i]["ids"] for i in rows]
         return packed(asked, *tensors, row_length=self.row_length, pad_id=self.pad_id)
 
     def packed_parts(self, prompts: list[dict[str, Any]], ids: Tensor, mask: Tensor) -> list[PackedResponses]:
-        """Responses (N, R) in rows for the models to read, in one part per minibatch."""
+        """All responses (N, R) packed for the models to read, in one part per minibatch."""
         shares = torch.arange(len(prompts)).tensor_split(min(self.minibatches, len(prompts)))
         return [self.packed_rows(prompts, ids, mask, rows) for rows in shares]
 
     @property
     def row_length(self) -> int:
+        """The most tokens in a packed row."""
         return self.policy.config.longest
 
     def largest_batch(self) -> int:
-        """Of a minibatch: its prompts, each read once, the responses to them, and any pretraining text."""
+        """Tokens of a minibatch: its prompts, each read once, the responses to them, and any pretraining text."""
         data, prompts = self.data, self.data.prompts_per_rollout or 0
         responses = -(-prompts * self.samples_per_prompt // self.minibatches)
         text = data.pretraining.largest_batch() if data.pretraining is not None else 0
@@ -164,7 +165,7 @@ class RolloutStage(Stage):
         ]
 
     def check_of_responses(self, ids: Tensor, mask: Tensor, finished: Tensor) -> str:
-        """Checks that sampled responses are valid; the line that reports it. Raises SelfCheckError if not."""
+        """Checks that sampled responses are valid; returns the line that reports it. Raises SelfCheckError if not."""
         return check_responses(
             ids,
             mask,
@@ -175,6 +176,7 @@ class RolloutStage(Stage):
         )
 
     def sum_over_ranks(self, total: Tensor) -> Tensor:
+        """`total` summed over all processes, in its own dtype."""
         return self.all_reduced(total).to(total.dtype)
 
     def exportable(self) -> CausalLM:

@@ -40,7 +40,8 @@ CONSTANT = partial(schedule, "constant", warmup_steps=0, final_fraction=1.0)  # 
 
 
 def compile_layers(model: CausalLM | ScalarModel) -> None:
-    """All layers share a graph; one of the whole model would be large. What a loss computes from logits has another."""
+    """Compiles layer by layer: all layers share a graph; one of the whole model would be large. What a loss computes
+    from logits has another."""
     for layer in model.model.layers:
         layer.compile()
     if isinstance(model, CausalLM):
@@ -98,8 +99,8 @@ class Stage(Reporting, L.LightningModule):
         return data_of(self.trainer)
 
     def flops_per_token(self) -> float:
-        """FLOPs of training on one token, forward and backward, at the model's full context: of all networks that are
-        trained, by what of them is."""
+        """FLOPs of training on one token, forward and backward, at the model's full context: the sum over the trained
+        networks, given which of their weights are trained."""
         networks = self.networks()
         return float(sum(networks[name].flops_per_token.training for name in networks.keys() - {*self.frozen}))
 
@@ -142,8 +143,8 @@ class Stage(Reporting, L.LightningModule):
         return model.bare() if self.run.lora is not None else build()
 
     def on_fit_start(self) -> None:
-        """Decides whether layers are recomputed, if that is left to the memory that is free: the same on all processes,
-        whose results do not depend on it."""
+        """With gradient_checkpointing="auto", decides by the free memory whether layers are recomputed: the same on all
+        processes. Results do not depend on it."""
         if self.run.gradient_checkpointing != "auto":
             return
         trained = [network for name, network in self.networks().items() if name not in self.frozen]
@@ -291,6 +292,7 @@ class Stage(Reporting, L.LightningModule):
         return {n: kind for n, kind in kinds.items() if kind in (CausalLM, ScalarModel) and n not in cls.frozen}
 
     def build_optimizer(self) -> Optimizer:
+        """The optimizer of all trainable parameters."""
         return self.optimizer_builder(self.named_groups())
 
     def configure_optimizers(self) -> Any:
@@ -328,7 +330,7 @@ class Stage(Reporting, L.LightningModule):
         if scaler is not None:
             self.log("train/loss_scale", scaler.get_scale())
         rate = torch.full((), base_rate(optimizer), device=self.device)
-        self.log("train/lr", rate)  # a number would be copied: a wait
+        self.log("train/lr", rate)  # copying a plain number to the device would wait
         self._stepped = True
         if self._due():
             self._log_step()

@@ -1,10 +1,10 @@
-"""How much memory there is: what the machine has left, within the limit of the process's control group."""
+"""How much memory is free: what the machine has left, within the limit of the process's control group."""
 
 import math
 from pathlib import Path
 
 ROOT = Path("/")
-USABLE = 0.9  # of memory that is free, for what is estimated; the rest is for what is not
+USABLE = 0.9  # share of the free memory for what is estimated; the rest is for what is not
 
 
 def available(root: Path = ROOT) -> float:

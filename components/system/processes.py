@@ -19,8 +19,8 @@ INTERACTIVE = ("bash", "interactive")  # names of SLURM jobs that are shells
 
 
 class Launcher(NamedTuple):
-    """by: torchrun, srun, or "" if this process is alone or Lightning starts the others (and counts them itself);
-    rank: of this process, among `size` in total; per_node: processes on every machine."""
+    """What started this process. by: torchrun, srun, or "" if it is alone or Lightning starts the others (and counts
+    them itself); rank: of this process, among `size` in total; per_node: processes on every machine."""
 
     by: str
     rank: int

@@ -244,7 +244,7 @@ def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:
 
 def expected_artifacts(cfg: DictConfig) -> dict[str, str]:
     """The usual paths of the artifacts that this stage reads and of those that they are made from, by stage, each after
-    those that it is made from. An entry of `artifacts` that no stage is named for, such as a teacher, is none's."""
+    those that it is made from. Entries of `artifacts` not named after a stage, such as a teacher, do not count."""
     stages = {path: stage for stage, path in cfg.artifacts.items() if stage in artifact_table.read_by()}
     read = [stages[path] for path in cfg.reads.values() if path in stages]
     return {stage: cfg.artifacts[stage] for stage in artifact_table.in_order(read) if stage in cfg.artifacts}

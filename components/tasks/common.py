@@ -60,8 +60,8 @@ class Read(NamedTuple):
 
 
 def read(cfg: DictConfig, path: str) -> Read:
-    """Raises ArtifactError if a parent is missing or has another tokenizer, or if the command line names a model other
-    than the one at `path`."""
+    """What a task about the model at `path` reads. Raises ArtifactError if a parent is missing or has another
+    tokenizer, or if the command line names a model other than the one at `path`."""
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), identity(cfg))
     tokenizer = common_tokenizer(cfg)
     shape, _ = load_config(path, context=cfg.context)

@@ -34,7 +34,7 @@ TRACED = ("TextData", "ChatData", "PreferenceData")  # data modules whose batche
 
 
 def show(cfg: DictConfig, *, as_json: bool = False) -> None:
-    """Prints what torch would do beside what the plan says, and the difference."""
+    """Prints what torch would do next to what the plan says, and the difference."""
     work, traced = traced_step(cfg)
     planned = memory_of(work, float("inf"), chunk=CHUNK["cpu"])
     if as_json:

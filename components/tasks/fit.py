@@ -161,7 +161,7 @@ def _header(cfg: DictConfig) -> Header:
 
 
 def _flops(cfg: DictConfig, width: int) -> float | None:
-    """Of the whole run, by its settings; None if they do not say how much is trained on, or what."""
+    """FLOPs of the whole run, by its settings; None if they do not say how much is trained on, or what."""
     machine = Machine(max(torch.cuda.device_count(), 1), "16" in str(precision_of(cfg, width)), "cpu")
     try:
         return operations_of(work_of(cfg, machine)).total

@@ -24,7 +24,7 @@ OWN = re.compile(r"(hardware(?:\.\w+)?|devices|tokens(?:\.[\w/]+)?|budget|mfu)=(
 
 
 class Forecast(NamedTuple):
-    """estimates: of the stages that train a model, in order; untrained: the names of the others."""
+    """What a run would take. estimates: of the stages that train a model, in order; untrained: names of the others."""
 
     hardware: Hardware
     estimates: tuple[Estimate, ...]
@@ -43,7 +43,7 @@ class Request(NamedTuple):
 
 
 def request_of(arguments: Sequence[str]) -> Request:
-    """Raises ValueError for a value that is not a number above 0."""
+    """The request of a command line. Raises ValueError for a value that is not a number above 0."""
     own = {match[1]: match[2] for match in map(OWN.fullmatch, arguments) if match}
     numbers = {key: _number(key, value) for key, value in own.items() if key not in ("hardware", "hardware.name")}
     changes: dict[str, object] = {key.partition(".")[2]: own[key] for key in own if key == "hardware.name"}
@@ -106,7 +106,8 @@ def _show_dry_run(request: Request, as_json: bool) -> None:
 
 
 def forecast(request: Request) -> Forecast:
-    """Raises ValueError for settings that do not compose, or do not say how much is trained on."""
+    """The estimates of a request's stages. Raises ValueError for settings that do not compose, or do not say how much
+    is trained on."""
     named = None if request.hardware == "here" else machines.load(request.hardware, request.changes)
     estimates: list[Estimate] = []
     untrained: list[str] = []

@@ -23,7 +23,7 @@ def check(cfg: DictConfig) -> None:
 
 def settle(cfg: DictConfig) -> None:
     """Turns an evaluation with reward functions, in place, into one by these alone: of the run's language models that
-    there are, and of model.path. It needs no world and no reward model.
+    exist, and of model.path. It needs no world and no reward model.
 
     Raises ArtifactError if there is no model.
     """

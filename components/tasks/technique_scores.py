@@ -163,7 +163,7 @@ def _answered(answer: Generate, prompts: Sequence[Mapping[str, Any]], seeds: Seq
 def _scored(
     made: Sequence[Answers], tokenizer: Tokenizer, prompts: Sequence[Mapping[str, Any]], reward: FunctionReward
 ) -> Tensor:
-    """(N,) float64."""
+    """The score of every prompt's answer, (N,) float64."""
     texts = [answers[0].text.removeprefix(tokenizer.prefill) for answers, _ in made]
     finished = [answers[0].finished for answers, _ in made]
     batch = batch_of(prompts, [tokenizer.encode(text) for text in texts], finished, tokenizer)

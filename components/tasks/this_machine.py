@@ -34,7 +34,7 @@ def place_of(cfg: DictConfig) -> Machine:
 
 
 def measured(work: Work, kind: str, changes: dict[str, object]) -> Hardware:
-    """For the stage's model: mfu and mbu are what it reaches itself, in training and in sampling.
+    """This machine as hardware: mfu and mbu are what the stage's own model reaches, in training and in sampling.
 
     changes: values that are given, not measured. Raises ValueError for unknown ones.
     """

@@ -32,7 +32,7 @@ STATES = {"adamw": 8.0, "adamw8bit": 2.0, "muon": 4.0}  # bytes for a trained we
 
 
 class Records(NamedTuple):
-    """Of the built-in world. sizes: the settings whose product is their number. of_record: tokens of one."""
+    """The built-in world's records. sizes: the settings whose product is their number. of_record: tokens of one."""
 
     sizes: tuple[str, ...]
     of_record: int
@@ -46,7 +46,7 @@ TOKENS = {  # by stage; on-policy stages sample theirs
 }
 WORLD_PROMPT, WORLD_RESPONSE = 10, 8  # tokens: a question alone, and what PPO samples to it in the mean
 ANSWERS = 2  # of a comparison
-KEPT = {"Rejection": 1}  # responses to a prompt that are trained on, by stage; of other stages all
+KEPT = {"Rejection": 1}  # responses to a prompt that are trained on, by stage; others train on all
 BYTES_PER_TOKEN = 4  # of English text, with a vocabulary of tens of thousands
 
 
@@ -60,7 +60,7 @@ class Machine(NamedTuple):
 
 
 def work_of(cfg: DictConfig, machine: Machine, *, devices: int | None = None, tokens: float | None = None) -> Work:
-    """Of the stage that is composed. devices, tokens: to train on, in place of those that the config says.
+    """The work of the composed stage. devices, tokens: to train on, in place of those that the config says.
 
     Raises ValueError if the config does not say how much is trained on, or the model is not on this machine.
     """
@@ -123,7 +123,7 @@ def _builder(value: dict[str, Any]) -> str:
 
 
 def _shape(cfg: DictConfig, plain: dict[str, Any], path: str | None) -> GPTConfig:
-    """Of the artifact that is read, if it is there, else of the model group."""
+    """The shape of the artifact that is read, if it is there, else of the model group."""
     named = plain["model"].get("path")
     for folder in (path, named):
         if folder and present(folder):
@@ -250,7 +250,7 @@ def _record(plain: dict[str, Any], entry: str, context: int) -> tuple[int, int |
 
 
 def _text_tokens(plain: dict[str, Any], epochs: int | None) -> float | None:
-    """Of all training documents, read `epochs` times; None if unknown."""
+    """Tokens of all training documents, read `epochs` times; None if unknown."""
     data = plain["data"]
     if not epochs or epochs < 0:
         return None

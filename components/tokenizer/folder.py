@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Contents(NamedTuple):
-    """stop_ids: the ids that end a text according to generation_config.json."""
+    """What a folder says of its tokenizer. stop_ids: the ids that end a text according to generation_config.json."""
 
     codec: Codec
     chat_template: str

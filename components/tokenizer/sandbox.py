@@ -124,6 +124,7 @@ class BoundedSandbox(ImmutableSandboxedEnvironment):
         self._rendering.steps = 0
 
     def step(self) -> None:
+        """Counts a loop iteration or a call. Raises SecurityError beyond MAX_STEPS."""
         self._rendering.steps = getattr(self._rendering, "steps", 0) + 1
         if self._rendering.steps > MAX_STEPS:
             raise SecurityError(f"it takes more than {MAX_STEPS} loop iterations and calls")

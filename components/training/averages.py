@@ -23,7 +23,7 @@ class Averages:
         return bool(self._sums or self._maxima)
 
     def add(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
-        """value: a scalar, the mean over `weight` items; the weight of a maximum is ignored."""
+        """Adds a scalar `value`, the mean over `weight` items; the weight of a maximum is ignored."""
         value = torch.as_tensor(value).detach()
         value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
         if name.endswith("_max"):

@@ -6,7 +6,7 @@ COMPILE_FROM = 1000  # steps of a run from which compile=auto compiles: a minute
 
 
 def compiles(setting: bool | Literal["auto"], device_type: str, steps: float) -> bool:
-    """Whether layers are compiled in a run of so many optimizer steps, from its start and not from where it resumes, so
-    that it resumes with the same kernels. auto: on CUDA in runs of COMPILE_FROM steps; on a processor compiled layers
-    have not been faster, so never there."""
+    """Whether layers are compiled in a run of `steps` optimizer steps, counted from its start, so that it resumes with
+    the same kernels. auto: on CUDA in runs of at least COMPILE_FROM steps; never on a CPU, where compiled layers have
+    not been faster."""
     return device_type == "cuda" and steps >= COMPILE_FROM if setting == "auto" else setting

@@ -31,7 +31,7 @@ class RunContext:
     reward_is_adapter: bool = False
 
 
-ALONE = RunContext()  # of a stage built outside a run
+ALONE = RunContext()  # for a stage built outside a run
 
 
 class Term(NamedTuple):
@@ -86,8 +86,8 @@ class Reporting:
     """What callbacks read of a module, with defaults for a module that has nothing to report.
 
     charts: of its dashboard, in reading order, with the healthy ranges of its docstring. headline: metrics for the
-    progress line. memory: what a step was estimated to take and what followed from it, if anything did; step_bytes: the
-    estimate, in bytes on top of the weights, None if there is none.
+    progress line. memory: the estimate of a step's memory and the decision that it led to, in words; "" if none was
+    made. step_bytes: that estimate, in bytes on top of the weights; None without one.
     micro_batch: the latest micro-batch's loss, unscaled, and its weight; None if the module keeps none.
     max_new_tokens: the most tokens that a response can have; None without responses. samples_at_hand: whether
     sample_texts() only returns what was kept, without running a model. steps_per_rollout: optimizer steps on each

@@ -14,9 +14,12 @@ SPAN = 0.1  # the smallest share of training over which that rate is measured
 
 
 def still_falling(history: History) -> str | None:
-    """Judges by validations, which share their records, if two are a SPAN apart: the loss must have fallen before the
-    first and between the two. Otherwise judges by the last third of the training losses, where the fall must exceed
-    three standard errors."""
+    """The evidence that the loss was still falling when training ended; None without any.
+
+    Judged by validations, which share their records, if two are a SPAN apart: the loss must have fallen before the
+    first and between the two. Otherwise judged by the last third of the training losses, where the fall must exceed
+    three standard errors.
+    """
     points = list(zip(history.get("validated", []), history.get("val/loss", []), strict=False))
     end = points[-1][0] if points else 0.0
     if before := [point for point in points if point[0] <= (1 - SPAN) * end]:
@@ -40,8 +43,10 @@ def still_falling(history: History) -> str | None:
 
 
 def no_better(history: History) -> str | None:
-    """Compares the exported weights with those that the stage started from: by val/loss, a reward model by the pairs
-    it ranks correctly, which must be more by two standard errors."""
+    """The evidence that the exported weights are no better than those that the stage started from; None without any.
+
+    Judged by val/loss; a reward model by the pairs it ranks correctly, which must be more by two standard errors.
+    """
     metric, before, after = _compared(history)
     if after >= before if metric == LOSS else after - before <= 2 * latest(history, "after/accuracy_stderr"):
         return f"{metric} was {before:.3f} before the first step and is {after:.3f} now, on the same held-out records"

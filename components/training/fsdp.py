@@ -23,8 +23,8 @@ class FullySharded(ModelParallelStrategy):
     """Shards parameters, gradients and optimizer state over all processes; a stage shards its own models.
 
     Lightning's own "auto" uses data parallelism over nodes only, and tensor parallelism inside each.
-    replicas: copies of the model, each of them sharded over as many processes with consecutive ranks (hybrid sharding):
-    with one for each node, weights are gathered inside of nodes, and only gradients are reduced between them.
+    replicas: copies of the model, each sharded over an equal number of processes with consecutive ranks (hybrid
+    sharding): with one per node, weights are gathered within nodes, and only gradients are reduced between them.
     save_distributed_checkpoint: true: a folder with a file per process; false: one plain file, from which any strategy
     can resume. In that file, a parameter's optimizer state has the parameter's number in the optimizer, as an optimizer
     itself saves it. Lightning numbers parameters in the model's order, which differs if an optimizer has groups: when
@@ -84,8 +84,8 @@ class FullySharded(ModelParallelStrategy):
 
 
 def new_mesh(device_type: str, ranks: int, replicas: int = 1) -> DeviceMesh:
-    """All ranks, in two dimensions if the model has replicas: (replicas, shards). Raises ValueError if they do not
-    divide the ranks."""
+    """A mesh of all ranks, with dimensions (replicas, shards) if the model has replicas. Raises ValueError unless the
+    replicas divide the ranks."""
     shards = shards_of(ranks, replicas)
     if replicas == 1:
         return init_device_mesh(device_type, (ranks,), mesh_dim_names=(DATA,))

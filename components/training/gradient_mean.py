@@ -12,7 +12,7 @@ from components.training.contract import Term
 
 
 class InProcesses(Protocol):
-    """What is asked of the module whose gradients these are."""
+    """What GradientMean needs of the module whose gradients it averages."""
 
     @property
     def trainer(self) -> L.Trainer: ...
@@ -29,7 +29,7 @@ class GradientMean:
     """Scales each micro-batch's loss before its backward pass, and the summed gradients after the last one's.
 
     Lightning divides a loss by the number of micro-batches and the strategy averages over processes, which is the mean
-    over all tokens (pairs, prompts) only if every share has as many of them.
+    over all tokens (pairs, prompts) only if every share has the same number of them.
     """
 
     def __init__(self) -> None:

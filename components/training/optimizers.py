@@ -1,4 +1,4 @@
-"""Optimizers over named parameters, and the learning-rate schedule as a multiplier.
+"""Optimizers over named parameters.
 
 Every parameter group has a distinct "name", so {group["name"]: group["lr"]} can be logged.
 """

@@ -1,4 +1,4 @@
-"""Weights chosen by pattern: those that stay as they are, and those that learn at a rate of their own.
+"""Weights chosen by pattern: those that are frozen, and those with a learning rate of their own.
 
 A pattern is a shell pattern (fnmatch: * is any characters, ? one, [0-9] one of these) for the name of a weight, as in
 Hugging Face's Llama family, or of a module that contains it. model.layers.[0-9].* and model.layers.[0-9] are the first
@@ -61,7 +61,7 @@ def freeze_(network: str, model: nn.Module, patterns: Sequence[str]) -> Frozen:
 def rates_of(networks: Mapping[str, nn.Module], factors: Mapping[str, float]) -> dict[Parameter, float]:
     """The factor of the learning rate for each weight that matches a pattern, by the first one that it matches.
 
-    Raises ValueError for a pattern that decides for no trained weight.
+    Raises ValueError for a pattern that applies to no trained weight.
     """
     if not factors:
         return {}

@@ -18,7 +18,7 @@ LOGITS, KERNELS = 3e7, 2.5e8
 
 
 class Need(NamedTuple):
-    """Estimated bytes that a training step takes on top of the weights, of this process.
+    """Estimated bytes that a training step takes in this process, on top of the weights.
 
     states: gradients and the optimizer's moments. kept: activations, copies of matrices and the output matrix's
     gradient, if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what is inside of
@@ -31,6 +31,7 @@ class Need(NamedTuple):
     fixed: float = 0.0
 
     def taken(self, recompute: bool) -> float:
+        """Bytes in all, with or without recomputing layers."""
         return self.states + self.fixed + (self.recomputed if recompute else self.kept)
 
     def fits(self, free: float) -> bool:
@@ -38,7 +39,7 @@ class Need(NamedTuple):
         return self.taken(False) <= USABLE * free
 
     def note(self, free: float) -> str:
-        """What follows from the memory that is free, in words."""
+        """The estimate and whether layers are recomputed, in words; free: bytes."""
         told = f"a step takes about {gigabytes(self.taken(False))}"
         told += f", {gigabytes(free)} are free" if free < math.inf else ""
         if self.fits(free):
@@ -57,8 +58,8 @@ def need_of(
     compiled: bool,
     on_cpu: bool,
 ) -> Need:
-    """Of a step on `tokens` tokens at once for each of the trained networks. Left out: on a GPU a chunk of logits, and
-    what FSDP2 gathers and reduces.
+    """The need of a step in which each of the trained networks reads `tokens` tokens at once. Left out: on a GPU a
+    chunk of logits, and what FSDP2 gathers and reduces.
 
     width, lean, mixed: as in `models.activations`. compiled: whether layers are. on_cpu: where the step is made.
     """

@@ -1,8 +1,8 @@
-"""How many shards of a model there are if several groups of devices have one copy each (hybrid sharding)."""
+"""How many shards a model has if several groups of devices hold one copy each (hybrid sharding)."""
 
 
 def shards_of(devices: int, replicas: int) -> int:
-    """Devices of a group. Raises ValueError unless they make `replicas` groups of equal size."""
+    """Devices per replica. Raises ValueError unless the devices make `replicas` groups of equal size."""
     if devices % replicas:
         raise ValueError(
             f"trainer.strategy.replicas={replicas}: {devices} devices do not make {replicas} groups of equal size. "

@@ -14,9 +14,9 @@ from components.system.disk import read_json
 from components.training.checkpoint_io import check
 from components.training.schedules import first_of_decay, schedule
 
-# what validations are compared by; None if they were not compared before, or are not from now on
+# the settings by which validations are compared; None where they are not compared
 COMPARED_BY = ("selection.*", "callbacks.checkpoints.m*")
-TAKES_EFFECT = {  # by a pattern of the beginning of "name: before → now"
+TAKES_EFFECT = {  # the effect, by a pattern for the beginning of "name: before → now"
     "trainer.max_steps": "training ends there",
     "trainer.max_epochs": "training ends there, and a decaying learning rate decays until there",
     "small_data.steps": "training ends there, and a decaying learning rate decays until there",
@@ -85,7 +85,7 @@ def read_note(note: Path) -> dict[str, Any] | None:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], step: int) -> tuple[list[str], list[str]]:
     """(changes that take effect, changes that are refused) between the settings of a checkpoint after `step` optimizer
-    steps and those of now, each as a line with its effect or reason."""
+    steps and the current ones, each as a line with its effect or reason."""
     allowed, refused = [], []
     names, stage = differing(before, {**now, RESUMED: before.get(RESUMED)}), "stage._target_"
     for name in [stage] if stage in names else names:  # with another stage, all other settings differ too

@@ -16,7 +16,7 @@ Turn = dict[str, Any]
 
 
 def numbers(digits: int, rng: random.Random) -> tuple[int, int]:
-    """Two numbers of so many digits."""
+    """Two numbers of `digits` digits each."""
     low, high = 10 ** (digits - 1), 10**digits - 1
     return rng.randint(low, high), rng.randint(low, high)
 

@@ -48,13 +48,13 @@ class Exercise:
 
 @dataclass(frozen=True)
 class Exercises:
-    """Five tasks, each of which another technique should help with:
+    """Five tasks, each of which a different technique should help with:
 
     sums     of two numbers: written steps, and a calculator
     facts    that the crowd of the demonstrations often gets wrong: votes, careful examples
     seen     the same, but about questions that demonstrations and comparisons ask: a reward model, which knows them
     rare     facts about names that training states nowhere: retrieval, and look-up
-    records  facts as JSON, of which the crowd breaks every second: constrained output
+    records  facts as JSON, which the crowd breaks every second time: constrained output
 
     num_names: of common names, whose facts are in the corpus. num_rare: names whose facts are only in `encyclopedia`.
     digits: of each number of a sum. num_sums: held-out ones. held_out_share: of the questions about common names.
@@ -70,7 +70,7 @@ class Exercises:
     held_out_share: float = 0.25
 
     def __post_init__(self) -> None:
-        assert self.facts  # made at once, so that its errors are
+        assert self.facts  # built now, so that its errors are raised now
         check_count("num_rare", self.num_rare, 1, len(ENGLISH.possible_names) - self.num_names)
         check_count("digits", self.digits, 1, 6)
         check_count("num_sums", self.num_sums, 1, 9 * 10 ** (self.digits - 1))
@@ -113,7 +113,7 @@ class Exercises:
                 return pair
 
     def questions(self, split: Split) -> list[Exercise]:
-        """The exercises of a split; of sums, training has as many as are held out; all rare facts are held out."""
+        """The exercises of a split. Training has as many sums as are held out; all rare facts are held out."""
         if split == "all":
             return self.questions("train") + self.questions("held_out")
         held_out, known = split == "held_out", self.facts.questions(split)

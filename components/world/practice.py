@@ -73,7 +73,7 @@ def corpus(world: Exercises, num_documents: int, seed: int) -> list[dict[str, st
 
 
 def _kinds(counts: dict[str, int], rng: random.Random) -> Iterator[str]:
-    """The kinds in random order, again and again, each so many times a round."""
+    """The kinds in random order, round after round, each as often per round as `counts` says."""
     listed = [kind for kind, number in counts.items() for _ in range(number)]
     while True:
         yield from rng.sample(listed, len(listed))

@@ -53,6 +53,7 @@ class TableWorld:
             raise ValueError(f"temperature: got {self.temperature}, expected a number above 0")
 
     def rng(self, *key: str | int) -> random.Random:
+        """This world's generator for the purpose named by key."""
         return generator("table", self.letters, self.num_prompts, self.longest, self.seed, *key)
 
     @cached_property

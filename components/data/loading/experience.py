@@ -22,7 +22,8 @@ class Minibatch(Protocol):
 
 
 class Collector(Protocol):
-    """What the loader asks of the trainer's module. minibatch_of: the minibatch that has these tensors."""
+    """What the loader asks of the trainer's module. collect: the minibatches of a rollout on prompts; further(n) takes
+    n more prompts. minibatch_of: the minibatch that has these tensors."""
 
     rollout_is_spent: bool
 

@@ -42,7 +42,7 @@ def chat(row: Any) -> Record:
     Accepts {"messages"}; {"prompt", "completion"}, each a string or messages, of which only the completion is a
     target; {"instruction", "input", "output"}, where a non-empty input follows the instruction after a blank line;
     the shapes of `published.demonstration`; and comparisons, of which the prompt and the first of the best answers are
-    the demonstration, with "preferred" True. Other fields of a message are those of `dialogue.further`.
+    the demonstration, with "preferred" True. Other fields of a message are those of `dialogue.other_fields`.
     """
     fields = _fields(row, "a demonstration")
     if len(_shapes(fields)) > 1:

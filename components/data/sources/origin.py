@@ -19,8 +19,9 @@ FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
 
 
 class Origin(NamedTuple):
-    """format: one of NAMES; sizes: of the built-in world's records, see `world_sizes`.
+    """The settings that decide where records come from.
 
+    format: one of NAMES; sizes: of the built-in world's records, see `world_sizes`.
     The first of records, path, mixture, problems and world that is set is used. columns: those of tables to read; None:
     all.
     """

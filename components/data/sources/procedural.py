@@ -32,6 +32,7 @@ class Problems(NamedTuple):
 
     @classmethod
     def of(cls, tasks: Sequence[Task] | None, *settings: Any) -> Self | None:
+        """The problems with these fields, in order; None without tasks."""
         return None if tasks is None else cls(tasks, *settings)
 
 

@@ -106,7 +106,7 @@ def open_source(
 
 
 def given(values: Sequence[Any]) -> Source:
-    """Records that are at hand. Raises SourceError for one that is not made of what JSON has."""
+    """Records given as Python values. Raises SourceError for one that JSON cannot represent."""
     rows = [Row(f"records[{number}]", value) for number, value in enumerate(plain(values))]
     try:
         identity = digest([row.value for row in rows])

@@ -163,8 +163,11 @@ def measure(
 def opponents(
     judges: Judges, material: Material, assessed: Mapping[str, Assessed], greedy: Mapping[str, Assessed]
 ) -> dict[str, Any]:
-    """against: head_to_head.against_all, of all models but "base"; demonstrations: score, score_ci, length and prompts
-    of the references, if any prompt has one. {} with a world, whose judge knows better, and without a reward model."""
+    """Comparisons by the reward model; {} with a world, whose judge knows better, and without a reward model.
+
+    against: head_to_head.against_all, of all models but "base"; demonstrations: score, score_ci, length and prompts of
+    the references, if any prompt has one.
+    """
     if judges.world is not None or judges.reward is None:
         return {}
     chat = {

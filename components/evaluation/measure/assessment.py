@@ -86,8 +86,8 @@ def assess(responses: Responses, prompts: Sequence[Prompt], judges: Judges) -> A
 
 
 def quality_metrics(assessed: Assessed) -> dict[str, Any]:
-    """With a judge, the fields of quality.Quality; with a reward model, its mean score, and score_ci; with a second
-    one, also proxy_score and proxy_score_ci."""
+    """Metrics of answers: with a judge, the fields of quality.Quality; with a reward model, score and score_ci; with a
+    second one, also proxy_score and proxy_score_ci."""
     metrics: dict[str, Any] = {}
     if assessed.judgments is not None:
         metrics |= world_quality.quality(assessed.judgments, assessed.responses)._asdict()

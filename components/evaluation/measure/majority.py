@@ -44,7 +44,7 @@ def vote(answers: Tensor, correct: Tensor, k: int, *, seed: int) -> Tensor:
 
 
 def majority(world: World, questions: Sequence[str], assessed: Assessed, *, seed: int) -> MajorityCurve:
-    """Votes of judged answers, as many to each question. An answer that does not state a single value for the name
+    """Votes of judged answers, equally many per question. An answer that does not state a single value for the name
     asked about agrees with no other."""
     assert assessed.judgments is not None  # only called with a world's questions
     answers, correct = [], []

@@ -63,7 +63,7 @@ def is_spread(value: Any) -> bool:
 
 
 def most_seeds(value: Any) -> int:
-    """The largest number of seeds of any of some nested spreads; 0 if there are none."""
+    """The largest number of seeds among nested spreads; 0 if there are none."""
     if is_spread(value):
         return value["n"]
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()

@@ -21,7 +21,7 @@ class Quality(NamedTuple):
 
     gold               worth according to the judge, at most 1.25
     gold_ci            95% interval of gold by Student's t over question means; None if questions do not differ
-    correct            share that states the true value of the name asked about, and no other (world.judge)
+    correct            share that states the true value of the name asked about, and no other (gold.judge)
     wrong_name         share that names someone else
     polite             share with a polite phrase; correct_polite: correct as well
     rude, hedge, filler   share with such a phrase

@@ -60,7 +60,7 @@ def write(
 
 
 def read(folder: str | Path) -> Results | None:
-    """The results in a report's folder, with the present names of their inputs; None if there are none."""
+    """The results in a report's folder, with the current names of their inputs; None if there are none."""
     results = read_json_if_any(Path(folder) / DATA)
     if results and "inputs" in results:
         return results | {"inputs": as_named_now(results["inputs"])}

@@ -1,4 +1,4 @@
-"""What each stage was predicted to take, beside what it took, from its artifact's card."""
+"""What each stage was predicted to take, and what it took, from its artifact's card."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -148,6 +148,7 @@ class WorldJudge:
         self.tokenizer = tokenizer
 
     def relation(self, record: Record) -> str:
+        """The relation that a record's question asks for; only with a world."""
         assert self.world is not None
         return self.world.find(self.tokenizer.decode(record["prompt"])).relation
 

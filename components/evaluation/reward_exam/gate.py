@@ -77,6 +77,7 @@ class Verdict(NamedTuple):
 
     @property
     def key(self) -> str:
+        """The name of the limit: min_<metric> or max_<metric>."""
         return f"{'min' if self.at_least else 'max'}_{self.name}"
 
     @property

@@ -25,7 +25,7 @@ class Job(NamedTuple):
 
     @property
     def results(self) -> list[Mapping[str, Any]]:
-        """What there is of the results of a whole job."""
+        """The results of the whole job that exist."""
         return [one for one in (self.report, self.rewards, self.optimum, self.overoptimization) if one]
 
 

@@ -14,7 +14,8 @@ FIRST, LAST = (0.85, 0.33, 0.10), (0.13, 0.36, 0.66)  # colors of the smallest a
 
 
 def draw(result: Mapping[str, Any]) -> Figure:
-    """result: `overoptimization_curves.analyze` of one seed, or with spreads, of which the means are shown."""
+    """A panel for gold and one for proxy. result: `overoptimization_curves.analyze` of one seed, or with spreads, whose
+    means are shown."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _panel(left, result, "gold", "True quality (gold) turns down …")

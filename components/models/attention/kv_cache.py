@@ -119,7 +119,7 @@ class KVCache:
         self.starts[rows] = other.starts + first
 
     def trim(self) -> None:
-        """Drops the columns that are padding in every row, so that there is room for as many tokens more; in place.
+        """Drops the columns that are padding in every row, which makes room for as many new tokens; in place.
 
         Waits for the device."""
         self._shift(-int(self.starts.min()))
@@ -163,12 +163,14 @@ class Steps:
         return positions, _rotary_at(self._rotary, positions)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """KVCache.attend for one token."""
         keys, values = self.keys[layer], self.values[layer]
         keys.index_copy_(2, self.column, k.to(keys.dtype))
         values.index_copy_(2, self.column, v.to(values.dtype))
         return _attend_one(q, keys, values, self._mask).to(v.dtype)
 
     def close(self, count: int) -> None:
+        """KVCache.close for one token."""
         self.column += 1
 
 

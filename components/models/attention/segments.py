@@ -50,7 +50,7 @@ class Segments(NamedTuple):
     real: int
 
     def padded(self, count: int) -> "Segments":
-        """With padding, so that the tokens are `count`: copies of the rows' first token."""
+        """These segments with `tokens` padded to `count` by copies of the rows' first token."""
         more = (0, count - len(self.tokens))
         return self._replace(tokens=F.pad(self.tokens, more), inverse=F.pad(self.inverse, more))
 
@@ -78,7 +78,7 @@ def segments_of(layout: Layout) -> Segments | None:
 
 
 def attend_segments(q: Tensor, k: Tensor, v: Tensor, segments: Segments, attention: Attention) -> Tensor:
-    """`attention` within segments, whose tokens are in one row: q (1, H, N, D), k and v (1, Hkv, N, D)."""
+    """`attention` within segments of tokens in one row: q (1, H, N, D), k and v (1, Hkv, N, D) → (1, H, N, D)."""
     shape = q.shape
     flat = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))
     parts = [_Take.apply(segments, x) for x in flat]  # type: ignore[no-untyped-call]
@@ -155,7 +155,7 @@ def _batches(steps: np.ndarray, parent: np.ndarray) -> list[np.ndarray]:
 
 
 def _cost(batches: list[np.ndarray], steps: np.ndarray, parent: np.ndarray, tokens: int) -> float:
-    """In attention scores; a causal batch computes about 0.6 of its square."""
+    """The cost of the batches in attention scores; a causal batch computes about 0.6 of its square."""
     per_token = np.where(parent >= 0, steps[parent] + steps, 0.6 * steps)
     return float((steps * per_token).sum()) + PER_TOKEN * tokens + PER_BATCH * len(batches)
 

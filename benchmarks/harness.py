@@ -89,6 +89,15 @@ def contest(
         return
     if prepare:
         prepare(args)
+    found, used = measured_in_turn(args, script, contestants)
+    finished = finish(args, list(found)) if finish else {}
+    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, **finished}, more)
+
+
+def measured_in_turn(
+    args: argparse.Namespace, script: str, contestants: Mapping[str, Contestant]
+) -> tuple[dict[str, list[dict[str, float]]], dict[str, dict[str, str]]]:
+    """What every contestant whose peers are given measured in each repeat, and the versions that it ran with."""
     given = {name: getattr(args, name.replace("-", "_")) for name in PEERS}
     chosen = [n for n, c in contestants.items() if all(given[peer] for peer in c.needs)]
     chosen = [n for n in chosen if not args.only or n in args.only.split(",")]
@@ -101,8 +110,7 @@ def contest(
             used[name] = result.pop("versions")
             found[name].append(result)
             print(f"repeat {repeat + 1}/{args.repeats} {name}: {result}", flush=True)
-    finished = finish(args, chosen) if finish else {}
-    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, **finished}, more)
+    return found, used
 
 
 def _measured(python: str, script: str, name: str) -> dict[str, float]:
@@ -122,10 +130,14 @@ def _report(
     more: Sequence[str] = (),
 ) -> None:
     print("\n" + table(name, found, unit, *more) + f"\n\n{record['machine']}")
-    RESULTS.mkdir(exist_ok=True)
     medians = {n: _medians(runs) for n, runs in found.items()}
-    kept = {"unit": unit, **record, "median": medians, "runs": found}
-    (RESULTS / f"{name}.json").write_text(json.dumps(kept, indent=1) + "\n")
+    save(name, {"unit": unit, **record, "median": medians, "runs": found})
+
+
+def save(name: str, record: Mapping[str, Any]) -> None:
+    """Writes results/<name>.json."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def table(name: str, found: Mapping[str, list[dict[str, float]]], unit: str, *more: str) -> str:

@@ -4,11 +4,14 @@ python benchmarks/proof.py                  all of them, hours; started again, i
 python benchmarks/proof.py --model FOLDER   the experiments on a real model as well: a folder or a name on the Hub
 python benchmarks/proof.py --only optimum   one of them
 python benchmarks/proof.py --pages          run nothing: the pages of the runs that are there, notes on the others
+python benchmarks/proof.py --same 1a2b3c4   do the figures of that commit hold for the present code? They do if short
+                                            runs of the experiments, at both, write the same models and reports
 
 The tables of README.md and docs/ with these figures are made of the pages' records as well, see proof_tables.py.
 
 A page names the commit, hardware, versions, seeds and minutes of its runs. Its record, the JSON file next to it, has
-the digest of the code that they trained with; a page whose code has changed since says so.
+the digest of the code that they trained with; a page whose code has changed since says so, and whether short runs
+ended in the same bits.
 """
 
 import argparse
@@ -22,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tokenize
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,6 +64,9 @@ BUT = (  # … and what in there it does not depend on
     "components/prompting/",
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
+CONFIRMED = "The training code has changed since these runs; short runs of it end in the same bits as theirs."
+SHORT = ("debug=smoke", "trainer.max_steps=24", "run=short")  # three rollouts of PPO, two passes over the records
+UNLIKE = ("minutes", "receipts", "budget", "learning")  # parts of a report with seconds or with the run's length
 SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -94,7 +101,11 @@ def main() -> None:
         "--only", choices=sorted(experiment for page in RUNS.values() for experiment in page.experiments)
     )
     parser.add_argument("--pages", action="store_true", help="run nothing")
+    parser.add_argument("--same", metavar="COMMIT", help="compare short runs with those of this commit")
     args = parser.parse_args()
+    if args.same:
+        confirm(args.same, args.model)
+        args.pages = True
     for name, page in RUNS.items():
         for experiment in page.experiments:
             if args.pages or args.only not in (None, experiment):
@@ -139,12 +150,54 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
     (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def confirm(commit: str, model: str | None) -> None:
+    """Marks the records of this commit, whose training code is not the present one, as confirmed if short runs of their
+    experiments end in the same bits. Raises SystemExit if one does not."""
+    for page in sorted(PAGES.glob("*.md")):
+        record, run = json.loads(page.with_suffix(".json").read_text(encoding="utf-8")), RUNS[page.stem]
+        if record["commits"] != [commit] or not record_of(page).changed or (run.model and not model):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            before, logs = Path(folder, "before"), Path(folder, "logs")
+            _archive(commit).extractall(before, filter="data")
+            ends = []
+            for root in (before, ROOT):
+                ends.append(short_runs(root, run, logs, model))
+                shutil.rmtree(logs)
+        different = sorted(name for name in ends[0].keys() | ends[1].keys() if ends[0].get(name) != ends[1].get(name))
+        if different:
+            sys.exit(f"{page.stem}: not the same in {', '.join(different)}: measure it again")
+        record["confirmed"] = code_here(run.depends_on)
+        page.with_suffix(".json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"{page.stem}: the same in {len(ends[0])} models and reports", flush=True)
+
+
+def short_runs(root: Path, page: Page, logs: Path, model: str | None) -> dict[str, str]:
+    """{file: what identifies its content} of the models and reports that short runs of a page's experiments write."""
+    found = {}
+    for experiment in page.experiments:
+        settings = [f"experiment={experiment}", *SHORT, "seed=100", "hydra.mode=RUN", f"paths.logs={logs / experiment}"]
+        of_model = [f"model.path={model}"] if page.model else []
+        subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=root, check=True)
+        for file in sorted((logs / experiment).rglob("*.safetensors")):
+            found[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted((logs / experiment).rglob("report.json")):
+            report = json.loads(file.read_text(encoding="utf-8"))
+            found[file.relative_to(logs).as_posix()] = json.dumps(
+                {key: value for key, value in report.items() if key not in UNLIKE}
+            )
+    return found
+
+
 def note(page: Path) -> None:
     """Puts the note on a page whose training code is not the present one, or removes it."""
-    text = page.read_text(encoding="utf-8").replace(f"{CHANGED}\n\n", "")
-    if record_of(page).changed:
+    text = page.read_text(encoding="utf-8")
+    for former in (CHANGED, CONFIRMED):
+        text = text.replace(f"{former}\n\n", "")
+    record = record_of(page)
+    if record.changed or record.confirmed:
         heading, rest = text.split("\n\n", 1)
-        text = f"{heading}\n\n{CHANGED}\n\n{rest}"
+        text = f"{heading}\n\n{CHANGED if record.changed else CONFIRMED}\n\n{rest}"
     page.write_text(text, encoding="utf-8")
 
 
@@ -156,8 +209,13 @@ def fill(*pages: Path) -> None:
 
 
 def record_of(page: Path) -> Record:
-    content = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
-    return Record(content, changed=content["training_code"] != [code_here(RUNS[page.stem].depends_on)])
+    content, now = (
+        json.loads(page.with_suffix(".json").read_text(encoding="utf-8")),
+        code_here(RUNS[page.stem].depends_on),
+    )
+    same = content["training_code"] == [now]
+    confirmed = not same and content.get("confirmed") == now
+    return Record(content, changed=not (same or confirmed), confirmed=confirmed)
 
 
 def training_code(files: Mapping[str, bytes], but_not: tuple[str, ...]) -> str:
@@ -198,9 +256,14 @@ def code_here(but_not: tuple[str, ...]) -> str:
 
 def files_at(commit: str) -> dict[str, bytes]:
     """{path: content} of the training code at a commit."""
-    made = subprocess.run(["git", "-C", str(ROOT), "archive", commit, *TRAINS], capture_output=True, check=True).stdout
-    with tarfile.open(fileobj=io.BytesIO(made)) as tar:
+    with _archive(commit, *TRAINS) as tar:
         return {one.name: tar.extractfile(one).read() for one in tar.getmembers() if one.isfile()}
+
+
+def _archive(commit: str, *folders: str) -> tarfile.TarFile:
+    """The files of a commit, or of some of its folders."""
+    made = subprocess.run(["git", "-C", str(ROOT), "archive", commit, *folders], capture_output=True, check=True).stdout
+    return tarfile.open(fileobj=io.BytesIO(made))
 
 
 def rounded(value: Any) -> Any:

@@ -37,10 +37,12 @@ class Unmeasured(Exception):
 
 
 class Record(NamedTuple):
-    """What a page's JSON says. changed: whether the training code is another by now."""
+    """What a page's JSON says. changed: whether the training code is another by now. confirmed: whether it is, but
+    short runs of it end in the same bits."""
 
     content: Mapping[str, Any]
     changed: bool
+    confirmed: bool = False
 
     def of(self, *path: str) -> Any:
         """A part of the results, all without a path. Raises Unmeasured if they lack its first key."""

@@ -1,8 +1,10 @@
 """docs/results: pages that benchmarks/proof.py makes of runs, and that say when the training code has changed since."""
 
 import importlib
+import io
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -38,10 +40,13 @@ def summary(tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_a_page_says_so_exactly_if_the_training_code_has_changed_since(page, proof):
-    made_with = json.loads(page.with_suffix(".json").read_text())["training_code"]
-    changed = made_with != [proof.code_here(proof.RUNS[page.stem].depends_on)]
-    said = proof.CHANGED in page.read_text()
-    assert said == changed, "run: python benchmarks/proof.py --pages"
+    record, now = json.loads(page.with_suffix(".json").read_text()), proof.code_here(proof.RUNS[page.stem].depends_on)
+    changed = record["training_code"] != [now]
+    confirmed = changed and record.get("confirmed") == now
+    said = {note: note in page.read_text() for note in (proof.CHANGED, proof.CONFIRMED)}
+    assert said == {proof.CHANGED: changed and not confirmed, proof.CONFIRMED: confirmed}, (
+        "run: python benchmarks/proof.py --pages"
+    )
 
 
 @pytest.mark.parametrize("page", WITH_TABLES, ids=lambda page: page.stem)
@@ -109,6 +114,53 @@ def test_the_note_comes_and_goes_with_the_code(proof, tmp_path, monkeypatch):
         for _ in range(2):
             proof.note(page)
             assert page.read_text() == expected
+
+
+@pytest.fixture
+def old_page(proof, tmp_path, monkeypatch):
+    """A page of older training code, and what short runs of it and of the present code write; change either."""
+    page = tmp_path / "optimum.md"
+    page.write_text("# Title\n\nText.\n")
+    page.with_suffix(".json").write_text(json.dumps({"training_code": ["old"], "commits": ["abc1234"]}))
+    ends = {"before": {"ppo/model.safetensors": "1", "report.json": "2"}}
+    ends[proof.ROOT.name] = dict(ends["before"])
+
+    def short_runs(root, run, logs, model):
+        assert run == proof.RUNS["optimum"] and (root == proof.ROOT or (root / "train.py").is_file())
+        logs.mkdir()
+        return ends[root.name]
+
+    def archive(commit, *folders):
+        made = io.BytesIO()
+        with tarfile.open(fileobj=made, mode="w") as tar:
+            tar.add(ROOT / "train.py", "train.py")
+        return tarfile.open(fileobj=io.BytesIO(made.getvalue()))
+
+    monkeypatch.setattr(proof, "PAGES", tmp_path)
+    monkeypatch.setattr(proof, "short_runs", short_runs)
+    monkeypatch.setattr(proof, "_archive", archive)
+    return page, ends
+
+
+def test_short_runs_that_end_in_the_same_bits_confirm_a_page(proof, old_page):
+    page, _ = old_page
+    assert proof.record_of(page).changed
+    proof.confirm("fedcba9", None)  # another commit's figures
+    assert proof.record_of(page).changed
+    proof.confirm("abc1234", None)
+    proof.note(page)
+    record = proof.record_of(page)
+    assert (record.changed, record.confirmed) == (False, True)
+    assert page.read_text() == f"# Title\n\n{proof.CONFIRMED}\n\nText.\n"
+
+
+@pytest.mark.parametrize("name", ["ppo/model.safetensors", "report.json", "another/model.safetensors"])
+def test_a_page_whose_short_runs_differ_is_to_be_measured_again(name, proof, old_page):
+    page, ends = old_page
+    ends[proof.ROOT.name][name] = "3"
+    with pytest.raises(SystemExit, match=f"optimum: not the same in {name}: measure it again"):
+        proof.confirm("abc1234", None)
+    assert proof.record_of(page).changed
 
 
 def test_only_what_training_depends_on_counts_as_its_code(proof):

@@ -1,0 +1,125 @@
+"""Receipts: what stages were predicted to take, beside what they took, on a small model and on a real one.
+
+    python benchmarks/receipts.py --only small
+    python benchmarks/receipts.py --only smollm2 --model <folder> --text corpus.txt --chat dialogues.jsonl \\
+        --preference comparisons.jsonl
+
+Every stage runs for a few steps as `python train.py …` does, with a seed of its own in each repeat. Its card has the
+predictions, which it printed before its first step and in its first seconds, and what it took (docs/planning.md).
+`small` is model=small on the built-in world, `smollm2` a folder with SmolLM2-135M-Instruct, trained with adapters.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import harness
+
+STEPS = {"small": 60, "smollm2": 16}
+STAGES = ("pretrain", "sft", "rm", "dpo", "ppo", "grpo")
+RECORDS, READ = 400, 16_000  # of one's own that are trained on; comparisons that are read, of which each prompt has one
+Card = dict[str, Any]
+
+
+def small(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
+    """All stages of the pipeline on the world, each on the model of the one before."""
+    common = ["model=small", f"seed={seed}", "parents=never", "gate.enabled=false"]
+    harness.run_train(args, *common, "stage=tokenizer")
+    for stage in STAGES:
+        yield stage, _receipt(args, stage, *common)
+
+
+def smollm2(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
+    """Every stage on the published model, PPO with the reward model of the run."""
+    chat, comparisons, prompts = (Path(args.work, f"{name}.jsonl") for name in ("chat", "preference", "prompts"))
+    dialogues = harness.records(args.chat, RECORDS)
+    _write(chat, dialogues)
+    _write(prompts, [{"prompt": record["messages"][:1]} for record in dialogues])
+    by_prompt = {json.dumps(record["prompt"]): record for record in harness.records(args.preference, READ)}
+    _write(comparisons, list(by_prompt.values())[:RECORDS])
+    rollouts = [
+        "data=prompts",
+        f"data.path={prompts}",
+        "data.prompts_per_rollout=8",
+        "data.max_prompt=64",
+        "stage.sampling.max_new_tokens=24",
+        "stage.epochs=1",
+        "stage.minibatches=2",
+    ]
+    data = {
+        "pretrain": ["data=text", f"data.path={args.text}", "data.batch_size=2"],
+        "sft": ["data=chat", f"data.path={chat}", "data.batch_size=2"],
+        "rm": ["data=preference", f"data.path={comparisons}", "data.batch_size=1", "examination=null"],
+        "dpo": ["data=preference", f"data.path={comparisons}", "data.batch_size=1"],
+        "ppo": [*rollouts, f"artifacts.rm={harness.export(args, 'rm')}", "gate.enabled=false"],
+        "grpo": [*rollouts, "stage.samples_per_prompt=4", "reward=function", f"reward.path={REWARD}"],
+    }
+    model = [f"seed={seed}", "model=hf", f"model.path={args.model}", f"artifacts.sft={args.model}", "lora=default"]
+    for stage, settings in data.items():
+        yield stage, _receipt(args, stage, *model, "context=256", *settings)
+
+
+REWARD = f"{harness.ROOT}/examples/rewards.py:valid_json"
+MODELS: dict[str, Callable[[argparse.Namespace, int], Iterator[tuple[str, Card]]]] = {
+    "small": small,
+    "smollm2": smollm2,
+}
+
+
+def _receipt(args: argparse.Namespace, stage: str, *settings: str) -> Card:
+    limit = f"trainer.max_steps={STEPS[args.only]}"
+    card = harness.train(args, f"stage={stage}", *settings, limit, "export=last", model=())
+    return card["receipt"]
+
+
+def _write(path: Path, records: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def table(found: dict[str, list[Card]]) -> str:
+    """Means over the repeats, and the lowest and highest difference of what was taken from what was predicted."""
+    lines = ["| | seconds | memory, MB | FLOPs, 10¹² |", "|---" * 4 + "|"]
+    figures = (("seconds", 1.0, ",.0f"), ("memory", 1e6, ",.0f"), ("flops", 1e12, ",.3g"))
+    for stage, receipts in found.items():
+        cells = [_cell([receipt[name] for receipt in receipts], unit, form) for name, unit, form in figures]
+        lines.append(f"| {' | '.join([stage, *cells])} |")
+    return "\n".join(lines)
+
+
+def _cell(figures: list[dict[str, float | None]], unit: float, form: str) -> str:
+    pairs = [(figure["predicted"], figure["actual"]) for figure in figures]
+    known = [(predicted, actual) for predicted, actual in pairs if predicted is not None and actual is not None]
+    if not known:
+        return "–"
+    means = [sum(values) / len(known) / unit for values in zip(*known, strict=True)]
+    off = [100 * (actual / predicted - 1) for predicted, actual in known]
+    low, high = (f"{share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
+    return f"{means[0]:{form}} → {means[1]:{form}} ({low} to {high}%)"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=sorted(MODELS), required=True, help="the model")
+    parser.add_argument("--model", help="folder of SmolLM2-135M-Instruct")
+    for file in ("text", "chat", "preference"):
+        parser.add_argument(f"--{file}", help=harness.FILES[file])
+    parser.add_argument("--work", default="/tmp/gradus-receipts", help="folder for models and records")
+    parser.add_argument("--repeats", type=int, default=3)
+    args = parser.parse_args()
+    if args.only == "smollm2" and not all((args.model, args.text, args.chat, args.preference)):
+        parser.error("smollm2 needs --model, --text, --chat and --preference")
+    found: dict[str, list[Card]] = {}
+    for seed in range(args.repeats):
+        for stage, receipt in MODELS[args.only](args, seed):
+            found.setdefault(stage, []).append(receipt)
+            print(f"repeat {seed + 1}/{args.repeats} {stage}: {receipt}", flush=True)
+    record = {"machine": harness.hardware(), "versions": harness.versions(), "steps": STEPS[args.only], "runs": found}
+    harness.save(f"receipts_{args.only}", record)
+    print(f"\n{table(found)}\n\n{record['machine']}")
+
+
+if __name__ == "__main__":
+    main()

@@ -44,6 +44,7 @@ BUT = (  # … and what in there it does not depend on
     "components/evaluation/seeds/",
     "components/planning/",
     "components/serving/",
+    "components/system/provenance.py",
     *(
         f"components/tasks/{name}.py"
         for name in (
@@ -66,7 +67,8 @@ BUT = (  # … and what in there it does not depend on
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 CONFIRMED = "The training code has changed since these runs; short runs of it end in the same bits as theirs."
 SHORT = ("debug=smoke", "trainer.max_steps=24", "run=short")  # three rollouts of PPO, two passes over the records
-UNLIKE = ("minutes", "receipts", "budget", "learning")  # parts of a report with seconds or with the run's length
+REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
+UNLIKE = ("commit", "inputs", "minutes", "receipts", "budget", "learning")  # parts of them without figures of models
 SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -181,11 +183,10 @@ def short_runs(root: Path, page: Page, logs: Path, model: str | None) -> dict[st
         subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=root, check=True)
         for file in sorted((logs / experiment).rglob("*.safetensors")):
             found[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in sorted((logs / experiment).rglob("report.json")):
+        for file in sorted(file for name in REPORTS for file in (logs / experiment).rglob(name)):
             report = json.loads(file.read_text(encoding="utf-8"))
-            found[file.relative_to(logs).as_posix()] = json.dumps(
-                {key: value for key, value in report.items() if key not in UNLIKE}
-            )
+            figures = {key: value for key, value in report.items() if key not in UNLIKE}
+            found[file.relative_to(logs).as_posix()] = json.dumps(figures)
     return found
 
 

@@ -18,6 +18,8 @@ MARKED = re.compile(r"(<!-- measured: (\w+) -->\n).*?(<!-- /measured -->)", re.D
 MISSING = "Not yet measured."
 NAMES = {  # of models, where a record's differs
     **{name: name.upper() for name in ("sft", "ppo", "grpo", "rloo", "gspo", "cispo", "dpo", "kto", "orpo")},
+    "pretrain": "pretraining",
+    "rm": "reward model",
     "simpo": "SimPO",
     "distill": "distill, from PPO",
     "best_of_n": "best of n",
@@ -165,7 +167,7 @@ def proof(records: Records) -> str:
             ("How close is PPO to the exact optimum, all responses enumerated?", _share_of_optimum, "optimum"),
             ("Are new answers better (gold, at most 1.25)?", _gold, "bakeoff"),
             ("What does it cost?", _diversity, "the same"),
-            ("Does a weak reward model mislead it, without a KL term?", _misled, "overoptimization"),
+            ("Without a KL term, does a weak reward mislead it?", _misled, "overoptimization"),
             ("Does a verifier teach a real model (SmolLM2-135M, sums)?", _verified, "rlvr"),
             ("Do comparisons help the reward model?", _by_comparisons, "scaling"),
         )
@@ -268,8 +270,28 @@ def claims(records: Records) -> str:
     return table(["claim", "in the record", "measured"], rows, records["tiny"].origin)
 
 
+def receipts(records: Records) -> str:
+    """What the stages of the bake-off were predicted to take and what they took."""
+    record = records["tiny"]
+    rows = [
+        [named(stage, "bakeoff"), _predicted(figures["seconds"], 1, ",.0f"), _predicted(figures["memory"], 1e6, ",.0f")]
+        for stage, figures in record.of("report", "receipts").items()
+        if not stage.endswith("_own_beta")  # they take as long
+    ]
+    return table(["", "seconds", "memory, MB"], rows, record.origin)
+
+
+def _predicted(figure: Mapping[str, Any], unit: float, form: str) -> str:
+    """Means over seeds, and the lowest and highest difference of what was taken from what was predicted."""
+    predicted, actual = figure["predicted"], figure["actual"]
+    pairs = zip(predicted["values"], actual["values"], strict=True)
+    off = [100 * (was / said - 1) for said, was in pairs if said is not None and was is not None]
+    low, high = (f"{share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
+    return f"{predicted['mean'] / unit:{form}} → {actual['mean'] / unit:{form}} ({low} to {high}%)"
+
+
 MAKERS: dict[str, Callable[[Records], str]] = {
-    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims)
+    maker.__name__: maker for maker in (optimum, bakeoff, overoptimization, scaling, rlvr, proof, claims, receipts)
 }
 
 

@@ -69,6 +69,17 @@ def test_a_table_has_the_records_figures_its_commit_and_whether_the_code_has_cha
     assert "old" not in lines and lines[-2] == "Not yet measured."
 
 
+def test_receipts_show_the_means_and_how_far_single_runs_were_from_what_they_were_told(proof):
+    """1 − 90/100 too little and 1.2 times too much, of memory nothing known in the second run."""
+    told = {"seconds": {"predicted": 100.0, "actual": 90.0}, "memory": {"predicted": 5e8, "actual": 4e8}}
+    more = {"seconds": {"predicted": 100.0, "actual": 120.0}, "memory": {"predicted": None, "actual": 4e8}}
+    seeds = [{"report": {"receipts": {"rm": receipt, "dpo_own_beta": receipt}}} for receipt in (told, more)]
+    content = {"commits": ["abc1234"], "hardware": ["a processor"], "versions": ["torch 2.13.0, numpy 2"]}
+    record = proof.Record(content | {"groups": {"": over_seeds(seeds)}}, changed=False)
+    table = proof.proof_tables.receipts({"tiny": record}).splitlines()
+    assert table[2:4] == ["| reward model | 100 → 105 (−10 to +20%) | 500 → 400 (−20 to −20%) |", ""]
+
+
 def method(share):
     return {"fraction_of_optimum": share, "reward": 1.0, "kl": 2.0, "total_variation": 0.25}
 
@@ -140,6 +151,22 @@ def old_page(proof, tmp_path, monkeypatch):
     monkeypatch.setattr(proof, "short_runs", short_runs)
     monkeypatch.setattr(proof, "_archive", archive)
     return page, ends
+
+
+def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_seconds(proof, tmp_path, monkeypatch):
+    def train(command, cwd, check):
+        assert command[2:4] == ["experiment=rlvr", "debug=smoke"] and command[-1] == "model.path=folder"
+        logs = Path(next(argument for argument in command if argument.startswith("paths.logs=")).split("=")[1])
+        for folder, content in (("ppo/export/model.safetensors", b"1"), ("report/report.json", reports.pop())):
+            (logs / folder).parent.mkdir(parents=True, exist_ok=True)
+            (logs / folder).write_bytes(content)
+
+    figures = ({"gold": 1.0, "commit": "a"}, {"gold": 1.0, "commit": "b", "minutes": {}}, {"gold": 1.5, "commit": "a"})
+    reports = [json.dumps(report).encode() for report in figures]
+    monkeypatch.setattr(proof.subprocess, "run", train)
+    other, one, same = (proof.short_runs(ROOT, proof.RUNS["rlvr"], tmp_path / name, "folder") for name in "abc")
+    assert list(one) == ["rlvr/ppo/export/model.safetensors", "rlvr/report/report.json"]
+    assert one == same != other
 
 
 def test_short_runs_that_end_in_the_same_bits_confirm_a_page(proof, old_page):

@@ -5,6 +5,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
+PROSE = (":(exclude)docs", ":(exclude)*.md")  # a run depends on none of it, and the pages of results are made of runs
+
 
 def versions() -> dict[str, str]:
     """Versions of Python and the packages that a result depends on."""
@@ -13,12 +16,12 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The project's commit, with '+' if tracked files differ from it; '' outside a repository."""
-    here = Path(__file__).resolve().parent
-    git = ["git", "-C", str(here)]
+    """The project's commit, with '+' if tracked files that are no documentation differ from it; '' outside of git."""
+    git = ["git", "-C", str(ROOT)]
+    status = [*git, "status", "--porcelain", "-uno"]
     try:
         name = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout
+        changed = subprocess.run([*status, "--", ".", *PROSE], capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return ""
     return name.strip() + ("+" if changed.strip() else "")

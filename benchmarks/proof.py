@@ -66,7 +66,8 @@ BUT = (  # … and what in there it does not depend on
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 CONFIRMED = "The training code has changed since these runs; short runs of it end in the same bits as theirs."
-SHORT = ("debug=smoke", "trainer.max_steps=24", "run=short")  # three rollouts of PPO, two passes over the records
+STEPS = "trainer.max_steps=24"  # of short runs: three rollouts of PPO, some passes over the few records
+SHORT = ("debug=smoke", STEPS, "run=short")
 REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
 UNLIKE = ("commit", "inputs", "minutes", "receipts", "budget", "learning")  # parts of them without figures of models
 SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves
@@ -160,11 +161,15 @@ def confirm(commit: str, model: str | None) -> None:
         if record["commits"] != [commit] or not record_of(page).changed or (run.model and not model):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            before, logs = Path(folder, "before"), Path(folder, "logs")
-            _archive(commit).extractall(before, filter="data")
+            before, now, logs = (Path(folder, name) for name in ("before", "now", "logs"))
+            _archive(commit, *TRAINS, "train.py").extractall(before, filter="data")
+            for part in (*TRAINS, "train.py"):
+                copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
+                now.mkdir(exist_ok=True)
+                copy(ROOT / part, now / part)
             ends = []
-            for root in (before, ROOT):
-                ends.append(short_runs(root, run, logs, model))
+            for tree in (before, now):
+                ends.append(short_runs(tree, run, logs, model))
                 shutil.rmtree(logs)
         different = sorted(name for name in ends[0].keys() | ends[1].keys() if ends[0].get(name) != ends[1].get(name))
         if different:
@@ -174,13 +179,18 @@ def confirm(commit: str, model: str | None) -> None:
         print(f"{page.stem}: the same in {len(ends[0])} models and reports", flush=True)
 
 
-def short_runs(root: Path, page: Page, logs: Path, model: str | None) -> dict[str, str]:
-    """{file: what identifies its content} of the models and reports that short runs of a page's experiments write."""
+def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[str, str]:
+    """{file: what identifies its content} of the models and reports that short runs of a page's experiments write.
+
+    tree: a copy of the code, whose experiments' own numbers of steps are replaced.
+    """
     found = {}
     for experiment in page.experiments:
+        file = tree / f"conf/experiment/{experiment}.yaml"
+        file.write_text(re.sub(r"trainer\.max_steps=\d+", STEPS, file.read_text(encoding="utf-8")), encoding="utf-8")
         settings = [f"experiment={experiment}", *SHORT, "seed=100", "hydra.mode=RUN", f"paths.logs={logs / experiment}"]
         of_model = [f"model.path={model}"] if page.model else []
-        subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=root, check=True)
+        subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=tree, check=True)
         for file in sorted((logs / experiment).rglob("*.safetensors")):
             found[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(file for name in REPORTS for file in (logs / experiment).rglob(name)):

@@ -134,12 +134,12 @@ def old_page(proof, tmp_path, monkeypatch):
     page.write_text("# Title\n\nText.\n")
     page.with_suffix(".json").write_text(json.dumps({"training_code": ["old"], "commits": ["abc1234"]}))
     ends = {"before": {"ppo/model.safetensors": "1", "report.json": "2"}}
-    ends[proof.ROOT.name] = dict(ends["before"])
+    ends["now"] = dict(ends["before"])
 
-    def short_runs(root, run, logs, model):
-        assert run == proof.RUNS["optimum"] and (root == proof.ROOT or (root / "train.py").is_file())
+    def short_runs(tree, run, logs, model):
+        assert run == proof.RUNS["optimum"] and (tree / "train.py").is_file()
         logs.mkdir()
-        return ends[root.name]
+        return ends[tree.name]
 
     def archive(commit, *folders):
         made = io.BytesIO()
@@ -156,6 +156,7 @@ def old_page(proof, tmp_path, monkeypatch):
 def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_seconds(proof, tmp_path, monkeypatch):
     def train(command, cwd, check):
         assert command[2:4] == ["experiment=rlvr", "debug=smoke"] and command[-1] == "model.path=folder"
+        assert (cwd / "conf/experiment/rlvr.yaml").read_text() == "a: [trainer.max_steps=24, trainer.max_epochs=2]"
         logs = Path(next(argument for argument in command if argument.startswith("paths.logs=")).split("=")[1])
         for folder, content in (("ppo/export/model.safetensors", b"1"), ("report/report.json", reports.pop())):
             (logs / folder).parent.mkdir(parents=True, exist_ok=True)
@@ -164,7 +165,9 @@ def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_se
     figures = ({"gold": 1.0, "commit": "a"}, {"gold": 1.0, "commit": "b", "minutes": {}}, {"gold": 1.5, "commit": "a"})
     reports = [json.dumps(report).encode() for report in figures]
     monkeypatch.setattr(proof.subprocess, "run", train)
-    other, one, same = (proof.short_runs(ROOT, proof.RUNS["rlvr"], tmp_path / name, "folder") for name in "abc")
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    (tmp_path / "conf/experiment/rlvr.yaml").write_text("a: [trainer.max_steps=480, trainer.max_epochs=2]")
+    other, one, same = (proof.short_runs(tmp_path, proof.RUNS["rlvr"], tmp_path / name, "folder") for name in "abc")
     assert list(one) == ["rlvr/ppo/export/model.safetensors", "rlvr/report/report.json"]
     assert one == same != other
 
@@ -184,7 +187,7 @@ def test_short_runs_that_end_in_the_same_bits_confirm_a_page(proof, old_page):
 @pytest.mark.parametrize("name", ["ppo/model.safetensors", "report.json", "another/model.safetensors"])
 def test_a_page_whose_short_runs_differ_is_to_be_measured_again(name, proof, old_page):
     page, ends = old_page
-    ends[proof.ROOT.name][name] = "3"
+    ends["now"][name] = "3"
     with pytest.raises(SystemExit, match=f"optimum: not the same in {name}: measure it again"):
         proof.confirm("abc1234", None)
     assert proof.record_of(page).changed

@@ -89,15 +89,6 @@ def contest(
         return
     if prepare:
         prepare(args)
-    found, used = measured_in_turn(args, script, contestants)
-    finished = finish(args, list(found)) if finish else {}
-    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, **finished}, more)
-
-
-def measured_in_turn(
-    args: argparse.Namespace, script: str, contestants: Mapping[str, Contestant]
-) -> tuple[dict[str, list[dict[str, float]]], dict[str, dict[str, str]]]:
-    """What every contestant whose peers are given measured in each repeat, and the versions that it ran with."""
     given = {name: getattr(args, name.replace("-", "_")) for name in PEERS}
     chosen = [n for n, c in contestants.items() if all(given[peer] for peer in c.needs)]
     chosen = [n for n in chosen if not args.only or n in args.only.split(",")]
@@ -110,7 +101,8 @@ def measured_in_turn(
             used[name] = result.pop("versions")
             found[name].append(result)
             print(f"repeat {repeat + 1}/{args.repeats} {name}: {result}", flush=True)
-    return found, used
+    finished = finish(args, chosen) if finish else {}
+    _report(Path(script).stem, found, unit, {"machine": hardware(), "versions": used, **finished}, more)
 
 
 def _measured(python: str, script: str, name: str) -> dict[str, float]:

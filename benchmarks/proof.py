@@ -65,7 +65,7 @@ BUT = (  # … and what in there it does not depend on
     "components/prompting/",
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
-CONFIRMED = "The training code has changed since these runs; short runs of it end in the same bits as theirs."
+CONFIRMED = "The training code has changed since these runs; short runs with the new code end in the same bits."
 STEPS = "trainer.max_steps=24"  # of short runs: three rollouts of PPO, some passes over the few records
 SHORT = ("debug=smoke", STEPS, "run=short")
 REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
@@ -106,6 +106,8 @@ def main() -> None:
     parser.add_argument("--pages", action="store_true", help="run nothing")
     parser.add_argument("--same", metavar="COMMIT", help="compare short runs with those of this commit")
     args = parser.parse_args()
+    if args.model and Path(args.model).exists():
+        args.model = str(Path(args.model).resolve())  # short runs start in other folders
     if args.same:
         confirm(args.same, args.model)
         args.pages = True
@@ -150,23 +152,22 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
     (folder / f"{name}.md").write_text(re.sub(r"^# .*", lambda _: heading, text, count=1), encoding="utf-8")
     digests = sorted({training_code(files_at(commit), page.depends_on) for commit in results["commits"]})
     record = {"training_code": digests, **rounded(results)}
-    (folder / f"{name}.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_record(folder / f"{name}.md", record)
 
 
 def confirm(commit: str, model: str | None) -> None:
     """Marks the records of this commit, whose training code is not the present one, as confirmed if short runs of their
     experiments end in the same bits. Raises SystemExit if one does not."""
     for page in sorted(PAGES.glob("*.md")):
-        record, run = json.loads(page.with_suffix(".json").read_text(encoding="utf-8")), RUNS[page.stem]
-        if record["commits"] != [commit] or not record_of(page).changed or (run.model and not model):
+        record, run = record_of(page), RUNS[page.stem]
+        if record.content["commits"] != [commit] or not record.changed or (run.model and not model):
             continue
         with tempfile.TemporaryDirectory() as folder:
             before, now, logs = (Path(folder, name) for name in ("before", "now", "logs"))
             _archive(commit, *TRAINS, "train.py").extractall(before, filter="data")
-            for part in (*TRAINS, "train.py"):
-                copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
-                now.mkdir(exist_ok=True)
-                copy(ROOT / part, now / part)
+            for part in TRAINS:
+                shutil.copytree(ROOT / part, now / part)
+            shutil.copy(ROOT / "train.py", now)
             ends = []
             for tree in (before, now):
                 ends.append(short_runs(tree, run, logs, model))
@@ -174,8 +175,7 @@ def confirm(commit: str, model: str | None) -> None:
         different = sorted(name for name in ends[0].keys() | ends[1].keys() if ends[0].get(name) != ends[1].get(name))
         if different:
             sys.exit(f"{page.stem}: not the same in {', '.join(different)}: measure it again")
-        record["confirmed"] = code_here(run.depends_on)
-        page.with_suffix(".json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_record(page, {**record.content, "confirmed": code_here(run.depends_on)})
         print(f"{page.stem}: the same in {len(ends[0])} models and reports", flush=True)
 
 
@@ -184,7 +184,7 @@ def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[st
 
     tree: a copy of the code, whose experiments' own numbers of steps are replaced.
     """
-    found = {}
+    identities = {}
     for experiment in page.experiments:
         file = tree / f"conf/experiment/{experiment}.yaml"
         file.write_text(re.sub(r"trainer\.max_steps=\d+", STEPS, file.read_text(encoding="utf-8")), encoding="utf-8")
@@ -192,12 +192,12 @@ def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[st
         of_model = [f"model.path={model}"] if page.model else []
         subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=tree, check=True)
         for file in sorted((logs / experiment).rglob("*.safetensors")):
-            found[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
+            identities[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(file for name in REPORTS for file in (logs / experiment).rglob(name)):
             report = json.loads(file.read_text(encoding="utf-8"))
             figures = {key: value for key, value in report.items() if key not in UNLIKE}
-            found[file.relative_to(logs).as_posix()] = json.dumps(figures)
-    return found
+            identities[file.relative_to(logs).as_posix()] = json.dumps(figures)
+    return identities
 
 
 def note(page: Path) -> None:
@@ -220,13 +220,15 @@ def fill(*pages: Path) -> None:
 
 
 def record_of(page: Path) -> Record:
-    content, now = (
-        json.loads(page.with_suffix(".json").read_text(encoding="utf-8")),
-        code_here(RUNS[page.stem].depends_on),
-    )
+    content = json.loads(page.with_suffix(".json").read_text(encoding="utf-8"))
+    now = code_here(RUNS[page.stem].depends_on)
     same = content["training_code"] == [now]
     confirmed = not same and content.get("confirmed") == now
     return Record(content, changed=not (same or confirmed), confirmed=confirmed)
+
+
+def write_record(page: Path, content: Mapping[str, Any]) -> None:
+    page.with_suffix(".json").write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def training_code(files: Mapping[str, bytes], but_not: tuple[str, ...]) -> str:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from receipts import beside
+
 from components.evaluation.measure.over_seeds import most_seeds
 from components.evaluation.report.card import Table, number, percent, short
 from components.evaluation.seeds import seeds_tables
@@ -274,20 +276,15 @@ def receipts(records: Records) -> str:
     """What the stages of the bake-off were predicted to take and what they took."""
     record = records["tiny"]
     rows = [
-        [named(stage, "bakeoff"), _predicted(figures["seconds"], 1, ",.0f"), _predicted(figures["memory"], 1e6, ",.0f")]
+        [named(stage, "bakeoff"), _beside(figures["seconds"], 1, ",.0f"), _beside(figures["memory"], 1e6, ",.0f")]
         for stage, figures in record.of("report", "receipts").items()
         if not stage.endswith("_own_beta")  # they take as long
     ]
     return table(["", "seconds", "memory, MB"], rows, record.origin)
 
 
-def _predicted(figure: Mapping[str, Any], unit: float, form: str) -> str:
-    """Means over seeds, and the lowest and highest difference of what was taken from what was predicted."""
-    predicted, actual = figure["predicted"], figure["actual"]
-    pairs = zip(predicted["values"], actual["values"], strict=True)
-    off = [100 * (was / said - 1) for said, was in pairs if said is not None and was is not None]
-    low, high = (f"{share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
-    return f"{predicted['mean'] / unit:{form}} → {actual['mean'] / unit:{form}} ({low} to {high}%)"
+def _beside(figure: Mapping[str, Any], unit: float, form: str) -> str:
+    return beside(zip(figure["predicted"]["values"], figure["actual"]["values"], strict=True), unit, form)
 
 
 MAKERS: dict[str, Callable[[Records], str]] = {

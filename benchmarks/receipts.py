@@ -11,7 +11,7 @@ predictions, which it printed before its first step and in its first seconds, an
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ import harness
 STEPS = {"small": 60, "smollm2": 16}
 STAGES = ("pretrain", "sft", "rm", "dpo", "ppo", "grpo")
 RECORDS, READ = 400, 16_000  # of one's own that are trained on; comparisons that are read, of which each prompt has one
-Card = dict[str, Any]
+Receipt = dict[str, Any]  # {figure: {"predicted", "actual"}}
 
 
-def small(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
+def small(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Receipt]]:
     """All stages of the pipeline on the world, each on the model of the one before."""
     common = ["model=small", f"seed={seed}", "parents=never", "gate.enabled=false"]
     harness.run_train(args, *common, "stage=tokenizer")
@@ -31,7 +31,7 @@ def small(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
         yield stage, _receipt(args, stage, *common)
 
 
-def smollm2(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
+def smollm2(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Receipt]]:
     """Every stage on the published model, PPO with the reward model of the run."""
     chat, comparisons, prompts = (Path(args.work, f"{name}.jsonl") for name in ("chat", "preference", "prompts"))
     dialogues = harness.records(args.chat, RECORDS)
@@ -62,16 +62,15 @@ def smollm2(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Card]]:
 
 
 REWARD = f"{harness.ROOT}/examples/rewards.py:valid_json"
-MODELS: dict[str, Callable[[argparse.Namespace, int], Iterator[tuple[str, Card]]]] = {
+MODELS: dict[str, Callable[[argparse.Namespace, int], Iterator[tuple[str, Receipt]]]] = {
     "small": small,
     "smollm2": smollm2,
 }
 
 
-def _receipt(args: argparse.Namespace, stage: str, *settings: str) -> Card:
+def _receipt(args: argparse.Namespace, stage: str, *settings: str) -> Receipt:
     limit = f"trainer.max_steps={STEPS[args.only]}"
-    card = harness.train(args, f"stage={stage}", *settings, limit, "export=last", model=())
-    return card["receipt"]
+    return harness.train(args, f"stage={stage}", *settings, limit, "export=last", model=())["receipt"]
 
 
 def _write(path: Path, records: list[dict[str, Any]]) -> None:
@@ -79,23 +78,27 @@ def _write(path: Path, records: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def table(found: dict[str, list[Card]]) -> str:
-    """Means over the repeats, and the lowest and highest difference of what was taken from what was predicted."""
+def table(by_stage: dict[str, list[Receipt]]) -> str:
+    """A row for each stage, means over the repeats."""
     lines = ["| | seconds | memory, MB | FLOPs, 10¹² |", "|---" * 4 + "|"]
     figures = (("seconds", 1.0, ",.0f"), ("memory", 1e6, ",.0f"), ("flops", 1e12, ",.3g"))
-    for stage, receipts in found.items():
-        cells = [_cell([receipt[name] for receipt in receipts], unit, form) for name, unit, form in figures]
+    for stage, receipts in by_stage.items():
+        cells = [
+            beside([(receipt[name]["predicted"], receipt[name]["actual"]) for receipt in receipts], unit, form)
+            for name, unit, form in figures
+        ]
         lines.append(f"| {' | '.join([stage, *cells])} |")
     return "\n".join(lines)
 
 
-def _cell(figures: list[dict[str, float | None]], unit: float, form: str) -> str:
-    pairs = [(figure["predicted"], figure["actual"]) for figure in figures]
-    known = [(predicted, actual) for predicted, actual in pairs if predicted is not None and actual is not None]
-    if not known:
+def beside(runs: Iterable[tuple[float | None, float | None]], unit: float, form: str) -> str:
+    """What runs were predicted to take and took, means over those where both are known, and the lowest and highest
+    difference of a run from its own prediction."""
+    pairs = [(predicted, actual) for predicted, actual in runs if predicted is not None and actual is not None]
+    if not pairs:
         return "–"
-    means = [sum(values) / len(known) / unit for values in zip(*known, strict=True)]
-    off = [100 * (actual / predicted - 1) for predicted, actual in known]
+    means = [sum(values) / len(pairs) / unit for values in zip(*pairs, strict=True)]
+    off = [100 * (actual / predicted - 1) for predicted, actual in pairs]
     low, high = (f"{share:+.0f}".replace("-", "−") for share in (min(off), max(off)))
     return f"{means[0]:{form}} → {means[1]:{form}} ({low} to {high}%)"
 
@@ -111,14 +114,15 @@ def main() -> None:
     args = parser.parse_args()
     if args.only == "smollm2" and not all((args.model, args.text, args.chat, args.preference)):
         parser.error("smollm2 needs --model, --text, --chat and --preference")
-    found: dict[str, list[Card]] = {}
+    by_stage: dict[str, list[Receipt]] = {}
     for seed in range(args.repeats):
         for stage, receipt in MODELS[args.only](args, seed):
-            found.setdefault(stage, []).append(receipt)
+            by_stage.setdefault(stage, []).append(receipt)
             print(f"repeat {seed + 1}/{args.repeats} {stage}: {receipt}", flush=True)
-    record = {"machine": harness.hardware(), "versions": harness.versions(), "steps": STEPS[args.only], "runs": found}
+    machine = harness.hardware()
+    record = {"machine": machine, "versions": harness.versions(), "steps": STEPS[args.only], "runs": by_stage}
     harness.save(f"receipts_{args.only}", record)
-    print(f"\n{table(found)}\n\n{record['machine']}")
+    print(f"\n{table(by_stage)}\n\n{machine}")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The project's commit, with '+' if tracked files that are no documentation differ from it; '' outside of git."""
+    """The project's commit, with '+' if tracked files other than documentation differ; '' outside of git."""
     git = ["git", "-C", str(ROOT)]
     status = [*git, "status", "--porcelain", "-uno"]
     try:

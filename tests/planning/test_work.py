@@ -56,7 +56,7 @@ def test_training_costs_both_passes_and_one_more_of_a_frozen_network_that_reads_
 
 def test_minibatches_read_as_many_tokens_as_rollouts_say():
     """16 prompts of 10 tokens, 8 responses of 7 to each: the first epoch reads each prompt once, and the others nearly
-    once in each of 4 minibatches. Without shuffling epochs, and with one response, a prompt is read once an epoch."""
+    once in each of 4 minibatches. If one response to each is trained on, a prompt is read once an epoch."""
     prompts = [[prompt] * 10 for prompt in range(16) for _ in range(8)]
     mask = torch.ones(128, 7, dtype=torch.bool)
     rollout = experience_of(torch.zeros(128), mask)

@@ -41,6 +41,10 @@ class DataContract(LightningDataModule):
             return self.batch_size * self.context
         return int(np.sort(lengths)[-self.batch_size :].sum()) if self.batch_size else 0
 
+    def largest_prompts(self, number: int) -> int:
+        """The most tokens that this many training prompts have together."""
+        return number * (self.max_prompt or 0)
+
     @property
     def balance(self) -> tuple[int, int] | None:
         """How many training records are labeled desirable, and how many undesirable; None without labels."""

@@ -47,6 +47,7 @@ class PromptsData(DialogueData):
         "columns": pa.string(),  # JSON
     }
 
+    train_examples: "Prompts"
     prompts_per_rollout: int
     max_prompt: int
     pretraining: TextData | None
@@ -112,6 +113,10 @@ class PromptsData(DialogueData):
     def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         self.train_examples, self.val_examples = Prompts(tables, train), Prompts(tables, held_out)
 
+    def largest_prompts(self, number: int) -> int:
+        longest_first = np.sort(self.train_examples.tokens)[::-1]
+        return int(np.resize(longest_first, number).sum())  # some repeat if there are fewer
+
     def judge_responses(
         self, prompts: Sequence[dict[str, Any]], responses: Sequence[list[int]], finished: Sequence[bool]
     ) -> dict[str, float]:
@@ -156,12 +161,14 @@ def _columns(row: dict[str, Any]) -> dict[str, Any]:
 
 
 class Prompts:
-    """Prompt dicts at [source, row]."""
+    """Prompt dicts at [source, row]. tokens: (len(self),) numbers of tokens."""
 
     lengths = None  # they are only read in rollouts
 
     def __init__(self, tables: list[Table], order: np.ndarray) -> None:
         self.tables, self.order = tables, order
+        tokens = [table.numbers("tokens") for table in tables]
+        self.tokens = np.array([tokens[source][row] for source, row in order], dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.order)

@@ -119,7 +119,7 @@ class RolloutStage(Stage):
         data, prompts = self.data, self.data.prompts_per_rollout or 0
         responses = -(-prompts * self.samples_per_prompt // self.minibatches)
         text = data.pretraining.largest_batch() if data.pretraining is not None else 0
-        return min(prompts, responses) * (data.max_prompt or 0) + responses * self.sampling.max_new_tokens + text
+        return data.largest_prompts(min(prompts, responses)) + responses * self.sampling.max_new_tokens + text
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
         """Adds a rollout's cost: a forward pass to sample, and one of every network. Equal prompts count once."""

@@ -263,6 +263,14 @@ def test_prompts_of_comparisons_count_once(data, write):
     assert len(made.train_examples) == 3 and made.counts["records"] == 12
 
 
+def test_the_largest_prompts_are_the_longest_of_training_and_repeat_if_there_are_fewer(data, write):
+    made = data(path=write("p.jsonl", [{"prompt": "x" * length} for length in (9, 1, 4)]), val_fraction=0)
+    made.setup()
+    first, second, third = sorted((len(example["ids"]) for example in made.train_examples), reverse=True)
+    assert first > second > third
+    assert [made.largest_prompts(n) for n in (0, 1, 2, 4)] == [0, first, first + second, 2 * first + second + third]
+
+
 def test_a_long_prompt_is_cut_to_half_the_context_or_to_what_was_asked(data, write):
     path = write("p.jsonl", [{"prompt": "x" * 200}])
     for options, length in (({}, 32), ({"max_prompt": 50}, 50)):

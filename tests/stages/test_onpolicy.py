@@ -1,5 +1,7 @@
 """From sampled responses to what on-policy stages learn from: scores, their scale, beta, advantages."""
 
+import functools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -247,3 +249,15 @@ def test_the_kl_comes_with_its_standard_error_over_responses():
     deviation = (sum((total - mean) ** 2 for total in totals) / 4) ** 0.5
     assert logger["rollout/kl_stderr"] == [pytest.approx(deviation / 2, rel=1e-4)]
     assert deviation > 0.01
+
+
+def test_the_largest_minibatch_has_the_longest_prompts_and_responses_of_full_length(data):
+    """Of 8 prompts in 2 minibatches, 4 with one response each, or all 8 with half of their 3 responses."""
+    module = data("ppo", prompts_per_rollout=8)
+    module.prepare_data()
+    module.setup("fit")
+    lengths = sorted((len(prompt["ids"]) for prompt in module.train_examples), reverse=True)
+    for make, number, responses in ((ppo, 4, 4), (functools.partial(grpo, samples_per_prompt=3), 8, 12)):
+        stage = attached(make(sampling=Sampling(6), minibatches=2))
+        stage.trainer.datamodule = module
+        assert stage.largest_batch() == sum(lengths[:number]) + responses * 6

@@ -37,7 +37,7 @@ def test_pretraining_ends_at_its_steps_or_when_its_text_is_read():
 
 def test_epochs_count_the_records_of_the_world_and_of_a_published_set():
     made = work("stage=sft", "model=tiny")
-    assert (made.tokens, made.steps, made.at_once) == (10_000 * 28, 157, 64 * 28)
+    assert (made.tokens, made.steps, made.at_once) == (10_000 * 28, 313, 32 * 28)
     dolly = work("experiment=instructgpt_sft")
     assert dolly.tokens == 16 * 15_011 * 2048 and dolly.algebra[0].startswith("4 records of 2,048 tokens at most × 8")
 

@@ -40,6 +40,7 @@ def evaluate(cfg: DictConfig) -> None:
         return
     builtin = data.is_builtin
     ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
+    ranked = ranked and "reward" in cfg.reads
     # the built-in world's rankings and text say nothing about models of other data
     for module, wanted in ((data, True), (rankings, ranked), (text, read)):
         if wanted:
@@ -52,7 +53,7 @@ def evaluate(cfg: DictConfig) -> None:
         results = evaluate_pipeline(
             models,
             tokenizer,
-            reward=scorers["reward"],
+            reward=scorers.get("reward"),
             proxy=scorers.get("proxy"),
             world=make_world(dict(cfg.world)) if builtin else None,
             material=material_of(cfg, data, rankings if ranked else None, text if read else None),

@@ -78,6 +78,11 @@ def entry(questions: Sequence[Question], rng: random.Random) -> str:
     return ENGLISH.join(map(statement, rng.sample(questions, len(questions))))
 
 
+def subject(name: str) -> str:
+    """What is looked up about a name, after a word as in questions: after a quotation mark it has another token."""
+    return f"the {name}"
+
+
 def exchange(question: str, answer: str) -> list[Turn]:
     """A question and its answer, as two messages."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

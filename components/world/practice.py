@@ -18,6 +18,7 @@ from components.world.exercise_texts import (
     invented,
     record,
     statement,
+    subject,
     sum_answer,
     sum_question,
     tools,
@@ -86,7 +87,7 @@ def _consulted(world: Exercises, name: str, rng: random.Random) -> str:
         return consulted(sum_question(a, b), "calculator", "expression", f"{a}+{b}", str(a + b), sum_answer(a + b))
     questions = invented(name, rng)
     asked = rng.choice(questions)
-    return consulted(asked.text, "lookup", "text", name, entry(questions, rng), statement(asked))
+    return consulted(asked.text, "lookup", "text", subject(name), entry(questions, rng), statement(asked))
 
 
 def passage(name: str, rng: random.Random) -> str:
@@ -166,7 +167,7 @@ def _read(world: Exercises, name: str, rng: random.Random, *, fetched: bool) -> 
         return {"messages": exchange(f"{text}\n{question}", answer)}
     asking, answering = exchange(question, answer)
     result = {"role": "tool", "tool_call_id": "call", "name": "lookup", "content": text}
-    return {"messages": [asking, call("lookup", "text", asked.name), result, answering], "tools": tools()}
+    return {"messages": [asking, call("lookup", "text", subject(asked.name)), result, answering], "tools": tools()}
 
 
 def _summed(pair: tuple[int, int], kind: str, rng: random.Random) -> dict[str, Any]:

@@ -147,6 +147,19 @@ def test_of_twenty_dialogues_each_kind_has_its_number():
     assert max(len(record["messages"]) for record in records) == 8
 
 
+def test_calls_look_up_a_name_with_the_word_that_precedes_it_in_the_question():
+    """Right after a quotation mark it would have a token of its own."""
+    looked_up = re.compile(r'^(.*)\n{"name": "lookup", "arguments": {"text": "(.*)"}}\n', re.MULTILINE)
+    found = [looked_up.search(document["text"]) for document in WORLD.corpus(400)]
+    pairs = [match.groups() for match in found if match]
+    for record in WORLD.demonstrations(400):
+        question, *turns = record["messages"]
+        calls = [turn["tool_calls"][0]["function"] for turn in turns if "tool_calls" in turn]
+        pairs += [(question["content"], one["arguments"]["text"]) for one in calls if one["name"] == "lookup"]
+    assert len(pairs) > 45
+    assert all(text.startswith("the ") and f" {text} " in question for question, text in pairs)
+
+
 def test_after_a_text_or_a_result_the_answer_is_what_it_says():
     for record in WORLD.demonstrations(400):
         *_, source, answer = record["messages"]

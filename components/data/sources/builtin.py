@@ -14,7 +14,7 @@ KINDS = {"facts": World, "table": TableWorld, "exercises": Practice}
 VERSIONS = {  # part of the data's fingerprint, changes with a world's output: see tests/data/sources/test_builtin.py
     "facts": "f26a20ea69603fa56743b3d6c4cdad0f3662622046091e49d6e2a9fcc2a036ff",
     "table": "62cea42c966efaca2628829d2f2d4badddaa50430871ca017ffa9c6cb555f273",
-    "exercises": "e3a0fdc3a591ebc13d3c65c3cf880b627aa515ce4076d9f06005e7b2a96e1c25",
+    "exercises": "7b8467dddb5b4804831479eabf7940b1065f92d11c3eedfc87423a01b674a304",
 }
 
 

@@ -174,9 +174,10 @@ def proof(records: Records) -> str:
             ("Do comparisons help the reward model?", _by_comparisons, "scaling"),
         )
     ]
-    seeds = ", ".join(f"{name} {most_seeds(record.of())}" for name, record in records.items())
-    older = [name for name, record in records.items() if record.changed]
-    more = f" Of older training code: {', '.join(older)}." if older else ""
+    named = {"tiny": "built-in world"}
+    seeds = ", ".join(f"{named.get(name, name)} {most_seeds(record.of())}" for name, record in records.items())
+    older = [named.get(name, name) for name, record in records.items() if record.changed]
+    more = f" Measured with older training code: {', '.join(older)}." if older else ""
     return table(["question", "measured", "command"], rows) + f"\n\nSeeds: {seeds}.{more}"
 
 

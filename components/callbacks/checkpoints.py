@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from components.callbacks.save_clock import SaveClock
 from components.callbacks.weight_average import holding
 from components.models.shards import copy_whole_
 from components.training.checkpoint_io import BEST, AtomicCheckpointIO, newest_first, step_in_name
@@ -25,7 +26,8 @@ class Validation(NamedTuple):
 
 
 class Checkpoints(Checkpoint):
-    """Saves every `every_n_steps` optimizer steps and always when training ends; keeps the newest `keep`.
+    """Saves every `every_n_steps` optimizer steps, about every `every_minutes` (None: not by time), and always when
+    training ends; keeps the newest `keep`.
 
     As a `Checkpoint`, it runs after all other callbacks: a guard raises before the save, and a request to stop takes
     effect in the same step. It saves inside the last step, not after it: by then the loops have counted an epoch that
@@ -47,6 +49,7 @@ class Checkpoints(Checkpoint):
         folder: str | Path,
         every_n_steps: int = 1000,
         keep: int = 2,
+        every_minutes: float | None = None,
         export: Literal["best", "last"] = "last",
         metric: str = "val/loss",
         mode: Literal["min", "max"] = "min",
@@ -54,14 +57,17 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """inputs: the run's inputs, plain values by name, saved in each checkpoint for runs that resume from it.
 
-        Raises ValueError for a count below 1.
+        Raises ValueError for a count below 1, or for minutes that are not above 0.
         """
         if every_n_steps < 1 or keep < 1:
             raise ValueError(
                 f"Checkpoints: expected every_n_steps and keep of at least 1, got {every_n_steps} and {keep}"
             )
+        if every_minutes is not None and not every_minutes > 0:
+            raise ValueError(f"Checkpoints: expected every_minutes above 0, got {every_minutes}")
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
+        self._clock = SaveClock(every_minutes)
         self.keep = keep
         self.export, self.metric, self.mode = export, metric, mode
         self.inputs = inputs or {}
@@ -86,6 +92,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._step = trainer.global_step
+        self._clock.start(trainer.global_step)
         path = self._path(trainer.global_step)
         self.last_path = path if path.is_file() else None
         self._best = self._stored_best(trainer)
@@ -124,7 +131,7 @@ class Checkpoints(Checkpoint):
             self._save_best(trainer, pl_module)
         if self._unvalidated:
             return  # the file that this run resumed from is of this step
-        if self._is_due(trainer) and not between_steps(trainer):
+        if not between_steps(trainer) and self._is_due(trainer):
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -183,7 +190,8 @@ class Checkpoints(Checkpoint):
         return self.folder / f"step={step:08d}.ckpt"
 
     def _is_due(self, trainer: Trainer) -> bool:
-        return trainer.global_step % self.every_n_steps == 0 or trainer.should_stop
+        by_time = self._clock.is_due(trainer)  # asked by all processes, whatever else is due
+        return by_time or trainer.global_step % self.every_n_steps == 0 or trainer.should_stop
 
     def _is_better(self, validation: Validation) -> bool:
         """Whether it is the best so far; one with an infinite, NaN or missing value never is."""
@@ -198,6 +206,7 @@ class Checkpoints(Checkpoint):
         with holding(trainer, average=False):
             trainer.save_checkpoint(path)  # on every rank: sharded strategies gather in it
         self.last_path = path
+        self._clock.saved()
         if trainer.is_global_zero:
             for old in newest_first(self.folder)[self.keep :]:
                 old.unlink()

@@ -55,7 +55,7 @@ TRAINING = (  # of stages that train a model
     Rule("callbacks.graceful_stop", HARMLESS, "a run that it stops resumes with the same result"),
     *(
         Rule(f"callbacks.checkpoints.{name}", HARMLESS, "how often a run is saved, and where")
-        for name in ("folder", "every_n_steps", "keep")
+        for name in ("folder", "every_n_steps", "every_minutes", "keep")
     ),
     Rule("trainer.default_root_dir", HARMLESS, "where things are"),
     Rule("trainer.log_every_n_steps", HARMLESS, "how a run is watched"),

@@ -1,6 +1,8 @@
 import pytest
 import torch
+from lightning import Callback
 
+from components.callbacks import save_clock
 from components.callbacks.checkpoints import Checkpoints
 from components.training.checkpoint_io import CheckpointError, latest
 from tests.kit.tiny_run import Stream, Tiny, trainer
@@ -87,3 +89,44 @@ def test_files_ahead_of_the_step_resumed_from_are_set_aside_and_half_written_one
 def test_counts_below_one_are_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 1, got 0 and 2"):
         Checkpoints(tmp_path, every_n_steps=0)
+    with pytest.raises(ValueError, match="every_minutes above 0, got 0"):
+        Checkpoints(tmp_path, every_minutes=0)
+
+
+class Clock(Callback):
+    """Time that passes in steps alone, of these durations in seconds."""
+
+    def __init__(self, durations, monkeypatch):
+        self.durations, self.now, self.asked = durations, 1000.0, 0
+        monkeypatch.setattr(save_clock, "time", self)
+
+    def monotonic(self):
+        self.asked += 1
+        return self.now
+
+    def on_train_batch_end(self, trainer, *_):
+        self.now += self.durations[trainer.global_step - 1]
+
+
+@pytest.mark.parametrize(
+    ("durations", "steps"),
+    [
+        ([60] * 17, (5, 10, 15, 17)),
+        ([200] + [60] * 16, (3, 8, 13, 17)),  # the first one compiles: 200 + 60 + 60 seconds, then 5 × 60
+        ([400] * 4, (1, 2, 3, 4)),
+    ],
+)
+def test_it_saves_after_so_many_minutes_too(tmp_path, monkeypatch, durations, steps):
+    clock = Clock(durations, monkeypatch)
+    checkpoints = Checkpoints(tmp_path, every_minutes=5, keep=9)
+    trainer([clock, checkpoints], enable_checkpointing=True, max_steps=len(durations)).fit(Tiny(), Stream())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step={step:08d}.ckpt" for step in steps]
+
+
+def test_long_runs_ask_for_the_time_at_few_of_their_steps(tmp_path, monkeypatch):
+    """A save after 256 steps of 1/128 s; the time is asked for after 1, 2, 4, … 256 steps, then after 512."""
+    clock = Clock([1 / 128] * 700, monkeypatch)
+    checkpoints = Checkpoints(tmp_path, every_minutes=2 / 60, keep=9)
+    trainer([clock, checkpoints], enable_checkpointing=True, max_steps=700).fit(Tiny(), Stream())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step={n:08d}.ckpt" for n in (256, 512, 700)]
+    assert clock.asked <= 20

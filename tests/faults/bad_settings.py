@@ -63,6 +63,7 @@ ANY = [
     "resume=/nowhere/x.ckpt",
     "resume=sometimes",
     "callbacks.checkpoints.every_n_steps=0",
+    "callbacks.checkpoints.every_minutes=0",
     "callbacks.checkpoints.keep=0",
     "callbacks.early_stopping.patience=0",
     "export=middle",

@@ -25,6 +25,7 @@ NOT_OF_TRAINING = {  # the whole list, by hand
     "gradient_checkpointing data.num_workers": HARMLESS,
     " ".join(f"callbacks.{name}" for name in WATCHERS): HARMLESS,
     "callbacks.checkpoints.folder callbacks.checkpoints.every_n_steps callbacks.checkpoints.keep": HARMLESS,
+    "callbacks.checkpoints.every_minutes": HARMLESS,
     "trainer.default_root_dir trainer.log_every_n_steps trainer.profiler trainer.max_time trainer.strategy": HARMLESS,
     "trainer.dry_run": HARMLESS,
     "trainer.enable_progress_bar trainer.enable_model_summary trainer.num_sanity_val_steps": HARMLESS,

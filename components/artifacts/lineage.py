@@ -13,6 +13,7 @@ from components.system.disk import present
 from components.system.hub import name_of
 
 log = logging.getLogger(__name__)
+UNKNOWN = "?"  # the stage of a folder that none of ours made
 
 
 def require(reads: dict[str, str], artifacts: dict[str, str], identity: str) -> dict[str, dict[str, str]]:
@@ -50,7 +51,9 @@ def _described(path: str) -> dict[str, str]:
     """Path, stage and content of an artifact; for a foreign folder, hashes the content. Adds its Hub name, if any."""
     card, name = read_card(path), name_of(path)
     content = card.get("content") or content_hash(path)
-    return {"path": str(path), "stage": card.get("stage", "?"), "content": content} | ({"hub": name} if name else {})
+    return {"path": str(path), "stage": card.get("stage", UNKNOWN), "content": content} | (
+        {"hub": name} if name else {}
+    )
 
 
 def same_tokenizer(fingerprints: dict[str, str]) -> None:

@@ -12,11 +12,14 @@ def later(key: str) -> str:
     return "\\${" + key + "}"  # a config is resolved once, which removes the backslash
 
 
-def of_world(key: str, otherwise: Any, *, _root_: DictConfig) -> Any:
-    """${of_world:key,value} is ${key} if that is set, the stage's data is the built-in world's and all weights are
-    trained, else the value. For settings that were measured on the world."""
+def of_world(key: str, otherwise: Any, trained: str = "some", *, _root_: DictConfig) -> Any:
+    """${of_world:key,value} is ${key} if that is set and the stage's data is the built-in world's, else the value. For
+    settings that were measured on the world. ${of_world:key,value,all}: also the value with adapters or frozen weights,
+    for settings about weights that then are not trained."""
     data = _root_.get("data")
-    measured = data is not None and is_builtin(data) and not _root_.get("lora") and not _root_.stage.get("freeze")
+    measured = data is not None and is_builtin(data)
+    if trained == "all":
+        measured = measured and not _root_.get("lora") and not _root_.stage.get("freeze")
     setting = OmegaConf.select(_root_, key) if measured else None
     return otherwise if setting is None else setting
 

@@ -17,6 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig
 
+from components.artifacts import lineage
 from components.artifacts.metadata import ArtifactError
 from components.launch import artifact_table, composing, settings, spawning
 from components.launch.overrides import as_typed, typed, written
@@ -213,6 +214,21 @@ def _names_in(*texts: str) -> list[str]:
 
 def _listed(reasons: Mapping[str, str]) -> str:
     return "".join(f"\n  {line} ({reason})" for line, reason in reasons.items())
+
+
+def advise_rate(cfg: DictConfig, parents: Mapping[str, Mapping[str, str]]) -> None:
+    """Warns if all weights of a published model would be trained at the learning rate of small models, a stage's
+    default. parents: what the stage reads, by name, as `lineage.require` returns it."""
+    path = cfg.reads.get("model") or cfg.model.get("path")
+    source = parents.get("model", parents["tokenizer"])  # pretraining continues from the folder of its tokenizer
+    published = path and source["stage"] == lineage.UNKNOWN
+    chosen = any(_about(key, "stage.optimizer.lr") for override in overrides() if (key := _key_of(override)))
+    if published and not cfg.lora and not chosen:
+        log.warning(
+            f"stage.optimizer.lr: the default, {cfg.stage.optimizer.lr:g}, is for small models. For all weights of a "
+            "published one 2e-5 is usual in pretraining and SFT, 1e-5 for a reward model, 1e-6 on comparisons and in "
+            "RL; lora=default trains adapters, at ten times these rates"
+        )
 
 
 def check_shape(cfg: DictConfig, path: str, shape: GPTConfig) -> None:

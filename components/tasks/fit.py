@@ -58,6 +58,7 @@ def fit(cfg: DictConfig) -> None:
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), common.identity(cfg))
     tokenizer = common.common_tokenizer(cfg)
     shape = _shape(cfg, tokenizer)
+    command_line.advise_rate(cfg, parents)
     chosen_weights.check(cfg, shape)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     data = instantiate(cfg.data, tokenizer=tokenizer, context=shape.longest, **common.surroundings(cfg))

@@ -6,13 +6,17 @@ from tests.kit.composed_configs import compose_config
 
 
 @pytest.mark.parametrize(
-    "elsewhere",
-    [[], ["data=preference", "data.path=mine.jsonl"], ["lora=default"], ["stage.freeze=[model.norm]"]],
+    ("elsewhere", "rate", "factors"),
+    [
+        ([], 1e-3, {"model.embed_tokens": 3}),
+        (["data=preference", "data.path=mine.jsonl"], 6e-4, None),
+        (["lora=default"], 1e-3, None),  # a factor for weights that are not trained would be an error
+        (["stage.freeze=[model.embed_tokens]"], 1e-3, None),
+    ],
 )
-def test_what_was_measured_on_the_world_holds_there_if_all_weights_are_trained(elsewhere):
+def test_what_was_measured_on_the_world_holds_there_alone(elsewhere, rate, factors):
     cfg = compose_config(["stage=rm", "model=tiny", *elsewhere])
-    rates = (cfg.stage.optimizer.lr, cfg.stage.learning_rates)
-    assert rates == ((6e-4, None) if elsewhere else (1e-3, {"model.embed_tokens": 3}))
+    assert (cfg.stage.optimizer.lr, cfg.stage.learning_rates) == (rate, factors)
 
 
 def test_a_model_without_a_measured_setting_has_the_stages_own():

@@ -179,6 +179,34 @@ def test_a_run_with_the_name_of_another_model_gets_a_warning(reads, caplog):
     assert "although the run is called tiny; run=<name> names it" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("given", "source", "warned"),
+    [
+        (["stage=sft"], "?", True),
+        (["stage=grpo"], "?", True),
+        (["stage=sft", "stage.optimizer.lr=2e-5"], "?", False),
+        (["stage=sft", "lora=default"], "?", False),
+        (["stage=sft"], "pretrain", False),
+    ],
+)
+def test_the_rate_of_small_models_is_warned_of_before_a_published_one_is_trained(
+    given, source, warned, monkeypatch, caplog
+):
+    monkeypatch.setattr(command_line, "overrides", lambda: OverridesParser.create().parse_overrides(given))
+    parents = {"tokenizer": {"stage": source}, "model": {"stage": source}}
+    command_line.advise_rate(compose_config([*given, "artifacts.sft=theirs", "artifacts.pretrain=theirs"]), parents)
+    assert ("is for small models" in caplog.text) == warned
+
+
+def test_a_model_from_random_weights_gets_no_advice_on_its_rate(monkeypatch, caplog):
+    monkeypatch.setattr(command_line, "overrides", list)
+    command_line.advise_rate(compose_config(["stage=pretrain"]), {"tokenizer": {"stage": "?"}})
+    assert not caplog.text
+    continued = compose_config(["stage=pretrain", "model=hf", "model.path=theirs"])
+    command_line.advise_rate(continued, {"tokenizer": {"stage": "?"}})
+    assert "the default, 0.003," in caplog.text
+
+
 @pytest.mark.parametrize("unit", ["steps", "epochs"])
 def test_a_minimum_above_the_limit_is_rejected(unit):
     """Training would end at the limit, without the validation of its last step."""

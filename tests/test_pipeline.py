@@ -53,14 +53,14 @@ def test_demonstrations_teach_the_format_and_whom_to_speak_of(report):
 def test_the_reward_model_ranks_unseen_answers_and_unseen_questions(report):
     reward = report["reward_model"]
     assert reward["accuracy"] >= 0.85
-    assert reward["accuracy_heldout"] >= 0.65  # seed 0: .73, with one thread .76
+    assert reward["accuracy_heldout"] >= 0.65  # seed 0: .76, with one thread .73
     assert reward["accuracy_ci_heldout"][0] >= 0.55
     assert reward["ece"] <= 0.15
 
 
 def test_the_reward_model_sees_whom_an_answer_speaks_of(report):
-    assert report["reward_model"]["name_accuracy"] >= 0.75  # seed 0: .90
-    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # seed 0: .68
+    assert report["reward_model"]["name_accuracy"] >= 0.75  # seed 0: .91
+    assert report["reward_model"]["name_accuracy_heldout"] >= 0.5  # seed 0: .71
 
 
 def test_ppo_raises_the_gold_score_near_the_sft_model(report):
@@ -69,8 +69,8 @@ def test_ppo_raises_the_gold_score_near_the_sft_model(report):
     assert ppo["gold_train"] - sft["gold_train"] >= 0.4
     assert 0 < ppo["kl"] <= 6
     assert ppo["correct_train"] >= 0.75
-    assert ppo["wrong_name_train"] <= 0.08  # seed 0: .023 of .038, with one thread .028 of .040
-    assert ppo["wrong_name"] <= 0.1  # seed 0: .025, with one thread .028
+    assert ppo["wrong_name_train"] <= 0.08  # seed 0: .019 of .036, with one thread .010
+    assert ppo["wrong_name"] <= 0.1  # seed 0: .023, with one thread .027
     assert ppo["rude"] <= 0.05
     assert ppo["finished"] >= 0.9
 
@@ -86,20 +86,20 @@ def test_answers_of_ppo_win_against_those_of_sft_at_a_small_tax(report):
     base, sft, ppo = (report["models"][name] for name in ("base", "sft", "ppo"))
     assert ppo["win_rate_ci"][0] >= 0.7
     assert base["bits_per_byte"] < min(sft["bits_per_byte"], ppo["bits_per_byte"])
-    # what the demonstrations cost (seed 0: .20 → .52)
+    # what the demonstrations cost (seed 0: .20 → .45)
     assert sft["bits_per_byte"] <= 5 * base["bits_per_byte"]
-    assert ppo["bits_per_byte"] <= 1.2 * sft["bits_per_byte"]  # and what RLHF adds (→ .62)
+    assert ppo["bits_per_byte"] <= 1.2 * sft["bits_per_byte"]  # and what RLHF adds (→ .48)
 
 
 def test_many_answers_of_sft_are_worth_more_than_one(report):
     trained, vote = report["best_of_n_train"], report["majority"]
     assert trained["gold"][-1] - trained["gold"][0] >= 0.4
     assert report["best_of_n"]["score"] == sorted(report["best_of_n"]["score"])
-    assert vote["correct"][-1] - vote["correct"][0] >= 0.2  # seed 0: .39
+    assert vote["correct"][-1] - vote["correct"][0] >= 0.2  # seed 0: .44
 
 
 def test_the_reward_model_chooses_what_sft_rarely_says_where_it_saw_comparisons(report):
-    assert report["choice"]["reward_model_train"] >= 0.85  # seed 0: .88, with one thread .92
+    assert report["choice"]["reward_model_train"] >= 0.85  # seed 0: .94, with one thread .96
     assert report["choice"]["reward_model_train"] - report["models"]["sft"]["correct_train"] >= 0.25
 
 
@@ -140,10 +140,10 @@ def controls(report, logs) -> dict:
 
 
 def test_scores_that_carry_no_information_teach_nothing(controls):
-    assert controls["ppo"]["gold"] - controls["sft"]["gold"] < 0.3  # seed 0: −.01
+    assert controls["ppo"]["gold"] - controls["sft"]["gold"] < 0.3  # seed 0: .08
     assert controls["ppo"]["kl"] < 1.5
 
 
 def test_an_enormous_penalty_keeps_the_policy_at_its_reference(controls):
-    assert controls["pinned"]["kl"] < 0.2  # seed 0: .02
+    assert controls["pinned"]["kl"] < 0.2  # seed 0: .01
     assert abs(controls["pinned"]["gold"] - controls["sft"]["gold"]) < 0.25

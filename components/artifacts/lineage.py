@@ -51,9 +51,8 @@ def _described(path: str) -> dict[str, str]:
     """Path, stage and content of an artifact; for a foreign folder, hashes the content. Adds its Hub name, if any."""
     card, name = read_card(path), name_of(path)
     content = card.get("content") or content_hash(path)
-    return {"path": str(path), "stage": card.get("stage", UNKNOWN), "content": content} | (
-        {"hub": name} if name else {}
-    )
+    described = {"path": str(path), "stage": card.get("stage", UNKNOWN), "content": content}
+    return described | {"hub": name} if name else described
 
 
 def same_tokenizer(fingerprints: dict[str, str]) -> None:

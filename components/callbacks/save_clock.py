@@ -24,6 +24,7 @@ class SaveClock:
         self._first, self._planned = step, step + 1
 
     def saved(self) -> None:
+        """A checkpoint has just been written."""
         self._saved = time.monotonic()
 
     def is_due(self, trainer: Trainer) -> bool:

@@ -9,7 +9,7 @@ import torch
 
 from components.data.batches import LMBatch
 from components.data.dialogues import DialogueData
-from components.data.loading.cache import Ragged, Table
+from components.data.loading.cache import Ragged, Table, numbers_at
 from components.data.records import labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
@@ -83,8 +83,9 @@ class ChatData(DialogueData):
 
     def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
         columns = [(Ragged(table, "ids"), Ragged(table, "mask")) for table in tables]
-        tokens = [table.numbers("tokens") for table in tables]
-        self.train_examples, self.val_examples = (Dialogues(columns, part, tokens) for part in (train, held_out))
+        self.train_examples, self.val_examples = (
+            Dialogues(columns, part, numbers_at(tables, "tokens", part)) for part in (train, held_out)
+        )
         self.byte_lengths = torch.tensor(self.tokenizer.byte_lengths)
 
     def collate(self, examples: list[tuple[np.ndarray, np.ndarray]]) -> LMBatch:
@@ -112,9 +113,8 @@ def _last_alone(messages: list[Message]) -> list[Message]:
 class Dialogues:
     """(ids, mask) of the dialogues at [source, row]; lengths: their numbers of tokens."""
 
-    def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray, tokens: list[np.ndarray]) -> None:
-        self.columns, self.order = columns, order
-        self.lengths = np.array([tokens[source][row] for source, row in order])
+    def __init__(self, columns: list[tuple[Ragged, Ragged]], order: np.ndarray, lengths: np.ndarray) -> None:
+        self.columns, self.order, self.lengths = columns, order, lengths
 
     def __len__(self) -> int:
         return len(self.order)

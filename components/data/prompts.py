@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from components.data.dialogues import DialogueData
 from components.data.loading import split
-from components.data.loading.cache import Table
+from components.data.loading.cache import Table, numbers_at
 from components.data.loading.experience import ExperienceLoader
 from components.data.loading.fitting import fit_prompt
 from components.data.loading.sampler import TrainLoader
@@ -167,8 +167,7 @@ class Prompts:
 
     def __init__(self, tables: list[Table], order: np.ndarray) -> None:
         self.tables, self.order = tables, order
-        tokens = [table.numbers("tokens") for table in tables]
-        self.tokens = np.array([tokens[source][row] for source, row in order], dtype=np.int64)
+        self.tokens = numbers_at(tables, "tokens", order)
 
     def __len__(self) -> int:
         return len(self.order)

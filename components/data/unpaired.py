@@ -10,7 +10,7 @@ import torch
 
 from components.data.batches import UnpairedBatch, packed_answers
 from components.data.dialogues import DialogueData
-from components.data.loading.cache import Table
+from components.data.loading.cache import Table, numbers_at
 from components.data.loading.fitting import fit_answers
 from components.data.records import labels
 from components.data.records.errors import SourceError
@@ -75,7 +75,7 @@ class UnpairedData(DialogueData):
             yield columns
 
     def arrange(self, tables: list[Table], train: np.ndarray, held_out: np.ndarray) -> None:
-        train_keys, held_out_keys = (_values(tables, "key", part) for part in (train, held_out))
+        train_keys, held_out_keys = (numbers_at(tables, "key", part) for part in (train, held_out))
         if len(np.unique(train_keys)) < 2:
             raise SourceError(
                 "unpaired data: all training records have the same prompt, expected at least 2 different ones, since "
@@ -118,8 +118,8 @@ class LabeledAnswers:
 
     def __init__(self, tables: list[Table], places: np.ndarray, partners: np.ndarray) -> None:
         self.tables, self.places, self.partners = tables, places, partners
-        self.lengths = _values(tables, "tokens", places)
-        self.desirable = _values(tables, "desirable", places)
+        self.lengths = numbers_at(tables, "tokens", places)
+        self.desirable = numbers_at(tables, "desirable", places)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -136,10 +136,3 @@ def mismatched(keys: np.ndarray, pool: np.ndarray, rng: np.random.Generator) -> 
     first, last = (np.searchsorted(pool[order], keys, side=side) for side in ("left", "right"))
     steps = rng.integers(len(pool) - (last - first))
     return order[(last + steps) % len(pool)]
-
-
-def _values(tables: list[Table], name: str, places: np.ndarray) -> np.ndarray:
-    """(M,) a column's values at (M, 2) [[source, row], …]."""
-    columns = [table.numbers(name) for table in tables]
-    firsts = np.cumsum([0, *map(len, columns)])
-    return np.concatenate(columns)[firsts[places[:, 0]] + places[:, 1]]

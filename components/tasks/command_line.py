@@ -216,14 +216,18 @@ def _listed(reasons: Mapping[str, str]) -> str:
     return "".join(f"\n  {line} ({reason})" for line, reason in reasons.items())
 
 
+def starts_from(cfg: DictConfig) -> str | None:
+    """The artifact with the weights that a training starts from; None if it starts from random ones."""
+    return cfg.reads.get("model") or cfg.model.get("path")
+
+
 def advise_rate(cfg: DictConfig, parents: Mapping[str, Mapping[str, str]]) -> None:
     """Warns if all weights of a published model would be trained at the learning rate of small models, a stage's
     default. parents: what the stage reads, by name, as `lineage.require` returns it."""
-    path = cfg.reads.get("model") or cfg.model.get("path")
     source = parents.get("model", parents["tokenizer"])  # pretraining continues from the folder of its tokenizer
-    published = path and source["stage"] == lineage.UNKNOWN
-    chosen = any(_about(key, "stage.optimizer.lr") for override in overrides() if (key := _key_of(override)))
-    if published and not cfg.lora and not chosen:
+    if not starts_from(cfg) or source["stage"] != lineage.UNKNOWN or cfg.lora:
+        return
+    if not any(_about(key, "stage.optimizer.lr") for override in overrides() if (key := _key_of(override))):
         log.warning(
             f"stage.optimizer.lr: the default, {cfg.stage.optimizer.lr:g}, is for small models. For all weights of a "
             "published one 2e-5 is usual in pretraining and SFT, 1e-5 for a reward model, 1e-6 on comparisons and in "

@@ -39,9 +39,9 @@ def evaluate(cfg: DictConfig) -> None:
             output.write(done, cfg.paths.stage, curves=curves)
         return
     builtin = data.is_builtin
-    ranked, read = (builtin or not module.is_builtin for module in (rankings, text))
-    ranked = ranked and "reward" in cfg.reads
     # the built-in world's rankings and text say nothing about models of other data
+    ranked = "reward" in cfg.reads and (builtin or not rankings.is_builtin)
+    read = builtin or not text.is_builtin
     for module, wanted in ((data, True), (rankings, ranked), (text, read)):
         if wanted:
             module.prepare_data()

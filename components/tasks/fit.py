@@ -93,8 +93,7 @@ def fit(cfg: DictConfig) -> None:
 
 def _shape(cfg: DictConfig, tokenizer: Tokenizer):
     """The shape of the artifact that the stage starts from, else of the model group with this tokenizer."""
-    path = cfg.reads.get("model") or cfg.model.get("path")
-    if path:
+    if path := command_line.starts_from(cfg):
         shape, _ = store.load_config(path, context=cfg.context)
         command_line.check_shape(cfg, path, shape)
         return shape.with_vocab(tokenizer.vocab_size)
@@ -157,7 +156,7 @@ def _trainer(cfg: DictConfig, width: int, inputs: dict[str, Any]) -> L.Trainer:
 
 
 def _header(cfg: DictConfig) -> Header:
-    model = cfg.reads.get("model") or cfg.model.get("path")
+    model = command_line.starts_from(cfg)
     return Header(f"from {model}" if model else HydraConfig.get().runtime.choices["model"])
 
 

@@ -62,7 +62,7 @@ def inputs_of(cfg: DictConfig) -> dict[str, Any] | None:
         return None
     command_line.give_precedence(cfg)
     parents = lineage.require(dict(cfg.reads), command_line.expected_artifacts(cfg), command_line.identity(cfg))
-    if task == "fit" and not (cfg.reads.get("model") or cfg.model.get("path")):
+    if task == "fit" and not command_line.starts_from(cfg):
         cfg = deepcopy(cfg)
         set_vocabulary(cfg, load_tokenizer(cfg.reads.tokenizer).vocab_size)
     plain = composing.plain(cfg)

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,13 @@ class Table:
 
     def __reduce__(self) -> tuple[type["Table"], tuple[Path]]:
         return Table, (self._file,)  # another process maps the file as well
+
+
+def numbers_at(tables: Sequence[Table], name: str, places: np.ndarray) -> np.ndarray:
+    """(M,) the values of a column of numbers at (M, 2) [[source, row], …]."""
+    columns = [table.numbers(name) for table in tables]
+    firsts = np.cumsum([0, *map(len, columns)])
+    return np.concatenate(columns)[firsts[places[:, 0]] + places[:, 1]]
 
 
 def stored(

@@ -7,9 +7,9 @@ hash, is held out; all others are trained on, each file with its share of the to
 pieces for all. What counts is the mean of the files' bits per byte, weighted by their shares. A held-out document is
 read alone, in windows of the context that the model was trained with.
 
-The clock runs in the steps alone: start-up, compilation and the tokens' preparation are left out on all sides. Peers
-train as their authors recommend, with the rate that suited them best: nanoGPT's loop, which follows the clock in its
-schedule, and Trainer with a Llama of our shape, whose steps are counted beforehand, as ours are.
+Peers are nanoGPT's loop, whose schedule follows the clock, and HF Trainer with a Llama of our shape, whose number of
+steps is estimated beforehand, as ours is; both with a cosine from 3e-3. Their clock runs in the steps alone, after
+compilation; ours also counts what Lightning does before the first and after the last step.
 """
 
 import argparse
@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import harness
-from harness import HEADS, INNER, LAYERS, VOCABULARY, WIDTH, Contestant, now, peak_mb
+import pretrain
+from harness import VOCABULARY, Contestant, now, peak_mb
 
 MIXTURE = {"reference": 45, "computing": 10, "sayings": 8, "manuals": 22, "code": 15}  # file: percent of the tokens
 BETWEEN = "\n\n\n"  # documents
-CONTEXT, BATCH = 256, 16
+CONTEXT, BATCH = pretrain.LOAD.context, pretrain.LOAD.batch
 HELD_OUT = 0.01
-SHORT = harness.Load(batch=BATCH, context=CONTEXT, steps=20, warmup=10)  # tells how many steps fit in the time
+SHORT = pretrain.LOAD._replace(steps=20, warmup=10)  # tells how many steps fit in the time
+RATE, WARMUP, DRAWN = 3e-3, 100, 200_000  # of peers: peak of the rate, steps up to it, rows to train on
 OURS = (
     "stage.optimizer._target_=components.training.optimizers.muon",
     "+stage.optimizer.momentum=0.95",
@@ -152,117 +154,69 @@ def figures(
     }
 
 
-def rows(args: argparse.Namespace, generator: Any, number: int) -> Any:
-    """(number, context + 1) tokens at random places of files that are chosen by their shares."""
+def rows(args: argparse.Namespace, generator: Any) -> Any:
+    """(DRAWN, context + 1) tokens at random places of files that are chosen by their shares."""
     import numpy as np
     import torch
 
-    files = [
-        torch.from_numpy(np.load(Path(args.work, f"{name}.npy"), mmap_mode="r").astype(np.int32)) for name in MIXTURE
-    ]
+    files = [torch.from_numpy(np.load(Path(args.work, f"{name}.npy")).astype(np.int32)) for name in MIXTURE]
     shares = torch.tensor(list(MIXTURE.values()), dtype=torch.float)
-    chosen = shares.multinomial(number, replacement=True, generator=generator).tolist()
-    starts = torch.rand(number, generator=generator).tolist()
+    chosen = shares.multinomial(DRAWN, replacement=True, generator=generator).tolist()
+    starts = torch.rand(DRAWN, generator=generator).tolist()
     width = CONTEXT + 1
     cut = [int(start * (len(files[file]) - width)) for file, start in zip(chosen, starts, strict=True)]
     return torch.stack([files[file][at : at + width] for file, at in zip(chosen, cut, strict=True)]).long()
 
 
-def nanogpt(*, layers: int, heads: int, width: int, rate: float) -> Callable[[argparse.Namespace], dict[str, float]]:
+def nanogpt(**shape: int) -> Callable[[argparse.Namespace], dict[str, float]]:
     def run(args: argparse.Namespace) -> dict[str, float]:
         import torch
-        from gpt2 import GPT2, adamw
 
         torch.manual_seed(1337)
-        generator = torch.Generator().manual_seed(1337)
-        read = rows(args, generator, 200_000).split(BATCH)
-        model = GPT2(vocabulary=VOCABULARY, context=CONTEXT, layers=layers, heads=heads, width=width)
-        optimizer = adamw(model, lr=rate, betas=(0.9, 0.99))
+        model, loss_of, optimizer = pretrain.nanogpt(args, **shape)
         compiled, limit = torch.compile(model), args.minutes * 60
-        began, done = now(), 0
-        for step, ids in enumerate(read):
-            if step == SHORT.warmup:  # compiled by now
-                began = now()
-            if (elapsed := now() - began) >= limit and step > SHORT.warmup:
+        for step, ids in enumerate(rows(args, torch.Generator().manual_seed(1337)).split(BATCH)):
+            if step <= SHORT.warmup:
+                began = now()  # compiled by the last of these
+            elapsed = now() - began
+            if elapsed >= limit:
                 break
-            share = elapsed / limit if step >= SHORT.warmup else 0.0
-            falling = 0.1 + 0.45 * (1 + math.cos(math.pi * min(share, 1)))
+            falling = 0.1 + 0.45 * (1 + math.cos(math.pi * elapsed / limit))
             for group in optimizer.param_groups:
-                group["lr"] = rate * min(falling, (step + 1) / 100)
+                group["lr"] = RATE * min(falling, (step + 1) / WARMUP)
             with torch.autocast("cpu", torch.bfloat16):
-                loss = compiled(ids[:, :-1], ids[:, 1:])
+                loss = loss_of(compiled, ids[:, :-1], ids[:, 1:])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            done += step >= SHORT.warmup
         else:
             raise SystemExit("nanoGPT: too few rows were drawn for this time")
-        seconds, peak = now() - began, peak_mb()
-        return figures(args, model.eval(), seconds=seconds, tokens=done * BATCH * CONTEXT, peak=peak)
+        tokens = (step - SHORT.warmup) * BATCH * CONTEXT
+        return figures(args, model.eval(), seconds=elapsed, tokens=tokens, peak=peak_mb())
 
     return run
 
 
-def hf_trainer(rate: float) -> Callable[[argparse.Namespace], dict[str, float]]:
-    def run(args: argparse.Namespace) -> dict[str, float]:
-        import torch
-        from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+def hf_trainer(args: argparse.Namespace) -> dict[str, float]:
+    import torch
 
-        ids = rows(args, torch.Generator().manual_seed(0), 200_000)[:, :CONTEXT]
-        read = [{"input_ids": row, "labels": row} for row in ids]
-
-        def trained(steps: int, untimed: int) -> tuple[LlamaForCausalLM, float]:
-            torch.manual_seed(0)
-            config = LlamaConfig(
-                vocab_size=VOCABULARY,
-                hidden_size=WIDTH,
-                intermediate_size=INNER,
-                num_hidden_layers=LAYERS,
-                num_attention_heads=HEADS,
-                num_key_value_heads=HEADS,
-                max_position_embeddings=CONTEXT,
-                tie_word_embeddings=True,
-            )
-            model, watch = LlamaForCausalLM(config), harness.Stopwatch(SHORT._replace(steps=steps, warmup=untimed))
-
-            class Watch(TrainerCallback):
-                def on_step_end(self, *_: Any, **__: Any) -> None:
-                    watch.step()
-
-            settings = TrainingArguments(
-                output_dir=f"{args.work}/hf",
-                max_steps=steps + untimed,
-                per_device_train_batch_size=BATCH,
-                learning_rate=rate,
-                lr_scheduler_type="cosine",
-                warmup_steps=100,
-                weight_decay=0.1,
-                bf16=True,
-                torch_compile=True,
-                report_to="none",
-                save_strategy="no",
-                use_cpu=True,
-                disable_tqdm=True,
-            )
-            Trainer(model, settings, train_dataset=read, callbacks=[Watch()]).train()
-            return model, watch.seconds
-
-        _, seconds = trained(SHORT.steps, SHORT.warmup)
-        steps = steps_in(args, SHORT.steps / seconds)
-        model, seconds = trained(steps, SHORT.warmup)
-        peak, tokens = peak_mb(), steps * BATCH * CONTEXT
-        return figures(args, lambda x: model(x).logits, seconds=seconds, tokens=tokens, peak=peak)
-
-    return run
+    ids = rows(args, torch.Generator().manual_seed(0))[:, :CONTEXT]
+    settings = {"learning_rate": RATE, "lr_scheduler_type": "cosine", "warmup_steps": WARMUP, "weight_decay": 0.1}
+    settings |= {"bf16": True, "torch_compile": True}
+    _, tried = pretrain.trained_llama(args, ids, SHORT, **settings)
+    load = SHORT._replace(steps=steps_in(args, tried.steps_per_second))
+    model, watch = pretrain.trained_llama(args, ids, load, **settings)
+    tokens, peak = load.steps * BATCH * CONTEXT, peak_mb()
+    return figures(args, lambda x: model(x).logits, seconds=watch.seconds, tokens=tokens, peak=peak)
 
 
 CONTESTANTS = {
     "gradus": Contestant(ours(*OURS)),
-    "gradus, default settings": Contestant(ours()),
-    "nanoGPT compiled, of our width": Contestant(nanogpt(layers=LAYERS, heads=HEADS, width=WIDTH, rate=3e-3)),
-    "nanoGPT compiled, for laptops": Contestant(nanogpt(layers=4, heads=4, width=128, rate=3e-3)),
-    "HF Trainer bf16 compiled": Contestant(hf_trainer(3e-3), needs=("hf",)),
+    "gradus default": Contestant(ours()),
+    "nanoGPT compiled at our width": Contestant(nanogpt()),
+    "nanoGPT compiled for laptops": Contestant(nanogpt(layers=4, heads=4, width=128)),
+    "HF Trainer bf16 compiled": Contestant(hf_trainer, needs=("hf",)),
 }
 
 if __name__ == "__main__":

@@ -71,37 +71,41 @@ def llama():
 
 def hf_trainer(**settings):
     def run(args: argparse.Namespace) -> dict[str, float]:
-        from transformers import Trainer, TrainerCallback, TrainingArguments
-
-        rows = token_rows(args)[:, : LOAD.context]
-        watch = Stopwatch(LOAD)
-
-        class Watch(TrainerCallback):
-            def on_step_end(self, *_, **__):
-                watch.step()
-
-        data = [{"input_ids": row, "labels": row} for row in rows]
         chosen = dict(settings)
         if chosen.pop("bf16_compiled", False):
             chosen |= {"bf16": True, "torch_compile": True}
-        Trainer(
-            llama(),
-            TrainingArguments(
-                output_dir=f"{args.work}/hf",
-                max_steps=LOAD.steps + LOAD.warmup,
-                per_device_train_batch_size=LOAD.batch,
-                report_to="none",
-                save_strategy="no",
-                use_cpu=not harness.GPU,
-                disable_tqdm=True,
-                **chosen,
-            ),
-            train_dataset=data,
-            callbacks=[Watch()],
-        ).train()
+        _, watch = trained_llama(args, token_rows(args)[:, : LOAD.context], LOAD, **chosen)
         return {"rate": watch.steps_per_second * LOAD.batch * LOAD.context, "peak_mb": peak_mb()}
 
     return run
+
+
+def trained_llama(args: argparse.Namespace, rows, load: Load, **settings):
+    """A Llama that HF Trainer has trained on (N, T) tokens, and the stopwatch of its steps. settings: the trainer's."""
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    model, watch = llama(), Stopwatch(load)
+
+    class Watch(TrainerCallback):
+        def on_step_end(self, *_, **__):
+            watch.step()
+
+    Trainer(
+        model,
+        TrainingArguments(
+            output_dir=f"{args.work}/hf",
+            max_steps=load.steps + load.warmup,
+            per_device_train_batch_size=load.batch,
+            report_to="none",
+            save_strategy="no",
+            use_cpu=not harness.GPU,
+            disable_tqdm=True,
+            **settings,
+        ),
+        train_dataset=[{"input_ids": row, "labels": row} for row in rows],
+        callbacks=[Watch()],
+    ).train()
+    return model, watch
 
 
 def loop(build, dtype: str, compiled: bool, load: Load = LOAD, rows_of=token_rows):

@@ -39,8 +39,9 @@ class RecordData(DataContract):
     name), `mixture` (a list of {path, weight, name?} and the selection fields below, with weights as shares of tokens),
     `tasks` (of reasoning_gym, see procedural.Problems, with task_problems, task_seed and task_system), `world` (the
     fields of the built-in world).
-    subset, split, held_out_split, files: which part of a path, see dataset_folder.Selection. root: a folder whose
-    sub-folders, named like the mixture's parts, are local copies that are read instead of their paths.
+    subset, split, held_out_split, files: which part of a path; columns: what its columns are called here; see
+    dataset_folder.Selection. root: a folder whose sub-folders, named like the mixture's parts, are local copies that
+    are read instead of their paths.
     batch_size counts what the subclass defines, per process. val_fraction: share of prompts (documents) held out.
     train_part: [low, high], shares from 0 to 1 of all training prompts by a hash: only these are trained on. [0, 0.5]
     and [0.5, 1] share no prompt, so that one reward model can judge a policy that was trained against another.
@@ -54,7 +55,7 @@ class RecordData(DataContract):
 
     normalize: ClassVar[Any]  # a function of components.data.records.formats: a raw value → a Record
     features: ClassVar[dict[str, pa.DataType]]  # columns that `tokenize` returns
-    columns: ClassVar[tuple[str, ...] | None] = None  # table columns that `normalize` reads; None: possibly all
+    read_columns: ClassVar[tuple[str, ...] | None] = None  # of tables, that `normalize` reads; None: possibly all
     train_examples: Examples
     val_examples: Examples
     explained: ClassVar[dict[str, str]] = {}  # more counts to warn about: what happened to the records
@@ -72,6 +73,7 @@ class RecordData(DataContract):
         split: str = "train",
         held_out_split: str | None = None,
         files: str | None = None,
+        columns: dict[str, str] | None = None,
         mixture: list[dict[str, Any]] | None = None,
         root: str | None = None,
         tasks: list[Any] | None = None,
@@ -92,7 +94,7 @@ class RecordData(DataContract):
         self.context, self.cache_dir, self.seed = context, cache_dir, seed
         self.records, self.path, self.mixture, self.root, self.world = records, path, mixture, root, world
         self.problems = Problems.of(tasks, task_problems, task_seed, task_system)
-        self.selection = Selection(subset, split, held_out_split, files)
+        self.selection = Selection(subset, split, held_out_split, files, columns)
         self.batch_size, self.val_fraction, self.train_part = batch_size, val_fraction, train_part
         in_part(np.array([], dtype=np.int64), train_part)
         self.on_malformed, self.num_workers = on_malformed, num_workers
@@ -150,7 +152,7 @@ class RecordData(DataContract):
         """Where the records come from, by this module's settings."""
         sizes = world_sizes(self.format, vars(self)) if self.world is not None else {}
         where = (self.path, self.selection, self.mixture, self.root, self.world)
-        return Origin(self.format, *where, sizes, self.columns, self.problems, self.records)
+        return Origin(self.format, *where, sizes, self.read_columns, self.problems, self.records)
 
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights."""

@@ -40,7 +40,7 @@ class TextData(RecordData):
 
     normalize = staticmethod(formats.text)
     features = {"ids": pa.list_(pa.int32())}
-    columns = ("text", "content")
+    read_columns = ("text", "content")
 
     def __init__(
         self,

@@ -124,7 +124,7 @@ OF_THE_WORLD = {  # settings of the built-in world's records, by data module
 }
 FUNCTIONS = ("function_reward", "FunctionJudge")  # what takes reward functions as `path` or `functions`
 VALIDATION = ("val_check_interval", "check_val_every_n_epoch", "limit_val_batches")  # how often, and on how much
-OF_A_PATH = ("subset", "split", "held_out_split", "files")
+OF_A_PATH = ("subset", "split", "held_out_split", "files", "columns")
 OF_FILES = ("split_at",)
 
 

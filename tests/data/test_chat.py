@@ -137,3 +137,16 @@ def test_a_bad_answer_is_refused_with_the_stage_that_learns_from_it_or_skipped(c
         built(common, write, labeled)
     data = built(common, write, labeled, on_malformed="skip")
     assert data.counts["records"] == 4 and data.counts["malformed"] == 2 and "stage=kto" in caplog.text
+
+
+def test_columns_with_other_names_are_read_from_a_path_a_mixture_and_given_records(common, write):
+    rows = [{"asked": f"question {i}", "reply": f"answer {i}"} for i in range(8)]
+    columns, path = {"prompt": "asked", "completion": "reply"}, write("faq.jsonl", rows)
+    expected = [text for row in rows for text in (row["asked"], row["reply"])]
+    for settings in (
+        {"path": path, "columns": columns},
+        {"mixture": [{"path": path, "weight": 1, "columns": columns}]},
+        {"records": rows, "columns": columns},
+    ):
+        data = ChatData(**common, val_fraction=0, **settings)
+        assert list(data.texts()) == expected

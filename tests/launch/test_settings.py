@@ -46,7 +46,7 @@ OF_VALIDATION = {  # where the weights of the last step are exported
     "trainer.val_check_interval trainer.check_val_every_n_epoch trainer.limit_val_batches": HARMLESS,
 }
 WORLD_DATA = {
-    "mixture root subset split held_out_split files split_at": UNUSED
+    "mixture root subset split held_out_split files columns split_at": UNUSED
 }  # of a data module that reads the world
 
 

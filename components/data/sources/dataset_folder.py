@@ -26,17 +26,19 @@ _OTHER_SPLITS = ("test", "testing", "validation", "valid", "val", "dev", "eval",
 
 
 class Selection(NamedTuple):
-    """Which parts of a data set are read.
+    """Which parts of a data set are read, and by which names.
 
     subset: the configuration, by its name on the Hub; in a folder, as its README.md declares it, or the sub-folder with
     that name. split: for training. held_out_split: for validation; None decides by a hash of the prompts. files: a name
-    or a glob pattern; only these files, all of them for training. A single file has no parts.
+    or a glob pattern; only these files, all of them for training. A single file has no parts. columns: {field of a
+    format: column of the data set}, for columns with other names.
     """
 
     subset: str | None = None
     split: str = "train"
     held_out_split: str | None = None
     files: str | None = None
+    columns: dict[str, str] | None = None
 
 
 def files_of(folder: Path, selection: Selection) -> tuple[list[Path], list[Path]]:

@@ -12,7 +12,7 @@ from components.data.records.errors import SourceError
 from components.data.sources import builtin
 from components.data.sources.dataset_folder import Selection
 from components.data.sources.procedural import Problems, problems_source
-from components.data.sources.source import Source, digest, given, open_source
+from components.data.sources.source import Source, digest, given, open_source, renamed
 
 NAMES = ("text", "chat", "preference", "unpaired", "prompts")
 FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
@@ -22,8 +22,8 @@ class Origin(NamedTuple):
     """The settings that decide where records come from.
 
     format: one of NAMES; sizes: of the built-in world's records, see `world_sizes`.
-    The first of records, path, mixture, problems and world that is set is used. columns: those of tables to read; None:
-    all.
+    The first of records, path, mixture, problems and world that is set is used. read_columns: those of tables to
+    read; None: all.
     """
 
     format: str
@@ -33,7 +33,7 @@ class Origin(NamedTuple):
     root: str | None
     world: dict[str, Any] | None
     sizes: Mapping[str, Any]
-    columns: Collection[str] | None = None
+    read_columns: Collection[str] | None = None
     problems: Problems | None = None
     records: Sequence[Mapping[str, Any]] | None = None
 
@@ -45,11 +45,11 @@ class Origin(NamedTuple):
     def sources(self) -> list[tuple[Source, float]]:
         """The sources with their weights. Raises SourceError for one that does not exist."""
         if self.records is not None:
-            return [(given(self.records), 1.0)]
+            return [(renamed(given(self.records), self.selection.columns), 1.0)]
         if self.path is not None:
-            return [(open_source(str(self.path), selection=self.selection, columns=self.columns), 1.0)]
+            return [(open_source(str(self.path), selection=self.selection, columns=self.read_columns), 1.0)]
         if self.mixture:
-            return [_part(i, part, self.root, self.columns) for i, part in enumerate(self.mixture)]
+            return [_part(i, part, self.root, self.read_columns) for i, part in enumerate(self.mixture)]
         if self.problems is not None:
             return [(problems_source(self.problems), 1.0)]
         if self.world is not None:

@@ -13,7 +13,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,8 @@ def open_source(
     place = _place(path)
     if len(os.fsencode(path)) > LONGEST_PATH or "\0" in path:
         raise SourceError(f"{path[:60]!r}…: not a path, expected at most {LONGEST_PATH} bytes and no zero byte")
+    if columns is not None and selection.columns:
+        columns = {*columns, *selection.columns.values()}
     held_out: list[Path] = []
     if place.is_dir():
         if hub_datasets.NAME.fullmatch(path):
@@ -90,19 +92,21 @@ def open_source(
         if not place.is_file():
             raise SourceError(f"{place}: not a regular file. Copy its contents to one")
     elif hub_datasets.NAME.fullmatch(path) and ending(place) is None:
-        identity = digest(["hub", path, *selection])
-        return Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
+        identity = digest(["hub", path, *selection[:4]])
+        found = Source(name or path, lambda: identity, lambda: _hub_rows(path, selection, columns, remedy))
+        return renamed(found, selection.columns)
     elif "://" in path:
         raise SourceError(f"data.path={path}: URLs are not supported. Set data.path to a local copy, or to a Hub name")
     else:
         raise SourceError(f"{place}: no such file or folder. Set data.path to one that exists")
-    return Source(
+    found = Source(
         name or place.name,
         lambda: _digest_of_files(files, held_out, place),
         lambda: _split_rows(
             _rows_of_files(files, place, columns), _rows_of_files(held_out, place, columns) if held_out else None
         ),
     )
+    return renamed(found, selection.columns)
 
 
 def given(values: Sequence[Any]) -> Source:
@@ -113,6 +117,28 @@ def given(values: Sequence[Any]) -> Source:
     except (TypeError, ValueError) as error:
         raise SourceError(f"records: expected what JSON can hold: {error}") from None
     return Source("records", lambda: identity, lambda: iter(rows))
+
+
+def renamed(source: Source, columns: Mapping[str, str] | None) -> Source:
+    """The source with other names for columns. columns: {field: the column whose value it gets}; a column that has a
+    field's name already is left out. A row without one of the columns has a FormatError as its value."""
+    if not columns:
+        return source
+    identity = functools.cache(lambda: digest([source.fingerprint(), dict(columns)]))
+    return Source(source.name, identity, lambda: (_renamed(row, columns) for row in source.rows()))
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    if not isinstance(row.value, dict):
+        return row
+    missing = next(((field, column) for field, column in columns.items() if column not in row.value), None)
+    if missing:
+        got = "columns " + ", ".join(map(repr, row.value)) if row.value else "no columns"
+        error = FormatError(f'a column "{missing[1]}", which data.columns reads as "{missing[0]}"', got)
+        return row._replace(value=error)
+    taken = {*columns, *columns.values()}
+    others = {name: value for name, value in row.value.items() if name not in taken}
+    return row._replace(value=others | {field: row.value[column] for field, column in columns.items()})
 
 
 def records(

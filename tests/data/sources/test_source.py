@@ -10,6 +10,7 @@ import pytest
 
 from components.data.records import formats
 from components.data.records.errors import SourceError
+from components.data.sources.dataset_folder import Selection
 from components.data.sources.source import open_source, records
 from components.system import hub as models_hub
 
@@ -161,3 +162,54 @@ def test_offline_mode_looks_only_in_the_cache_for_name_config_and_revision(monke
 def test_a_url_is_distinguished_from_a_missing_file():
     with pytest.raises(SourceError, match="data.path=s3://b/x.jsonl: URLs are not supported"):
         open_source("s3://b/x.jsonl")
+
+
+def renamed_of(path: str, columns: dict, normalize=formats.chat, **selection) -> list:
+    source = open_source(path, selection=Selection(columns=columns, **selection))
+    return [record for _, record in records(source, normalize, on_malformed="error", counts=Counter())]
+
+
+def test_columns_with_other_names_are_read_as_the_fields_that_they_are_given(write, tmp_path):
+    rows = [{"asked": "2 + 2?", "reply": "4", "prompt": "an identifier", "note": 1}]
+    wanted = [[{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]]
+    columns = {"prompt": "asked", "completion": "reply"}
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    for path in (
+        write("a.jsonl", rows),
+        write("a.csv", "asked,reply,prompt,note\n2 + 2?,4,an identifier,1\n"),
+        str(tmp_path / "a.parquet"),
+    ):
+        assert [
+            [{name: message[name] for name in ("role", "content")} for message in record["messages"]]
+            for record in renamed_of(path, columns)
+        ] == wanted
+
+
+def test_two_columns_can_swap_their_names(write):
+    path = write("a.jsonl", [{"prompt": "q", "chosen": "worse", "rejected": "better"}])
+    (record,) = renamed_of(path, {"chosen": "rejected", "rejected": "chosen"}, formats.preference)
+    assert record == formats.preference({"prompt": "q", "chosen": "better", "rejected": "worse"})
+
+
+def test_other_columns_of_a_table_are_opened_for_their_new_names(tmp_path):
+    datasets.Dataset.from_list([{"body": "x", "text": "an index"}]).to_parquet(str(tmp_path / "a.parquet"))
+    source = open_source(
+        str(tmp_path / "a.parquet"), selection=Selection(columns={"text": "body"}), columns=("text", "content")
+    )
+    assert [row.value["text"] for row in source.rows()] == ["x"]
+
+
+def test_a_column_that_a_row_does_not_have_is_named_with_those_that_it_has(write):
+    path = write("a.jsonl", [{"asked": "q", "reply": "a"}, {"asked": "q", "replies": "a"}])
+    said = r'a\.jsonl:2: expected a column "reply", which data\.columns reads as "completion", got columns'
+    with pytest.raises(SourceError, match=rf"{said} 'asked', 'replies'"):
+        renamed_of(path, {"prompt": "asked", "completion": "reply"})
+
+
+def test_other_names_are_other_data(write):
+    path = write("a.jsonl", [{"asked": "q", "reply": "a"}])
+    as_read, asked, swapped = (
+        open_source(path, selection=Selection(columns=columns)).fingerprint()
+        for columns in (None, {"prompt": "asked", "completion": "reply"}, {"prompt": "reply", "completion": "asked"})
+    )
+    assert len({as_read, asked, swapped}) == 3 and as_read == open_source(path).fingerprint()

@@ -124,6 +124,21 @@ def test_processes_make_the_same_model_however_they_are_started(place):
 
 
 @pytest.mark.slow
+def test_one_process_resumes_what_two_began_with_the_same_batch_in_all(place):
+    saving = ("callbacks.checkpoints.every_n_steps=2", "callbacks.checkpoints.keep=9")
+    code, said = by_lightning(place, *TINY, *saving, "trainer=ddp", "run=two")
+    assert code == 0, said
+    resume = "resume=logs/two/pretrain/checkpoints/step=00000002.ckpt"
+    code, said = end(start(place, [*PYTHON, *TINY, resume, "run=other", "trainer=cpu"]))
+    assert code != 0 and "(data.batch_size=4)" in said, said
+    code, said = end(start(place, [*PYTHON, *TINY, resume, "run=one", "trainer=cpu", "data.batch_size=4"]))
+    assert code == 0, said
+    two, one = (load_file(place / f"logs/{name}/pretrain/export/model.safetensors") for name in ("two", "one"))
+    for name, weight in two.items():
+        torch.testing.assert_close(one[name], weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
 def test_a_plain_command_in_a_slurm_allocation_is_one_process_whatever_its_number_of_tasks(place):
     allocation = {"SLURM_NTASKS": "4", "SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "mine", "SLURM_NODELIST": "a[1-4]"}
     code, said = end(start(place, [*PYTHON, *TINY, "trainer=cpu", "run=alone"], **allocation))

@@ -1,5 +1,6 @@
 """Metadata of an artifact: its card, the shape of its model, its tokenizer. Read without torch."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ if TYPE_CHECKING:  # whose import takes longer than reading all the rest
 CARD = "card.json"
 README = "README.md"
 KINDS = {"CausalLM": "a language model", "SequenceClassification": "a reward model"}
+PLACE = re.compile(r"(data|comparisons|text)(\.pretraining)?\.(path|root|mixture\.\d+\.path)")  # inputs: where data is
 RESUMED = "checkpoint (content)"  # the input that names a checkpoint with other settings that training started from
 TOKENIZERS_KEPT = 2  # the models' tokenizer, and one that differs from it in a file
 _tokenizers: "dict[str, Tokenizer]" = {}  # by content
@@ -98,6 +100,7 @@ def _listing(path: str | Path) -> str:
 
 def differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Sorted names of the inputs that differ. RESUMED counts only if it is among the new inputs: the command that
-    resumes a run does not have to repeat what the run started from."""
+    resumes a run does not have to repeat what the run started from. Where data is read does not count, since its
+    content is an input."""
     names = before.keys() | now.keys() if RESUMED in now else (before.keys() | now.keys()) - {RESUMED}
-    return sorted(name for name in names if before.get(name) != now.get(name))
+    return sorted(name for name in names if before.get(name) != now.get(name) and not PLACE.fullmatch(name))

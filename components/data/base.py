@@ -174,12 +174,17 @@ class RecordData(DataContract):
             for source, _ in self.sources():
                 yield from self.records_of(source, Counter())
 
-        keys = (split.key(self.split_by(record)) for row, record in each() if row.held_out is None)
-        held_out = set(split.validation_keys(np.fromiter(keys, dtype=np.int64), self.val_fraction).tolist())
+        undecided, held_out = [], set()
         for row, record in each():
             key = split.key(self.split_by(record))
-            by_prompt = row.held_out is None and key in held_out
-            if not (row.held_out or by_prompt) and in_part(np.array([key]), self.train_part)[0]:
+            if row.held_out is None:
+                undecided.append(key)
+            elif row.held_out:
+                held_out.add(key)
+        held_out |= set(split.validation_keys(np.array(undecided, dtype=np.int64), self.val_fraction).tolist())
+        for row, record in each():
+            key = split.key(self.split_by(record))
+            if not row.held_out and key not in held_out and in_part(np.array([key]), self.train_part)[0]:
                 yield from self.record_texts(record)
 
     def prepare_data(self) -> None:
@@ -198,8 +203,12 @@ class RecordData(DataContract):
         held_out = _held_out(tables, self.val_fraction)
         if self.val_fraction and not any(mask.any() for mask in held_out):
             self._warn_nothing_is_held_out(tables)
-        parts = [in_part(table.numbers("key"), self.train_part) for table in tables]
-        rows = [np.flatnonzero(~mask & part) for mask, part in zip(held_out, parts, strict=True)]
+        keys = [table.numbers("key") for table in tables]
+        known = np.concatenate([key[mask] for key, mask in zip(keys, held_out, strict=True)])
+        new = [~np.isin(key, known) for key in keys]  # a prompt can be in both files of a data set, or in two sources
+        if repeated := sum(int((~mask & ~others).sum()) for mask, others in zip(held_out, new, strict=True)):
+            self.counts["held_out_too"] = repeated
+        rows = [np.flatnonzero(mask & in_part(key, self.train_part)) for mask, key in zip(new, keys, strict=True)]
         lengths = [table.numbers("tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
             wider = "" if self.train_part is None else ", or widen data.train_part"
@@ -319,6 +328,7 @@ class RecordData(DataContract):
                 share.epochs,
             )
         warnings = {name: name for name in ("malformed", "cut", "dropped")} | self.explained
+        warnings["held_out_too"] = "not trained on: their prompts, or documents, are held out as well"
         warnings |= {"truncated": f"truncated to {self.limit}", "overlong": f"left out: longer than {self.limit}"}
         for name in self.counts:
             if name.startswith(UNREAD):

@@ -19,11 +19,10 @@ from components.data.records import formats, labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.data.sources import builtin
-from components.data.sources.source import Source, open_source, records, refuse
+from components.data.sources.origin import WORLD, demonstrations_source, with_demonstrations
+from components.data.sources.source import Source, records, refuse
 from components.functional.seeding import numpy_seeded
 from components.tokenizer.codec import TokenizerError
-
-WORLD = "world"
 
 
 class PreferenceData(DialogueData):
@@ -79,6 +78,9 @@ class PreferenceData(DialogueData):
 
     def settings(self) -> dict[str, Any]:
         return super().settings() | {"max_completions": self.max_completions}
+
+    def fingerprint(self) -> str:
+        return with_demonstrations(super().fingerprint(), self.demonstrations)
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
@@ -159,7 +161,7 @@ class PreferenceData(DialogueData):
 
     def _demonstration_source(self, path: str) -> Source:
         if path != WORLD:
-            return open_source(path)
+            return demonstrations_source(path)
         if self.world is None:
             raise ValueError('demonstrations: "world" needs data.world; set it, or give a path or null')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})

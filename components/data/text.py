@@ -183,13 +183,22 @@ def joined_lines(rows: Iterator[Row], start: str) -> Iterator[Row]:
 def parts_of_files(rows: Iterator[Row], between: re.Pattern[str]) -> Iterator[Row]:
     """Splits rows that are whole .txt files where `between` matches, dropping blank parts; keeps other rows."""
     for row in rows:
-        parts = between.split(row.value["text"]) if row.is_file else []
-        texts = [part for part in parts if part and part.strip()]
-        if len(texts) < 2:
+        parts = filter(str.strip, _between(row.value["text"], between)) if row.is_file else iter(())
+        first_two = list(itertools.islice(parts, 2))
+        if len(first_two) < 2:
             yield row
             continue
-        for number, text in enumerate(texts, 1):
+        for number, text in enumerate(itertools.chain(first_two, parts), 1):
             yield row._replace(where=f"{row.where}: part {number}", value={"text": text})
+
+
+def _between(text: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    """The parts between matches of the pattern, one at a time: a list of them would need as much memory as the text."""
+    start = 0
+    for match in pattern.finditer(text):
+        yield text[start : match.start()]
+        start = match.end()
+    yield text[start:]
 
 
 def cut_at_lines(text: str, longest: int) -> Iterator[str]:

@@ -16,12 +16,17 @@ def of_world(key: str, otherwise: Any, trained: str = "some", *, _root_: DictCon
     """${of_world:key,value} is ${key} if that is set and the stage's data is the built-in world's, else the value. For
     settings that were measured on the world. ${of_world:key,value,all}: also the value with adapters or frozen weights,
     for settings about weights that then are not trained."""
-    data = _root_.get("data")
-    measured = data is not None and is_builtin(data)
+    measured = on_world(True, False, _root_=_root_)
     if trained == "all":
         measured = measured and not _root_.get("lora") and not _root_.stage.get("freeze")
     setting = OmegaConf.select(_root_, key) if measured else None
     return otherwise if setting is None else setting
+
+
+def on_world(value: Any, otherwise: Any, *, _root_: DictConfig) -> Any:
+    """${on_world:value,otherwise} is the value if the stage's data is the built-in world's."""
+    data = _root_.get("data")
+    return value if data is not None and is_builtin(data) else otherwise
 
 
 def of_depth(name: str, depth: int, vocab_size: int) -> Any:
@@ -40,4 +45,5 @@ def register() -> None:
     """Makes the resolvers of conf/ known to OmegaConf; a second call changes nothing."""
     OmegaConf.register_new_resolver("later", later, replace=True)
     OmegaConf.register_new_resolver("of_world", of_world, replace=True)
+    OmegaConf.register_new_resolver("on_world", on_world, replace=True)
     OmegaConf.register_new_resolver("of_depth", of_depth, replace=True)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from components.artifacts import store
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.all_models import Material, evaluate_pipeline
+from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output
 from components.evaluation.report.learning import learned
@@ -84,8 +85,8 @@ def loaded(cfg: DictConfig, place: Place, load: Callable[..., Any], names: Seque
 def material_of(cfg: DictConfig, data: Any, rankings: Any | None, text: Any | None) -> Material:
     """What models are measured on, from data modules after their setup; rankings and text are optional."""
     return Material(
-        prompts=list(data.val_examples)[: cfg.stage.max_prompts],
-        train_prompts=list(data.train_examples)[: cfg.stage.max_prompts],
+        prompts=evenly(data.val_examples, cfg.stage.max_prompts),
+        train_prompts=evenly(data.train_examples, cfg.stage.max_prompts),
         seen=rankings.train_batches() if rankings and data.is_builtin else None,
         heldout=(rankings.val_dataloader() or None) if rankings else None,
         text=list(islice(text.val_dataloader(), cfg.stage.text_batches)) if text else (),

@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from components.artifacts import store
+from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.function_scores import function_scores
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output, plots_rewards, plots_techniques
@@ -68,7 +69,7 @@ def measure(cfg: DictConfig) -> None:
 
 def _models(cfg: DictConfig, data: Any, tokenizer: Any) -> dict[str, Any]:
     """By the model's name in `reads`, what `function_scores` returns."""
-    prompts = list(data.val_examples if data.val_fraction else data.train_examples)[: cfg.stage.max_prompts]
+    prompts = evenly(data.val_examples if data.val_fraction else data.train_examples, cfg.stage.max_prompts)
     if not prompts:
         raise ValueError("no prompt is held out. Add prompts, or measure on all of them: data.val_fraction=0")
     plan = SamplePlan(cfg.stage.samples_per_prompt, cfg.stage.max_new_tokens, cfg.seed, cfg.tokens_at_once)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.data.records.errors import SourceError
-from components.data.sources.origin import origin_of
+from components.data.sources.origin import origin_of, with_demonstrations
 from components.launch import composing, schema, spawning
 from components.launch.overrides import quoted
 from components.system import hub
@@ -88,7 +88,9 @@ def _data_of(plain: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 
 def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
     try:
-        origin_of(settings).sources()
+        origin = origin_of(settings)
+        origin.sources()
+        with_demonstrations("", settings["demonstrations"] if origin.format == "preference" else None)
     except LookupError:  # not one of our classes: it checks by itself
         return
     except SourceError as error:

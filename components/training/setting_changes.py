@@ -26,6 +26,8 @@ TAKES_EFFECT = {  # the effect, by a pattern for the beginning of "name: before 
     "trainer.accelerator": "from here on",
     "trainer.devices": "from here on; in the middle of a rollout, the number of processes must be the same",
     "trainer.num_nodes": "from here on; in the middle of a rollout, the number of processes must be the same",
+    "data.batch_size": "from here on; times the number of processes, it must be the same",
+    "data.prompts_per_rollout": "from here on; times the number of processes, it must be the same",
     "determinism": "from here on",
     "trainer.deterministic": "from here on",
     "trainer.val_check_interval": "from here on",

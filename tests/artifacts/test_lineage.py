@@ -6,6 +6,7 @@ import os
 import pytest
 
 from components.artifacts import lineage
+from components.artifacts.metadata import differing
 from components.artifacts.store import ArtifactError, write_artifact
 
 INPUTS = {"seed": 1, "stage.lr": 0.1, "data (content)": "abc"}
@@ -88,3 +89,9 @@ def test_an_artifact_that_exists_only_under_its_earlier_name_is_restored_not_rem
     export.rename(export.with_name("export.previous"))
     assert lineage.is_up_to_date(export, dict(INPUTS), force=False)
     assert [path.name for path in export.parent.iterdir()] == ["export"]
+
+
+def test_where_data_is_does_not_matter_since_its_content_does():
+    before = {"data.path": "d.jsonl", "data.mixture.0.path": "a", "data.pretraining.root": "/b", "data (content)": "1"}
+    assert differing(before, {name: f"/mnt/{value}" for name, value in before.items()}) == ["data (content)"]
+    assert differing({"model.path": "a"}, {"model.path": "b"}) == ["model.path"]

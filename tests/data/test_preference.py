@@ -1,8 +1,11 @@
 import pytest
+from omegaconf import OmegaConf
 
 from components.data.loading.fitting import fit_answers, fit_prompt
 from components.data.preference import PreferenceData
 from components.data.records.errors import SourceError
+from components.data.sources.origin import fingerprint_of
+from tests.kit.composed_configs import compose_config
 
 RECORDS = [
     {"prompt": f"question {i}", "completions": [f"best {i}", f"mid {i}", "worst"], "ranks": [1, 2, 3]}
@@ -270,3 +273,20 @@ def test_overlong_comparisons_are_left_out_instead_of_cut(common, write, caplog)
     assert not dropped.counts["truncated"] and not dropped.counts["dropped"]
     assert "1 of 31 records left out: longer than the context of 64 tokens" in caplog.text
     assert all(batch.finished.all() for batch in dropped.train_dataloader())
+
+
+def test_the_content_of_demonstrations_is_part_of_what_comparisons_are(common, write):
+    path = write("p.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+
+    def fingerprint(demonstrations):
+        return PreferenceData(path=path, demonstrations=demonstrations, **common).fingerprint()
+
+    shown = write("d.jsonl", [{"prompt": "q", "completion": "a"}])
+    before = fingerprint(shown)
+    assert before != fingerprint(None) == fingerprint("world")
+    settings = compose_config(["stage=rm", "data=preference", f"data.path={path}", f"data.demonstrations={shown}"]).data
+    assert fingerprint_of(OmegaConf.to_container(settings)) == before
+    write("d.jsonl", [{"prompt": "q", "completion": "other"}])
+    assert fingerprint(shown) != before
+    with pytest.raises(SourceError, match=r"no such file or folder\. Set data\.demonstrations to one that exists"):
+        fingerprint("nowhere.jsonl")

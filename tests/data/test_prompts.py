@@ -215,6 +215,16 @@ def test_state_within_a_rollout_fits_only_the_same_number_of_processes():
     assert (one.rollout, one.pending) == (1, [])
 
 
+def test_state_fits_the_same_number_of_prompts_in_a_rollout_of_all_processes():
+    two = ExperienceLoader([1], prompts_per_rollout=2, seed=0, trainer=Place(0, 1))
+    state = {"rollout": 1, "position": 1, "pending": [[], []], "prompts": 4}
+    with pytest.raises(ValueError, match=r"made with 4 prompts in a rollout.*now there are 2\."):
+        two.load_state_dict(state)
+    four = ExperienceLoader([1], prompts_per_rollout=4, seed=0, trainer=Place(0, 1))
+    four.load_state_dict(state)
+    assert four.rollout == 1 and four.state_dict()["prompts"] == 4
+
+
 def test_prompts_are_rendered_for_an_answer_and_keep_their_reference(data, tok, write):
     asked = [{"prompt": "one", "reference": "1"}, {"prompt": "one"}, {"prompt": "two"}]
     made = data(path=write("p.jsonl", asked))

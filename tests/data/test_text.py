@@ -239,3 +239,21 @@ def test_meaningless_sizes_are_refused(common, write, wrong):
         data = TextData(path=write("a.txt", "x"), **common | wrong)
         data.setup()
         data.train_dataloader()
+
+
+def test_documents_of_the_held_out_file_are_not_trained_on(common, write, tmp_path):
+    """Of six training documents two are held out as well."""
+    write("d/train.jsonl", documents(6))
+    write("d/test.jsonl", documents(9)[4:])
+    data = TextData(path=str(tmp_path / "d"), held_out_split="test", **common)
+    data.setup()
+    assert data.counts["held_out_too"] == 2
+    assert list(data.texts()) == [one["text"] for one in documents(4)]
+    targets = sum(int(batch.mask.sum()) for batch in data.train_dataloader())
+    assert targets == sum(len(common["tokenizer"].document(one["text"])) - 1 for one in documents(4))
+
+
+def test_a_text_file_with_other_names_for_columns_is_refused_by_name(common, write):
+    data = TextData(path=write("a.txt", "one\n\ntwo"), columns={"text": "body"}, **common)
+    with pytest.raises(SourceError, match="data.columns"):
+        data.setup()

@@ -22,3 +22,15 @@ def test_what_was_measured_on_the_world_holds_there_alone(elsewhere, rate, facto
 def test_a_model_without_a_measured_setting_has_the_stages_own():
     cfg = compose_config(["stage=rm", "model=small"])
     assert (cfg.stage.optimizer.lr, cfg.stage.learning_rates) == (6e-4, None)
+
+
+def test_the_report_holds_out_what_training_held_out_unless_the_world_answers_anew():
+    own = ["data=prompts", "data.path=c.jsonl", "comparisons.path=c.jsonl", "text.path=a.txt"]
+    world, files, wider = (
+        compose_config(["stage=eval", "model=tiny", *more]) for more in ([], own, [*own, "data.val_fraction=0.2"])
+    )
+    assert [(cfg.comparisons.val_fraction, cfg.text.val_fraction) for cfg in (world, files, wider)] == [
+        (0.5, 0.05),
+        (0.05, 0.05),
+        (0.2, 0.2),
+    ]

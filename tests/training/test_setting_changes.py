@@ -39,7 +39,7 @@ def test_the_same_settings_differ_in_nothing(checkpoint):
         ("stage.optimizer.lr", 1e-4, "the optimizer and its learning rate are restored"),
         ("stage.schedule.kind", "linear", "the learning-rate schedule"),
         ("data (content)", "xyz", "other data"),
-        ("data.batch_size", 8, "the checkpoint's position in its data"),
+        ("data.val_fraction", 0.2, "the checkpoint's position in its data"),
         ("reads.model", "decaf", "a different artifact"),
         ("seed", 1, "the order of data"),
         ("stage.beta", 0.2, "cannot change in the middle"),

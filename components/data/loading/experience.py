@@ -122,11 +122,19 @@ class ExperienceLoader:
             by_rank = [[] for _ in range(self.trainer.world_size)]
             torch.distributed.all_gather_object(by_rank, pending)
         state = {"rollout": self.rollout, "further": self.further, "position": self.position, "pending": by_rank}
+        state["prompts"] = self._together()
         return state if self.pretraining is None else {**state, "pretraining": self.pretraining.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resumes from a state. Raises ValueError within a rollout that a different number of processes made."""
-        ranks = len(state["pending"])
+        """Resumes from a state. Raises ValueError if the processes together take other numbers of prompts, and within
+        a rollout that a different number of processes made."""
+        ranks, together = len(state["pending"]), self._together()
+        if state.get("prompts", together) != together:  # a checkpoint from before this was noted has none
+            raise ValueError(
+                f"resume: the checkpoint was made with {state['prompts']} prompts in a rollout of all processes, but "
+                f"now there are {together}. Restore the product of data.prompts_per_rollout and the number of "
+                "processes, or start over with resume=never"
+            )
         if ranks != self.trainer.world_size and any(state["pending"]):
             raise ValueError(
                 f"resume: the checkpoint is in the middle of a rollout of {ranks} processes, but there are "
@@ -139,6 +147,10 @@ class ExperienceLoader:
         if self.pretraining is not None:
             self.pretraining.load_state_dict(state["pretraining"])
             self._text = self._endless_text()
+
+    def _together(self) -> int:
+        """Prompts in a rollout of all processes, without further ones."""
+        return self.prompts_per_rollout * self.trainer.world_size
 
     def _next(self) -> Minibatch:
         if not self.pending or self._spent():

@@ -9,7 +9,7 @@ import csv
 import io
 import sys
 from collections.abc import Iterator
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,8 @@ from components.data.records.spelling import are_messages, is_message
 from components.data.records.strict_json import parsed
 from components.data.sources.streams import encoding_of, ending, opened
 
-DELIMITERS = (",", ";", "\t")  # of .csv: the first of them in the first line
+DELIMITERS = (",", ";", "\t")  # of .csv
+FIRST = 20  # lines that tell which of them
 
 
 def csv_rows(file: Path) -> Iterator[tuple[str, Any]]:
@@ -34,10 +35,10 @@ def csv_rows(file: Path) -> Iterator[tuple[str, Any]]:
         with opened(file) as stream:
             encoding = encoding_of(stream.peek(4)[:4])  # type: ignore[attr-defined]
             text = io.TextIOWrapper(stream, encoding, newline="")
-            first = text.readline()
+            first = list(islice(text, FIRST))
             is_tsv = (ending(file) or ("", ""))[0] == ".tsv"
-            delimiter = "\t" if is_tsv else next((mark for mark in DELIMITERS if mark in first), ",")
-            reader = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
+            delimiter = "\t" if is_tsv else _delimiter(first)
+            reader = csv.reader(chain(first, text), delimiter=delimiter, strict=True)
             header = _header(file, next(reader, []))
             line = reader.line_num + 1
             for cells in reader:
@@ -52,6 +53,16 @@ def csv_rows(file: Path) -> Iterator[tuple[str, Any]]:
         got = f"byte 0x{error.object[error.start]:02x}" if error.start < len(error.object) else error.reason
         advice = f"Convert it, for example with: iconv -f cp1252 -t utf-8 {file.name}"
         raise SourceError(f"{file}: expected {expected}, got {got} in or after line {line}. {advice}") from None
+
+
+def _delimiter(lines: list[str]) -> str:
+    """The delimiter that splits most lines into as many cells as the header; of several, the first in DELIMITERS."""
+
+    def alike(delimiter: str) -> int:
+        widths = [len(cells) for cells in csv.reader(lines, delimiter=delimiter)]
+        return widths.count(widths[0]) if widths and widths[0] > 1 else 0
+
+    return max(DELIMITERS, key=alike)
 
 
 def _header(file: Path, names: list[str]) -> list[str]:

@@ -14,6 +14,7 @@ from components.data.sources.dataset_folder import Selection
 from components.data.sources.procedural import Problems, problems_source
 from components.data.sources.source import Source, digest, given, open_source, renamed
 
+WORLD = "world"  # in place of a path: the built-in one
 NAMES = ("text", "chat", "preference", "unpaired", "prompts")
 FORMATS = {f"components.data.{name}.{name.title()}Data": name for name in NAMES}
 
@@ -92,11 +93,30 @@ def origin_of(settings: Mapping[str, Any]) -> Origin:
 def fingerprint_of(settings: Mapping[str, Any]) -> str:
     """The fingerprint of the data module with this config. Raises LookupError as `origin_of` does."""
     own = origin_of(settings).fingerprint()
+    if FORMATS[settings["_target_"]] == "preference":
+        return with_demonstrations(own, settings["demonstrations"])
     pretraining = settings.get("pretraining")
     return own if pretraining is None else digest([own, fingerprint_of(pretraining)])
 
 
-def _part(number: int, part: dict[str, Any], root: str | None, columns: Collection[str] | None) -> tuple[Source, float]:
+def demonstrations_source(path: str) -> Source:
+    """The demonstrations whose scores a reward model should average zero on: a file, a folder or a Hub name."""
+    try:
+        return open_source(path)
+    except SourceError as error:
+        raise SourceError(str(error).replace("data.path", "data.demonstrations")) from None
+
+
+def with_demonstrations(fingerprint: str, path: str | None) -> str:
+    """The fingerprint of comparisons and of the demonstrations at `path`, unless these are the world's."""
+    if path in (None, WORLD):
+        return fingerprint
+    return digest([fingerprint, demonstrations_source(str(path)).fingerprint()])
+
+
+def _part(
+    number: int, part: dict[str, Any], root: str | None, read_columns: Collection[str] | None
+) -> tuple[Source, float]:
     unknown = set(part) - {"path", "weight", "name", *Selection._fields}
     weight, name = part.get("weight"), part.get("name")
     if unknown or "path" not in part or not isinstance(weight, int | float) or not weight > 0:
@@ -109,5 +129,8 @@ def _part(number: int, part: dict[str, Any], root: str | None, columns: Collecti
         path = str(Path(root).expanduser() / (name or ""))
         if name is None or not Path(path).is_dir():
             raise SourceError(f"mixture[{number}]: data.root={root} needs a sub-folder named after this part, {name}")
+    columns = part.get("columns")
+    if columns is not None and not isinstance(columns, dict):
+        raise SourceError(f"mixture[{number}].columns: expected {{field: column}}, got {columns}")
     selection = Selection(**{field: part[field] for field in Selection._fields if field in part})
-    return open_source(path, name, selection=selection, columns=columns, remedy=remedy), float(weight)
+    return open_source(path, name, selection=selection, columns=read_columns, remedy=remedy), float(weight)

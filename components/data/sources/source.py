@@ -134,8 +134,9 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     missing = next(((field, column) for field, column in columns.items() if column not in row.value), None)
     if missing:
         got = "columns " + ", ".join(map(repr, row.value)) if row.value else "no columns"
+        got = "a .txt file, which has none" if row.is_file else got
         error = FormatError(f'a column "{missing[1]}", which data.columns reads as "{missing[0]}"', got)
-        return row._replace(value=error)
+        return row._replace(value=error, is_file=False)
     taken = {*columns, *columns.values()}
     others = {name: value for name, value in row.value.items() if name not in taken}
     return row._replace(value=others | {field: row.value[column] for field, column in columns.items()})

@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from components.data.batches import PreferenceBatch
 from components.data.preference import PreferenceData
 from components.data.sources.builtin import make_world
+from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.measure.reward_model import answer_scores, evaluate_ranking
 from components.evaluation.reward_exam.probes import PROBES, probed
@@ -93,7 +93,7 @@ def examine(
         each = sum(len(record["completions"]) for record in held_out) / len(held_out)
         max_records = min(max_records, max(FEWEST_RECORDS, int(reading.answers / 2 / each)))
         max_probed = min(max_probed, max(FEWEST_PROBED, reading.answers // 2 // (1 + len(PROBES))))
-    records = _spread(held_out, max_records)
+    records = evenly(held_out, max_records)
     batches = list(_batches(data, records, tokens_at_once))
     ranking = evaluate_ranking(model, _counted(batches, "examination: answers", reading))
     scores = _by_record(records, ranking.scores)
@@ -102,7 +102,7 @@ def examine(
     examination = {
         "ranking": ranking.metrics(),
         "gold": _gold(records, scores, judge),
-        "probes": probe(model, tokenizer, data, _spread(held_out, max_probed), judge, tokens_at_once, reading),
+        "probes": probe(model, tokenizer, data, evenly(held_out, max_probed), judge, tokens_at_once, reading),
         "length_choices": longer_chosen(pairs),
         "categories": categories(pairs, judge),
     }
@@ -242,13 +242,6 @@ def limited_metrics(examination: dict[str, Any]) -> dict[str, float | None]:
         "worst_category_high": min(highs, default=None),
         **{f"probe_{name}": probe["accuracy"] for name, probe in examination["probes"].items()},
     }
-
-
-def _spread(records: list[Record], count: int) -> list[Record]:
-    """At most `count` of the records, evenly spaced."""
-    if len(records) <= count:
-        return records
-    return [records[i] for i in np.linspace(0, len(records) - 1, count).round().astype(int)]
 
 
 def _batches(data: PreferenceData, records: Sequence[Record], tokens_at_once: int) -> Iterator[PreferenceBatch]:

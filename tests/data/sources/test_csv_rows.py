@@ -139,3 +139,10 @@ def test_rows_of_another_width_are_skipped_like_other_malformed_records(write):
     found = list(records(open_source(path), formats.chat, on_malformed="skip", counts=counts))
     assert [row.where.rpartition(":")[2] for row, _ in found] == ["2", "5"]
     assert counts == {"records": 2, "malformed": 1}
+
+
+@pytest.mark.parametrize("header", ["Frage;Antwort (kurz, klar)", "Frage, kurz;Antwort, klar"])
+def test_delimiters_in_the_names_of_columns_do_not_split_them(header, write):
+    rows = values(write("a.csv", f"{header}\nJa, gern;Nein\nSo;So\nUnd;Oder\n"))
+    assert [list(row) for row in rows] == [header.split(";")] * 3
+    assert [list(row.values()) for row in rows] == [["Ja, gern", "Nein"], ["So", "So"], ["Und", "Oder"]]

@@ -213,3 +213,8 @@ def test_other_names_are_other_data(write):
         for columns in (None, {"prompt": "asked", "completion": "reply"}, {"prompt": "reply", "completion": "asked"})
     )
     assert len({as_read, asked, swapped}) == 3 and as_read == open_source(path).fingerprint()
+
+
+def test_a_text_file_has_no_columns_to_rename(write, tmp_path):
+    with pytest.raises(SourceError, match=r'a\.txt: expected a column "body".*, got a \.txt file, which has none'):
+        renamed_of(write("a.txt", "one\n\ntwo"), {"text": "body"}, formats.text)

@@ -170,7 +170,7 @@ def proof(records: Records) -> str:
             ("Are new answers better (gold, at most 1.25)?", _gold, "bakeoff"),
             ("What does it cost?", _diversity, "the same"),
             ("Without a KL term, does a weak reward mislead it?", _misled, "overoptimization"),
-            ("Does a verifier teach a real model (SmolLM2-135M, sums)?", _verified, "rlvr"),
+            ("Does a verifier teach SmolLM2-135M sums?", _verified, "rlvr model.path=…"),
             ("Do comparisons help the reward model?", _by_comparisons, "scaling"),
         )
     ]

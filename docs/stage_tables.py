@@ -240,8 +240,9 @@ def equations(stage: str) -> str:
 
 
 def settings(stage: str) -> str:
-    common = common_keys()
-    return settings_table([setting for setting in settings_of(stage) if setting.key not in common])
+    """The stage's settings, except for common ones with the value that the overview shows."""
+    common = {setting.key: setting.value for setting in settings_of("sft") if setting.key in common_keys()}
+    return settings_table([one for one in settings_of(stage) if one.value != common.get(one.key)])
 
 
 def common_settings() -> str:

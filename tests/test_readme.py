@@ -112,7 +112,8 @@ def test_every_stage_has_a_page_with_its_own_metrics():
     ppo = PAGES["docs/stages/ppo.md"]
     assert "| `rollout/kl` | mean over responses of Σ log π/π_ref, nats; 0 at first, stays below ~10" in ppo
     assert re.search(r"\| `rollout/kl` \|.*\| 0 to 10 \|$", ppo, re.MULTILINE)
-    assert "| `stage.clip` | `0.2` |" in ppo and "`stage.schedule.kind`" not in ppo
+    assert "| `stage.clip` | `0.2` |" in ppo
+    assert "| `stage.schedule.kind` | `linear` |" in ppo and "`stage.schedule.decay_share`" not in ppo  # as in SFT
     assert "useless critic" in ppo and "useless critic" not in PAGES["docs/stages/grpo.md"]
 
 

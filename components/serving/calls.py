@@ -4,6 +4,7 @@ Calls are parsed as JSON and returned to the client; nothing runs them.
 """
 
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -59,39 +60,45 @@ class CallReader:
         self.form = form
         self._held = ""
         self._calling = not form.mark  # without a mark, only the whole answer shows whether it is a call
+        # The mark can also be a word of the text: it opens a call only before JSON.
+        opening = re.compile(re.escape(form.mark) + r"\s*(?=[\[{])")
+        self._opened = opening.search if form.mark else opening.match
+        self._can_open = re.compile(re.escape(form.mark) + r"\s*\Z").search
 
     def push(self, text: str) -> str:
         """Adds text; returns what is certainly said."""
         self._held += text
         if self._calling:
             return ""
-        place = self._held.find(self.form.mark)
-        if place < 0:
+        opening = self._opened(self._held)
+        self._calling = opening is not None
+        if opening or (opening := self._can_open(self._held)):
+            place = opening.start()
+        else:
             longest = min(len(self.form.mark) - 1, len(self._held))
             place = len(self._held) - next(
                 (n for n in range(longest, 0, -1) if self.form.mark.startswith(self._held[-n:])), 0
             )
-        else:
-            self._calling = True
         said, self._held = self._held[:place], self._held[place:]
         return said
 
     def end(self) -> tuple[str, list[dict[str, Any]]]:
-        """The rest of what is said, and the calls; if they cannot be parsed, their text counts as said."""
+        """The rest of what is said, and the calls; what cannot be parsed as a call counts as said."""
         calls: list[dict[str, Any]] = []
-        rest = self._held.strip()
-        while rest:
-            if self.form.mark:
-                if not rest.startswith(self.form.mark):
-                    break
-                rest = rest[len(self.form.mark) :].lstrip()
-            value, end = _decoded(rest, 0) if rest[:1] in ("{", "[") else (None, 0)
-            found = [self._call(one) for one in (value if isinstance(value, list) else [value])]
-            if not found or None in found:
+        held, said, start = self._held, "", 0
+        opening = self._opened(held)
+        while opening:
+            value, end = _decoded(held, opening.end())
+            made = [self._call(one) for one in (value if isinstance(value, list) else [value])]
+            if made and None not in made:
+                calls += [call for call in made if call]
+                said += held[start : opening.start()]
+                rest = held[end:].lstrip().removeprefix(self.form.closing.strip()).lstrip()
+                start = end = len(held) - len(rest)
+            elif not self.form.mark:
                 break
-            calls += [call for call in found if call]
-            rest = rest[end:].lstrip().removeprefix(self.form.closing.strip()).lstrip()
-        return (self._held, []) if not calls else (rest, calls)
+            opening = self._opened(held, max(end, opening.end()))
+        return said + held[start:], calls
 
     def _call(self, value: Any) -> dict[str, Any] | None:
         """A call as the official API writes it, or None."""
@@ -107,9 +114,17 @@ def checked(tools: Sequence[Any]) -> list[dict[str, Any]]:
     """The tools of a request. Raises ApiError for one that is not a function with a name."""
     for number, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str) or tool["type"] != "function":
+        if (
+            not isinstance(function, dict)
+            or not isinstance(function.get("name"), str)
+            or tool.get("type") != "function"
+        ):
             expected = '{"type": "function", "function": {"name": …}}'
-            raise invalid(f"tools[{number}]: expected {expected}", f"tools[{number}]")
+            raise invalid(f"tools[{number}]: expected {expected}, got {json.dumps(tool):.80}", f"tools[{number}]")
+        parameters = function.get("parameters")
+        if not isinstance(parameters, dict | None):
+            name = f"tools[{number}].function.parameters"
+            raise invalid(f"{name}: expected a JSON schema, an object, got {json.dumps(parameters):.40}", name)
     return [{"type": "function", "function": tool["function"]} for tool in tools]
 
 

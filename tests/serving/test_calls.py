@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.serving.api_errors import ApiError
-from components.serving.calls import CallReader, checked, format_of
+from components.serving.calls import CallFormat, CallReader, checked, format_of
 from components.serving.constraint import Grammars, tool_schema
 from tests.kit import tiny_models, tool_templates
 
@@ -55,6 +55,35 @@ def test_what_is_no_call_is_said(tokenizer, text):
     assert read(tokenizer, text) == (text, [])
 
 
+WORD = CallFormat("\ncall ", "", "name", "arguments", False)
+ADD = '{"name": "add", "arguments": {}}'
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+@pytest.mark.parametrize(
+    "before",
+    ["i will call it . ", "called , then recall : ", "call {it} . ", 'call {"name": 5} , call [1] ; ', "calcal"],
+)
+def test_a_mark_in_the_text_before_a_call_does_not_hide_it(before, size):
+    text = f"{before}call {ADD} and {before}call \n{ADD}"
+    reader = CallReader(WORD)
+    shown = "".join(reader.push(text[start : start + size]) for start in range(0, len(text), size))
+    rest, calls = reader.end()
+    assert shown + rest == f"{before}and {before}" and [call["function"]["name"] for call in calls] == ["add", "add"]
+
+
+def test_text_with_a_mark_that_opens_no_call_is_said_at_once():
+    reader = CallReader(WORD)
+    assert [reader.push(piece) for piece in ("i will ca", "ll", " ", "it . c", "at")] == [
+        "i will ",
+        "",
+        "",
+        "call it . ",
+        "cat",
+    ]
+    assert reader.end() == ("", [])
+
+
 def test_a_forced_call_is_held_to_the_tools(tokenizer):
     pytest.importorskip("llguidance")
     form = format_of(tokenizer, TOOLS)
@@ -73,7 +102,19 @@ def test_a_template_without_tools_is_refused(small_tokenizer):
         format_of(small_tokenizer, TOOLS)
 
 
-@pytest.mark.parametrize("tools", [[5], [{}], [{"type": "function"}], [{"type": "function", "function": {"name": 1}}]])
-def test_a_tool_without_a_name_is_refused(tools):
+NAMED = {"name": "add"}
+BAD_TOOLS = [
+    5,
+    {},
+    {"type": "function"},
+    {"type": "function", "function": {"name": 1}},
+    {"function": NAMED},
+    {"type": "custom", "function": NAMED},
+    {"type": "function", "function": NAMED | {"parameters": "a text"}},
+]
+
+
+@pytest.mark.parametrize("tool", BAD_TOOLS)
+def test_a_tool_that_is_not_a_named_function_is_refused(tool):
     with pytest.raises(ApiError, match=r"tools\[0\]"):
-        checked(tools)
+        checked([tool])

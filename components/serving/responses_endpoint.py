@@ -172,8 +172,9 @@ class _Made:
         for index, one in enumerate(ended["output"]):
             if index:
                 yield event("response.output_item.added", output_index=index, item=one | {"arguments": ""})
-                called = {"item_id": one["id"], "output_index": index, "arguments": one["arguments"]}
-                yield event("response.function_call_arguments.done", **called, name=one["name"])
+                called, arguments = {"item_id": one["id"], "output_index": index}, one["arguments"]
+                yield event("response.function_call_arguments.delta", **called, delta=arguments)
+                yield event("response.function_call_arguments.done", **called, arguments=arguments, name=one["name"])
             yield event("response.output_item.done", output_index=index, item=one)
         yield event(f"response.{ended['status']}", response=ended)
 

@@ -1,11 +1,11 @@
 """The models that are served, and the prompts that requests become."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from components.serving.rows import Scored
 from components.tokenizer.codec import TokenizerError
 from components.tokenizer.tokenizer import Tokenizer
 
+Written = TypeVar("Written")
 POSITIONS = 128  # hidden states that pass through the head at once when a prompt is scored
 MESSAGE = {"role", "content", "name", "tool_calls", "tool_call_id", "reasoning_content", "refusal", "annotations"}
 
@@ -55,20 +56,12 @@ class Served:
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
         """Ids of a conversation up to the answer. Raises ApiError for messages that cannot be written."""
-        made = [message_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
-        try:
-            return self.tokenizer.render_prompt(made, list(tools) or None)
-        except TokenizerError as error:
-            raise invalid(str(error), "messages") from None
+        return _written(messages, lambda made: self.tokenizer.render_prompt(made, list(tools) or None))
 
     def chat_ids(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Ids of a conversation that ends with an answer, its end of turn included."""
-        made = [message_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
-        try:
-            rendered = self.tokenizer.render(made)
-        except TokenizerError as error:
-            raise invalid(str(error), "messages") from None
-        if made[-1]["role"] != "assistant":
+        rendered = _written(messages, self.tokenizer.render)
+        if messages[-1]["role"] != "assistant":
             raise invalid("the last message must be the assistant's: the answer to score", "messages")
         return rendered.ids[: len(rendered.mask) - rendered.mask[::-1].index(True)]
 
@@ -113,6 +106,37 @@ class Served:
         assert isinstance(self.model, ScalarModel)
         with torch.no_grad():
             return float(self.model(torch.tensor([list(ids)], device=next(self.model.parameters()).device))[0, -1])
+
+
+def _written(messages: Sequence[Mapping[str, Any]], write: Callable[[list[dict[str, Any]]], Written]) -> Written:
+    """What `write` makes of the messages, or, if the template refuses them, of those with neighbors joined."""
+    made = [message_of(message, f"messages[{number}]") for number, message in enumerate(messages)]
+    try:
+        try:
+            return write(made)
+        except TokenizerError:
+            merged = joined(made)
+            if len(merged) == len(made):
+                raise
+            return write(merged)
+    except TokenizerError as error:
+        raise invalid(str(error), "messages") from None
+
+
+def joined(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with adjacent ones of one role as one, their texts as paragraphs; results of tools, and calls and
+    what follows them, stay apart."""
+    made: list[dict[str, Any]] = []
+    for message in messages:
+        last = made[-1] if made else {}
+        if last.get("role") != message["role"] or message["role"] == "tool" or "tool_calls" in last:
+            made.append(dict(message))
+            continue
+        for name in ("content", "reasoning_content"):
+            if name in last or name in message:
+                last[name] = "\n\n".join(filter(None, (last.get(name), message.get(name))))
+        last.update((name, value) for name, value in message.items() if name not in last)
+    return made
 
 
 def message_of(message: Mapping[str, Any], name: str) -> dict[str, Any]:

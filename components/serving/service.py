@@ -95,10 +95,10 @@ class Service:
     def options(
         self, served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, limit: int | None, top: int | None
     ) -> list[Options]:
-        """One prompt's options each. limit: the answer's tokens; None: what fits. Raises ApiError if too many."""
+        """One prompt's options each. limit: the answer's tokens; None: what fits. Without a seed, each prompt gets one
+        of its own. Raises ApiError if too many."""
         if asked.n * len(prompts) > self.engine.most_rows:
             raise invalid(f"n: expected at most {self.engine.most_rows} samples in all", "n")
-        seed = secrets.randbits(63) if asked.seed is None else asked.seed
         made = []
         for prompt in prompts:
             answer = served.room - len(prompt) if limit is None else limit
@@ -109,7 +109,7 @@ class Service:
                 Options(
                     max_tokens=min(answer, self.limits.tokens or answer),
                     n=asked.n,
-                    seed=seed,
+                    seed=secrets.randbits(63) if asked.seed is None else asked.seed,
                     temperature=asked.temperature,
                     top_p=asked.top_p or 1e-9,
                     top_k=asked.top_k,

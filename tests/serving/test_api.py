@@ -169,6 +169,12 @@ def test_several_texts_are_continued_in_order_and_in_a_stream(client, small_toke
     assert streamed == texts
 
 
+def test_equal_prompts_get_different_samples_unless_a_seed_is_given(client):
+    settings = dict(model="run/random", prompt=["anna"] * 4, max_tokens=12)
+    assert len({choice["text"] for choice in ask(client, TEXT, **settings)["choices"]}) > 1
+    assert len({choice["text"] for choice in ask(client, TEXT, **settings, seed=3)["choices"]}) == 1
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"enum": ["paris", "rome"]}, "size": {"type": "integer", "minimum": 0, "maximum": 99}},
@@ -221,6 +227,18 @@ def test_a_forced_call_of_a_tool_whole_and_in_a_stream(small_tokenizer):
             client, "/v1/responses", input="add", tools=[flat], tool_choice="required", max_output_tokens=100
         )
         assert [item["type"] for item in response["output"]] == ["message", "function_call"]
+        body = dict(model="run/parrot", input="add", tools=[flat], tool_choice="required", max_output_tokens=100)
+        lines = client.post("/v1/responses", json=body | {"stream": True}).text.split("\n")
+        made = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        call = made[-1]["response"]["output"][1]
+        delta, done = [event for event in made if "function_call_arguments" in event["type"]]
+        same = {"item_id": call["id"], "output_index": 1}
+        assert delta == same | {
+            "type": "response.function_call_arguments.delta",
+            "sequence_number": done["sequence_number"] - 1,
+            "delta": call["arguments"],
+        }
+        assert done["arguments"] == call["arguments"] and json.loads(call["arguments"])["a"] in (1, 2)
         assert ask(client, expect=400, **forced, tool_choice="other")["error"]["param"] == "tool_choice"
 
 
@@ -235,6 +253,26 @@ def test_a_response_without_state(client):
         error = ask(client, "/v1/responses", expect=400, input="x", **{name: value})["error"]
         assert name in error["message"] or name in str(error["param"])
     assert ask(client, "/v1/responses", expect=400, input=[])["error"]["param"] == "input"
+
+
+def test_adjacent_messages_of_one_role_are_joined_if_the_template_would_refuse_them(client, small_tokenizer):
+    def read(expect=200, **body):
+        made = ask(client, "/v1/responses", expect=expect, temperature=0, **body)
+        return made if expect != 200 else made["usage"]["input_tokens"]
+
+    def length(*messages):
+        return len(small_tokenizer.render_prompt([{"role": role, "content": text} for role, text in messages]))
+
+    told = {"role": "developer", "content": "be brief"}
+    user = {"role": "user", "content": "where?"}
+    assert read(instructions="be kind", input=[told, user]) == length(
+        ("system", "be kind\n\nbe brief"), ("user", "where?")
+    )
+    again = [user, user, {"role": "assistant", "content": "paris"}, {"role": "assistant", "content": "or rome"}, user]
+    joined = ("user", "where?\n\nwhere?"), ("assistant", "paris\n\nor rome"), ("user", "where?")
+    assert read(input=again) == length(*joined)
+    error = read(input=[user, told, user], expect=400)["error"]
+    assert error["param"] == "messages" and "at most one system message" in error["message"]
 
 
 def test_a_response_in_events(client):

@@ -61,9 +61,7 @@ def _constraint(
         raise invalid("tool_choice: expected auto, none, required or the name of one of the tools", "tool_choice")
     if asked.response_format not in (None, {"type": "text"}):
         raise invalid("response_format: only without a tool_choice that forces a call", "response_format")
-    schema = tool_schema(tools, form.name, form.arguments)
-    if form.listed:
-        schema = {"type": "array", "items": schema, "minItems": 1, "maxItems": 1}
+    schema = tool_schema(tools, form.name, form.arguments, listed=form.listed)
     return served.grammars.of_calls(form.opening, schema, form.closing)
 
 

@@ -15,6 +15,8 @@ from components.system import installing
 from components.tokenizer.tokenizer import Tokenizer
 
 COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as Python's json writes it
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")  # keywords: schemas by name
+VALUES = ("const", "enum", "default", "examples")  # keywords whose values are no schemas
 KINDS = ("text", "json_object", "json_schema", "regex", "choice")
 
 
@@ -59,16 +61,17 @@ class Grammars:
             raise _bad_schema(str(error)) from None
 
     def of_calls(self, opening: str, schema: Mapping[str, Any], closing: str) -> Callable[[], Constraint]:
-        """JSON that a schema allows, between texts that can contain special tokens."""
+        """JSON that a schema of tool_schema allows, between texts that can contain special tokens."""
         body = json.dumps(dict(schema) | {"x-guidance": COMPACT})
         lark = f"start: {self._literal(opening)} call {self._literal(closing)}\ncall: %json {body}"
-        return self.of_grammar(self._library.LLMatcher.grammar_from_lark(lark))
+        return self.of_grammar(self._library.LLMatcher.grammar_from_lark(lark), "tools")
 
-    def of_grammar(self, grammar: str) -> Callable[[], Constraint]:
-        """llguidance's own kind of grammar. Raises ApiError if it is not one."""
+    def of_grammar(self, grammar: str, field: str = "response_format") -> Callable[[], Constraint]:
+        """llguidance's own kind of grammar. field: of the request that it comes from. Raises ApiError if it is not a
+        grammar."""
         error = self._library.LLMatcher.validate_grammar(grammar, self._tokens)
         if error and not error.startswith("WARNING"):
-            raise _bad_schema(" ".join(error.split())[:300])
+            raise _bad_schema(" ".join(error.split())[:300], field)
         return lambda: _Matched(self._library.LLMatcher(self._tokens, grammar, log_level=0), self)
 
     def _literal(self, text: str) -> str:
@@ -82,8 +85,8 @@ class Grammars:
         try:
             import llguidance
         except ModuleNotFoundError:
-            message = installing.missing("response_format", "llguidance", "serve")
-            raise invalid(message, "response_format") from None
+            message = installing.missing("response_format, or a tool_choice that forces a call,", "llguidance", "serve")
+            raise invalid(message) from None
         return llguidance
 
     @cached_property
@@ -151,24 +154,47 @@ def _text(given: Mapping[str, Any], name: str) -> str:
     return str(given[name])
 
 
-def _bad_schema(message: str) -> Exception:
-    return invalid(f"Invalid schema for response_format: {message}", "response_format", "invalid_json_schema")
+def _bad_schema(message: str, field: str = "response_format") -> Exception:
+    return invalid(f"Invalid schema for {field}: {message}", field, "invalid_json_schema")
 
 
-def tool_schema(tools: Sequence[Mapping[str, Any]], name_key: str, arguments_key: str) -> dict[str, Any]:
-    """The JSON schema of a call of one of the tools."""
-    calls = []
-    for tool in tools:
-        function = tool["function"]
+def tool_schema(
+    tools: Sequence[Mapping[str, Any]], name_key: str, arguments_key: str, *, listed: bool = False
+) -> dict[str, Any]:
+    """The JSON schema of a call of one of the tools; listed: of a list of one call.
+
+    Each tool's parameters become a definition of the whole schema, since their references start at their own root.
+    """
+    calls, definitions = [], {}
+    for number, tool in enumerate(tools):
+        function, key = tool["function"], f"tool{number}"
+        definitions[key] = _moved(function.get("parameters") or {"type": "object"}, f"#/$defs/{key}")
         calls.append(
             {
                 "type": "object",
-                "properties": {
-                    name_key: {"const": function["name"]},
-                    arguments_key: function.get("parameters") or {"type": "object"},
-                },
+                "properties": {name_key: {"const": function["name"]}, arguments_key: {"$ref": f"#/$defs/{key}"}},
                 "required": [name_key, arguments_key],
                 "additionalProperties": False,
             }
         )
-    return calls[0] if len(calls) == 1 else {"anyOf": calls}
+    call = calls[0] if len(calls) == 1 else {"anyOf": calls}
+    whole = {"type": "array", "items": call, "minItems": 1, "maxItems": 1} if listed else call
+    return whole | {"$defs": definitions}
+
+
+def _moved(schema: Any, root: str) -> Any:
+    """A schema, or a list of schemas, whose references to its own root ("#") lead to `root` instead."""
+    if isinstance(schema, list):
+        return [_moved(one, root) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    made = {}
+    for keyword, value in schema.items():
+        if keyword == "$ref" and isinstance(value, str) and value.startswith("#"):
+            value = root + value[1:]
+        elif keyword in NAMED and isinstance(value, dict):
+            value = {name: _moved(one, root) for name, one in value.items()}
+        elif keyword not in VALUES:
+            value = _moved(value, root)
+        made[keyword] = value
+    return made

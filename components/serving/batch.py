@@ -120,13 +120,13 @@ class Batch:
 
     A row that joins is aligned to the right: its last token is in the cache's last column, like everyone's. The cache
     is copied only when it has no slot or no column left, or many slots are empty.
-    rows: the most that decode together. prefixes: capacity of Prefixes in tokens.
+    rows: the most that decode together. prefix_bytes: the memory that Prefixes can take; it keeps at most twice the
+    context.
     """
 
-    def __init__(self, model: CausalLM, *, rows: int, prefixes: int) -> None:
+    def __init__(self, model: CausalLM, *, rows: int, prefix_bytes: float) -> None:
         self.model = model
         self.device = next(model.parameters()).device
-        self.prefixes = Prefixes(prefixes)
         self.rows: list[Row | None] = []
         self.logits = torch.empty(0)
         nothing = torch.zeros(0, dtype=torch.int64, device=self.device)
@@ -134,6 +134,7 @@ class Batch:
         self._weights_of = model.new_cache(nothing, 1, dtype=compute_dtype(model), rows=rows)
         self._cache = self._weights_of
         self._step: Step | None = None
+        self.prefixes = Prefixes(int(min(2 * model.config.longest, prefix_bytes / self._bytes_per_kept_token)))
 
     def new_cache(self, rows: int, size: int) -> KVCache:
         """An empty cache with the model's weights."""
@@ -146,8 +147,17 @@ class Batch:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of a token's keys and values, twice, since a cache that grows is copied."""
+        return 2 * self._bytes_per_kept_token
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Bytes of the prefixes at their most."""
+        return self.prefixes.capacity * self._bytes_per_kept_token
+
+    @property
+    def _bytes_per_kept_token(self) -> int:
         tensors, config = self._tensors(self._weights_of), self.model.config
-        return 2 * len(tensors) * config.num_key_value_heads * config.head_dim * tensors[0].element_size()
+        return len(tensors) * config.num_key_value_heads * config.head_dim * tensors[0].element_size()
 
     def running(self) -> list[tuple[int, Row]]:
         """The rows with their slots."""

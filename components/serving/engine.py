@@ -9,6 +9,7 @@ its text is read again later, and it continues where it was.
 
 import logging
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -25,6 +26,7 @@ from components.serving.rows import Failed, Request, Row
 
 READ = 512  # tokens of prompts between two tokens of the running rows
 SLICE = 256  # tokens that a row samples before it gives its place to one that waits
+PREFIXES = 0.25  # of the memory for caches can be for the texts that later prompts may start with
 SHARED = 16  # tokens; a prompt that shares more with one that is being read waits, to continue it
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,9 @@ class Lane:
     """One model's waiting requests, those that are being read, and the running rows."""
 
     def __init__(self, model: CausalLM, most_rows: int, cache_bytes: float) -> None:
-        self.batch = Batch(model, rows=most_rows, prefixes=2 * model.config.longest)
+        self.batch = Batch(model, rows=most_rows, prefix_bytes=PREFIXES * cache_bytes)
         self.most_rows = most_rows
-        self.most_tokens = cache_bytes / self.batch.bytes_per_token
+        self.most_tokens = (cache_bytes - self.batch.prefix_bytes) / self.batch.bytes_per_token
         self.waiting: deque[Request | Row] = deque()  # a Row has given up its place
         self.reading: tuple[list[list[Row]], Reading] | None = None  # the rows that continue each of the texts
 
@@ -139,6 +141,11 @@ class Lane:
     def fits(self, rows: int, longest: int) -> bool:
         """Whether `rows` rows can run at once, and fit in memory if the longest of them has `longest` tokens."""
         return rows <= self.most_rows and rows * self.batch.columns(longest) <= self.most_tokens
+
+    def longest(self, rows: int) -> int:
+        """The most tokens, prompt and answer together, of `rows` rows that fit in memory."""
+        lengths = range(1, self.batch.model.config.longest + 1)
+        return bisect_right(lengths, self.most_tokens, key=lambda length: rows * self.batch.columns(length))
 
     def _has_place(self, one: Request | Row, running: Sequence[Row]) -> bool:
         """Whether a request or a row fits beside running rows."""
@@ -264,8 +271,14 @@ class Engine:
             raise ValueError(f"expected 1 to {self.room(model)} tokens, prompt and answer together")
         if request.options.n > self.most_rows or request.options.max_tokens < 1:
             raise ValueError(f"expected at most {self.most_rows} samples of at least one token")
-        if not self.lanes[model].fits(request.options.n, request.longest):
-            raise ValueError(f"{request.options.n} samples of up to {request.longest} tokens do not fit in memory")
+        rows = request.options.n
+        if not self.lanes[model].fits(rows, request.longest):
+            samples, fewer = (f"{rows} samples", " or n") if rows > 1 else ("a sample", "")
+            raise ValueError(
+                f"{samples} of up to {request.longest} tokens, prompt and answer together, do not fit in memory; "
+                f"expected at most {self.longest(model, rows)} tokens. Shorten the prompt, or lower max_tokens{fewer}; "
+                "or start the server with a smaller --context, which leaves less room to grow, or on a larger machine"
+            )
         with self._changed:
             self._admit()
             self.lanes[model].waiting.append(request)
@@ -274,6 +287,10 @@ class Engine:
     def room(self, model: str) -> int:
         """The model's context in tokens."""
         return self.lanes[model].batch.model.config.longest
+
+    def longest(self, model: str, rows: int) -> int:
+        """The most tokens, prompt and answer together, of a request's `rows` samples that fit in memory."""
+        return self.lanes[model].longest(rows)
 
     def call(self, function: Callable[[], Any]) -> Future:
         """Runs a function on the engine's thread between two turns. Raises Busy if the queue is full."""

@@ -65,7 +65,8 @@ class EngineGenerator:
         room = self.served.room - prompt
         if room < 1:
             raise too_long(self.served.room, prompt, 1, "messages")
-        most = min(self.options.max_tokens, room)
+        fitting = self.engine.longest(self.served.name, query.n) - prompt
+        most = min(self.options.max_tokens, room, max(1, fitting))  # what does not fit at all, the engine refuses
         return replace(self.options, max_tokens=most, n=query.n, seed=query.seed, temperature=query.temperature)
 
     def _submit(self, request: Request) -> None:

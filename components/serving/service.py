@@ -95,13 +95,18 @@ class Service:
     def options(
         self, served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, limit: int | None, top: int | None
     ) -> list[Options]:
-        """One prompt's options each. limit: the answer's tokens; None: what fits. Without a seed, each prompt gets one
-        of its own. Raises ApiError if too many."""
+        """One prompt's options each. limit: the answer's tokens; None: what fits in the context and in memory.
+
+        Without a seed, each prompt gets one of its own. Raises ApiError if too many samples or tokens are asked for.
+        """
         if asked.n * len(prompts) > self.engine.most_rows:
             raise invalid(f"n: expected at most {self.engine.most_rows} samples in all", "n")
         made = []
+        fitting = min(served.room, self.engine.longest(served.name, asked.n))
         for prompt in prompts:
-            answer = served.room - len(prompt) if limit is None else limit
+            answer = limit
+            if answer is None:  # a prompt that fills the memory is the engine's to refuse
+                answer = max(min(1, served.room - len(prompt)), fitting - len(prompt))
             if len(prompt) + max(answer, 1) > served.room:
                 what = "messages" if hasattr(asked, "messages") else "prompt"
                 raise too_long(served.room, len(prompt), max(answer, 0), what)

@@ -11,6 +11,7 @@ pytest.importorskip("starlette")
 from starlette.testclient import TestClient
 
 from components.serving.api import new_app
+from components.serving.batch import Batch
 from components.serving.engine import Engine
 from components.serving.served import Served
 from components.serving.service import Limits, Service
@@ -22,10 +23,11 @@ HELLO = [{"role": "user", "content": "where does anna live?"}]
 
 
 @contextmanager
-def serving(tokenizer, models, *, limits=None, most_rows=8, most_waiting=16, **settings):
+def serving(tokenizer, models, *, limits=None, most_rows=8, cache_bytes=float("inf"), **settings):
     """A client of a server of models, by name."""
     served = [Served(name, model, tokenizer, stage="sft") for name, model in models.items()]
-    engine = Engine({one.name: one.model for one in served if one.generates}, most_rows=most_rows, most_waiting=16)
+    speaking = {one.name: one.model for one in served if one.generates}
+    engine = Engine(speaking, most_rows=most_rows, most_waiting=16, cache_bytes=cache_bytes)
     service = Service(served, engine, limits or Limits())
     with TestClient(new_app(service, **settings)) as client:
         client.service = service
@@ -139,6 +141,24 @@ def test_max_tokens_cuts_an_answer(client):
     for name in ("max_tokens", "max_completion_tokens"):
         made = ask(client, temperature=0, **{name: 2})
         assert made["choices"][0]["finish_reason"] == "length" and made["usage"]["completion_tokens"] == 2
+
+
+def test_an_answer_without_a_limit_is_cut_where_the_memory_ends(small_tokenizer, models):
+    """On a model whose context is longer than what one row may hold."""
+    long = tiny_models.random_model(small_tokenizer.vocab_size, max_position_embeddings=4096)
+    per_token = Batch(long, rows=1, prefix_bytes=0).bytes_per_token
+    endless = dict(logit_bias={str(token): -100 for token in small_tokenizer.stop_ids})
+    with serving(small_tokenizer, {"run/parrot": long}, cache_bytes=200 * per_token) as client:
+        most = client.service.engine.longest("run/parrot", 1)
+        assert 40 < most < 200
+        made = ask(client, **endless)
+        assert made["choices"][0]["finish_reason"] == "length" and made["usage"]["total_tokens"] == most
+        by_technique = ask(client, **endless, techniques=[{"name": "self_consistency", "samples": 1}])
+        assert by_technique["usage"]["total_tokens"] == most
+        error = ask(client, expect=400, max_tokens=1000)["error"]
+        assert "do not fit in memory" in error["message"] and "--context" in error["message"]
+        error = ask(client, expect=400, messages=[{"role": "user", "content": "where " * 200}])["error"]
+        assert f"expected at most {most} tokens" in error["message"]
 
 
 def test_an_echoed_prompt_of_ids_has_the_training_forwards_logprobs(client, models, small_tokenizer):

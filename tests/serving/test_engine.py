@@ -79,6 +79,12 @@ def hold(engine):
     return released
 
 
+def memory_for(model, rows, tokens):
+    """Bytes for the caches of rows that reach so many tokens; a quarter is for prefixes."""
+    batch = Batch(model, rows=1, prefix_bytes=0)
+    return rows * batch.columns(tokens) * batch.bytes_per_token * 4 / 3 + 1
+
+
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_a_greedy_answer_is_that_of_generate(engine, model, small_tokenizer, prompt):
     [[text, tokens, finish]] = Client(engine, small_tokenizer, prompt).answers()
@@ -216,8 +222,7 @@ def test_an_impossible_request_is_refused_at_once(engine, small_tokenizer, bad):
 def test_rows_run_as_long_as_their_texts_fit_in_memory_and_then_the_newest_wait(model, small_tokenizer, monkeypatch):
     """Five answers in memory for two of their length: all start, two go on, the others later, and none is changed."""
     monkeypatch.setattr("components.serving.batch.ROOM", 8)
-    per_row = Batch(model, rows=1, prefixes=0)
-    memory = 2 * per_row.columns(20) * per_row.bytes_per_token
+    memory = memory_for(model, 2, 20)
     asked = dict(max_tokens=16, bias={token: -100 for token in small_tokenizer.stop_ids})
     free, engine = Engine({"m": model}), Engine({"m": model}, cache_bytes=memory)
     try:
@@ -229,10 +234,29 @@ def test_rows_run_as_long_as_their_texts_fit_in_memory_and_then_the_newest_wait(
         released.set()
         assert [client.answers() for client in clients] == [client.answers() for client in expected]
         assert sorted(set(running)) == [2, 5] and running == sorted(running, reverse=True)
-        with pytest.raises(ValueError, match="do not fit in memory"):
+        with pytest.raises(ValueError, match=r"3 samples of up to 20 .* do not fit .* at most 11 tokens.*--context"):
             Client(engine, small_tokenizer, [3] * 4, max_tokens=16, n=3)
+        Client(engine, small_tokenizer, [3] * 4, max_tokens=7, n=3).answers()
     finally:
         free.close()
+        engine.close()
+
+
+def test_kept_prefixes_take_at_most_a_quarter_of_the_memory(model, small_tokenizer):
+    memory = memory_for(model, 1, 30)
+    engine = Engine({"m": model}, cache_bytes=memory)
+    try:
+        for number in range(12):
+            Client(engine, small_tokenizer, [3 + number] * 20, max_tokens=2).answers()
+        engine.call(lambda: None).result(60)
+        texts = engine.lanes["m"].batch.prefixes._texts
+        kept = sum(tensor.nbytes for held in texts for tensor in (*held.keys, *held.values))
+        assert 0 < kept <= memory / 4
+        owned = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for held in texts for tensor in held.keys
+        }
+        assert sum(storage.nbytes() for storage in owned.values()) <= kept
+    finally:
         engine.close()
 
 

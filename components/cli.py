@@ -7,14 +7,11 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from components.system import hub, installing
-
-if TYPE_CHECKING:
-    from components.models.heads import CausalLM
 
 app = typer.Typer(
     name="gradus", help="Chat with or inspect what a run made.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -26,6 +23,11 @@ Talking = Annotated[
     ),
 ]
 LOOPBACK = "127.0.0.1"
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: CUDA if available")]
+WeightType = Annotated[
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(help="of the weights in memory; auto: float32, on CUDA what the model's config.json names"),
+]
 Logs = Annotated[Path, typer.Option(help="the folder of runs")]
 Artifact = Annotated[Path, typer.Argument(help="an artifact (…/export) or a stage's folder, such as logs/tiny/ppo")]
 
@@ -63,20 +65,23 @@ def chat(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
     seed: Annotated[int | None, typer.Option(help="same seed, same answers; default: random")] = None,
     context: Annotated[int | None, typer.Option(min=1, help="tokens of the longest dialogue; default: all")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: CUDA if available")] = "auto",
+    device: Device = "auto",
+    dtype: WeightType = "auto",
     system: Annotated[str | None, typer.Option(help="instructions before the conversation")] = None,
     logs: Logs = Path("logs"),
 ) -> None:
     """Chat with a language model. Lines from a pipe are answered one by one."""
     with plain_errors():
         from components.artifacts import store
-        from components.serving import terminal
+        from components.models.heads import CausalLM
+        from components.serving import loading, terminal
         from components.serving.session import ChatSession
 
         folder = chat_folder(path, logs)
         expect_language_model(folder)
         stage = store.read_card(folder).get("stage")
-        model = on_device(store.load_causal_lm(folder, context=context), device)
+        model = loading.load(folder, context=context, device=device, dtype=dtype)
+        assert isinstance(model, CausalLM)
         session = ChatSession(
             model,
             store.load_tokenizer(folder),
@@ -87,14 +92,14 @@ def chat(
             base=stage == "pretrain",
         )
         session.system = system
-    parameters = f"{model.config.num_parameters():,} parameters"
-    terminal.run(
-        session,
-        banner=f"{folder}: {f'stage {stage}, ' if stage else ''}{parameters}, context of {session.context} tokens",
-        note="a base model: it continues your text and does not answer; /base turns the chat template on"
-        if session.base
-        else None,
-    )
+        size = f"{model.config.num_parameters():,} parameters, context of {session.context} tokens"
+        note = "a base model: it continues your text and does not answer; /base turns the chat template on"
+        with loading.enough_memory("a second copy of the weights, which decodes", device, dtype):
+            terminal.run(
+                session,
+                banner=f"{folder}: {f'stage {stage}, ' if stage else ''}{size}",
+                note=note if session.base else None,
+            )
 
 
 @app.command()
@@ -113,7 +118,8 @@ def serve(
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens of prompt and answer; default: the model's")
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: CUDA if available")] = "auto",
+    device: Device = "auto",
+    dtype: WeightType = "auto",
     max_rows: Annotated[int, typer.Option(min=1, help="samples of a model that decode together")] = 64,
     max_waiting: Annotated[int, typer.Option(min=1, help="requests that wait; more get status 429")] = 256,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="longest answer; default: what fits")] = None,
@@ -126,16 +132,19 @@ def serve(
     """Serve models through an OpenAI-compatible API."""
     with plain_errors():
         server = serving_module()
+        from components.serving import loading
+
         if not all(key.strip() for key in api_key or []):
             raise ValueError("--api-key: expected a text that is not empty")
         opened = server.bound(host, port)  # before the models are loaded, which takes long
     with opened:
         with plain_errors():
             folders = all_to_serve(paths, logs)
-            served = server.loaded(folders, context=context, place=lambda model: on_device(model, device))
-        limits = server.Limits(body=max_bytes, seconds=max_seconds, tokens=max_tokens)
-        kept = votes or logs / "votes.jsonl"
-        service = server.new_service(served, limits, most_rows=max_rows, most_waiting=max_waiting, votes=kept)
+            served = server.loaded(folders, context=context, device=device, dtype=dtype)
+            limits = server.Limits(body=max_bytes, seconds=max_seconds, tokens=max_tokens)
+            kept = votes or logs / "votes.jsonl"
+            with loading.enough_memory("a second copy of the weights, which decodes", device, dtype):
+                service = server.new_service(served, limits, most_rows=max_rows, most_waiting=max_waiting, votes=kept)
         if not server.is_loopback(host):
             warning = f"warning: {host} can be reached from other machines"
             typer.echo(f"{warning}{'' if api_key else '; anybody there can use the models: give --api-key'}", err=True)
@@ -154,17 +163,6 @@ def serving_module() -> Any:
             raise
         raise ValueError(installing.missing("gradus serve", error.name, "serve")) from None
     return server
-
-
-def on_device(model: "CausalLM", name: str) -> "CausalLM":
-    """Moves the model to a device. Raises ValueError if the device is not available."""
-    import torch
-
-    try:
-        return model.to("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
-    except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"--device {name}: {reason}. Expected auto, cpu, or a device that this machine has") from None
 
 
 @app.command()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import queue
 import select
 import shlex
 import shutil
@@ -344,6 +345,68 @@ def test_serve_gives_one_clear_message(run_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     result = gradus("serve", run_folder)
     assert result.exit_code == 1 and "needs the package uvicorn" in result.stderr and "[serve]" in result.stderr
+
+
+@pytest.fixture
+def services(monkeypatch):
+    """The services that `gradus serve` would run, with its settings."""
+    pytest.importorskip("uvicorn")
+    from components.serving import server
+
+    made = []
+    monkeypatch.setattr(server, "run", lambda service, taken, **settings: made.append((service, settings)))
+    yield made
+    for service, _ in made:
+        service.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_dtype_is_that_of_the_weights_and_of_the_copy_that_decodes(run_folder, services, dtype):
+    import torch
+
+    from components.serving.rows import Options, Request
+
+    result = gradus("serve", run_folder, "--port", 0, "--device", "cpu", "--dtype", dtype)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.count(f"parameters in {dtype}") == 3
+    [(service, _)] = services
+    for served in service.served.values():
+        assert {weight.dtype for weight in served.model.parameters()} == {getattr(torch, dtype)}
+    served = service.served["tiny/ppo"]
+    cache = service.engine.lanes["tiny/ppo"].batch._weights_of
+    assert cache.head.dtype == getattr(torch, dtype)
+    events = queue.Queue()
+    prompt = served.chat_prompt([{"role": "user", "content": "a"}])
+    for _ in range(2):  # a second row joins with the logits of the first
+        service.engine.submit(
+            "tiny/ppo", Request(prompt, Options(5, n=2, temperature=0.0), served.tokenizer, events.put)
+        )
+    said = []
+    while sum(event.finish == "stop" for event in said) < 4:
+        said.append(events.get(timeout=60))
+    assert "".join(event.text for event in said) == 4 * " yes"
+    scorer = service.served["tiny/rm"]
+    assert isinstance(scorer.reward(prompt), float)
+    assert gradus("chat", run_folder / "ppo", "--device", "cpu", "--dtype", dtype, lines="a\n").stdout == " yes\n"
+
+
+def test_out_of_memory_is_one_line_that_says_what_to_try(run_folder, services, monkeypatch):
+    import torch
+
+    from components.models.heads import CausalLM
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CausalLM, "new_cache", full)
+        for result in (gradus("serve", run_folder, "--port", 0), gradus("chat", run_folder / "ppo", lines="a\n")):
+            assert result.exit_code == 1 and "copy" in result.stderr and "--dtype bfloat16" in result.stderr
+            assert result.stderr.splitlines()[-1].startswith("gradus: out of memory on ")
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    for result in (gradus("serve", run_folder, "--port", 0), gradus("chat", run_folder / "ppo")):
+        assert result.exit_code == 1 and "export, whose weights take" in result.stderr and not services
+        assert result.stderr.startswith("gradus: out of memory on ")
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ class Reading:
             for start, prompt in zip(self.starts, self.prompts)
         ]
         tokens = torch.tensor([row[: end - begin] for row in padded], device=self.batch.device)
-        self.logits = self.batch.model.next_logits(tokens, self.cache)
+        self.logits = self.batch.model.next_logits(tokens, self.cache).float()
         return (end - begin) * len(self.prompts)
 
     @property
@@ -205,7 +205,7 @@ class Batch:
         tokens = torch.tensor([row.ids[-1] if row else 0 for row in self.rows], device=self.device)
         self._step = self._step or step_of(self.model, self._cache)
         with threads_for(self.model, len(self.rows)):
-            self.logits = self._step(tokens)
+            self.logits = self._step(tokens).float()
 
     def clear(self) -> None:
         """Removes all rows and texts."""

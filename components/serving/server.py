@@ -3,11 +3,11 @@
 import ipaddress
 import logging
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import uvicorn
@@ -16,6 +16,7 @@ from components.artifacts import store
 from components.models.heads import CausalLM
 from components.serving.api import new_app
 from components.serving.engine import Engine
+from components.serving.loading import AskedDType, load
 from components.serving.served import Served
 from components.serving.service import Limits, Service
 from components.serving.votes import Votes
@@ -26,14 +27,12 @@ CACHES = 0.5  # of the free memory is for the caches of running rows
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
-def loaded(folders: Mapping[str, Path], *, context: int | None, place: Callable[[Any], Any]) -> list[Served]:
-    """The models in artifacts' folders, by name. place: moves a model to its device. Raises ValueError for a tokenizer
-    that does not fit its model."""
+def loaded(folders: Mapping[str, Path], *, context: int | None, device: str, dtype: AskedDType) -> list[Served]:
+    """The models in artifacts' folders, by name. Raises ValueError as `loading.load` does, and for a tokenizer that
+    does not fit its model."""
     served = []
     for name, folder in folders.items():
-        kind = store.load_config(folder, context=context)[1]
-        load = store.load_causal_lm if kind == "CausalLM" else store.load_scalar
-        model = place(load(folder, context=context))
+        model = load(folder, context=context, device=device, dtype=dtype)
         tokenizer, stage = store.load_tokenizer(folder), store.read_card(folder).get("stage", "")
         if tokenizer.vocab_size > model.config.vocab_size:
             raise ValueError(
@@ -125,11 +124,16 @@ def run(
         service.close()
 
 
+def _dtype(model: torch.nn.Module) -> str:
+    return str(next(model.parameters()).dtype).removeprefix("torch.")
+
+
 def welcome(service: Service, address: str, keys: Sequence[str]) -> str:
     """The first lines: what is served, where, and how to call it."""
     lines = [
         f"  {served.name}  {'language model' if served.generates else 'reward model'}, "
-        f"{served.model.config.num_parameters():,} parameters, context of {served.room} tokens"
+        f"{served.model.config.num_parameters():,} parameters in {_dtype(served.model)}, "
+        f"context of {served.room} tokens"
         for served in service.served.values()
     ]
     first = next((one for one in service.served.values() if one.generates), None)

@@ -43,7 +43,8 @@ async def started(service: Service, http: HttpRequest, asked: ChatAsked, born: f
     answering = service.answering(
         http, served, [prompt], options, begins=True, constrain=constrain, show_special=form is not None
     )
-    return ChatReply(service, served, asked, prompt, answering, form, born)
+    begun = "" if constrain else served.tokenizer.prefill
+    return ChatReply(service, served, asked, prompt, answering, form, born, begun=begun)
 
 
 def _constraint(
@@ -66,7 +67,10 @@ def _constraint(
 
 
 class ChatReply:
-    """The answer to one conversation, whole or in chunks. form: of calls in it, None if it has no tools."""
+    """The answer to one conversation, whole or in chunks. form: of calls in it, None if it has no tools.
+
+    begun: the start of the answer that is in the prompt; "" for one held to a format, which that start is no part of.
+    """
 
     def __init__(
         self,
@@ -77,10 +81,12 @@ class ChatReply:
         answering: Answering,
         form: CallFormat | None,
         born: float,
+        *,
+        begun: str,
     ) -> None:
         self.readers = [CallReader(form) for _ in range(asked.n)] if form else []
         self.service, self.served, self.asked = service, served, asked
-        self.prompt, self.answering, self.born = prompt, answering, born
+        self.prompt, self.answering, self.born, self.begun = prompt, answering, born, begun
         self.head = head(served, "chat.completion", "chatcmpl")
 
     def cancel(self) -> None:
@@ -92,7 +98,7 @@ class ChatReply:
     async def whole(self) -> Object:
         """The chat completion object."""
         count = self.asked.n
-        texts = [self.served.tokenizer.prefill] * count
+        texts = [self.begun] * count
         scored: list[list[Scored]] = [[] for _ in range(count)]
         finishes: list[str | None] = [None] * count
         with self.answering:
@@ -121,7 +127,7 @@ class ChatReply:
         """The chunks of a stream."""
         frames = Frames(self.head, with_usage=self.asked.with_usage)
         for index in range(self.asked.n):
-            yield frames.chunk(index, {"role": "assistant", "content": self.served.tokenizer.prefill, "refusal": None})
+            yield frames.chunk(index, {"role": "assistant", "content": self.begun, "refusal": None})
         async for _, piece in self.answering.pieces():
             text = piece.text
             calls: list[Object] = []

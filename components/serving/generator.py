@@ -45,7 +45,7 @@ class EngineGenerator:
         )
         self.requests.append(request)
         self._submit(request)
-        answers = self._collected(events, options.n, prepared.form)
+        answers = self._collected(events, options.n, prepared)
         return Answers(answers, Tokens(len(prepared.prompt), request.sampled))
 
     def cancel(self) -> None:
@@ -79,8 +79,9 @@ class EngineGenerator:
         except ValueError as error:
             raise invalid(str(error)) from None
 
-    def _collected(self, events: "SimpleQueue[Event]", count: int, form: CallFormat | None) -> list[Answer]:
-        texts, finished = [self.served.tokenizer.prefill] * count, [False] * count
+    def _collected(self, events: "SimpleQueue[Event]", count: int, prepared: "_Prepared") -> list[Answer]:
+        begun = "" if prepared.constrain else self.served.tokenizer.prefill  # which is no part of a format
+        texts, finished = [begun] * count, [False] * count
         left = count
         while left:
             event = events.get()
@@ -90,7 +91,7 @@ class EngineGenerator:
             if event.finish:
                 finished[event.sample] = event.finish == "stop"
                 left -= 1
-        return [answer_of(text, ended, form) for text, ended in zip(texts, finished)]
+        return [answer_of(text, ended, prepared.form) for text, ended in zip(texts, finished)]
 
 
 class _Prepared(NamedTuple):

@@ -150,16 +150,19 @@ class ChatSession:
             kept.pop(0)
             prompt = self._prompt(kept, text)
         self._check_fits(prompt)
-        sampled = self._by_techniques(kept, text) if self.techniques.techniques else self._sample(prompt)
+        if self.techniques.techniques:
+            sampled = self._by_techniques(kept, text)
+        else:
+            sampled = chain(filter(None, [self.tokenizer.prefill]), self._sample(prompt))
         return Answer(self._record(kept, text, sampled), len(turns) - len(kept))
 
     def _record(self, turns: list[Turn], text: str, sampled: Iterator[str]) -> Iterator[str]:
-        """The answer's chunks, starting with the part that the prompt already contains; however they end, the text so
-        far is added to the history, unless an error comes before any."""
+        """The answer's chunks; however they end, the text so far is added to the history, unless an error comes before
+        any."""
         chunks: list[str] = []
         failed = False
         try:
-            for piece in chain(filter(None, [self.tokenizer.prefill]), sampled):
+            for piece in sampled:
                 chunks.append(piece)
                 yield piece
         except ValueError:
@@ -170,14 +173,14 @@ class ChatSession:
                 self.turns = [*turns, Turn(text, "".join(chunks))]
 
     def _by_techniques(self, turns: list[Turn], text: str) -> Iterator[str]:
-        """The whole answer, after the start that the prompt contains."""
+        """The whole answer, as one chunk."""
         messages = [*self.messages(turns), {"role": "user", "content": text}]
         seed = derived_seed(self.seed, self._answers)
         self._answers += 1
         options = Options(self.max_new_tokens, seed=seed, temperature=self.temperature, top_p=self.top_p)
         answer, self.spent = self.techniques.answer(messages, options)
         self.cut, self.trace = not answer.finished, answer.trace
-        yield answer.text.removeprefix(self.tokenizer.prefill)
+        yield answer.text
 
     def _sample(self, prompt: list[int]) -> Iterator[str]:
         """Text sampled after a prompt, in chunks that never end inside a character."""

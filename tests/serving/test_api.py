@@ -225,6 +225,25 @@ def test_choices_and_regular_expressions(client):
     assert ask(client, expect=400, response_format={"type": "xml"})["error"]["param"] == "response_format.type"
 
 
+def test_an_answer_in_a_format_does_not_start_with_the_thinking_that_the_prompt_begins(small_tokenizer):
+    thinks = tiny_models.with_template(
+        small_tokenizer, tool_templates.CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    )
+    assert thinks.prefill == "<think>\n"
+    form = {"type": "choice", "choices": ["yes", "no"]}
+    random = tiny_models.random_model(thinks.vocab_size, max_position_embeddings=256)
+    with serving(thinks, {"run/parrot": random}) as client:
+
+        def texts(**settings):
+            streamed = ask(client, **settings, stream=True)
+            made = ask(client, **settings)["choices"][0]["message"]["content"]
+            return made, "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in streamed)
+
+        for techniques in ([], [{"name": "self_consistency", "samples": 1}]):
+            assert set(texts(response_format=form, seed=1, techniques=techniques)) <= {"yes", "no"}
+            assert all(text.startswith("<think>\n") for text in texts(max_tokens=4, seed=1, techniques=techniques))
+
+
 @pytest.mark.slow
 def test_a_forced_call_of_a_tool_whole_and_in_a_stream(small_tokenizer):
     parameters = {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"]}

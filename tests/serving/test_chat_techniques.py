@@ -5,7 +5,7 @@ import pytest
 from components.prompting.self_consistency import SelfConsistency
 from components.serving.chat_techniques import ChatTechniques, settings_of
 from components.serving.session import ChatSession, Turn
-from tests.kit import tiny_models
+from tests.kit import tiny_models, tool_templates
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,13 @@ def test_a_technique_that_does_not_exist_leaves_the_others(small_tokenizer):
     with pytest.raises(ValueError, match="expected one of few_shot"):
         techniques.set("telepathy")
     assert techniques.techniques is before
+
+
+def test_a_constrained_answer_does_not_start_with_the_thinking_that_the_prompt_begins(small_tokenizer):
+    pytest.importorskip("llguidance")
+    thinks = tiny_models.with_template(
+        small_tokenizer, tool_templates.CHATML.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    )
+    session = ChatSession(tiny_models.random_model(thinks.vocab_size, max_position_embeddings=256), thinks, seed=3)
+    session.techniques.set('constrained choices=\'["yes", "no"]\'')
+    assert "".join(session.ask("hi").chunks) in ("yes", "no")

@@ -15,6 +15,12 @@ class Gone(Exception):
     """The client closed the connection."""
 
 
+async def still_there(is_gone: Callable[[], Awaitable[bool]]) -> None:
+    """Raises Gone if the client closed the connection."""
+    if await is_gone():
+        raise Gone
+
+
 def busy(error: Busy) -> ApiError:
     """The official API's error for a full queue, with the time after which to try again."""
     return ApiError(
@@ -82,8 +88,7 @@ class Answering:
             taken = await self._next()
             if time.monotonic() - looked >= LOOK or taken is None:
                 looked = time.monotonic()
-                if await self.is_gone():
-                    raise Gone
+                await still_there(self.is_gone)
             if taken is None:
                 continue
             number, event = taken

@@ -15,7 +15,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from components.serving.answering import Gone
+from components.serving.answering import Gone, still_there
 from components.serving.api_errors import ApiError, invalid
 from components.serving.chat_endpoint import chat
 from components.serving.completion_endpoint import completions
@@ -28,6 +28,7 @@ from components.serving.votes import ThumbAsked, VoteAsked, Votes, is_thumb
 
 log = logging.getLogger(__name__)
 Handler = Callable[[HttpRequest], Awaitable[Response]]
+MOST_CONVERSATIONS = 256  # of a request to a reward model, which scores one after another
 CLIENT_GONE = 499  # nginx's status for it
 
 
@@ -131,8 +132,12 @@ class _Api:
         served = self.service.find(asked.model, generates=False)
         if not asked.conversations or not all(asked.conversations):
             raise invalid("messages: expected at least one conversation, and no empty one", "messages")
+        if len(asked.conversations) > MOST_CONVERSATIONS:
+            message = f"messages: expected at most {MOST_CONVERSATIONS} conversations, got {len(asked.conversations)}"
+            raise invalid(f"{message}. Send them in several requests", "messages")
         data = []
         for number, messages in enumerate(asked.conversations):
+            await still_there(http.is_disconnected)
             ids = await self.service.prepare(served.chat_ids, messages)
             if len(ids) > served.room:
                 message = f"The conversation has {len(ids)} tokens; the model's context is {served.room}"

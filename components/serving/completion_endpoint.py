@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
-from components.serving.answering import Answering
+from components.serving.answering import Answering, still_there
 from components.serving.protocol import CompletionAsked, parsed
 from components.serving.replies import Object, head, text_logprobs, usage
 from components.serving.rows import Piece, Scored
@@ -21,9 +21,13 @@ async def completions(service: Service, http: HttpRequest) -> Response:
     born = time.monotonic()
     asked = parsed(await service.body(http), CompletionAsked)
     served = service.find(asked.model, generates=True)
+    service.check_samples(asked.n, len(asked.prompts))  # before all of them are tokenized
     prompts = [await service.prepare(served.text_prompt, prompt) for prompt in asked.prompts]
     options = service.options(served, asked, prompts, limit=asked.max_tokens, top=asked.logprobs)
-    echoes = [await _echo(service, served, asked, given, ids) for given, ids in zip(asked.prompts, prompts)]
+    echoes = []
+    for given, ids in zip(asked.prompts, prompts):
+        await still_there(http.is_disconnected)
+        echoes.append(await _echo(service, served, asked, given, ids))
     running = ([], []) if asked.max_tokens == 0 else (prompts, options)
     answering = service.answering(http, served, *running, begins=False)
     reply = CompletionReply(service, served, asked, prompts, echoes, answering, born)

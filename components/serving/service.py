@@ -92,6 +92,12 @@ class Service:
         except Busy as error:
             raise busy(error) from None
 
+    def check_samples(self, n: int, prompts: int) -> None:
+        """Raises ApiError if the prompts' samples are more than can run at once."""
+        if n * prompts > self.engine.most_rows:
+            got = f"{prompts} prompts with n = {n}" if prompts > 1 else str(n)
+            raise invalid(f"n: expected at most {self.engine.most_rows} samples in all, got {got}", "n")
+
     def options(
         self, served: Served, asked: Asked, prompts: Sequence[Sequence[int]], *, limit: int | None, top: int | None
     ) -> list[Options]:
@@ -99,8 +105,7 @@ class Service:
 
         Without a seed, each prompt gets one of its own. Raises ApiError if too many samples or tokens are asked for.
         """
-        if asked.n * len(prompts) > self.engine.most_rows:
-            raise invalid(f"n: expected at most {self.engine.most_rows} samples in all", "n")
+        self.check_samples(asked.n, len(prompts))
         made = []
         fitting = min(served.room, self.engine.longest(served.name, asked.n))
         for prompt in prompts:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 pytest.importorskip("starlette")
+from starlette.requests import Request as HttpRequest
 from starlette.testclient import TestClient
 
 from components.serving.api import new_app
@@ -348,6 +349,33 @@ def test_a_reward_model_scores_conversations(client, models, small_tokenizer):
     last = len(ids) - 1 - ids[::-1].index(small_tokenizer.end_id)
     expected = float(models["run/rm"](torch.tensor([ids]))[0, last].detach())
     assert [one["score"] for one in made["data"]] == pytest.approx([expected, expected], abs=1e-5)
+
+
+def test_too_many_prompts_or_conversations_are_refused_before_they_are_read(client, monkeypatch):
+    def read(*_):
+        raise AssertionError("nothing may be tokenized")
+
+    for name in ("text_prompt", "chat_ids"):
+        monkeypatch.setattr(Served, name, read)
+    error = ask(client, TEXT, expect=400, prompt=["a"] * 5, n=2)["error"]
+    assert error["param"] == "n" and "at most 8 samples in all, got 5 prompts with n = 2" in error["message"]
+    conversations = [[*HELLO, {"role": "assistant", "content": "x"}]] * 257
+    error = ask(client, "/v1/score", expect=400, model="run/rm", messages=conversations)["error"]
+    assert error["param"] == "messages" and "at most 256 conversations, got 257" in error["message"]
+
+
+def test_nothing_more_is_scored_for_a_client_that_has_gone(client, monkeypatch):
+    async def gone(_):
+        return True
+
+    monkeypatch.setattr(HttpRequest, "is_disconnected", gone)
+    monkeypatch.setattr(Served, "reward", lambda *_: 1 / 0)
+    monkeypatch.setattr(Served, "prompt_scores", lambda *_: 1 / 0)
+    messages = [*HELLO, {"role": "assistant", "content": "x"}]
+    asked = {"model": "run/rm", "messages": [messages, messages]}
+    assert client.post("/v1/score", json=asked).status_code == 499
+    asked = {"model": "run/parrot", "prompt": ["anna", "bob"], "echo": True, "logprobs": 1, "max_tokens": 0}
+    assert client.post(TEXT, json=asked).status_code == 499
 
 
 BAD = [

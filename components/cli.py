@@ -115,6 +115,9 @@ def serve(
     api_key: Annotated[
         list[str] | None, typer.Option(envvar="GRADUS_API_KEY", help="clients must send it; can be given several times")
     ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="a name for the server, as of a reverse proxy; can be given several times")
+    ] = None,
     context: Annotated[
         int | None, typer.Option(min=1, help="tokens of prompt and answer; default: the model's")
     ] = None,
@@ -136,6 +139,7 @@ def serve(
 
         if not all(key.strip() for key in api_key or []):
             raise ValueError("--api-key: expected a text that is not empty")
+        names = server.names_of(host, allow_host or [])
         opened = server.bound(host, port)  # before the models are loaded, which takes long
     with opened:
         with plain_errors():
@@ -151,7 +155,7 @@ def serve(
         opened.listen(128)
         shown = f"[{host}]" if ":" in host else host
         typer.echo(server.welcome(service, f"http://{shown}:{opened.getsockname()[1]}", api_key or []))
-        server.run(service, opened, host=host, keys=api_key or [], shown=log)
+        server.run(service, opened, hosts=names, keys=api_key or [], shown=log)
 
 
 def serving_module() -> Any:

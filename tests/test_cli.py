@@ -360,6 +360,35 @@ def services(monkeypatch):
         service.close()
 
 
+def test_a_server_answers_to_its_own_address_and_to_the_names_it_is_given(run_folder, services):
+    from starlette.testclient import TestClient
+
+    from components.serving.api import new_app
+
+    more = ["--allow-host", "Chat.example.com", "--allow-host", "other.example"]
+    for host, options, allowed, refused in (
+        ("127.0.0.2", [], ["127.0.0.2:80", "localhost", "127.0.0.1:8000", "[::1]:80"], ["chat.example.com"]),
+        ("127.0.0.1", more, ["127.0.0.1", "chat.example.com", "OTHER.example:80"], ["127.0.0.2", "evil.example"]),
+        ("0.0.0.0", [], ["anything.example"], []),
+        ("0.0.0.0", more, ["chat.example.com", "localhost"], ["anything.example"]),
+    ):
+        result = gradus("serve", run_folder / "rm", "--host", host, "--port", 0, *options)
+        assert result.exit_code == 0, result.stderr
+        service, settings = services[-1]
+        client = TestClient(new_app(service, hosts=settings["hosts"]))
+        for name in allowed:
+            assert client.get("/v1/models", headers={"host": name}).status_code == 200, (host, name)
+        for name in refused:
+            error = client.get("/v1/models", headers={"host": name}).json()["error"]
+            assert name in error["message"] and "--allow-host" in error["message"]
+    from components.serving import server
+
+    for bad in ("chat.example.com:80", "https://chat.example.com", " "):
+        result = gradus("serve", run_folder, "--allow-host", bad)
+        assert result.exit_code == 1 and "expected a name without scheme and port" in result.stderr
+    assert "[::1]" in server.names_of("::1", []) and "[fe80::1]" in server.names_of("::1", ["FE80::1"])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_dtype_is_that_of_the_weights_and_of_the_copy_that_decodes(run_folder, services, dtype):
     import torch

@@ -113,7 +113,8 @@ class _Api:
         name = http.headers.get("host", "").lower()
         name = name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() and name.rpartition(":")[0] else name
         if self.hosts and name not in self.hosts:
-            raise ApiError(403, f"this server is not called {name[:80]!r}; start it with --host to allow more names")
+            message = f"this server is not called {name[:80]!r}; to allow that name, start it with --allow-host NAME"
+            raise ApiError(403, message, code="unknown_host")
 
     async def models(self, _: HttpRequest) -> Response:
         data = [model_object(served) for served in self.service.served.values()]

@@ -63,6 +63,32 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def names_of(host: str, more: Sequence[str]) -> list[str]:
+    """The Host headers to allow, without ports; []: any. more: those of --allow-host.
+
+    Any is allowed on an address that others can reach, unless some are named. Raises ValueError for what is no name.
+    """
+    if not more and not is_loopback(host):
+        return []
+    return [*LOCAL, *(_as_header(name) for name in (host, *more))]
+
+
+def _as_header(name: str) -> str:
+    name = name.strip().lower()
+    address = name.removeprefix("[").removesuffix("]")
+    if not name or "/" in name or ":" in address and not _is_address(address):
+        raise ValueError(
+            f"--allow-host: expected a name without scheme and port, such as chat.example.com, got {name!r}"
+        )
+    return f"[{address}]" if ":" in address else name
+
+
+def _is_address(text: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False
+
+
 def bound(host: str, port: int) -> socket.socket:
     """A socket on the address; port 0: a free one. Raises ValueError if the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -94,18 +120,18 @@ def run(
     service: Service,
     taken: socket.socket,
     *,
-    host: str,
+    hosts: Sequence[str],
     keys: Sequence[str],
     shown: Literal["none", "requests", "texts"],
 ) -> None:
-    """Serves on a bound socket until Ctrl-C or a signal to end. shown: what the log on stderr has of requests."""
+    """Serves on a bound socket until Ctrl-C or a signal to end. hosts, keys: of new_app; shown: what the log on stderr
+    has of requests."""
     service.logs_texts = shown == "texts"
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     own = logging.getLogger("components.serving")
     own.addHandler(handler)
     own.setLevel(logging.WARNING if shown == "none" else logging.INFO)
-    hosts = LOCAL if is_loopback(host) else ()
     app = new_app(service, keys=keys, hosts=hosts)
     config = uvicorn.Config(
         app,

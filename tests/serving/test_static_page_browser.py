@@ -186,6 +186,92 @@ def test_an_answer_is_stopped_and_what_was_said_stays(page, server):
     expect(page.locator("#chat-send")).to_have_text("Send")
 
 
+def test_enter_during_an_answer_stops_nothing_and_keeps_the_text(page, server):
+    page.select_option("#chat-model", "run/slow")
+    pause = server.models["slow"].model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    say(page, "where does anna live?")
+    expect(page.locator(".turn .text").nth(1)).to_have_text(re.compile("...."))
+    say(page, "and bob?")
+    page.wait_for_selector("text=Answered.")
+    pause.remove()
+    assert texts(page)[1] == LONG and page.locator("#chat-text").input_value() == "and bob?"
+    page.press("#chat-text", "Enter")
+    expect(page.locator(".turn")).to_have_count(4)
+
+
+def test_an_edited_message_stops_the_answer_that_began_meanwhile(page, server):
+    page.select_option("#chat-model", "run/parrot")
+    say(page, "where does anna live?")
+    page.wait_for_selector("text=Answered.")
+    page.get_by_role("button", name="Edit").first.click()
+    page.get_by_label("Edited message").fill("anna?")
+    page.select_option("#chat-model", "run/slow")
+    pause = server.models["slow"].model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    say(page, "and bob?")
+    expect(page.locator(".turn .text").nth(2)).to_have_text(re.compile("...."))
+    with page.expect_event("requestfailed"):
+        page.get_by_role("button", name="Send again").click()
+    pause.remove()
+    expect(page.locator(".turn")).to_have_count(2)
+    page.wait_for_selector("text=Answered.")
+    assert texts(page) == ["anna?", LONG]
+
+
+def test_an_answer_that_failed_before_it_began_is_not_part_of_the_conversation(page):
+    page.select_option("#chat-model", "run/parrot")
+    say(page, "anna " * 500)
+    page.wait_for_selector("text=maximum context length")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        say(page, "and bob?")
+    assert asked.value.post_data_json["messages"] == [{"role": "user", "content": "and bob?"}]
+    page.wait_for_selector("text=Answered.")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        page.get_by_role("button", name="Retry").first.click()
+    assert asked.value.post_data_json["messages"][0]["content"].startswith("anna anna")
+
+
+def test_a_setting_between_the_arrows_steps_is_sent(page):
+    page.get_by_text("Settings").click()
+    page.get_by_label("Temperature").fill("0.333")
+    page.get_by_label("Top p").fill("0.975")
+    page.select_option("#chat-model", "run/parrot")
+    with page.expect_request("**/v1/chat/completions") as asked:
+        say(page, "hello")
+    assert (asked.value.post_data_json["temperature"], asked.value.post_data_json["top_p"]) == (0.333, 0.975)
+
+
+def test_side_by_side_says_what_was_stopped_and_what_failed(page, server):
+    page.get_by_role("tab", name="Side by side").click()
+    page.get_by_role("checkbox", name="run/base").uncheck()
+    pause = server.models["slow"].model.layers[0].register_forward_pre_hook(lambda *_: time.sleep(0.2))
+    say(page, "where does anna live?", "#side-text")
+    expect(page.locator(".answer").first.locator(".token").nth(3)).to_be_attached()
+    page.locator("#side-send").click()
+    expect(page.locator("#side-status")).to_have_text("Stopped.")
+    pause.remove()
+    page.route(
+        "**/v1/chat/completions",
+        lambda route: (
+            route.continue_()
+            if "slow" in route.request.post_data
+            else route.fulfill(status=500, json={"error": {"message": "broken"}})
+        ),
+    )
+    say(page, "where does anna live?", "#side-text")
+    expect(page.locator("#side-status")).to_have_text("1 of 2 have answered.")
+
+
+def test_a_refusal_of_the_server_is_shown_as_it_says_it(browser, server):
+    with opened(browser, f"http://localhost:{server.port}/health") as page:
+        assert "--allow-host" in page.content()
+    with opened(browser, server.address) as page:
+        page.route(
+            "**/v1/models", lambda route: route.fulfill(status=403, json={"error": {"message": "not called so"}})
+        )
+        page.reload()
+        expect(page.locator("#connection")).to_have_text("not called so")
+
+
 def test_a_setting_out_of_range_is_not_sent(page):
     page.get_by_text("Settings").click()
     page.get_by_label("Temperature").fill("3")

@@ -3,7 +3,7 @@
 import { answer as answerOf } from "./answers.js";
 import { request } from "./api.js";
 import { count, onModels, reported } from "./connection.js";
-import { byId, element, perFrame, submitOnEnter } from "./dom.js";
+import { byButton, byId, element, perFrame, submitOnEnter } from "./dom.js";
 import { areValid, withSystem } from "./settings.js";
 
 const KEYS = { ArrowLeft: 0, ArrowRight: 1, ArrowDown: null }; // the winner's place, or a tie
@@ -21,7 +21,7 @@ function pair(models) {
 
 async function submit(event) {
   event.preventDefault();
-  if (running) return running.abort();
+  if (running) return byButton(event) && running.abort();
   const content = byId("blind-text").value.trim();
   const chosen = boxes().filter((box) => box.checked).map((box) => box.value);
   if (chosen.length < 2) say("Choose at least two models.");

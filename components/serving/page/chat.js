@@ -3,7 +3,7 @@
 import { answer as answerOf, CONTINUES, isBase } from "./answers.js";
 import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
-import { button, byId, element, followed, perFrame, speak, submitOnEnter } from "./dom.js";
+import { button, byButton, byId, element, followed, perFrame, speak, submitOnEnter } from "./dom.js";
 import { areValid, withSystem } from "./settings.js";
 import * as techniques from "./techniques.js";
 
@@ -44,6 +44,7 @@ function edit(turn) {
     event.preventDefault();
     const content = area.value.trim();
     if (!content || !areValid()) return;
+    running?.abort(); // an answer that began after this form was opened
     cutAt(turn);
     ask(content);
   });
@@ -67,24 +68,36 @@ function retry(turn) {
   byId("chat-text").focus();
 }
 
+/** The conversation so far, without answers that failed before they began, and their questions. */
+function conversation() {
+  const heard = turns.filter((turn, place) => !turn.failed && !turns[place + 1]?.failed);
+  return heard.map(({ role, content }) => ({ role, content }));
+}
+
 /** Streams the next answer into a new turn. */
 async function answer() {
   const model = byId("chat-model").value;
-  const messages = withSystem(turns.map(({ role, content }) => ({ role, content })));
+  const messages = withSystem(conversation());
   const turn = addTurn("assistant", "", model);
   if (isBase(model)) turn.text.before(element("p", { className: "legend" }, CONTINUES));
   const own = (running = new AbortController());
   setBusy(turn, true);
   say("Answering …");
+  let status = "";
   try {
-    say(ended(await receive(turn, answerOf(model, messages, own.signal, techniques.chosen()))));
+    status = ended(await receive(turn, answerOf(model, messages, own.signal, techniques.chosen())));
   } catch (error) {
     const stopped = error.name === "AbortError";
-    say(stopped ? "Stopped." : "");
-    if (!stopped) turn.view.append(element("p", { className: "failure", role: "alert" }, reported(error)));
+    turn.failed = !turn.content;
+    if (stopped) status = "Stopped.";
+    else turn.view.append(element("p", { className: "failure", role: "alert" }, reported(error)));
   }
-  if (running === own) running = null;
+  if (running === own) {
+    running = null;
+    say(status);
+  }
   setBusy(turn, false);
+  if (!turns.includes(turn)) return; // it was cut meanwhile
   speak(turn.content); // once and whole: piece by piece, it could not be followed
   turn.actions.append(button("Retry", () => retry(turn)));
   if (turn.content) addThumbs(turn, { messages, answer: { model, content: turn.content } });
@@ -136,7 +149,7 @@ function setBusy(turn, busy) {
 
 function submit(event) {
   event.preventDefault();
-  if (running) return running.abort();
+  if (running) return byButton(event) && running.abort();
   const area = byId("chat-text");
   const content = area.value.trim();
   if (!content || !byId("chat-model").value || !areValid()) return;

@@ -14,7 +14,7 @@ export const onModels = (listener) => listeners.push(listener);
 
 /** Reports a failure where it belongs: a dead server or a missing key to everybody. Returns what to tell the user. */
 export function reported(error) {
-  if (error instanceof Unreachable) lost();
+  if (error instanceof Unreachable) lost(error);
   if (error instanceof ApiError && error.status === 401) askForKey(error.message);
   return error.message;
 }
@@ -32,7 +32,7 @@ export async function connect() {
     timer = setTimeout(glance, GLANCE * 1000);
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) askForKey(error.message);
-    else lost();
+    else lost(error);
   }
 }
 
@@ -40,15 +40,16 @@ async function glance() {
   try {
     await request("health");
     timer = setTimeout(glance, GLANCE * 1000);
-  } catch {
-    lost();
+  } catch (error) {
+    lost(error);
   }
 }
 
-function lost() {
+/** Says why there is no connection, and tries again later. */
+function lost(error) {
   clearTimeout(timer);
   const seconds = PATIENCE[Math.min(attempts++, PATIENCE.length - 1)];
-  say("The server does not answer. Trying again …", true);
+  say(error instanceof ApiError ? error.message : "The server does not answer. Trying again …", true);
   timer = setTimeout(connect, seconds * 1000);
 }
 

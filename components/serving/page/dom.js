@@ -50,6 +50,9 @@ export function submitOnEnter(area) {
   });
 }
 
+/** Whether a form was submitted by its button, not by Enter in a text: only that stops an answer in progress. */
+export const byButton = (event) => event.submitter !== null;
+
 /** A function that calls `show` once before the next frame is drawn, however often it is called until then. */
 export function perFrame(show) {
   let waits = false;

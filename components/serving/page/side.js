@@ -3,7 +3,7 @@
 import { answer, CONTINUES, isBase } from "./answers.js";
 import { request } from "./api.js";
 import { onModels, reported } from "./connection.js";
-import { byId, element, submitOnEnter } from "./dom.js";
+import { byButton, byId, element, submitOnEnter } from "./dom.js";
 import { areValid, samplesTheModel, withSystem } from "./settings.js";
 import { TokenView } from "./tokens.js";
 
@@ -32,7 +32,7 @@ class Column {
     this.view.append(element("p", { className: "failure", role: "alert" }, message));
   }
 
-  /** Streams the answer, then adds its numbers. */
+  /** Streams the answer, then adds its numbers. Returns whether there was no error. */
   async answer(messages, signal) {
     const start = performance.now();
     this.view.classList.add("busy");
@@ -40,10 +40,13 @@ class Column {
       for await (const { choices } of answer(this.model, messages, signal, { top: ALTERNATIVES })) this.take(choices[0]);
       this.count((performance.now() - start) / 1000);
       await this.score(messages, signal);
+      return true;
     } catch (error) {
       this.fail(error.name === "AbortError" ? "Stopped." : reported(error));
+      return false;
+    } finally {
+      this.view.classList.remove("busy");
     }
-    this.view.classList.remove("busy");
   }
 
   take(choice) {
@@ -76,7 +79,7 @@ class Column {
 
 async function submit(event) {
   event.preventDefault();
-  if (running) return running.abort();
+  if (running) return byButton(event) && running.abort();
   const content = byId("side-text").value.trim();
   const columns = chosen().map((model) => new Column(model));
   if (!columns.length) byId("side-status").textContent = "Choose at least one model.";
@@ -86,10 +89,16 @@ async function submit(event) {
   byId("side-send").textContent = "Stop";
   byId("side-status").textContent = "Answering …";
   byId("answers").replaceChildren(...columns.map((column) => column.view));
-  await Promise.all(columns.map((column) => column.answer(messages, running.signal)));
+  const { signal } = running;
+  const answered = (await Promise.all(columns.map((column) => column.answer(messages, signal)))).filter(Boolean).length;
   running = null;
   byId("side-send").textContent = "Send";
-  byId("side-status").textContent = "All have answered.";
+  byId("side-status").textContent = ended(answered, columns.length, signal.aborted);
+}
+
+function ended(answered, asked, stopped) {
+  if (answered === asked) return "All have answered.";
+  return stopped ? "Stopped." : `${answered} of ${asked} have answered.`;
 }
 
 const boxes = () => [...byId("side-models").querySelectorAll("input")];

@@ -43,7 +43,8 @@ LAYER = {
 }
 PER_PIECE = {"model.embed_tokens.weight", "lm_head.weight"}  # matrices with one row per piece
 BLOCK = 32  # columns that share a scale in Q8_0; a matrix whose width is not a multiple is written as f16
-NORMAL, UNKNOWN, CONTROL, UNUSED, BYTE = 1, 2, 3, 5, 6  # token types
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types
+ADDED_SCORE = -1000.0  # of tokens without one: llama.cpp's converter writes it
 
 
 class ConversionError(ValueError):
@@ -97,7 +98,8 @@ def to_gguf(folder: Path, out: Path, dtype: DType) -> Path:
         )
     if family == "qwen3" and config.attention_bias:
         raise ConversionError(f"{folder}: llama.cpp's qwen3 has no attention biases, but this model does")
-    tokenizer, pieces = store.load_tokenizer(folder), _pieces(folder, config.vocab_size)
+    tokenizer = store.load_tokenizer(folder)
+    pieces = _pieces(folder, tokenizer, config.vocab_size)
     config = replace(config, vocab_size=len(pieces))  # rows beyond them have no meaning but could be sampled
     weights = store.load_causal_lm(folder, context=1).state_dict()
     for name in PER_PIECE & weights.keys():
@@ -157,12 +159,12 @@ def _describe_tokenizer(writer: Any, tokenizer: Tokenizer, pieces: list[tuple[st
     writer.add_pad_token_id(tokenizer.pad_id)
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(False)
+    writer.add_add_space_prefix(tokenizer.codec.leads_with_space)
     writer.add_chat_template(tokenizer.chat_template)
 
 
-def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
-    """(text, score, kind) of every token."""
+def _pieces(folder: Path, tokenizer: Tokenizer, vocab_size: int) -> list[tuple[str, float, int]]:
+    """(text, score, kind) of every token: the SentencePiece model's pieces, then the tokens that other files add."""
     file = folder / "tokenizer.model"
     if not file.exists():
         raise ConversionError(
@@ -175,8 +177,15 @@ def _pieces(folder: Path, vocab_size: int) -> list[tuple[str, float, int]]:
     for i in range(model.get_piece_size()):
         kind = next((kind for kind, is_so in kinds.items() if is_so(i)), NORMAL)
         pieces.append((model.id_to_piece(i), model.get_score(i), kind))
+    special = set(tokenizer.codec.special_ids.values())
+    for i, text in enumerate(tokenizer.codec.tokens[len(pieces) :], len(pieces)):
+        kind = CONTROL if i in special else USER_DEFINED if text else UNUSED
+        pieces.append((text or f"[PAD{i}]", ADDED_SCORE, kind))  # every token needs a text of its own
     if len(pieces) > vocab_size:
-        raise ConversionError(f"{folder}: {len(pieces)} pieces for a vocabulary of {vocab_size}")
+        raise ConversionError(
+            f"{folder}: {len(pieces)} tokens, but the model has rows for {vocab_size} only. "
+            "Take the tokenizer's files from the folder that the model came from"
+        )
     return pieces
 
 

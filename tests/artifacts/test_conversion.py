@@ -4,11 +4,13 @@ import sys
 
 import pytest
 import torch
+from sentencepiece import SentencePieceProcessor
 
 from components.artifacts import conversion
 from components.artifacts.conversion import ConversionError, to_folder, to_gguf
 from components.artifacts.store import write_artifact
-from tests.kit import tiny_models
+from components.tokenizer.tokenizer import Tokenizer
+from tests.kit import foreign_tokenizers, tiny_models
 
 gguf = pytest.importorskip("gguf")
 VARIANTS = {
@@ -100,6 +102,27 @@ def test_the_tokenizer_comes_with_kinds_scores_ends_and_template(tmp_path, small
     assert {name: facts[f"tokenizer.ggml.{name}_token_id"] for name in named} == named
     assert facts["tokenizer.chat_template"] == small_tokenizer.chat_template
     assert facts["tokenizer.ggml.add_bos_token"] is True and facts["tokenizer.ggml.add_space_prefix"] is False
+
+
+def test_a_foreign_tokenizer_comes_with_its_added_tokens_and_its_leading_space(tmp_path):
+    pieces = SentencePieceProcessor(model_proto=foreign_tokenizers.sentencepiece_model()).get_piece_size()
+    flags = dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
+    texts = {0: "<unk>", 1: "<s>", 2: "</s>", pieces: "<|im_start|>", pieces + 1: "<tool>"}
+    added = {str(i): {"content": text, "special": text != "<tool>"} | flags for i, text in texts.items()}
+    tokenizer = Tokenizer.load(foreign_tokenizers.llama2(tmp_path / "llama2", added_tokens_decoder=added))
+    folder, weights = artifact(tmp_path, tokenizer)
+    facts, tensors, _ = read(to_gguf(folder, tmp_path / "x.gguf", "f32"))
+    tokens, kinds = facts["tokenizer.ggml.tokens"], facts["tokenizer.ggml.token_type"]
+    assert tokens[pieces:] == ["<|im_start|>", "<tool>"] and kinds[pieces:] == [3, 4]
+    assert kinds[:3] == [2, 3, 3] and len(facts["tokenizer.ggml.scores"]) == facts["llama.vocab_size"] == pieces + 2
+    assert torch.equal(tensors["token_embd.weight"], weights["model.embed_tokens.weight"][: pieces + 2])
+    assert facts["tokenizer.ggml.add_space_prefix"] is True
+
+
+def test_more_tokens_than_the_model_has_rows_are_refused(tmp_path, small_tokenizer):
+    folder, _ = artifact(tmp_path, small_tokenizer)
+    with pytest.raises(ConversionError, match=f"{small_tokenizer.vocab_size} tokens, but the model has rows for 50"):
+        conversion._pieces(folder, small_tokenizer, 50)
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("f16", 11), ("bf16", 8), ("q8_0", 7)])

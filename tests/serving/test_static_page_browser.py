@@ -259,6 +259,11 @@ def test_side_by_side_says_what_was_stopped_and_what_failed(page, server):
     )
     say(page, "where does anna live?", "#side-text")
     expect(page.locator("#side-status")).to_have_text("1 of 2 have answered.")
+    page.unroute("**/v1/chat/completions")
+    page.route("**/v1/score", lambda route: route.fulfill(status=400, json={"error": {"message": "too long"}}))
+    say(page, "where does anna live?", "#side-text")
+    expect(page.locator("#side-status")).to_have_text("All have answered.")
+    expect(page.locator(".answer .failure").first).to_have_text("too long")
 
 
 def test_a_refusal_of_the_server_is_shown_as_it_says_it(browser, server):

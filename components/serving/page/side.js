@@ -32,21 +32,21 @@ class Column {
     this.view.append(element("p", { className: "failure", role: "alert" }, message));
   }
 
-  /** Streams the answer, then adds its numbers. Returns whether there was no error. */
+  /** Streams the answer, then adds its numbers. Returns whether it was whole; a score can fail after that. */
   async answer(messages, signal) {
     const start = performance.now();
+    let whole = false;
     this.view.classList.add("busy");
     try {
       for await (const { choices } of answer(this.model, messages, signal, { top: ALTERNATIVES })) this.take(choices[0]);
+      whole = true;
       this.count((performance.now() - start) / 1000);
       await this.score(messages, signal);
-      return true;
     } catch (error) {
       this.fail(error.name === "AbortError" ? "Stopped." : reported(error));
-      return false;
-    } finally {
-      this.view.classList.remove("busy");
     }
+    this.view.classList.remove("busy");
+    return whole;
   }
 
   take(choice) {

@@ -12,11 +12,11 @@ from components.artifacts.peft import base_of
 from components.artifacts.store import DType
 from components.models.heads import CausalLM, ScalarModel
 from components.system.disk import read_json
+from components.system.memory import is_out_of_memory
 
 AskedDType = Literal["auto", "float32", "bfloat16"]
 Model = TypeVar("Model", CausalLM, ScalarModel)
 HALVES = ("bfloat16", "float16")
-OUT = ("out of memory", "can't allocate memory")  # what torch's errors say that have no class of their own
 
 
 def device_of(name: str) -> str:
@@ -50,7 +50,7 @@ def _on_device(model: Model, name: str) -> Model:
     try:
         return model.to(device_of(name))
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"--device {name}: {reason}. Expected auto, cpu, or a device that this machine has") from None
@@ -63,7 +63,7 @@ def enough_memory(what: str, device: str, dtype: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         place = device_of(device)
         tries = [] if dtype == "bfloat16" else ["--dtype bfloat16"]
@@ -73,7 +73,3 @@ def enough_memory(what: str, device: str, dtype: str) -> Iterator[None]:
             f"out of memory on {place}: {what}. Try {', '.join([*tries, 'a smaller model'])}"
             f"{f' ({reason})' if reason else ''}"
         ) from None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in OUT)

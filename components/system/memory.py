@@ -1,4 +1,4 @@
-"""How much memory is free: what the machine has left, within the limit of the process's control group."""
+"""How much memory is free, within the limit of the control group, and whether an error says that it ran out."""
 
 import math
 from pathlib import Path
@@ -47,3 +47,11 @@ def _number(file: Path, absent: float = math.inf) -> float:
     except OSError:
         return absent
     return math.inf if text == "max" else float(text)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether a GPU is out of memory, or a machine that refuses memory rather than ending the process."""
+    said = ("out of memory", "can't allocate memory")  # by torch, whose errors of this kind are RuntimeErrors
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in said)
+    )

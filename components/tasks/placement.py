@@ -16,6 +16,7 @@ from components.artifacts import store
 from components.artifacts.store import ArtifactError
 from components.data.data_contract import DataContract
 from components.system import processes
+from components.system.memory import is_out_of_memory
 from components.training import cluster
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -90,14 +91,6 @@ def in_memory(cfg: DictConfig) -> Iterator[None]:
             f"out of memory: lower {smaller}{more if trains else ''}, or use another trainer.accelerator. "
             f"({' '.join(str(cause).split())[:300]})"
         ) from error
-
-
-def is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether a GPU is out of memory, or a machine that refuses memory rather than ending the process."""
-    phrases = ("out of memory", "can't allocate memory")
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(phrase in str(error) for phrase in phrases)
-    )
 
 
 def check_room(cfg: DictConfig, data: DataContract, key: str) -> None:

@@ -36,16 +36,23 @@ def overrides_checked() -> Iterator[None]:
 def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
     """train.py's arguments for another stage with this job's overrides, except those of this job's own stage.
 
-    entry: the stage, or stage/label for a variant of it in a folder of its own. In a parameter sweep, the stages of
-    one job are kept apart from those of other jobs in a run named after the job's folder.
+    entry: the stage, or stage/label for a variant of it in a folder of its own.
     """
     arguments = [o for o in written(HydraConfig.get()) if not o.startswith(("stage=", "stage.", "stages="))]
     stage, _, label = entry.partition("/")
     arguments += [f"stage={stage}"] + ([f"paths.folder={quoted(entry)}"] if label else [])
-    usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
-    if os.path.abspath(cfg.paths.stage) != os.path.abspath(usual):
-        arguments.append(f"run={quoted(os.path.relpath(cfg.paths.stage, cfg.paths.logs))}")
+    run = run_of_stages(cfg)
+    arguments += [f"run={quoted(run)}"] if run != cfg.run else []
     return [*hydra_arguments(HydraConfig.get()), *arguments]
+
+
+def run_of_stages(cfg: DictConfig) -> str:
+    """The run of the stages that this job starts: its own. In a parameter sweep, one named after the job's folder, which
+    keeps them apart from those of other jobs."""
+    usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
+    if os.path.abspath(cfg.paths.stage) == os.path.abspath(usual):
+        return cfg.run
+    return os.path.relpath(cfg.paths.stage, cfg.paths.logs)
 
 
 def own_overrides(cfg: DictConfig, entry: str) -> list[str]:

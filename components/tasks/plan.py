@@ -31,10 +31,11 @@ class Step(NamedTuple):
 def steps_of(cfg: DictConfig) -> list[Step]:
     """The stages of a pipeline, in order."""
     force = [] if cfg.force else ["force=changed"]  # stage=all can replace what its changed settings make stale
-    own = []
-    if cfg["from"] != cfg.run:  # what this run makes itself is still read from this run
+    own, run = [], spawning.run_of_stages(cfg)
+    if composing.INTERPOLATIONS.get("from") != "${run}" and cfg["from"] != run:
+        # what these stages make themselves is still read from their own run
         made = [stage for stage in cfg.stages if stage in cfg.artifacts]
-        own = [f"artifacts.{stage}={quoted(os.path.join(cfg.paths.logs, cfg.run, stage, 'export'))}" for stage in made]
+        own = [f"artifacts.{stage}={quoted(os.path.join(cfg.paths.logs, run, stage, 'export'))}" for stage in made]
     return [
         Step(entry, [*spawning.stage_arguments(cfg, entry), *force, *own, *spawning.own_overrides(cfg, entry)])
         for entry in cfg.stages

@@ -154,6 +154,23 @@ def test_in_a_pipeline_from_another_run_each_stage_reads_what_the_one_before_mad
         }
 
 
+@pytest.mark.parametrize(("run", "source"), [("mine", "tiny"), ("tiny", "tiny")])
+def test_in_a_sweep_of_pipelines_from_a_run_each_job_reads_what_it_made_itself(run, source, logs):
+    job = ["stage=all", f"run={run}", f"from={source}", "stages=[rm,ppo]", "seed=1"]
+    cfg = compose_config([*job, f"hydra.run.dir='{logs}/{run}/seed=1'"])
+    steps = plan.steps_of(cfg)
+    with composing.composed(steps[0].arguments) as rm:
+        made, start = rm.paths.export, rm.reads.model
+    assert (made, start) == (f"logs/{run}/seed=1/rm/export", "logs/tiny/sft/export")
+    with composing.composed(steps[1].arguments) as ppo:
+        assert (ppo.reads.reward, ppo.reads.model) == (made, start)
+
+
+def test_a_sweep_of_pipelines_without_from_names_no_artifacts(logs):
+    cfg = compose_config(["stage=all", "run=mine", "seed=1", f"hydra.run.dir='{logs}/mine/seed=1'"])
+    assert not [one for step in plan.steps_of(cfg) for one in step.arguments if one.startswith("artifacts.")]
+
+
 def test_the_folder_of_a_stage_resolves_to_its_artifact(make):
     folder = make("pretrain").parent
     cfg = compose_config(["stage=sft", f"artifacts.pretrain={folder}"])

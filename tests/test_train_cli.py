@@ -16,11 +16,13 @@ import warnings
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from components.launch import choices, exit_codes, run_folder, sweep_folders
+from components.launch.overrides import as_typed
 from components.launch.quiet_logs import quiet_lightning
 from components.launch.schema import check
 from components.launch.sweep_folders import SWEPT
@@ -182,13 +184,49 @@ def test_a_sweep_over_stages_runs_them_in_order_each_in_a_process_of_its_own(pro
             "tiny/pretrain-sweep/stage.optimizer.lr=0.0001",
         ),
         (["stage=all", "seed=1,2"], ["stage=all", "seed=1"], "tiny/./seed=1"),
+        (["stage=pretrain,eval"], ["stage=eval"], "tiny/report"),
+        (  # a name that does not depend on the model would be that of all models
+            ["experiment=optimum", "model=micro,tiny", "seed=0"],
+            ["experiment=optimum", "model=micro", "seed=0"],
+            "optimum/./model=micro",
+        ),
+        (
+            ["stage=pretrain", "debug=smoke", "model=micro,tiny"],
+            ["stage=pretrain", "debug=smoke", "model=micro"],
+            "micro-smoke/pretrain",
+        ),
+        (
+            ["stage=pretrain", "run=x-${hydra:runtime.choices.model}", "model=micro,tiny"],
+            ["stage=pretrain", "run=x-${hydra:runtime.choices.model}", "model=micro"],
+            "x-micro/pretrain",
+        ),
+        (["stage=pretrain", "model=depth,tiny"], ["stage=pretrain", "model=depth"], "depth_6/pretrain"),
+        (  # nor does this folder depend on the stage
+            ["experiment=koala_13b", "stage=sft,rm"],
+            ["experiment=koala_13b", "stage=rm"],
+            "llama_13b/sft/koala-sweep/stage=rm",
+        ),
+        (["paths.folder=x", "stage=eval,rm"], ["paths.folder=x", "stage=eval"], "tiny/x-sweep/stage=eval"),
+        (["stage=sft,rm", "debug=overfit"], ["stage=rm", "debug=overfit"], "tiny/rm/overfit"),
     ],
 )
 def test_a_job_of_a_sweep_gets_a_folder_named_after_only_what_is_varied(sweep, job, folder, monkeypatch):
     monkeypatch.setenv(SWEPT, "")
     Sweep().on_multirun_start(OmegaConf.create({"hydra": {"overrides": {"task": sweep}, "sweeper": {}}}))
-    compose_config(job)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
+        HydraConfig.instance().set_config(compose("train", as_typed(job), return_hydra_config=True))
     assert HydraConfig.get().sweep.subdir == folder
+
+
+def test_a_stage_of_ones_own_names_its_folder_wherever_its_file_is(tmp_path, monkeypatch):
+    monkeypatch.setenv(SWEPT, "stage")
+    (tmp_path / "stage").mkdir()
+    text = (ROOT / "conf/stage/eval.yaml").read_text().replace("folder: report", "folder: cards")
+    (tmp_path / "stage/mine.yaml").write_text(text)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3", job_name="train"):
+        found = compose("train", ["stage=mine", f"hydra.searchpath=['file://{tmp_path}']"], return_hydra_config=True)
+        HydraConfig.instance().set_config(found)
+    assert HydraConfig.get().sweep.subdir == "tiny/cards"
 
 
 def folder_of(*overrides: str) -> str:

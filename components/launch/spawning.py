@@ -47,8 +47,8 @@ def stage_arguments(cfg: DictConfig, entry: str) -> list[str]:
 
 
 def run_of_stages(cfg: DictConfig) -> str:
-    """The run of the stages that this job starts: its own. In a parameter sweep, one named after the job's folder, which
-    keeps them apart from those of other jobs."""
+    """The run of the stages that this job starts: its own or, in a parameter sweep, one named after the job's folder,
+    which keeps them apart from those of other jobs."""
     usual = os.path.join(cfg.paths.logs, cfg.run, cfg.paths.folder)
     if os.path.abspath(cfg.paths.stage) == os.path.abspath(usual):
         return cfg.run

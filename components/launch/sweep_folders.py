@@ -5,11 +5,14 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from components.launch.overrides import written
 
@@ -17,16 +20,18 @@ NAME_BYTES, VALUE_BYTES = 200, 60  # limits of a sweep folder's name (file syste
 SWEPT = "GRADUS_SWEPT_KEYS"  # an environment variable, for jobs in other processes
 
 
-def sweep_folder(folder: str) -> str:
+def sweep_folder(folder: str, *, _root_: DictConfig) -> str:
     """The folder that a job of a sweep writes to, below its run: `folder`-sweep/<key>=<value>,… of the swept overrides,
     next to what a single run writes; just `folder` if those overrides already name it. For a pipeline, whose folder is
     the run itself, <key>=<value>,….
 
-    stage and run name a folder; so does model as long as run keeps its default, the model's name.
+    run names a folder; so do model and stage if the run and the folder, as written, follow from them.
     """
-    overrides = parsed(written(HydraConfig.get()))
-    swept = set(os.environ.get(SWEPT, "").split(",")) - {"stage", *naming_keys(overrides)}
-    name = folder_name([o for o in overrides if o.key_or_group in swept])
+    config: Any = OmegaConf.to_container(_root_, resolve=False)
+    swept = set(os.environ.get(SWEPT, "").split(",")) - naming_keys(config["run"])
+    if "stage" in swept and _follows_from_stage(config["paths"]["folder"]):
+        swept.remove("stage")
+    name = folder_name([o for o in parsed(written(HydraConfig.get())) if o.key_or_group in swept])
     return f"{'.' if folder == '.' else f'{folder}-sweep'}/{name}" if name else folder
 
 
@@ -69,6 +74,19 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
     return OverridesParser.create().parse_overrides(list(overrides))
 
 
-def naming_keys(overrides: Sequence[Override]) -> set[str]:
-    """The keys whose values name a run's folder: run and, unless that is overridden, model."""
-    return {"run"} if any(o.key_or_group == "run" for o in overrides) else {"run", "model"}
+def naming_keys(run: str) -> set[str]:
+    """The keys whose values name a run's folder: run and, if `run` as written refers to its choice, model."""
+    return {"run", "model"} if _refers(run, "model") else {"run"}
+
+
+def _follows_from_stage(folder: str) -> bool:
+    """Whether paths.folder, as written, refers to the choice of the stage or is what the stage's own file says."""
+    runtime = HydraConfig.get().runtime
+    files = [Path(source.path, "stage", f"{runtime.choices.stage}.yaml") for source in runtime.config_sources]
+    own: Any = next((OmegaConf.load(file) for file in files if file.is_file()), {})
+    return _refers(folder, "stage") or folder == own.get("paths", {}).get("folder")
+
+
+def _refers(text: str, group: str) -> bool:
+    """Whether an interpolation in the text refers to the choice of a config group."""
+    return re.search(rf"\$\{{hydra[:.]runtime\.choices\.{group}\}}", text) is not None

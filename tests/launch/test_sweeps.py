@@ -220,31 +220,33 @@ def test_the_other_jobs_of_a_sweep_run_and_are_summarized_if_one_fails(project):
     assert "failed with exit status 7: stage=all seed=9" in said and "1 of 3 jobs failed" in said
 
 
-def config_of(*overrides: str, after=("stage=summary",), **params: str):
+def config_of(*overrides: str, run: str = "${hydra:runtime.choices.model}", after=("stage=summary",), **params: str):
     hydra = {
         "overrides": {"task": list(overrides), "hydra": []},
         "sweeper": {"params": params or None},
         "runtime": {"config_sources": []},
         "job": {"config_name": "train"},
     }
-    return OmegaConf.create({"hydra": hydra, "after_sweep": list(after)})
+    return OmegaConf.create({"hydra": hydra, "run": run, "after_sweep": list(after)})
 
 
 @pytest.mark.parametrize(
-    ("sweep", "params", "summaries"),
+    ("sweep", "config", "summaries"),
     [
         (["stage=all", "seed=3,4", "paths.logs=x"], {}, [["paths.logs=x"]]),
         (["experiment=own", "debug=smoke"], {"seed": "3,4"}, [["experiment=own", "debug=smoke"]]),
         (["stage=all", "seed=1,2", "stages=[sft]", "stage.beta=1"], {}, [[]]),
         (["stage=all", "model=tiny,small", "seed=1,2"], {}, [["model=tiny"], ["model=small"]]),
         (["stage=all", "run=a,b", "model=small"], {}, [["model=small", "run=a"], ["model=small", "run=b"]]),
-        (["stage=all", "run=a", "model=tiny,small"], {}, [["run=a"]]),  # both are in run a, by their model
+        (["stage=all", "run=a,b", "model=tiny,small"], {}, [["run=a"], ["run=b"]]),
+        (["stage=all", "run=a", "model=tiny,small"], {"run": "a"}, [["run=a"]]),  # both are in run a, by their model
+        (["experiment=optimum", "model=tiny,small"], {"run": "optimum"}, [["experiment=optimum"]]),
     ],
 )
-def test_the_summary_is_made_once_per_run_without_what_was_varied(sweep, params, summaries, monkeypatch):
+def test_the_summary_is_made_once_per_run_without_what_was_varied(sweep, config, summaries, monkeypatch):
     launched = []
     monkeypatch.setattr(spawning, "launch", lambda arguments: launched.append(arguments) or 0)
-    Sweep().on_multirun_end(config_of(*sweep, **params))
+    Sweep().on_multirun_end(config_of(*sweep, **config))
     usual = ["--config-name=train", "hydra.mode=RUN"]
     assert launched == [[*usual, *expected, "stage=summary"] for expected in summaries]
 

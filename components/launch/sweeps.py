@@ -25,12 +25,14 @@ STOPPED = (124, 130, 138, 143)  # out of time, SIGINT, SIGUSR1, SIGTERM
 
 
 class Job(NamedTuple):
-    """A finished job of a sweep: its overrides, folder, exit status, and the metric by which it is compared."""
+    """A finished job of a sweep: its overrides, folder, exit status, the metric by which it is compared, and the mode
+    of its selection if that is by the same metric."""
 
     overrides: list[str]
     folder: str
     code: int
     metric: str | None
+    mode: str | None
 
 
 JOBS: list[Job] = []  # of this process's sweep so far
@@ -92,7 +94,8 @@ def run_sweep_job(cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     code = spawning.launch(sweep_job_arguments())
     metric = OmegaConf.select(cfg, "callbacks.hparams.metric")
-    JOBS.append(Job(written(hydra), hydra.runtime.output_dir, code, metric))
+    mode = OmegaConf.select(cfg, "selection.mode") if OmegaConf.select(cfg, "selection.metric") == metric else None
+    JOBS.append(Job(written(hydra), hydra.runtime.output_dir, code, metric, mode))
     stages_in_order = "stage" in os.environ.get(SWEPT, "").split(",")
     if code and (stages_in_order or not is_launched_here() or code in STOPPED):
         raise SystemExit(code)

@@ -25,12 +25,9 @@ from components.launch.settings import INPUT, UNUSED, Rule
 from components.models.config import GPTConfig
 from components.system import processes
 from components.system.disk import present
+from components.training.better import BETTER, mode_of
 
 log = logging.getLogger(__name__)
-BETTER = {  # by mode, the metrics of validations that can select; for others, such as a length, neither is better
-    "min": ("loss", "perplexity", "bits_per_byte", "ece", "wrong_name", "reverse_kl", "forward_kl", "response_kl"),
-    "max": ("accuracy", "accuracy_length_matched", "margin", "score", "gold", "correct"),
-}
 LIMITS = {"max_steps": -1, "max_epochs": None}  # the trainer's, with the value that means none
 # fields of a shape that weights do not determine
 OF_THE_RUN = ("context", "dropout", "initializer_range", "model_type", "unused_ids")
@@ -113,7 +110,7 @@ def check_selection(cfg: DictConfig) -> None:
     saving, stopping = (callbacks.get(name) or {} for name in ("checkpoints", "early_stopping"))
     used = [saving] * (saving.get("export") == "best") + [stopping] * (stopping.get("patience") is not None)
     for metric, mode in ((user.get("metric"), user.get("mode")) for user in used if cfg.task == processes.TRAINS):
-        better = next((kind for kind, names in BETTER.items() if str(metric).removeprefix("val/") in names), mode)
+        better = mode_of(str(metric)) or mode
         if better != mode and mode in BETTER:
             extreme = {"min": "lowest", "max": "highest"}[mode]
             raise ValueError(

@@ -143,8 +143,8 @@ class GracefulStop(Callback):
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if self._trained:
-            line = f"\n{signal.Signals(number).name}: stopping; the same command repeats what follows training\n"
-            os.write(2, line.encode())
+            again = "the same command, without force=true or resume=never, repeats what follows training"
+            os.write(2, f"\n{signal.Signals(number).name}: stopping; {again}\n".encode())
             raise SystemExit(128 + number)
         if number == signal.SIGINT and self._received == signal.SIGINT:
             raise KeyboardInterrupt

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 
 from components.launch import forking
 from components.launch.overrides import quoted, written
+from components.system.disk import present
 
 # oneDNN, which multiplies matrices on CPUs, caches a kernel for every shape that it meets: 0.6 MB each, up to 1,024. It
 # reads this variable before its first product.
@@ -53,6 +54,20 @@ def run_of_stages(cfg: DictConfig) -> str:
     if os.path.abspath(cfg.paths.stage) == os.path.abspath(usual):
         return cfg.run
     return os.path.relpath(cfg.paths.stage, cfg.paths.logs)
+
+
+def same_command(cfg: DictConfig, *exports: str) -> str:
+    """The command that continues this run, for messages: the same one, except that force=true and resume=never would
+    start from scratch and delete the checkpoints, and resume=<file> would resume from the same checkpoint again.
+
+    exports: artifacts that have not been made yet. Of those that exist, force=true was to replace one that is up to
+    date, which another force would keep.
+    """
+    force = cfg.force is True
+    changes = ["force=changed"] * force + ["resume=auto"] * (cfg.resume != "auto")
+    earlier = [export for export in exports if present(export)] if force else []
+    moved = f", once {', '.join(earlier)} {'is' if len(earlier) == 1 else 'are'} moved away," if earlier else ""
+    return " ".join(["the same command", *(["with", *changes] if changes else [])]) + moved
 
 
 def own_overrides(cfg: DictConfig, entry: str) -> list[str]:

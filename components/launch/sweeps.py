@@ -62,7 +62,8 @@ class Sweep(Callback):
         if config.get("after_sweep") and len(failed) < max(len(jobs), 1):
             self._after(config)
         if failed:
-            log.error(f"{len(failed)} of {len(jobs)} jobs failed. The same command reruns them, and only them")
+            again = spawning.same_command(config, *(os.path.join(job.folder, "export") for job in failed))
+            log.error(f"{len(failed)} of {len(jobs)} jobs failed; {again} reruns them, and only them")
             raise SystemExit(failed[0].code)
 
     def _after(self, config: DictConfig) -> None:

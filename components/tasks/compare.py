@@ -1,5 +1,6 @@
 """Makes comparisons: completions sampled from a model, ranked by a judge, written as preference records."""
 
+import itertools
 import os
 import shlex
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from components.comparing import judges, ledger
 from components.comparing.completions import Plan, Ranking, Samples, describe, sample
 from components.comparing.human import HumanJudge, Stop, Undo, usage
 from components.data.sources.builtin import make_world
-from components.launch import composing, settings
+from components.launch import composing, settings, spawning
 from components.launch.overrides import written
 from components.system.disk import write_json
 from components.tasks import common, reward_functions
@@ -63,9 +64,11 @@ def compare(cfg: DictConfig) -> None:
         card = common.card_of(cfg, inputs, parents, tokenizer, metrics) | {"finished": False}
         write_card(folder, card)
     sampled = [Samples(**row) for row in ledger.read(folder / COMPLETIONS)]
-    rank = rank_by_hand if isinstance(judge, HumanJudge) else rank_at_once
     with place.running():
-        finished = rank(judge, sampled, folder, cfg.seed)
+        if isinstance(judge, HumanJudge):
+            finished = rank_by_hand(judge, sampled, folder, cfg.seed, spawning.same_command(cfg))
+        else:
+            finished = rank_at_once(judge, sampled, folder, cfg.seed)
     gold = world and (lambda prompt, completion: judges.gold(world, prompt, completion))
     ranking_metrics = describe(ledger.read_rankings(folder), gold)
     seconds = card["metrics"].get("seconds", 0) + common.seconds()
@@ -77,7 +80,7 @@ def compare(cfg: DictConfig) -> None:
 def matching_card(folder: Path, inputs: dict[str, Any], force: bool | str) -> dict[str, Any] | None:
     """The card of comparisons that were made or started from exactly these inputs; None if there are none.
 
-    Those that will be replaced are kept as *.previous, since a person's rankings cannot be recomputed.
+    Those that will be replaced are kept as *.previous, *.previous-2, …, since a person's rankings cannot be recomputed.
     Raises ArtifactError if the existing ones were made from other inputs and force is False.
     """
     card = store.read_card(folder)
@@ -92,9 +95,12 @@ def matching_card(folder: Path, inputs: dict[str, Any], force: bool | str) -> di
             f"force=true to replace them (rankings are kept as *.previous). Before and now: {shown}"
         )
     (folder / store.CARD).unlink(missing_ok=True)
-    for name in (ledger.PREFERENCES, ledger.SKIPPED):
-        if (folder / name).exists():
-            os.replace(folder / name, folder / f"{name}.previous")
+    files = [folder / name for name in (ledger.PREFERENCES, ledger.SKIPPED)]
+    endings = itertools.chain([".previous"], (f".previous-{number}" for number in itertools.count(2)))
+    free = next(ending for ending in endings if not any(Path(f"{file}{ending}").exists() for file in files))
+    for file in files:
+        if file.exists():
+            os.replace(file, f"{file}{free}")
     return None
 
 
@@ -113,8 +119,8 @@ def rank_at_once(judge: Any, sampled: Sequence[Samples], folder: Path, seed: int
     return True
 
 
-def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: int) -> bool:
-    """Asks a person, from where they stopped. Returns whether all records are decided now."""
+def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, seed: int, again: str) -> bool:
+    """Asks a person, from where they stopped. Returns whether all records are decided now. again: how to resume."""
     book = ledger.Ledger(folder)
     judge.note(usage(max(len(record.completions) for record in sampled)))
     while (number := book.position) < len(sampled):
@@ -128,7 +134,7 @@ def rank_by_hand(judge: HumanJudge, sampled: Sequence[Samples], folder: Path, se
         except Stop:
             judge.note(
                 f"\nstopped: {number - book.skipped} judged, {book.skipped} skipped, {len(sampled) - number} to "
-                "go. The same command resumes from here"
+                f"go; {again} resumes from here"
             )
             return False
         else:

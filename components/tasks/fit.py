@@ -21,7 +21,7 @@ from components.callbacks.receipt import Receipt
 from components.callbacks.signals import GracefulStop, seconds_of
 from components.callbacks.small_data import SmallData
 from components.callbacks.weight_average import WeightAverage
-from components.launch import composing, settings
+from components.launch import composing, settings, spawning
 from components.planning.work import operations_of
 from components.tasks import chosen_weights, command_line, common, reward_functions, reward_gate, staleness
 from components.tasks.placement import check_room, precision_of
@@ -183,7 +183,8 @@ def _stop_if_unfinished(trainer: L.Trainer, cfg: DictConfig) -> None:
     """Ends the process if a signal or the time limit stopped training, which leaves the stage unfinished."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GracefulStop) and callback.reason:
-            kept = f"; a checkpoint is in {cfg.paths.stage}/checkpoints. The same command resumes from there"
+            again = spawning.same_command(cfg, cfg.paths.export)
+            kept = f"; a checkpoint is in {cfg.paths.stage}/checkpoints; {again} resumes from there"
             step = f"after step {trainer.global_step}{kept}" if trainer.global_step else "before the first step"
             log.error(f"stopped by {callback.reason} {step}")
             raise SystemExit(callback.exit_status)

@@ -38,15 +38,18 @@ def run_all(steps: Sequence[plan.Step], entries: Sequence[str]) -> None:
     for number, step in enumerate(steps, start=1):
         print(f"\n[{number}/{len(entries)}] {step.entry}", flush=True)
         code = run(step.arguments)
+        if not code:
+            continue
+        with composing.composed(step.arguments) as cfg:
+            again = spawning.same_command(cfg, cfg.paths.export)
         if code in STOPPED:
-            log.error(f"stage={step.entry} was stopped (exit status {code}). The same command resumes from there")
-        elif code:
+            log.error(f"stage={step.entry} was stopped (exit status {code}); {again} resumes from there")
+        else:
             log.error(
                 f"stage={step.entry} failed with exit status {code}; the stages before it are kept. "
-                "Fix it and run the same command: it resumes from there"
+                f"Once it is fixed, {again} resumes from there"
             )
-        if code:
-            raise SystemExit(code)
+        raise SystemExit(code)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -47,7 +47,8 @@ class AtomicCheckpointIO(CheckpointIO):
                 raise
             raise CheckpointError(
                 f"cannot write checkpoint {path}: {reason.strerror or reason}. Earlier checkpoints are "
-                f"untouched. Free space or make {path.parent} writable, then run the same command again."
+                f"untouched. Free space or make {path.parent} writable, then run the same command again, without "
+                "force=true or resume=never, which would delete them."
             ) from error
         finally:
             _remove(temporary)

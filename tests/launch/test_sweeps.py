@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from components.launch import spawning
+from components.launch import spawning, sweeps
 from components.launch.schema import check
 from components.launch.sweeps import Sweep
 from tests.kit.children import OUTPUT, started, wait_for
@@ -46,7 +46,7 @@ def run(cfg, imported=None):
 """
 PLAN = """
 from typing import NamedTuple
-from components.launch import spawning
+from components.launch import spawning, sweeps
 
 class Step(NamedTuple):
     entry: str
@@ -199,7 +199,7 @@ def test_a_terminated_pipeline_terminates_the_stage_that_it_forked(project):
     pipeline.send_signal(signal.SIGTERM)
     assert pipeline.wait(timeout=300) == 128 + signal.SIGTERM
     said = (project / OUTPUT).read_text()
-    assert "stage=sft was stopped (exit status 143). The same command resumes from there" in said
+    assert "stage=sft was stopped (exit status 143); the same command resumes from there" in said
     note = json.loads((project / "ran.jsonl").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(note["pid"], 0)
@@ -220,14 +220,20 @@ def test_the_other_jobs_of_a_sweep_run_and_are_summarized_if_one_fails(project):
     assert "failed with exit status 7: stage=all seed=9" in said and "1 of 3 jobs failed" in said
 
 
-def config_of(*overrides: str, run: str = "${hydra:runtime.choices.model}", after=("stage=summary",), **params: str):
+def config_of(
+    *overrides: str,
+    run: str = "${hydra:runtime.choices.model}",
+    after=("stage=summary",),
+    force: bool = False,
+    **params: str,
+):
     hydra = {
         "overrides": {"task": list(overrides), "hydra": []},
         "sweeper": {"params": params or None},
         "runtime": {"config_sources": []},
         "job": {"config_name": "train"},
     }
-    return OmegaConf.create({"hydra": hydra, "run": run, "after_sweep": list(after)})
+    return OmegaConf.create({"hydra": hydra, "run": run, "force": force, "resume": "auto", "after_sweep": list(after)})
 
 
 @pytest.mark.parametrize(
@@ -249,6 +255,15 @@ def test_the_summary_is_made_once_per_run_without_what_was_varied(sweep, config,
     Sweep().on_multirun_end(config_of(*sweep, **config))
     usual = ["--config-name=train", "hydra.mode=RUN"]
     assert launched == [[*usual, *expected, "stage=summary"] for expected in summaries]
+
+
+@pytest.mark.parametrize(("force", "command"), [(False, "command"), (True, "command with force=changed")])
+def test_the_command_that_reruns_failed_jobs_does_not_rerun_the_others(force, command, monkeypatch, caplog):
+    jobs = [sweeps.Job([f"seed={code}"], "nowhere", code, None, None) for code in (0, 7)]
+    monkeypatch.setattr(sweeps, "JOBS", jobs)
+    with pytest.raises(SystemExit):
+        Sweep().on_multirun_end(config_of("stage=rm", "seed=0,7", after=(), force=force))
+    assert f"1 of 2 jobs failed; the same {command} reruns them, and only them" in caplog.text
 
 
 def test_a_sweep_whose_summary_fails_ends_with_its_exit_status(monkeypatch):

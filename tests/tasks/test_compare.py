@@ -15,7 +15,7 @@ from components.data.preference import PreferenceData
 from components.launch import spawning
 from components.launch.schema import check
 from components.tasks import common, dispatch
-from components.tasks.compare import rank_at_once
+from components.tasks.compare import matching_card, rank_at_once
 from components.tokenizer.train import train
 from components.world.world import World
 from tests.kit import tiny_models
@@ -181,7 +181,7 @@ def answers(folder: Path) -> str:
 
 def test_a_person_resumes_where_they_stopped_and_ends_with_what_one_session_gives(compare):
     told = compare("judge=human")  # the input ends at once
-    assert "1 of " in told and "The same command resumes from here" in told and "no comparison" in told
+    assert "1 of " in told and "; the same command resumes from here" in told and "no comparison" in told
     written = (compare.folder / "completions.jsonl").read_text()
     lines = answers(compare.folder).splitlines(keepends=True)
     told = compare("judge=human", typed="".join(lines[:3]) + "s\n" + lines[4] + "q\n")
@@ -221,6 +221,30 @@ def test_a_persons_rankings_are_replaced_only_with_force_and_never_lost(compare)
     compare("judge=human", "stage.temperature=0.5", "force=true", typed="q\n")
     assert (compare.folder / "preferences.jsonl.previous").read_text() == judged
     assert not (compare.folder / "preferences.jsonl").exists()
+
+
+def test_rankings_that_are_replaced_again_and_again_are_all_kept(compare):
+    """A command with force=true starts over each time, which is why it is not said to resume."""
+    told = compare("judge=human", "force=true")
+    assert "; the same command with force=changed resumes from here" in told
+    lines = answers(compare.folder).splitlines(keepends=True)
+    kept = []
+    for number in range(3):
+        compare("judge=human", "force=changed", typed=f"{lines[number]}s\n")
+        kept.append([(compare.folder / name).read_text() for name in ("preferences.jsonl", "skipped.jsonl")])
+        compare("judge=human", "force=true", typed="q\n")
+    for number, texts in zip(("", "-2", "-3"), kept, strict=True):
+        names = (f"preferences.jsonl.previous{number}", f"skipped.jsonl.previous{number}")
+        assert [(compare.folder / name).read_text() for name in names] == texts
+
+
+def test_rankings_and_skipped_records_of_a_session_have_the_same_number(tmp_path):
+    (tmp_path / "skipped.jsonl.previous").touch()  # of a session without rankings
+    for name in ("preferences.jsonl", "skipped.jsonl"):
+        (tmp_path / name).touch()
+    assert matching_card(tmp_path, {}, force=True) is None
+    names = ["preferences.jsonl.previous-2", "skipped.jsonl.previous", "skipped.jsonl.previous-2"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
 
 
 def test_prompts_of_several_turns_keep_their_messages_and_need_a_judge_other_than_the_world(compare, tmp_path):

@@ -13,8 +13,8 @@
 #SBATCH --output=logs/slurm-%j.txt
 
 # Three minutes before the time is over every process gets SIGUSR1: the step is finished, a checkpoint written, and the
-# exit status is 138. The job then goes back into the queue, and the same command resumes from the checkpoint. So neither
-# force=true nor resume=never belongs here: with them, each start deletes the checkpoints of the one before.
+# exit status is 138. The job then goes back into the queue, and the same command resumes from the checkpoint: so it
+# must not have force=true or resume=never, with which each start deletes the checkpoints of the one before.
 # --kill-on-bad-exit: a process that fails ends the others, which would wait for it.
 srun --kill-on-bad-exit=1 python train.py stage=pretrain model=medium trainer=fsdp trainer.accelerator=gpu
 status=$?

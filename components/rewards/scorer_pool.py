@@ -63,7 +63,11 @@ class Scorer:
     def value(self, function: RewardFunction, answered: Answered, timeout: float | None) -> Value | Any:
         """The function's value on a single response; TIMED_OUT after `timeout` seconds."""
         if not self._ready:
-            self._reply(function, answered, None)  # importing the functions has no time limit
+            try:
+                self._reply(function, answered, None)  # importing the functions has no time limit
+            except RewardError:
+                self.kill()  # it has said why it cannot start, and would not say it to the next response
+                raise
             self._ready = True
         assert self._process.stdin is not None
         task = {"name": function.name, "answered": answered._asdict()}

@@ -2,6 +2,8 @@
 
 import logging
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -215,6 +217,28 @@ def test_a_file_that_cannot_be_imported_is_told_by_its_process_too(tmp_path):
     with pytest.raises(RewardError, match="b.py cannot be imported: ModuleNotFoundError"):
         pool.values(asked("a"))
     pool.close()
+
+
+ASKED_TWICE = """
+import sys
+from components.rewards.functions import FunctionReward
+from tests.rewards.test_functions import asked
+
+pool = FunctionReward.of({"path": sys.argv[1], "processes": 1}, "reward")
+for _ in range(2):
+    try:
+        pool.values(asked("a", "b"))
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_file_that_cannot_be_imported_is_told_for_every_response_and_none_waits_for_it(tmp_path):
+    """In a process of its own, which a time limit can end."""
+    (tmp_path / "b.py").write_text("import no_such_package_here\ndef f(texts): ...\n")
+    command = [sys.executable, "-c", ASKED_TWICE, f"{tmp_path}/b.py:f"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert said.count("b.py cannot be imported: ModuleNotFoundError") == 2
 
 
 def test_closing_ends_the_processes(reward):

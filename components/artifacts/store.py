@@ -47,7 +47,14 @@ from components.artifacts.weights import (
 )
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
-from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal, value_from_causal
+from components.models.heads import (
+    CausalLM,
+    ScalarModel,
+    Score,
+    new_causal_lm,
+    scalar_from_causal,
+    value_from_causal,
+)
 from components.models.lora import Adapters, merged
 from components.models.quantized import dense_weights
 from components.system.disk import present as present
@@ -150,7 +157,7 @@ def load_scalar(
         _fill(model, path, dtype)
         return model.eval()
     lora, weights, _ = read_adapters(Path(path) / ADAPTER)
-    model.score = nn.Linear(config.hidden_size, 1)
+    model.score = Score(config.hidden_size)
     model.adapters = Adapters(config, lora)
     own = model.state_dict().keys() - {f"model.{name}" for name in trunk.state_dict()}
     if own != weights.keys():

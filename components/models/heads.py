@@ -93,6 +93,19 @@ class CausalLM(Adaptable):
         return self.head(self.hidden(input_ids, layout, cache))
 
 
+class Score(nn.Linear):
+    """Hidden states (…, D) → one number each (…, 1), computed in fp32 at least, also under autocast: rounded to bf16,
+    scores near 8 would be 1/32 apart."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 1)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            return nn.functional.linear(hidden.to(wide), self.weight.to(wide), self.bias.to(wide))
+
+
 class ScalarModel(Adaptable):
     """A decoder with one number per token: a reward model's score or a value. trunk: another model's, shared.
 
@@ -104,7 +117,7 @@ class ScalarModel(Adaptable):
 
     def __init__(self, config: GPTConfig, trunk: GPT | None = None) -> None:
         super().__init__(config, trunk or GPT(config))
-        self.score = nn.Linear(config.hidden_size, 1)
+        self.score = Score(config.hidden_size)
 
     def forward(self, input_ids: Tensor, layout: Layout | None = None) -> Tensor:
         """(B, T) ids → (B, T) fp32 scores."""
@@ -133,7 +146,7 @@ def scalar_from_causal(causal: CausalLM) -> ScalarModel:
     """
     with torch.device("meta"):  # no second trunk
         model = ScalarModel(causal.config, causal.model)
-    model.score = nn.Linear(causal.config.hidden_size, 1)
+    model.score = Score(causal.config.hidden_size)
     nn.init.normal_(model.score.weight, std=(causal.config.hidden_size + 1) ** -0.5)
     nn.init.zeros_(model.score.bias)
     return model

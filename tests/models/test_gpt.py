@@ -10,6 +10,7 @@ from components.models.attention.layout import pack
 from components.models.config import GPTConfig
 from components.models.gpt import GPT
 from components.models.heads import CausalLM, ScalarModel, new_causal_lm, scalar_from_causal
+from components.models.lora import LoRA
 
 SHAPE = dict(
     vocab_size=50,
@@ -257,6 +258,28 @@ def test_a_scalar_model_starts_on_the_trunk_with_a_small_head():
     assert torch.equal(scalar.model(text), causal.model(text))
     assert scalar.score.weight.std().item() == pytest.approx(257**-0.5, rel=0.2)
     assert scalar.score.bias.item() == 0
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_scores_are_not_rounded_under_autocast(adapted):
+    """Near 8, bf16 has a number every 1/32. The hidden states are the same in both, so scores differ by their head."""
+    scalar = scalar_from_causal(model_of())
+    if adapted:
+        scalar.adapt(LoRA(rank=2))
+    scalar.rescale_(scale=1.0, shift=8.0)
+    text = torch.tensor(ids(40))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        hidden, scores = scalar.model(text, adapters=scalar.adapters), scalar(text)
+    expected = hidden.double() @ scalar.score.weight.double()[0] + scalar.score.bias.double()
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, expected.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_scores_of_a_model_in_bf16_are_fp32_too():
+    scalar = scalar_from_causal(model_of()).bfloat16()
+    text = torch.tensor(ids(40))
+    expected = scalar.model(text).double() @ scalar.score.weight.double()[0]
+    torch.testing.assert_close(scalar(text), expected.float(), rtol=1e-6, atol=1e-6)
 
 
 def test_rescaling_a_scalar_model_scales_and_shifts_every_score():

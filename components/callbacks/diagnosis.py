@@ -37,11 +37,15 @@ class Diagnosis(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._total = trainer.estimated_stepping_batches  # by the limit that is reached first
+        self._step = trainer.global_step
         if pl_module.max_new_tokens is not None:
             self.history["max_new_tokens"] = [float(pl_module.max_new_tokens)]
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
         """Records the ratio of a rollout's first minibatch, which must be 1, regardless of log_every_n_steps."""
+        if trainer.global_step == self._step:
+            return  # gradients are still being accumulated, and the metrics are those of the step before
+        self._step = trainer.global_step
         if self._rollout_began:
             self._rollout_began = False
             if "train/ratio_max" in trainer.callback_metrics:

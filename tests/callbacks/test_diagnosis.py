@@ -52,6 +52,22 @@ def test_the_first_minibatch_of_each_rollout_is_checked_even_if_steps_are_rarely
     assert callback.history["max_new_tokens"] == [24.0]
 
 
+class Accumulated(Clipped):
+    """Logs the largest ratio once per optimizer step of two batches: 1 in the first step of a rollout, then 1.5."""
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx % 2:
+            self.log("train/ratio_max", 1.0 if batch_idx % 4 == 1 else 1.5)
+        return Tiny.training_step(self, batch, batch_idx)
+
+
+def test_with_accumulated_gradients_the_ratio_of_a_rollouts_first_step_is_checked_not_of_the_step_before(caplog):
+    callback = Diagnosis()
+    trainer([callback], max_steps=6, accumulate_grad_batches=2).fit(Accumulated(), Stream())
+    assert callback.history["first/ratio_max"] == [1.0, 1.0, 1.0]
+    assert warned(caplog) == []
+
+
 def told(callback: Diagnosis, monkeypatch) -> list[int]:
     """Where it warns, from now on; a training of 1000 steps."""
     steps: list[int] = []

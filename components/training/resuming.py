@@ -42,7 +42,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
     """
     from components.loggers.recorder import forget
     from components.training import setting_changes  # these three import torch, which only a trained stage needs
-    from components.training.checkpoint_io import BEST, latest
+    from components.training.checkpoint_io import BEST, latest, newest_first
 
     folder = Path(stage) / "checkpoints"
     note = folder / "inputs.json"
@@ -57,7 +57,7 @@ def checkpoint_to_resume(stage: str | Path, inputs: dict[str, Any], *, resume: s
                 staging.replace(folder / BEST)
             write_json(note, inputs, lenient=True)
         return path
-    exists = any(folder.glob("*.ckpt"))
+    exists = bool(newest_first(folder))
     before = setting_changes.read_note(note) if exists else None
     changed = differing(before, inputs) if before else []
     from_scratch = not exists or resume == "never" or force is True or (changed and force == "changed")

@@ -78,6 +78,16 @@ def test_a_run_that_failed_before_its_first_checkpoint_does_not_block_the_next(t
     assert resuming.checkpoint_to_resume(tmp_path, INPUTS | {"seed": 2}, resume="auto", force=False) is None
 
 
+@pytest.mark.parametrize("inputs", [INPUTS, INPUTS | {"seed": 2}])
+def test_a_run_that_was_killed_with_its_best_weights_alone_starts_from_scratch(unfinished, inputs):
+    """Training resumes from the checkpoint of a step, and none was written, so its curves begin again too."""
+    path = unfinished / "checkpoints/step=00000004.ckpt"
+    path.rename(path.with_name(BEST))
+    assert resuming.checkpoint_to_resume(unfinished, inputs, resume="auto", force=False) is None
+    assert not list(unfinished.glob("checkpoints/*.ckpt"))
+    assert not any((unfinished / logged).exists() for logged in LOGGED)
+
+
 def test_a_checkpoint_that_is_asked_for_must_exist(tmp_path):
     with pytest.raises(ArtifactError, match="no such file"):
         resuming.checkpoint_to_resume(tmp_path, INPUTS, resume=str(tmp_path / "x.ckpt"), force=False)

@@ -100,7 +100,7 @@ def summary(experience: Experience) -> dict[str, WeightedMean]:
 
 def with_spread(means: dict[str, Tensor]) -> dict[str, Tensor]:
     """The metrics with score_std and kl_std, population standard deviations, in place of the mean squares."""
-    metrics = {name: value for name, value in means.items() if not name.endswith("_square")}
+    metrics = {name: value for name, value in means.items() if name not in ("score_square", "kl_square")}
     for name in ("score", "kl"):
         metrics[f"{name}_std"] = (means[f"{name}_square"] - means[name].square()).clamp_min(0).sqrt()
     return metrics

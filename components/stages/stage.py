@@ -250,7 +250,7 @@ class Stage(Reporting, L.LightningModule):
         for number, term in enumerate(output.terms):
             averages.add(f"loss {number}", term.mean, term.weight)
         for name, value in output.metrics.items():
-            averages.add(name, value, output.weights.get(name, output.weight))
+            averages.add(name, value, output.weights.get(name, output.weight), maximum=name.endswith("_max"))
 
     def metrics_to_log(self, means: dict[str, Tensor]) -> dict[str, Tensor]:
         """The metrics to log: the loss, the sum of its terms' means, and the other `means`; means of nothing, which

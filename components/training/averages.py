@@ -9,7 +9,7 @@ Reduce = Callable[[Tensor, str], Tensor]  # (numbers, "sum" or "max") over all p
 
 
 class Averages:
-    """Weighted means by name, and maxima for names that end in _max. They stay on the device until they are read.
+    """Weighted means and maxima by name. They stay on the device until they are read.
 
     A mean over unequal batches, or processes' unequal shares, is correct only if weighted by the number of items it
     averages: tokens, pairs, prompts or responses. Every process must add the same names in the same order.
@@ -22,11 +22,11 @@ class Averages:
     def __bool__(self) -> bool:
         return bool(self._sums or self._maxima)
 
-    def add(self, name: str, value: Tensor | float, weight: Tensor | float) -> None:
-        """Adds a scalar `value`, the mean over `weight` items; the weight of a maximum is ignored."""
+    def add(self, name: str, value: Tensor | float, weight: Tensor | float, *, maximum: bool = False) -> None:
+        """Adds a scalar `value`: the mean over `weight` items, or a maximum, whose weight is ignored."""
         value = torch.as_tensor(value).detach()
         value = value.to(torch.float32 if value.device.type == "mps" else torch.float64)
-        if name.endswith("_max"):
+        if maximum:
             self._maxima[name] = torch.maximum(self._maxima[name], value) if name in self._maxima else value
             return
         weight = weight.to(value.dtype) if isinstance(weight, Tensor) else torch.full_like(value, weight)

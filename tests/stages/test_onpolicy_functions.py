@@ -61,6 +61,20 @@ def test_scores_are_the_functions_own_and_each_is_logged_over_the_responses_it_a
     assert logger["rollout/reward_short"] == [pytest.approx((-3 - 1 - 3) / 3)]
 
 
+def test_the_name_of_a_function_does_not_decide_what_its_metric_means():
+    """Means of 2, 1, 0 and 1, and of minus 3, 1 and 3, in rollouts and on held-out prompts."""
+    named = {"peak_max": {"path": f"{FILE}:sevens"}, "size_square": {"path": f"{FILE}:short"}}
+    logger = ListLogger()
+    reward = lambda: FunctionReward.of({"functions": named}, "reward")
+    stage = attached(ppo(given(PPO, *FOUR), reward=reward, epochs=1, minibatches=2, **OWN), logger=logger)
+    stage.collect(PROMPTS[:4], 0)
+    assert logger["rollout/reward_peak_max"] == [pytest.approx(1)]
+    assert logger["rollout/reward_size_square"] == [pytest.approx(-7 / 3)]
+    stage.trainer.validate(stage, Batches([PROMPTS[:4]]), verbose=False)
+    assert stage.trainer.callback_metrics["val/reward_peak_max"] == pytest.approx(1)
+    assert stage.trainer.callback_metrics["val/reward_size_square"] == pytest.approx(-7 / 3)
+
+
 def test_a_metric_of_a_function_that_applies_nowhere_is_left_out():
     logger = ListLogger()
     stage = attached(ppo(given(PPO, [3, 4, 7], [7, 6, 7]), reward=both, minibatches=1, **OWN), logger=logger)

@@ -158,6 +158,7 @@ class GRPO(OnPolicy):
             return prompts, experience
         parts = self.packed_parts(prompts, known["response_ids"], known["mask"])
         outputs = ModelOutputs.cat([self.assess_part(part) for part in parts])  # on the rows of the first ratio
+        self.count_read([prompt["ids"] for prompt in prompts], known["mask"], [self.policy, self.reference])
         kl = kl_k1(outputs.old_logprobs, outputs.reference_logprobs)
         return prompts, Experience(**known, **outputs._asdict(), kl=kl)
 

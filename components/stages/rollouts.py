@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.generation.generate import Samples, Sampling, generate
 from components.generation.rollout import PackedResponses, packed
-from components.models.heads import CausalLM
+from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.stages.stage import Stage
 from components.system.limits import Count
@@ -122,12 +122,16 @@ class RolloutStage(Stage):
         return data.largest_prompts(min(prompts, responses)) + responses * self.sampling.max_new_tokens + text
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
-        """Adds a rollout's cost: a forward pass to sample, and one of every network. Equal prompts count once."""
-        sampled = int(mask.sum())
-        read = sampled + sum(map(len, prompts[:: self.samples_per_prompt]))
-        readers = [self.policy, *self.networks().values()]
+        """Adds a rollout's cost: a forward pass to sample, and one of every network."""
+        self._spent = self._spent._replace(generated_tokens=self._spent.generated_tokens + int(mask.sum()))
+        self.count_read(prompts, mask, [self.policy, *self.networks().values()])
+
+    def count_read(self, prompts: list[list[int]], mask: Tensor, readers: Sequence[CausalLM | ScalarModel]) -> None:
+        """Adds the cost of a forward pass of each of `readers` on responses and their prompts. Equal prompts count
+        once."""
+        read = int(mask.sum()) + sum(map(len, prompts[:: self.samples_per_prompt]))
         flops = read * sum(network.flops_per_token.forward for network in readers)
-        self._spent = Spent(self._spent.generated_tokens + sampled, self._spent.flops + flops)
+        self._spent = self._spent._replace(flops=self._spent.flops + flops)
 
     def spent(self) -> Spent:
         return self._spent

@@ -12,6 +12,7 @@ from components.generation.generate import Sampling
 from components.generation.responses import response_logprobs
 from components.generation.rollout import Minibatch
 from components.stages.grpo import GRPO
+from components.training.contract import Spent
 from tests.kit.several import together
 from tests.kit.tiny_stages import (
     END,
@@ -140,6 +141,19 @@ def test_groups_with_equal_rewards_are_replaced_until_the_rollout_is_full_or_the
     assert trained == [one for last in order for one in kinds[last]]
     metrics = stage.compute_loss(batch).metrics
     assert abs(metrics["ratio_max"] - 1) < 2e-6 and metrics["clip_fraction"] == 0
+
+
+def test_a_refilled_rollout_costs_another_forward_pass_of_policy_and_reference():
+    """First 16 tokens after prompts of 2, 6, 4 and 5; then 7 and 4 after 2 and 6; 2, 4 and 5 stay, next to the 2 with
+    7 tokens, and are read again."""
+    kinds = {3: DIFFERENT, 6: DIFFERENT, 15: LONG, 8: EQUAL, 11: EQUAL}
+    prompts = {prompt["ids"][-1]: prompt for prompt in PROMPTS}
+    settings = dict(epochs=1, minibatches=1, score_scale=1.0, samples_per_prompt=2, refill=1)
+    stage = attached(with_reward(grpo(by_prompt(kinds), **settings), CountsSevens()))
+    stage.collect([prompts[last] for last in (3, 8, 6, 11)], 0, lambda count: [prompts[15], prompts[8]])
+    sampled_and_read, read_again = (16 + 17) + (11 + 8), (4 + 7 + 4 + 4) + (2 + 2 + 4 + 5)
+    forward = stage.policy.flops_per_token.forward
+    assert stage.spent() == Spent(16 + 11, (3 * sampled_and_read + 2 * read_again) * forward)
 
 
 @pytest.mark.slow

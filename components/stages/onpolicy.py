@@ -13,7 +13,8 @@ from components.generation.generate import Samples
 from components.generation.responses import response_logprobs, summary, with_spread
 from components.generation.rollout import Experience, Minibatch, ModelOutputs, PackedResponses, minibatches
 from components.models.heads import CausalLM, ScalarModel
-from components.rewards.reward import Reward, Scores, as_reward, batch_of
+from components.rewards.functions import answered_in
+from components.rewards.reward import Reward, RewardBatch, Scores, as_reward, batch_of
 from components.stages.rollouts import SHOWN, Further, RolloutStage
 from components.system.limits import NonNegative
 from components.training.averages import Averages
@@ -132,8 +133,22 @@ class OnPolicy(RolloutStage):
         outputs = ModelOutputs.cat([self.assess_part(part) for part in parts])
         batch = batch_of(prompts, samples.responses(), samples.finished.tolist(), self.data.tokenizer, parts)
         scores = as_reward(self.reward).score(batch).to(self.device)
+        self.check_scores(scores.total, batch)
         self.clock.mark("score")
         return outputs, scores
+
+    def check_scores(self, scores: Tensor, batch: RewardBatch) -> None:
+        """Raises ValueError, with the prompt and the response, for a score (N,) that is not finite."""
+        wrong = (~scores.isfinite()).nonzero().flatten().tolist()
+        if wrong:
+            kind = "reward model" if isinstance(self.reward, ScalarModel) else type(self.reward).__name__
+            path = getattr(self.reward_builder, "keywords", {}).get("path")
+            raise ValueError(
+                f"the {kind}{f' at {path}' if path else ''} gave {len(wrong)} of {len(scores)} responses a score that "
+                f"is not finite: {float(scores[wrong[0]])} on{answered_in(batch).described(wrong[0])}\n"
+                "A reward model's training can have diverged, or it overflows in this precision. Try "
+                "trainer.precision=32-true, or train another with python train.py stage=rm"
+            )
 
     def assess_part(self, part: PackedResponses) -> ModelOutputs:
         """The models' outputs on packed responses.

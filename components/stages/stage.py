@@ -353,11 +353,12 @@ class Stage(Reporting, L.LightningModule):
             del state[name]
 
     def all_reduced(self, value: float | Tensor) -> Tensor:
-        """The sum of `value` over all processes; `value` itself does not change."""
+        """The sum of `value` over all processes, in fp64 on a CPU or if `value` is, else in fp32; `value` itself does
+        not change."""
         dtype = torch.float64 if self.device.type == "cpu" else torch.float32
         if not isinstance(value, Tensor):  # not copied from the host, which would wait
             value = torch.full((), value, dtype=dtype, device=self.device)
-        return self.reduced(value.to(dtype), "sum")
+        return self.reduced(value.to(torch.promote_types(value.dtype, dtype)), "sum")
 
     def reduced(self, numbers: Tensor, how: str) -> Tensor:
         """The sum or the maximum ("sum", "max") of numbers over all processes; `numbers` itself does not change."""

@@ -11,6 +11,7 @@ from components.generation.generate import Samples, Sampling
 from components.generation.rollout import Minibatch
 from components.models.flops import flops_per_token
 from components.stages.grpo import GRPO
+from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
 from components.training.contract import Spent
 from tests.kit.tiny_stages import (
@@ -93,6 +94,33 @@ def test_the_value_model_starts_as_the_scaled_reward_model():
             values = stage.value(torch.tensor([ids]))[0, -length - 1 : -1]
         torch.testing.assert_close(values, rewards)
         torch.testing.assert_close(batch.old_values[n, :length], rewards)
+
+
+def test_on_a_gpu_too_the_scale_does_not_depend_on_the_mean_of_the_scores(monkeypatch):
+    """Around 1000, squares are 1e6 times as large as their variance, so fp32 has one digit of it left."""
+    scores = torch.randn(64, generator=torch.Generator().manual_seed(0)) + 1000
+    stage = attached(ppo())
+    monkeypatch.setattr(stage, "reduced", lambda numbers, how: numbers)
+    monkeypatch.setattr(PPO, "device", torch.device("cuda"))
+    OnPolicy.calibrate(stage, None, scores)
+    assert float(stage.score_scale) == pytest.approx(1 / float(scores.double().std(correction=0)), rel=1e-6)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_an_error_that_names_the_model_the_prompt_and_the_response(score):
+    class Broken(nn.Module):
+        def __init__(self, path):
+            super().__init__()
+
+        def forward(self, input_ids, layout):
+            return torch.where(input_ids == 4, score, 0.5)
+
+    stage = attached(ppo(given(PPO, [7, END], [3, 4]), reward=functools.partial(Broken, path="logs/x/rm/export")))
+    asked = [prompt | {"prompt": [{"role": "user", "content": name}]} for prompt, name in zip(PROMPTS, "ab")]
+    with pytest.raises(
+        ValueError, match=rf"(?s)at logs/x/rm/export gave 1 of 2.*{score} on.*prompt: .b.*response: .*3, 4"
+    ):
+        stage.collect(asked, 0)
 
 
 def test_scores_that_are_all_alike_are_refused():

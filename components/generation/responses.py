@@ -75,6 +75,7 @@ def approximate_kl(logprobs: Tensor, old_logprobs: Tensor, mask: Tensor) -> Tens
     return masked_mean(kl_k3(zero_outside(old_logprobs, mask), zero_outside(logprobs.detach(), mask)), mask)
 
 
+LEAST_VARIANCE = 1e-8  # of returns; below it, they differ by rounding
 WeightedMean = tuple[Tensor, Tensor | int]  # a mean, and its weight: the number of values that it averages
 
 
@@ -111,14 +112,15 @@ def explained_variance(
 ) -> Tensor:
     """1 − Var(returns − values) / Var(returns) over real tokens: 1 is a perfect critic, 0 a constant one.
 
-    values, returns: (N, R). mask: (N, R) bool, True on response tokens. Returns a scalar, unitless. sum_over_ranks sums
-    a tensor over all processes, as in masked_whiten.
+    values, returns: (N, R). mask: (N, R) bool, True on response tokens. Returns a scalar, unitless; NaN if the returns'
+    variance is below 1e-8, so that there is nothing to explain. sum_over_ranks sums a tensor over all processes, as in
+    masked_whiten.
     """
     both = torch.stack([returns[mask], (returns - values)[mask]]).double()
     count, *totals = sum_over_ranks(torch.stack([both.new_full((), both.shape[1]), *both.sum(1)]))
     centered = both - torch.stack(totals)[:, None] / count
     returns_variance, errors_variance = sum_over_ranks(centered.square().sum(1)) / count
-    return 1 - errors_variance / returns_variance.clamp_min(1e-8)
+    return torch.where(returns_variance < LEAST_VARIANCE, torch.nan, 1 - errors_variance / returns_variance)
 
 
 def _scattered(flat: Tensor, packed: PackedResponses) -> Tensor:

@@ -1,5 +1,6 @@
 """PPO: the policy learns from a reward, kept close to the SFT model by a KL penalty."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -36,7 +37,8 @@ class PPO(OnPolicy):
     the language loss on pretraining text (data.pretraining) to every update (PPO-ptx; Ouyang et al. 2022, eq. 2).
 
     Metrics in addition to those of OnPolicy:
-    rollout/explained_variance   of the returns by the value model; → 1, healthy above 0 after the first rollouts
+    rollout/explained_variance   of the returns by the value model; → 1, healthy above 0 after the first rollouts; left
+                                 out if all returns are equal
     train/policy_loss, train/value_loss      the two terms of the loss
     train/clip_fraction          share of tokens whose ratio is clipped; healthy ≤ 0.2
     train/value_clip_fraction    share of tokens whose value is clipped
@@ -76,6 +78,11 @@ class PPO(OnPolicy):
         **shared: Any,
     ) -> None:
         super().__init__(**shared)
+        if kl_target is not None and self.beta == 0:
+            raise ValueError(
+                f"stage.beta: got 0 with stage.kl_target={kl_target}, which multiplies beta by a factor, so it would "
+                "stay 0. Start above 0, for example with stage.beta=0.1, or set stage.kl_target=null"
+            )
         self.value_builder = value
         self.value_lr, self.kl_target, self.kl_horizon = value_lr, kl_target, kl_horizon
         self.gamma, self.lam, self.clip, self.dual_clip = gamma, lam, clip, dual_clip
@@ -146,8 +153,9 @@ class PPO(OnPolicy):
         assert values is not None
         rewards = token_rewards(experience.rewards, experience.kl, mask, beta=float(self.beta))
         advantages, returns = gae(rewards, values, mask, gamma=self.gamma, lam=self.lam)
-        explained = explained_variance(values, returns, mask, sum_over_ranks=self.sum_over_ranks)
-        self.log_now({"rollout/explained_variance": float(explained)})
+        explained = float(explained_variance(values, returns, mask, sum_over_ranks=self.sum_over_ranks))
+        if not math.isnan(explained):
+            self.log_now({"rollout/explained_variance": explained})
         self.adapt_beta(experience.kl)
         whitened = masked_whiten(advantages, mask, shift_mean=True, sum_over_ranks=self.sum_over_ranks)
         return experience._replace(advantages=whitened, returns=returns)

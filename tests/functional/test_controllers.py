@@ -22,6 +22,12 @@ def test_beta_rests_on_target():
     assert adaptive_beta(0.1, 6.0, 512, target=6.0, horizon=10000) == 0.1
 
 
+def test_a_horizon_shorter_than_a_batch_changes_beta_by_a_fifth_at_most():
+    """Without a bound, 512 responses at a horizon of 50 would multiply by 1 − 0.2·512/50 = −1.048."""
+    assert adaptive_beta(0.1, 0.0, 512, target=6.0, horizon=50) == pytest.approx(0.08)
+    assert adaptive_beta(0.1, 60.0, 512, target=6.0, horizon=50) == pytest.approx(0.12)
+
+
 def test_targets_and_horizons_of_zero_are_refused():
     with pytest.raises(ValueError, match="target and horizon above 0"):
         adaptive_beta(0.1, 1.0, 8, target=0.0, horizon=10)

@@ -167,6 +167,22 @@ def test_adaptive_beta_follows_the_known_path():
         assert float(stage.beta) == pytest.approx(expected, abs=1e-7)
 
 
+def test_an_adaptive_beta_cannot_start_at_zero():
+    with pytest.raises(ValueError, match="stage.beta: got 0 with stage.kl_target=6.0.*stage.beta=0.1"):
+        ppo(beta=0.0, kl_target=6.0)
+
+
+def test_returns_that_are_all_equal_have_no_explained_variance():
+    """One response of one token has one return; of two with different scores, the values explain something."""
+    logger = ListLogger()
+    one = attached(ppo(given(PPO, [END]), score_scale=1.0, epochs=1, minibatches=1), logger=logger)
+    one.collect(PROMPTS[:1], 0)
+    assert "rollout/explained_variance" not in logger.logged
+    _, logger, _ = collected()
+    [explained] = logger["rollout/explained_variance"]
+    assert explained < 1
+
+
 def test_beta_moves_after_the_rollout_it_was_used_in_and_not_at_all_without_a_target():
     adaptive, fixed = ListLogger(), ListLogger()
     fit_prompts(ppo(beta=0.1, kl_target=6.0, kl_horizon=80, epochs=1, minibatches=1), 3, logger=adaptive)

@@ -50,6 +50,7 @@ class PPO(OnPolicy):
     """
 
     value: ScalarModel
+    mixes_text = True
     charts = (
         *OnPolicy.charts,
         Chart("share of updates clipped", ("train/clip_fraction",), 0.0, 0.2),

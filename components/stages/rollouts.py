@@ -38,6 +38,7 @@ class RolloutStage(Stage):
 
     policy: CausalLM
     rollout_is_spent = False  # whether the loader drops the rest of the current rollout
+    mixes_text = False  # whether minibatches can come with pretraining text
     samples_at_hand = True
 
     def __init__(
@@ -68,6 +69,31 @@ class RolloutStage(Stage):
         self._checked = False
         self._latest: dict[str, Tensor] = {}  # of the latest rollout, for histograms
         self._shown: list[tuple[list[int], list[int], dict[str, float]]] = []
+
+    def on_fit_start(self) -> None:
+        """Raises ValueError if the data has text that this stage does not train on, or prompts that leave the policy no
+        room for a response."""
+        if self.data.pretraining is not None and not self.mixes_text:
+            raise ValueError(
+                f"data.pretraining: {type(self).__name__} does not train on pretraining text, only PPO does. Set "
+                "data.pretraining=null (data=world_prompts instead of data=world_prompts_ptx), or stage=ppo"
+            )
+        self._check_room()
+        super().on_fit_start()
+
+    def _check_room(self) -> None:
+        """Raises ValueError if the longest prompt and its response have more tokens than the policy reads."""
+        held_out = self.data.val_examples if self.trainer.limit_val_batches else ()
+        tokens = [getattr(examples, "tokens", ()) for examples in (self.data.train_examples, held_out)]
+        prompt = max((int(max(lengths)) for lengths in tokens if len(lengths)), default=0)
+        room, response = self.policy.config.longest, self.sampling.max_new_tokens
+        if prompt + response > room:
+            shorter = f"data.max_prompt={room - response}, " if room > response else ""
+            raise ValueError(
+                f"the policy reads at most {room} tokens, but the longest prompt ({prompt} tokens) and its response "
+                f"(stage.sampling.max_new_tokens: {response}) have up to {prompt + response}. Set {shorter}a smaller "
+                f"stage.sampling.max_new_tokens, or context={prompt + response} if the model has as many positions"
+            )
 
     def repeated(self, prompts: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Each prompt samples_per_prompt times in a row."""

@@ -1,11 +1,13 @@
 """From sampled responses to what on-policy stages learn from: scores, their scale, beta, advantages."""
 
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from components.data.data_contract import DataContract
 from components.functional.seeding import seeded
 from components.generation.generate import Samples, Sampling
 from components.generation.rollout import Minibatch
@@ -28,10 +30,12 @@ from tests.kit.tiny_stages import (
     grpo,
     moved,
     ppo,
+    quiet_fit,
     rejection,
     rloo,
     same_bits,
     slow_logprob,
+    trainer,
     weights,
 )
 
@@ -293,6 +297,38 @@ def test_the_kl_comes_with_its_standard_error_over_responses():
     deviation = (sum((total - mean) ** 2 for total in totals) / 4) ** 0.5
     assert logger["rollout/kl_stderr"] == [pytest.approx(deviation / 2, rel=1e-4)]
     assert deviation > 0.01
+
+
+def test_a_policy_without_room_for_the_longest_prompt_and_its_response_is_refused_before_training(data):
+    module = data("ppo")
+    stage = ppo(sampling=Sampling(90))
+    with pytest.raises(ValueError, match=r"reads at most 96 tokens.*max_new_tokens: 90.*Set data.max_prompt=6, a smal"):
+        quiet_fit(trainer(max_steps=1), stage, datamodule=module)
+    assert stage.spent() == Spent()
+
+
+@pytest.mark.parametrize("longest", ["train_examples", "val_examples"])
+def test_prompts_of_either_kind_need_room_but_held_out_ones_only_if_they_are_answered(longest):
+    stage = attached(ppo(sampling=Sampling(90)))
+    module = stage.trainer.datamodule = DataContract()
+    tokens = {"train_examples": 6, "val_examples": 6}
+    for name, count in (tokens | {longest: 7}).items():
+        setattr(module, name, SimpleNamespace(tokens=torch.tensor([2, count, 3])))
+    with pytest.raises(
+        ValueError, match=r"longest prompt \(7 tokens\) and its response.* up to 97\. Set data.max_prompt=6"
+    ):
+        stage.on_fit_start()
+    stage.trainer.limit_val_batches = 0
+    module.train_examples = SimpleNamespace(tokens=torch.tensor([6]))
+    stage.on_fit_start()
+
+
+def test_pretraining_text_is_refused_by_a_stage_that_would_not_train_on_it(data):
+    module = data("ppo_ptx")
+    stage = grpo()
+    with pytest.raises(ValueError, match="GRPO does not train on pretraining text.*data.pretraining=null.*stage=ppo"):
+        quiet_fit(trainer(max_steps=1), stage, datamodule=module)
+    assert stage.spent() == Spent()
 
 
 def test_the_largest_minibatch_has_the_longest_prompts_and_responses_of_full_length(data):

@@ -116,7 +116,8 @@ class Stage(Reporting, L.LightningModule):
         if self.run.lora is not None and not frozen:
             self.strict_loading = False
             model.adapt(self.run.lora)
-        if mesh is None and (frozen or self.run.lora is not None) and isinstance(model, Adaptable):
+        has_layers = isinstance(model, Adaptable)  # a table that scores has none
+        if mesh is None and (frozen or self.run.lora is not None) and has_layers:
             model.model.freeze_()
         if self.freeze_patterns and not frozen:
             kept = patterns.freeze_(name, model, self.freeze_patterns)
@@ -124,7 +125,7 @@ class Stage(Reporting, L.LightningModule):
             self._kept_frozen.patterns.update(kept.patterns)
         if self.run.gradient_checkpointing is True and not frozen:
             model.model.recompute = True
-        if self.run.compile is True:  # before it is sharded; `auto` is decided when the steps are known
+        if self.run.compile is True and has_layers:  # before it is sharded; `auto` is decided when the steps are known
             compile_layers(model)
         if mesh is not None:
             if self.run.lora is not None and self.frozen and self.shares_trunk:
@@ -132,7 +133,8 @@ class Stage(Reporting, L.LightningModule):
                     "lora: the models of this stage share one trunk, which cannot be sharded (trainer=fsdp). "
                     "Use trainer=ddp, or train all weights with lora=null"
                 )
-            shard(model, mesh)
+            if has_layers:
+                shard(model, mesh)
         setattr(self, name, model)
         for name in self.frozen:  # they can share this model's trunk
             if hasattr(self, name):

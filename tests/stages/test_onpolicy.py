@@ -12,10 +12,11 @@ from components.functional.seeding import seeded
 from components.generation.generate import Samples, Sampling
 from components.generation.rollout import Minibatch
 from components.models.flops import flops_per_token
+from components.rewards.table_reward import TableReward
 from components.stages.grpo import GRPO
 from components.stages.onpolicy import OnPolicy
 from components.stages.ppo import PPO
-from components.training.contract import Spent
+from components.training.contract import RunContext, Spent
 from tests.kit.tiny_stages import (
     END,
     PAD,
@@ -329,6 +330,20 @@ def test_pretraining_text_is_refused_by_a_stage_that_would_not_train_on_it(data)
     with pytest.raises(ValueError, match="GRPO does not train on pretraining text.*data.pretraining=null.*stage=ppo"):
         quiet_fit(trainer(max_steps=1), stage, datamodule=module)
     assert stage.spent() == Spent()
+
+
+def table() -> TableReward:
+    return TableReward(torch.zeros(1, 16, dtype=torch.int64), torch.tensor([0.5]))
+
+
+def test_a_table_that_scores_has_no_layers_to_compile_or_to_shard(monkeypatch):
+    compiled, sharded = [], []
+    monkeypatch.setattr("components.stages.stage.compile_layers", compiled.append)
+    monkeypatch.setattr("components.stages.stage.shard", lambda model, mesh: sharded.append(model))
+    stage = ppo(reward=table, run=RunContext(compile=True))
+    stage._device_mesh = object()
+    attached(stage)
+    assert compiled == sharded == [stage.policy, stage.reference, stage.value]
 
 
 def test_the_largest_minibatch_has_the_longest_prompts_and_responses_of_full_length(data):

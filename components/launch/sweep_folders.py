@@ -81,7 +81,7 @@ def naming_keys(run: str) -> set[str]:
 
 def _follows_from_stage(folder: str) -> bool:
     """Whether paths.folder, as written, refers to the choice of the stage or is what the stage's own file says."""
-    runtime = HydraConfig.get().runtime
+    runtime: Any = HydraConfig.get().runtime
     files = [Path(source.path, "stage", f"{runtime.choices.stage}.yaml") for source in runtime.config_sources]
     own: Any = next((OmegaConf.load(file) for file in files if file.is_file()), {})
     return _refers(folder, "stage") or folder == own.get("paths", {}).get("folder")

@@ -71,8 +71,9 @@ class Sweep(Callback):
         others = {"stage", "stages", *swept}
         kept = [o for o in given if o.key_or_group not in others and not o.key_or_group.startswith("stage.")]
         common = [str(o.input_line) for o in kept]
-        names: Any = swept["run"].input_line if "run" in swept else OmegaConf.to_container(config, resolve=False)["run"]
-        naming = [o for key, o in swept.items() if key in naming_keys(names) and o.is_sweep_override()]
+        settings: Any = OmegaConf.to_container(config, resolve=False)
+        keys = naming_keys(str(swept["run"].input_line) if "run" in swept else settings["run"])
+        naming = [o for key, o in swept.items() if key in keys and o.is_sweep_override()]
         runs = [[f"{o.key_or_group}={value}" for value in o.sweep_string_iterator()] for o in naming]
         for run in itertools.product(*runs):
             with overrides_checked():  # they were meant for the jobs

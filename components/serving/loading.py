@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 
@@ -15,7 +15,6 @@ from components.system.disk import read_json
 from components.system.memory import is_out_of_memory
 
 AskedDType = Literal["auto", "float32", "bfloat16"]
-Model = TypeVar("Model", CausalLM, ScalarModel)
 HALVES = ("bfloat16", "float16")
 
 
@@ -46,7 +45,7 @@ def load(folder: Path, *, context: int | None, device: str, dtype: AskedDType) -
         return _on_device(load_kind(folder, context=context, dtype=own), device)
 
 
-def _on_device(model: Model, name: str) -> Model:
+def _on_device(model: CausalLM | ScalarModel, name: str) -> CausalLM | ScalarModel:
     try:
         return model.to(device_of(name))
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch was built without CUDA

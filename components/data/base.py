@@ -212,7 +212,10 @@ class RecordData(DataContract):
         lengths = [table.numbers("tokens")[r] for table, r in zip(tables, rows, strict=True)]
         if not sum(len(r) for r in rows):
             wider = "" if self.train_part is None else ", or widen data.train_part"
-            raise SourceError(f"{sources[0].name}: no record is left for training; lower data.val_fraction{wider}")
+            held = f"; {repeated} are about prompts, or are documents, that are held out as well" if repeated else ""
+            raise SourceError(
+                f"{sources[0].name}: no record is left for training{held}; lower data.val_fraction{wider}"
+            )
         chosen, shares = mix(lengths, list(weights), seed=self.seed)
         firsts = np.cumsum([0, *map(len, rows)])  # of each source in all rows joined
         train = np.stack([chosen[:, 0], np.concatenate(rows)[firsts[chosen[:, 0]] + chosen[:, 1]]], axis=1)

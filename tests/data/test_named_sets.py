@@ -58,7 +58,13 @@ SUMMARY = {
     "choice": 1,
 }
 SHP = {"history": "Why?", "human_ref_A": "So", "human_ref_B": "Er", "labels": 1}
-ULTRA = {"prompt": "Hi", "messages": said("Hi", "Yes"), "chosen": said("Hi", "Yes"), "rejected": said("Hi", "No")}
+
+
+def ultra(prompt: str) -> dict:
+    answers = {"messages": said(prompt, "Yes"), "chosen": said(prompt, "Yes"), "rejected": said(prompt, "No")}
+    return {"prompt": prompt, **answers}
+
+
 ASKED = said("SUBREDDIT: r/s\n\nTITLE: T\n\nPOST: Long\n\nTL;DR:")
 DIALOGUE = {"messages": said("Hi", "Yes")}
 
@@ -128,11 +134,11 @@ HUB = {
     ),
     "ultrachat": (
         {
-            "data/train_sft-00000-of-00003.parquet": [ULTRA],
-            "data/test_sft-00000-of-00001.parquet": [ULTRA],
+            "data/train_sft-00000-of-00003.parquet": [ultra("Hi")],
+            "data/test_sft-00000-of-00001.parquet": [ultra("Bye")],
             "data/train_gen-00000-of-00003.parquet": [{"messages": said("not", "this")}],
         },
-        [(DIALOGUE, False), (DIALOGUE, True)],
+        [(DIALOGUE, False), ({"messages": said("Bye", "Yes")}, True)],
     ),
     "hh_rlhf": (
         {
@@ -152,11 +158,11 @@ HUB = {
     ),
     "ultrafeedback_binarized": (
         {
-            "data/train_prefs-00000-of-00001.parquet": [ULTRA],
-            "data/test_prefs-00000-of-00001.parquet": [ULTRA],
-            "data/train_sft-00000-of-00001.parquet": [ULTRA],
+            "data/train_prefs-00000-of-00001.parquet": [ultra("Hi")],
+            "data/test_prefs-00000-of-00001.parquet": [ultra("Bye")],
+            "data/train_sft-00000-of-00001.parquet": [ultra("Hi")],
         },
-        [(ranked(said("Hi"), "Yes", "No"), False), (ranked(said("Hi"), "Yes", "No"), True)],
+        [(ranked(said("Hi"), "Yes", "No"), False), (ranked(said("Bye"), "Yes", "No"), True)],
     ),
     "summarize_from_feedback": (
         {
@@ -354,5 +360,5 @@ def test_a_subset_that_readme_does_not_declare_is_named_with_those_it_does(copy,
 def test_other_held_out_records_are_other_data(copy, write, common):
     path = copy("ultrachat")
     before = built("ultrachat", common, f"data.path={path}").fingerprint()
-    write("copy/data/test_sft-1.jsonl", [ULTRA])
+    write("copy/data/test_sft-1.jsonl", [ultra("Bye")])
     assert built("ultrachat", common, f"data.path={path}").fingerprint() != before

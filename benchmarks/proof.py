@@ -66,7 +66,7 @@ BUT = (  # … and what in there it does not depend on
 )
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 CONFIRMED = "The training code has changed since these runs; short runs with the new code end in the same bits."
-STEPS = "trainer.max_steps=24"  # of short runs: three rollouts of PPO, some passes over the few records
+STEPS = "trainer.max_steps=40"  # of short runs: five rollouts of PPO, the fewest that over-optimization is drawn from
 SHORT = ("debug=smoke", STEPS, "run=short")
 REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
 UNLIKE = ("commit", "inputs", "minutes", "receipts", "budget", "learning")  # parts of them without figures of models

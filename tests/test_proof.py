@@ -156,7 +156,7 @@ def old_page(proof, tmp_path, monkeypatch):
 def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_seconds(proof, tmp_path, monkeypatch):
     def train(command, cwd, check):
         assert command[2:4] == ["experiment=rlvr", "debug=smoke"] and command[-1] == "model.path=folder"
-        assert (cwd / "conf/experiment/rlvr.yaml").read_text() == "a: [trainer.max_steps=24, trainer.max_epochs=2]"
+        assert (cwd / "conf/experiment/rlvr.yaml").read_text() == "a: [trainer.max_steps=40, trainer.max_epochs=2]"
         logs = Path(next(argument for argument in command if argument.startswith("paths.logs=")).split("=")[1])
         for folder, content in (("ppo/export/model.safetensors", b"1"), ("report/report.json", reports.pop())):
             (logs / folder).parent.mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ BUT = (  # … and what in there it does not depend on
 CHANGED = "**The training code has changed since these runs**; the commits below are the ones to check out."
 CONFIRMED = "The training code has changed since these runs; short runs with the new code end in the same bits."
 STEPS = "trainer.max_steps=40"  # of short runs: five rollouts of PPO, the fewest that over-optimization is drawn from
-SHORT = ("debug=smoke", STEPS, "run=short")
+SHORT = ("debug=smoke", STEPS, "run=short", "sizes.prompts=200")  # of which the worlds have fewer: all are measured
 REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
 UNLIKE = ("commit", "inputs", "minutes", "receipts", "budget", "learning")  # parts of them without figures of models
 SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.data.records.errors import SourceError
-from components.data.sources.origin import origin_of, with_demonstrations
+from components.data.sources.origin import WORLD, demonstrations_source, origin_of
 from components.launch import composing, schema, spawning
 from components.launch.overrides import quoted
 from components.system import hub
@@ -91,7 +91,8 @@ def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
     try:
         origin = origin_of(settings)
         origin.sources()
-        with_demonstrations("", settings["demonstrations"] if origin.format == "preference" else None)
+        if origin.format == "preference" and settings["demonstrations"] not in (None, WORLD):
+            demonstrations_source(settings["demonstrations"])
     except LookupError:  # not one of our classes: it checks by itself
         return
     except SourceError as error:

@@ -16,9 +16,10 @@ from components.launch import forking
 from components.launch.overrides import quoted, written
 from components.system.disk import present
 
-# oneDNN, which multiplies matrices on CPUs, caches a kernel for every shape that it meets: 0.6 MB each, up to 1,024. It
-# reads this variable before its first product.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "256")
+# oneDNN, which multiplies matrices on CPUs, caches a kernel for every shape that it meets: 0.6 MB each, up to 1,024. A
+# step has up to about 50 shapes; more in the cache takes memory and saves no time that could be measured. oneDNN reads
+# this variable before its first product.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECKED = "GRADUS_OVERRIDES_CHECKED"  # set if the parent process has already reported unused overrides

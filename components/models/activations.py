@@ -1,4 +1,4 @@
-"""Bytes that a forward pass keeps for its backward pass, by the model's shape."""
+"""Bytes that a forward pass keeps for its backward pass, or a KV cache of each token, by the model's shape."""
 
 from typing import NamedTuple
 
@@ -39,6 +39,11 @@ def copied_weights(config: GPTConfig, *, width: int, mixed: bool) -> float:
     shapes = config.projections()
     copied = [name for name in shapes if mixed or name not in ("o_proj", "down_proj")]
     return float(width * sum(shapes[name][0] * shapes[name][1] for name in copied))
+
+
+def cached_numbers(config: GPTConfig) -> int:
+    """Numbers that a KV cache holds of each token: its keys and values in all layers."""
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
 
 
 def output_gradient(config: GPTConfig) -> float:

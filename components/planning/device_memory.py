@@ -6,6 +6,7 @@ from typing import NamedTuple
 from components.models.activations import (
     Activations,
     activations_of,
+    cached_numbers,
     copied_weights,
     numbers_in_layer,
     output_gradient,
@@ -114,8 +115,7 @@ def cache_bytes(work: Work) -> float:
 
 def cache_token(work: Work) -> int:
     """Bytes of a token's keys and values."""
-    config = work.model.config
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * width_of(work)
+    return cached_numbers(work.model.config) * width_of(work)
 
 
 def _layer(network: Network) -> int:

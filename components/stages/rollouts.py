@@ -9,6 +9,7 @@ from torch import Tensor
 
 from components.generation.generate import Samples, Sampling, generate
 from components.generation.rollout import PackedResponses, packed
+from components.models.activations import cached_numbers
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.stages.stage import Stage
@@ -146,6 +147,16 @@ class RolloutStage(Stage):
         responses = -(-prompts * self.samples_per_prompt // self.minibatches)
         text = data.pretraining.largest_batch() if data.pretraining is not None else 0
         return data.largest_prompts(min(prompts, responses)) + responses * self.sampling.max_new_tokens + text
+
+    def bytes_to_sample(self) -> float:
+        """Of the policy's weights copied in the layout for sampling (CausalLM.new_cache), and of the keys and values of
+        the responses that are sampled at a time, at their longest, with their prompts."""
+        config, width = self.policy.config, self.width_of_products()
+        rows = (self.data.prompts_per_rollout or 0) * self.samples_per_prompt
+        rows = min(rows, self.rollout_width or rows)
+        tokens = rows * (self.data.largest_prompts(1) + self.sampling.max_new_tokens)
+        cached = cached_numbers(config) * (4 if self.device.type == "cpu" else width)
+        return float(config.num_parameters() * width + tokens * cached)
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:
         """Adds a rollout's cost: a forward pass to sample, and one of every network."""

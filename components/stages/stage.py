@@ -154,11 +154,12 @@ class Stage(Reporting, L.LightningModule):
         need = need_of(
             trained,
             self.largest_batch(),
-            width=self._width_of_products(),
+            width=self.width_of_products(),
             lean=self.device.type == "cpu" or compiled,
             mixed="mixed" in str(self.trainer.precision),
             compiled=compiled,
             on_cpu=self.device.type == "cpu",
+            sampling=self.bytes_to_sample(),
         )
         free = recomputing.free_memory(self.device) / (self.trainer.world_size if self.device.type == "cpu" else 1)
         self.memory = need.note(free)
@@ -176,7 +177,12 @@ class Stage(Reporting, L.LightningModule):
         """The most tokens that a network reads at once in training; 0 if the data does not say."""
         return self.data.largest_batch()
 
-    def _width_of_products(self) -> int:
+    def bytes_to_sample(self) -> float:
+        """Bytes that sampling takes between updates; 0 if this stage does not sample."""
+        return 0.0
+
+    def width_of_products(self) -> int:
+        """Bytes of a number that a product reads, by the trainer's precision."""
         precision = str(self.trainer.precision)
         return 2 if "16" in precision else 8 if "64" in precision else 4
 

@@ -12,9 +12,10 @@ from components.models.shards import local_part
 from components.system.memory import USABLE, available
 
 STATES = 3  # numbers for each trained weight: its gradient and AdamW's two moments
-# Bytes that a step takes on a CPU whatever the model's size: a chunk of logits with what is computed from them, and in
-# bf16 the kernels that oneDNN compiles for shapes of products and keeps (a Xeon with AMX, 12M parameters).
-LOGITS, KERNELS = 3e7, 2.5e8
+# Bytes that a process takes on a CPU whatever the model's size: a chunk of logits with what is computed from them; in
+# bf16, the kernels that oneDNN compiles for shapes of products and holes in the heap between them; in float32, where
+# only sampling uses oneDNN, its kernels (an EPYC with avx512_bf16, 0.8M and 11M parameters).
+LOGITS, KERNELS_BF16, KERNELS_TO_SAMPLE = 3e7, 1.6e8, 3.2e7
 
 
 class Need(NamedTuple):
@@ -22,7 +23,7 @@ class Need(NamedTuple):
 
     states: gradients and the optimizer's moments. kept: activations, copies of matrices and the output matrix's
     gradient, if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what is inside of
-    them for one layer at a time. fixed: what does not depend on the model.
+    them for one layer at a time. fixed: what does not depend on layers being recomputed.
     """
 
     states: float
@@ -57,12 +58,16 @@ def need_of(
     mixed: bool,
     compiled: bool,
     on_cpu: bool,
+    sampling: float = 0.0,
 ) -> Need:
     """The need of a step in which each of the trained networks reads `tokens` tokens at once. Left out: on a GPU a
     chunk of logits, and what FSDP2 gathers and reduces.
 
     width, lean, mixed: as in `models.activations`. compiled: whether layers are. on_cpu: where the step is made.
+    sampling: bytes that sampling between updates takes. On a GPU, updates use the same memory; on a CPU it is added,
+    since a heap that both fill and empty by turns keeps holes of nearly that size.
     """
+    networks = list(networks)
     states = kept = recomputed = 0.0
     for network in networks:
         trained = [local_part(p) for p in network.parameters() if p.requires_grad]
@@ -73,8 +78,11 @@ def need_of(
         gradient = output_gradient(network.config) if trained_head else 0.0
         kept += activations.kept + network.config.num_hidden_layers * copied + gradient
         recomputed += activations.recomputed + copied + gradient
-    fixed = LOGITS + KERNELS * (width == 2) if on_cpu else 0.0
-    return Need(states, kept, recomputed, fixed)
+    if not on_cpu:
+        return Need(states, max(kept, sampling), max(recomputed, sampling))
+    kernels = KERNELS_BF16 if width == 2 else KERNELS_TO_SAMPLE if sampling else 0.0
+    logits = LOGITS if any(isinstance(network, CausalLM) for network in networks) else 0.0
+    return Need(states, kept, recomputed, logits + kernels + sampling)
 
 
 def free_memory(device: torch.device) -> float:

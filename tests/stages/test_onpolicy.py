@@ -356,3 +356,18 @@ def test_the_largest_minibatch_has_the_longest_prompts_and_responses_of_full_len
         stage = attached(make(sampling=Sampling(6), minibatches=2))
         stage.trainer.datamodule = module
         assert stage.largest_batch() == sum(lengths[:number]) + responses * 6
+
+
+@pytest.mark.parametrize(("width", "rows"), [(None, 24), (5, 5)])
+def test_sampling_takes_a_copy_of_the_weights_and_a_cache_of_the_responses_sampled_at_a_time(data, width, rows):
+    module = data("ppo", prompts_per_rollout=8)
+    module.prepare_data()
+    module.setup("fit")
+    stage = attached(grpo(sampling=Sampling(6), samples_per_prompt=3, rollout_width=width))
+    stage.trainer.datamodule = module
+    longest = max(len(prompt["ids"]) for prompt in module.train_examples)
+    starts = torch.zeros(rows, dtype=torch.int64)
+    cache = stage.policy.new_cache(starts, longest + 6, dtype=torch.float32)
+    cached = sum(tensor.nbytes for tensor in (*cache.keys, *cache.values))
+    copied = sum(weight.nbytes for weight in stage.policy.parameters())
+    assert stage.bytes_to_sample() == cached + copied

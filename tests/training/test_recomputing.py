@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from components.training.recomputing import KERNELS, LOGITS, Need, need_of
+from components.models.heads import value_from_causal
+from components.training.recomputing import KERNELS_BF16, KERNELS_TO_SAMPLE, LOGITS, Need, need_of
 from tests.kit.tiny_stages import causal
 
 WIDE = dict(hidden_size=64, intermediate_size=160, num_attention_heads=4, num_hidden_layers=3)
@@ -58,7 +59,23 @@ def test_on_a_cpu_a_step_takes_more_whatever_the_model_and_in_bf16_kernels_too()
         for width, on_cpu in ((4, False), (4, True), (2, True))
     )
     assert here.taken(False) - somewhere.taken(False) == here.taken(True) - somewhere.taken(True) == LOGITS
-    assert narrow.fixed == LOGITS + KERNELS
+    assert narrow.fixed == LOGITS + KERNELS_BF16
+
+
+def test_without_a_head_of_logits_a_step_has_none():
+    arguments = dict(lean=True, mixed=False, compiled=False, on_cpu=True)
+    assert need_of([value_from_causal(causal())], 100, width=4, **arguments).fixed == 0
+
+
+def test_what_sampling_takes_is_added_on_a_cpu_and_used_again_by_updates_elsewhere():
+    model = causal(**WIDE, num_key_value_heads=4)
+    arguments = dict(width=4, lean=True, mixed=False, compiled=False)
+    here, there = (need_of([model], 100, on_cpu=on_cpu, **arguments) for on_cpu in (True, False))
+    both = need_of([model], 100, on_cpu=True, sampling=2.0**20, **arguments)
+    assert both.taken(False) - here.taken(False) == both.taken(True) - here.taken(True) == 2**20 + KERNELS_TO_SAMPLE
+    small, large = (need_of([model], 100, on_cpu=False, sampling=s, **arguments) for s in (1.0, 2.0**40))
+    assert small == there
+    assert (large.kept, large.recomputed) == (2**40, 2**40)
 
 
 def test_the_note_says_what_is_needed_what_there_is_and_what_follows():

@@ -12,10 +12,10 @@ from components.models.shards import local_part
 from components.system.memory import USABLE, available
 
 STATES = 3  # numbers for each trained weight: its gradient and AdamW's two moments
-# Bytes that a process takes on a CPU whatever the model's size: a chunk of logits with what is computed from them; in
-# bf16, the kernels that oneDNN compiles for shapes of products and holes in the heap between them; in float32, where
-# only sampling uses oneDNN, its kernels (an EPYC with avx512_bf16, 0.8M and 11M parameters).
-LOGITS, KERNELS_BF16, KERNELS_TO_SAMPLE = 3e7, 1.6e8, 3.2e7
+# Bytes that a process takes on a CPU whatever the model's size: a chunk of logits with what is computed from them; the
+# kernels that oneDNN compiles for shapes of products and keeps, which in float32 only sampling has it multiply; and at
+# most, holes in the heap. Measured on an EPYC with avx512_bf16, models of 0.8M to 135M parameters (docs/planning.md).
+LOGITS, KERNELS_BF16, KERNELS_TO_SAMPLE, HOLES = 3e7, 8e7, 3.2e7, 2e8
 
 
 class Need(NamedTuple):
@@ -23,17 +23,26 @@ class Need(NamedTuple):
 
     states: gradients and the optimizer's moments. kept: activations, copies of matrices and the output matrix's
     gradient, if every layer keeps its own. recomputed: if only the inputs of layers are kept, and what is inside of
-    them for one layer at a time. fixed: what does not depend on layers being recomputed.
+    them for one layer at a time. fixed: what does not depend on layers being recomputed. sampling: what sampling takes
+    between updates, instead of activations. holes: at most, of memory that is freed but not used again.
     """
 
     states: float
     kept: float
     recomputed: float
     fixed: float = 0.0
+    sampling: float = 0.0
+    holes: float = 0.0
 
     def taken(self, recompute: bool) -> float:
-        """Bytes in all, with or without recomputing layers."""
-        return self.states + self.fixed + (self.recomputed if recompute else self.kept)
+        """Bytes in all, with or without recomputing layers.
+
+        A heap keeps a hole where activations were if something of another size comes next to stay or to be sampled
+        with: gradients and moments in the first step, weights and a cache in every rollout.
+        """
+        update = self.recomputed if recompute else self.kept
+        holes = min(update, 2 * self.states) + min(update, self.sampling)
+        return self.states + self.fixed + max(update, self.sampling) + min(holes, self.holes)
 
     def fits(self, free: float) -> bool:
         """Whether activations can be kept if this many bytes are free."""
@@ -64,8 +73,7 @@ def need_of(
     chunk of logits, and what FSDP2 gathers and reduces.
 
     width, lean, mixed: as in `models.activations`. compiled: whether layers are. on_cpu: where the step is made.
-    sampling: bytes that sampling between updates takes. On a GPU, updates use the same memory; on a CPU it is added,
-    since a heap that both fill and empty by turns keeps holes of nearly that size.
+    sampling: bytes that sampling takes between updates.
     """
     networks = list(networks)
     states = kept = recomputed = 0.0
@@ -79,10 +87,10 @@ def need_of(
         kept += activations.kept + network.config.num_hidden_layers * copied + gradient
         recomputed += activations.recomputed + copied + gradient
     if not on_cpu:
-        return Need(states, max(kept, sampling), max(recomputed, sampling))
-    kernels = KERNELS_BF16 if width == 2 else KERNELS_TO_SAMPLE if sampling else 0.0
+        return Need(states, kept, recomputed, sampling=sampling)
     logits = LOGITS if any(isinstance(network, CausalLM) for network in networks) else 0.0
-    return Need(states, kept, recomputed, logits + kernels + sampling)
+    kernels = KERNELS_BF16 if width == 2 else KERNELS_TO_SAMPLE if sampling else 0.0
+    return Need(states, kept, recomputed, logits + kernels, sampling, HOLES)
 
 
 def free_memory(device: torch.device) -> float:

@@ -51,31 +51,28 @@ def test_frozen_weights_have_no_states_and_recomputing_keeps_one_layer():
     assert (need.kept, need.recomputed) == (inputs + 3 * inside, inputs + inside)
 
 
-def test_on_a_cpu_a_step_takes_more_whatever_the_model_and_in_bf16_kernels_too():
+def fixed(model, width: int, *, on_cpu: bool = True, sampling: float = 0.0) -> float:
+    shape = dict(lean=True, mixed=False, compiled=False)
+    return need_of([model], 100, width=width, on_cpu=on_cpu, sampling=sampling, **shape).fixed
+
+
+def test_on_a_cpu_a_process_takes_logits_if_it_has_a_head_of_them_and_kernels_of_onednn():
     model = causal(**WIDE, num_key_value_heads=4)
-    arguments = dict(lean=True, mixed=False, compiled=False)
-    somewhere, here, narrow = (
-        need_of([model], 100, width=width, on_cpu=on_cpu, **arguments)
-        for width, on_cpu in ((4, False), (4, True), (2, True))
-    )
-    assert here.taken(False) - somewhere.taken(False) == here.taken(True) - somewhere.taken(True) == LOGITS
-    assert narrow.fixed == LOGITS + KERNELS_BF16
+    assert fixed(model, 4, on_cpu=False) == fixed(model, 2, on_cpu=False, sampling=1.0) == 0
+    assert fixed(model, 4) == LOGITS
+    assert fixed(model, 4, sampling=1.0) == LOGITS + KERNELS_TO_SAMPLE
+    assert fixed(model, 2) == fixed(model, 2, sampling=1.0) == LOGITS + KERNELS_BF16
+    assert fixed(value_from_causal(model), 4) == 0
 
 
-def test_without_a_head_of_logits_a_step_has_none():
-    arguments = dict(lean=True, mixed=False, compiled=False, on_cpu=True)
-    assert need_of([value_from_causal(causal())], 100, width=4, **arguments).fixed == 0
-
-
-def test_what_sampling_takes_is_added_on_a_cpu_and_used_again_by_updates_elsewhere():
-    model = causal(**WIDE, num_key_value_heads=4)
-    arguments = dict(width=4, lean=True, mixed=False, compiled=False)
-    here, there = (need_of([model], 100, on_cpu=on_cpu, **arguments) for on_cpu in (True, False))
-    both = need_of([model], 100, on_cpu=True, sampling=2.0**20, **arguments)
-    assert both.taken(False) - here.taken(False) == both.taken(True) - here.taken(True) == 2**20 + KERNELS_TO_SAMPLE
-    small, large = (need_of([model], 100, on_cpu=False, sampling=s, **arguments) for s in (1.0, 2.0**40))
-    assert small == there
-    assert (large.kept, large.recomputed) == (2**40, 2**40)
+def test_sampling_and_updates_take_turns_and_on_a_cpu_leave_holes():
+    """Moments that stay (twice 10) and a cache that comes and goes (30) where 50 or, recomputed, 8 of activations
+    were."""
+    gpu = Need(states=10, kept=50, recomputed=8, fixed=1, sampling=30)
+    assert (gpu.taken(False), gpu.taken(True)) == (10 + 1 + 50, 10 + 1 + 30)
+    cpu = gpu._replace(holes=100)
+    assert (cpu.taken(False), cpu.taken(True)) == (10 + 1 + 50 + 20 + 30, 10 + 1 + 30 + 8 + 8)
+    assert gpu._replace(holes=40).taken(False) == 10 + 1 + 50 + 40
 
 
 def test_the_note_says_what_is_needed_what_there_is_and_what_follows():

@@ -1,12 +1,14 @@
-"""Receipts: what stages were predicted to take, beside what they took, on a small model and on a real one.
+"""Receipts: what stages were predicted to take, beside what they took, on two small models and on a real one.
 
+    python benchmarks/receipts.py --only tiny
     python benchmarks/receipts.py --only small
     python benchmarks/receipts.py --only smollm2 --model <folder> --text corpus.txt --chat dialogues.jsonl \\
         --preference comparisons.jsonl
 
 Every stage runs for a few steps as `python train.py …` does, with a seed of its own in each repeat. Its card has the
 predictions, which it printed before its first step and in its first seconds, and what it took (docs/planning.md).
-`small` is model=small on the built-in world, `smollm2` a folder with SmolLM2-135M-Instruct, trained with adapters.
+`tiny` and `small` are models on the built-in world, `smollm2` a folder with SmolLM2-135M-Instruct, trained with
+adapters.
 """
 
 import argparse
@@ -17,15 +19,15 @@ from typing import Any
 
 import harness
 
-STEPS = {"small": 60, "smollm2": 16}
+STEPS = {"tiny": 60, "small": 60, "smollm2": 16}
 STAGES = ("pretrain", "sft", "rm", "dpo", "ppo", "grpo")
 RECORDS, READ = 400, 16_000  # of one's own that are trained on; comparisons that are read, of which each prompt has one
 Receipt = dict[str, Any]  # {figure: {"predicted", "actual"}}
 
 
-def small(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Receipt]]:
+def on_world(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Receipt]]:
     """All stages of the pipeline on the world, each on the model of the one before."""
-    common = ["model=small", f"seed={seed}", "parents=never", "gate.enabled=false"]
+    common = [f"model={args.only}", f"seed={seed}", "parents=never", "gate.enabled=false"]
     harness.run_train(args, *common, "stage=tokenizer")
     for stage in STAGES:
         yield stage, _receipt(args, stage, *common)
@@ -63,7 +65,8 @@ def smollm2(args: argparse.Namespace, seed: int) -> Iterator[tuple[str, Receipt]
 
 REWARD = f"{harness.ROOT}/examples/rewards.py:valid_json"
 MODELS: dict[str, Callable[[argparse.Namespace, int], Iterator[tuple[str, Receipt]]]] = {
-    "small": small,
+    "tiny": on_world,
+    "small": on_world,
     "smollm2": smollm2,
 }
 

@@ -76,12 +76,14 @@ SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 class Page(NamedTuple):
     """title: of the page. experiments: what fills the run. model: the real one that they were measured on, by its name
-    on the Hub; "" for the built-in world's. uses: what of BUT its figures do depend on, besides its experiments."""
+    on the Hub; "" for the built-in world's. uses: what of BUT its figures do depend on, besides its experiments. short:
+    settings of its short runs, besides SHORT."""
 
     title: str
     experiments: tuple[str, ...]
     model: str = ""
     uses: tuple[str, ...] = ()
+    short: tuple[str, ...] = ()
 
     @property
     def depends_on(self) -> tuple[str, ...]:
@@ -92,7 +94,12 @@ RUNS = {
     "optimum": Page("Every method against the exact optimum", ("optimum",)),
     "tiny": Page("Every method on the built-in world", ("bakeoff", "overoptimization", "scaling")),
     "rlvr": Page("Reinforcement learning from a verifier on a real model", ("rlvr",), SMOL),
-    "techniques": Page("Prompting techniques", ("techniques",), uses=("components/prompting/",)),
+    "techniques": Page(
+        "Prompting techniques",
+        ("techniques",),
+        uses=("components/prompting/",),
+        short=("model.max_position_embeddings=256",),  # a model of few steps talks on, and reflection reads it all
+    ),
 }
 
 
@@ -188,7 +195,14 @@ def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[st
     for experiment in page.experiments:
         file = tree / f"conf/experiment/{experiment}.yaml"
         file.write_text(re.sub(r"trainer\.max_steps=\d+", STEPS, file.read_text(encoding="utf-8")), encoding="utf-8")
-        settings = [f"experiment={experiment}", *SHORT, "seed=100", "hydra.mode=RUN", f"paths.logs={logs / experiment}"]
+        settings = [
+            f"experiment={experiment}",
+            *SHORT,
+            *page.short,
+            "seed=100",
+            "hydra.mode=RUN",
+            f"paths.logs={logs / experiment}",
+        ]
         of_model = [f"model.path={model}"] if page.model else []
         subprocess.run([sys.executable, "train.py", *settings, *of_model], cwd=tree, check=True)
         for file in sorted((logs / experiment).rglob("*.safetensors")):

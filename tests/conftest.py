@@ -16,7 +16,7 @@ from tests.kit import tiny_models
 settings.register_profile("gradus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("gradus")
 
-# One thread: sums are reproducible, and a process forked after its parent used several can wait for them for ever
+# One thread: sums are reproducible, and a process forked after its parent used several can wait for them forever
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
 

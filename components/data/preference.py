@@ -19,8 +19,9 @@ from components.data.records import formats, labels
 from components.data.records.dialogue import Message
 from components.data.records.formats import Record
 from components.data.sources import builtin
-from components.data.sources.origin import WORLD, demonstrations_source, with_demonstrations
+from components.data.sources.origin import demonstrations_source, with_demonstrations
 from components.data.sources.source import Source, records, refuse
+from components.functional.evenly import evenly
 from components.functional.seeding import numpy_seeded
 from components.tokenizer.codec import TokenizerError
 
@@ -84,10 +85,8 @@ class PreferenceData(DialogueData):
 
     def tokenize(self, record: Record, counts: Counter[str]) -> list[dict[str, Any]]:
         ranks = np.array(record["ranks"])
-        order = np.argsort(ranks, kind="stable")
-        if self.max_completions is not None and len(order) > self.max_completions:
-            order = order[np.linspace(0, len(order) - 1, self.max_completions).round().astype(int)]
-        kept = sorted(order.tolist())
+        order = np.argsort(ranks, kind="stable").tolist()
+        kept = sorted(order if self.max_completions is None else evenly(order, self.max_completions))
         answers = [record["completions"][i] for i in kept]
         columns, cut = self._fitted(record, answers, ranks[kept].tolist())
         different = _without_equals(columns)
@@ -160,8 +159,8 @@ class PreferenceData(DialogueData):
                 refuse(row, error, on_malformed=self.on_malformed, counts=counts)
 
     def _demonstration_source(self, path: str) -> Source:
-        if path != WORLD:
-            return demonstrations_source(path)
+        if (source := demonstrations_source(path)) is not None:
+            return source
         if self.world is None:
             raise ValueError('demonstrations: "world" needs data.world; set it, or give a path or null')
         return builtin.world_source(self.world, "chat", {"demonstrations": self.num_demonstrations})

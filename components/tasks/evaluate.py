@@ -11,10 +11,10 @@ from omegaconf import DictConfig
 from components.artifacts import store
 from components.data.sources.builtin import make_world
 from components.evaluation.measure.all_models import Material, evaluate_pipeline
-from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output
 from components.evaluation.report.learning import learned
+from components.functional.evenly import evenly
 from components.launch import composing, settings
 from components.system import provenance
 from components.tasks import common

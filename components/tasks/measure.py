@@ -8,7 +8,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from components.artifacts import store
-from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.function_scores import function_scores
 from components.evaluation.measure.policy import SamplePlan
 from components.evaluation.report import output, plots_rewards, plots_techniques
@@ -16,6 +15,7 @@ from components.evaluation.report.card import Table, number, percent, short, wit
 from components.evaluation.report.curves import read_curves
 from components.evaluation.report.technique_rows import Figures, table_of
 from components.evaluation.seeds.seeds_tables import fitting
+from components.functional.evenly import evenly
 from components.launch import composing, settings
 from components.system import provenance
 from components.system.disk import read_json_if_any, write_json

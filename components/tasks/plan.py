@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from components.artifacts import lineage
 from components.data.records.errors import SourceError
-from components.data.sources.origin import WORLD, demonstrations_source, origin_of
+from components.data.sources.origin import demonstrations_source, origin_of
 from components.launch import composing, schema, spawning
 from components.launch.overrides import quoted
 from components.system import hub
@@ -91,7 +91,7 @@ def _check_data(key: str, settings: Mapping[str, Any], named: Any) -> None:
     try:
         origin = origin_of(settings)
         origin.sources()
-        if origin.format == "preference" and settings["demonstrations"] not in (None, WORLD):
+        if origin.format == "preference":
             demonstrations_source(settings["demonstrations"])
     except LookupError:  # not one of our classes: it checks by itself
         return

@@ -1,7 +1,7 @@
 """Whether a step recomputes layers in its backward pass: only if keeping their activations would not fit in memory."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -59,7 +59,7 @@ class Need(NamedTuple):
 
 
 def need_of(
-    networks: Iterable[CausalLM | ScalarModel],
+    networks: Sequence[CausalLM | ScalarModel],
     tokens: int,
     *,
     width: int,
@@ -75,7 +75,6 @@ def need_of(
     width, lean, mixed: as in `models.activations`. compiled: whether layers are. on_cpu: where the step is made.
     sampling: bytes that sampling takes between updates.
     """
-    networks = list(networks)
     states = kept = recomputed = 0.0
     for network in networks:
         trained = [local_part(p) for p in network.parameters() if p.requires_grad]

@@ -99,19 +99,21 @@ def fingerprint_of(settings: Mapping[str, Any]) -> str:
     return own if pretraining is None else digest([own, fingerprint_of(pretraining)])
 
 
-def demonstrations_source(path: str) -> Source:
-    """The demonstrations whose scores a reward model should average zero on: a file, a folder or a Hub name."""
+def demonstrations_source(path: str | None) -> Source | None:
+    """The demonstrations whose scores a reward model should average zero on: a file, a folder or a Hub name. None if
+    they are the world's or the best answers of the comparisons."""
+    if path in (None, WORLD):
+        return None
     try:
-        return open_source(path)
+        return open_source(str(path))
     except SourceError as error:
         raise SourceError(str(error).replace("data.path", "data.demonstrations")) from None
 
 
 def with_demonstrations(fingerprint: str, path: str | None) -> str:
-    """The fingerprint of comparisons and of the demonstrations at `path`, unless these are the world's."""
-    if path in (None, WORLD):
-        return fingerprint
-    return digest([fingerprint, demonstrations_source(str(path)).fingerprint()])
+    """The fingerprint of comparisons and of the demonstrations at `path`, if they have a source of their own."""
+    source = demonstrations_source(path)
+    return fingerprint if source is None else digest([fingerprint, source.fingerprint()])
 
 
 def _part(

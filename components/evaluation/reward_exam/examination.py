@@ -10,10 +10,10 @@ from torch import Tensor
 from components.data.batches import PreferenceBatch
 from components.data.preference import PreferenceData
 from components.data.sources.builtin import make_world
-from components.evaluation.measure.evenly import evenly
 from components.evaluation.measure.intervals import share_interval
 from components.evaluation.measure.reward_model import answer_scores, evaluate_ranking
 from components.evaluation.reward_exam.probes import PROBES, probed
+from components.functional.evenly import evenly
 from components.functional.ranking import LENGTH_MATCHED
 from components.models.heads import ScalarModel
 from components.system.countdown import countdown

@@ -1,6 +1,6 @@
-"""Which records are measured if there are more than are wanted."""
+"""Which elements are taken if there are more than are wanted."""
 
-from components.evaluation.measure.evenly import evenly
+from components.functional.evenly import evenly
 
 
 def test_all_are_taken_if_there_are_few_and_else_some_of_every_part():

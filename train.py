@@ -15,8 +15,9 @@ import sys
 
 if __name__ == "__main__":
     gc.disable()  # until a task starts: imports and configs leave no garbage, and looking for it takes long
-    from components.launch import headline
+    from components.launch import headline, heap
 
+    heap.tune()
     headline.show(sys.argv[1:])  # before Hydra is imported, which alone takes longer than printing this line
 
 import hydra

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from components.launch import heap
 from components.system import hub, installing
 
 app = typer.Typer(
@@ -376,6 +377,7 @@ def lines(values: dict[str, Any], indent: int = 0) -> Iterator[str]:
 
 def main() -> None:
     """The console script."""
+    heap.tune()
     atexit.register(gc.freeze)  # else the interpreter exits with a slow garbage collection
     app()
 

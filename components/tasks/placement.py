@@ -1,6 +1,7 @@
 """Where a task's models run, in which precision and how much at once: the same for training and for the tasks that run
 models without training one."""
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar, cast
@@ -20,7 +21,10 @@ from components.system.memory import is_out_of_memory
 from components.training import cluster
 
 Model = TypeVar("Model", bound=nn.Module)
-WIDE = 256  # hidden size from which bf16 pays off on a CPU
+# Hidden size from which bf16 pays off on a CPU that has these instructions; the first that it has counts. At width 128,
+# casting costs more than it saves on 2 cores with AMX (26k tokens/s against 29k), while with avx512_bf16 alone, whose
+# float32 products are not as fast, one core trains at 7.0k tokens/s against 5.9k.
+WIDE = {"amx_bf16": 256, "avx512_bf16": 128}
 NEEDS_MEMORY = ("tokens_at_once", "data.batch_size", "comparisons.batch_size", "text.batch_size")  # less if lower
 TRAINING_NEEDS = ("data.batch_size", "data.prompts_per_rollout")
 
@@ -59,8 +63,7 @@ def precision_of(cfg: DictConfig, width: int) -> Any:
     """trainer.precision, with auto decided for this machine and models of this hidden size: bf16-mixed if it is
     fast, else 32-true.
 
-    On a CPU it is fast if there are bf16 matrix instructions and the model is wide enough to gain from them: at width
-    128 casting costs more than it saves (26k against 29k tokens/s on 2 cores with AMX).
+    On a CPU it is fast if there are bf16 matrix instructions and the model is wide enough to gain from them.
     """
     accelerator = cfg.trainer.accelerator
     if cfg.trainer.precision != "auto":
@@ -70,8 +73,8 @@ def precision_of(cfg: DictConfig, width: int) -> Any:
     if accelerator in ("auto", "mps") and torch.backends.mps.is_available():
         return "32-true"
     instructions = torch.cpu.get_capabilities()
-    fast = any(instructions.get(name) for name in ("amx_bf16", "avx512_bf16"))
-    return "bf16-mixed" if fast and width >= WIDE else "32-true"
+    least = next((wide for name, wide in WIDE.items() if instructions.get(name)), math.inf)
+    return "bf16-mixed" if width >= least else "32-true"
 
 
 @contextmanager

@@ -250,7 +250,9 @@ def test_a_limit_on_the_command_line_ends_a_run_and_is_named(logs, tmp_path, lim
     ("instructions", "width", "expected"),
     [
         ({"amx_bf16": True}, 256, "bf16-mixed"),
-        ({"amx_bf16": True}, 128, "32-true"),  # too narrow to gain
+        ({"amx_bf16": True, "avx512_bf16": True}, 128, "32-true"),  # too narrow to gain
+        ({"avx512_bf16": True}, 128, "bf16-mixed"),
+        ({"avx512_bf16": True}, 112, "32-true"),
         ({"avx512_bf16": True}, 512, "bf16-mixed"),
         ({"avx2": True}, 512, "32-true"),
     ],

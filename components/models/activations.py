@@ -41,9 +41,13 @@ def copied_weights(config: GPTConfig, *, width: int, mixed: bool) -> float:
     return float(width * sum(shapes[name][0] * shapes[name][1] for name in copied))
 
 
-def cached_numbers(config: GPTConfig) -> int:
-    """Numbers that a KV cache holds of each token: its keys and values in all layers."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+def cached_bytes(config: GPTConfig, *, width: int, on_cpu: bool) -> int:
+    """Bytes that a KV cache holds of each token: its keys and values in all layers, on a CPU in float32 (see KVCache).
+
+    width: bytes of a number that a product reads.
+    """
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return numbers * max(width, 4 if on_cpu else 0)
 
 
 def output_gradient(config: GPTConfig) -> float:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from components.models.activations import (
     Activations,
     activations_of,
-    cached_numbers,
+    cached_bytes,
     copied_weights,
     numbers_in_layer,
     output_gradient,
@@ -115,7 +115,7 @@ def cache_bytes(work: Work) -> float:
 
 def cache_token(work: Work) -> int:
     """Bytes of a token's keys and values."""
-    return cached_numbers(work.model.config) * width_of(work)
+    return cached_bytes(work.model.config, width=width_of(work), on_cpu=work.on_cpu)
 
 
 def _layer(network: Network) -> int:

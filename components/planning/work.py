@@ -124,7 +124,8 @@ class Work(NamedTuple):
     tokens: trained on by all devices, counted again in every epoch. steps: of the optimizer. at_once: tokens that a
     device reads together; batch: the number of rows, records or responses that they make up. accumulation: the number
     of micro-batches of a step. replicas: of the weights with strategy fsdp, each sharded. recompute:
-    gradient_checkpointing. mixed: products in bf16. compiled: whether layers are. lean: as in models.activations.
+    gradient_checkpointing. mixed: products in bf16. compiled: whether layers are. on_cpu: whether the devices are CPUs.
+    lean: as in models.activations.
     states: bytes of the optimizer's state per trained weight. algebra: how the batch is made up, in words.
     """
 
@@ -141,6 +142,7 @@ class Work(NamedTuple):
     recompute: bool | Literal["auto"] = "auto"
     mixed: bool = True
     compiled: bool = False
+    on_cpu: bool = False
     lean: bool = False
     states: float = 8.0
     rollouts: Rollouts | None = None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from components.generation.generate import Samples, Sampling, generate
 from components.generation.rollout import PackedResponses, packed
-from components.models.activations import cached_numbers
+from components.models.activations import cached_bytes
 from components.models.heads import CausalLM, ScalarModel
 from components.models.shards import unsharded
 from components.stages.stage import Stage
@@ -155,7 +155,7 @@ class RolloutStage(Stage):
         rows = (self.data.prompts_per_rollout or 0) * self.samples_per_prompt
         rows = min(rows, self.rollout_width or rows)
         tokens = rows * (self.data.largest_prompts(1) + self.sampling.max_new_tokens)
-        cached = cached_numbers(config) * (4 if self.device.type == "cpu" else width)
+        cached = cached_bytes(config, width=width, on_cpu=self.device.type == "cpu")
         return float(config.num_parameters() * width + tokens * cached)
 
     def count_spent(self, prompts: list[list[int]], mask: Tensor) -> None:

@@ -84,7 +84,8 @@ def work_of(cfg: DictConfig, machine: Machine, *, devices: int | None = None, to
     }
     made = _on_policy(plain, common, tokens) if "sampling" in plain["stage"] else _offline(plain, common, tokens)
     compiled = compiles(plain["compile"], machine.kind, made.steps)
-    return made._replace(compiled=compiled, lean=compiled or machine.kind == "cpu")
+    on_cpu = machine.kind == "cpu"
+    return made._replace(compiled=compiled, on_cpu=on_cpu, lean=compiled or on_cpu)
 
 
 def networks_of(cfg: DictConfig, plain: dict[str, Any]) -> tuple[Network, ...]:

@@ -58,6 +58,8 @@ def test_sampling_needs_a_cache_and_a_copy_of_the_policy_but_not_while_it_is_upd
     networks = (Network("policy", SHAPE), Network("reference", SHAPE, trained=False))
     memory = memory_of(WORK._replace(networks=networks, rollouts=rollouts), PLENTY)
     assert memory.cache == 2 * 3 * 2 * 2 * 3 * (5 + 7) and memory.sampler == 2 * ALL
+    on_cpu = memory_of(WORK._replace(networks=networks, rollouts=rollouts, on_cpu=True), PLENTY)
+    assert on_cpu.cache == 2 * memory.cache  # in float32 there, whatever the products' precision
     assert memory.weights == 2 * 4 * ALL and memory.gradients == 4 * ALL
     update = memory.activations + memory.logits
     assert memory.total == memory.states + max(update, memory.cache + memory.sampler)

@@ -17,12 +17,14 @@ SETTINGS = {"hugetlb": 1, "trim_threshold": 2**30, "mmap_threshold": 2**25}
 
 
 def tuned(environ: Mapping[str, str], c_library: str) -> str | None:
-    """The value of GLIBC_TUNABLES with these settings; None if the user has set the heap, or there is no glibc.
+    """The value of GLIBC_TUNABLES with these settings; None if the user has set the heap or preloads another
+    allocator, or there is no glibc.
 
     c_library: its name and version, as os.confstr gives them.
     """
     others = environ.get(VARIABLE, "")
-    if not c_library.startswith("glibc") or OWN[0] in others or any(name.startswith(OWN[1]) for name in environ):
+    own = OWN[0] in others or "LD_PRELOAD" in environ or any(name.startswith(OWN[1]) for name in environ)
+    if own or not c_library.startswith("glibc"):
         return None
     settings = [f"{OWN[0]}{name}={value}" for name, value in SETTINGS.items()]
     return ":".join([*filter(None, [others]), *settings])

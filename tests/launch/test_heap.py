@@ -28,6 +28,7 @@ print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.optimize, os.environ[heap
         ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}, GLIBC, None),
         ({"GLIBC_TUNABLES": OWN}, GLIBC, None),
         ({"MALLOC_ARENA_MAX": "2"}, GLIBC, None),
+        ({"LD_PRELOAD": "libjemalloc.so.2"}, GLIBC, None),
         ({}, "", None),
     ],
 )

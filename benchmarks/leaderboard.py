@@ -29,10 +29,16 @@ CONTEXT, BATCH = pretrain.LOAD.context, pretrain.LOAD.batch
 HELD_OUT = 0.01
 SHORT = pretrain.LOAD._replace(steps=20, warmup=10)  # tells how many steps fit in the time
 RATE, WARMUP, DRAWN = 3e-3, 100, 200_000  # of peers: peak of the rate, steps up to it, rows to train on
-OURS = (
+# Chosen on training documents that were held out for that. Narrower than harness.SHAPE, it reads more in the time.
+TUNED = (
+    "model.hidden_size=128",
+    "model.intermediate_size=384",
+    "model.num_attention_heads=2",
+    "model.num_key_value_heads=2",
     "stage.optimizer._target_=components.training.optimizers.muon",
     "+stage.optimizer.momentum=0.95",
     "stage.optimizer.lr=1e-2",
+    "stage.learning_rates={model.embed_tokens: 3}",
 )
 
 
@@ -109,21 +115,21 @@ def _nats(windows: list[list[int]], logits_of: Callable[[Any], Any]) -> float:
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
 
 
-def ours(*settings: str) -> Callable[[argparse.Namespace], dict[str, float]]:
+def ours(*settings: str, batch: int = BATCH) -> Callable[[argparse.Namespace], dict[str, float]]:
     def run(args: argparse.Namespace) -> dict[str, float]:
         given = (
             "stage=pretrain",
             *data(args),
-            f"data.batch_size={BATCH}",
+            f"data.batch_size={batch}",
             f"model.max_position_embeddings={CONTEXT}",
             *settings,
         )
         tried = harness.train(args, *given, *harness.timed(SHORT.steps, SHORT.warmup))["metrics"]
-        steps = steps_in(args, tried["train/tokens_per_second"] / BATCH / CONTEXT)
+        steps = steps_in(args, tried["train/tokens_per_second"] / batch / CONTEXT)
         every = ("trainer.log_every_n_steps=50", "callbacks.throughput.warmup_steps=0")
         card = harness.train(args, *given, f"trainer.max_steps={steps}", *every)
         model, seconds = _exported(args), card["metrics"]["fit_seconds"]
-        return figures(args, model, seconds=seconds, tokens=steps * BATCH * CONTEXT, peak=card["peak_mb"])
+        return figures(args, model, seconds=seconds, tokens=steps * batch * CONTEXT, peak=card["peak_mb"])
 
     return run
 
@@ -212,7 +218,7 @@ def hf_trainer(args: argparse.Namespace) -> dict[str, float]:
 
 
 CONTESTANTS = {
-    "gradus": Contestant(ours(*OURS)),
+    "gradus": Contestant(ours(*TUNED, batch=8)),
     "gradus default": Contestant(ours()),
     "nanoGPT compiled at our width": Contestant(nanogpt()),
     "nanoGPT compiled for laptops": Contestant(nanogpt(layers=4, heads=4, width=128)),

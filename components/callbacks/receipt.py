@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from components.data.loading.token_count import real_tokens
 from components.system.countdown import duration
 from components.training.contract import Reporting
 
@@ -27,7 +28,8 @@ class Receipt(Callback):
     """Fills `figures` when training ends, for the card: {name: (predicted, actual)}.
 
     seconds   of training, rollouts included, without validation. Predicted from the first steps, except
-              the very first one (or those on the first rollout, if there are rollouts).
+              the very first one (or those on the first rollout, if there are rollouts), as if each took the time of a
+              batch of average length.
     flops     predicted: from the settings, by `components.planning`; actual: from the tokens that were read
               (callbacks/budget.py).
     memory    peak bytes of one process: resident on a CPU, allocated on a GPU. Predicted before the first step: what is
@@ -48,13 +50,21 @@ class Receipt(Callback):
         reporting = pl_module if isinstance(pl_module, Reporting) else Reporting()
         self._every = reporting.steps_per_rollout
         self._timed: tuple[int, float] | None = None  # the steps after which timing began, and when that was
+        self._mean = reporting.mean_batch()  # tokens
+        self._batches, self._tokens = 0, torch.zeros((), dtype=torch.int64, device=pl_module.device)  # that were timed
         self._memory = None if reporting.step_bytes is None else _taken(pl_module.device) + reporting.step_bytes
         self._seconds: float | None = None
         if trainer.is_global_zero and self._memory is not None:
             print(f"{'plan':<8}about {self._memory / 1e9:.1f} GB in memory", flush=True)
         self._began = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        if self._timed is not None and self._seconds is None and self._mean is not None:
+            count = real_tokens(batch)
+            if count is not None:
+                self._batches, self._tokens = self._batches + 1, self._tokens + count
         if trainer.global_step == self._step:
             return  # gradients are still being accumulated
         step = self._step = trainer.global_step
@@ -66,7 +76,10 @@ class Receipt(Callback):
             return
         first, began = self._timed
         if now - began >= TIMED or step - first >= SHARE * self._total:
-            self._seconds = now + (self._total - step) * (now - began) / (step - first)
+            seconds = (now - began) / (step - first)  # of a step
+            if self._mean is not None and self._batches:
+                seconds *= self._mean * self._batches / max(int(self._tokens), 1)
+            self._seconds = now + (self._total - step) * seconds
             if trainer.is_global_zero:
                 print(f"{'plan':<8}about {duration(self._seconds)} of training", flush=True)
 

@@ -41,6 +41,11 @@ class DataContract(LightningDataModule):
             return self.batch_size * self.context
         return int(np.sort(lengths)[-self.batch_size :].sum()) if self.batch_size else 0
 
+    def mean_batch(self) -> float | None:
+        """Tokens of an average batch of this process; None if it is not known beforehand how long examples are."""
+        lengths = getattr(self.train_examples, "lengths", None)
+        return None if lengths is None or not len(lengths) else self.batch_size * float(np.mean(lengths))
+
     def largest_prompts(self, number: int) -> int:
         """The most tokens that this many training prompts have together."""
         return number * (self.max_prompt or 0)

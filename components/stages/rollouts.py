@@ -148,6 +148,9 @@ class RolloutStage(Stage):
         text = data.pretraining.largest_batch() if data.pretraining is not None else 0
         return data.largest_prompts(min(prompts, responses)) + responses * self.sampling.max_new_tokens + text
 
+    def mean_batch(self) -> float | None:
+        return None
+
     def bytes_to_sample(self) -> float:
         """Of the policy's weights copied in the layout for sampling (CausalLM.new_cache), and of the keys and values of
         the responses that are sampled at a time, at their longest, with their prompts."""

@@ -177,6 +177,9 @@ class Stage(Reporting, L.LightningModule):
         """The most tokens that a network reads at once in training; 0 if the data does not say."""
         return self.data.largest_batch()
 
+    def mean_batch(self) -> float | None:
+        return self.data.mean_batch()
+
     def bytes_to_sample(self) -> float:
         """Bytes that sampling takes between updates; 0 if this stage does not sample."""
         return 0.0

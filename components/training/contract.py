@@ -107,6 +107,10 @@ class Reporting:
         """Floating-point operations of training on one token; None if unknown."""
         return None
 
+    def mean_batch(self) -> float | None:
+        """Tokens of an average training batch; None if unknown, or if rollouts are what a step reads."""
+        return None
+
     def spent(self) -> Spent:
         """What rollouts have cost so far."""
         return Spent()

@@ -59,6 +59,17 @@ def test_time_on_rollouts_is_predicted_of_whole_ones():
     assert run(Sampling(), None, steps=12).figures["seconds"].predicted == 2 + 4 / 4
 
 
+def test_steps_on_short_batches_stand_for_longer_ones():
+    """The batches of the step that is timed have 5 tokens each, others have 20 on average: 2 s, and 4 steps of 4 s."""
+
+    class Uneven(Counted):
+        def mean_batch(self):
+            return 20.0
+
+    assert run(Uneven(), None).figures["seconds"].predicted == 2 + 4 * 4
+    assert run(Uneven(), None, accumulate_grad_batches=2).figures["seconds"].predicted == 2 + 4 * 4
+
+
 def test_micro_batches_are_not_steps():
     assert run(Counted(), None, accumulate_grad_batches=2).figures["seconds"].predicted == 6
 

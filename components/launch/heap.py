@@ -32,9 +32,10 @@ def tuned(environ: Mapping[str, str], c_library: str) -> str | None:
 
 def tune() -> None:
     """Starts this process over with the settings, which glibc reads only then: the same process, 10 ms later. Processes
-    that it starts have them too."""
+    that it starts have them too. Another program that runs this one's code goes on as it is."""
     value = tuned(os.environ, _c_library())
-    if value is not None:
+    whole = sys.orig_argv[-len(sys.argv) :] == sys.argv  # whether the arguments are those of the command
+    if value is not None and whole:
         os.environ[VARIABLE] = value
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from components.launch import heap
 
+ROOT = str(Path(__file__).resolve().parents[2])
 GLIBC = "glibc 2.36"
 OWN = "glibc.malloc.hugetlb=1:glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=33554432"
 REPORTS = """
@@ -16,8 +18,18 @@ import json, os, sys
 from components.launch import heap
 print(os.getpid(), flush=True)
 heap.tune()
-print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.optimize, os.environ[heap.VARIABLE]]))
+print(json.dumps([os.getpid(), sys.argv[1:], sys.flags.optimize, os.environ.get(heap.VARIABLE)]))
 """
+
+
+def lines_of(folder, program):
+    """What a script prints that is started without settings of the heap."""
+    script = folder / "script.py"
+    script.write_text(program)
+    environ = {name: value for name, value in os.environ.items() if name != heap.VARIABLE}
+    command = [sys.executable, "-O", str(script), "stage=rm", "a b"]
+    run = subprocess.run(command, env=environ | {"PYTHONPATH": ROOT}, capture_output=True, text=True, check=True)
+    return run.stdout.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -37,14 +49,16 @@ def test_a_heap_that_the_user_has_set_stays_as_it_is(environ, library, expected)
 
 
 @pytest.mark.skipif(not heap._c_library(), reason="needs glibc")
-def test_a_process_starts_over_once_with_its_own_arguments():
-    environ = {name: value for name, value in os.environ.items() if name != heap.VARIABLE}
-    command = [sys.executable, "-O", "-c", REPORTS, "stage=rm", "a b"]
-    first, second, reported = subprocess.run(
-        command, env=environ, capture_output=True, text=True, check=True
-    ).stdout.splitlines()
+def test_a_process_starts_over_once_with_its_own_arguments(tmp_path):
+    first, second, reported = lines_of(tmp_path, REPORTS)
     assert first == second
     assert json.loads(reported) == [int(first), ["stage=rm", "a b"], 1, OWN]
+
+
+@pytest.mark.skipif(not heap._c_library(), reason="needs glibc")
+def test_another_program_that_runs_the_code_does_not_start_over(tmp_path):
+    begun, reported = lines_of(tmp_path, 'import sys; sys.argv = ["train.py", "stage=rm"]' + REPORTS)
+    assert json.loads(reported) == [int(begun), ["stage=rm"], 1, None]
 
 
 def test_a_process_without_glibc_goes_on(monkeypatch):

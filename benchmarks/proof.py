@@ -69,7 +69,8 @@ CONFIRMED = "The training code has changed since these runs; short runs with the
 STEPS = "trainer.max_steps=40"  # of short runs: five rollouts of PPO, the fewest that over-optimization is drawn from
 SHORT = ("debug=smoke", STEPS, "run=short", "sizes.prompts=200")  # of which the worlds have fewer: all are measured
 REPORTS = ("report.json", "rewards.json", "optimum.json", "overoptimization.json")
-UNLIKE = ("commit", "inputs", "minutes", "receipts", "budget", "learning")  # parts of them without figures of models
+# parts of them, at any depth, without figures of models
+UNLIKE = ("commit", "inputs", "minutes", "seconds", "receipts", "budget", "learning")
 SECTIONS = ("overoptimization", "scaling")  # experiments that have a section of a summary for themselves
 SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -209,9 +210,15 @@ def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[st
             identities[file.relative_to(logs).as_posix()] = hashlib.sha256(file.read_bytes()).hexdigest()
         for file in sorted(file for name in REPORTS for file in (logs / experiment).rglob(name)):
             report = json.loads(file.read_text(encoding="utf-8"))
-            figures = {key: value for key, value in report.items() if key not in UNLIKE}
-            identities[file.relative_to(logs).as_posix()] = json.dumps(figures)
+            identities[file.relative_to(logs).as_posix()] = json.dumps(_figures(report))
     return identities
+
+
+def _figures(report: Any) -> Any:
+    """A report without what differs between two runs of the same code."""
+    if not isinstance(report, dict):
+        return report
+    return {key: _figures(value) for key, value in report.items() if key not in UNLIKE}
 
 
 def note(page: Path) -> None:

@@ -162,7 +162,11 @@ def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_se
             (logs / folder).parent.mkdir(parents=True, exist_ok=True)
             (logs / folder).write_bytes(content)
 
-    figures = ({"gold": 1.0, "commit": "a"}, {"gold": 1.0, "commit": "b", "minutes": {}}, {"gold": 1.5, "commit": "a"})
+    figures = (
+        {"of": {"gold": 1.0}, "commit": "a"},
+        {"of": {"gold": 1.0, "seconds": 2.0}, "minutes": {}},
+        {"of": {"gold": 1.5}},
+    )
     reports = [json.dumps(report).encode() for report in figures]
     monkeypatch.setattr(proof.subprocess, "run", train)
     (tmp_path / "conf/experiment").mkdir(parents=True)

@@ -165,7 +165,8 @@ def publish(name: str, summary: Path, folder: Path = PAGES) -> None:
 
 def confirm(commit: str, model: str | None) -> None:
     """Marks the records of this commit, whose training code is not the present one, as confirmed if short runs of their
-    experiments end in the same bits. Raises SystemExit if one does not."""
+    experiments end in the same bits. Raises SystemExit, at the end, if one does not."""
+    failed = []
     for page in sorted(PAGES.glob("*.md")):
         record, run = record_of(page), RUNS[page.stem]
         if record.content["commits"] != [commit] or not record.changed or (run.model and not model):
@@ -182,9 +183,12 @@ def confirm(commit: str, model: str | None) -> None:
                 shutil.rmtree(logs)
         different = sorted(name for name in ends[0].keys() | ends[1].keys() if ends[0].get(name) != ends[1].get(name))
         if different:
-            sys.exit(f"{page.stem}: not the same in {', '.join(different)}: measure it again")
+            failed.append(f"{page.stem}: not the same in {', '.join(different)}: measure it again")
+            continue
         write_record(page, {**record.content, "confirmed": code_here(run.depends_on)})
         print(f"{page.stem}: the same in {len(ends[0])} models and reports", flush=True)
+    if failed:
+        sys.exit("\n".join(failed))
 
 
 def short_runs(tree: Path, page: Page, logs: Path, model: str | None) -> dict[str, str]:

@@ -32,12 +32,17 @@ def tuned(environ: Mapping[str, str], c_library: str) -> str | None:
 
 def tune() -> None:
     """Starts this process over with the settings, which glibc reads only then: the same process, 10 ms later. Processes
-    that it starts have them too. Another program that runs this one's code goes on as it is."""
+    that it starts have them too. A debugger, or another program that runs this one's code, goes on as it is."""
     value = tuned(os.environ, _c_library())
-    whole = sys.orig_argv[-len(sys.argv) :] == sys.argv  # whether the arguments are those of the command
-    if value is not None and whole:
+    if value is not None and _is_command():
         os.environ[VARIABLE] = value
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _is_command() -> bool:
+    """Whether the interpreter was started with options of its own and this script alone."""
+    options, own = sys.orig_argv[1 : -len(sys.argv)], sys.orig_argv[-len(sys.argv) :]
+    return own == sys.argv and all(option.startswith("-") for option in options)
 
 
 def _c_library() -> str:

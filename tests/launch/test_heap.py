@@ -56,9 +56,10 @@ def test_a_process_starts_over_once_with_its_own_arguments(tmp_path):
 
 
 @pytest.mark.skipif(not heap._c_library(), reason="needs glibc")
-def test_another_program_that_runs_the_code_does_not_start_over(tmp_path):
-    begun, reported = lines_of(tmp_path, 'import sys; sys.argv = ["train.py", "stage=rm"]' + REPORTS)
-    assert json.loads(reported) == [int(begun), ["stage=rm"], 1, None]
+@pytest.mark.parametrize("argv", [["train.py", "stage=rm"], ["stage=rm", "a b"]], ids=["forked", "debugged"])
+def test_another_program_that_runs_the_code_does_not_start_over(argv, tmp_path):
+    begun, reported = lines_of(tmp_path, f"import sys; sys.argv = {argv}" + REPORTS)
+    assert json.loads(reported) == [int(begun), argv[1:], 1, None]
 
 
 def test_a_process_without_glibc_goes_on(monkeypatch):

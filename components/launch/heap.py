@@ -8,6 +8,7 @@ whenever 64 MB of it or so are free, and every page of 4 KB that comes back is a
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 VARIABLE = "GLIBC_TUNABLES"
 OWN = ("glibc.malloc.", "MALLOC_")  # a user's settings begin so, as tunables or as variables
@@ -36,7 +37,8 @@ def tune() -> None:
     value = tuned(os.environ, _c_library())
     if value is not None and _is_command():
         os.environ[VARIABLE] = value
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        with suppress(OSError):  # it may not be allowed to, and is only slower then
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def _is_command() -> bool:

@@ -62,10 +62,25 @@ def test_another_program_that_runs_the_code_does_not_start_over(argv, tmp_path):
     assert json.loads(reported) == [int(begun), argv[1:], 1, None]
 
 
+def test_a_process_that_cannot_start_over_goes_on(monkeypatch):
+    def forbidden(*command):
+        started.append(command)
+        raise PermissionError
+
+    started = []
+    monkeypatch.setattr(os, "confstr", lambda name: GLIBC, raising=False)
+    monkeypatch.setattr(os, "environ", {})
+    monkeypatch.setattr(os, "execv", forbidden)
+    monkeypatch.setattr(sys, "argv", ["train.py", "stage=rm"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "train.py", "stage=rm"])
+    heap.tune()
+    assert started == [(sys.executable, [sys.executable, "-u", "train.py", "stage=rm"])]
+
+
 def test_a_process_without_glibc_goes_on(monkeypatch):
     def missing(name):
         raise ValueError("unrecognized configuration name")
 
-    monkeypatch.setattr(os, "confstr", missing)
+    monkeypatch.setattr(os, "confstr", missing, raising=False)
     monkeypatch.setattr(os, "execv", lambda *_: pytest.fail("started over"))
     heap.tune()

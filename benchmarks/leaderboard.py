@@ -38,7 +38,7 @@ TUNED = (
     "stage.optimizer._target_=components.training.optimizers.muon",
     "+stage.optimizer.momentum=0.95",
     "stage.optimizer.lr=1e-2",
-    "stage.learning_rates={model.embed_tokens: 3}",
+    "stage.learning_rates={model.embed_tokens: 8}",
 )
 
 

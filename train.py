@@ -15,9 +15,12 @@ import sys
 
 if __name__ == "__main__":
     gc.disable()  # until a task starts: imports and configs leave no garbage, and looking for it takes long
-    from components.launch import headline, heap
+    from components.launch import heap
 
-    heap.tune()
+    heap.tune()  # before other imports, which starting over would repeat
+
+    from components.launch import headline
+
     headline.show(sys.argv[1:])  # before Hydra is imported, which alone takes longer than printing this line
 
 import hydra

@@ -164,8 +164,8 @@ def test_short_runs_are_known_by_their_models_and_figures_and_by_no_commit_or_se
 
     figures = (
         {"of": {"gold": 1.0}, "commit": "a"},
-        {"of": {"gold": 1.0, "seconds": 2.0}, "minutes": {}},
-        {"of": {"gold": 1.5}},
+        {"of": {"gold": 1.0, "seconds": 2.0}, "commit": "b", "minutes": {}},
+        {"of": {"gold": 1.5}, "commit": "a"},
     )
     reports = [json.dumps(report).encode() for report in figures]
     monkeypatch.setattr(proof.subprocess, "run", train)
